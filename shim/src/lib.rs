@@ -1,0 +1,13 @@
+pub mod admin;
+pub mod check;
+pub mod cli;
+pub mod compile;
+pub mod envoy;
+pub mod manifest;
+pub mod metrics;
+pub mod serve;
+pub mod snapshot;
+pub mod source;
+pub mod status;
+pub mod store;
+pub mod xds;

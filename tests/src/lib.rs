@@ -1,0 +1,5 @@
+pub mod client;
+pub mod dns;
+pub mod envoy;
+pub mod netns;
+pub mod origin;
