@@ -1,3 +1,31 @@
-mod identity;
+//! The egress policy engine: which outbound connections and requests a workload may make.
+//!
+//! Pure and total: no I/O, no clock, no environment. The same document and the same question give
+//! the same answer on the host, in Envoy and in the browser. This crate knows neither Envoy nor
+//! Kubernetes.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unreachable
+    )
+)]
+#![warn(missing_docs)]
 
+mod cidr;
+mod document;
+mod host;
+mod identity;
+mod pattern;
+mod reason;
+
+pub use cidr::{Cidr, CidrError};
+pub use document::{API_VERSION, ApiVersion, Document, HeaderMatch, Mode, Port, Protocol, Route, Rule};
+pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
+pub use pattern::{FullMatch, PatternError};
+pub use reason::ReasonCode;

@@ -1,0 +1,136 @@
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+/// A block of addresses without host bits. IPv4-mapped IPv6 blocks are IPv4 blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Cidr(IpNet);
+
+/// Why a text is not a [`Cidr`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CidrError {
+    /// Not `address/length` with a real address and a length in range.
+    #[error(
+        "`{0}` is not an address block: write `a.b.c.d/n` with n up to 32, or `x:y::z/n` with n up to 128"
+    )]
+    Form(String),
+    /// Bits are set behind the prefix.
+    #[error("`{0}` has bits set behind its prefix: write `{1}`")]
+    HostBits(String, Cidr),
+}
+
+impl Cidr {
+    /// Reads a block as manifests write it: bits behind the prefix are cleared, as Envoy does.
+    ///
+    /// # Errors
+    /// When the text is not `address/length`.
+    pub fn canonical(text: &str) -> Result<Self, CidrError> {
+        // Not `ipnet`'s own parser: it reads `010.0.0.1`, which others take for octal.
+        let net = text
+            .split_once('/')
+            .filter(|(_, length)| length.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|(address, length)| IpNet::new(address.parse().ok()?, length.parse().ok()?).ok())
+            .ok_or_else(|| CidrError::Form(text.to_owned()))?;
+        let mapped = match net {
+            IpNet::V6(v6) => v6
+                .addr()
+                .to_ipv4_mapped()
+                .zip(v6.prefix_len().checked_sub(96))
+                .and_then(|(addr, length)| Ipv4Net::new(addr, length).ok()),
+            IpNet::V4(_) => None,
+        };
+        Ok(Self(mapped.map_or(net, IpNet::V4).trunc()))
+    }
+
+    /// The block of this one address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self(IpNet::from(address.to_canonical()))
+    }
+
+    /// The block as `ipnet` has it.
+    #[must_use]
+    pub fn net(self) -> IpNet {
+        self.0
+    }
+
+    /// Whether the address lies in the block. IPv4-mapped addresses count as IPv4.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let cidr = Self::canonical(text)?;
+        if cidr.to_string() == text { Ok(cidr) } else { Err(CidrError::HostBits(text.to_owned(), cidr)) }
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = CidrError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(cidr: Cidr) -> Self {
+        cidr.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings() {
+        for (text, expected) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("1.1.1.1/32", Some("1.1.1.1/32")),
+            ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("2001:db8::1/64", Some("2001:db8::/64")),
+            ("::ffff:10.0.0.1/104", Some("10.0.0.0/8")),
+            ("999.1.1.1/32", None),
+            ("1.1.1.1/33", None),
+            ("1.1.1.1", None),
+            ("1.1.1/24", None),
+            ("01.1.1.1/32", None),
+            ("", None),
+            ("/8", None),
+            ("fe80::1%eth0/64", None),
+        ] {
+            assert_eq!(Cidr::canonical(text).ok().map(|c| c.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_document_has_one_spelling() {
+        let error = "10.1.2.3/8".parse::<Cidr>().expect_err("host bits");
+        assert_eq!(error.to_string(), "`10.1.2.3/8` has bits set behind its prefix: write `10.0.0.0/8`");
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let block: Cidr = "10.0.0.0/8".parse().expect("valid");
+        assert!(block.contains("::ffff:10.1.1.1".parse().expect("valid")));
+        assert!(!block.contains("::10.1.1.1".parse().expect("valid")));
+    }
+}
