@@ -1,5 +1,6 @@
 //! Host names and host patterns, each with one spelling: lower case, A-labels, no trailing dot.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -115,6 +116,14 @@ fn looks_like_address(name: &str) -> bool {
         .or_else(|| last.strip_prefix("0X"))
         .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
     is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) || name.parse::<Ipv4Addr>().is_ok()
+}
+
+// So that tables keyed by `Host` can be asked for a part of another host's text. `Hash` and `Eq` of
+// `Host` are those of its text, as `Borrow` demands.
+impl Borrow<str> for Host {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for Host {

@@ -16,16 +16,24 @@
 )]
 #![warn(missing_docs)]
 
+mod addresses;
+mod authority;
 mod cidr;
+mod decision;
 mod document;
 mod host;
 mod identity;
 mod pattern;
+mod plugin;
+mod policy;
 mod reason;
 
 pub use cidr::{Cidr, CidrError};
+pub use decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
 pub use document::{API_VERSION, ApiVersion, Document, HeaderMatch, Mode, Port, Protocol, Route, Rule};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
 pub use pattern::{FullMatch, PatternError};
+pub use plugin::{Plugin, PluginConfig};
+pub use policy::{Headers, OnConnection, OnOpening, Opening, Policy, PolicyError, Request};
 pub use reason::ReasonCode;

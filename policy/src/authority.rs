@@ -1,0 +1,89 @@
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::Host;
+
+/// An HTTP authority: `host`, `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port` (RFC 3986 §3.2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority {
+    pub(crate) host: AuthorityHost,
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AuthorityHost {
+    Name(Host),
+    Address(IpAddr),
+}
+
+impl Authority {
+    /// Reads an authority; `None` when it is anything else. User information is refused.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix('[') {
+            let (literal, rest) = rest.split_once(']')?;
+            let address: Ipv6Addr = literal.parse().ok()?;
+            let port = match rest.strip_prefix(':') {
+                Some(port) => Some(parse_port(port)?),
+                None if rest.is_empty() => None,
+                None => return None,
+            };
+            return Some(Self { host: AuthorityHost::Address(IpAddr::V6(address).to_canonical()), port });
+        }
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(parse_port(port)?)),
+            None => (text, None),
+        };
+        let host = match host.parse::<IpAddr>() {
+            Ok(address) => AuthorityHost::Address(address),
+            Err(_) => AuthorityHost::Name(Host::canonical(host).ok()?),
+        };
+        Some(Self { host, port })
+    }
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    let digits_only = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if digits_only { text.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        for (text, expected) in [
+            ("httpbin.org", Some("httpbin.org -")),
+            ("HTTPBIN.org:80", Some("httpbin.org 80")),
+            ("httpbin.org.:80", Some("httpbin.org 80")),
+            ("10.0.0.1", Some("10.0.0.1 -")),
+            ("10.0.0.1:8080", Some("10.0.0.1 8080")),
+            ("[2001:db8::1]:80", Some("2001:db8::1 80")),
+            ("[::ffff:10.0.0.1]", Some("10.0.0.1 -")),
+            ("", None),
+            (":80", None),
+            ("a:", None),
+            ("a:+80", None),
+            ("a:65536", None),
+            ("a:80:80", None),
+            ("user@a", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("[[::1]]", None),
+            ("[fe80::1%25eth0]", None),
+            ("[httpbin.org]", None),
+            ("2001:db8::1", None),
+            ("127.1", None),
+            ("0177.0.0.1", None),
+            ("a b", None),
+        ] {
+            let found = Authority::parse(text).map(|a| {
+                let host = match a.host {
+                    AuthorityHost::Name(host) => host.to_string(),
+                    AuthorityHost::Address(address) => address.to_string(),
+                };
+                format!("{host} {}", a.port.map_or_else(|| "-".to_owned(), |p| p.to_string()))
+            });
+            assert_eq!(found.as_deref(), expected, "{text:?}");
+        }
+    }
+}

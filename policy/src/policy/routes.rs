@@ -1,0 +1,79 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::{FullMatch, PatternError, Route};
+
+/// What a policy looks at of an HTTP request.
+pub struct Request<'a> {
+    /// `:authority`, or `Host` in HTTP/1.1; `None` when there is none.
+    pub authority: Option<&'a str>,
+    /// The method.
+    pub method: &'a str,
+    /// The normalised path, with or without a query.
+    pub path: &'a str,
+    /// The other headers.
+    pub headers: &'a dyn Headers,
+}
+
+/// Looks headers up by lower-case name. Several values of one name are one, joined by commas.
+pub trait Headers {
+    /// The value, when there is one that is UTF-8.
+    fn get(&self, name: &str) -> Option<Cow<'_, str>>;
+}
+
+/// The routes of a rule: a request needs one of them.
+#[derive(Debug)]
+pub(super) struct Routes(Vec<CompiledRoute>);
+
+#[derive(Debug)]
+struct CompiledRoute {
+    path: Option<FullMatch>,
+    methods: Option<Vec<String>>,
+    headers: Vec<(String, FullMatch)>,
+}
+
+impl Routes {
+    /// Compiles routes; an error names the route.
+    pub(super) fn new(routes: &[Route]) -> Result<Self, (String, PatternError)> {
+        let compile = |route: &Route| {
+            Ok(CompiledRoute {
+                path: route.path.as_deref().map(FullMatch::new).transpose()?,
+                methods: route.methods.clone(),
+                headers: route
+                    .headers
+                    .iter()
+                    .map(|header| Ok((header.name.to_ascii_lowercase(), FullMatch::new(&header.value)?)))
+                    .collect::<Result<_, _>>()?,
+            })
+        };
+        routes
+            .iter()
+            .map(|route| compile(route).map_err(|cause| (route.name.clone(), cause)))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Whether one of the routes matches a request for this canonical host.
+    pub(super) fn match_any(&self, host: &str, request: &Request<'_>) -> bool {
+        let path = request.path.split(['?', '#']).next().unwrap_or_default();
+        self.0.iter().any(|route| {
+            route.path.as_ref().is_none_or(|pattern| pattern.matches(path))
+                && route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == request.method))
+                && route.headers.iter().all(|(name, pattern)| match name.as_str() {
+                    "host" => pattern.matches(host),
+                    name => request.headers.get(name).is_some_and(|value| pattern.matches(&value)),
+                })
+        })
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authority, method, path, headers: _ } = self;
+        f.debug_struct("Request")
+            .field("authority", authority)
+            .field("method", method)
+            .field("path", path)
+            .finish_non_exhaustive()
+    }
+}

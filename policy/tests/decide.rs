@@ -1,0 +1,217 @@
+//! What the engine answers, as a table: rules, connection, expected verdict.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use egress_policy::{
+    Decision, Destination, Headers, OnConnection, OnOpening, Opening, Policy, ReasonCode, Request,
+};
+use serde_json::json;
+
+fn policy(mode: &str, rules: serde_json::Value) -> Policy {
+    let mut rules = rules;
+    for (i, rule) in rules.as_array_mut().expect("an array").iter_mut().enumerate() {
+        rule["policy"] = json!(format!("ns/p{i}"));
+        rule["name"] = json!("spec.ports[0]");
+    }
+    let document = json!({
+        "apiVersion": "egress-policy/v1",
+        "identity": {"namespace": "ns", "serviceAccount": "sa"},
+        "version": "v", "mode": mode, "rules": rules,
+    });
+    Policy::new(serde_json::from_value(document).expect("a document")).expect("a policy")
+}
+
+struct Map<'a>(&'a [(&'a str, &'a str)]);
+
+impl Headers for Map<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| Cow::Borrowed(*v))
+    }
+}
+
+fn show(decision: &Decision<'_>) -> String {
+    let rule = decision.rule().map_or("-", |rule| rule.policy.as_str());
+    match decision {
+        Decision::Deny(_) => format!("deny {} {rule}", decision.reason()),
+        Decision::Allow(permit) => {
+            let to = match &permit.to {
+                Destination::Dialled => "dialled".to_owned(),
+                Destination::Resolved(host) => host.to_string(),
+                Destination::Passthrough => "passthrough".to_owned(),
+            };
+            let would = decision.would_refuse().map(|r| format!(" ({r})")).unwrap_or_default();
+            format!("allow {} {rule} -> {to}{would}", decision.reason())
+        }
+    }
+}
+
+/// Asks the stages in the order in which the data plane does.
+fn ask(policy: &Policy, to: &str, what: &str) -> String {
+    let to: SocketAddr = to.parse().expect("an address");
+    let decision = match policy.connection(to) {
+        OnConnection::Decided(decision) => return show(&decision),
+        OnConnection::NeedFirstBytes => {
+            let opening = match what.split_once(' ').unwrap_or((what, "")) {
+                ("tls", "") => Opening::Tls { server_name: None, encrypted: false },
+                ("tls", name) => Opening::Tls { server_name: Some(name), encrypted: false },
+                ("ech", name) => Opening::Tls { server_name: Some(name), encrypted: true },
+                ("broken", _) => Opening::BrokenTls(ReasonCode::TlsMalformed),
+                _ => Opening::NotTls,
+            };
+            policy.opening(to, opening)
+        }
+    };
+    match decision {
+        OnOpening::Decided(decision) => show(&decision),
+        OnOpening::EachRequest => {
+            let mut words = what.split(' ');
+            let method = words.next().expect("a method");
+            let (authority, path) = match words.next().expect("a target").split_once('/') {
+                Some((authority, path)) => (authority, format!("/{path}")),
+                None => ("", "/".to_owned()),
+            };
+            let headers: Vec<_> = words.filter_map(|w| w.split_once('=')).collect();
+            let headers = Map(&headers);
+            let request = Request { authority: Some(authority), method, path: &path, headers: &headers };
+            show(&policy.request(to, &request))
+        }
+    }
+}
+
+#[test]
+fn one_rule_each() {
+    let tcp = json!([{"port": 443, "protocol": "tcp"}]);
+    let tcp_to = json!([{"port": 5432, "protocol": "tcp", "addresses": ["10.0.0.0/24", "2001:db8::/32"]}]);
+    let tcp_nowhere = json!([{"port": 443, "protocol": "tcp", "addresses": []}]);
+    let https = json!([{"port": 443, "protocol": "https", "hosts": ["a.org", "*.b.org"]}]);
+    let https_any = json!([{"port": 443, "protocol": "https"}]);
+    let https_to =
+        json!([{"port": 443, "protocol": "https", "hosts": ["a.org"], "addresses": ["10.0.0.0/24"]}]);
+    let http = json!([{"port": 80, "protocol": "http", "hosts": ["a.org", "*.b.org"]}]);
+    let http_to = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "addresses": ["10.0.0.0/24"]}]);
+    let routes = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "routes": [
+        {"name": "g/get", "path": "/get", "methods": ["GET"]},
+        {"name": "g/hdr", "path": "/h.*", "headers": [{"name": "x-a", "value": "1+"}, {"name": "host", "value": "a.org"}]},
+    ]}]);
+    let no_routes = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "routes": []}]);
+    for (rules, to, what, expected) in [
+        (&json!([]), "1.2.3.4:443", "tls a.org", "deny no-policy -"),
+        (&tcp, "1.2.3.4:443", "", "allow rule ns/p0 -> dialled"),
+        (&tcp, "[2001:db8::1]:443", "", "allow rule ns/p0 -> dialled"),
+        (&tcp, "1.2.3.4:80", "", "deny no-rule -"),
+        (&tcp_to, "10.0.0.7:5432", "", "allow rule ns/p0 -> dialled"),
+        (&tcp_to, "[::ffff:10.0.0.7]:5432", "", "allow rule ns/p0 -> dialled"),
+        (&tcp_to, "[2001:db8:1::1]:5432", "", "allow rule ns/p0 -> dialled"),
+        (&tcp_to, "10.0.1.7:5432", "", "deny no-rule -"),
+        (&tcp_to, "[2001:db9::1]:5432", "", "deny no-rule -"),
+        (&tcp_nowhere, "10.0.1.7:443", "", "deny no-rule -"),
+        (&https, "1.2.3.4:443", "tls a.org", "allow rule ns/p0 -> a.org"),
+        (&https, "1.2.3.4:443", "tls A.org", "allow rule ns/p0 -> a.org"),
+        (&https, "1.2.3.4:443", "tls x.y.b.org", "allow rule ns/p0 -> x.y.b.org"),
+        (&https, "1.2.3.4:443", "tls b.org", "deny sni-not-allowed -"),
+        (&https, "1.2.3.4:443", "tls xb.org", "deny sni-not-allowed -"),
+        (&https, "1.2.3.4:443", "tls x.a.org", "deny sni-not-allowed -"),
+        (&https, "1.2.3.4:443", "tls", "deny sni-absent -"),
+        (&https, "1.2.3.4:443", "ech a.org", "deny ech-refused -"),
+        (&https, "1.2.3.4:443", "broken", "deny tls-malformed -"),
+        (&https, "1.2.3.4:443", "GET a.org/", "deny tls-required -"),
+        (&https_any, "1.2.3.4:443", "tls", "allow rule ns/p0 -> dialled"),
+        (&https_any, "1.2.3.4:443", "ech a.org", "allow rule ns/p0 -> dialled"),
+        (&https_any, "1.2.3.4:443", "GET a.org/", "deny tls-required -"),
+        (&https_to, "10.0.0.7:443", "tls a.org", "allow rule ns/p0 -> dialled"),
+        (&https_to, "10.0.0.7:443", "tls b.org", "deny sni-not-allowed -"),
+        (&https_to, "10.0.1.7:443", "tls a.org", "deny no-rule -"),
+        (&http, "1.2.3.4:80", "GET a.org/", "allow rule ns/p0 -> a.org"),
+        (&http, "1.2.3.4:80", "GET A.ORG.:80/", "allow rule ns/p0 -> a.org"),
+        (&http, "1.2.3.4:80", "GET x.b.org/", "allow rule ns/p0 -> x.b.org"),
+        (&http, "1.2.3.4:80", "GET c.org/", "deny host-not-allowed -"),
+        (&http, "1.2.3.4:80", "GET a.org:8080/", "deny authority-port-mismatch -"),
+        (&http, "1.2.3.4:80", "GET u@a.org/", "deny authority-malformed -"),
+        (&http, "1.2.3.4:80", "GET 127.1/", "deny authority-malformed -"),
+        (&http, "1.2.3.4:80", "GET 1.2.3.4/", "deny host-not-allowed -"),
+        (&http, "1.2.3.4:80", "GET /", "deny authority-absent -"),
+        (&http, "1.2.3.4:80", "CONNECT a.org/", "deny connect-refused -"),
+        (&http, "1.2.3.4:80", "tls a.org", "deny no-rule -"),
+        (&http_to, "10.0.0.7:80", "GET a.org/", "allow rule ns/p0 -> dialled"),
+        (&http_to, "10.0.0.7:80", "GET b.org/", "deny host-not-allowed -"),
+        (&http_to, "10.0.1.7:80", "GET a.org/", "deny no-rule -"),
+        (&routes, "1.2.3.4:80", "GET a.org/get", "allow rule ns/p0 -> a.org"),
+        (&routes, "1.2.3.4:80", "GET a.org/get?x=1", "allow rule ns/p0 -> a.org"),
+        (&routes, "1.2.3.4:80", "GET a.org/getx", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/get", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h x-a=11", "allow rule ns/p0 -> a.org"),
+        (&routes, "1.2.3.4:80", "POST a.org/h x-a=2", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h", "deny route-not-allowed ns/p0"),
+        (&no_routes, "1.2.3.4:80", "GET a.org/", "deny route-not-allowed ns/p0"),
+    ] {
+        assert_eq!(ask(&policy("enforce", rules.clone()), to, what), expected, "{rules} {to} {what}");
+    }
+}
+
+#[test]
+fn rules_only_add() {
+    let both = json!([
+        {"port": 443, "protocol": "https", "hosts": ["a.org"]},
+        {"port": 443, "protocol": "https", "hosts": ["a.org"], "addresses": ["10.0.0.0/8"]},
+        {"port": 443, "protocol": "tcp", "addresses": ["10.9.0.0/16"]},
+        {"port": 443, "protocol": "http", "hosts": ["h.org"]},
+        {"port": 443, "protocol": "http", "hosts": ["h.org"], "routes": [{"name": "x", "path": "/x"}]},
+    ]);
+    for (to, what, expected) in [
+        ("1.2.3.4:443", "tls a.org", "allow rule ns/p0 -> a.org"),
+        ("10.0.0.1:443", "tls a.org", "allow rule ns/p1 -> dialled"),
+        ("10.9.0.1:443", "tls z.org", "allow rule ns/p2 -> dialled"),
+        ("1.2.3.4:443", "GET h.org/y", "allow rule ns/p3 -> h.org"),
+        ("1.2.3.4:443", "GET a.org/y", "deny host-not-allowed -"),
+    ] {
+        assert_eq!(ask(&policy("enforce", both.clone()), to, what), expected, "{to} {what}");
+    }
+}
+
+#[test]
+fn modes() {
+    let rules = json!([{"port": 443, "protocol": "https", "hosts": ["a.org"]}]);
+    for (mode, to, what, expected) in [
+        ("passthrough", "1.2.3.4:22", "", "allow passthrough - -> passthrough"),
+        ("passthrough", "1.2.3.4:443", "tls a.org", "allow passthrough - -> passthrough"),
+        ("audit", "1.2.3.4:443", "tls a.org", "allow rule ns/p0 -> a.org"),
+        ("audit", "1.2.3.4:443", "tls z.org", "allow audit - -> dialled (sni-not-allowed)"),
+        ("audit", "1.2.3.4:22", "", "allow audit - -> dialled (no-rule)"),
+    ] {
+        assert_eq!(ask(&policy(mode, rules.clone()), to, what), expected, "{mode} {to} {what}");
+    }
+}
+
+#[test]
+fn what_is_not_a_document() {
+    let good = json!({
+        "apiVersion": "egress-policy/v1", "identity": {"namespace": "ns", "serviceAccount": "sa"},
+        "version": "v", "mode": "enforce",
+        "rules": [{"policy": "a/b", "name": "n", "port": 80, "protocol": "http", "hosts": ["a.org"]}],
+    });
+    let parse =
+        |value: &serde_json::Value| serde_json::from_str::<egress_policy::Document>(&value.to_string());
+    assert!(parse(&good).is_ok());
+    for (pointer, bad) in [
+        ("/apiVersion", json!("egress-policy/v2")),
+        ("/identity/namespace", json!("")),
+        ("/mode", json!("allow")),
+        ("/rules/0/port", json!(0)),
+        ("/rules/0/port", json!(65536)),
+        ("/rules/0/protocol", json!("HTTP")),
+        ("/rules/0/hosts/0", json!("A.org")),
+        ("/rules/0/hosts/0", json!("*")),
+        ("/rules/0/addresses", json!(["10.0.0.1/8"])),
+        ("/rules/0/unknown", json!(1)),
+    ] {
+        let mut document = good.clone();
+        match pointer.rsplit_once('/') {
+            Some((parent, key)) if document.pointer(pointer).is_none() => {
+                document.pointer_mut(parent).expect("parent")[key] = bad.clone();
+            }
+            _ => *document.pointer_mut(pointer).expect("there") = bad.clone(),
+        }
+        assert!(parse(&document).is_err(), "{pointer} = {bad}");
+    }
+}
