@@ -1,0 +1,143 @@
+//! Envoy's side: the resources that one identity's proxies get, and the bootstrap that asks for them.
+//!
+//! Listeners never change. What changes with policy is the configuration of the two plugins and
+//! whether the cluster `passthrough-outbound` exists.
+
+mod access_log;
+pub mod bootstrap;
+mod clusters;
+mod listeners;
+mod plugins;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use egress_policy::{Document, Mode};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, ExtensionConfigSource, SocketAddress, address, socket_address::PortSpecifier,
+};
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
+
+use crate::snapshot::{Resource, Snapshot, type_url};
+
+/// The names that other parts of the system know. The first three are Open Service Mesh's.
+pub mod name {
+    /// The listener that outbound connections are redirected to.
+    pub const LISTENER: &str = "outbound-listener";
+    /// Its filter chain.
+    pub const FILTER_CHAIN: &str = "outbound-egress-filter-chain";
+    /// The cluster of global egress; it exists only while that is on.
+    pub const PASSTHROUGH: &str = "passthrough-outbound";
+    /// The cluster and internal listener where HTTP requests are decided.
+    pub const HTTP: &str = "egress-http";
+    /// The cluster of dialled addresses.
+    pub const ORIGINAL_DST: &str = "egress-original-dst";
+    /// The cluster of names that the sidecar resolves.
+    pub const DNS: &str = "egress-dns";
+    /// The network plugin.
+    pub const NETWORK_PLUGIN: &str = "egress-policy";
+    /// The HTTP plugin.
+    pub const HTTP_PLUGIN: &str = "egress-http-policy";
+    /// The header by which the HTTP plugin names the cluster of a request.
+    pub const CLUSTER_HEADER: &str = "x-egress-cluster";
+}
+
+/// How the module gets to Envoy.
+#[derive(Clone, Debug)]
+pub enum Module {
+    /// Inside the plugin's configuration: one channel, nothing else to secure.
+    Inline(Bytes),
+    /// As a file that Envoy's machine has.
+    File(PathBuf),
+}
+
+/// What is the same for every identity.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The module.
+    pub module: Module,
+    /// The port of the outbound listener.
+    pub listener_port: u16,
+    /// The HTTP status of a refused request.
+    pub http_deny_status: u16,
+    /// The name servers that Envoy asks; none: those of its own `/etc/resolv.conf`.
+    pub dns_resolvers: Vec<SocketAddr>,
+}
+
+/// Makes snapshots.
+#[derive(Debug)]
+pub struct Generator {
+    settings: Settings,
+    constant: Vec<(&'static str, Arc<Resource>)>,
+    passthrough: Arc<Resource>,
+}
+
+impl Generator {
+    /// Prepares what never changes.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let listeners = [listeners::outbound(&settings), listeners::http(&settings)]
+            .map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
+        let clusters = [clusters::original_dst(name::ORIGINAL_DST), clusters::dns(&settings), clusters::http()]
+            .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
+        let passthrough = clusters::original_dst(name::PASSTHROUGH);
+        Self {
+            constant: listeners.into_iter().chain(clusters).collect(),
+            passthrough: resource(passthrough.name.clone(), &passthrough),
+            settings,
+        }
+    }
+
+    /// What the proxies of the document's identity get.
+    #[must_use]
+    pub fn snapshot(&self, document: &Document) -> Snapshot {
+        let plugins = plugins::both(document, &self.settings)
+            .map(|plugin| (type_url::EXTENSION, resource(plugin.name.clone(), &plugin)));
+        let passthrough = match document.mode {
+            Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
+            Mode::Enforce | Mode::Audit => None,
+        };
+        Snapshot::new(
+            document.version.clone(),
+            self.constant.iter().cloned().chain(passthrough).chain(plugins),
+        )
+    }
+}
+
+fn resource<M: Message + Name>(name: String, message: &M) -> Arc<Resource> {
+    Arc::new(Resource::new(name, any(message)))
+}
+
+fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+fn address(address: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+            ..Default::default()
+        })),
+    }
+}
+
+/// A plugin's configuration by ECDS over the aggregated stream, with no default: until it is there,
+/// Envoy closes connections.
+fn by_discovery(type_url: String) -> ExtensionConfigSource {
+    use envoy_types::pb::envoy::config::core::v3::{
+        AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
+    };
+    ExtensionConfigSource {
+        config_source: Some(ConfigSource {
+            resource_api_version: ApiVersion::V3.into(),
+            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+            ..Default::default()
+        }),
+        type_urls: vec![type_url],
+        ..Default::default()
+    }
+}

@@ -1,0 +1,98 @@
+//! What a plugin was told, and what it falls back to when it was told nothing it can read.
+
+use std::cell::RefCell;
+use std::hash::Hasher;
+use std::rc::{Rc, Weak};
+
+use egress_policy::{Plugin, PluginConfig, Policy};
+use rustc_hash::FxHasher;
+
+/// The settings of one plugin. Streams share it with the root that was configured.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) plugin: Plugin,
+    pub(crate) listener_port: u16,
+    pub(crate) deny_status: u16,
+    pub(crate) policy: Rc<Policy>,
+}
+
+impl Config {
+    /// Reads a plugin configuration.
+    ///
+    /// It depends on the bytes alone: a configuration that the main thread accepts must not fail on
+    /// a worker, where Envoy would go on without the filter.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
+        let config: PluginConfig<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if !(400..=599).contains(&config.http_deny_status) {
+            return Err(format!("httpDenyStatus must be 400 to 599, not {}", config.http_deny_status));
+        }
+        Ok(Self {
+            plugin: config.plugin,
+            listener_port: config.listener_port,
+            deny_status: config.http_deny_status,
+            policy: compiled(&config)?,
+        })
+    }
+}
+
+thread_local! {
+    /// The policy that was compiled last in this VM. Both plugins of a worker carry the same
+    /// document; the second one finds it here.
+    static LAST: RefCell<(u64, Weak<Policy>)> = const { RefCell::new((0, Weak::new())) };
+}
+
+fn compiled(config: &PluginConfig<'_>) -> Result<Rc<Policy>, String> {
+    let text = config.policy.get();
+    // Of the text and not of `version`: a document written by hand may keep its version.
+    let mut hasher = FxHasher::default();
+    hasher.write(text.as_bytes());
+    hasher.write_usize(text.len());
+    let key = hasher.finish();
+    let known = LAST.with_borrow(|(last, policy)| if *last == key { policy.upgrade() } else { None });
+    if let Some(policy) = known {
+        return Ok(policy);
+    }
+    let document = config.document().map_err(|e| format!("policy: {e}"))?;
+    let policy = Rc::new(Policy::new(document).map_err(|e| format!("policy: {e}"))?);
+    LAST.set((key, Rc::downgrade(&policy)));
+    Ok(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(plugin: &str, rules: &str, more: &str) -> String {
+        format!(
+            r#"{{"plugin":"{plugin}","version":"v"{more},"policy":{{"apiVersion":"egress-policy/v1",
+            "identity":{{"namespace":"ns","serviceAccount":"sa"}},"version":"v","mode":"enforce","rules":{rules}}}}}"#
+        )
+    }
+
+    #[test]
+    fn both_plugins_share_one_policy() {
+        let network = Config::read(config("network", "[]", "").as_bytes()).expect("valid");
+        let http = Config::read(config("http", "[]", r#","httpDenyStatus":404"#).as_bytes()).expect("valid");
+        assert!(Rc::ptr_eq(&network.policy, &http.policy));
+        assert_eq!((http.plugin, http.deny_status, network.deny_status), (Plugin::Http, 404, 403));
+        let rules = r#"[{"policy":"a/b","name":"n","port":1,"protocol":"tcp"}]"#;
+        let other = Config::read(config("network", rules, "").as_bytes()).expect("valid");
+        assert!(!Rc::ptr_eq(&network.policy, &other.policy), "same version, other content");
+    }
+
+    #[test]
+    fn what_cannot_be_read() {
+        for (name, text) in [
+            ("empty", String::new()),
+            ("no JSON", "x".to_owned()),
+            ("unknown field", config("network", "[]", r#","x":1"#)),
+            ("unknown plugin", config("tcp", "[]", "")),
+            ("status", config("http", "[]", r#","httpDenyStatus":200"#)),
+            ("bad rule", config("network", r#"[{"policy":"a/b","name":"n","port":0,"protocol":"tcp"}]"#, "")),
+        ] {
+            assert!(Config::read(text.as_bytes()).is_err(), "{name}");
+        }
+        assert!(Config::read(b"\xff").is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! A host for tests that records what the plugins ask of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use egress_policy::{Protocol, ReasonCode};
+
+use crate::host::{Connection, Exchange, Host};
+
+#[derive(Default)]
+pub(crate) struct Fake {
+    pub(crate) destination: Option<SocketAddr>,
+    pub(crate) buffer: RefCell<Vec<u8>>,
+    pub(crate) headers: RefCell<BTreeMap<String, Vec<u8>>>,
+    pub(crate) notes: RefCell<BTreeMap<&'static str, String>>,
+    pub(crate) state: RefCell<BTreeMap<&'static str, String>>,
+    pub(crate) counted: RefCell<Vec<String>>,
+    pub(crate) response: RefCell<Option<(u16, String)>>,
+    pub(crate) closed: Cell<bool>,
+    /// Envoy takes no filter state.
+    pub(crate) stubborn: bool,
+}
+
+impl Host for Fake {
+    fn destination(&self) -> Option<SocketAddr> {
+        self.destination
+    }
+
+    fn note(&self, field: &'static str, value: &str) {
+        self.notes.borrow_mut().insert(field, value.to_owned());
+    }
+
+    fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol) {
+        self.counted.borrow_mut().push(format!("{verdict} {reason} {}", protocol.as_str()));
+    }
+
+    fn set_filter_state(&self, key: &'static str, value: &str) -> bool {
+        if !self.stubborn {
+            self.state.borrow_mut().insert(key, value.to_owned());
+        }
+        !self.stubborn
+    }
+}
+
+impl Connection for Fake {
+    fn bytes(&self, start: usize, length: usize) -> Vec<u8> {
+        self.buffer.borrow().iter().skip(start).take(length).copied().collect()
+    }
+
+    fn close(&self) {
+        assert!(!self.closed.replace(true), "closed twice");
+    }
+}
+
+impl Exchange for Fake {
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        self.headers.borrow().get(name).cloned()
+    }
+
+    fn set_header(&self, name: &str, value: &str) {
+        self.headers.borrow_mut().insert(name.to_owned(), value.as_bytes().to_vec());
+    }
+
+    fn respond(&self, status: u16, header: (&str, &str), _body: &str) {
+        *self.response.borrow_mut() = Some((status, header.1.to_owned()));
+    }
+}

@@ -1,0 +1,241 @@
+//! The only file that calls the SDK: what the plugins need of Envoy, and the entry points.
+//!
+//! Most host calls of the SDK panic on a status they do not know, and a panic is a trap that ends
+//! every connection of the worker. So the calls that return a `Result` are used, directly.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use egress_policy::{Plugin, Protocol, ReasonCode};
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapType, MetricType};
+use rustc_hash::FxHashMap;
+
+use crate::config::Config;
+use crate::http::Http;
+use crate::network::Network;
+
+/// What every plugin needs.
+pub(crate) trait Host {
+    /// The dialled address.
+    fn destination(&self) -> Option<SocketAddr>;
+    /// Writes a field that access logs can read.
+    fn note(&self, field: &'static str, value: &str);
+    /// Counts a decision.
+    fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol);
+    /// Sets a well-known filter state for the life of the connection; says whether Envoy took it.
+    fn set_filter_state(&self, key: &'static str, value: &str) -> bool;
+}
+
+/// A TCP connection.
+pub(crate) trait Connection: Host {
+    /// Bytes of the buffer of what the workload sent.
+    fn bytes(&self, start: usize, length: usize) -> Vec<u8>;
+    /// Closes the connection, before any upstream is opened.
+    fn close(&self);
+}
+
+/// An HTTP request.
+pub(crate) trait Exchange: Host {
+    /// A request header or pseudo-header.
+    fn header(&self, name: &str) -> Option<Vec<u8>>;
+    /// Sets a request header.
+    fn set_header(&self, name: &str, value: &str);
+    /// Answers in place of the origin.
+    fn respond(&self, status: u16, header: (&str, &str), body: &str);
+}
+
+/// Whether Envoy goes on with what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    Wait,
+}
+
+impl From<Flow> for Action {
+    fn from(flow: Flow) -> Self {
+        match flow {
+            Flow::Continue => Self::Continue,
+            Flow::Wait => Self::Pause,
+        }
+    }
+}
+
+/// Envoy, in the context of the current callback.
+pub(crate) struct Envoy;
+
+type CounterKey = (&'static str, ReasonCode, Protocol);
+
+thread_local! {
+    /// Counters by label. Defined once per VM: every definition takes a lock in Envoy and a map entry.
+    static COUNTERS: RefCell<FxHashMap<CounterKey, u32>> = RefCell::new(FxHashMap::default());
+}
+
+impl Host for Envoy {
+    fn destination(&self) -> Option<SocketAddr> {
+        let text = hostcalls::get_property(vec!["destination", "address"]).ok()??;
+        std::str::from_utf8(&text).ok()?.parse().ok()
+    }
+
+    fn note(&self, field: &'static str, value: &str) {
+        // A log field that is missing must not change a verdict.
+        let _ = hostcalls::set_property(vec![field], Some(value.as_bytes()));
+    }
+
+    fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol) {
+        let id = COUNTERS.with_borrow_mut(|counters| {
+            if let Some(id) = counters.get(&(verdict, reason, protocol)) {
+                return Some(*id);
+            }
+            // The bootstrap's `stats_tags` turn the name's parts into labels.
+            let name = format!(
+                "egress_decisions_total.verdict.{verdict}.reason.{reason}.protocol.{}",
+                protocol.as_str()
+            );
+            let id = hostcalls::define_metric(MetricType::Counter, &name).ok()?;
+            counters.insert((verdict, reason, protocol), id);
+            Some(id)
+        });
+        if let Some(id) = id {
+            let _ = hostcalls::increment_metric(id, 1);
+        }
+    }
+
+    fn set_filter_state(&self, key: &'static str, value: &str) -> bool {
+        hostcalls::call_foreign_function("set_envoy_filter_state", Some(&filter_state_arguments(key, value)))
+            .is_ok()
+    }
+}
+
+/// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3 (2: the connection).
+fn filter_state_arguments(key: &str, value: &str) -> Vec<u8> {
+    let mut message = Vec::with_capacity(key.len().saturating_add(value.len()).saturating_add(8));
+    for (tag, text) in [(0x0a, key), (0x12, value)] {
+        message.push(tag);
+        let mut length = text.len();
+        while length > 0x7f {
+            message.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        message.extend_from_slice(text.as_bytes());
+    }
+    message.extend_from_slice(&[0x18, 2]);
+    message
+}
+
+impl Connection for Envoy {
+    fn bytes(&self, start: usize, length: usize) -> Vec<u8> {
+        hostcalls::get_buffer(BufferType::DownstreamData, start, length).ok().flatten().unwrap_or_default()
+    }
+
+    fn close(&self) {
+        let _ = hostcalls::close_downstream();
+    }
+}
+
+impl Exchange for Envoy {
+    fn header(&self, name: &str) -> Option<Bytes> {
+        // As bytes: the SDK's text form panics on what is not UTF-8.
+        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok()?
+    }
+
+    fn set_header(&self, name: &str, value: &str) {
+        let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(value));
+    }
+
+    fn respond(&self, status: u16, header: (&str, &str), body: &str) {
+        let headers = vec![header, ("content-type", "text/plain; charset=utf-8")];
+        let _ = hostcalls::send_http_response(u32::from(status), headers, Some(body.as_bytes()));
+    }
+}
+
+#[derive(Default)]
+struct Root {
+    config: Option<Config>,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten();
+        match Config::read(&bytes.unwrap_or_default()) {
+            Ok(config) => {
+                self.config = Some(config);
+                true
+            }
+            // Envoy rejects the update and keeps what it had; without any it closes connections.
+            Err(error) => {
+                let _ = hostcalls::log(LogLevel::Error, &format!("egress: configuration refused: {error}"));
+                self.config = None;
+                false
+            }
+        }
+    }
+
+    // Envoy asks for the type even when the configuration could not be read.
+    fn get_type(&self) -> Option<ContextType> {
+        match self.config.as_ref().map(|config| config.plugin) {
+            Some(Plugin::Http) => Some(ContextType::HttpContext),
+            Some(Plugin::Network) | None => Some(ContextType::StreamContext),
+        }
+    }
+
+    fn create_stream_context(&self, _id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Stream(Network::new(Envoy, self.config.clone()))))
+    }
+
+    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(HttpStream(Http::new(Envoy, self.config.clone()))))
+    }
+}
+
+struct Stream(Network<Envoy>);
+
+impl Context for Stream {}
+
+impl StreamContext for Stream {
+    fn on_new_connection(&mut self) -> Action {
+        self.0.on_new_connection().into()
+    }
+
+    fn on_downstream_data(&mut self, length: usize, end: bool) -> Action {
+        self.0.on_data(length, end).into()
+    }
+}
+
+struct HttpStream(Http<Envoy>);
+
+impl Context for HttpStream {}
+
+impl HttpContext for HttpStream {
+    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
+        self.0.on_request_headers().into()
+    }
+}
+
+#[expect(unsafe_code, reason = "the SDK's entry point is an exported C symbol")]
+mod entry {
+    use proxy_wasm::types::LogLevel;
+
+    /// Called once per VM by Envoy.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn _initialize() {
+        proxy_wasm::set_log_level(LogLevel::Warn);
+        proxy_wasm::set_root_context(|_| Box::new(super::Root::default()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_state_arguments_are_protobuf() {
+        assert_eq!(filter_state_arguments("k", "vv"), [0x0a, 1, b'k', 0x12, 2, b'v', b'v', 0x18, 2]);
+        let long = filter_state_arguments("k", &"x".repeat(300));
+        assert_eq!(long.get(3..6), Some([0x12, 0xac, 0x02].as_slice()));
+    }
+}

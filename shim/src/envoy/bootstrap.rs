@@ -1,0 +1,164 @@
+//! The bootstrap that makes a stock Envoy ask the control plane for everything else.
+
+use std::fmt;
+use std::str::FromStr;
+
+use egress_policy::Identity;
+
+/// A version of Envoy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EnvoyVersion {
+    /// Always 1 so far.
+    pub major: u16,
+    /// The release.
+    pub minor: u16,
+}
+
+/// The oldest Envoy that has everything the listener needs.
+pub const OLDEST: EnvoyVersion = EnvoyVersion { major: 1, minor: 39 };
+/// The Envoy that the tests and the demo use.
+pub const CURRENT: EnvoyVersion = EnvoyVersion { major: 1, minor: 40 };
+
+/// Why a text is not a version of Envoy that works.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvoyVersionError {
+    /// Not a version.
+    #[error("`{0}` is not an Envoy version: write it as `1.40` or `1.40.0`")]
+    Form(String),
+    /// An Envoy that lacks what the listener needs.
+    #[error("Envoy {0} is too old: the listener needs {OLDEST} or newer")]
+    TooOld(EnvoyVersion),
+}
+
+impl FromStr for EnvoyVersion {
+    type Err = EnvoyVersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let form = || EnvoyVersionError::Form(text.to_owned());
+        let mut parts = text.strip_prefix('v').unwrap_or(text).split('.').map(str::parse);
+        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else { return Err(form()) };
+        if parts.next().is_some_and(|patch: Result<u16, _>| patch.is_err()) || parts.next().is_some() {
+            return Err(form());
+        }
+        let version = Self { major, minor };
+        if version < OLDEST { Err(EnvoyVersionError::TooOld(version)) } else { Ok(version) }
+    }
+}
+
+impl fmt::Display for EnvoyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl EnvoyVersion {
+    /// From 1.40 on Envoy resets an internal connection when it closes it, and the end of a response
+    /// is lost. Older versions log an error about a guard that they do not know.
+    fn resets_internal_connections(self) -> bool {
+        self >= Self { major: 1, minor: 40 }
+    }
+}
+
+/// What a bootstrap is made for.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Whose sidecar it is.
+    pub identity: Identity,
+    /// The first part of the node id; tells the proxies of one identity apart.
+    pub proxy: String,
+    /// The Envoy that will read it.
+    pub version: EnvoyVersion,
+    /// The control plane's host.
+    pub xds_host: String,
+    /// The control plane's port.
+    pub xds_port: u16,
+    /// Envoy's admin port on loopback.
+    pub admin_port: u16,
+    /// Ask for changes only (delta), or for the state of the world.
+    pub delta: bool,
+}
+
+impl fmt::Display for Bootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { identity, proxy, version, xds_host, xds_port, admin_port, delta } = self;
+        let (namespace, service_account) = (identity.namespace(), identity.service_account());
+        let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
+        let guards = if version.resets_internal_connections() {
+            "\n      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false"
+        } else {
+            " {}"
+        };
+        write!(
+            f,
+            r#"# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.
+node:
+  id: {proxy}.{service_account}.{namespace}
+  cluster: {service_account}.{namespace}
+admin:
+  address: {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}
+bootstrap_extensions:
+- name: envoy.bootstrap.internal_listener
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener
+# The filter's counters carry their labels in their names.
+stats_config:
+  stats_tags:
+  - {{tag_name: verdict, regex: '^wasmcustom\.egress_decisions_total.*?(\.verdict\.([a-z-]+))'}}
+  - {{tag_name: reason, regex: '^wasmcustom\.egress_decisions_total.*?(\.reason\.([a-z-]+))'}}
+  - {{tag_name: protocol, regex: '^wasmcustom\.egress_decisions_total.*?(\.protocol\.([a-z-]+))'}}
+layered_runtime:
+  layers:
+  - name: egress
+    static_layer:{guards}
+dynamic_resources:
+  ads_config:
+    api_type: {api_type}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services:
+    - envoy_grpc: {{cluster_name: osm-egress}}
+  cds_config: {{ads: {{}}, resource_api_version: V3}}
+  lds_config: {{ads: {{}}, resource_api_version: V3}}
+static_resources:
+  clusters:
+  - name: osm-egress
+    type: STRICT_DNS
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: osm-egress
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: "{xds_host}", port_value: {xds_port}}}}}}}
+    upstream_connection_options:
+      tcp_keepalive: {{keepalive_probes: 5, keepalive_time: 60, keepalive_interval: 5}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options:
+            # A dead control plane is noticed, and the next one asked.
+            connection_keepalive: {{interval: 30s, timeout: 5s}}
+"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (text, expected) in [
+            ("1.40", Ok("1.40")),
+            ("1.40.0", Ok("1.40")),
+            ("v1.39.2", Ok("1.39")),
+            ("1.38.1", Err("Envoy 1.38 is too old: the listener needs 1.39 or newer")),
+            ("latest", Err("`latest` is not an Envoy version: write it as `1.40` or `1.40.0`")),
+            ("1.40.0.1", Err("`1.40.0.1` is not an Envoy version: write it as `1.40` or `1.40.0`")),
+        ] {
+            let found = text.parse::<EnvoyVersion>();
+            assert_eq!(found.map(|v| v.to_string()).map_err(|e| e.to_string()), expected.map(str::to_owned).map_err(str::to_owned));
+        }
+    }
+}
