@@ -19,6 +19,7 @@
 mod addresses;
 mod authority;
 mod cidr;
+pub mod client_hello;
 mod decision;
 mod document;
 mod host;
