@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::hash::Hasher;
 use std::rc::{Rc, Weak};
 
-use egress_policy::{Plugin, PluginConfig, Policy};
+use egress_policy::json::{self, Raw};
+use egress_policy::{Document, Plugin, PluginConfig, Policy};
 use rustc_hash::FxHasher;
 
 /// The settings of one plugin. Streams share it with the root that was configured.
@@ -23,7 +24,7 @@ impl Config {
     /// a worker, where Envoy would go on without the filter.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-        let config: PluginConfig<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let config: PluginConfig<Raw<'_>> = json::from_str(text).map_err(|e| e.to_string())?;
         if !(400..=599).contains(&config.http_deny_status) {
             return Err(format!("httpDenyStatus must be 400 to 599, not {}", config.http_deny_status));
         }
@@ -42,7 +43,7 @@ thread_local! {
     static LAST: RefCell<(u64, Weak<Policy>)> = const { RefCell::new((0, Weak::new())) };
 }
 
-fn compiled(config: &PluginConfig<'_>) -> Result<Rc<Policy>, String> {
+fn compiled(config: &PluginConfig<Raw<'_>>) -> Result<Rc<Policy>, String> {
     let text = config.policy.get();
     // Of the text and not of `version`: a document written by hand may keep its version.
     let mut hasher = FxHasher::default();
@@ -53,7 +54,7 @@ fn compiled(config: &PluginConfig<'_>) -> Result<Rc<Policy>, String> {
     if let Some(policy) = known {
         return Ok(policy);
     }
-    let document = config.document().map_err(|e| format!("policy: {e}"))?;
+    let document: Document = json::from_str(text).map_err(|e| format!("policy: {e}"))?;
     let policy = Rc::new(Policy::new(document).map_err(|e| format!("policy: {e}"))?);
     LAST.set((key, Rc::downgrade(&policy)));
     Ok(policy)

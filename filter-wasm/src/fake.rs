@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use egress_policy::{Protocol, ReasonCode};
 
+use crate::config::Config;
 use crate::host::{Connection, Exchange, Host};
 
 #[derive(Default)]
@@ -65,4 +66,13 @@ impl Exchange for Fake {
     fn respond(&self, status: u16, header: (&str, &str), _body: &str) {
         *self.response.borrow_mut() = Some((status, header.1.to_owned()));
     }
+}
+
+/// A configuration with these rules.
+pub(crate) fn config(plugin: &str, mode: &str, rules: &str) -> Config {
+    let text = format!(
+        r#"{{"plugin":"{plugin}","version":"v","policy":{{"apiVersion":"egress-policy/v1",
+        "identity":{{"namespace":"ns","serviceAccount":"sa"}},"version":"v","mode":"{mode}","rules":{rules}}}}}"#
+    );
+    Config::read(text.as_bytes()).expect("valid")
 }

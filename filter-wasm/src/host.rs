@@ -10,7 +10,6 @@ use egress_policy::{Plugin, Protocol, ReasonCode};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
 use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapType, MetricType};
-use rustc_hash::FxHashMap;
 
 use crate::config::Config;
 use crate::http::Http;
@@ -69,7 +68,7 @@ type CounterKey = (&'static str, ReasonCode, Protocol);
 
 thread_local! {
     /// Counters by label. Defined once per VM: every definition takes a lock in Envoy and a map entry.
-    static COUNTERS: RefCell<FxHashMap<CounterKey, u32>> = RefCell::new(FxHashMap::default());
+    static COUNTERS: RefCell<Vec<(CounterKey, u32)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Host for Envoy {
@@ -85,7 +84,7 @@ impl Host for Envoy {
 
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol) {
         let id = COUNTERS.with_borrow_mut(|counters| {
-            if let Some(id) = counters.get(&(verdict, reason, protocol)) {
+            if let Some((_, id)) = counters.iter().find(|(key, _)| *key == (verdict, reason, protocol)) {
                 return Some(*id);
             }
             // The bootstrap's `stats_tags` turn the name's parts into labels.
@@ -94,7 +93,7 @@ impl Host for Envoy {
                 protocol.as_str()
             );
             let id = hostcalls::define_metric(MetricType::Counter, &name).ok()?;
-            counters.insert((verdict, reason, protocol), id);
+            counters.push(((verdict, reason, protocol), id));
             Some(id)
         });
         if let Some(id) = id {
@@ -218,12 +217,10 @@ impl HttpContext for HttpStream {
 
 #[expect(unsafe_code, reason = "the SDK's entry point is an exported C symbol")]
 mod entry {
-    use proxy_wasm::types::LogLevel;
 
     /// Called once per VM by Envoy.
     #[unsafe(no_mangle)]
-    pub extern "C" fn _initialize() {
-        proxy_wasm::set_log_level(LogLevel::Warn);
+    extern "C" fn _initialize() {
         proxy_wasm::set_root_context(|_| Box::new(super::Root::default()));
     }
 }

@@ -36,7 +36,8 @@ impl<H: Exchange> Http<H> {
         };
         let text = |name| self.host.header(name).and_then(|value| String::from_utf8(value).ok());
         // A value that is not UTF-8 is there, and malformed.
-        let authority = self.host.header(":authority").map(|v| String::from_utf8_lossy(&v).into_owned());
+        let authority =
+            self.host.header(":authority").map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
         let method = text(":method").unwrap_or_default();
         let path = text(":path").unwrap_or_default();
         let headers = HostHeaders(&self.host);
@@ -77,5 +78,92 @@ struct HostHeaders<'a, H>(&'a H);
 impl<H: Exchange> Headers for HostHeaders<'_, H> {
     fn get(&self, name: &str) -> Option<Cow<'_, str>> {
         self.0.header(name).and_then(|value| String::from_utf8(value).ok()).map(Cow::Owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, config};
+
+    const RULES: &str = r#"[
+        {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
+        {"policy":"a/web","name":"n","port":8080,"protocol":"http","hosts":["a.org"]},
+        {"policy":"a/addr","name":"n","port":80,"protocol":"http","hosts":["b.org"],"addresses":["10.0.0.0/8"]},
+        {"policy":"a/hdr","name":"n","port":80,"protocol":"http","hosts":["c.org"],"routes":[
+            {"name":"r","headers":[{"name":"x-key","value":"v"}]}]}]"#;
+
+    fn ask(mode: &str, to: &str, headers: &[(&str, &[u8])]) -> String {
+        let fake = Fake { destination: to.parse().ok(), ..Fake::default() };
+        for (name, value) in headers {
+            fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
+        }
+        let request = Http::new(fake, Some(config("http", mode, RULES)));
+        let flow = request.on_request_headers();
+        let fake = &request.host;
+        let cluster =
+            fake.header(CLUSTER_HEADER).map(|v| String::from_utf8(v).expect("ours")).unwrap_or_default();
+        let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
+        let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
+        format!("{flow:?} {cluster} {host}:{port} {:?}", fake.response.borrow())
+    }
+
+    #[test]
+    fn each_request_is_decided() {
+        let get = |authority: &'static str| {
+            [(":method", &b"GET"[..]), (":path", b"/"), (":authority", authority.as_bytes())]
+        };
+        for (mode, to, authority, expected) in [
+            ("enforce", "1.2.3.4:80", "a.org", "Continue egress-dns a.org:80 None"),
+            ("enforce", "1.2.3.4:8080", "A.org.:8080", "Continue egress-dns a.org:8080 None"),
+            ("enforce", "10.1.1.1:80", "b.org", "Continue egress-original-dst : None"),
+            ("enforce", "1.2.3.4:80", "z.org", "Wait  : Some((403, \"host-not-allowed\"))"),
+            ("enforce", "1.2.3.4:80", "c.org", "Wait  : Some((403, \"route-not-allowed\"))"),
+            ("enforce", "1.2.3.4:15001", "a.org", "Wait  : Some((403, \"not-intercepted\"))"),
+            ("enforce", "", "a.org", "Wait  : Some((403, \"not-intercepted\"))"),
+            ("audit", "1.2.3.4:80", "z.org", "Continue egress-original-dst : None"),
+            ("passthrough", "1.2.3.4:80", "z.org", "Continue passthrough-outbound : None"),
+        ] {
+            assert_eq!(ask(mode, to, &get(authority)), expected, "{mode} {to} {authority}");
+        }
+    }
+
+    #[test]
+    fn odd_headers() {
+        let to = "1.2.3.4:80";
+        for (headers, expected) in [
+            (&[(":method", &b"GET"[..]), (":path", b"/")][..], "authority-absent"),
+            (&[(":method", b"GET"), (":path", b"/"), (":authority", b"a.org\xff")], "authority-malformed"),
+            (&[(":method", b"GET"), (":path", b"/"), (":authority", b"a.org"), ("x-key", b"\xff")], ""),
+            (
+                &[(":method", b"GET"), (":path", b"/"), (":authority", b"c.org"), ("x-key", b"\xff")],
+                "route-not-allowed",
+            ),
+            (&[(":method", b"GET"), (":path", b"/"), (":authority", b"c.org"), ("x-key", b"v")], ""),
+            (&[(":method", b"CONNECT"), (":authority", b"a.org")], "connect-refused"),
+        ] {
+            let found = ask("enforce", to, headers);
+            if expected.is_empty() {
+                assert!(found.starts_with("Continue"), "{found}");
+            } else {
+                assert!(found.contains(expected), "{found} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_policy_everything_is_refused() {
+        let request = Http::new(Fake::default(), None);
+        assert_eq!(request.on_request_headers(), Flow::Wait);
+        assert_eq!(*request.host.response.borrow(), Some((403, "policy-invalid".to_owned())));
+    }
+
+    #[test]
+    fn envoy_refuses_the_steering() {
+        let fake = Fake { destination: "1.2.3.4:80".parse().ok(), stubborn: true, ..Fake::default() };
+        fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
+        let request = Http::new(fake, Some(config("http", "enforce", RULES)));
+        assert_eq!(request.on_request_headers(), Flow::Wait);
+        assert!(request.host.header(CLUSTER_HEADER).is_none());
     }
 }

@@ -118,7 +118,11 @@ impl<H: Connection> Network<H> {
     }
 
     fn steer(&mut self, cluster: &str) -> Flow {
-        if self.host.set_filter_state(steer::TCP_CLUSTER, cluster) { self.let_through() } else { self.close() }
+        if self.host.set_filter_state(steer::TCP_CLUSTER, cluster) {
+            self.let_through()
+        } else {
+            self.close()
+        }
     }
 
     fn let_through(&mut self) -> Flow {
@@ -130,5 +134,137 @@ impl<H: Connection> Network<H> {
         self.state = State::Closed;
         self.host.close();
         Flow::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, config};
+
+    fn connect(rules: &str, mode: &str, to: &str) -> Network<Fake> {
+        let host = Fake { destination: to.parse().ok(), ..Fake::default() };
+        Network::new(host, Some(config("network", mode, rules)))
+    }
+
+    fn outcome(connection: &Network<Fake>, flow: Flow) -> String {
+        let fake = &connection.host;
+        let notes = fake.notes.borrow();
+        let cluster = fake.state.borrow().get(steer::TCP_CLUSTER).cloned().unwrap_or_default();
+        let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
+        let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
+        let note = |key| notes.get(key).cloned().unwrap_or_default();
+        format!(
+            "{flow:?} closed={} {} {} {} cluster={cluster} {host}:{port}",
+            fake.closed.get(),
+            note(record::field::VERDICT),
+            note(record::field::REASON),
+            note(record::field::POLICY),
+        )
+    }
+
+    const RULES: &str = r#"[
+        {"policy":"a/tcp","name":"n","port":22,"protocol":"tcp"},
+        {"policy":"a/tls","name":"n","port":443,"protocol":"https","hosts":["a.org"]},
+        {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]}]"#;
+
+    #[test]
+    fn decided_at_once() {
+        for (mode, to, expected) in [
+            ("enforce", "1.2.3.4:22", "Continue closed=false allow rule a/tcp cluster=egress-original-dst :"),
+            ("enforce", "1.2.3.4:25", "Wait closed=true deny no-rule  cluster= :"),
+            ("enforce", "1.2.3.4:15001", "Wait closed=true deny not-intercepted  cluster= :"),
+            ("passthrough", "1.2.3.4:15001", "Wait closed=true deny not-intercepted  cluster= :"),
+            ("enforce", "nothing", "Wait closed=true deny not-intercepted  cluster= :"),
+            ("passthrough", "1.2.3.4:25", "Continue closed=false allow passthrough  cluster= :"),
+            ("audit", "1.2.3.4:25", "Continue closed=false allow audit  cluster=egress-original-dst :"),
+            ("enforce", "1.2.3.4:443", "Wait closed=false    cluster= :"),
+        ] {
+            let mut connection = connect(RULES, mode, to);
+            let flow = connection.on_new_connection();
+            assert_eq!(outcome(&connection, flow), expected, "{mode} {to}");
+        }
+    }
+
+    #[test]
+    fn without_a_policy_everything_is_refused() {
+        let mut connection =
+            Network::new(Fake { destination: "1.2.3.4:22".parse().ok(), ..Fake::default() }, None);
+        let flow = connection.on_new_connection();
+        assert_eq!(outcome(&connection, flow), "Wait closed=true deny policy-invalid  cluster= :");
+        assert_eq!(connection.on_data(10, false), Flow::Wait);
+    }
+
+    #[test]
+    fn decided_by_the_first_bytes() {
+        let hello = |name: &str| hello_for(name);
+        for (case, to, bytes, expected) in [
+            (
+                "allowed",
+                "1.2.3.4:443",
+                hello("a.org"),
+                "Continue closed=false allow rule a/tls cluster=egress-dns a.org:443",
+            ),
+            ("refused", "1.2.3.4:443", hello("b.org"), "Wait closed=true deny sni-not-allowed  cluster= :"),
+            (
+                "plaintext",
+                "1.2.3.4:443",
+                b"GET / HTTP/1.1
+"
+                .to_vec(),
+                "Wait closed=true deny tls-required  cluster= :",
+            ),
+            ("http", "1.2.3.4:80", b"G".to_vec(), "Continue closed=false    cluster=egress-http :"),
+            (
+                "cut off",
+                "1.2.3.4:443",
+                hello("a.org")[..20].to_vec(),
+                "Wait closed=true deny tls-malformed  cluster= :",
+            ),
+            ("nothing", "1.2.3.4:443", vec![], "Wait closed=true deny tls-malformed  cluster= :"),
+        ] {
+            // All at once, and byte by byte; Envoy keeps what a plugin waits on in its buffer.
+            for step in [bytes.len().max(1), 1] {
+                let mut connection = connect(RULES, "enforce", to);
+                assert_eq!(connection.on_new_connection(), Flow::Wait, "{case}");
+                let mut flow = Flow::Wait;
+                for part in bytes.chunks(step) {
+                    connection.host.buffer.borrow_mut().extend_from_slice(part);
+                    let length = connection.host.buffer.borrow().len();
+                    flow = connection.on_data(length, false);
+                }
+                if flow == Flow::Wait && !connection.host.closed.get() {
+                    flow = connection.on_data(bytes.len(), true);
+                }
+                assert_eq!(outcome(&connection, flow), expected, "{case}, {step} bytes at a time");
+            }
+        }
+    }
+
+    #[test]
+    fn envoy_refuses_the_steering() {
+        for (to, bytes) in
+            [("1.2.3.4:22", vec![]), ("1.2.3.4:443", hello_for("a.org")), ("1.2.3.4:80", b"GET".to_vec())]
+        {
+            let mut connection = connect(RULES, "enforce", to);
+            connection.host.stubborn = true;
+            if connection.on_new_connection() == Flow::Wait && !connection.host.closed.get() {
+                connection.host.buffer.borrow_mut().extend_from_slice(&bytes);
+                assert_eq!(connection.on_data(bytes.len(), false), Flow::Wait, "{to}");
+            }
+            assert!(connection.host.closed.get(), "{to}");
+        }
+    }
+
+    /// The least that is a ClientHello.
+    fn hello_for(name: &str) -> Vec<u8> {
+        let vector16 =
+            |data: &[u8]| [&u16::try_from(data.len()).expect("short").to_be_bytes(), data].concat();
+        let name = vector16(&[vec![0], vector16(name.as_bytes())].concat());
+        let extensions = vector16(&[vec![0, 0], vector16(&name)].concat());
+        let body = [vec![3, 3], vec![0; 33], vec![0, 2, 0x13, 1, 1, 0], extensions].concat();
+        let length = u32::try_from(body.len()).expect("short").to_be_bytes();
+        let message = [&[1], &length[1..], &body].concat();
+        [vec![22, 3, 1], vector16(&message)].concat()
     }
 }

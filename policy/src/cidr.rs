@@ -77,7 +77,12 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let cidr = Self::canonical(text)?;
-        if cidr.to_string() == text { Ok(cidr) } else { Err(CidrError::HostBits(text.to_owned(), cidr)) }
+        let address = text.split('/').next().and_then(|address| address.parse().ok());
+        if address == Some(cidr.0.addr()) {
+            Ok(cidr)
+        } else {
+            Err(CidrError::HostBits(text.to_owned(), cidr))
+        }
     }
 }
 

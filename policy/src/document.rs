@@ -25,7 +25,7 @@ pub struct Document {
     pub version: String,
     /// What happens to what no rule allows.
     pub mode: Mode,
-    /// What is allowed. Rules only add permission; their order means nothing.
+    /// What is allowed. Rules only add permission; their order decides which of several is named.
     pub rules: Vec<Rule>,
 }
 
@@ -53,7 +53,7 @@ pub enum Mode {
 }
 
 /// What the bytes on a port are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {

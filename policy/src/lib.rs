@@ -24,6 +24,7 @@ mod decision;
 mod document;
 mod host;
 mod identity;
+pub mod json;
 mod pattern;
 mod plugin;
 mod policy;

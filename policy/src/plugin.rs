@@ -1,9 +1,6 @@
 //! What the control plane gives a plugin of the filter: its part, its settings, and the policy.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
-use crate::Document;
 
 /// Which of the module's two plugins a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,11 +14,11 @@ pub enum Plugin {
 
 /// A plugin's configuration, as JSON.
 ///
-/// The policy stays text until it is needed: both plugins of a worker carry the same one, and it is
-/// compiled once.
+/// The policy's type is open, so that a reader can leave it as text ([`crate::json::Raw`]) until it is
+/// needed: both plugins of a worker carry the same one, and it is compiled once.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PluginConfig<'a> {
+pub struct PluginConfig<P> {
     /// Whose configuration this is.
     pub plugin: Plugin,
     /// The policy's version, which both plugins of a worker have in common.
@@ -32,19 +29,8 @@ pub struct PluginConfig<'a> {
     /// The HTTP status of a refused request.
     #[serde(default = "default_deny_status")]
     pub http_deny_status: u16,
-    /// The [`Document`].
-    #[serde(borrow)]
-    pub policy: &'a RawValue,
-}
-
-impl PluginConfig<'_> {
-    /// Reads the document.
-    ///
-    /// # Errors
-    /// When it is not one.
-    pub fn document(&self) -> Result<Document, serde_json::Error> {
-        serde_json::from_str(self.policy.get())
-    }
+    /// The [`crate::Document`].
+    pub policy: P,
 }
 
 fn default_listener_port() -> u16 {

@@ -85,17 +85,12 @@ pub struct PolicyError {
 }
 
 impl Policy {
-    /// Compiles a document.
+    /// Compiles a document. Where several rules allow something, the first one is named.
     ///
     /// # Errors
     /// When a pattern in it does not compile.
     pub fn new(document: Document) -> Result<Self, PolicyError> {
-        let Document { api_version: _, identity, version, mode, mut rules } = document;
-        // Which rule is named as the one that decided must not depend on their order.
-        // The control plane sorts them as well, and looking is cheaper than sorting.
-        if !rules.is_sorted() {
-            rules.sort();
-        }
+        let Document { api_version: _, identity, version, mode, rules } = document;
         let mut policy = Self {
             identity,
             version,
@@ -306,10 +301,10 @@ impl Policy {
         if let Some(rule) = grants.find(address) {
             return self.allow(rule, Destination::Dialled);
         }
-        let text = host.to_string();
+        let text = request.authority.unwrap_or_default();
         let routed = grants.routed.iter().copied().find(|&number| {
             self.rules.get(number as usize).is_some_and(|rule| {
-                rule.routes.as_ref().is_some_and(|routes| routes.match_any(&text, request))
+                rule.routes.as_ref().is_some_and(|routes| routes.match_any(text, request))
                     && rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|b| b.contains(address)))
             })
         });

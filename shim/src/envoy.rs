@@ -81,8 +81,9 @@ impl Generator {
     pub fn new(settings: Settings) -> Self {
         let listeners = [listeners::outbound(&settings), listeners::http(&settings)]
             .map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
-        let clusters = [clusters::original_dst(name::ORIGINAL_DST), clusters::dns(&settings), clusters::http()]
-            .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
+        let clusters =
+            [clusters::original_dst(name::ORIGINAL_DST), clusters::dns(&settings), clusters::http()]
+                .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
         let passthrough = clusters::original_dst(name::PASSTHROUGH);
         Self {
             constant: listeners.into_iter().chain(clusters).collect(),

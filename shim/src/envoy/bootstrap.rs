@@ -158,7 +158,10 @@ mod tests {
             ("1.40.0.1", Err("`1.40.0.1` is not an Envoy version: write it as `1.40` or `1.40.0`")),
         ] {
             let found = text.parse::<EnvoyVersion>();
-            assert_eq!(found.map(|v| v.to_string()).map_err(|e| e.to_string()), expected.map(str::to_owned).map_err(str::to_owned));
+            assert_eq!(
+                found.map(|v| v.to_string()).map_err(|e| e.to_string()),
+                expected.map(str::to_owned).map_err(str::to_owned)
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions, TransportSocket,
     TypedExtensionConfig, UpstreamHttpProtocolOptions, address, envoy_internal_address::AddressNameSpecifier,
@@ -45,7 +45,9 @@ pub(super) fn original_dst(name: &str) -> Cluster {
 /// The cluster whose hosts are the names that the filter allowed, resolved here.
 pub(super) fn dns(settings: &Settings) -> Cluster {
     let config = ClusterConfig {
-        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(settings))),
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(
+            settings,
+        ))),
         ..Default::default()
     };
     Cluster {
@@ -75,7 +77,10 @@ pub(super) fn http() -> Cluster {
         })),
     };
     let endpoint = LbEndpoint {
-        host_identifier: Some(HostIdentifier::Endpoint(Endpoint { address: Some(listener), ..Default::default() })),
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(listener),
+            ..Default::default()
+        })),
         ..Default::default()
     };
     Cluster {
@@ -108,7 +113,8 @@ pub(super) fn dns_cache(settings: &Settings) -> DnsCacheConfig {
     });
     DnsCacheConfig {
         name: name::DNS.to_owned(),
-        dns_lookup_family: envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily::V4Preferred.into(),
+        dns_lookup_family: envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily::V4Preferred
+            .into(),
         typed_dns_resolver_config: resolver,
         ..Default::default()
     }

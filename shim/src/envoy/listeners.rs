@@ -46,10 +46,7 @@ pub(super) fn outbound(settings: &Settings) -> Listener {
         access_log: vec![access_log::connection()],
         ..Default::default()
     };
-    let dns = DnsFilter {
-        dns_cache_config: Some(clusters::dns_cache(settings)),
-        ..Default::default()
-    };
+    let dns = DnsFilter { dns_cache_config: Some(clusters::dns_cache(settings)), ..Default::default() };
     Listener {
         name: name::LISTENER.to_owned(),
         address: Some(address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.listener_port)))),
@@ -60,7 +57,9 @@ pub(super) fn outbound(settings: &Settings) -> Listener {
             filters: vec![
                 Filter {
                     name: name::NETWORK_PLUGIN.to_owned(),
-                    config_type: Some(filter::ConfigType::ConfigDiscovery(by_discovery(NetworkWasm::type_url()))),
+                    config_type: Some(filter::ConfigType::ConfigDiscovery(by_discovery(
+                        NetworkWasm::type_url(),
+                    ))),
                 },
                 network_filter("egress-dialled-address", &remember_dialled_address()),
                 network_filter("envoy.filters.network.sni_dynamic_forward_proxy", &dns),
@@ -92,7 +91,9 @@ pub(super) fn http(settings: &Settings) -> Listener {
 fn connection_manager(settings: &Settings) -> HttpConnectionManager {
     use http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier};
     let dns = HttpDnsFilter {
-        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(clusters::dns_cache(settings))),
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(clusters::dns_cache(
+            settings,
+        ))),
         allow_dynamic_host_from_filter_state: true,
         ..Default::default()
     };
@@ -116,7 +117,9 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
         http_filters: vec![
             HttpFilter {
                 name: name::HTTP_PLUGIN.to_owned(),
-                config_type: Some(http_filter::ConfigType::ConfigDiscovery(by_discovery(HttpWasm::type_url()))),
+                config_type: Some(http_filter::ConfigType::ConfigDiscovery(by_discovery(
+                    HttpWasm::type_url(),
+                ))),
                 ..Default::default()
             },
             http_filter("envoy.filters.http.dynamic_forward_proxy", &dns),
@@ -130,7 +133,9 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
 /// One route: to the cluster that the plugin names. Without the plugin's header there is none.
 fn routes() -> RouteConfiguration {
     let action = RouteAction {
-        cluster_specifier: Some(route_action::ClusterSpecifier::ClusterHeader(name::CLUSTER_HEADER.to_owned())),
+        cluster_specifier: Some(route_action::ClusterSpecifier::ClusterHeader(
+            name::CLUSTER_HEADER.to_owned(),
+        )),
         timeout: Some(Duration::default()),
         ..Default::default()
     };

@@ -1,0 +1,156 @@
+//! Builds the wasm module: compile, drop what Envoy need not call, check what is left.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use wasmparser::{Parser, Payload};
+
+/// Where the finished module lies, from the repository's root.
+pub(crate) const MODULE: &str = "target/egress_filter.wasm";
+/// The largest module that we ship, in bytes: it travels with every policy change.
+const LARGEST: usize = 250_000;
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// What Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
+/// and skips what is not there, so each name that is missing here is a call per event less.
+const EXPORTS: [&str; 12] = [
+    "memory",
+    "malloc",
+    "_initialize",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_memory_allocate",
+    "proxy_on_vm_start",
+    "proxy_on_configure",
+    "proxy_on_context_create",
+    "proxy_on_new_connection",
+    "proxy_on_downstream_data",
+    "proxy_on_request_headers",
+    "proxy_on_delete",
+];
+
+/// Builds the module and returns its path.
+pub(crate) fn build(root: &Path) -> Result<PathBuf> {
+    let flags = [
+        // Half of the code is small functions copied into their callers.
+        "-Cllvm-args=-inline-threshold=3".to_owned(),
+        // No paths of the machine that built it.
+        format!("--remap-path-prefix={}=/egress", root.display()),
+        format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()),
+    ];
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["build", "--quiet", "--package", "egress-filter", "--profile", "wasm", "--target", TARGET])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "the module does not build");
+    let compiled = root.join(format!("target/{TARGET}/wasm/egress_filter.wasm"));
+    let bytes = std::fs::read(&compiled).with_context(|| format!("cannot read {}", compiled.display()))?;
+    let bytes = slim(&bytes)?;
+    check(&bytes)?;
+    let module = root.join(MODULE);
+    // Envoy or the control plane may be reading the old one.
+    let new = module.with_extension("wasm.new");
+    std::fs::write(&new, &bytes)
+        .and_then(|()| std::fs::rename(&new, &module))
+        .with_context(|| format!("cannot write {}", module.display()))?;
+    println!("  {MODULE}: {} bytes of at most {LARGEST}", bytes.len());
+    Ok(module)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME") {
+        return Ok(home.into());
+    }
+    let home = std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
+    Ok(Path::new(&home).join(".cargo"))
+}
+
+/// Removes the exports that Envoy need not call, and all that only they use.
+fn slim(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut module = walrus::ModuleConfig::new().generate_name_section(false).parse(bytes)?;
+    let superfluous: Vec<_> = module
+        .exports
+        .iter()
+        .filter(|export| !EXPORTS.contains(&export.name.as_str()))
+        .map(walrus::Export::id)
+        .collect();
+    for export in superfluous {
+        module.exports.delete(export);
+    }
+    walrus::passes::gc::run(&mut module);
+    Ok(module.emit_wasm())
+}
+
+/// Checks that the module is small and needs nothing but proxy-wasm.
+fn check(bytes: &[u8]) -> Result<()> {
+    let mut exports = Vec::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.context("the module is not valid")? {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    if import.module != "env" || !import.name.starts_with("proxy_") {
+                        bail!("the module imports `{}.{}`, which is not proxy-wasm", import.module, import.name);
+                    }
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    exports.push(export?.name);
+                }
+            }
+            _ => {}
+        }
+    }
+    for needed in ["_initialize", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_new_connection"] {
+        ensure!(exports.contains(&needed), "the module does not export `{needed}`");
+    }
+    ensure!(bytes.len() <= LARGEST, "the module has {} bytes, more than {LARGEST}", bytes.len());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(import: (&str, &str), padding: usize) -> Vec<u8> {
+        let mut module = walrus::Module::default();
+        let ty = module.types.add(&[], &[]);
+        let (function, _) = module.add_import_func(import.0, import.1, ty);
+        for name in EXPORTS.iter().skip(1).chain(&["proxy_on_log"]) {
+            module.exports.add(name, function);
+        }
+        let memory = module.memories.add_local(false, false, 32, None, None);
+        module.exports.add("memory", memory);
+        module.data.add(
+            walrus::DataKind::Active {
+                memory,
+                offset: walrus::ConstExpr::Value(walrus::ir::Value::I32(0)),
+            },
+            vec![7; padding],
+        );
+        module.emit_wasm()
+    }
+
+    #[test]
+    fn a_module_is_slimmed_and_checked() {
+        let good = slim(&module(("env", "proxy_log"), 10)).expect("valid");
+        check(&good).expect("good");
+        assert!(!String::from_utf8_lossy(&good).contains("proxy_on_log"));
+    }
+
+    #[test]
+    fn what_a_module_must_not_be() {
+        for (case, bytes, expected) in [
+            ("an import of WASI", module(("wasi_snapshot_preview1", "fd_write"), 0), "which is not proxy-wasm"),
+            ("another import", module(("env", "abort"), 0), "which is not proxy-wasm"),
+            ("too large", module(("env", "proxy_log"), LARGEST), "more than 250000"),
+            ("no module", b"\0asm".to_vec(), "not valid"),
+        ] {
+            let error = check(&bytes).expect_err(case);
+            assert!(format!("{error:#}").contains(expected), "{case}: {error:#}");
+        }
+    }
+}
