@@ -1,1 +1,9 @@
+//! Delivers snapshots to proxies over the aggregated discovery service.
+//!
+//! [`session`] holds the protocol without any I/O: what a stream has, and what must be sent next.
+//! [`server`] is the gRPC around it, and [`proxies`] remembers who is connected and what they said.
 
+pub mod identify;
+pub mod proxies;
+pub mod server;
+pub mod session;

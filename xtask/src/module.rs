@@ -92,7 +92,11 @@ fn check(bytes: &[u8]) -> Result<()> {
                 for import in imports.into_imports() {
                     let import = import?;
                     if import.module != "env" || !import.name.starts_with("proxy_") {
-                        bail!("the module imports `{}.{}`, which is not proxy-wasm", import.module, import.name);
+                        bail!(
+                            "the module imports `{}.{}`, which is not proxy-wasm",
+                            import.module,
+                            import.name
+                        );
                     }
                 }
             }
@@ -104,7 +108,8 @@ fn check(bytes: &[u8]) -> Result<()> {
             _ => {}
         }
     }
-    for needed in ["_initialize", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_new_connection"] {
+    for needed in ["_initialize", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_new_connection"]
+    {
         ensure!(exports.contains(&needed), "the module does not export `{needed}`");
     }
     ensure!(bytes.len() <= LARGEST, "the module has {} bytes, more than {LARGEST}", bytes.len());
@@ -125,10 +130,7 @@ mod tests {
         let memory = module.memories.add_local(false, false, 32, None, None);
         module.exports.add("memory", memory);
         module.data.add(
-            walrus::DataKind::Active {
-                memory,
-                offset: walrus::ConstExpr::Value(walrus::ir::Value::I32(0)),
-            },
+            walrus::DataKind::Active { memory, offset: walrus::ConstExpr::Value(walrus::ir::Value::I32(0)) },
             vec![7; padding],
         );
         module.emit_wasm()
@@ -144,7 +146,11 @@ mod tests {
     #[test]
     fn what_a_module_must_not_be() {
         for (case, bytes, expected) in [
-            ("an import of WASI", module(("wasi_snapshot_preview1", "fd_write"), 0), "which is not proxy-wasm"),
+            (
+                "an import of WASI",
+                module(("wasi_snapshot_preview1", "fd_write"), 0),
+                "which is not proxy-wasm",
+            ),
             ("another import", module(("env", "abort"), 0), "which is not proxy-wasm"),
             ("too large", module(("env", "proxy_log"), LARGEST), "more than 250000"),
             ("no module", b"\0asm".to_vec(), "not valid"),

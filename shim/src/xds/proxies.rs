@@ -1,0 +1,237 @@
+//! Who is connected, what they were sent, and what they made of it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use egress_policy::Identity;
+use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use serde::Serialize;
+
+use super::session::Event;
+use crate::snapshot::type_url::short;
+
+/// Which protocol a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// State of the world.
+    Sotw,
+    /// Changes only.
+    Delta,
+}
+
+/// One proxy, as `/status` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// The node id.
+    pub node: String,
+    /// Whose sidecar it is, as `namespace/service-account`.
+    pub identity: String,
+    /// Envoy's version, as it says.
+    pub envoy: String,
+    /// What the stream speaks.
+    pub protocol: Protocol,
+    /// The version of the policy document that was sent last.
+    pub document_sent: String,
+    /// The version of the policy document that is in force: every type of it was acknowledged.
+    pub document_acknowledged: Option<String>,
+    /// By type.
+    pub types: BTreeMap<&'static str, TypeStatus>,
+}
+
+/// What a proxy has of one type.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeStatus {
+    /// The version that was sent last.
+    pub sent: Option<String>,
+    /// The version that is in force.
+    pub acknowledged: Option<String>,
+    /// What the proxy refused last, until it takes another version.
+    pub rejected: Option<Rejection>,
+}
+
+/// A refused version.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejection {
+    /// The version.
+    pub version: String,
+    /// Envoy's own words.
+    pub error: String,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Streams that were opened.
+    pub streams: AtomicU64,
+    /// Streams that were refused, for want of an identity.
+    pub refused: AtomicU64,
+    /// Responses that were sent.
+    pub sent: AtomicU64,
+    /// Responses that were acknowledged.
+    pub acknowledged: AtomicU64,
+    /// Responses that were rejected.
+    pub rejected: AtomicU64,
+}
+
+/// All proxies.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    streams: Mutex<BTreeMap<u64, Proxy>>,
+    /// What proxies that are gone had refused, by node id. Envoy acknowledges the very bytes that it
+    /// refused before, without applying them: a reconnect must not make a refusal look mended.
+    refusals: Mutex<BTreeMap<String, BTreeMap<&'static str, Rejection>>>,
+    next: AtomicU64,
+    /// Counts since the start.
+    pub counts: Counts,
+}
+
+/// The longest list of refusals of proxies that are gone.
+const MOST_REFUSALS: usize = 10_000;
+
+/// The entry of one stream; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Registration<'a> {
+    proxies: &'a Proxies,
+    key: u64,
+}
+
+impl Proxies {
+    /// Adds a stream.
+    pub fn register(&self, node: &Node, identity: &Identity, protocol: Protocol) -> Registration<'_> {
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut proxy = Proxy {
+            node: node.id.clone(),
+            identity: identity.to_string(),
+            envoy: envoy_version(node),
+            protocol,
+            document_sent: String::new(),
+            document_acknowledged: None,
+            types: BTreeMap::new(),
+        };
+        let known = lock(&self.refusals).remove(&node.id).unwrap_or_default();
+        for (kind, rejection) in known {
+            proxy.types.entry(kind).or_default().rejected = Some(rejection);
+        }
+        self.counts.streams.fetch_add(1, Ordering::Relaxed);
+        lock(&self.streams).insert(key, proxy);
+        Registration { proxies: self, key }
+    }
+
+    /// Everybody, by node id.
+    pub fn list(&self) -> Vec<Proxy> {
+        let mut list: Vec<_> = lock(&self.streams).values().cloned().collect();
+        list.sort_by(|a, b| a.node.cmp(&b.node));
+        list
+    }
+
+    /// How many are connected.
+    pub fn connected(&self) -> usize {
+        lock(&self.streams).len()
+    }
+}
+
+impl Registration<'_> {
+    /// Takes note of what happened, with the document that the stream is at.
+    pub fn record(&self, events: &[Event], document: &str) {
+        let counts = &self.proxies.counts;
+        let mut streams = lock(&self.proxies.streams);
+        let Some(proxy) = streams.get_mut(&self.key) else { return };
+        document.clone_into(&mut proxy.document_sent);
+        for event in events {
+            match event {
+                Event::Sent { type_url, version } => {
+                    counts.sent.fetch_add(1, Ordering::Relaxed);
+                    proxy.types.entry(short(type_url)).or_default().sent = Some(version.clone());
+                }
+                Event::Acknowledged { type_url, version } => {
+                    counts.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    let status = proxy.types.entry(short(type_url)).or_default();
+                    status.sent = Some(version.clone());
+                    if status.rejected.as_ref().is_none_or(|rejected| rejected.version != *version) {
+                        status.acknowledged = Some(version.clone());
+                        status.rejected = None;
+                    }
+                }
+                Event::Rejected { type_url, version, error } => {
+                    counts.rejected.fetch_add(1, Ordering::Relaxed);
+                    proxy.types.entry(short(type_url)).or_default().rejected =
+                        Some(Rejection { version: version.clone(), error: error.clone() });
+                }
+            }
+        }
+        let settled = |kind: &str| {
+            proxy
+                .types
+                .get(kind)
+                .is_some_and(|t| t.rejected.is_none() && t.sent.is_some() && t.sent == t.acknowledged)
+        };
+        if ["cluster", "listener", "extension"].into_iter().all(settled) {
+            proxy.document_acknowledged = Some(document.to_owned());
+        }
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        let Some(proxy) = lock(&self.proxies.streams).remove(&self.key) else { return };
+        let rejected: BTreeMap<_, _> =
+            proxy.types.into_iter().filter_map(|(kind, status)| status.rejected.map(|r| (kind, r))).collect();
+        let mut refusals = lock(&self.proxies.refusals);
+        if !rejected.is_empty() && refusals.len() < MOST_REFUSALS {
+            refusals.insert(proxy.node, rejected);
+        }
+    }
+}
+
+/// Nothing is left half done under these locks, so one that a panic left behind is as good as new.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn envoy_version(node: &Node) -> String {
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+            .version
+            .as_ref()
+            .map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch))
+            .unwrap_or_default(),
+        Some(UserAgentVersionType::UserAgentVersion(text)) => text.clone(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::type_url;
+
+    #[test]
+    fn a_refusal_outlives_the_stream() {
+        let proxies = Proxies::default();
+        let node = Node { id: "p.sa.ns".to_owned(), ..Default::default() };
+        let identity = Identity::new("ns", "sa").expect("valid");
+        let event = |version: &str, error: Option<&str>| {
+            let (type_url, version) = (type_url::EXTENSION.to_owned(), version.to_owned());
+            match error {
+                Some(error) => Event::Rejected { type_url, version, error: error.to_owned() },
+                None => Event::Acknowledged { type_url, version },
+            }
+        };
+        let rejected = || proxies.list()[0].types["extension"].rejected.clone().map(|r| r.error);
+        let stream = proxies.register(&node, &identity, Protocol::Sotw);
+        stream.record(&[event("2", Some("no"))], "d2");
+        drop(stream);
+        assert_eq!(proxies.connected(), 0);
+        let stream = proxies.register(&node, &identity, Protocol::Sotw);
+        stream.record(&[event("2", None)], "d2");
+        assert_eq!(rejected().as_deref(), Some("no"), "the same bytes again are not applied");
+        assert_eq!(proxies.list()[0].document_acknowledged, None);
+        stream.record(&[event("3", None)], "d3");
+        assert_eq!(rejected(), None);
+    }
+}
