@@ -1,1 +1,50 @@
+//! The admin interface: health, metrics and status over HTTP.
 
+use std::future::Future;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+
+use crate::metrics;
+use crate::status::{Shared, Status};
+
+/// Serves until `stop` resolves.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve(
+    shared: Shared,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .route("/status", get(status))
+        .with_state(shared);
+    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+}
+
+/// Ready while the source can be read: then what proxies get is what the user wrote.
+async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    match &shared.source.borrow().unavailable {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(error) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}; the last good state stays in force\n"))
+        }
+    }
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics::text(&shared))
+}
+
+async fn status(State(shared): State<Shared>) -> Json<Status> {
+    Json(Status::now(&shared))
+}

@@ -1,1 +1,48 @@
+//! What the control plane counts, for Prometheus.
 
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::status::Shared;
+
+/// The text that Prometheus scrapes.
+#[must_use]
+pub fn text(shared: &Shared) -> String {
+    let mut registry = Registry::with_prefix("osm_egress");
+    let counts = &shared.proxies.counts;
+    let compiled = shared.compiled.borrow();
+    let state = shared.source.borrow();
+    let count = |value: &std::sync::atomic::AtomicU64| ConstCounter::new(value.load(Ordering::Relaxed));
+    let gauge = |value: usize| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge
+    };
+    registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
+    registry.register("xds_refused", "Streams refused for want of an identity", count(&counts.refused));
+    registry.register("xds_responses", "Responses sent to proxies", count(&counts.sent));
+    registry.register("xds_acknowledged", "Responses that proxies acknowledged", count(&counts.acknowledged));
+    registry.register("xds_rejected", "Responses that proxies rejected", count(&counts.rejected));
+    registry.register("proxies", "Connected proxies", gauge(shared.proxies.connected()));
+    registry.register("objects", "Objects that count", gauge(compiled.objects.len()));
+    registry.register(
+        "identities",
+        "Identities that some policy names",
+        gauge(compiled.identities().count()),
+    );
+    let errors = compiled.problems.iter().filter(|p| p.severity == crate::problem::Severity::Error).count();
+    registry.register("problems", "Errors in files and objects", gauge(errors));
+    let available = usize::from(state.unavailable.is_none());
+    registry.register("source_available", "1 while the source of objects can be read", gauge(available));
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Only a formatter can fail here, and a string does not.
+        let _ = writeln!(text, "# EOF");
+    }
+    text
+}

@@ -1,1 +1,153 @@
+//! What the control plane knows: for `/status`, and for `osm-egress status`.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::compile::{Compiled, ObjectStatus};
+use crate::problem::Problem;
+use crate::source::folder::State;
+use crate::xds::proxies::{Proxies, Proxy};
+
+/// What the admin interface looks at.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The objects as they come.
+    pub source: watch::Receiver<State>,
+    /// What follows from them.
+    pub compiled: watch::Receiver<Arc<Compiled>>,
+    /// Who is connected.
+    pub proxies: Arc<Proxies>,
+}
+
+/// Everything, at one moment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The version of this program.
+    pub version: &'static str,
+    /// Why the source cannot be read now.
+    pub source_unavailable: Option<String>,
+    /// What happens to what no rule allows, where nothing else is said.
+    pub mesh_mode: &'static str,
+    /// What became of each object.
+    pub objects: Vec<ObjectStatus>,
+    /// All that is wrong, with objects and with files.
+    pub problems: Vec<Problem>,
+    /// The identities that some policy names, and their documents.
+    pub identities: BTreeMap<String, IdentityStatus>,
+    /// Who is connected.
+    pub proxies: Vec<Proxy>,
+}
+
+/// One identity's document.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityStatus {
+    /// The document's version.
+    pub document: String,
+    /// Its mode.
+    pub mode: &'static str,
+    /// How many rules it has.
+    pub rules: usize,
+}
+
+impl Status {
+    /// Takes stock.
+    #[must_use]
+    pub fn now(shared: &Shared) -> Self {
+        let compiled = shared.compiled.borrow().clone();
+        let identity = |document: &egress_policy::Document| IdentityStatus {
+            document: document.version.clone(),
+            mode: document.mode.as_str(),
+            rules: document.rules.len(),
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            source_unavailable: shared.source.borrow().unavailable.clone(),
+            mesh_mode: compiled.mesh_mode().as_str(),
+            objects: compiled.objects.clone(),
+            problems: compiled.problems.clone(),
+            identities: compiled
+                .identities()
+                .map(|(id, document)| (id.to_string(), identity(document)))
+                .collect(),
+            proxies: shared.proxies.list(),
+        }
+    }
+}
+
+/// Asks a running control plane, and returns its JSON.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn fetch(admin: SocketAddr) -> Result<String> {
+    let stream = tokio::net::TcpStream::connect(admin).await.with_context(|| {
+        format!("cannot reach a control plane at {admin}: is `osm-egress serve` running?")
+    })?;
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("/status")
+        .header("host", admin.to_string())
+        .body(http_body_util::Empty::<bytes::Bytes>::new())?;
+    let response = client.send_request(request).await?;
+    ensure!(response.status().is_success(), "{admin} answered with status {}", response.status());
+    let body = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
+    Ok(String::from_utf8(body.to_vec())?)
+}
+
+/// The same for people.
+///
+/// # Errors
+/// When the text is not what `/status` gives.
+pub fn describe(json: &str) -> Result<String> {
+    let status: serde_json::Value = serde_json::from_str(json).context("the control plane sent no JSON")?;
+    let list = |value: &'_ serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
+    let mut out = format!("mesh mode: {}\n", text(&status, "meshMode"));
+    if let Some(error) = status["sourceUnavailable"].as_str() {
+        out += &format!("source: {error}; the last good state is in force\n");
+    }
+    out += "\nOBJECTS\n";
+    for object in list(&status["objects"]) {
+        let accepted = if object["accepted"] == true { "accepted" } else { "NOT ACCEPTED" };
+        out += &format!(
+            "  {} {}/{}: {accepted}\n",
+            text(&object, "kind"),
+            text(&object, "namespace"),
+            text(&object, "name")
+        );
+    }
+    out += "\nIDENTITIES\n";
+    for (identity, document) in status["identities"].as_object().into_iter().flatten() {
+        let (mode, version) = (text(document, "mode"), text(document, "document"));
+        out += &format!("  {identity}: {mode}, {} rules, document {version}\n", document["rules"]);
+    }
+    out += "\nPROXIES\n";
+    for proxy in list(&status["proxies"]) {
+        let acknowledged = text(&proxy, "documentAcknowledged");
+        let state =
+            if acknowledged == text(&proxy, "documentSent") { "up to date" } else { "NOT UP TO DATE" };
+        let (node, identity, envoy) = (text(&proxy, "node"), text(&proxy, "identity"), text(&proxy, "envoy"));
+        out += &format!("  {node} ({identity}, Envoy {envoy}): {state}, document {acknowledged}\n");
+        for (kind, status) in proxy["types"].as_object().into_iter().flatten() {
+            if let Some(error) = status["rejected"]["error"].as_str() {
+                out += &format!("    rejected {kind}: {error}\n");
+            }
+        }
+    }
+    let problems = list(&status["problems"]);
+    if !problems.is_empty() {
+        out += "\nPROBLEMS\n";
+        for problem in problems {
+            let problem: crate::problem::Problem = serde_json::from_value(problem)?;
+            out += &format!("  {}\n", problem.to_string().replace('\n', "\n  "));
+        }
+    }
+    Ok(out)
+}
