@@ -142,7 +142,7 @@ pub fn read(file: &Path, text: &str) -> Result<Vec<Arc<Object>>, Vec<Problem>> {
             match found {
                 Ok(Some(object)) => objects.push(Arc::new(object)),
                 Ok(None) => {}
-                Err(problem) => problems.push(problem),
+                Err(problem) => problems.push(*problem),
             }
         }
     }
@@ -150,12 +150,12 @@ pub fn read(file: &Path, text: &str) -> Result<Vec<Arc<Object>>, Vec<Problem>> {
 }
 
 /// One object; `None` when its kind is none of ours.
-fn object(file: &Path, value: &Value, lines: &Lines, prefix: &str) -> Result<Option<Object>, Problem> {
+fn object(file: &Path, value: &Value, lines: &Lines, prefix: &str) -> Result<Option<Object>, Box<Problem>> {
     let problem = |field: &str, message: String| {
         let mut problem = Problem::new(Severity::Error, message).at_field(format!("{prefix}{field}"));
         problem.file = Some(file.to_owned());
         problem.position = lines.find(&format!("{prefix}{field}"));
-        problem
+        Box::new(problem)
     };
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     let Some(kind) = text("kind") else {

@@ -1,1 +1,88 @@
+//! A name server whose records tests set.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{RData, Record, RecordType};
+
+use crate::netns::Netns;
+
+/// A running name server.
+#[derive(Debug, Clone)]
+pub struct Dns {
+    records: Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>,
+    queries: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Dns {
+    /// Starts one at an address of a namespace.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let socket = netns.run(|| UdpSocket::bind(address))?.with_context(|| format!("DNS on {address}"))?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let dns = Self { records: Arc::default(), queries: Arc::default(), stop: Arc::default() };
+        let server = dns.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !server.stop.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                if let Some(answer) = server.answer(&buffer[..length]) {
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        Ok(dns)
+    }
+
+    /// Sets what a name resolves to.
+    pub fn set(&self, name: &str, addresses: &[IpAddr]) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.insert(format!("{name}."), addresses.to_vec());
+    }
+
+    /// How many queries were answered.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.queries.load(Ordering::Relaxed)
+    }
+
+    /// Ends the server.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn answer(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let query = Message::from_vec(bytes).ok()?;
+        let question = query.queries.first()?.clone();
+        let name = question.name().to_ascii().to_ascii_lowercase();
+        self.queries.fetch_add(1, Ordering::Relaxed);
+        let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
+        answer.metadata.recursion_desired = query.metadata.recursion_desired;
+        answer.metadata.recursion_available = true;
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        match records.get(&name) {
+            None => answer.metadata.response_code = ResponseCode::NXDomain,
+            Some(addresses) => {
+                for address in addresses {
+                    let data = match (address, question.query_type()) {
+                        (IpAddr::V4(v4), RecordType::A) => RData::A(A(*v4)),
+                        (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA(AAAA(*v6)),
+                        _ => continue,
+                    };
+                    answer.add_answer(Record::from_rdata(question.name().clone(), 5, data));
+                }
+            }
+        }
+        answer.add_query(question);
+        answer.to_vec().ok()
+    }
+}

@@ -1,1 +1,215 @@
+//! Runs a stock Envoy as the sidecar of a pod.
 
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::client::{self, Outcome};
+use crate::netns::Pod;
+use crate::wait::wait_for;
+
+/// A running Envoy; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Envoy<'p> {
+    child: Child,
+    pod: &'p Pod,
+    folder: tempfile::TempDir,
+}
+
+/// The Envoy that is tried: `ENVOY_PATH`, which `cargo xtask` sets.
+///
+/// # Errors
+/// When it is not set, or there is nothing.
+pub fn binary() -> Result<PathBuf> {
+    let path = std::env::var_os("ENVOY_PATH")
+        .context("ENVOY_PATH is not set: run this by `cargo xtask`, or set it to an Envoy")?;
+    let path = PathBuf::from(path);
+    ensure!(path.is_file(), "ENVOY_PATH: there is no Envoy at {}", path.display());
+    Ok(path)
+}
+
+/// Its version, as `1.40.0`.
+///
+/// # Errors
+/// When it does not run, or prints something else.
+pub fn version() -> Result<String> {
+    let output = Command::new(binary()?).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split("version: ").nth(1).and_then(|text| text.split('/').nth(1)).context("Envoy prints no version")?;
+    Ok(version.split('-').next().unwrap_or(version).to_owned())
+}
+
+impl<'p> Envoy<'p> {
+    /// Starts one and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready; with the end of its log.
+    pub fn start(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let mut envoy = Self::launch(pod, config, workers)?;
+        let ready = wait_for("Envoy to be ready", Duration::from_secs(20), || {
+            matches!(envoy.admin("/ready"), Ok(text) if text.contains("LIVE")) || envoy.exited().is_some()
+        });
+        if ready.is_err() || envoy.exited().is_some() {
+            bail!("Envoy does not get ready:\n{}", envoy.log_tail(30));
+        }
+        Ok(envoy)
+    }
+
+    /// Starts one that need not get ready.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // Envoy has another uid.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let path = folder.path().join("envoy.yaml");
+        fs::write(&path, config)?;
+        let log = File::create(folder.path().join("envoy.log"))?;
+        let binary = reachable(&binary()?, folder.path())?;
+        let child = pod
+            .sidecar_command(&binary.to_string_lossy())
+            .arg("-c")
+            .arg(&path)
+            .args(["--disable-hot-restart", "--log-level", "info", "--concurrency", &workers.to_string()])
+            .args(["--component-log-level", "wasm:info", "--drain-time-s", "1"])
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start Envoy")?;
+        Ok(Self { child, pod, folder })
+    }
+
+    /// Asks the admin interface.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn admin(&self, path: &str) -> Result<String> {
+        self.ask("GET", path)
+    }
+
+    /// Tells the admin interface.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn post(&self, path: &str) -> Result<String> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Result<String> {
+        let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
+        let request = client::request(method, path, &[("host", "admin"), ("connection", "close")]);
+        match self.pod.sidecar.run(|| client::http(admin, &request))? {
+            Outcome::Http(answer) if answer.status == 200 => Ok(unchunk(&answer)),
+            Outcome::Http(answer) => bail!("{path}: status {}", answer.status),
+            other => bail!("{path}: {other:?}"),
+        }
+    }
+
+    /// A counter or gauge; 0 when there is none.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub fn stat(&self, name: &str) -> Result<u64> {
+        let text = self.admin("/stats?format=text")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0))
+    }
+
+    /// The processor time that it has had, in nanoseconds.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn cpu(&self) -> Result<u64> {
+        let mut total = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+            total += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(total)
+    }
+
+    /// The memory that it has, in kB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> Result<u64> {
+        memory_of(self.child.id())
+    }
+
+    /// What it logged and printed so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    /// The last lines of that.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<_> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Whether it has ended.
+    pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Envoy<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The memory that a process has, in kB.
+///
+/// # Errors
+/// When it is gone.
+pub fn memory_of(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// A path to the binary that Envoy's uid can go: where a folder on the way is closed, a copy.
+fn reachable(binary: &Path, folder: &Path) -> Result<PathBuf> {
+    let open = binary.ancestors().all(|part| {
+        part.as_os_str().is_empty() || fs::metadata(part).is_ok_and(|m| m.permissions().mode() & 0o001 != 0)
+    });
+    if open {
+        return Ok(binary.to_owned());
+    }
+    let copy = folder.join("envoy");
+    fs::copy(binary, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    Ok(copy)
+}
+
+/// The body without the chunk sizes.
+fn unchunk(answer: &client::Answer) -> String {
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    if answer.header("transfer-encoding").is_none() {
+        return body;
+    }
+    let mut bytes = answer.body.as_slice();
+    let mut text = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") {
+        let size = usize::from_str_radix(String::from_utf8_lossy(&bytes[..end]).trim(), 16).unwrap_or(0);
+        let start = end + 2;
+        if size == 0 || bytes.len() < start + size {
+            break;
+        }
+        text.extend_from_slice(&bytes[start..start + size]);
+        bytes = bytes.get(start + size + 2..).unwrap_or_default();
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,5 +1,16 @@
+//! The harness: network namespaces, origins, DNS, real Envoys and the real control plane.
+//!
+//! Everything that it starts ends with it, even when it is killed: namespaces are held by processes
+//! that die with their parent, and so do Envoys and control planes.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
+
 pub mod client;
+pub mod corpus;
 pub mod dns;
 pub mod envoy;
+pub mod mesh;
 pub mod netns;
 pub mod origin;
+pub mod shim;
+pub mod wait;

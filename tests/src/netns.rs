@@ -1,1 +1,350 @@
+//! Network namespaces, and pods in them.
+//!
+//! A namespace is held by a sleeping process that dies with this one. As root a pod is one namespace,
+//! as in Kubernetes, where Envoy runs as uid 1500 and Open Service Mesh's iptables rules tell it from
+//! the workload. An ordinary user has one uid only, so there the workload has a namespace of its own
+//! that is routed through the sidecar's, which redirects what comes in.
 
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+
+use crate::wait::wait_for;
+
+/// The uid of Envoy, as in Open Service Mesh.
+pub const ENVOY_UID: u32 = 1500;
+/// Set for the process that was started again in a user namespace.
+const INSIDE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
+
+/// Makes sure that this process may make network namespaces: as root it may, anybody else starts the
+/// program again in a user namespace. Call it first thing in `main`.
+///
+/// # Errors
+/// When neither works, with what to do.
+pub fn ensure_capable() -> Result<()> {
+    for tool in ["ip", "iptables", "nsenter", "unshare", "setpriv", "mount"] {
+        if which(tool).is_none() {
+            bail!("`{tool}` is missing: install the packages iproute2, iptables and util-linux");
+        }
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        // iptables locks a file in /run, which belongs to the real root.
+        let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status()?;
+        ensure!(status.success(), "cannot mount a file system in the user namespace");
+        return Ok(());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let probe = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "true"])
+        .stderr(Stdio::piped())
+        .output()?;
+    if !probe.status.success() {
+        bail!(
+            "this needs network namespaces: run it as root, or allow user namespaces \
+             (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu \
+             kernel.apparmor_restrict_unprivileged_userns=0): {}",
+            String::from_utf8_lossy(&probe.stderr).trim()
+        );
+    }
+    let error = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "--"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .exec();
+    Err(error).context("cannot start again in a user namespace")
+}
+
+/// Whether this process has the uids that a pod of one namespace needs.
+#[must_use]
+pub fn has_uids() -> bool {
+    nix::unistd::geteuid().is_root() && std::env::var_os(INSIDE).is_none()
+}
+
+/// The path of a tool: also where an ordinary user's PATH does not look.
+#[must_use]
+pub fn which(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    folders.map(|folder| PathBuf::from(folder).join(tool)).find(|path| path.is_file())
+}
+
+/// A network namespace; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Netns {
+    holder: Child,
+}
+
+impl Netns {
+    /// A new namespace, with loopback up.
+    ///
+    /// # Errors
+    /// When this process may not make one.
+    pub fn new() -> Result<Self> {
+        let holder = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot run unshare")?;
+        let netns = Self { holder };
+        let ours = std::fs::read_link("/proc/self/ns/net")?;
+        wait_for("a network namespace", Duration::from_secs(5), || {
+            std::fs::read_link(netns.path()).is_ok_and(|theirs| theirs != ours)
+        })?;
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
+    }
+
+    /// The pid of the process that holds it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A command that runs in it and dies with this process.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .args(["--", "setpriv", "--pdeathsig", "KILL", program])
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ip` with these words.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        self.tool("ip", words)
+    }
+
+    /// Runs a tool with these words.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn tool(&self, tool: &str, words: &str) -> Result<()> {
+        let program = which(tool).with_context(|| format!("`{tool}` is missing"))?;
+        let output = self.command(&program.to_string_lossy()).args(words.split_whitespace()).output()?;
+        ensure!(
+            output.status.success(),
+            "{tool} {words}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Runs something on a thread of its own that has entered the namespace: sockets that it makes
+    /// belong there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = File::open(self.path())?;
+        std::thread::scope(|scope| {
+            scope
+                .spawn(move || -> Result<T> {
+                    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+                    Ok(work())
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread that has entered the namespace and stays.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+        let namespace = File::open(self.path())?;
+        let (sender, entered) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let result = setns(namespace, CloneFlags::CLONE_NEWNET);
+            let may = result.is_ok();
+            let _ = sender.send(result);
+            if may {
+                work();
+            }
+        });
+        entered.recv()??;
+        Ok(thread)
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Connects two namespaces: the first gets `10.NET.N.1/30`, the second `10.NET.N.2/30`.
+fn connect(a: &Netns, name_a: &str, b: &Netns, name_b: &str, net: u8, number: u8) -> Result<()> {
+    a.ip(&format!("link add {name_a} type veth peer name {name_b} netns {}", b.pid()))?;
+    for (netns, name, host) in [(a, name_a, 1), (b, name_b, 2)] {
+        netns.ip(&format!("addr add 10.{net}.{number}.{host}/30 dev {name}"))?;
+        netns.ip(&format!("-6 addr add fd00:{net}:{number}::{host}/64 dev {name} nodad"))?;
+        netns.ip(&format!("link set {name} up"))?;
+    }
+    Ok(())
+}
+
+/// The rest of the world: it owns the addresses of all origins, name servers and control planes.
+#[derive(Debug)]
+pub struct Outside {
+    /// Its namespace.
+    pub netns: Netns,
+    pods: std::cell::Cell<u8>,
+}
+
+impl Outside {
+    /// A world with these addresses.
+    ///
+    /// # Errors
+    /// When this process may not make one.
+    pub fn new(addresses: &[IpAddr]) -> Result<Self> {
+        let netns = Netns::new()?;
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => netns.ip(&format!("addr add {v4}/32 dev lo"))?,
+                IpAddr::V6(v6) => netns.ip(&format!("-6 addr add {v6}/128 dev lo nodad"))?,
+            }
+        }
+        Ok(Self { netns, pods: std::cell::Cell::new(0) })
+    }
+
+    /// A pod whose outbound connections are redirected to port 15001 of its sidecar.
+    ///
+    /// # Errors
+    /// When the namespaces or the rules cannot be made.
+    pub fn pod(&self, form: Form) -> Result<Pod> {
+        let number = self.pods.get();
+        self.pods.set(number + 1);
+        let sidecar = Netns::new()?;
+        connect(&self.netns, &format!("pod{number}"), &sidecar, "eth0", 77, number)?;
+        sidecar.ip(&format!("route add default via 10.77.{number}.1"))?;
+        sidecar.ip(&format!("-6 route add default via fd00:77:{number}::1"))?;
+        let workload = match form {
+            Form::Shared => {
+                shared_rules(&sidecar)?;
+                None
+            }
+            Form::Routed => {
+                let workload = Netns::new()?;
+                connect(&sidecar, "workload", &workload, "eth0", 78, number)?;
+                workload.ip(&format!("route add default via 10.78.{number}.1"))?;
+                workload.ip(&format!("-6 route add default via fd00:78:{number}::1"))?;
+                self.netns.ip(&format!("route add 10.78.{number}.0/30 via 10.77.{number}.2"))?;
+                sidecar.tool("sysctl", "-qw net.ipv4.ip_forward=1")?;
+                for rule in [
+                    "-N OSM_PROXY_OUT_REDIRECT",
+                    "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
+                    "-A PREROUTING -i workload -p tcp -j OSM_PROXY_OUT_REDIRECT",
+                ] {
+                    sidecar.tool("iptables", &format!("-t nat {rule}"))?;
+                }
+                Some(workload)
+            }
+        };
+        Ok(Pod { sidecar, workload, etc: tempfile::tempdir()?, address: Ipv4Addr::new(10, 77, number, 2) })
+    }
+}
+
+/// Open Service Mesh's outbound rules, word for word.
+fn shared_rules(netns: &Netns) -> Result<()> {
+    for rule in [
+        "-N OSM_PROXY_OUT_REDIRECT",
+        "-N OSM_PROXY_IN_REDIRECT",
+        "-N OSM_PROXY_OUTBOUND",
+        "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port 15003",
+        "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
+        "-A OSM_PROXY_OUT_REDIRECT -p tcp --dport 15000 -j ACCEPT",
+        "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
+        "-A OSM_PROXY_OUTBOUND -o lo ! -d 127.0.0.1/32 -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT",
+        "-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner 1500 -j RETURN",
+        "-A OSM_PROXY_OUTBOUND -m owner --uid-owner 1500 -j RETURN",
+        "-A OSM_PROXY_OUTBOUND -d 127.0.0.1/32 -j RETURN",
+        "-A OSM_PROXY_OUTBOUND -j OSM_PROXY_OUT_REDIRECT",
+    ] {
+        netns.tool("iptables", &format!("-t nat {rule}"))?;
+    }
+    Ok(())
+}
+
+/// How workload and sidecar share the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One namespace, told apart by uid: needs root.
+    Shared,
+    /// Two namespaces, the workload's routed through the sidecar's.
+    Routed,
+}
+
+impl Form {
+    /// The form that this process can have.
+    #[must_use]
+    pub fn possible() -> Self {
+        if has_uids() { Self::Shared } else { Self::Routed }
+    }
+}
+
+/// A workload and the place of its sidecar.
+#[derive(Debug)]
+pub struct Pod {
+    /// Where Envoy runs.
+    pub sidecar: Netns,
+    workload: Option<Netns>,
+    etc: tempfile::TempDir,
+    /// The sidecar's address.
+    pub address: Ipv4Addr,
+}
+
+impl Pod {
+    /// Where the workload runs.
+    #[must_use]
+    pub fn workload(&self) -> &Netns {
+        self.workload.as_ref().unwrap_or(&self.sidecar)
+    }
+
+    /// A command that runs as the workload, which asks this name server.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn command(&self, program: &str, name_server: IpAddr) -> Result<Command> {
+        let resolv = self.etc.path().join("resolv.conf");
+        let hosts = self.etc.path().join("hosts");
+        std::fs::write(&resolv, format!("nameserver {name_server}\noptions timeout:1 attempts:2\n"))?;
+        std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
+        let mut command = self.workload().command("unshare");
+        let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && shift 2 && exec \"$@\"";
+        command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(resolv).arg(hosts).arg(program);
+        Ok(command)
+    }
+
+    /// A command that runs as the sidecar.
+    #[must_use]
+    pub fn sidecar_command(&self, program: &str) -> Command {
+        if self.workload.is_some() {
+            return self.sidecar.command(program);
+        }
+        let mut command = self.sidecar.command("setpriv");
+        let uid = ENVOY_UID.to_string();
+        command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--pdeathsig", "KILL", program]);
+        command
+    }
+}

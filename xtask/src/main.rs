@@ -1,4 +1,214 @@
+//! `cargo xtask`: the one door. It fetches what is missing, says what it does, and leaves nothing
+//! running.
+
 mod module;
-fn main() -> anyhow::Result<()> {
-    module::build(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).map(|_| ())
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and measures osm-egress.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the wasm module and the control plane.
+    Build,
+    /// Show the main job on real Envoy; needs no cluster.
+    Demo {
+        /// Leave the mesh up, with a shell in the workload.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run every check and test, as CI does.
+    Test {
+        /// Only what needs no Envoy.
+        #[arg(long)]
+        fast: bool,
+        /// The Envoy to test with: a version, or `all` that are supported.
+        #[arg(long, value_name = "VERSION")]
+        envoy: Option<String>,
+    },
+    /// Compare with bare passthrough and with Open Service Mesh's own configuration.
+    Bench {
+        /// Less of everything, to see that it works.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Remove what was built and fetched.
+    Clean,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Build => build("dev").map(|_| ()),
+        Task::Demo { keep } => {
+            let built = build("dev")?;
+            tools::system()?;
+            let envoy = tools::envoy(None)?;
+            built.run("demo", "dev", &envoy, keep.then_some("--keep"))
+        }
+        Task::Bench { quick } => {
+            let built = build("release")?;
+            tools::system()?;
+            let envoy = tools::envoy(None)?;
+            built.run("bench", "release", &envoy, quick.then_some("--quick"))
+        }
+        Task::Test { fast, envoy } => test(fast, envoy.as_deref()),
+        Task::Clean => clean(),
+    }
+}
+
+/// The repository's root.
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies outside of a repository")
+}
+
+fn cargo(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()?).args(arguments);
+    Ok(command)
+}
+
+fn must(what: &str, command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{what}: cannot run {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{what} failed: {command:?}") }
+}
+
+/// What was built.
+struct Built {
+    module: PathBuf,
+    shim: PathBuf,
+}
+
+fn build(profile: &str) -> Result<Built> {
+    let root = root()?;
+    println!("building the module and the control plane");
+    tools::wasm_target()?;
+    let module = module::build(root)?;
+    must(
+        "building the control plane",
+        &mut cargo(&["build", "--package", "egress-shim", "--profile", profile])?,
+    )?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(Built { module, shim: root.join("target").join(folder).join("osm-egress") })
+}
+
+impl Built {
+    /// Tells a program what to try.
+    fn environment(&self, command: &mut Command, envoy: &Path) {
+        command.env("EGRESS_WASM", &self.module).env("OSM_EGRESS_BIN", &self.shim).env("ENVOY_PATH", envoy);
+    }
+
+    /// Runs a program of the harness.
+    fn run(&self, program: &str, profile: &str, envoy: &Path, argument: Option<&str>) -> Result<()> {
+        let mut command = cargo(&[
+            "run",
+            "--quiet",
+            "--package",
+            "egress-tests",
+            "--bin",
+            program,
+            "--profile",
+            profile,
+            "--",
+        ])?;
+        command.args(argument);
+        self.environment(&mut command, envoy);
+        must(program, &mut command)
+    }
+}
+
+fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
+    let start = Instant::now();
+    let mut steps = Steps::default();
+    steps.run("format", || must("rustfmt", &mut cargo(&["fmt", "--all", "--check"])?))?;
+    steps.run("lints", || {
+        must(
+            "clippy",
+            &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
+        )
+    })?;
+    steps.run("dependencies", || {
+        if tools::find("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
+            println!("  cargo-deny is not installed: licences and sources are checked in CI only");
+            return Ok(());
+        }
+        if Command::new("cargo-deny").arg("--version").output().is_err() {
+            must("installing cargo-deny", &mut cargo(&["install", "--quiet", "--locked", "cargo-deny"])?)?;
+        }
+        must("cargo-deny", &mut cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"])?)
+    })?;
+    steps.run("unit tests", || {
+        let units = ["test", "--workspace", "--exclude", "egress-tests", "--quiet"];
+        must("unit tests", &mut cargo(&units)?)
+    })?;
+    steps.run("documentation", || {
+        let mut command =
+            cargo(&["doc", "--workspace", "--no-deps", "--quiet", "--exclude", "egress-tests"])?;
+        must("rustdoc", command.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    if !fast {
+        let built = steps.run("build", || build("dev"))?;
+        tools::system()?;
+        let versions = match envoy {
+            Some("all") => tools::ENVOY_VERSIONS.into_iter().map(Some).collect(),
+            version => vec![version],
+        };
+        for version in versions {
+            let envoy = tools::envoy(version)?;
+            let name = format!("integration tests with {}", envoy.display());
+            steps.run(&name, || {
+                // One after the other: each has a mesh of its own, and two cores to share.
+                let mut command = cargo(&["test", "--package", "egress-tests", "--", "--test-threads", "2"])?;
+                built.environment(&mut command, &envoy);
+                must("integration tests", &mut command)
+            })?;
+        }
+    }
+    println!("\n{}all passed in {:.0} s", steps.0, start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// What was done, and how long it took.
+#[derive(Default)]
+struct Steps(String);
+
+impl Steps {
+    fn run<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let result = step()?;
+        self.0 += &format!("{:>5.0} s  {name}\n", start.elapsed().as_secs_f64());
+        Ok(result)
+    }
+}
+
+fn clean() -> Result<()> {
+    for folder in [root()?.join("target"), tools::cache()?] {
+        if folder.is_dir() {
+            println!("removing {}", folder.display());
+            std::fs::remove_dir_all(&folder)?;
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,411 @@
+//! The main job on real Envoy, told step by step. `cargo xtask demo` builds what it needs and runs it.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "what was not expected is wrong, whatever it is")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::{ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use egress_tests::client::{self, Outcome};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::{self, Netns, Pod};
+use egress_tests::origin::{ADDRESS_HEADER, GREETING};
+use egress_tests::shim::Shim;
+use egress_tests::wait::wait_for;
+
+/// Shows stock Envoy letting out what the Egress policies allow, and nothing else.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Leave the mesh up until Ctrl-C, and say how to enter it.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match netns::ensure_capable().and_then(|()| run(&args)) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(wrong) => {
+            println!("\n{wrong} steps went wrong");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the story and counts what went wrong.
+struct Story<'a> {
+    world: &'a World,
+    pod: &'a Pod,
+    step: u32,
+    wrong: u32,
+}
+
+/// What is expected of an attempt.
+enum Expect {
+    Status(u16),
+    /// Served at this address.
+    From(IpAddr),
+    Denied(&'static str),
+    Closed,
+    Says(&'static [u8]),
+}
+
+impl Story<'_> {
+    fn chapter(&self, title: &str) {
+        println!("\n{title}");
+    }
+
+    /// Tries until it is as expected: a manifest needs a moment to get to Envoy, and that moment is shown.
+    fn step(
+        &mut self,
+        what: &str,
+        expect: &Expect,
+        mut attempt: impl FnMut() -> Result<Outcome>,
+    ) -> Result<()> {
+        self.step += 1;
+        let start = Instant::now();
+        let mut last = attempt()?;
+        while !expect.is(&last) && start.elapsed() < Duration::from_secs(3) {
+            last = attempt()?;
+        }
+        let right = expect.is(&last);
+        self.wrong += u32::from(!right);
+        let mark = if right { "ok   " } else { "WRONG" };
+        let took = start.elapsed().as_secs_f64() * 1000.0;
+        println!(
+            "{mark} {:2}. {what}\n          expected {expect}; got {}; {took:.0} ms",
+            self.step,
+            show(&last)
+        );
+        Ok(())
+    }
+
+    fn http(&mut self, what: &str, to: IpAddr, host: &str, path: &str, expect: Expect) -> Result<()> {
+        let pod = self.pod;
+        self.step(what, &expect, || mesh::get(pod, SocketAddr::new(to, 80), host, path))
+    }
+
+    fn https(&mut self, what: &str, to: IpAddr, name: &str, expect: Expect) -> Result<()> {
+        let pod = self.pod;
+        self.step(what, &expect, || mesh::get_tls(pod, SocketAddr::new(to, 443), Some(name)))
+    }
+
+    fn tcp(&mut self, what: &str, to: SocketAddr, bytes: &'static [u8], expect: Expect) -> Result<()> {
+        let pod = self.pod;
+        self.step(what, &expect, || pod.workload().run(|| client::exchange(to, bytes)))
+    }
+
+    fn apply(&self, file: &str, text: &str) -> Result<()> {
+        println!("   -> {file} is written");
+        self.world.write(file, text)
+    }
+
+    fn check(&mut self, what: &str, right: bool, found: &str) {
+        self.step += 1;
+        self.wrong += u32::from(!right);
+        println!("{} {:2}. {what}\n          {found}", if right { "ok   " } else { "WRONG" }, self.step);
+    }
+}
+
+impl Expect {
+    fn is(&self, outcome: &Outcome) -> bool {
+        match (self, outcome) {
+            (Self::Status(status), Outcome::Http(answer)) => answer.status == *status,
+            (Self::From(address), Outcome::Http(answer)) => {
+                answer.status == 200 && answer.header(ADDRESS_HEADER) == Some(address.to_string().as_str())
+            }
+            (Self::Denied(reason), Outcome::Http(answer)) => {
+                answer.status == 403 && answer.header("x-egress-denied") == Some(reason)
+            }
+            (Self::Closed, Outcome::Closed | Outcome::Refused(_)) => true,
+            (Self::Says(text), Outcome::Bytes(bytes)) => bytes == text,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Expect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::From(address) => write!(f, "status 200 from {address}"),
+            Self::Denied(reason) => write!(f, "status 403, {reason}"),
+            Self::Closed => f.write_str("closed"),
+            Self::Says(bytes) => write!(f, "{:?}", String::from_utf8_lossy(bytes)),
+        }
+    }
+}
+
+fn show(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Http(answer) => {
+            let find =
+                |name| answer.header(name).map(|value| format!(", {name}: {value}")).unwrap_or_default();
+            format!(
+                "status {}{}{}{}",
+                answer.status,
+                find("server"),
+                find(ADDRESS_HEADER),
+                find("x-egress-denied")
+            )
+        }
+        Outcome::Closed => "closed".to_owned(),
+        Outcome::Silence => "silence".to_owned(),
+        Outcome::Refused(why) => format!("no connection ({why})"),
+        Outcome::Bytes(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
+    }
+}
+
+/// A connection that echoes a few bytes all the time, and counts them.
+struct LongLived {
+    bytes: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    ended: mpsc::Receiver<String>,
+}
+
+impl LongLived {
+    fn start(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        let (bytes, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (sender, ended) = mpsc::channel();
+        let (count, end) = (Arc::clone(&bytes), Arc::clone(&stop));
+        netns.spawn(move || {
+            let result = client::connect(to).map_err(|e| format!("{e:?}")).and_then(|mut stream| {
+                while !end.load(Ordering::Relaxed) {
+                    echo(&mut stream).map_err(|e| e.to_string())?;
+                    count.fetch_add(8, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            let _ = sender.send(result.err().unwrap_or_default());
+        })?;
+        Ok(Self { bytes, stop, ended })
+    }
+}
+
+fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    let mut answer = [0; 8];
+    stream.write_all(b"12345678")?;
+    stream.read_exact(&mut answer)?;
+    std::thread::sleep(Duration::from_millis(10));
+    Ok(())
+}
+
+const TCP_POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: database, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ipAddresses: [203.0.113.20/32]
+  ports:
+  - {number: 9000, protocol: tcp}
+  - {number: 9001, protocol: tcp-server-first}
+";
+
+fn run(args: &Args) -> Result<u32> {
+    let start = Instant::now();
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.global_egress(false)?;
+    let shim = world.shim(&[])?;
+    let envoy = mesh::sidecar(&pod, false)?;
+    println!(
+        "Stock Envoy {}, one workload of the service account curl/curl,",
+        egress_tests::envoy::version()?
+    );
+    println!(
+        "the control plane on a folder of manifests, and a world of its own outside ({:.1} s).",
+        start.elapsed().as_secs_f64()
+    );
+    let mut story = Story { world: &world, pod: &pod, step: 0, wrong: 0 };
+    no_policy(&mut story)?;
+    http(&mut story)?;
+    https(&mut story)?;
+    tcp(&mut story)?;
+    let long_lived = LongLived::start(pod.workload(), SocketAddr::new(EXAMPLE, 9000))?;
+    wait_for("a long-lived connection", Duration::from_secs(3), || {
+        long_lived.bytes.load(Ordering::Relaxed) > 0
+    })?;
+    global(&mut story, &envoy)?;
+    let shim = control_plane_dies(&mut story, shim, &world)?;
+    long_life(&mut story, &long_lived, &envoy)?;
+    println!("\n{} steps, {} wrong, {:.1} s", story.step, story.wrong, start.elapsed().as_secs_f64());
+    let wrong = story.wrong;
+    if args.keep {
+        keep(&world, &pod, &shim)?;
+    }
+    Ok(wrong)
+}
+
+fn no_policy(story: &mut Story<'_>) -> Result<()> {
+    story.chapter("1. No policy, global egress off: nothing gets out.");
+    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::Closed)?;
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed)?;
+    story.tcp("TCP to 203.0.113.20:9000", SocketAddr::new(EXAMPLE, 9000), b"hello", Expect::Closed)?;
+    let arrived = story.world.origins.seen().len();
+    story.check("Nothing arrived outside", arrived == 0, &format!("{arrived} connections at the origins"));
+    Ok(())
+}
+
+fn http(story: &mut Story<'_>) -> Result<()> {
+    story.chapter("2. An Egress policy for HTTP: each request is decided.");
+    story.apply("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::From(HTTPBIN))?;
+    story.http(
+        "GET http://www.example.com/",
+        EXAMPLE,
+        "www.example.com",
+        "/",
+        Expect::Denied("host-not-allowed"),
+    )?;
+    story.http(
+        "httpbin.org asked of another address",
+        ELSEWHERE,
+        "httpbin.org",
+        "/get",
+        Expect::From(HTTPBIN),
+    )?;
+    let routes = mesh::sample("route-group.yaml")?;
+    story.world.remove("httpbin-80.yaml")?;
+    story.apply("route-group.yaml", &routes)?;
+    story.http(
+        "GET /status/200, with a route group for /get",
+        HTTPBIN,
+        "httpbin.org",
+        "/status/200",
+        Expect::Denied("route-not-allowed"),
+    )?;
+    story.http("GET /get", HTTPBIN, "httpbin.org", "/get", Expect::Status(200))?;
+    let wider = routes.replace(
+        "    pathRegex: /get\n",
+        "    pathRegex: /get\n  - name: status\n    pathRegex: /status.*\n",
+    );
+    story.apply("route-group.yaml", &wider)?;
+    story.http(
+        "GET /status/200, after the group is widened",
+        HTTPBIN,
+        "httpbin.org",
+        "/status/200",
+        Expect::Status(200),
+    )
+}
+
+fn https(story: &mut Story<'_>) -> Result<()> {
+    story.chapter("3. An Egress policy for HTTPS: the name decides, and the name chooses the address.");
+    story.apply("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
+    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
+    story.https("SNI httpbin.org sent to 198.51.100.66", ELSEWHERE, "httpbin.org", Expect::From(HTTPBIN))?;
+    let arrived = story.world.origins.connections_to(ELSEWHERE);
+    story.check("Nothing arrived at 198.51.100.66", arrived == 0, &format!("{arrived} connections"));
+    Ok(())
+}
+
+fn tcp(story: &mut Story<'_>) -> Result<()> {
+    story.chapter("4. A TCP policy with ipAddresses.");
+    story.apply("database.yaml", TCP_POLICY)?;
+    story.tcp(
+        "TCP to 203.0.113.20:9000",
+        SocketAddr::new(EXAMPLE, 9000),
+        b"hello",
+        Expect::Says(b"hello"),
+    )?;
+    story.tcp("TCP to 203.0.113.10:9000", SocketAddr::new(HTTPBIN, 9000), b"hello", Expect::Closed)?;
+    story.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Says(GREETING))
+}
+
+fn global(story: &mut Story<'_>, envoy: &Envoy<'_>) -> Result<()> {
+    story.chapter("5. Global egress: spec.traffic.enableEgress in the MeshConfig.");
+    let exists = || Ok::<_, anyhow::Error>(envoy.admin("/clusters")?.contains("passthrough-outbound::"));
+    story.world.global_egress(true)?;
+    println!("   -> meshconfig.yaml is written with enableEgress: true");
+    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::From(EXAMPLE))?;
+    story.tcp(
+        "TCP to 198.51.100.66:9000",
+        SocketAddr::new(ELSEWHERE, 9000),
+        b"hello",
+        Expect::Says(b"hello"),
+    )?;
+    let there = exists()?;
+    story.check("Cluster passthrough-outbound is there", there, if there { "it is" } else { "it is not" });
+    story.world.global_egress(false)?;
+    println!("   -> meshconfig.yaml is written with enableEgress: false");
+    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
+    story.tcp("TCP to 198.51.100.66:9000", SocketAddr::new(ELSEWHERE, 9000), b"hello", Expect::Closed)?;
+    let gone =
+        wait_for("the cluster to go", Duration::from_secs(3), || matches!(exists(), Ok(false))).is_ok();
+    story.check("Cluster passthrough-outbound is gone", gone, if gone { "it is" } else { "it is not" });
+    Ok(())
+}
+
+fn control_plane_dies<'w>(story: &mut Story<'_>, shim: Shim<'w>, world: &'w World) -> Result<Shim<'w>> {
+    story.chapter(
+        "6. The control plane is killed: enforcement goes on. It comes back: nothing is sent again.",
+    );
+    drop(shim);
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
+    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
+    let shim = world.shim(&[])?;
+    let metric = |name: &str| -> Result<u64> {
+        let text = shim.get("/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such metric")?;
+        Ok(line.trim().parse()?)
+    };
+    wait_for("Envoy to come back", Duration::from_secs(30), || {
+        metric("osm_egress_proxies ").is_ok_and(|n| n == 1)
+    })?;
+    wait_for("Envoy to say what it has", Duration::from_secs(5), || {
+        metric("osm_egress_xds_acknowledged_total ").is_ok_and(|n| n >= 3)
+    })?;
+    let sent = metric("osm_egress_xds_responses_total ")?;
+    story.check("Envoy reconnected without a resend", sent == 0, &format!("{sent} responses sent"));
+    story.world.remove("httpbin-443.yaml")?;
+    println!("   -> httpbin-443.yaml is removed");
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed)?;
+    Ok(shim)
+}
+
+fn long_life(story: &mut Story<'_>, connection: &LongLived, envoy: &Envoy<'_>) -> Result<()> {
+    story.chapter("The long-lived connection to 203.0.113.20:9000 all the while:");
+    let before = connection.bytes.load(Ordering::Relaxed);
+    let lives =
+        wait_for("more bytes", Duration::from_secs(3), || connection.bytes.load(Ordering::Relaxed) > before)
+            .is_ok();
+    let bytes = connection.bytes.load(Ordering::Relaxed);
+    let error = connection.ended.try_recv().unwrap_or_default();
+    story.check("It is alive", lives, &format!("{bytes} bytes echoed {error}"));
+    connection.stop.store(true, Ordering::Relaxed);
+    let modified = envoy.stat("listener_manager.listener_modified")?;
+    story.check("No listener was modified", modified == 0, &format!("listener_modified: {modified}"));
+    Ok(())
+}
+
+fn keep(world: &World, pod: &Pod, shim: &Shim<'_>) -> Result<()> {
+    let admin = SocketAddr::new(CONTROL_PLANE, 15129);
+    println!("\nThe mesh stays up until Ctrl-C.");
+    println!("  manifests:     {}", world.manifests.path().display());
+    println!(
+        "  what it knows: nsenter --net=/proc/{}/ns/net osm-egress status --admin {admin}",
+        world.outside.netns.pid()
+    );
+    println!("  the workload:  a shell in it opens now; try: curl -v http://httpbin.org/get");
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
+    let status = pod
+        .command(&shell, mesh::NAME_SERVER)?
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .status()?;
+    ensure!(shim.get("/readyz").is_ok(), "the control plane is gone");
+    println!("shell ended: {status}");
+    Ok(())
+}

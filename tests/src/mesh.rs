@@ -1,0 +1,158 @@
+//! A world with origins, a name server, and the addresses that the tests speak of.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::client::{self, Outcome};
+use crate::dns::Dns;
+use crate::envoy::{self, Envoy};
+use crate::netns::{Form, Outside, Pod};
+use crate::origin::Origins;
+use crate::shim::{self, Shim};
+
+/// `httpbin.org`.
+pub const HTTPBIN: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// `www.example.com` and `openservicemesh.io`.
+pub const EXAMPLE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20));
+/// An address that no name leads to.
+pub const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 66));
+/// The name server.
+pub const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53));
+/// The control plane.
+pub const CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
+
+/// A world.
+#[derive(Debug)]
+pub struct World {
+    /// Its namespace.
+    pub outside: Outside,
+    /// Its servers.
+    pub origins: Origins,
+    /// Its name server.
+    pub dns: Dns,
+    /// The folder that control planes read.
+    pub manifests: tempfile::TempDir,
+}
+
+impl World {
+    /// A world with everything in it but control plane and sidecars.
+    ///
+    /// # Errors
+    /// When this process may not make one.
+    pub fn new() -> Result<Self> {
+        let outside = Outside::new(&[HTTPBIN, EXAMPLE, ELSEWHERE, NAME_SERVER, CONTROL_PLANE])?;
+        let origins = Origins::start(&outside.netns)?;
+        let dns = Dns::start(&outside.netns, SocketAddr::new(NAME_SERVER, 53))?;
+        dns.set("httpbin.org", &[HTTPBIN]);
+        dns.set("www.example.com", &[EXAMPLE]);
+        dns.set("openservicemesh.io", &[EXAMPLE]);
+        Ok(Self { outside, origins, dns, manifests: tempfile::tempdir()? })
+    }
+
+    /// A pod in the form that this process can have.
+    ///
+    /// # Errors
+    /// When its namespaces cannot be made.
+    pub fn pod(&self) -> Result<Pod> {
+        self.outside.pod(Form::possible())
+    }
+
+    /// The control plane, with these flags besides the usual.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn shim(&self, flags: &[&str]) -> Result<Shim<'_>> {
+        let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
+        let mut all = vec!["--dns-resolver", &name_server];
+        all.extend_from_slice(flags);
+        Shim::start(&self.outside.netns, CONTROL_PLANE, self.manifests.path(), &all)
+    }
+
+    /// Writes a manifest, as an editor does: whole, by renaming.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.manifests.path().join(name);
+        let draft = self.manifests.path().join(format!(".{name}.draft"));
+        fs::write(&draft, text)?;
+        fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes a manifest.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        Ok(fs::remove_file(self.manifests.path().join(name))?)
+    }
+
+    /// Switches global egress, in the MeshConfig.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn global_egress(&self, on: bool) -> Result<()> {
+        let text = sample("meshconfig.yaml")?.replace("enableEgress: false", &format!("enableEgress: {on}"));
+        self.write("meshconfig.yaml", &text)
+    }
+}
+
+/// A manifest of `envoy/samples`.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn sample(name: &str) -> Result<String> {
+    let path = root().join("envoy/samples").join(name);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The repository's root.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The bootstrap that `osm-egress bootstrap` prints.
+///
+/// # Errors
+/// When it prints none.
+pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
+    let output = Command::new(shim::binary()?)
+        .args(["bootstrap", "--identity", identity, "--envoy-version", &envoy::version()?])
+        .args(["--xds", &SocketAddr::new(CONTROL_PLANE, 15128).to_string()])
+        .args(delta.then_some("--delta"))
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A sidecar of `curl/curl` that asks the control plane.
+///
+/// # Errors
+/// When it does not get ready.
+pub fn sidecar(pod: &Pod, delta: bool) -> Result<Envoy<'_>> {
+    Envoy::start(pod, &bootstrap("curl/curl", delta)?, 1)
+}
+
+/// What a workload that asks for `http://AUTHORITY/PATH` at an address gets.
+///
+/// # Errors
+/// When the workload's namespace is gone.
+pub fn get(pod: &Pod, to: SocketAddr, authority: &str, path: &str) -> Result<Outcome> {
+    let request = client::request("GET", path, &[("host", authority), ("connection", "close")]);
+    pod.workload().run(|| client::http(to, &request))
+}
+
+/// The same over TLS.
+///
+/// # Errors
+/// When the workload's namespace is gone.
+pub fn get_tls(pod: &Pod, to: SocketAddr, name: Option<&str>) -> Result<Outcome> {
+    let host = name.unwrap_or("none");
+    let request = client::request("GET", "/get", &[("host", host), ("connection", "close")]);
+    pod.workload().run(|| client::https(to, name, &request))
+}

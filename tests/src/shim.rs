@@ -1,0 +1,124 @@
+//! Runs the real control plane.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::client::{self, Outcome};
+use crate::netns::Netns;
+use crate::wait::wait_for;
+
+/// A running control plane; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Shim<'n> {
+    child: Child,
+    netns: &'n Netns,
+    admin: SocketAddr,
+    log: tempfile::NamedTempFile,
+}
+
+/// The control plane that is tried: `OSM_EGRESS_BIN`, which `cargo xtask` sets.
+///
+/// # Errors
+/// When it is not set, or there is nothing.
+pub fn binary() -> Result<PathBuf> {
+    from_environment("OSM_EGRESS_BIN")
+}
+
+/// The module that is tried: `EGRESS_WASM`, which `cargo xtask` sets.
+///
+/// # Errors
+/// When it is not set, or there is nothing.
+pub fn module() -> Result<PathBuf> {
+    from_environment("EGRESS_WASM")
+}
+
+fn from_environment(name: &str) -> Result<PathBuf> {
+    let path =
+        std::env::var_os(name).with_context(|| format!("{name} is not set: run this by `cargo xtask`"))?;
+    let path = PathBuf::from(path);
+    ensure!(path.is_file(), "{name}: there is nothing at {}", path.display());
+    Ok(path)
+}
+
+impl<'n> Shim<'n> {
+    /// Starts `osm-egress serve` and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready; with its log.
+    pub fn start(netns: &'n Netns, ip: std::net::IpAddr, folder: &Path, flags: &[&str]) -> Result<Self> {
+        let admin = SocketAddr::new(ip, 15129);
+        let log = tempfile::NamedTempFile::new()?;
+        let output: File = log.reopen()?;
+        let child = netns
+            .command(&binary()?.to_string_lossy())
+            .args(["serve", "--insecure-node-identity", "--config-dir"])
+            .arg(folder)
+            .arg("--wasm")
+            .arg(module()?)
+            .args(["--xds-listen", &SocketAddr::new(ip, 15128).to_string()])
+            .args(["--admin-listen", &admin.to_string()])
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .context("cannot start osm-egress")?;
+        let mut shim = Self { child, netns, admin, log };
+        let ready = wait_for("the control plane to be ready", Duration::from_secs(20), || {
+            shim.get("/readyz").is_ok() || shim.child.try_wait().ok().flatten().is_some()
+        });
+        if ready.is_err() || shim.child.try_wait()?.is_some() {
+            bail!("the control plane does not get ready:\n{}", shim.log());
+        }
+        Ok(shim)
+    }
+
+    /// Asks the admin interface.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let request = client::request("GET", path, &[("host", "shim"), ("connection", "close")]);
+        match self.netns.run(|| client::http(self.admin, &request))? {
+            Outcome::Http(answer) if answer.status == 200 => Ok(String::from_utf8(answer.body)?),
+            Outcome::Http(answer) => {
+                bail!("{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body))
+            }
+            other => bail!("{path}: {other:?}"),
+        }
+    }
+
+    /// The whole of `/status`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.get("/status")?)?)
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap_or_default()
+    }
+
+    /// The memory that it has, in kB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> Result<u64> {
+        crate::envoy::memory_of(self.child.id())
+    }
+}
+
+impl Drop for Shim<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
