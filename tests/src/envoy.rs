@@ -40,7 +40,11 @@ pub fn binary() -> Result<PathBuf> {
 pub fn version() -> Result<String> {
     let output = Command::new(binary()?).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split("version: ").nth(1).and_then(|text| text.split('/').nth(1)).context("Envoy prints no version")?;
+    let version = text
+        .split("version: ")
+        .nth(1)
+        .and_then(|text| text.split('/').nth(1))
+        .context("Envoy prints no version")?;
     Ok(version.split('-').next().unwrap_or(version).to_owned())
 }
 
@@ -77,7 +81,14 @@ impl<'p> Envoy<'p> {
             .arg("-c")
             .arg(&path)
             .args(["--disable-hot-restart", "--log-level", "info", "--concurrency", &workers.to_string()])
-            .args(["--component-log-level", "wasm:info", "--drain-time-s", "1"])
+            .args([
+                "--component-log-level",
+                "wasm:info",
+                "--drain-time-s",
+                "1",
+                "--file-flush-interval-msec",
+                "20",
+            ])
             .stdout(log.try_clone()?)
             .stderr(log)
             .stdin(Stdio::null())
@@ -147,6 +158,12 @@ impl<'p> Envoy<'p> {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    /// The access log: a JSON object per connection and per request that has ended.
+    #[must_use]
+    pub fn access_log(&self) -> Vec<serde_json::Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The last lines of that.

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 struct Story<'a> {
     world: &'a World,
     pod: &'a Pod,
+    envoy: &'a Envoy<'a>,
     step: u32,
     wrong: u32,
 }
@@ -55,8 +56,10 @@ enum Expect {
     Status(u16),
     /// Served at this address.
     From(IpAddr),
+    /// An HTTP answer with this reason.
     Denied(&'static str),
-    Closed,
+    /// Closed, with this reason in Envoy's access log.
+    Closed(&'static str),
     Says(&'static [u8]),
 }
 
@@ -78,7 +81,21 @@ impl Story<'_> {
         while !expect.is(&last) && start.elapsed() < Duration::from_secs(3) {
             last = attempt()?;
         }
-        let right = expect.is(&last);
+        let took = start.elapsed().as_secs_f64() * 1000.0;
+        let mut right = expect.is(&last);
+        let mut shown = show(&last);
+        if let (true, Expect::Closed(reason)) = (right, expect) {
+            let logged = || {
+                self.envoy
+                    .access_log()
+                    .iter()
+                    .rev()
+                    .find_map(|line| Some(line.get("reason")?.as_str()?.to_owned()))
+            };
+            right = wait_for("the reason", Duration::from_secs(2), || logged().as_deref() == Some(reason))
+                .is_ok();
+            shown += &format!(", reason: {}", logged().unwrap_or_default());
+        }
         self.wrong += u32::from(!right);
         let mark = if right { "ok   " } else { "WRONG" };
         let took = start.elapsed().as_secs_f64() * 1000.0;
@@ -127,7 +144,7 @@ impl Expect {
             (Self::Denied(reason), Outcome::Http(answer)) => {
                 answer.status == 403 && answer.header("x-egress-denied") == Some(reason)
             }
-            (Self::Closed, Outcome::Closed | Outcome::Refused(_)) => true,
+            (Self::Closed(_), Outcome::Closed | Outcome::Refused(_)) => true,
             (Self::Says(text), Outcome::Bytes(bytes)) => bytes == text,
             _ => false,
         }
@@ -140,7 +157,7 @@ impl std::fmt::Display for Expect {
             Self::Status(status) => write!(f, "status {status}"),
             Self::From(address) => write!(f, "status 200 from {address}"),
             Self::Denied(reason) => write!(f, "status 403, {reason}"),
-            Self::Closed => f.write_str("closed"),
+            Self::Closed(reason) => write!(f, "closed, {reason}"),
             Self::Says(bytes) => write!(f, "{:?}", String::from_utf8_lossy(bytes)),
         }
     }
@@ -226,7 +243,7 @@ fn run(args: &Args) -> Result<u32> {
         "the control plane on a folder of manifests, and a world of its own outside ({:.1} s).",
         start.elapsed().as_secs_f64()
     );
-    let mut story = Story { world: &world, pod: &pod, step: 0, wrong: 0 };
+    let mut story = Story { world: &world, pod: &pod, envoy: &envoy, step: 0, wrong: 0 };
     no_policy(&mut story)?;
     http(&mut story)?;
     https(&mut story)?;
@@ -235,7 +252,7 @@ fn run(args: &Args) -> Result<u32> {
     wait_for("a long-lived connection", Duration::from_secs(3), || {
         long_lived.bytes.load(Ordering::Relaxed) > 0
     })?;
-    global(&mut story, &envoy)?;
+    global(&mut story)?;
     let shim = control_plane_dies(&mut story, shim, &world)?;
     long_life(&mut story, &long_lived, &envoy)?;
     println!("\n{} steps, {} wrong, {:.1} s", story.step, story.wrong, start.elapsed().as_secs_f64());
@@ -248,9 +265,14 @@ fn run(args: &Args) -> Result<u32> {
 
 fn no_policy(story: &mut Story<'_>) -> Result<()> {
     story.chapter("1. No policy, global egress off: nothing gets out.");
-    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::Closed)?;
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed)?;
-    story.tcp("TCP to 203.0.113.20:9000", SocketAddr::new(EXAMPLE, 9000), b"hello", Expect::Closed)?;
+    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::Closed("no-policy"))?;
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-policy"))?;
+    story.tcp(
+        "TCP to 203.0.113.20:9000",
+        SocketAddr::new(EXAMPLE, 9000),
+        b"hello",
+        Expect::Closed("no-policy"),
+    )?;
     let arrived = story.world.origins.seen().len();
     story.check("Nothing arrived outside", arrived == 0, &format!("{arrived} connections at the origins"));
     Ok(())
@@ -303,7 +325,12 @@ fn https(story: &mut Story<'_>) -> Result<()> {
     story.chapter("3. An Egress policy for HTTPS: the name decides, and the name chooses the address.");
     story.apply("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
     story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
-    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
+    story.https(
+        "GET https://www.example.com/",
+        EXAMPLE,
+        "www.example.com",
+        Expect::Closed("sni-not-allowed"),
+    )?;
     story.https("SNI httpbin.org sent to 198.51.100.66", ELSEWHERE, "httpbin.org", Expect::From(HTTPBIN))?;
     let arrived = story.world.origins.connections_to(ELSEWHERE);
     story.check("Nothing arrived at 198.51.100.66", arrived == 0, &format!("{arrived} connections"));
@@ -319,12 +346,18 @@ fn tcp(story: &mut Story<'_>) -> Result<()> {
         b"hello",
         Expect::Says(b"hello"),
     )?;
-    story.tcp("TCP to 203.0.113.10:9000", SocketAddr::new(HTTPBIN, 9000), b"hello", Expect::Closed)?;
+    story.tcp(
+        "TCP to 203.0.113.10:9000",
+        SocketAddr::new(HTTPBIN, 9000),
+        b"hello",
+        Expect::Closed("no-rule"),
+    )?;
     story.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Says(GREETING))
 }
 
-fn global(story: &mut Story<'_>, envoy: &Envoy<'_>) -> Result<()> {
+fn global(story: &mut Story<'_>) -> Result<()> {
     story.chapter("5. Global egress: spec.traffic.enableEgress in the MeshConfig.");
+    let envoy = story.envoy;
     let exists = || Ok::<_, anyhow::Error>(envoy.admin("/clusters")?.contains("passthrough-outbound::"));
     story.world.global_egress(true)?;
     println!("   -> meshconfig.yaml is written with enableEgress: true");
@@ -339,8 +372,18 @@ fn global(story: &mut Story<'_>, envoy: &Envoy<'_>) -> Result<()> {
     story.check("Cluster passthrough-outbound is there", there, if there { "it is" } else { "it is not" });
     story.world.global_egress(false)?;
     println!("   -> meshconfig.yaml is written with enableEgress: false");
-    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
-    story.tcp("TCP to 198.51.100.66:9000", SocketAddr::new(ELSEWHERE, 9000), b"hello", Expect::Closed)?;
+    story.https(
+        "GET https://www.example.com/",
+        EXAMPLE,
+        "www.example.com",
+        Expect::Closed("sni-not-allowed"),
+    )?;
+    story.tcp(
+        "TCP to 198.51.100.66:9000",
+        SocketAddr::new(ELSEWHERE, 9000),
+        b"hello",
+        Expect::Closed("no-rule"),
+    )?;
     let gone =
         wait_for("the cluster to go", Duration::from_secs(3), || matches!(exists(), Ok(false))).is_ok();
     story.check("Cluster passthrough-outbound is gone", gone, if gone { "it is" } else { "it is not" });
@@ -353,7 +396,12 @@ fn control_plane_dies<'w>(story: &mut Story<'_>, shim: Shim<'w>, world: &'w Worl
     );
     drop(shim);
     story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
-    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::Closed)?;
+    story.https(
+        "GET https://www.example.com/",
+        EXAMPLE,
+        "www.example.com",
+        Expect::Closed("sni-not-allowed"),
+    )?;
     let shim = world.shim(&[])?;
     let metric = |name: &str| -> Result<u64> {
         let text = shim.get("/metrics")?;
@@ -370,7 +418,7 @@ fn control_plane_dies<'w>(story: &mut Story<'_>, shim: Shim<'w>, world: &'w Worl
     story.check("Envoy reconnected without a resend", sent == 0, &format!("{sent} responses sent"));
     story.world.remove("httpbin-443.yaml")?;
     println!("   -> httpbin-443.yaml is removed");
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed)?;
+    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-rule"))?;
     Ok(shim)
 }
 

@@ -93,9 +93,7 @@ impl Delta {
         let mut events = Vec::new();
         let responses = order(clusters_grow)
             .into_iter()
-            .filter_map(|url| {
-                self.response(url, snapshot, &BTreeSet::new(), false, &mut events)
-            })
+            .filter_map(|url| self.response(url, snapshot, &BTreeSet::new(), false, &mut events))
             .collect();
         (responses, events)
     }
