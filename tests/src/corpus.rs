@@ -1,1 +1,173 @@
+//! The shared corpus: manifests, connections, and what must become of each. See `tests/corpus`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use egress_policy::{
+    Decision, Destination, Document, Identity, OnConnection, OnOpening, Opening, Policy, Request,
+};
+use egress_shim::compile::{Compiled, Options, compile};
+use egress_shim::manifest::{self, yaml};
+use egress_shim::store::Store;
+use serde::Deserialize;
+
+use crate::mesh::root;
+
+/// One file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Corpus {
+    /// Its name.
+    #[serde(skip)]
+    pub name: String,
+    /// YAML documents.
+    pub manifests: String,
+    /// Connections.
+    pub cases: Vec<Case>,
+}
+
+/// One connection.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// Printed when it fails.
+    pub name: String,
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// `METHOD authority/path`.
+    pub http: Option<String>,
+    /// Other headers of the request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// A server name, or an empty one for none.
+    pub tls: Option<String>,
+    /// Bytes of a plain connection.
+    pub bytes: Option<String>,
+    /// What must become of it.
+    pub expect: String,
+}
+
+/// A plaintext request in its parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Http<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The authority.
+    pub authority: &'a str,
+    /// The path, with its query.
+    pub path: &'a str,
+}
+
+impl Case {
+    /// The request, where there is one.
+    #[must_use]
+    pub fn request(&self) -> Option<Http<'_>> {
+        let (method, target) = self.http.as_deref()?.split_once(' ')?;
+        let slash = target.find('/')?;
+        let (authority, path) = target.split_at(slash);
+        Some(Http { method, authority, path })
+    }
+
+    /// The destination that is expected, of an allowed connection.
+    #[must_use]
+    pub fn destination(&self) -> Option<&str> {
+        self.expect.split_once(" -> ").map(|(_, to)| to)
+    }
+}
+
+/// All files, in the order of their names.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn all() -> Result<Vec<Corpus>> {
+    let folder = root().join("tests/corpus");
+    let mut paths: Vec<_> = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")) {
+        let text = fs::read_to_string(path)?;
+        let document =
+            yaml::documents(&text).map_err(|e| anyhow!("{}:{}: {e}", path.display(), e.position.line))?;
+        let value = document.into_iter().next().context("an empty corpus file")?.value;
+        let mut corpus: Corpus = serde_json::from_value(value).with_context(|| path.display().to_string())?;
+        corpus.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        found.push(corpus);
+    }
+    ensure!(!found.is_empty(), "there is no corpus in {}", folder.display());
+    Ok(found)
+}
+
+impl Corpus {
+    /// The document of `curl/curl`.
+    ///
+    /// # Errors
+    /// When the manifests do not parse.
+    pub fn document(&self) -> Result<Arc<Document>> {
+        let path = std::path::PathBuf::from("corpus.yaml");
+        let mut store = Store::default();
+        let objects =
+            manifest::read(&path, &self.manifests).map_err(|problems| anyhow!("{}", problems[0]))?;
+        store.set(path, Ok(objects));
+        let compiled = compile(&store, &Options::default(), &Compiled::default());
+        Ok(compiled.document(&Identity::new("curl", "curl")?))
+    }
+}
+
+/// What the native engine says.
+#[must_use]
+pub fn ask(policy: &Policy, case: &Case) -> String {
+    let opening = match (&case.tls, &case.bytes) {
+        (Some(name), _) => Opening::Tls {
+            server_name: Some(name.as_str()).filter(|name| !name.is_empty()),
+            encrypted: false,
+        },
+        (None, _) => Opening::NotTls,
+    };
+    let decision = match policy.connection(case.to) {
+        OnConnection::Decided(decision) => decision,
+        OnConnection::NeedFirstBytes => match policy.opening(case.to, opening) {
+            OnOpening::Decided(decision) => decision,
+            OnOpening::EachRequest => match case.request() {
+                Some(Http { method, authority, path }) => {
+                    // Envoy's part: the engine gets normalised paths.
+                    let path = path.replace("/x/../", "/");
+                    let headers = CaseHeaders(&case.headers);
+                    policy.request(
+                        case.to,
+                        &Request { authority: Some(authority), method, path: &path, headers: &headers },
+                    )
+                }
+                None => return "each request".to_owned(),
+            },
+        },
+    };
+    show(&decision)
+}
+
+fn show(decision: &Decision<'_>) -> String {
+    let policy = decision.rule().map_or("-", |rule| rule.policy.as_str());
+    let reason = decision.reason();
+    match decision {
+        Decision::Deny(_) => format!("deny {reason} {policy}"),
+        Decision::Allow(permit) => {
+            let to = match &permit.to {
+                Destination::Dialled => "dialled",
+                Destination::Resolved(host) => host.as_str(),
+                Destination::Passthrough => "passthrough",
+            };
+            format!("allow {reason} {policy} -> {to}")
+        }
+    }
+}
+
+struct CaseHeaders<'a>(&'a BTreeMap<String, String>);
+
+impl egress_policy::Headers for CaseHeaders<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.get(name).map(|value| Cow::Borrowed(value.as_str()))
+    }
+}

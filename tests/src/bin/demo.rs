@@ -98,12 +98,7 @@ impl Story<'_> {
         }
         self.wrong += u32::from(!right);
         let mark = if right { "ok   " } else { "WRONG" };
-        let took = start.elapsed().as_secs_f64() * 1000.0;
-        println!(
-            "{mark} {:2}. {what}\n          expected {expect}; got {}; {took:.0} ms",
-            self.step,
-            show(&last)
-        );
+        println!("{mark} {:2}. {what}\n          expected {expect}; got {shown}; {took:.0} ms", self.step);
         Ok(())
     }
 

@@ -1,0 +1,139 @@
+//! The shared corpus through the native engine and through real Envoy.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_policy::Policy;
+use egress_tests::client::{self, Outcome};
+use egress_tests::corpus::{self, Case, Corpus};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::{Form, Pod, ensure_capable};
+use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::wait::wait_for;
+
+#[test]
+fn native_engine() -> Result<()> {
+    for corpus in corpus::all()? {
+        let policy = Policy::new(corpus.document()?.as_ref().clone())?;
+        for case in &corpus.cases {
+            assert_eq!(corpus::ask(&policy, case), case.expect, "{}: {}", corpus.name, case.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn envoy_with_state_of_the_world() -> Result<()> {
+    through_envoy(false, Form::possible())
+}
+
+#[test]
+fn envoy_with_delta() -> Result<()> {
+    through_envoy(true, Form::possible())
+}
+
+/// The form that an ordinary user has, tried as root too.
+#[test]
+fn envoy_in_the_routed_form() -> Result<()> {
+    through_envoy(false, Form::Routed)
+}
+
+fn through_envoy(delta: bool, form: Form) -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.outside.pod(form)?;
+    let shim = world.shim(&[])?;
+    let envoy = mesh::sidecar(&pod, delta)?;
+    let mut decided = 0;
+    for corpus in corpus::all()? {
+        world.write("corpus.yaml", &corpus.manifests)?;
+        let version = corpus.document()?.version.clone();
+        wait_for("Envoy to acknowledge the policy", Duration::from_secs(10), || {
+            shim.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"] == version.as_str())
+        })
+        .with_context(|| format!("{}: {:#?}", corpus.name, shim.status()))?;
+        for case in &corpus.cases {
+            check(&world, &pod, &envoy, &corpus, case, &mut decided)
+                .with_context(|| format!("{}: {}", corpus.name, case.name))?;
+        }
+    }
+    ensure!(envoy.stat("listener_manager.listener_modified")? == 0, "a policy change modified a listener");
+    Ok(())
+}
+
+fn check(
+    world: &World,
+    pod: &Pod,
+    envoy: &Envoy<'_>,
+    corpus: &Corpus,
+    case: &Case,
+    decided: &mut usize,
+) -> Result<()> {
+    let before = arrivals(world);
+    let outcome = attempt(pod, case)?;
+    let decisions =
+        || -> Vec<_> { envoy.access_log().into_iter().filter(|line| line["verdict"].is_string()).collect() };
+    wait_for("the decision in the access log", Duration::from_secs(5), || decisions().len() > *decided)
+        .with_context(|| format!("outcome: {outcome:?}"))?;
+    let lines = decisions();
+    *decided = lines.len();
+    let line = lines.last().context("no line")?;
+    let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
+    let expected = case.expect.split(" -> ").next().unwrap_or_default();
+    ensure!(said == expected, "Envoy decided `{said}`, expected `{}` ({outcome:?})", case.expect);
+    let after = arrivals(world);
+    let served: Option<IpAddr> = match case.destination() {
+        None => None,
+        Some("dialled" | "passthrough") => Some(case.to.ip()),
+        Some("httpbin.org") => Some(HTTPBIN),
+        Some(_) => Some(EXAMPLE),
+    };
+    match (served, &outcome) {
+        (None, Outcome::Http(answer)) => {
+            ensure!(answer.status == 403, "status {}", answer.status);
+            ensure!(answer.header("x-egress-denied") == expected.split(' ').nth(1), "{answer:?}");
+        }
+        (None, Outcome::Closed) => {}
+        (Some(address), Outcome::Http(answer)) => {
+            let at = answer.header(ADDRESS_HEADER).unwrap_or_default();
+            ensure!(answer.status == 200 && at == address.to_string(), "{answer:?}");
+        }
+        (Some(address), Outcome::Bytes(_)) => {
+            ensure!(after.last() == Some(&SocketAddr::new(address, case.to.port())), "arrived at {after:?}");
+        }
+        (_, outcome) => anyhow::bail!("{}: unexpected outcome {outcome:?}", corpus.name),
+    }
+    if served.is_none() {
+        ensure!(after.len() == before.len(), "something arrived at an origin: {after:?}");
+    }
+    Ok(())
+}
+
+fn arrivals(world: &World) -> Vec<SocketAddr> {
+    use egress_tests::origin::Seen;
+    let seen = world.origins.seen();
+    seen.into_iter()
+        .filter_map(|seen| if let Seen::Connection(to) = seen { Some(to) } else { None })
+        .collect()
+}
+
+fn attempt(pod: &Pod, case: &Case) -> Result<Outcome> {
+    let request = |method: &str, authority: &str, path: &str| {
+        let mut headers = vec![("host", authority), ("connection", "close")];
+        headers.extend(case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        client::request(method, path, &headers)
+    };
+    pod.workload().run(|| {
+        if let Some(name) = &case.tls {
+            let name = Some(name.as_str()).filter(|name| !name.is_empty());
+            return client::https(case.to, name, &request("GET", name.unwrap_or("none"), "/get"));
+        }
+        match case.request() {
+            Some(http) => client::http(case.to, &request(http.method, http.authority, http.path)),
+            None => client::exchange(case.to, case.bytes.as_deref().unwrap_or_default().as_bytes()),
+        }
+    })
+}
