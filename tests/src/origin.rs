@@ -192,12 +192,14 @@ impl Origins {
         for (name, value) in request.headers() {
             body += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
         }
+        let head_only = request.method() == hyper::Method::HEAD;
         let status = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).unwrap_or(200);
         let bytes = path.strip_prefix("/bytes/").and_then(|count| count.parse().ok());
         // Read to the end, so that a large upload is seen to arrive.
         let received = request.into_body().collect().await.map(|b| b.to_bytes().len()).unwrap_or_default();
         body += &format!("received {received} bytes\n");
         let body = bytes.map_or_else(|| Bytes::from(body), |count| Bytes::from(vec![b'x'; count]));
+        let body = if head_only { Bytes::new() } else { body };
         Response::builder()
             .status(status)
             .header("server", "gunicorn/19.9.0")

@@ -54,12 +54,12 @@ impl<'n> Shim<'n> {
         let admin = SocketAddr::new(ip, 15129);
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
-        let child = netns
-            .command(&binary()?.to_string_lossy())
-            .args(["serve", "--insecure-node-identity", "--config-dir"])
-            .arg(folder)
-            .arg("--wasm")
-            .arg(module()?)
+        let mut command = netns.command(&binary()?.to_string_lossy());
+        command.args(["serve", "--insecure-node-identity", "--config-dir"]).arg(folder);
+        if !flags.contains(&"--wasm") {
+            command.arg("--wasm").arg(module()?);
+        }
+        let child = command
             .args(["--xds-listen", &SocketAddr::new(ip, 15128).to_string()])
             .args(["--admin-listen", &admin.to_string()])
             .args(flags)

@@ -1,0 +1,193 @@
+//! Whatever breaks, nothing gets out while global egress is off.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client::Outcome;
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::shim::Shim;
+use egress_tests::wait::wait_for;
+
+const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: all, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports:
+  - {number: 80, protocol: http}
+  - {number: 443, protocol: https}
+  - {number: 9000, protocol: tcp}
+";
+
+/// Nothing gets out, not even what the policy allows, and nothing arrives.
+fn nothing_gets_out(world: &World, pod: &Pod) -> Result<()> {
+    for round in 0..3 {
+        let outcomes = [
+            mesh::get(pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?,
+            mesh::get_tls(pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?,
+            mesh::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?,
+            mesh::get(pod, SocketAddr::new(EXAMPLE, 9000), "www.example.com", "/")?,
+        ];
+        for outcome in outcomes {
+            ensure!(matches!(outcome, Outcome::Closed | Outcome::Refused(_)), "round {round}: {outcome:?}");
+        }
+    }
+    ensure!(world.origins.seen().is_empty(), "something arrived: {:?}", world.origins.seen());
+    Ok(())
+}
+
+/// A module that Envoy accepts as far as `limit` configurations go, and that then fails; or that
+/// traps at a connection.
+fn module(limit: u32, on_connection: &str) -> Result<Vec<u8>> {
+    // A metric is the only thing that the VMs of all threads have in common.
+    Ok(wat::parse_str(format!(
+        r#"(module
+  (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))
+  (import "env" "proxy_get_metric" (func $get (param i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "configured")
+  (global $heap (mut i32) (i32.const 4096))
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32)
+    (global.get $heap)
+    (global.set $heap (i32.add (global.get $heap) (local.get 0))))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (drop (call $define (i32.const 0) (i32.const 64) (i32.const 10) (i32.const 16)))
+    (drop (call $increment (i32.load (i32.const 16)) (i64.const 1)))
+    (drop (call $get (i32.load (i32.const 16)) (i32.const 24)))
+    (i64.le_u (i64.load (i32.const 24)) (i64.const {limit})))
+  (func (export "proxy_on_new_connection") (param i32) (result i32) {on_connection}))"#
+    ))?)
+}
+
+const UNLIMITED: u32 = 1_000_000;
+
+/// A world whose control plane delivers this module in place of ours.
+fn with_module(
+    bytes: &[u8],
+    test: impl FnOnce(&World, &Pod, &Shim<'_>, &Envoy<'_>) -> Result<()>,
+) -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("all.yaml", POLICIES)?;
+    let module = world.manifests.path().join("module.wasm");
+    std::fs::write(&module, bytes)?;
+    let name_server = format!("{}:53", mesh::NAME_SERVER);
+    let flags = ["--dns-resolver", &name_server, "--wasm", &module.to_string_lossy()];
+    let shim = Shim::start(&world.outside.netns, CONTROL_PLANE, world.manifests.path(), &flags)?;
+    // With a filter that it rejects, Envoy waits for another one for 15 s before it listens.
+    let envoy = Envoy::launch(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
+    test(&world, &pod, &shim, &envoy)
+}
+
+fn acknowledged(shim: &Shim<'_>) -> bool {
+    shim.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
+}
+
+#[test]
+fn the_module_traps() -> Result<()> {
+    with_module(&module(UNLIMITED, "unreachable")?, |world, pod, shim, envoy| {
+        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(shim))?;
+        wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
+        nothing_gets_out(world, pod)
+    })
+}
+
+#[test]
+fn the_module_lets_everything_through() -> Result<()> {
+    with_module(&module(UNLIMITED, "(i32.const 0)")?, |world, pod, shim, envoy| {
+        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(shim))?;
+        wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
+        nothing_gets_out(world, pod)?;
+        // It was really there: tcp_proxy met the cluster that does not exist.
+        ensure!(envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route")? > 0);
+        Ok(())
+    })
+}
+
+/// The main thread accepts the configuration, a worker does not: Envoy goes on without the filter,
+/// whatever its failure policy says.
+#[test]
+fn configuring_fails_on_a_worker_only() -> Result<()> {
+    let mut without_filter = false;
+    // Which call is the worker's depends on the version of Envoy.
+    for limit in 1..=3 {
+        with_module(&module(limit, "unreachable")?, |world, pod, shim, envoy| {
+            wait_for("Envoy to take it or not", Duration::from_secs(20), || {
+                acknowledged(shim)
+                    || shim
+                        .status()
+                        .is_ok_and(|s| s["proxies"][0]["types"]["extension"]["rejected"].is_object())
+            })?;
+            if acknowledged(shim) {
+                wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
+            }
+            nothing_gets_out(world, pod)?;
+            without_filter |= envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route").unwrap_or(0) > 0;
+            Ok(())
+        })
+        .with_context(|| format!("failing from call {limit} on"))?;
+    }
+    ensure!(without_filter, "no connection ever reached tcp_proxy: this test proves nothing");
+    Ok(())
+}
+
+/// A module that is never accepted: its refusal is shown with Envoy's words, and is not repeated.
+#[test]
+fn a_rejected_module() -> Result<()> {
+    with_module(&module(0, "unreachable")?, |world, pod, shim, _envoy| {
+        let rejected = || -> Option<String> {
+            let status = shim.status().ok()?;
+            Some(status["proxies"][0]["types"]["extension"]["rejected"]["error"].as_str()?.to_owned())
+        };
+        wait_for("the rejection", Duration::from_secs(20), || rejected().is_some())?;
+        ensure!(rejected().is_some_and(|text| text.contains("Wasm")), "{:?}", rejected());
+        nothing_gets_out(world, pod)?;
+        let sent = || -> Result<u64> {
+            let text = shim.get("/metrics")?;
+            let line = text.lines().find_map(|l| l.strip_prefix("osm_egress_xds_responses_total "));
+            Ok(line.context("no such metric")?.trim().parse()?)
+        };
+        let (before, start) = (sent()?, std::time::Instant::now());
+        // Time must pass here: what is to be seen is that nothing happens.
+        while start.elapsed() < Duration::from_secs(1) {
+            ensure!(sent()? == before, "the rejected module is sent again and again");
+            std::thread::yield_now();
+        }
+        Ok(())
+    })
+}
+
+/// No control plane at all: Envoy has no listener.
+#[test]
+fn no_control_plane() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let envoy = Envoy::launch(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
+    wait_for("Envoy's admin interface", Duration::from_secs(10), || envoy.admin("/stats").is_ok())?;
+    nothing_gets_out(&world, &pod)
+}
+
+/// A proxy that does not say who it is gets nothing.
+#[test]
+fn an_unknown_proxy() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("all.yaml", POLICIES)?;
+    let shim = world.shim(&[])?;
+    let bootstrap = mesh::bootstrap("curl/curl", false)?.replace("id: sidecar.curl.curl", "id: nobody");
+    let envoy = Envoy::launch(&pod, &bootstrap, 1)?;
+    wait_for("Envoy's admin interface", Duration::from_secs(10), || envoy.admin("/stats").is_ok())?;
+    wait_for("the refusal in the log", Duration::from_secs(10), || shim.log().contains("node id `nobody`"))?;
+    nothing_gets_out(&world, &pod)
+}
