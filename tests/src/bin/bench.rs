@@ -1,0 +1,246 @@
+//! Compares, interleaved in one run: bare passthrough, Open Service Mesh's own configuration, and ours.
+//!
+//! The figure is Envoy's processor time per connection or request, not wall time: machines are noisy,
+//! and what the client and the origins do costs the same everywhere.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, ensure};
+use clap::Parser;
+use egress_tests::client::{self, Outcome};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::{self, Pod};
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// Less of everything, to see that it works.
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match netns::ensure_capable().and_then(|()| run(&args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: bench, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports:
+  - {number: 80, protocol: http}
+  - {number: 443, protocol: https}
+  - {number: 9000, protocol: tcp}
+  - {number: 9002, protocol: tcp}
+";
+
+fn run(args: &Args) -> Result<()> {
+    let world = World::new()?;
+    world.write("bench.yaml", POLICY)?;
+    world.global_egress(false)?;
+    let shim = world.shim(&[])?;
+    let folder = mesh::root().join("tests/bench");
+    let pods = [world.pod()?, world.pod()?, world.pod()?];
+    let bare = Envoy::start(&pods[0], &std::fs::read_to_string(folder.join("bare.yaml"))?, 1)?;
+    let osm = Envoy::start(&pods[1], &std::fs::read_to_string(folder.join("osm.yaml"))?, 1)?;
+    let ours = mesh::sidecar(&pods[2], false)?;
+    let sides = [("bare", &bare, &pods[0]), ("osm", &osm, &pods[1]), ("ours", &ours, &pods[2])];
+    let (rounds, count) = if args.quick { (3, 50) } else { (15, 300) };
+    println!(
+        "Envoy {}: processor time of Envoy, median of {rounds} rounds of {count}",
+        egress_tests::envoy::version()?
+    );
+    println!("{:<34}{:>11}{:>11}{:>11}{:>12}{:>12}", "", "bare", "osm", "ours", "ours/bare", "ours/osm");
+    for (name, work) in [
+        ("new TCP connection", tcp as Work),
+        ("new TLS connection", tls),
+        ("HTTP request, kept alive", http_kept),
+        ("HTTP request, Connection: close", http_closed),
+    ] {
+        let mut figures = [vec![], vec![], vec![]];
+        for round in 0..=rounds {
+            for (side, figures) in sides.iter().zip(&mut figures) {
+                let before = side.1.cpu()?;
+                side.2.workload().run(|| work(count))??;
+                let cost = (side.1.cpu()? - before) as f64 / f64::from(count) / 1000.0;
+                // The first round warms up.
+                if round > 0 {
+                    figures.push(cost);
+                }
+            }
+        }
+        let [bare, osm, ours] = figures.map(median);
+        println!(
+            "{name:<34}{bare:>8.1} µs{osm:>8.1} µs{ours:>8.1} µs{:>12.2}{:>12.2}",
+            ours / bare,
+            ours / osm
+        );
+    }
+    throughput(&sides, args.quick)?;
+    propagation(&world, &pods[2], args.quick)?;
+    reloads(&world, &shim, &ours, args.quick)
+}
+
+type Work = fn(u32) -> Result<()>;
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
+
+fn tcp(count: u32) -> Result<()> {
+    // Like the first packet of a database client: no inspector waits for more of it.
+    let packet = b"\0\0\0\x20\0\x03\0\0user\0curl\0database\0x\0";
+    for _ in 0..count {
+        let outcome = client::exchange(at(EXAMPLE, 9000), packet);
+        ensure!(outcome == Outcome::Bytes(packet.to_vec()), "no echo: {outcome:?}");
+    }
+    Ok(())
+}
+
+fn tls(count: u32) -> Result<()> {
+    let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
+    for _ in 0..count {
+        good(&client::https(at(HTTPBIN, 443), Some("httpbin.org"), &request))?;
+    }
+    Ok(())
+}
+
+fn http_kept(count: u32) -> Result<()> {
+    let request = client::request("GET", "/get", &[("host", "httpbin.org")]);
+    let mut stream = client::connect(at(HTTPBIN, 80)).map_err(|e| anyhow!("{e:?}"))?;
+    for _ in 0..count {
+        good(&client::http_on(&mut stream, &request))?;
+    }
+    Ok(())
+}
+
+fn http_closed(count: u32) -> Result<()> {
+    let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
+    for _ in 0..count {
+        good(&client::http(at(HTTPBIN, 80), &request))?;
+    }
+    Ok(())
+}
+
+fn good(outcome: &Outcome) -> Result<()> {
+    match outcome {
+        Outcome::Http(answer) if answer.status == 200 => Ok(()),
+        other => Err(anyhow!("{other:?}")),
+    }
+}
+
+/// How fast a long download is, and what it costs.
+fn throughput(sides: &[(&str, &Envoy<'_>, &Pod); 3], quick: bool) -> Result<()> {
+    let bytes: u64 = if quick { 64 << 20 } else { 512 << 20 };
+    let rounds = if quick { 2 } else { 9 };
+    let (mut speed, mut cost) = ([vec![], vec![], vec![]], [vec![], vec![], vec![]]);
+    for _ in 0..rounds {
+        for (n, (_, envoy, pod)) in sides.iter().enumerate() {
+            let (before, start) = (envoy.cpu()?, Instant::now());
+            pod.workload().run(|| download(bytes))??;
+            let gib = bytes as f64 / f64::from(1 << 30);
+            speed[n].push(gib / start.elapsed().as_secs_f64());
+            cost[n].push((envoy.cpu()? - before) as f64 / 1e6 / gib);
+        }
+    }
+    let [bare, osm, ours] = speed.map(median);
+    println!(
+        "{:<34}{bare:>11.2}{osm:>11.2}{ours:>11.2}{:>12.2}{:>12.2}",
+        "download, GiB/s",
+        ours / bare,
+        ours / osm
+    );
+    let [bare, osm, ours] = cost.map(median);
+    println!(
+        "{:<34}{bare:>8.0} ms{osm:>8.0} ms{ours:>8.0} ms{:>12.2}{:>12.2}",
+        "download, per GiB",
+        ours / bare,
+        ours / osm
+    );
+    Ok(())
+}
+
+fn download(bytes: u64) -> Result<()> {
+    let mut stream = client::connect(at(EXAMPLE, 9002)).map_err(|e| anyhow!("{e:?}"))?;
+    stream.write_all(&bytes.to_be_bytes())?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        let length = stream.read(&mut buffer)?;
+        ensure!(length > 0, "the download ended {left} bytes early");
+        left -= length as u64;
+    }
+    Ok(())
+}
+
+/// How long it takes from a written manifest to its enforcement.
+fn propagation(world: &World, pod: &Pod, quick: bool) -> Result<()> {
+    let one = POLICY.replace("name: bench", "name: extra").replace("number: 9000", "number: 9001");
+    let mut took = Vec::new();
+    for round in 0..if quick { 6 } else { 40 } {
+        let allow = round % 2 == 0;
+        let start = Instant::now();
+        if allow {
+            world.write("extra.yaml", &one)?
+        } else {
+            world.remove("extra.yaml")?
+        }
+        loop {
+            let outcome = pod.workload().run(|| client::exchange(at(EXAMPLE, 9001), b""))?;
+            if matches!(outcome, Outcome::Bytes(_)) == allow {
+                break;
+            }
+            ensure!(start.elapsed() < Duration::from_secs(10), "the change never arrives: {outcome:?}");
+        }
+        took.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    let worst = took.iter().copied().fold(0.0, f64::max);
+    println!(
+        "from a written manifest to its enforcement: median {:.0} ms, worst {worst:.0} ms of {}",
+        median(took.clone()),
+        took.len()
+    );
+    Ok(())
+}
+
+/// What many policy changes do to memory.
+fn reloads(world: &World, shim: &egress_tests::shim::Shim<'_>, envoy: &Envoy<'_>, quick: bool) -> Result<()> {
+    let count = if quick { 20 } else { 1000 };
+    println!("memory over {count} policy changes, each acknowledged by Envoy (kB):");
+    let step = count / 5;
+    for n in 0..=count {
+        if n % step == 0 {
+            println!("  after {n:>4}: Envoy {:>7}, control plane {:>7}", envoy.memory()?, shim.memory()?);
+        }
+        let policy = POLICY
+            .replace("name: bench", "name: extra")
+            .replace("httpbin.org", &format!("host-{n}.example.com"));
+        let before = shim.status()?["proxies"][0]["documentAcknowledged"].clone();
+        world.write("extra.yaml", &policy)?;
+        egress_tests::wait::wait_for("the acknowledgement", Duration::from_secs(10), || {
+            shim.status().is_ok_and(|status| {
+                let proxy = &status["proxies"][0];
+                proxy["documentAcknowledged"] != before
+                    && proxy["documentAcknowledged"] == proxy["documentSent"]
+            })
+        })?;
+    }
+    Ok(())
+}
