@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use egress_policy::{Protocol, ReasonCode};
 
 use crate::config::Config;
-use crate::host::{Connection, Exchange, Host};
+use crate::host::{Connection, Exchange, Host, Span};
 
 #[derive(Default)]
 pub(crate) struct Fake {
@@ -36,7 +36,7 @@ impl Host for Fake {
         self.counted.borrow_mut().push(format!("{verdict} {reason} {}", protocol.as_str()));
     }
 
-    fn set_filter_state(&self, key: &'static str, value: &str) -> bool {
+    fn set_filter_state(&self, _span: Span, key: &'static str, value: &str) -> bool {
         if !self.stubborn {
             self.state.borrow_mut().insert(key, value.to_owned());
         }

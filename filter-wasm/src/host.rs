@@ -23,8 +23,17 @@ pub(crate) trait Host {
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol);
-    /// Sets a well-known filter state for the life of the connection; says whether Envoy took it.
-    fn set_filter_state(&self, key: &'static str, value: &str) -> bool;
+    /// Sets a well-known filter state; says whether Envoy took it.
+    fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool;
+}
+
+/// How long a filter state lives. The numbers are Envoy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// For one HTTP request.
+    Request = 1,
+    /// For the connection.
+    Connection = 2,
 }
 
 /// A TCP connection.
@@ -101,14 +110,14 @@ impl Host for Envoy {
         }
     }
 
-    fn set_filter_state(&self, key: &'static str, value: &str) -> bool {
-        hostcalls::call_foreign_function("set_envoy_filter_state", Some(&filter_state_arguments(key, value)))
-            .is_ok()
+    fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool {
+        let arguments = filter_state_arguments(span, key, value);
+        hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
     }
 }
 
-/// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3 (2: the connection).
-fn filter_state_arguments(key: &str, value: &str) -> Vec<u8> {
+/// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3.
+fn filter_state_arguments(span: Span, key: &str, value: &str) -> Vec<u8> {
     let mut message = Vec::with_capacity(key.len().saturating_add(value.len()).saturating_add(8));
     for (tag, text) in [(0x0a, key), (0x12, value)] {
         message.push(tag);
@@ -120,7 +129,7 @@ fn filter_state_arguments(key: &str, value: &str) -> Vec<u8> {
         message.push(length as u8);
         message.extend_from_slice(text.as_bytes());
     }
-    message.extend_from_slice(&[0x18, 2]);
+    message.extend_from_slice(&[0x18, span as u8]);
     message
 }
 
@@ -231,8 +240,11 @@ mod tests {
 
     #[test]
     fn filter_state_arguments_are_protobuf() {
-        assert_eq!(filter_state_arguments("k", "vv"), [0x0a, 1, b'k', 0x12, 2, b'v', b'v', 0x18, 2]);
-        let long = filter_state_arguments("k", &"x".repeat(300));
+        assert_eq!(
+            filter_state_arguments(Span::Connection, "k", "vv"),
+            [0x0a, 1, b'k', 0x12, 2, b'v', b'v', 0x18, 2]
+        );
+        let long = filter_state_arguments(Span::Connection, "k", &"x".repeat(300));
         assert_eq!(long.get(3..6), Some([0x12, 0xac, 0x02].as_slice()));
     }
 }

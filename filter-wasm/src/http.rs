@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode, Request};
 
 use crate::config::Config;
-use crate::host::{Exchange, Flow};
+use crate::host::{Exchange, Flow, Span};
 use crate::{record, steer};
 
 /// The header by which the route finds its cluster. The connection manager removes it from what the
@@ -48,9 +48,16 @@ impl<H: Exchange> Http<H> {
         match &decision {
             Decision::Deny(refusal) => self.respond(refusal.reason, config.deny_status),
             Decision::Allow(permit) => {
-                if let Destination::Resolved(name) = &permit.to {
-                    let set = self.host.set_filter_state(steer::DYNAMIC_HOST, name.as_str())
-                        && self.host.set_filter_state(steer::DYNAMIC_PORT, &to.port().to_string());
+                if let Destination::Resolved(name) = &permit.to
+                    && !says_where(authority.as_deref(), to.port())
+                {
+                    // For this request only: the next one of the connection has another name.
+                    let set = self.host.set_filter_state(Span::Request, steer::DYNAMIC_HOST, name.as_str())
+                        && self.host.set_filter_state(
+                            Span::Request,
+                            steer::DYNAMIC_PORT,
+                            &to.port().to_string(),
+                        );
                     if !set {
                         return self.respond(ReasonCode::PolicyInvalid, config.deny_status);
                     }
@@ -71,6 +78,12 @@ impl<H: Exchange> Http<H> {
         self.host.respond(status, (DENIED_HEADER, reason.as_str()), &body);
         Flow::Wait
     }
+}
+
+/// Whether Envoy's dynamic forward proxy finds the dialled port by the authority alone: without a port
+/// it takes 80. The engine has read the authority strictly, so that Envoy reads the same host in it.
+fn says_where(authority: Option<&str>, port: u16) -> bool {
+    port == 80 || authority.is_some_and(|authority| authority.contains(':'))
 }
 
 struct HostHeaders<'a, H>(&'a H);
@@ -114,8 +127,9 @@ mod tests {
             [(":method", &b"GET"[..]), (":path", b"/"), (":authority", authority.as_bytes())]
         };
         for (mode, to, authority, expected) in [
-            ("enforce", "1.2.3.4:80", "a.org", "Continue egress-dns a.org:80 None"),
-            ("enforce", "1.2.3.4:8080", "A.org.:8080", "Continue egress-dns a.org:8080 None"),
+            ("enforce", "1.2.3.4:80", "a.org", "Continue egress-dns : None"),
+            ("enforce", "1.2.3.4:8080", "A.org.:8080", "Continue egress-dns : None"),
+            ("enforce", "1.2.3.4:8080", "A.org.", "Continue egress-dns a.org:8080 None"),
             ("enforce", "10.1.1.1:80", "b.org", "Continue egress-original-dst : None"),
             ("enforce", "1.2.3.4:80", "z.org", "Wait  : Some((403, \"host-not-allowed\"))"),
             ("enforce", "1.2.3.4:80", "c.org", "Wait  : Some((403, \"route-not-allowed\"))"),
@@ -160,7 +174,7 @@ mod tests {
 
     #[test]
     fn envoy_refuses_the_steering() {
-        let fake = Fake { destination: "1.2.3.4:80".parse().ok(), stubborn: true, ..Fake::default() };
+        let fake = Fake { destination: "1.2.3.4:8080".parse().ok(), stubborn: true, ..Fake::default() };
         fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
         let request = Http::new(fake, Some(config("http", "enforce", RULES)));
         assert_eq!(request.on_request_headers(), Flow::Wait);

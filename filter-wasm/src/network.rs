@@ -6,7 +6,7 @@ use egress_policy::client_hello::{HelloError, Progress, Reader};
 use egress_policy::{Decision, Destination, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode};
 
 use crate::config::Config;
-use crate::host::{Connection, Flow};
+use crate::host::{Connection, Flow, Span};
 use crate::{record, steer};
 
 /// One outbound connection.
@@ -104,8 +104,13 @@ impl<H: Connection> Network<H> {
                 Destination::Passthrough => self.let_through(),
                 Destination::Dialled => self.steer(steer::cluster(&permit.to)),
                 Destination::Resolved(name) => {
-                    let set = self.host.set_filter_state(steer::DYNAMIC_HOST, name.as_str())
-                        && self.host.set_filter_state(steer::DYNAMIC_PORT, &to.port().to_string());
+                    let set =
+                        self.host.set_filter_state(Span::Connection, steer::DYNAMIC_HOST, name.as_str())
+                            && self.host.set_filter_state(
+                                Span::Connection,
+                                steer::DYNAMIC_PORT,
+                                &to.port().to_string(),
+                            );
                     if set { self.steer(steer::cluster(&permit.to)) } else { self.close() }
                 }
             },
@@ -118,7 +123,7 @@ impl<H: Connection> Network<H> {
     }
 
     fn steer(&mut self, cluster: &str) -> Flow {
-        if self.host.set_filter_state(steer::TCP_CLUSTER, cluster) {
+        if self.host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
             self.let_through()
         } else {
             self.close()
@@ -153,14 +158,8 @@ mod tests {
         let cluster = fake.state.borrow().get(steer::TCP_CLUSTER).cloned().unwrap_or_default();
         let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
         let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
-        let note = |key| notes.get(key).cloned().unwrap_or_default();
-        format!(
-            "{flow:?} closed={} {} {} {} cluster={cluster} {host}:{port}",
-            fake.closed.get(),
-            note(record::field::VERDICT),
-            note(record::field::REASON),
-            note(record::field::POLICY),
-        )
+        let decision = notes.get(record::DECISION).cloned().unwrap_or_default();
+        format!("{flow:?} closed={} {decision} cluster={cluster} {host}:{port}", fake.closed.get())
     }
 
     const RULES: &str = r#"[
@@ -171,14 +170,22 @@ mod tests {
     #[test]
     fn decided_at_once() {
         for (mode, to, expected) in [
-            ("enforce", "1.2.3.4:22", "Continue closed=false allow rule a/tcp cluster=egress-original-dst :"),
-            ("enforce", "1.2.3.4:25", "Wait closed=true deny no-rule  cluster= :"),
-            ("enforce", "1.2.3.4:15001", "Wait closed=true deny not-intercepted  cluster= :"),
-            ("passthrough", "1.2.3.4:15001", "Wait closed=true deny not-intercepted  cluster= :"),
-            ("enforce", "nothing", "Wait closed=true deny not-intercepted  cluster= :"),
-            ("passthrough", "1.2.3.4:25", "Continue closed=false allow passthrough  cluster= :"),
-            ("audit", "1.2.3.4:25", "Continue closed=false allow audit  cluster=egress-original-dst :"),
-            ("enforce", "1.2.3.4:443", "Wait closed=false    cluster= :"),
+            (
+                "enforce",
+                "1.2.3.4:22",
+                "Continue closed=false allow rule a/tcp n cluster=egress-original-dst :",
+            ),
+            ("enforce", "1.2.3.4:25", "Wait closed=true deny no-rule - - cluster= :"),
+            ("enforce", "1.2.3.4:15001", "Wait closed=true deny not-intercepted - - cluster= :"),
+            ("passthrough", "1.2.3.4:15001", "Wait closed=true deny not-intercepted - - cluster= :"),
+            ("enforce", "nothing", "Wait closed=true deny not-intercepted - - cluster= :"),
+            ("passthrough", "1.2.3.4:25", "Continue closed=false allow passthrough - - cluster= :"),
+            (
+                "audit",
+                "1.2.3.4:25",
+                "Continue closed=false allow audit - - no-rule cluster=egress-original-dst :",
+            ),
+            ("enforce", "1.2.3.4:443", "Wait closed=false  cluster= :"),
         ] {
             let mut connection = connect(RULES, mode, to);
             let flow = connection.on_new_connection();
@@ -191,7 +198,7 @@ mod tests {
         let mut connection =
             Network::new(Fake { destination: "1.2.3.4:22".parse().ok(), ..Fake::default() }, None);
         let flow = connection.on_new_connection();
-        assert_eq!(outcome(&connection, flow), "Wait closed=true deny policy-invalid  cluster= :");
+        assert_eq!(outcome(&connection, flow), "Wait closed=true deny policy-invalid - - cluster= :");
         assert_eq!(connection.on_data(10, false), Flow::Wait);
     }
 
@@ -203,25 +210,30 @@ mod tests {
                 "allowed",
                 "1.2.3.4:443",
                 hello("a.org"),
-                "Continue closed=false allow rule a/tls cluster=egress-dns a.org:443",
+                "Continue closed=false allow rule a/tls n cluster=egress-dns a.org:443",
             ),
-            ("refused", "1.2.3.4:443", hello("b.org"), "Wait closed=true deny sni-not-allowed  cluster= :"),
+            (
+                "refused",
+                "1.2.3.4:443",
+                hello("b.org"),
+                "Wait closed=true deny sni-not-allowed - - cluster= :",
+            ),
             (
                 "plaintext",
                 "1.2.3.4:443",
                 b"GET / HTTP/1.1
 "
                 .to_vec(),
-                "Wait closed=true deny tls-required  cluster= :",
+                "Wait closed=true deny tls-required - - cluster= :",
             ),
-            ("http", "1.2.3.4:80", b"G".to_vec(), "Continue closed=false    cluster=egress-http :"),
+            ("http", "1.2.3.4:80", b"G".to_vec(), "Continue closed=false  cluster=egress-http :"),
             (
                 "cut off",
                 "1.2.3.4:443",
                 hello("a.org")[..20].to_vec(),
-                "Wait closed=true deny tls-malformed  cluster= :",
+                "Wait closed=true deny tls-malformed - - cluster= :",
             ),
-            ("nothing", "1.2.3.4:443", vec![], "Wait closed=true deny tls-malformed  cluster= :"),
+            ("nothing", "1.2.3.4:443", vec![], "Wait closed=true deny tls-malformed - - cluster= :"),
         ] {
             // All at once, and byte by byte; Envoy keeps what a plugin waits on in its buffer.
             for step in [bytes.len().max(1), 1] {

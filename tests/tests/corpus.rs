@@ -74,14 +74,14 @@ fn check(
     let before = arrivals(world);
     let outcome = attempt(pod, case)?;
     let decisions =
-        || -> Vec<_> { envoy.access_log().into_iter().filter(|line| line["verdict"].is_string()).collect() };
+        || -> Vec<_> { envoy.access_log().into_iter().filter(|line| line["decision"].is_string()).collect() };
     wait_for("the decision in the access log", Duration::from_secs(5), || decisions().len() > *decided)
         .with_context(|| format!("outcome: {outcome:?}"))?;
     let lines = decisions();
     *decided = lines.len();
     let line = lines.last().context("no line")?;
-    let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
-    let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
+    let decision = line["decision"].as_str().unwrap_or_default();
+    let said = decision.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let expected = case.expect.split(" -> ").next().unwrap_or_default();
     ensure!(said == expected, "Envoy decided `{said}`, expected `{}` ({outcome:?})", case.expect);
     let after = arrivals(world);

@@ -5,13 +5,8 @@ use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccess
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-const DECISION: [(&str, &str); 5] = [
-    ("verdict", "%FILTER_STATE(wasm.egress.verdict:PLAIN)%"),
-    ("reason", "%FILTER_STATE(wasm.egress.reason:PLAIN)%"),
-    ("policy", "%FILTER_STATE(wasm.egress.policy:PLAIN)%"),
-    ("rule", "%FILTER_STATE(wasm.egress.rule:PLAIN)%"),
-    ("would", "%FILTER_STATE(wasm.egress.would:PLAIN)%"),
-];
+/// What the filter says: `VERDICT REASON POLICY RULE`.
+const DECISION: (&str, &str) = ("decision", "%FILTER_STATE(wasm.egress.decision:PLAIN)%");
 
 const BOTH: [(&str, &str); 6] = [
     ("time", "%START_TIME%"),
@@ -40,12 +35,12 @@ const REQUEST: [(&str, &str); 6] = [
 
 /// The line of a connection.
 pub(super) fn connection() -> AccessLog {
-    stdout(CONNECTION.iter().chain(&BOTH).chain(&DECISION))
+    stdout(CONNECTION.iter().chain(&BOTH).chain([&DECISION]))
 }
 
 /// The line of a request.
 pub(super) fn request() -> AccessLog {
-    stdout(REQUEST.iter().chain(&BOTH).chain(&DECISION))
+    stdout(REQUEST.iter().chain(&BOTH).chain([&DECISION]))
 }
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {

@@ -20,6 +20,9 @@ struct Args {
     /// Less of everything, to see that it works.
     #[arg(long)]
     quick: bool,
+    /// Only the comparisons whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,9 @@ fn run(args: &Args) -> Result<()> {
         ("HTTP request, kept alive", http_kept),
         ("HTTP request, Connection: close", http_closed),
     ] {
+        if args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
         let mut figures = [vec![], vec![], vec![]];
         for round in 0..=rounds {
             for (side, figures) in sides.iter().zip(&mut figures) {
@@ -87,6 +93,9 @@ fn run(args: &Args) -> Result<()> {
             ours / bare,
             ours / osm
         );
+    }
+    if args.only.is_some() {
+        return Ok(());
     }
     throughput(&sides, args.quick)?;
     propagation(&world, &pods[2], args.quick)?;

@@ -90,7 +90,7 @@ impl Story<'_> {
                     .access_log()
                     .iter()
                     .rev()
-                    .find_map(|line| Some(line.get("reason")?.as_str()?.to_owned()))
+                    .find_map(|line| Some(line["decision"].as_str()?.split(' ').nth(1)?.to_owned()))
             };
             right = wait_for("the reason", Duration::from_secs(2), || logged().as_deref() == Some(reason))
                 .is_ok();
