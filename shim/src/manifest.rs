@@ -1,0 +1,20 @@
+//! Manifests: YAML or JSON text to typed objects, with the place of every field.
+//!
+//! Nothing here knows files, folders or Kubernetes clients. The types of [`spec`] are those of the
+//! API, so that a source which gets its objects elsewhere can share them.
+
+mod decode;
+mod object;
+mod places;
+mod problem;
+mod scalar;
+pub mod spec;
+pub mod yaml;
+
+pub(crate) use decode::unreadable;
+pub use decode::{Parsed, parse};
+pub use object::{Body, Kind, Metadata, Object, ObjectRef};
+pub use places::{Places, Position};
+pub use problem::{Problem, Severity};
+
+pub(crate) use places::annotation_path;
