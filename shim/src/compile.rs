@@ -1,0 +1,208 @@
+//! From the store to one immutable document per identity. Pure: the same objects and options give the
+//! same documents and the same conditions, whatever the order of files, lists and events.
+//!
+//! INVARIANT(fail-closed): a rule with anything invalid in it grants nothing, and its object's
+//! condition says why. Other rules live on.
+
+mod address;
+mod egress;
+mod host;
+mod issues;
+mod mesh;
+mod route;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use egress_policy::{ApiVersion, Document, Identity, Mode, Rule};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use self::issues::Issues;
+use self::mesh::Modes;
+use crate::manifest::{Body, Object, ObjectRef, Problem, Severity};
+use crate::store::{Index, Store};
+
+/// The annotation that gives a namespace or a service account its own mode.
+pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
+
+/// What is not said by objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// The namespace of the MeshConfig that counts.
+    pub mesh_config_namespace: String,
+    /// The name of the MeshConfig that counts.
+    pub mesh_config_name: String,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self {
+            mesh_config_namespace: "osm-system".to_owned(),
+            mesh_config_name: "osm-mesh-config".to_owned(),
+        }
+    }
+}
+
+/// What all objects together mean.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The documents of all identities that a policy or an annotation names. Documents that did not
+    /// change are the same `Arc` as before.
+    pub documents: BTreeMap<Identity, Arc<Document>>,
+    /// What became of each object.
+    pub conditions: BTreeMap<ObjectRef, Condition>,
+    /// What there is to say about no object in particular.
+    pub notes: Vec<Problem>,
+    modes: Modes,
+}
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which object.
+    pub object: ObjectRef,
+    /// The file that it stands in.
+    pub file: String,
+    /// The line on which it begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Whether everything in it counts: no problem is an error.
+    pub accepted: bool,
+    /// How many rules it contributes.
+    pub rules: usize,
+    /// What is wrong with it, or good to know about it.
+    pub problems: Vec<Problem>,
+}
+
+impl Compiled {
+    /// The document of an identity. One that nothing names has no rules, and the mode of its
+    /// namespace or of the mesh.
+    #[must_use]
+    pub fn document(&self, identity: &Identity) -> Arc<Document> {
+        self.documents.get(identity).map_or_else(
+            || Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new())),
+            Arc::clone,
+        )
+    }
+
+    /// The mode of identities for which nothing else is said.
+    #[must_use]
+    pub fn default_mode(&self) -> Mode {
+        self.modes.default_mode()
+    }
+
+    /// Everything that there is to say, in no particular order.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.conditions.values().flat_map(|condition| &condition.problems).chain(&self.notes)
+    }
+}
+
+/// Compiles everything. Documents that are equal to those of `previous` are the same `Arc`.
+#[must_use]
+pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compiled>) -> Compiled {
+    let Index { objects, duplicates: _ } = store.index();
+    let mut compiler = Compiler::default();
+
+    let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
+    let groups = route::groups(&objects, &mut compiler);
+    let policies = egress::policies(&objects, &groups, &mut compiler);
+    compiler.describe_others(&objects);
+
+    let mut granted: BTreeMap<&Identity, BTreeSet<&Rule>> = BTreeMap::new();
+    for policy in &policies {
+        for identity in &policy.sources {
+            granted.entry(identity).or_default().extend(&policy.rules);
+        }
+    }
+    for identity in modes.annotated() {
+        granted.entry(identity).or_default();
+    }
+    let documents = granted
+        .into_iter()
+        .map(|(identity, rules)| {
+            let mode = modes.of(identity);
+            let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
+            let former = previous
+                .and_then(|p| p.documents.get(identity))
+                .filter(|d| d.mode == mode && d.rules.iter().eq(rules.iter().copied()));
+            let document = former.map_or_else(|| Arc::new(document(identity, mode, &rules)), Arc::clone);
+            (identity.clone(), document)
+        })
+        .collect();
+    Compiled { documents, conditions: compiler.conditions, notes, modes }
+}
+
+/// A document, versioned by its content.
+fn document(identity: &Identity, mode: Mode, rules: &BTreeSet<&Rule>) -> Document {
+    let mut hash = HashWriter(Sha256::new());
+    // Writing into a hash cannot fail, and these types always have a JSON form.
+    let _ = serde_json::to_writer(&mut hash, &(identity, mode, rules));
+    let digest = hash.0.finalize();
+    Document {
+        api_version: ApiVersion::V1,
+        identity: identity.clone(),
+        version: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+        mode,
+        rules: rules.iter().copied().cloned().collect(),
+    }
+}
+
+struct HashWriter(Sha256);
+
+impl std::io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Something was invalid, which is said already; what it is part of grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Invalid;
+
+/// The objects that count.
+type Objects<'s> = BTreeMap<&'s ObjectRef, &'s Object>;
+
+#[derive(Default)]
+struct Compiler {
+    conditions: BTreeMap<ObjectRef, Condition>,
+}
+
+impl Compiler {
+    /// Writes down what became of an object.
+    fn describe(&mut self, issues: Issues<'_>, rules: usize) {
+        let (object, mut problems) = issues.into_parts();
+        problems.sort_by(Problem::reading_order);
+        let condition = Condition {
+            object: object.reference.clone(),
+            file: object.file.to_string(),
+            line: object.places.at().map(|at| at.line),
+            accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+            rules,
+            problems,
+        };
+        self.conditions.insert(object.reference.clone(), condition);
+    }
+
+    /// Objects that nothing was said about are accepted.
+    fn describe_others(&mut self, objects: &Objects<'_>) {
+        for object in objects.values() {
+            if !self.conditions.contains_key(&object.reference) {
+                let mut issues = Issues::new(object);
+                if let Body::UpstreamTrafficSetting(_) = object.body {
+                    issues.info("spec", "connection settings are not applied yet", None);
+                }
+                self.describe(issues, 0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
