@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 
 use crate::metrics;
+use crate::source::Availability;
 use crate::status::{Shared, Status};
 
 /// Serves until `stop` resolves.
@@ -32,10 +33,10 @@ pub async fn serve(
 
 /// Ready while the source can be read: then what proxies get is what the user wrote.
 async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
-    match &shared.source.borrow().unavailable {
-        None => (StatusCode::OK, "ok\n".to_owned()),
-        Some(error) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}; the last good state stays in force\n"))
+    match &shared.source.borrow().availability {
+        Availability::Available => (StatusCode::OK, "ok\n".to_owned()),
+        Availability::Unavailable { reason } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}; the last good state stays in force\n"))
         }
     }
 }

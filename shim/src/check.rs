@@ -1,37 +1,131 @@
-//! Says what is wrong with a folder of manifests.
+//! `osm-egress check`: reads a folder once and says everything that is wrong with it.
 
+use std::fmt;
 use std::path::Path;
 
-use crate::compile::{Compiled, Options, compile};
-use crate::problem::{Problem, Severity};
-use crate::source::folder::Folder;
+use serde::Serialize;
 
-/// What is in a folder, and what is wrong with it.
-#[derive(Debug)]
+use crate::compile::{CompileOptions, Compiled, compile};
+use crate::manifest::{Kind, Problem, Severity};
+use crate::source::folder::Folder;
+use crate::source::{Availability, SourceState};
+
+/// What there is to say about a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Everything that follows from it.
-    pub compiled: Compiled,
+    /// Everything, by file and line.
+    pub problems: Vec<Problem>,
+    /// How much of each.
+    pub summary: Summary,
+}
+
+/// Counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Files that were read.
+    pub files: usize,
+    /// Objects that count.
+    pub objects: usize,
+    /// Egress policies among them.
+    pub policies: usize,
+    /// Identities that they name.
+    pub identities: usize,
+    /// Problems that make something have no effect.
+    pub errors: usize,
+    /// Problems that give something another effect than one may think.
+    pub warnings: usize,
+}
+
+/// Reads a folder and checks it.
+#[must_use]
+pub fn check(dir: &Path, options: &CompileOptions) -> Report {
+    let state = Folder::load_once(dir);
+    let compiled = compile(&state.store, options, None);
+    report(dir, &state, &compiled)
+}
+
+fn report(dir: &Path, state: &SourceState, compiled: &Compiled) -> Report {
+    let SourceState { store, availability } = state;
+    let mut problems: Vec<Problem> = match availability {
+        Availability::Available if store.files().next().is_none() => {
+            let message = format!("there is no manifest in `{}`", dir.display());
+            let advice =
+                "manifests are files that end in `.yaml`, `.yml` or `.json` and do not begin with `.`";
+            vec![Problem::new(Severity::Warning, message).advice(advice)]
+        }
+        Availability::Available => Vec::new(),
+        Availability::Unavailable { reason } => {
+            vec![Problem::error(reason).advice("name a folder that exists and that you may read")]
+        }
+    };
+    if availability.is_available() {
+        problems.extend(store.problems());
+        problems.extend(compiled.problems().cloned());
+    }
+    problems.sort_by(Problem::reading_order);
+    let count = |severity| problems.iter().filter(|problem| problem.severity == severity).count();
+    let summary = Summary {
+        files: store.files().count(),
+        objects: compiled.conditions.len(),
+        policies: compiled.conditions.keys().filter(|object| object.kind == Kind::Egress).count(),
+        identities: compiled.documents.len(),
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+    };
+    Report { problems, summary }
 }
 
 impl Report {
-    /// Reads a folder.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn of(folder: &Path, options: &Options) -> Result<Self, String> {
-        let mut source = Folder::new(folder);
-        source.scan()?;
-        Ok(Self { compiled: compile(source.store(), options, &Compiled::default()) })
-    }
-
-    /// How many problems of a kind there are.
+    /// What the process exits with: 0 without errors (`strict`: and without warnings), else 1.
     #[must_use]
-    pub fn count(&self, severity: Severity) -> usize {
-        self.compiled.problems.iter().filter(|problem| problem.severity == severity).count()
+    pub fn exit_code(&self, strict: bool) -> u8 {
+        let Summary { errors, warnings, .. } = self.summary;
+        u8::from(errors > 0 || (strict && warnings > 0))
     }
 
-    /// The problems in the order of files and lines.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.compiled.problems.iter()
+    /// The report as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!(self)
     }
 }
+
+/// Every problem, and a line of counts.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        writeln!(f, "{}", self.summary)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, objects, policies, identities, errors, warnings } = *self;
+        write!(
+            f,
+            "{}, {} ({}, {}): {}, {}",
+            Count(files, "file", "files"),
+            Count(objects, "object", "objects"),
+            Count(policies, "policy", "policies"),
+            Count(identities, "identity", "identities"),
+            Count(errors, "error", "errors"),
+            Count(warnings, "warning", "warnings"),
+        )
+    }
+}
+
+struct Count(usize, &'static str, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, one, many) = *self;
+        write!(f, "{number} {}", if number == 1 { one } else { many })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,10 @@ use bytes::Bytes;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use egress_policy::Identity;
 
-use crate::check::Report;
-use crate::compile::Options;
+use crate::check;
+use crate::compile::CompileOptions;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
 use crate::envoy::{Module, Settings};
-use crate::problem::Severity;
 use crate::serve;
 
 /// Egress control for workloads behind stock Envoy sidecars.
@@ -63,7 +62,7 @@ struct Mesh {
     osm_namespace: String,
 }
 
-impl From<Mesh> for Options {
+impl From<Mesh> for CompileOptions {
     fn from(mesh: Mesh) -> Self {
         Self { mesh_config_name: mesh.mesh_config_name, mesh_config_namespace: mesh.osm_namespace }
     }
@@ -303,26 +302,12 @@ impl BootstrapArgs {
 
 impl Check {
     fn run(self) -> Result<ExitCode> {
-        let report = Report::of(&self.dir, &self.mesh.into()).map_err(anyhow::Error::msg)?;
-        let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
-        let text = match self.output {
-            Output::Json => {
-                let problems: Vec<_> = report.problems().collect();
-                format!("{}\n", serde_json::to_string_pretty(&problems)?)
-            }
-            Output::Text => {
-                let mut text: String = report.problems().map(|problem| format!("{problem}\n")).collect();
-                let (objects, identities) =
-                    (report.compiled.objects.len(), report.compiled.identities().count());
-                text += &format!(
-                    "{objects} objects, {identities} identities: {errors} errors, {warnings} warnings\n"
-                );
-                text
-            }
-        };
-        print(&text)?;
-        let failed = errors > 0 || (self.strict && warnings > 0);
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let report = check::check(&self.dir, &self.mesh.into());
+        print(&match self.output {
+            Output::Json => format!("{:#}\n", report.to_json()),
+            Output::Text => report.to_string(),
+        })?;
+        Ok(ExitCode::from(report.exit_code(self.strict)))
     }
 }
 

@@ -1,219 +1,208 @@
-//! From objects to one policy document per identity.
+//! From the store to one immutable document per identity. Pure: the same objects and options give the
+//! same documents and the same conditions, whatever the order of files, lists and events.
 //!
-//! Pure: the same objects give the same bytes. Nothing here fails: what is invalid grants nothing
-//! and is reported, and everything else lives on.
+//! INVARIANT(fail-closed): a rule with anything invalid in it grants nothing, and its object's
+//! condition says why. Other rules live on.
 
+mod address;
 mod egress;
-mod routes;
+mod host;
+mod issues;
+mod mesh;
+mod route;
 
-#[cfg(test)]
-mod tests;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use egress_policy::{ApiVersion, Document, Identity, Mode, Rule};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use crate::manifest::{Content, Key, Kind, Object};
-use crate::problem::{Problem, Severity};
-use crate::store::Store;
+use self::issues::Issues;
+use self::mesh::Modes;
+use crate::manifest::{Body, Object, ObjectRef, Problem, Severity};
+use crate::store::{Index, Store};
 
-/// The annotation of a Namespace or ServiceAccount that sets the mode.
+/// The annotation that gives a namespace or a service account its own mode.
 pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
 
-/// What is known of the mesh besides its objects.
-#[derive(Debug, Clone)]
-pub struct Options {
+/// What is not said by objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// The namespace of the MeshConfig that counts.
+    pub mesh_config_namespace: String,
     /// The name of the MeshConfig that counts.
     pub mesh_config_name: String,
-    /// Its namespace.
-    pub mesh_config_namespace: String,
 }
 
-impl Default for Options {
-    /// Open Service Mesh's names.
+impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            mesh_config_name: "osm-mesh-config".to_owned(),
             mesh_config_namespace: "osm-system".to_owned(),
+            mesh_config_name: "osm-mesh-config".to_owned(),
         }
     }
 }
 
-/// Everything that follows from the objects.
-#[derive(Debug, Default)]
+/// What all objects together mean.
+#[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    documents: BTreeMap<Identity, Arc<Document>>,
-    modes: Modes,
+    /// The documents of all identities that a policy or an annotation names. Documents that did not
+    /// change are the same `Arc` as before.
+    pub documents: BTreeMap<Identity, Arc<Document>>,
     /// What became of each object.
-    pub objects: Vec<ObjectStatus>,
-    /// What is wrong, with objects and with files.
-    pub problems: Vec<Problem>,
+    pub conditions: BTreeMap<ObjectRef, Condition>,
+    /// What there is to say about no object in particular.
+    pub notes: Vec<Problem>,
+    modes: Modes,
 }
 
-/// What became of one object.
-#[derive(Debug, Clone, Serialize)]
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ObjectStatus {
-    /// Its name.
-    #[serde(flatten)]
-    pub key: Key,
+pub struct Condition {
+    /// Which object.
+    pub object: ObjectRef,
     /// The file that it stands in.
+    pub file: String,
+    /// The line on which it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<std::path::PathBuf>,
-    /// All of it counts.
+    pub line: Option<u32>,
+    /// Whether everything in it counts: no problem is an error.
     pub accepted: bool,
-    /// The parts that are wrong, or not as they may be meant.
+    /// How many rules it contributes.
+    pub rules: usize,
+    /// What is wrong with it, or good to know about it.
     pub problems: Vec<Problem>,
-}
-
-#[derive(Debug)]
-struct Modes {
-    mesh: Mode,
-    namespaces: BTreeMap<String, Mode>,
-    accounts: BTreeMap<(String, String), Mode>,
-}
-
-impl Default for Modes {
-    fn default() -> Self {
-        Self { mesh: Mode::Enforce, namespaces: BTreeMap::new(), accounts: BTreeMap::new() }
-    }
-}
-
-impl Modes {
-    /// The service account's own mode, else its namespace's, else the mesh's.
-    fn of(&self, identity: &Identity) -> Mode {
-        let account = (identity.namespace().to_owned(), identity.service_account().to_owned());
-        self.accounts
-            .get(&account)
-            .or_else(|| self.namespaces.get(identity.namespace()))
-            .copied()
-            .unwrap_or(self.mesh)
-    }
-}
-
-/// Compiles what the store holds. Documents that did not change are those of `before`.
-#[must_use]
-pub fn compile(store: &Store, options: &Options, before: &Compiled) -> Compiled {
-    let objects = store.objects();
-    let mut problems: BTreeMap<&Key, Vec<Problem>> = BTreeMap::new();
-    let mut report = |object: &'_ Arc<Object>, key, found: Vec<Problem>| {
-        if !found.is_empty() {
-            problems.entry(key).or_default().extend(found.into_iter().map(|problem| object.locate(problem)));
-        }
-    };
-    let mut modes = Modes::default();
-    let routes = routes::Groups::new(&objects);
-    let mut rules: BTreeMap<Identity, Vec<Rule>> = BTreeMap::new();
-    for (key, object) in &objects {
-        let found = match (&object.content, key.kind) {
-            (Content::MeshConfig(config), _) => {
-                if key.name == options.mesh_config_name && key.namespace == options.mesh_config_namespace {
-                    modes.mesh =
-                        if config.spec.traffic.enable_egress { Mode::Passthrough } else { Mode::Enforce };
-                    vec![]
-                } else {
-                    let Options { mesh_config_name: name, mesh_config_namespace: namespace } = options;
-                    let message = format!("does not count: the mesh's own is {namespace}/{name}");
-                    vec![Problem::new(Severity::Warning, message).at_field("metadata.name")]
-                }
-            }
-            (Content::Egress(egress), _) => {
-                let compiled = egress::compile(key, &egress.spec, &objects, &routes);
-                for identity in compiled.sources {
-                    rules.entry(identity).or_default().extend(compiled.rules.iter().cloned());
-                }
-                compiled.problems
-            }
-            (Content::HttpRouteGroup(_), _) => routes.problems(key).to_vec(),
-            (Content::MetadataOnly, Kind::Namespace) => mode(object, |mode| {
-                modes.namespaces.insert(key.name.clone(), mode);
-            }),
-            (Content::MetadataOnly, Kind::ServiceAccount) => mode(object, |mode| {
-                modes.accounts.insert((key.namespace.clone(), key.name.clone()), mode);
-            }),
-            (Content::UpstreamTrafficSetting(_) | Content::MetadataOnly, _) => vec![],
-        };
-        report(object, *key, found);
-    }
-    let documents = rules
-        .into_iter()
-        .map(|(identity, rules)| {
-            let new = document(&identity, modes.of(&identity), rules);
-            let same = before.documents.get(&identity).filter(|old| old.version == new.version);
-            let document = same.map_or_else(|| Arc::new(new), Arc::clone);
-            (identity, document)
-        })
-        .collect();
-    let statuses = objects
-        .iter()
-        .map(|(key, object)| {
-            let problems = problems.get(key).cloned().unwrap_or_default();
-            let accepted = problems.iter().all(|problem| problem.severity != Severity::Error);
-            ObjectStatus { key: (*key).clone(), file: object.file.clone(), accepted, problems }
-        })
-        .collect();
-    let mut all = store.problems();
-    all.extend(problems.into_values().flatten());
-    all.sort_by(|a, b| (&a.file, a.position, &a.message).cmp(&(&b.file, b.position, &b.message)));
-    Compiled { documents, modes, objects: statuses, problems: all }
 }
 
 impl Compiled {
-    /// The document of an identity, known or not.
+    /// The document of an identity. One that nothing names has no rules, and the mode of its
+    /// namespace or of the mesh.
     #[must_use]
     pub fn document(&self, identity: &Identity) -> Arc<Document> {
-        self.documents
-            .get(identity)
-            .cloned()
-            .unwrap_or_else(|| Arc::new(document(identity, self.modes.of(identity), vec![])))
+        self.documents.get(identity).map_or_else(
+            || Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new())),
+            Arc::clone,
+        )
     }
 
-    /// The identities that some policy names.
-    pub fn identities(&self) -> impl Iterator<Item = (&Identity, &Arc<Document>)> {
-        self.documents.iter()
-    }
-
-    /// What happens to what no rule allows, where nothing else is said.
+    /// The mode of identities for which nothing else is said.
     #[must_use]
-    pub fn mesh_mode(&self) -> Mode {
-        self.modes.mesh
+    pub fn default_mode(&self) -> Mode {
+        self.modes.default_mode()
+    }
+
+    /// Everything that there is to say, in no particular order.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.conditions.values().flat_map(|condition| &condition.problems).chain(&self.notes)
     }
 }
 
-/// A document whose version is a hash of what it says.
-fn document(identity: &Identity, mode: Mode, mut rules: Vec<Rule>) -> Document {
-    rules.sort_unstable();
-    rules.dedup();
-    let mut document = Document {
+/// Compiles everything. Documents that are equal to those of `previous` are the same `Arc`.
+#[must_use]
+pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compiled>) -> Compiled {
+    let Index { objects, duplicates: _ } = store.index();
+    let mut compiler = Compiler::default();
+
+    let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
+    let groups = route::groups(&objects, &mut compiler);
+    let policies = egress::policies(&objects, &groups, &mut compiler);
+    compiler.describe_others(&objects);
+
+    let mut granted: BTreeMap<&Identity, BTreeSet<&Rule>> = BTreeMap::new();
+    for policy in &policies {
+        for identity in &policy.sources {
+            granted.entry(identity).or_default().extend(&policy.rules);
+        }
+    }
+    for identity in modes.annotated() {
+        granted.entry(identity).or_default();
+    }
+    let documents = granted
+        .into_iter()
+        .map(|(identity, rules)| {
+            let mode = modes.of(identity);
+            let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
+            let former = previous
+                .and_then(|p| p.documents.get(identity))
+                .filter(|d| d.mode == mode && d.rules.iter().eq(rules.iter().copied()));
+            let document = former.map_or_else(|| Arc::new(document(identity, mode, &rules)), Arc::clone);
+            (identity.clone(), document)
+        })
+        .collect();
+    Compiled { documents, conditions: compiler.conditions, notes, modes }
+}
+
+/// A document, versioned by its content.
+fn document(identity: &Identity, mode: Mode, rules: &BTreeSet<&Rule>) -> Document {
+    let mut hash = HashWriter(Sha256::new());
+    // Writing into a hash cannot fail, and these types always have a JSON form.
+    let _ = serde_json::to_writer(&mut hash, &(identity, mode, rules));
+    let digest = hash.0.finalize();
+    Document {
         api_version: ApiVersion::V1,
         identity: identity.clone(),
-        version: String::new(),
+        version: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
         mode,
-        rules,
-    };
-    // Strings, numbers and lists can always be written.
-    let content = serde_json::to_vec(&document).unwrap_or_default();
-    document.version = crate::snapshot::hash([content.as_slice()]);
-    document
+        rules: rules.iter().copied().cloned().collect(),
+    }
 }
 
-/// Reads the mode annotation. One that says nothing known falls back to the strictest.
-fn mode(object: &Object, set: impl FnOnce(Mode)) -> Vec<Problem> {
-    let (mode, problems) = match object.annotations.get(MODE_ANNOTATION).map(String::as_str) {
-        None => return vec![],
-        Some("enforce") => (Mode::Enforce, vec![]),
-        Some("audit") => (Mode::Audit, vec![]),
-        Some("passthrough") => (Mode::Passthrough, vec![]),
-        Some(other) => {
-            let message = format!("`{other}` is no egress mode, and `enforce` is in force instead");
-            let problem = Problem::new(Severity::Error, message)
-                .at_field(format!("metadata.annotations.{MODE_ANNOTATION}"))
-                .advise("use `enforce`, `audit` or `passthrough`");
-            (Mode::Enforce, vec![problem])
-        }
-    };
-    set(mode);
-    problems
+struct HashWriter(Sha256);
+
+impl std::io::Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
+
+/// Something was invalid, which is said already; what it is part of grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Invalid;
+
+/// The objects that count.
+type Objects<'s> = BTreeMap<&'s ObjectRef, &'s Object>;
+
+#[derive(Default)]
+struct Compiler {
+    conditions: BTreeMap<ObjectRef, Condition>,
+}
+
+impl Compiler {
+    /// Writes down what became of an object.
+    fn describe(&mut self, issues: Issues<'_>, rules: usize) {
+        let (object, mut problems) = issues.into_parts();
+        problems.sort_by(Problem::reading_order);
+        let condition = Condition {
+            object: object.reference.clone(),
+            file: object.file.to_string(),
+            line: object.places.at().map(|at| at.line),
+            accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+            rules,
+            problems,
+        };
+        self.conditions.insert(object.reference.clone(), condition);
+    }
+
+    /// Objects that nothing was said about are accepted.
+    fn describe_others(&mut self, objects: &Objects<'_>) {
+        for object in objects.values() {
+            if !self.conditions.contains_key(&object.reference) {
+                let mut issues = Issues::new(object);
+                if let Body::UpstreamTrafficSetting(_) = object.body {
+                    issues.info("spec", "connection settings are not applied yet", None);
+                }
+                self.describe(issues, 0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,6 @@ pub mod compile;
 pub mod envoy;
 pub mod manifest;
 pub mod metrics;
-pub mod problem;
 pub mod serve;
 pub mod snapshot;
 pub mod source;

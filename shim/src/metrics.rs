@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::manifest::Severity;
 use crate::status::Shared;
 
 /// The text that Prometheus scrapes.
@@ -29,15 +30,12 @@ pub fn text(shared: &Shared) -> String {
     registry.register("xds_acknowledged", "Responses that proxies acknowledged", count(&counts.acknowledged));
     registry.register("xds_rejected", "Responses that proxies rejected", count(&counts.rejected));
     registry.register("proxies", "Connected proxies", gauge(shared.proxies.connected()));
-    registry.register("objects", "Objects that count", gauge(compiled.objects.len()));
-    registry.register(
-        "identities",
-        "Identities that some policy names",
-        gauge(compiled.identities().count()),
-    );
-    let errors = compiled.problems.iter().filter(|p| p.severity == crate::problem::Severity::Error).count();
+    registry.register("objects", "Objects that count", gauge(compiled.conditions.len()));
+    registry.register("identities", "Identities that some policy names", gauge(compiled.documents.len()));
+    let problems = state.store.problems().chain(compiled.problems().cloned());
+    let errors = problems.filter(|problem| problem.severity == Severity::Error).count();
     registry.register("problems", "Errors in files and objects", gauge(errors));
-    let available = usize::from(state.unavailable.is_none());
+    let available = usize::from(state.availability.is_available());
     registry.register("source_available", "1 while the source of objects can be read", gauge(available));
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {

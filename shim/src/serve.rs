@@ -10,15 +10,16 @@ use egress_policy::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::compile::{Compiled, Options, compile};
+use crate::compile::{CompileOptions, Compiled, compile};
 use crate::envoy::{Generator, Settings};
 use crate::snapshot::Snapshot;
-use crate::source::folder::{Folder, State};
+use crate::source::folder::Folder;
+use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::xds::identify::NodeIdentity;
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
-use crate::{admin, problem};
+use crate::{admin, manifest::Severity};
 
 /// What `serve` is told.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Config {
     /// The folder of manifests.
     pub folder: std::path::PathBuf,
     /// The mesh's names.
-    pub options: Options,
+    pub options: CompileOptions,
     /// What every proxy gets.
     pub envoy: Settings,
     /// Where proxies connect.
@@ -43,9 +44,10 @@ pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
     let folder = config.folder.display().to_string();
-    let source = Folder::new(config.folder).watch().context("cannot start a thread")?;
-    let first = compile(&source.borrow().store, &config.options, &Compiled::default());
-    report(&first);
+    let folder_source = Folder::watch(&config.folder).context("cannot start a thread")?;
+    let source = folder_source.states();
+    let first = compile(&source.borrow().store, &config.options, None);
+    report(&source.borrow(), &first);
     let (sender, compiled) = watch::channel(Arc::new(first));
     let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled.clone()));
     let proxies = Arc::new(Proxies::default());
@@ -67,6 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
     let grace = Duration::from_millis(200);
     let _ = tokio::time::timeout(grace, admin).await;
     let _ = tokio::time::timeout(grace, xds).await;
+    folder_source.stop();
     Ok(())
 }
 
@@ -89,22 +92,23 @@ async fn signalled() -> Result<()> {
 
 /// Compiles whenever the objects change.
 async fn recompile(
-    mut source: watch::Receiver<State>,
-    options: Options,
+    mut source: watch::Receiver<SourceState>,
+    options: CompileOptions,
     sender: watch::Sender<Arc<Compiled>>,
     snapshots: Arc<Published>,
 ) {
     while source.changed().await.is_ok() {
-        let store = Arc::clone(&source.borrow_and_update().store);
+        let state = source.borrow_and_update().clone();
+        let store = Arc::clone(&state.store);
         let before = Arc::clone(&sender.borrow());
         let start = Instant::now();
         let options = options.clone();
-        let compiled = tokio::task::spawn_blocking(move || compile(&store, &options, &before)).await;
+        let compiled = tokio::task::spawn_blocking(move || compile(&store, &options, Some(&before))).await;
         let Ok(compiled) = compiled else {
             tracing::error!("compiling failed; the last good state stays in force");
             continue;
         };
-        report(&compiled);
+        report(&state, &compiled);
         let compiled = Arc::new(compiled);
         sender.send_replace(Arc::clone(&compiled));
         let changed = snapshots.update(&compiled);
@@ -112,12 +116,15 @@ async fn recompile(
     }
 }
 
-fn report(compiled: &Compiled) {
-    for problem in &compiled.problems {
+fn report(state: &SourceState, compiled: &Compiled) {
+    if let Availability::Unavailable { reason } = &state.availability {
+        tracing::error!(reason, "the last good state stays in force");
+    }
+    for problem in state.store.problems().chain(compiled.problems().cloned()) {
         match problem.severity {
-            problem::Severity::Error => tracing::error!("{problem}"),
-            problem::Severity::Warning => tracing::warn!("{problem}"),
-            problem::Severity::Info => tracing::info!("{problem}"),
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+            Severity::Info => tracing::info!("{problem}"),
         }
     }
 }

@@ -8,16 +8,16 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::compile::{Compiled, ObjectStatus};
-use crate::problem::Problem;
-use crate::source::folder::State;
+use crate::compile::{Compiled, Condition};
+use crate::manifest::Problem;
+use crate::source::{Availability, SourceState};
 use crate::xds::proxies::{Proxies, Proxy};
 
 /// What the admin interface looks at.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// The objects as they come.
-    pub source: watch::Receiver<State>,
+    pub source: watch::Receiver<SourceState>,
     /// What follows from them.
     pub compiled: watch::Receiver<Arc<Compiled>>,
     /// Who is connected.
@@ -35,7 +35,7 @@ pub struct Status {
     /// What happens to what no rule allows, where nothing else is said.
     pub mesh_mode: &'static str,
     /// What became of each object.
-    pub objects: Vec<ObjectStatus>,
+    pub objects: Vec<Condition>,
     /// All that is wrong, with objects and with files.
     pub problems: Vec<Problem>,
     /// The identities that some policy names, and their documents.
@@ -61,6 +61,9 @@ impl Status {
     #[must_use]
     pub fn now(shared: &Shared) -> Self {
         let compiled = shared.compiled.borrow().clone();
+        let source = shared.source.borrow().clone();
+        let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
+        problems.sort_by(Problem::reading_order);
         let identity = |document: &egress_policy::Document| IdentityStatus {
             document: document.version.clone(),
             mode: document.mode.as_str(),
@@ -68,12 +71,16 @@ impl Status {
         };
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            source_unavailable: shared.source.borrow().unavailable.clone(),
-            mesh_mode: compiled.mesh_mode().as_str(),
-            objects: compiled.objects.clone(),
-            problems: compiled.problems.clone(),
+            source_unavailable: match source.availability {
+                Availability::Available => None,
+                Availability::Unavailable { reason } => Some(reason),
+            },
+            mesh_mode: compiled.default_mode().as_str(),
+            objects: compiled.conditions.values().cloned().collect(),
+            problems,
             identities: compiled
-                .identities()
+                .documents
+                .iter()
                 .map(|(id, document)| (id.to_string(), identity(document)))
                 .collect(),
             proxies: shared.proxies.list(),
@@ -118,9 +125,9 @@ pub fn describe(json: &str) -> Result<String> {
         let accepted = if object["accepted"] == true { "accepted" } else { "NOT ACCEPTED" };
         out += &format!(
             "  {} {}/{}: {accepted}\n",
-            text(&object, "kind"),
-            text(&object, "namespace"),
-            text(&object, "name")
+            text(&object["object"], "kind"),
+            text(&object["object"], "namespace"),
+            text(&object["object"], "name")
         );
     }
     out += "\nIDENTITIES\n";
@@ -145,8 +152,12 @@ pub fn describe(json: &str) -> Result<String> {
     if !problems.is_empty() {
         out += "\nPROBLEMS\n";
         for problem in problems {
-            let problem: crate::problem::Problem = serde_json::from_value(problem)?;
-            out += &format!("  {}\n", problem.to_string().replace('\n', "\n  "));
+            let place = match (problem["file"].as_str(), problem["line"].as_u64()) {
+                (Some(file), Some(line)) => format!("{file}:{line}: "),
+                (Some(file), None) => format!("{file}: "),
+                (None, _) => String::new(),
+            };
+            out += &format!("  {place}{}: {}\n", text(&problem, "severity"), text(&problem, "message"));
         }
     }
     Ok(out)

@@ -1,77 +1,150 @@
-//! All objects that are known, by where they come from.
+//! What all files say together. A plain value: no I/O, and cheap to clone.
+//!
+//! Every file's contribution is replaced as a whole. A file that cannot be read keeps what it said
+//! before, and its problems are kept beside that.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::manifest::{Key, Object};
-use crate::problem::{Problem, Severity};
+use crate::manifest::{self, Object, ObjectRef, Parsed, Problem};
 
-/// All objects that are known. A plain value: a source changes it and gives out copies.
-#[derive(Debug, Clone, Default)]
+/// The objects of all files. Equal updates give an equal store, in whatever order files are read;
+/// only a file that became unreadable depends on what it said before.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Store {
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<Arc<str>, File>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct File {
-    /// What the file said when it could last be read.
-    objects: Vec<Arc<Object>>,
-    /// What is wrong with it now.
-    problems: Vec<Problem>,
+    objects: Arc<[Arc<Object>]>,
+    notes: Arc<[Problem]>,
+    errors: Arc<[Problem]>,
+}
+
+/// One file changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileUpdate {
+    /// What the file is called in problems; files count in the order of these.
+    pub file: Arc<str>,
+    /// What happened to it.
+    pub change: Change,
+}
+
+/// What happened to a file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It says this now.
+    Read(Parsed),
+    /// It cannot be read, for these reasons.
+    Unreadable(Vec<Problem>),
+    /// It is gone.
+    Removed,
+}
+
+impl FileUpdate {
+    /// The update for a file that holds these bytes.
+    #[must_use]
+    pub fn read(file: Arc<str>, bytes: &[u8]) -> Self {
+        let change = match manifest::parse(&file, bytes) {
+            Ok(parsed) => Change::Read(parsed),
+            Err(problems) => Change::Unreadable(problems),
+        };
+        Self { file, change }
+    }
+}
+
+/// The objects that count, and what is wrong with the others.
+#[derive(Debug)]
+pub struct Index<'s> {
+    /// One object of each name: the first in the order of files.
+    pub objects: BTreeMap<&'s ObjectRef, &'s Object>,
+    /// The objects that are defined again.
+    pub duplicates: Vec<Problem>,
 }
 
 impl Store {
-    /// A file has this content now. One that cannot be read keeps what it said before.
-    pub fn set(&mut self, path: PathBuf, content: Result<Vec<Arc<Object>>, Vec<Problem>>) {
-        let file = self.files.entry(path).or_default();
-        match content {
-            Ok(objects) => *file = File { objects, problems: vec![] },
-            Err(problems) => file.problems = problems,
+    /// Takes in what happened to a file. Says whether anything is different now.
+    pub fn apply(&mut self, update: FileUpdate) -> bool {
+        let FileUpdate { file, change } = update;
+        let before = self.files.get(&file);
+        let after = match change {
+            Change::Read(Parsed { objects, notes }) => {
+                File { objects: objects.into(), notes: notes.into(), errors: Arc::default() }
+            }
+            Change::Unreadable(problems) => {
+                let before = before.cloned().unwrap_or_default();
+                File { errors: problems.into(), ..before }
+            }
+            Change::Removed => return self.files.remove(&file).is_some(),
+        };
+        if before == Some(&after) {
+            return false;
         }
+        self.files.insert(file, after);
+        true
     }
 
-    /// A file is gone, and what it said with it.
-    pub fn remove(&mut self, path: &PathBuf) {
-        self.files.remove(path);
-    }
-
-    /// The files that are known.
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    /// The names of the files.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()
     }
 
-    /// The objects by name. Of two with one name the first file, in the order of paths, counts.
+    /// Whether there is no object.
     #[must_use]
-    pub fn objects(&self) -> BTreeMap<&Key, &Arc<Object>> {
-        let mut objects = BTreeMap::new();
-        for object in self.files.values().flat_map(|file| &file.objects) {
-            objects.entry(&object.key).or_insert(object);
-        }
-        objects
+    pub fn is_empty(&self) -> bool {
+        self.files.values().all(|file| file.objects.is_empty())
     }
 
-    /// What is wrong with files and with objects that are there twice.
+    /// The objects that count. Where files define an object twice, the first one counts.
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems: Vec<_> =
-            self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
-        let mut seen: BTreeMap<&Key, &Arc<Object>> = BTreeMap::new();
-        for object in self.files.values().flat_map(|file| &file.objects) {
-            match seen.get(&object.key) {
-                None => {
-                    seen.insert(&object.key, object);
+    pub fn index(&self) -> Index<'_> {
+        let mut objects: BTreeMap<&ObjectRef, &Object> = BTreeMap::new();
+        let mut duplicates = Vec::new();
+        for object in self.files.values().flat_map(|file| file.objects.iter()) {
+            match objects.entry(&object.reference) {
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    entry.insert(object);
                 }
-                Some(first) => {
-                    let place =
-                        first.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
-                    let line = first.position("").map(|position| position.line).unwrap_or_default();
-                    let message = format!("is there already in {place}:{line}, which counts");
-                    let problem = Problem::new(Severity::Error, message).advise("remove one of them");
-                    problems.push(object.locate(problem));
+                std::collections::btree_map::Entry::Occupied(entry) => {
+                    duplicates.push(duplicate(object, entry.get()));
                 }
             }
         }
-        problems
+        Index { objects, duplicates }
+    }
+
+    /// What is wrong with files and what else there is to say about them. Problems of what objects say
+    /// are found by [`crate::compile::compile`].
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.files
+            .values()
+            .flat_map(|file| {
+                let stale = !file.errors.is_empty() && !file.objects.is_empty();
+                file.errors.iter().map(move |problem| if stale { keeps(problem) } else { problem.clone() })
+            })
+            .chain(self.files.values().flat_map(|file| file.notes.iter().cloned()))
+            .chain(self.index().duplicates)
     }
 }
+
+/// The problem of a file whose former content is in force.
+fn keeps(problem: &Problem) -> Problem {
+    let mut problem = problem.clone();
+    problem.message.push_str(" (what the file said before stays in force)");
+    problem
+}
+
+fn duplicate(object: &Object, first: &Object) -> Problem {
+    let place = match first.places.at() {
+        Some(at) => format!("{}:{}", first.file, at.line),
+        None => first.file.to_string(),
+    };
+    Problem::error(format!("defined again; the one in `{place}` counts"))
+        .advice("remove one of them")
+        .at(&object.file, object.places.at())
+        .object(&object.reference)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,13 +6,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use egress_policy::{
     Decision, Destination, Document, Identity, OnConnection, OnOpening, Opening, Policy, Request,
 };
-use egress_shim::compile::{Compiled, Options, compile};
-use egress_shim::manifest::{self, yaml};
-use egress_shim::store::Store;
+use egress_shim::compile::{CompileOptions, compile};
+use egress_shim::manifest::yaml;
+use egress_shim::store::{Change, FileUpdate, Store};
 use serde::Deserialize;
 
 use crate::mesh::root;
@@ -90,8 +90,7 @@ pub fn all() -> Result<Vec<Corpus>> {
     let mut found = Vec::new();
     for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")) {
         let text = fs::read_to_string(path)?;
-        let document =
-            yaml::documents(&text).map_err(|e| anyhow!("{}:{}: {e}", path.display(), e.position.line))?;
+        let document = yaml::parse(&text).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         let value = document.into_iter().next().context("an empty corpus file")?.value;
         let mut corpus: Corpus = serde_json::from_value(value).with_context(|| path.display().to_string())?;
         corpus.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -107,12 +106,13 @@ impl Corpus {
     /// # Errors
     /// When the manifests do not parse.
     pub fn document(&self) -> Result<Arc<Document>> {
-        let path = std::path::PathBuf::from("corpus.yaml");
+        let update = FileUpdate::read("corpus.yaml".into(), self.manifests.as_bytes());
+        if let Change::Unreadable(problems) = &update.change {
+            bail!("{}", problems[0]);
+        }
         let mut store = Store::default();
-        let objects =
-            manifest::read(&path, &self.manifests).map_err(|problems| anyhow!("{}", problems[0]))?;
-        store.set(path, Ok(objects));
-        let compiled = compile(&store, &Options::default(), &Compiled::default());
+        store.apply(update);
+        let compiled = compile(&store, &CompileOptions::default(), None);
         Ok(compiled.document(&Identity::new("curl", "curl")?))
     }
 }

@@ -1,326 +1,283 @@
-//! One Egress object into rules: one for each port.
+//! Egress objects.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use egress_policy::{Cidr, HostPattern, Identity, Port, Protocol, Route, Rule};
 
-use super::routes::Groups;
-use crate::manifest::kinds::{EgressSpec, Reference};
-use crate::manifest::{Key, Kind, Object};
-use crate::problem::{Problem, Severity};
+use super::issues::Issues;
+use super::route::Groups;
+use super::{Compiler, Invalid, Objects, address, host};
+use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
+use crate::manifest::{Body, Kind, ObjectRef};
 
-const ROUTES_API: &str = "specs.smi-spec.io/v1alpha4";
-const POLICY_API: &str = "policy.openservicemesh.io/v1alpha1";
+const ROUTE_GROUPS: &str = "specs.smi-spec.io/v1alpha4";
+const SETTINGS: &str = "policy.openservicemesh.io/v1alpha1";
 
-/// What an Egress object comes to.
+/// What one Egress object grants.
 #[derive(Debug, Default)]
-pub(super) struct Compiled {
-    pub(super) sources: Vec<Identity>,
+pub(super) struct Policy {
+    /// To whom.
+    pub(super) sources: BTreeSet<Identity>,
+    /// What.
     pub(super) rules: Vec<Rule>,
-    pub(super) problems: Vec<Problem>,
 }
 
-/// A list of which one part is wrong is wrong as a whole: without that part it could be wider.
-type Checked<T> = Result<T, Invalid>;
-
-/// Something in it is wrong, and has been reported.
-#[derive(Debug, Clone, Copy)]
-struct Invalid;
-
-pub(super) fn compile(
-    key: &Key,
-    spec: &EgressSpec,
-    objects: &BTreeMap<&Key, &Arc<Object>>,
-    groups: &Groups<'_>,
-) -> Compiled {
-    let mut problems = Vec::new();
-    let sources = sources(spec, &mut problems);
-    let addresses = addresses(spec, &mut problems);
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    if ports.is_empty() {
-        problems
-            .push(Problem::new(Severity::Warning, "has no ports and grants nothing").at_field("spec.ports"));
+/// Reads all Egress objects.
+pub(super) fn policies(objects: &Objects<'_>, groups: &Groups<'_>, compiler: &mut Compiler) -> Vec<Policy> {
+    let mut policies = Vec::new();
+    for (reference, object) in objects {
+        if let Body::Egress(egress) = &object.body {
+            let mut reader = Reader { reference, egress, objects, groups, issues: Issues::new(object) };
+            let policy = reader.policy();
+            compiler.describe(reader.issues, policy.rules.len());
+            policies.push(policy);
+        }
     }
-    let protocols: Vec<_> =
-        ports.iter().enumerate().map(|(n, port)| protocol(n, &port.protocol, &mut problems)).collect();
-    let names_matter = protocols.iter().any(|p| matches!(p, Ok(Protocol::Http | Protocol::Https)));
-    let hosts = hosts(spec, names_matter, &mut problems);
-    let matches = matches(key, spec, objects, groups, &mut problems);
-    let mut rules = Vec::new();
-    for (n, (port, protocol)) in ports.iter().zip(protocols).enumerate() {
-        let field = format!("spec.ports[{n}]");
-        let number = u16::try_from(port.number).ok().and_then(Port::new);
-        if number.is_none() {
-            problems.push(
-                Problem::new(
-                    Severity::Error,
-                    format!("port {} does not exist, and grants nothing", port.number),
-                )
-                .at_field(format!("{field}.number"))
-                .advise("use a number from 1 to 65535"),
+    policies
+}
+
+/// What a list of an object says. `None`: anything.
+type Part<T> = Result<Option<Vec<T>>, Invalid>;
+
+struct Parts {
+    addresses: Part<Cidr>,
+    hosts: Part<HostPattern>,
+    routes: Part<Route>,
+}
+
+struct Reader<'a, 's> {
+    reference: &'a ObjectRef,
+    egress: &'a Egress,
+    objects: &'a Objects<'s>,
+    groups: &'a Groups<'s>,
+    issues: Issues<'a>,
+}
+
+impl Reader<'_, '_> {
+    fn policy(&mut self) -> Policy {
+        let sources = self.sources();
+        // Everything is read, so that every problem is named at once.
+        let references_are_valid = self.references();
+        let parts = Parts { addresses: self.addresses(), hosts: self.hosts(), routes: self.routes() };
+        if self.egress.ports.is_empty() {
+            self.issues.warning(
+                "spec.ports",
+                "there are no ports, so nothing is granted",
+                Some("add a port"),
             );
         }
-        let (Some(number), Ok(protocol), Ok(addresses), Ok(matches)) =
-            (number, protocol, &addresses, &matches)
-        else {
-            continue;
-        };
-        let (hosts, routes) = match protocol {
-            Protocol::Tcp => {
-                if spec.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
-                    problems.push(
-                        Problem::new(
-                            Severity::Warning,
-                            "hosts are not looked at for this protocol: any host on this port is allowed",
-                        )
-                        .at_field(format!("{field}.protocol"))
-                        .advise("use `https` or `http`, or list `ipAddresses`"),
-                    );
-                }
-                (None, None)
+        let rules: Vec<Rule> = self
+            .egress
+            .ports
+            .iter()
+            .enumerate()
+            .filter_map(|(i, port)| self.rule(&format!("spec.ports[{i}]"), port, &parts).ok())
+            .collect();
+        Policy { sources, rules: if references_are_valid { rules } else { Vec::new() } }
+    }
+
+    fn sources(&mut self) -> BTreeSet<Identity> {
+        if self.egress.sources.is_empty() {
+            let message = "there are no sources, so the policy applies to nobody";
+            self.issues.info("spec.sources", message, Some("add a source of kind `ServiceAccount`"));
+        }
+        let mut identities = BTreeSet::new();
+        for (i, Source { kind, name, namespace }) in self.egress.sources.iter().enumerate() {
+            if kind != "ServiceAccount" {
+                let message = format!("`{kind}` is not a kind of source, so this one grants nothing");
+                self.issues.error(
+                    &format!("spec.sources[{i}].kind"),
+                    message,
+                    Some("write `ServiceAccount`"),
+                );
+                continue;
             }
-            Protocol::Https => match &hosts {
-                Ok(hosts) => (hosts.clone(), None),
-                Err(Invalid) => continue,
-            },
-            Protocol::Http => match &hosts {
-                Ok(Some(hosts)) => (Some(hosts.clone()), matches.clone()),
-                Ok(None) => {
-                    // As in Open Service Mesh, which answers every request of such a policy with 404.
-                    problems.push(
-                        Problem::new(Severity::Error, "an http port without hosts grants nothing")
-                            .at_field(field)
-                            .advise("list `hosts`, or use protocol `tcp` to allow by address alone"),
+            match Identity::new(namespace, name) {
+                Ok(identity) => {
+                    identities.insert(identity);
+                }
+                Err(error) => {
+                    let advice = "name the service account and its namespace as Kubernetes has them: until then this source grants nothing";
+                    self.issues.error(&format!("spec.sources[{i}]"), error.to_string(), Some(advice));
+                }
+            }
+        }
+        identities
+    }
+
+    /// Checks `matches` as OSM's webhook does, with its words, and looks settings up. Whether the
+    /// object may grant anything.
+    fn references(&mut self) -> bool {
+        let mut valid = true;
+        let mut settings = 0;
+        let egress = self.egress;
+        for (i, MatchRef { api_group, kind, name }) in egress.matches.iter().flatten().enumerate() {
+            let field = format!("spec.matches[{i}]");
+            let expected = match api_group.as_str() {
+                ROUTE_GROUPS => "HTTPRouteGroup",
+                SETTINGS => "UpstreamTrafficSetting",
+                other => {
+                    valid = false;
+                    let message = format!(
+                        "Expected 'matches.apiGroup' to be one of [{ROUTE_GROUPS} {SETTINGS}], got: {other}"
                     );
+                    self.issues.error(&format!("{field}.apiGroup"), message, Some(NO_OBJECT));
                     continue;
                 }
-                Err(Invalid) => continue,
-            },
+            };
+            if kind != expected {
+                valid = false;
+                let message =
+                    format!("Expected 'matches.kind' for match '{name}' to be '{expected}', got: {kind}");
+                self.issues.error(&format!("{field}.kind"), message, Some(NO_OBJECT));
+            } else if api_group == SETTINGS {
+                settings += 1;
+                let target = ObjectRef::new(Kind::UpstreamTrafficSetting, &self.reference.namespace, name);
+                if self.objects.contains_key(&target) {
+                    self.issues.info(&field, "connection settings are not applied yet", None);
+                } else {
+                    valid = false;
+                    let message = format!("there is no {target}");
+                    self.issues.error(&field, message, Some(NO_OBJECT));
+                }
+            }
+        }
+        if settings > 1 {
+            valid = false;
+            let message = "Cannot have more than 1 UpstreamTrafficSetting match";
+            self.issues.error("spec.matches", message, Some(NO_OBJECT));
+        }
+        valid
+    }
+
+    fn addresses(&mut self) -> Part<Cidr> {
+        let texts = self.egress.ip_addresses.as_deref();
+        if texts.is_some_and(<[String]>::is_empty) {
+            let message = "the list is empty, which means any address";
+            self.issues.warning("spec.ipAddresses", message, Some("remove the field, or add a block"));
+        }
+        match texts {
+            None | Some([]) => Ok(None),
+            Some(texts) => {
+                let advice = "correct or remove this block: until then the object grants nothing";
+                address::blocks(texts, "spec.ipAddresses", advice, &mut self.issues).map(Some)
+            }
+        }
+    }
+
+    fn hosts(&mut self) -> Part<HostPattern> {
+        let texts = self.egress.hosts.as_deref();
+        if texts.is_some_and(<[String]>::is_empty) {
+            let message = "the list is empty, which for https means any host";
+            self.issues.warning("spec.hosts", message, Some("remove the field, or add a host"));
+        }
+        match texts {
+            None | Some([]) => Ok(None),
+            Some(texts) => host::patterns(texts, "spec.hosts", &mut self.issues).map(Some),
+        }
+    }
+
+    fn routes(&mut self) -> Part<Route> {
+        let mut valid = true;
+        let mut routes: Option<Vec<Route>> = None;
+        let egress = self.egress;
+        for (i, reference) in egress.matches.iter().flatten().enumerate() {
+            if reference.api_group != ROUTE_GROUPS || reference.kind != "HTTPRouteGroup" {
+                continue;
+            }
+            let field = format!("spec.matches[{i}]");
+            if !egress.ports.iter().any(|port| port.protocol.eq_ignore_ascii_case("http")) {
+                let message = "route groups are looked at for protocol `http` only, and no port has it";
+                self.issues.warning(&field, message, None);
+            }
+            let target = ObjectRef::new(Kind::HttpRouteGroup, &self.reference.namespace, &reference.name);
+            match self.groups.get(&target) {
+                Some(Ok(group)) => routes.get_or_insert_default().extend(group.iter().cloned()),
+                Some(Err(Invalid)) => {
+                    valid = false;
+                    let message = format!("{target} is invalid");
+                    self.issues.error(
+                        &field,
+                        message,
+                        Some("correct the group: until then the http rules of the object grant nothing"),
+                    );
+                }
+                None => {
+                    valid = false;
+                    let message = format!("there is no {target}");
+                    self.issues.error(&field, message, Some("add the group to the policy's own namespace, or remove this match: until then the http rules of the object grant nothing"));
+                }
+            }
+        }
+        if let Some(routes) = &mut routes {
+            routes.sort_unstable();
+            routes.dedup();
+        }
+        if valid { Ok(routes) } else { Err(Invalid) }
+    }
+
+    /// The rule of a port, if everything that it is made of is valid.
+    fn rule(&mut self, field: &str, spec: &PortSpec, parts: &Parts) -> Result<Rule, Invalid> {
+        let port = self.port(field, spec);
+        let protocol = self.protocol(field, spec);
+        let (port, protocol) = (port?, protocol?);
+        let (hosts, routes) = match protocol {
+            Protocol::Tcp => (None, None),
+            Protocol::Https => (parts.hosts.clone()?, None),
+            Protocol::Http => {
+                let hosts = parts.hosts.clone()?;
+                if hosts.is_none() {
+                    let advice = "add `hosts`; for any host, use protocol `tcp`";
+                    let message = "protocol `http` without hosts grants nothing, as in OSM";
+                    self.issues.error(&format!("{field}.protocol"), message, Some(advice));
+                    return Err(Invalid);
+                }
+                (hosts, parts.routes.clone()?)
+            }
         };
-        rules.push(Rule {
-            policy: format!("{}/{}", key.namespace, key.name),
-            name: field,
-            port: number,
+        let addresses = parts.addresses.clone()?;
+        let ObjectRef { kind: _, namespace, name } = self.reference;
+        Ok(Rule {
+            policy: format!("{namespace}/{name}"),
+            name: field.to_owned(),
+            port,
             protocol,
-            addresses: addresses.clone(),
+            addresses,
             hosts,
             routes,
-        });
+        })
     }
-    Compiled { sources, rules, problems }
-}
 
-fn sources(spec: &EgressSpec, problems: &mut Vec<Problem>) -> Vec<Identity> {
-    let sources = spec.sources.as_deref().unwrap_or_default();
-    if sources.is_empty() {
-        problems.push(
-            Problem::new(Severity::Warning, "has no sources and applies to nobody").at_field("spec.sources"),
-        );
-    }
-    let mut found = Vec::new();
-    for (n, source) in sources.iter().enumerate() {
-        let field = format!("spec.sources[{n}]");
-        if source.kind != "ServiceAccount" {
-            problems.push(
-                Problem::new(Severity::Error, format!("`{}` is no kind of source", source.kind))
-                    .at_field(format!("{field}.kind"))
-                    .advise("use `ServiceAccount`"),
-            );
-            continue;
+    fn port(&mut self, field: &str, spec: &PortSpec) -> Result<Port, Invalid> {
+        let port = u16::try_from(spec.number).ok().and_then(Port::new);
+        if port.is_none() {
+            let message = format!("`{}` is not a port, so this one grants nothing", spec.number);
+            self.issues.error(&format!("{field}.number"), message, Some("a port is 1 to 65535"));
         }
-        match Identity::new(&source.namespace, &source.name) {
-            Ok(identity) => found.push(identity),
-            Err(error) => problems.push(Problem::new(Severity::Error, error.to_string()).at_field(field)),
-        }
+        port.ok_or(Invalid)
     }
-    found.sort_unstable();
-    found.dedup();
-    found
-}
 
-/// `None`: any address.
-fn addresses(spec: &EgressSpec, problems: &mut Vec<Problem>) -> Checked<Option<Vec<Cidr>>> {
-    let texts = spec.ip_addresses.as_deref().unwrap_or_default();
-    let mut found = Vec::new();
-    for (n, text) in texts.iter().enumerate() {
-        let field = format!("spec.ipAddresses[{n}]");
-        match Cidr::canonical(text) {
-            Ok(block) => {
-                if block.to_string() != *text {
-                    let message = format!("`{text}` is read as `{block}`");
-                    problems.push(Problem::new(Severity::Info, message).at_field(field));
-                }
-                found.push(block);
-            }
-            Err(error) => problems.push(
-                Problem::new(Severity::Error, error.to_string())
-                    .at_field(field)
-                    .advise("until it is mended, this object grants nothing"),
-            ),
-        }
-    }
-    if found.len() < texts.len() {
-        return Err(Invalid);
-    }
-    found.sort_unstable();
-    found.dedup();
-    // As in Open Service Mesh an empty list is no list.
-    Ok((!found.is_empty()).then_some(found))
-}
-
-/// `None`: any name. Where no port looks at names, nothing is wrong with them.
-fn hosts(spec: &EgressSpec, matter: bool, problems: &mut Vec<Problem>) -> Checked<Option<Vec<HostPattern>>> {
-    let texts = spec.hosts.as_deref().unwrap_or_default();
-    if !matter {
-        return Ok(None);
-    }
-    let mut found = Vec::new();
-    for (n, text) in texts.iter().enumerate() {
-        let field = format!("spec.hosts[{n}]");
-        let canonical = canonical(text);
-        match canonical.parse::<HostPattern>() {
-            Ok(pattern) => {
-                if canonical != *text {
-                    let message = format!("`{text}` is read as `{canonical}`");
-                    problems.push(Problem::new(Severity::Info, message).at_field(field));
-                }
-                found.push(pattern);
-            }
-            Err(error) => problems.push(
-                Problem::new(Severity::Error, error.to_string())
-                    .at_field(field)
-                    .advise("until it is mended, the http and https ports of this object grant nothing"),
-            ),
-        }
-    }
-    if found.len() < texts.len() {
-        return Err(Invalid);
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok((!found.is_empty()).then_some(found))
-}
-
-/// Lower case, A-labels, no trailing dot. What cannot be converted is left for the parser to refuse.
-fn canonical(text: &str) -> String {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let (star, name) = match name.strip_prefix("*.") {
-        Some(rest) => ("*.", rest),
-        None => ("", name),
-    };
-    let ascii =
-        if name.is_ascii() { Ok(name.to_ascii_lowercase()) } else { idna::domain_to_ascii_strict(name) };
-    format!("{star}{}", ascii.unwrap_or_else(|_| name.to_owned()))
-}
-
-fn protocol(number: usize, text: &str, problems: &mut Vec<Problem>) -> Checked<Protocol> {
-    match text.to_ascii_lowercase().as_str() {
-        "http" => Ok(Protocol::Http),
-        "https" => Ok(Protocol::Https),
-        // Every `tcp` port is decided by port and address alone: no server waits to speak.
-        "tcp" | "tcp-server-first" => Ok(Protocol::Tcp),
-        _ => {
-            problems.push(
-                Problem::new(
-                    Severity::Error,
-                    format!("`{text}` is no protocol, and the port grants nothing"),
-                )
-                .at_field(format!("spec.ports[{number}].protocol"))
-                .advise("use `http`, `https`, `tcp` or `tcp-server-first`"),
-            );
-            Err(Invalid)
-        }
-    }
-}
-
-/// The routes that an http request needs one of; `None` when the object refers to no route group.
-fn matches(
-    key: &Key,
-    spec: &EgressSpec,
-    objects: &BTreeMap<&Key, &Arc<Object>>,
-    groups: &Groups<'_>,
-    problems: &mut Vec<Problem>,
-) -> Checked<Option<Vec<Route>>> {
-    let references = spec.matches.as_deref().unwrap_or_default();
-    let before = problems.len();
-    let mut routes: Option<Vec<Route>> = None;
-    let mut settings = 0;
-    let mut valid = true;
-    for (n, reference) in references.iter().enumerate() {
-        let field = format!("spec.matches[{n}]");
-        let kind = match kind(reference) {
-            Ok(kind) => kind,
-            Err((part, message)) => {
-                problems.push(Problem::new(Severity::Error, message).at_field(format!("{field}.{part}")));
-                valid = false;
-                continue;
+    fn protocol(&mut self, field: &str, spec: &PortSpec) -> Result<Protocol, Invalid> {
+        let field = format!("{field}.protocol");
+        let lower = spec.protocol.to_ascii_lowercase();
+        let protocol = match lower.as_str() {
+            "http" => Protocol::Http,
+            "https" => Protocol::Https,
+            "tcp" | "tcp-server-first" => Protocol::Tcp,
+            _ => {
+                let message = format!("`{}` is not a protocol, so this port grants nothing", spec.protocol);
+                let advice = "write `http`, `https`, `tcp` or `tcp-server-first`";
+                self.issues.error(&field, message, Some(advice));
+                return Err(Invalid);
             }
         };
-        let target = Key { kind, namespace: key.namespace.clone(), name: reference.name.clone() };
-        if kind == Kind::UpstreamTrafficSetting {
-            settings += 1;
-            if objects.contains_key(&target) {
-                let message = format!("{target}: its connection settings are not applied yet");
-                problems.push(Problem::new(Severity::Warning, message).at_field(field));
-                continue;
-            }
-        } else {
-            match groups.routes(&target) {
-                Some(Ok(found)) => {
-                    routes.get_or_insert_default().extend(found.iter().cloned());
-                    continue;
-                }
-                Some(Err(())) => {
-                    let message = format!("{target} is invalid, and this object grants nothing");
-                    problems.push(Problem::new(Severity::Error, message).at_field(field));
-                    valid = false;
-                    continue;
-                }
-                None => {}
-            }
+        if protocol == Protocol::Tcp && self.egress.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
+            let message = format!("hosts are not looked at for protocol `{lower}`");
+            let advice = "to decide by name use `https` or `http`; to decide by address add `ipAddresses`";
+            self.issues.warning(&field, message, Some(advice));
         }
-        valid = false;
-        problems.push(
-            Problem::new(Severity::Error, format!("{target} does not exist, and this object grants nothing"))
-                .at_field(format!("{field}.name"))
-                .advise(format!("create it in namespace `{}`, or remove the reference", key.namespace)),
-        );
+        Ok(protocol)
     }
-    if settings > 1 {
-        valid = false;
-        problems.insert(
-            before,
-            Problem::new(Severity::Error, "Cannot have more than 1 UpstreamTrafficSetting match")
-                .at_field("spec.matches"),
-        );
-    }
-    if !valid {
-        return Err(Invalid);
-    }
-    if let Some(routes) = &mut routes {
-        routes.sort_unstable();
-        routes.dedup();
-    }
-    Ok(routes)
 }
 
-/// Open Service Mesh's rules for references, in its words.
-fn kind(reference: &Reference) -> Result<Kind, (&'static str, String)> {
-    let group = reference.api_group.as_deref().unwrap_or_default();
-    let (kind, name) = match group {
-        ROUTES_API => (Kind::HttpRouteGroup, "HTTPRouteGroup"),
-        POLICY_API => (Kind::UpstreamTrafficSetting, "UpstreamTrafficSetting"),
-        _ => {
-            let message =
-                format!("Expected 'matches.apiGroup' to be one of [{ROUTES_API} {POLICY_API}], got: {group}");
-            return Err(("apiGroup", message));
-        }
-    };
-    if reference.kind == name {
-        Ok(kind)
-    } else {
-        let Reference { kind, name: object, .. } = reference;
-        Err(("kind", format!("Expected 'matches.kind' for match '{object}' to be '{name}', got: {kind}")))
-    }
-}
+const NO_OBJECT: &str = "correct or remove this match: until then the object grants nothing";

@@ -1,146 +1,144 @@
-//! YAML into JSON values that remember where each field stands.
+//! YAML 1.2 text (and with it JSON) to JSON values that know where their fields stand.
+//!
+//! Refused, each with its place: duplicate keys, keys that are not scalars, merge keys, tags that are
+//! not YAML's own, values nested or repeated without limit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::str::Utf8Error;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
-use serde_json::{Map, Number, Value};
+use saphyr_parser::{Event, Marker, Parser, ScanError, Span, StrInput, Tag};
+use serde_json::Value;
 
-use crate::problem::Position;
+use super::scalar::{core_tag, resolve};
+use super::{Places, Position};
 
-/// More nodes than this are no manifest but an alias bomb, or a mistake.
-const MOST_NODES: usize = 2_000_000;
-/// Deeper than any manifest.
-const DEEPEST: usize = 64;
+/// The longest text that is read, in bytes.
+pub const MAX_BYTES: usize = 32 << 20;
+/// The most values in a text. 10,000 policies have about 300,000.
+const MAX_NODES: usize = 1_000_000;
+/// The most values that aliases may repeat.
+const MAX_REPEATED: usize = 100_000;
+/// How deep values may be nested.
+const MAX_DEPTH: usize = 64;
 
-/// One YAML document.
-#[derive(Debug)]
-pub struct Yaml {
-    /// Its content.
+/// One document of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct YamlDocument {
+    /// What it says.
     pub value: Value,
-    /// Where each field stands, by path (`spec.ports[0].protocol`); the document itself by ``.
-    pub lines: Lines,
+    /// Where its fields stand.
+    pub places: Places,
 }
 
-/// Where fields stand.
-#[derive(Debug, Clone, Default)]
-pub struct Lines(BTreeMap<String, Position>);
-
-/// Why a text is not YAML that we read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct SyntaxError {
+pub struct YamlError {
+    /// Where.
+    pub position: Option<Position>,
     /// What is wrong.
     pub message: String,
-    /// Where.
-    pub position: Position,
+    /// What to do about it.
+    pub advice: &'static str,
 }
 
-impl Lines {
-    /// Where a field stands, or the nearest one around it.
-    #[must_use]
-    pub fn find(&self, path: &str) -> Option<Position> {
-        let mut path = path;
-        loop {
-            if let Some(position) = self.0.get(path) {
-                return Some(*position);
-            }
-            match path.rfind(['.', '[']) {
-                Some(end) => path = &path[..end],
-                None => return self.0.get("").copied(),
-            }
-        }
-    }
-}
-
-impl Lines {
-    /// Where the fields behind a path stand (`items[0].`, or nothing), by their paths from there.
-    #[must_use]
-    pub fn below(&self, prefix: &str) -> Self {
-        if prefix.is_empty() {
-            return self.clone();
-        }
-        let start = self.find(prefix.trim_end_matches('.')).map(|position| (String::new(), position));
-        let inner = self
-            .0
-            .range(prefix.to_owned()..)
-            .map_while(|(path, position)| path.strip_prefix(prefix).map(|path| (path.to_owned(), *position)));
-        Self(start.into_iter().chain(inner).collect())
-    }
-}
-
-/// Reads all documents of a text. Empty ones are left out.
+/// Reads the documents of a file; empty ones are left out.
 ///
 /// # Errors
-/// When the text is not YAML, has a key twice, or grows beyond all measure by aliases.
-pub fn documents(text: &str) -> Result<Vec<Yaml>, SyntaxError> {
-    let mut events = Parser::new_from_str(text);
-    let mut found = Vec::new();
-    let mut nodes = 0;
-    while let Some(event) = events.next() {
-        let (event, _) = event.map_err(|e| error(e.info(), *e.marker()))?;
-        if matches!(event, Event::DocumentStart(_)) {
-            let mut builder =
-                Builder { events: &mut events, lines: Lines::default(), anchors: HashMap::new(), nodes };
-            let value = builder.next_value("", 0)?;
-            nodes = builder.nodes;
-            let lines = builder.lines;
-            if !value.is_null() {
-                found.push(Yaml { value, lines });
+/// When the bytes are too many, are not UTF-8, or are not YAML as described above.
+pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<YamlDocument>, YamlError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(too_large());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| not_utf8(bytes, e))?;
+    parse(text)
+}
+
+/// The error for a file that is longer than [`MAX_BYTES`].
+#[must_use]
+pub fn too_large() -> YamlError {
+    YamlError {
+        position: None,
+        message: format!("the file is larger than {} MiB", MAX_BYTES >> 20),
+        advice: "split it into several files, or move it out of the folder",
+    }
+}
+
+/// Reads the documents of a text; empty ones are left out.
+///
+/// # Errors
+/// When the text is not YAML as described above.
+pub fn parse(text: &str) -> Result<Vec<YamlDocument>, YamlError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // The scanner reads a whole flow collection before it gives out the first value, and needs some
+    // 400 bytes for each.
+    if text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > MAX_NODES {
+        return Err(YamlError { position: None, message: too_many(), advice: TOO_MANY_ADVICE });
+    }
+    let mut composer =
+        Composer { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0, repeated: 0 };
+    let mut documents = Vec::new();
+    while let Some((event, span)) = composer.next()? {
+        match event {
+            Event::DocumentStart(_) => composer.anchors.clear(),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            Event::Alias(_)
+            | Event::Scalar(..)
+            | Event::SequenceStart(..)
+            | Event::SequenceEnd
+            | Event::MappingStart(..)
+            | Event::MappingEnd => {
+                let (value, places) = composer.node(event, span, 0)?;
+                if !value.is_null() {
+                    documents.push(YamlDocument { value, places });
+                }
             }
         }
     }
-    Ok(found)
+    Ok(documents)
 }
 
-struct Builder<'a, 'input> {
-    events: &'a mut Parser<'input, saphyr_parser::StrInput<'input>>,
-    lines: Lines,
-    anchors: HashMap<usize, (Value, usize)>,
+type Node = (Value, Places);
+
+struct Composer<'a> {
+    parser: Parser<'a, StrInput<'a>>,
+    /// What was anchored in this document, and how many values it has.
+    anchors: BTreeMap<usize, (Node, usize)>,
     nodes: usize,
+    repeated: usize,
 }
 
-impl<'input> Builder<'_, 'input> {
-    fn next_event(&mut self) -> Result<(Event<'input>, Marker), SyntaxError> {
-        match self.events.next() {
-            Some(Ok((event, span))) => Ok((event, span.start)),
-            Some(Err(e)) => Err(error(e.info(), *e.marker())),
-            None => Err(SyntaxError {
-                message: "the text ends too early".to_owned(),
-                position: Position::default(),
-            }),
-        }
+impl<'a> Composer<'a> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlError> {
+        self.parser.next_event().transpose().map_err(|e| syntax(&e))
     }
 
-    fn next_value(&mut self, path: &str, depth: usize) -> Result<Value, SyntaxError> {
-        let (event, at) = self.next_event()?;
-        self.value(event, at, path, depth)
+    fn expect(&mut self, before: Position) -> Result<(Event<'a>, Span), YamlError> {
+        self.next()?.ok_or_else(|| error(before, "the text ends within a value", "complete the value"))
     }
 
-    fn value(
-        &mut self,
-        event: Event<'input>,
-        at: Marker,
-        path: &str,
-        depth: usize,
-    ) -> Result<Value, SyntaxError> {
-        if depth > DEEPEST {
-            return Err(error("nested too deep", at));
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, YamlError> {
+        let at = position(&span.start);
+        if depth > MAX_DEPTH {
+            let message = format!("values are nested more than {MAX_DEPTH} deep");
+            return Err(error(at, message, "this is no manifest: move the file out of the folder"));
         }
-        self.lines.0.entry(path.to_owned()).or_insert(position(at));
-        let before = self.nodes;
         self.count(1, at)?;
-        let (value, anchor) = match event {
+        let before = self.nodes;
+        let (node, anchor) = match event {
+            Event::Alias(anchor) => return self.alias(anchor, at),
             Event::Scalar(text, style, anchor, tag) => {
-                let plain = style == ScalarStyle::Plain && tag.as_ref().is_none_or(|tag| tag.suffix != "str");
-                (if plain { plain_scalar(&text) } else { Value::String(text.into_owned()) }, anchor)
+                let value =
+                    resolve(text, style, tag.as_deref()).map_err(|(what, advice)| error(at, what, advice))?;
+                ((value, Places::scalar(at)), anchor)
             }
-            Event::SequenceStart(anchor, _) => (self.sequence(path, depth)?, anchor),
-            Event::MappingStart(anchor, _) => (self.mapping(path, depth)?, anchor),
-            Event::Alias(anchor) => {
-                let (value, size) =
-                    self.anchors.get(&anchor).cloned().ok_or_else(|| error("an alias of itself", at))?;
-                self.count(size, at)?;
-                return Ok(value);
+            Event::SequenceStart(anchor, tag) => {
+                check_tag(tag.as_deref(), "seq", at)?;
+                (self.sequence(at, depth)?, anchor)
+            }
+            Event::MappingStart(anchor, tag) => {
+                check_tag(tag.as_deref(), "map", at)?;
+                (self.mapping(at, depth)?, anchor)
             }
             Event::Nothing
             | Event::StreamStart
@@ -148,152 +146,136 @@ impl<'input> Builder<'_, 'input> {
             | Event::DocumentStart(_)
             | Event::DocumentEnd
             | Event::SequenceEnd
-            | Event::MappingEnd => return Err(error("a value was expected", at)),
+            | Event::MappingEnd => {
+                return Err(error(at, "a value is missing", "complete the value"));
+            }
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (value.clone(), self.nodes - before));
+            let size = self.nodes - before + 1;
+            self.repeat(size, at)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
-        Ok(value)
+        Ok(node)
     }
 
-    fn sequence(&mut self, path: &str, depth: usize) -> Result<Value, SyntaxError> {
-        let mut items = Vec::new();
+    fn alias(&mut self, anchor: usize, at: Position) -> Result<Node, YamlError> {
+        let Some(((value, places), size)) = self.anchors.get(&anchor).cloned() else {
+            return Err(error(at, "an alias stands within the value that it repeats", "write the value out"));
+        };
+        self.repeat(size, at)?;
+        self.count(size, at)?;
+        Ok((value, places.moved_to(at)))
+    }
+
+    fn sequence(&mut self, at: Position, depth: usize) -> Result<Node, YamlError> {
+        let (mut values, mut places) = (Vec::new(), Vec::new());
         loop {
-            match self.next_event()? {
-                (Event::SequenceEnd, _) => return Ok(Value::Array(items)),
-                (event, at) => {
-                    let path = format!("{path}[{}]", items.len());
-                    items.push(self.value(event, at, &path, depth + 1)?);
-                }
+            let (event, span) = self.expect(at)?;
+            if event == Event::SequenceEnd {
+                return Ok((Value::Array(values), Places::sequence(at, places)));
             }
+            let (value, place) = self.node(event, span, depth + 1)?;
+            values.push(value);
+            places.push(place);
         }
     }
 
-    fn mapping(&mut self, path: &str, depth: usize) -> Result<Value, SyntaxError> {
-        let mut map = Map::new();
+    fn mapping(&mut self, at: Position, depth: usize) -> Result<Node, YamlError> {
+        let (mut values, mut places) = (serde_json::Map::new(), Vec::new());
         loop {
-            let (key, at) = match self.next_event()? {
-                (Event::MappingEnd, _) => return Ok(Value::Object(map)),
-                (Event::Scalar(key, ..), at) => (key.into_owned(), at),
-                (_, at) => return Err(error("a key must be a plain name", at)),
+            let (event, span) = self.expect(at)?;
+            if event == Event::MappingEnd {
+                return Ok((Value::Object(values), Places::mapping(at, places)));
+            }
+            let key_at = position(&span.start);
+            let Event::Scalar(key, style, _, _) = event else {
+                return Err(error(key_at, "a key is not a plain name", "write `name: value`"));
             };
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            // Where the key stands, which is what one looks for, and not its value.
-            self.lines.0.entry(path.clone()).or_insert(position(at));
-            let value = self.next_value(&path, depth + 1)?;
-            if map.contains_key(&key) {
-                return Err(error(&format!("`{path}` is there twice: remove one"), at));
+            if key == "<<" && style == saphyr_parser::ScalarStyle::Plain {
+                return Err(error(
+                    key_at,
+                    "merge keys (`<<`) are not part of YAML 1.2",
+                    "write the fields out",
+                ));
             }
-            map.insert(key, value);
+            let (event, span) = self.expect(at)?;
+            let (value, place) = self.node(event, span, depth + 1)?;
+            if values.contains_key(&*key) {
+                return Err(error(key_at, format!("key `{key}` stands here twice"), "remove one of them"));
+            }
+            places.push((Box::from(&*key), place.moved_to(key_at)));
+            values.insert(key.into_owned(), value);
         }
     }
 
-    fn count(&mut self, nodes: usize, at: Marker) -> Result<(), SyntaxError> {
+    fn count(&mut self, nodes: usize, at: Position) -> Result<(), YamlError> {
         self.nodes += nodes;
-        if self.nodes > MOST_NODES {
-            return Err(error("more than 2,000,000 values in one file: split it", at));
+        if self.nodes <= MAX_NODES {
+            return Ok(());
         }
-        Ok(())
+        Err(error(at, too_many(), TOO_MANY_ADVICE))
+    }
+
+    fn repeat(&mut self, nodes: usize, at: Position) -> Result<(), YamlError> {
+        self.repeated += nodes;
+        if self.repeated <= MAX_REPEATED {
+            return Ok(());
+        }
+        let message = format!("aliases repeat more than {MAX_REPEATED} values");
+        Err(error(at, message, "write the values out, or use fewer anchors"))
     }
 }
 
-/// The core schema of YAML 1.2.
-fn plain_scalar(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
-    }
-    let starts_like_a_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
-    if starts_like_a_number {
-        if let Ok(number) = text.parse::<i64>() {
-            return Value::Number(number.into());
-        }
-        let digits = text.bytes().any(|b| b.is_ascii_digit());
-        if let Some(number) = text.parse().ok().filter(|_| digits).and_then(Number::from_f64) {
-            return Value::Number(number);
-        }
-    }
-    Value::String(text.to_owned())
+const TOO_MANY_ADVICE: &str = "split it into several files, or move it out of the folder";
+
+fn too_many() -> String {
+    format!("the file has more than {MAX_NODES} values")
 }
 
-fn position(at: Marker) -> Position {
-    Position { line: at.line(), column: at.col() + 1 }
+fn check_tag(tag: Option<&Tag>, own: &str, at: Position) -> Result<(), YamlError> {
+    match tag {
+        Some(tag) if core_tag(tag) != Some(own) => {
+            let Tag { handle, suffix } = tag;
+            Err(error(
+                at,
+                format!("tag `{handle}{suffix}` does not fit here"),
+                "write the value without a tag",
+            ))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
-fn error(message: &str, at: Marker) -> SyntaxError {
-    SyntaxError { message: message.to_owned(), position: position(at) }
+fn error(position: Position, message: impl Into<String>, advice: &'static str) -> YamlError {
+    YamlError { position: Some(position), message: message.into(), advice }
+}
+
+fn syntax(scan: &ScanError) -> YamlError {
+    let message = format!("this is not YAML: {}", scan.info());
+    let advice = if scan.info().contains("tab") {
+        "indent with spaces: YAML allows no tabs there"
+    } else {
+        "look at this line and the ones above it: indentation, quotes, brackets, a missing `:`"
+    };
+    error(position(scan.marker()), message, advice)
+}
+
+fn not_utf8(bytes: &[u8], cause: Utf8Error) -> YamlError {
+    let valid = bytes.get(..cause.valid_up_to()).unwrap_or_default();
+    let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
+    let last = valid.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    let column = String::from_utf8_lossy(last).chars().count() + 1;
+    let at = Position { line: to_u32(line), column: to_u32(column) };
+    error(at, "the text is not UTF-8", "save the file as UTF-8")
+}
+
+fn position(marker: &Marker) -> Position {
+    Position { line: to_u32(marker.line()), column: to_u32(marker.col() + 1) }
+}
+
+fn to_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn one(text: &str) -> Result<Value, String> {
-        documents(text)
-            .map(|mut found| found.pop().map(|yaml| yaml.value).unwrap_or_default())
-            .map_err(|e| format!("{}:{}: {e}", e.position.line, e.position.column))
-    }
-
-    #[test]
-    fn values() {
-        for (text, expected) in [
-            (
-                "a: 1\nb: [x, 'y', \"z\"]\nc: {d: true}",
-                json!({"a": 1, "b": ["x", "y", "z"], "c": {"d": true}}),
-            ),
-            (
-                "a: '1'\nb: !!str 1\nc: ~\nd: 1.5\ne: 1.2.3.4",
-                json!({"a": "1", "b": "1", "c": null, "d": 1.5, "e": "1.2.3.4"}),
-            ),
-            (
-                "a: yes\nb: off\nc: 010.0.0.1/8\nd: .\ne: -",
-                json!({"a": "yes", "b": "off", "c": "010.0.0.1/8", "d": ".", "e": "-"}),
-            ),
-            ("a: &x [1]\nb: *x", json!({"a": [1], "b": [1]})),
-            ("{\"a\": [1, null]}", json!({"a": [1, null]})),
-            ("a: |\n  text\n", json!({"a": "text\n"})),
-        ] {
-            assert_eq!(one(text), Ok(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn errors_say_where() {
-        for (text, expected) in [
-            ("a: 1\na: 2", "2:1: `a` is there twice: remove one"),
-            ("a:\n  - b: 1\n    b: 2", "3:5: `a[0].b` is there twice: remove one"),
-            ("? [1]\n: 2", "1:3: a key must be a plain name"),
-        ] {
-            assert_eq!(one(text), Err(expected.to_owned()));
-        }
-        assert!(one("a: [1").is_err());
-        assert!(one("a: b: c").expect_err("bad").starts_with("1:"));
-        assert!(one(&"[".repeat(1000)).is_err());
-    }
-
-    #[test]
-    fn an_alias_bomb_is_refused() {
-        let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
-        for n in 1..9 {
-            let before = format!("*a{}", n - 1);
-            text += &format!("a{n}: &a{n} [{}]\n", vec![before; 10].join(","));
-        }
-        assert!(one(&text).expect_err("a bomb").contains("2,000,000"));
-    }
-
-    #[test]
-    fn several_documents_and_their_lines() {
-        let found =
-            documents("# none\n---\na: 1\n---\n---\nspec:\n  ports:\n  - number: 80\n    protocol: http\n")
-                .expect("valid");
-        assert_eq!(found.len(), 2);
-        let line = |path| found[1].lines.find(path).map(|p| (p.line, p.column));
-        assert_eq!(line("spec.ports[0].protocol"), Some((9, 5)));
-        assert_eq!(line("spec.ports[0].missing"), Some((8, 5)));
-        assert_eq!(line("other"), Some((6, 1)));
-    }
-}
+mod tests;

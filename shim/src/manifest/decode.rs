@@ -1,0 +1,259 @@
+//! From the text of one file to typed objects.
+//!
+//! INVARIANT(whole-file): a file counts whole or not at all. Half a file could grant more than the
+//! whole (`hosts` cut off means any host), so one unreadable object makes the file unreadable.
+
+mod advice;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use self::advice::explain;
+use super::places::push_field;
+use super::yaml::{self, YamlDocument, YamlError};
+use super::{Body, Kind, Metadata, Object, ObjectRef, Places, Position, Problem, Severity};
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    /// Its objects, in their order.
+    pub objects: Vec<Arc<Object>>,
+    /// What else there is to say about it.
+    pub notes: Vec<Problem>,
+}
+
+/// Reads a file; `file` is what it is called in problems.
+///
+/// # Errors
+/// With everything that is wrong, when anything is.
+pub fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Parsed, Vec<Problem>> {
+    let documents = yaml::parse_bytes(bytes).map_err(|e| vec![unreadable(file, e)])?;
+    let mut reader = Reader { file, parsed: Parsed::default(), errors: Vec::new() };
+    for document in documents {
+        reader.document(document, None);
+    }
+    if reader.errors.is_empty() { Ok(reader.parsed) } else { Err(reader.errors) }
+}
+
+/// The problem of a file that is not YAML.
+pub(crate) fn unreadable(file: &Arc<str>, error: YamlError) -> Problem {
+    Problem::error(error.message).advice(error.advice).at(file, error.position)
+}
+
+/// `apiVersion` and `kind`.
+#[derive(Clone)]
+struct TypeMeta {
+    api_version: String,
+    kind: String,
+}
+
+impl TypeMeta {
+    fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    fn version(&self) -> &str {
+        self.api_version.split_once('/').map_or(&*self.api_version, |(_, version)| version)
+    }
+}
+
+#[derive(Deserialize)]
+struct Naming {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+}
+
+struct Reader<'f> {
+    file: &'f Arc<str>,
+    parsed: Parsed,
+    errors: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: YamlDocument, of_list: Option<&TypeMeta>) {
+        let YamlDocument { value, places } = document;
+        let at = places.at();
+        let Value::Object(mut map) = value else {
+            return self.error(
+                at,
+                "this is not an object",
+                "write `apiVersion`, `kind`, `metadata` and `spec`",
+            );
+        };
+        let (Some(api_version), Some(kind)) = (
+            text_of(&map, "apiVersion").or_else(|| of_list.map(|t| t.api_version.clone())),
+            text_of(&map, "kind").or_else(|| of_list.map(|t| t.kind.clone())),
+        ) else {
+            return self.error(
+                at,
+                "`apiVersion` and `kind` do not say what this is",
+                "add both, as in `apiVersion: policy.openservicemesh.io/v1alpha1` and `kind: Egress`",
+            );
+        };
+        let meta = TypeMeta { api_version, kind };
+        if let Some(item_kind) = meta.kind.strip_suffix("List")
+            && let Some(Value::Array(items)) = map.remove("items")
+        {
+            // A plain `List` says nothing about its items.
+            let item = TypeMeta { api_version: meta.api_version.clone(), kind: item_kind.to_owned() };
+            let item = Some(&item).filter(|item| !item.kind.is_empty());
+            for (value, places) in items.into_iter().zip(places.field("items").into_items()) {
+                self.document(YamlDocument { value, places }, item);
+            }
+            return;
+        }
+        if let Some(kind) = self.kind(&meta, at, &places)
+            && let Err(problem) = self.object(kind, map, places)
+        {
+            self.errors.push(*problem);
+        }
+    }
+
+    /// Which of our kinds this is; says so if it is none.
+    fn kind(&mut self, meta: &TypeMeta, at: Option<Position>, places: &Places) -> Option<Kind> {
+        let mut of_group = Kind::ALL.into_iter().filter(|kind| kind.group() == meta.group());
+        let Some(kind) = of_group.clone().find(|kind| kind.as_str() == meta.kind) else {
+            // Kubernetes' names are case-sensitive; a slip must not silently drop a policy.
+            if let Some(meant) = of_group.find(|kind| kind.as_str().eq_ignore_ascii_case(&meta.kind)) {
+                let message = format!("kind `{}` is not known", meta.kind);
+                self.error(places.find("kind"), message, format!("write `{meant}`"));
+            } else {
+                let message = format!("`{}` of `{}` is not looked at", meta.kind, meta.api_version);
+                self.parsed.notes.push(Problem::new(Severity::Info, message).at(self.file, at));
+            }
+            return None;
+        };
+        if kind.versions().contains(&meta.version()) {
+            return Some(kind);
+        }
+        let group = kind.group();
+        let slash = if group.is_empty() { "" } else { "/" };
+        let best = kind.versions().first().copied().unwrap_or_default();
+        let message = format!("{kind} of version `{}` is not understood", meta.version());
+        self.error(places.find("apiVersion"), message, format!("write `apiVersion: {group}{slash}{best}`"));
+        None
+    }
+
+    /// Reads one object. The problem has the path of the field.
+    fn object(
+        &mut self,
+        kind: Kind,
+        mut map: Map<String, Value>,
+        places: Places,
+    ) -> Result<(), Box<Problem>> {
+        let locate = |mut problem: Box<Problem>| {
+            problem.position = places.find(problem.field.as_deref().unwrap_or_default());
+            problem.file = Some(Arc::clone(self.file));
+            problem
+        };
+        let metadata = map.remove("metadata").filter(|v| !v.is_null()).unwrap_or_else(|| Map::new().into());
+        let naming: Naming = typed("metadata", metadata.clone()).map_err(locate)?;
+        let metadata: Metadata = typed("metadata", metadata).map_err(locate)?;
+        let reference = reference(kind, naming).map_err(locate)?;
+        let body = body(kind, map).map_err(|mut problem| {
+            problem.object = Some(reference.clone());
+            locate(problem)
+        })?;
+        let object = Object { reference, metadata, body, file: Arc::clone(self.file), places };
+        self.parsed.objects.push(Arc::new(object));
+        Ok(())
+    }
+
+    fn error(&mut self, at: Option<Position>, message: impl AsRef<str>, advice: impl AsRef<str>) {
+        self.errors.push(Problem::error(message).advice(advice).at(self.file, at));
+    }
+}
+
+fn reference(kind: Kind, naming: Naming) -> Result<ObjectRef, Box<Problem>> {
+    let name = naming.name.unwrap_or_default();
+    let is_label = kind == Kind::Namespace;
+    if !is_name(&name, is_label) {
+        return Err(Box::new(name_problem(kind, &name, is_label).field("metadata.name")));
+    }
+    if !kind.is_namespaced() {
+        return Ok(ObjectRef::new(kind, "", name));
+    }
+    let namespace = naming.namespace.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
+    if !is_name(&namespace, true) {
+        return Err(Box::new(name_problem(kind, &namespace, true).field("metadata.namespace")));
+    }
+    Ok(ObjectRef::new(kind, namespace, name))
+}
+
+fn body(kind: Kind, mut map: Map<String, Value>) -> Result<Body, Box<Problem>> {
+    Ok(match kind {
+        Kind::MeshConfig => Body::MeshConfig(specification(map)?),
+        Kind::Egress => Body::Egress(specification(map)?),
+        Kind::HttpRouteGroup => Body::HttpRouteGroup(specification(map)?),
+        Kind::UpstreamTrafficSetting => Body::UpstreamTrafficSetting(specification(map)?),
+        Kind::Namespace => Body::Namespace,
+        Kind::ServiceAccount => Body::ServiceAccount,
+        Kind::Service => Body::Service(map.remove("spec").unwrap_or_default()),
+    })
+}
+
+/// Reads `spec` of an object that has nothing beside it.
+fn specification<T: DeserializeOwned>(mut map: Map<String, Value>) -> Result<T, Box<Problem>> {
+    let spec = map.remove("spec").filter(|v| !v.is_null());
+    if let Some(odd) = map.keys().find(|k| !matches!(k.as_str(), "apiVersion" | "kind" | "status")) {
+        let mut field = String::new();
+        push_field(&mut field, odd);
+        let unknown = Problem::error(format!("unknown field `{odd}`"))
+            .advice("an object has `apiVersion`, `kind`, `metadata`, `spec` and `status`");
+        return Err(Box::new(unknown.field(field)));
+    }
+    let missing = || Box::new(Problem::error("missing field `spec`").advice("add `spec`").field("spec"));
+    typed("spec", spec.ok_or_else(missing)?)
+}
+
+/// Reads a value. The problem has the path of the field, which begins with `prefix`.
+fn typed<T: DeserializeOwned>(prefix: &str, value: Value) -> Result<T, Box<Problem>> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let mut field = prefix.to_owned();
+        for segment in error.path().iter() {
+            match segment {
+                serde_path_to_error::Segment::Seq { index } => field.push_str(&format!("[{index}]")),
+                serde_path_to_error::Segment::Map { key } => push_field(&mut field, key),
+                serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => {}
+            }
+        }
+        Box::new(explain(&error.into_inner().to_string()).field(field))
+    })
+}
+
+fn text_of(map: &Map<String, Value>, key: &str) -> Option<String> {
+    map.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// Whether Kubernetes accepts this as a name: RFC 1123, a label or several with dots between.
+fn is_name(text: &str, is_label: bool) -> bool {
+    text.len() <= longest(is_label)
+        && !(is_label && text.contains('.'))
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
+
+const fn longest(is_label: bool) -> usize {
+    if is_label { 63 } else { 253 }
+}
+
+fn name_problem(kind: Kind, text: &str, is_label: bool) -> Problem {
+    if text.is_empty() {
+        return Problem::error(format!("this {kind} has no name")).advice("add `metadata.name`");
+    }
+    let letters = if is_label { "digits and `-`" } else { "digits, `-` and `.`" };
+    Problem::error(format!("`{text}` is not a Kubernetes name"))
+        .advice(format!("use lower-case letters, {letters}, at most {} characters", longest(is_label)))
+}
+
+#[cfg(test)]
+mod tests;

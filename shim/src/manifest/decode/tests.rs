@@ -1,0 +1,173 @@
+use serde_json::json;
+
+use super::*;
+use crate::manifest::spec::{HeaderPattern, PortSpec};
+
+fn file() -> Arc<str> {
+    Arc::from("a.yaml")
+}
+
+fn objects(text: &str) -> Vec<Arc<Object>> {
+    match parse(&file(), text.as_bytes()) {
+        Ok(parsed) => parsed.objects,
+        Err(problems) => panic!("{}\n{text}", problems.iter().map(ToString::to_string).collect::<String>()),
+    }
+}
+
+const EGRESS: &str =
+    "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: p, namespace: n}\n";
+const GROUP: &str =
+    "apiVersion: specs.smi-spec.io/v1alpha4\nkind: HTTPRouteGroup\nmetadata: {name: g, namespace: n}\n";
+const MESH: &str = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\nmetadata: {name: osm-mesh-config, namespace: osm-system}\n";
+
+#[test]
+fn an_egress_policy() {
+    let text = format!(
+        "{EGRESS}spec:\n  sources: [{{kind: ServiceAccount, name: a, namespace: b}}]\n  hosts: []\n  ipAddresses:\n  ports: [{{number: 70000, protocol: HTTP}}]\n"
+    );
+    let objects = objects(&text);
+    assert_eq!(objects[0].reference.to_string(), "Egress n/p");
+    let Body::Egress(egress) = &objects[0].body else { panic!("{objects:?}") };
+    assert_eq!(egress.ports, [PortSpec { number: 70000, protocol: "HTTP".to_owned() }]);
+    // Written without a value, absent, and empty are three things here.
+    assert_eq!(egress.ip_addresses, Some(vec![]));
+    assert_eq!(egress.hosts, Some(vec![]));
+    assert_eq!(egress.matches, None);
+}
+
+#[test]
+fn headers_are_a_list_or_a_map() {
+    for (headers, expected) in [
+        ("[{a: x}, {b: y}]", vec![("a", "x", Some(0)), ("b", "y", Some(1))]),
+        ("{a: x, b: y}", vec![("a", "x", None), ("b", "y", None)]),
+        ("[]", vec![]),
+        ("", vec![]),
+    ] {
+        let objects = objects(&format!("{GROUP}spec:\n  matches:\n  - name: m\n    headers: {headers}\n"));
+        let Body::HttpRouteGroup(group) = &objects[0].body else { panic!("{objects:?}") };
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(name, value, item)| HeaderPattern { name: name.to_owned(), value: value.to_owned(), item })
+            .collect();
+        assert_eq!(group.matches[0].headers.0, expected, "{headers}");
+    }
+}
+
+#[test]
+fn a_mesh_config_is_strict_only_in_traffic() {
+    for version in ["v1alpha1", "v1alpha2"] {
+        let text = format!(
+            "apiVersion: config.openservicemesh.io/{version}\nkind: MeshConfig\nmetadata: {{name: m}}\nspec:\n  \
+             traffic:\n    enableEgress: false\n    enablePermissiveTrafficPolicyMode: true\n    \
+             outboundIPRangeExclusionList: [1.1.1.1/32]\n    outboundIPRangeInclusionList: []\n    \
+             outboundPortExclusionList: [22]\n    inboundPortExclusionList: []\n    \
+             networkInterfaceExclusionList: []\n    inboundExternalAuthorization: {{enable: false, timeout: 1s}}\n  \
+             sidecar: {{logLevel: error, anything: [1]}}\n  featureFlags: {{enableEgressPolicy: true}}\n"
+        );
+        let objects = objects(&text);
+        assert_eq!(objects[0].reference.to_string(), "MeshConfig default/m");
+        let Body::MeshConfig(mesh) = &objects[0].body else { panic!("{objects:?}") };
+        assert_eq!(mesh.traffic.as_ref().and_then(|t| t.enable_egress), Some(false));
+        assert_eq!(mesh.other["featureFlags"], json!({"enableEgressPolicy": true}));
+    }
+}
+
+#[test]
+fn other_kinds_and_lists() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n\
+                - {apiVersion: v1, kind: Namespace, metadata: {name: a, namespace: ignored, annotations: {x: y}, finalizers: []}, spec: {finalizers: [k]}}\n\
+                - {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, automountServiceAccountToken: false}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: c, labels: null}, spec: {ports: [{port: 80}]}}\n\
+                - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {}}\n\
+                ---\napiVersion: v1\nkind: ServiceAccountList\nitems: [{metadata: {name: e}}]\n\
+                ---\napiVersion: v1\nkind: List\nitems: []\n";
+    let parsed = parse(&file(), text.as_bytes()).expect("valid");
+    let names: Vec<String> = parsed.objects.iter().map(|o| o.reference.to_string()).collect();
+    assert_eq!(
+        names,
+        ["Namespace a", "ServiceAccount default/b", "Service default/c", "ServiceAccount default/e"]
+    );
+    assert_eq!(parsed.objects[0].metadata.annotation("x"), Some("y"));
+    assert_eq!(parsed.objects[0].position(&super::super::annotation_path("x")).map(|p| p.line), Some(4));
+    let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(notes, ["a.yaml:7:3: info: `Deployment` of `apps/v1` is not looked at"]);
+}
+
+#[test]
+fn what_is_refused() {
+    let egress = |spec: &str| format!("{EGRESS}spec:\n  sources: []\n  ports: []\n{spec}");
+    let mesh = |traffic: &str| format!("{MESH}spec:\n  traffic:\n    {traffic}\n");
+    let group = |matches: &str| format!("{GROUP}spec:\n  matches:\n  - name: m\n    {matches}\n");
+    let mut out = String::new();
+    for (name, text) in [
+        ("unknown field", egress("  host: [a.org]\n")),
+        ("unknown field, nothing near", egress("  priority: 1\n")),
+        (
+            "unknown field in a list",
+            format!(
+                "{EGRESS}spec:\n  sources: []\n  ports:\n  - number: 80\n    protocol: http\n    name: x\n"
+            ),
+        ),
+        ("missing field", format!("{EGRESS}spec:\n  ports: []\n")),
+        ("missing field in a list", format!("{EGRESS}spec:\n  sources: []\n  ports:\n  - number: 80\n")),
+        (
+            "number in quotes",
+            format!("{EGRESS}spec:\n  sources: []\n  ports:\n  - {{number: \"80\", protocol: http}}\n"),
+        ),
+        (
+            "number with a point",
+            format!("{EGRESS}spec:\n  sources: []\n  ports:\n  - {{number: 80.5, protocol: http}}\n"),
+        ),
+        ("text for a list", egress("  hosts: a.org\n")),
+        ("mapping for a list", egress("  hosts: {a: b}\n")),
+        ("number for a text", egress("  hosts: [123]\n")),
+        ("null in a list", egress("  hosts: [a.org, ]\n  ipAddresses: [null]\n")),
+        ("no spec", EGRESS.to_owned()),
+        ("spec without a value", format!("{EGRESS}spec:\n")),
+        ("spec of the wrong type", format!("{EGRESS}spec: x\n")),
+        ("spec beside spec", format!("{EGRESS}specs: {{}}\nspec: {{sources: [], ports: []}}\n")),
+        ("yes for a boolean", mesh("enableEgress: yes")),
+        ("on for a boolean", mesh("enableEgress: on")),
+        ("text for a boolean", mesh("enableEgress: \"true\"")),
+        ("number for a boolean", mesh("enableEgress: 1")),
+        ("unknown field in traffic", mesh("enableEgres: true")),
+        ("port that is a text", mesh("outboundPortExclusionList: [ssh]")),
+        ("two headers in an item", group("headers: [{a: x, b: y}]")),
+        ("header that is a number", group("headers: [{x-count: 1}]")),
+        ("headers that are a text", group("headers: host")),
+        ("match without a name", format!("{GROUP}spec:\n  matches:\n  - pathRegex: /\n")),
+        ("no kind", "metadata: {name: a}\n".to_owned()),
+        ("kind without version", "kind: Egress\nmetadata: {name: a}\n".to_owned()),
+        ("kind in lower case", EGRESS.replace("Egress", "egress")),
+        ("another version", GROUP.replace("v1alpha4", "v1alpha3")),
+        ("another version of the core", "apiVersion: v2\nkind: Namespace\nmetadata: {name: a}\n".to_owned()),
+        ("no name", EGRESS.replace("name: p, ", "")),
+        ("no metadata", "apiVersion: v1\nkind: Namespace\n".to_owned()),
+        ("name in upper case", EGRESS.replace("name: p", "name: P")),
+        ("namespace with a slash", EGRESS.replace("namespace: n", "namespace: a/b")),
+        (
+            "annotation that is a boolean",
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {x.y/z: true}}\n".to_owned(),
+        ),
+        ("not an object", "- a\n- b\n".to_owned()),
+        (
+            "item of a list",
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace}\n- 5\n".to_owned(),
+        ),
+        ("not YAML", "a: [\n".to_owned()),
+    ] {
+        let problems = parse(&file(), text.as_bytes()).expect_err(name);
+        out.push_str(&format!("## {name}\n"));
+        for problem in problems {
+            out.push_str(&format!("{problem}\n"));
+        }
+    }
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn every_unreadable_object_is_named() {
+    let bad = format!("{EGRESS}spec: {{}}\n");
+    let problems = parse(&file(), format!("{bad}---\n{bad}").as_bytes()).expect_err("invalid");
+    assert_eq!(problems.len(), 2);
+}

@@ -1,0 +1,71 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::list;
+
+/// `MeshConfig`, `config.openservicemesh.io/v1alpha1` and `v1alpha2`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeshConfig {
+    /// The only section that is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+    /// The other sections, as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// How traffic is treated in the whole mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Traffic {
+    /// Whether everything outside may be reached, and policies are not looked at.
+    #[serde(default)]
+    pub enable_egress: Option<bool>,
+    /// Whether everything in the mesh may be reached.
+    #[serde(default)]
+    pub enable_permissive_traffic_policy_mode: Option<bool>,
+    /// Blocks of addresses that the sidecar does not see.
+    #[serde(default, rename = "outboundIPRangeExclusionList", deserialize_with = "list")]
+    pub outbound_ip_range_exclusion_list: Option<Vec<String>>,
+    /// The only blocks of addresses that the sidecar sees.
+    #[serde(default, rename = "outboundIPRangeInclusionList", deserialize_with = "list")]
+    pub outbound_ip_range_inclusion_list: Option<Vec<String>>,
+    /// Ports outside that the sidecar does not see.
+    #[serde(default, deserialize_with = "list")]
+    pub outbound_port_exclusion_list: Option<Vec<i64>>,
+    /// Ports of the workload that the sidecar does not see.
+    #[serde(default, deserialize_with = "list")]
+    pub inbound_port_exclusion_list: Option<Vec<i64>>,
+    /// Network interfaces that the sidecar does not see.
+    #[serde(default, deserialize_with = "list")]
+    pub network_interface_exclusion_list: Option<Vec<String>>,
+    /// For inbound traffic only.
+    #[serde(default)]
+    pub inbound_external_authorization: Option<ExternalAuthorization>,
+}
+
+/// Who is asked about inbound requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExternalAuthorization {
+    /// Whether anybody is.
+    #[serde(default)]
+    pub enable: Option<bool>,
+    /// Its address.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Its port.
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// The prefix of its statistics.
+    #[serde(default)]
+    pub stat_prefix: Option<String>,
+    /// How long to wait, as in `1s`.
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// Whether no answer means yes.
+    #[serde(default)]
+    pub failure_mode_allow: Option<bool>,
+}

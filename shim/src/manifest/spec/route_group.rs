@@ -1,0 +1,118 @@
+use std::fmt;
+
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{list, required_list};
+
+/// `HTTPRouteGroup`, `specs.smi-spec.io/v1alpha4`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpRouteGroup {
+    /// Of which one must match.
+    #[serde(deserialize_with = "required_list")]
+    pub matches: Vec<HttpMatch>,
+}
+
+/// What a request must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpMatch {
+    /// Its name in the group.
+    pub name: String,
+    /// A regular expression for the whole path. Absent or empty: any path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_regex: Option<String>,
+    /// Methods. Absent or empty: any method.
+    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// Headers that must all match.
+    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers,
+}
+
+/// Headers in the order in which they are written: a list of single-key maps, as the CRD says, or one
+/// map, as the text of SMI says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(pub Vec<HeaderPattern>);
+
+/// A header and the regular expression for its whole value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderPattern {
+    /// The header's name.
+    pub name: String,
+    /// The regular expression.
+    pub value: String,
+    /// The index in the list, where it was written as a list.
+    pub item: Option<usize>,
+}
+
+impl Headers {
+    /// Whether there is no header.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The list form, which is the one that the CRD admits.
+impl Serialize for Headers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            self.0.iter().map(|h| std::collections::BTreeMap::from([(h.name.as_str(), h.value.as_str())])),
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HeadersVisitor)
+    }
+}
+
+struct HeadersVisitor;
+
+impl<'de> Visitor<'de> for HeadersVisitor {
+    type Value = Headers;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of headers, each as `- name: pattern`")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Headers, E> {
+        Ok(Headers::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+        let mut headers = Vec::new();
+        while let Some((name, value)) = map.next_entry()? {
+            headers.push(HeaderPattern { name, value, item: None });
+        }
+        Ok(Headers(headers))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Headers, A::Error> {
+        let mut headers = Vec::new();
+        while let Some(OneHeader(name, value)) = seq.next_element()? {
+            let item = Some(headers.len());
+            headers.push(HeaderPattern { name, value, item });
+        }
+        Ok(Headers(headers))
+    }
+}
+
+/// A map of exactly one header; SMI's own reader refuses more.
+struct OneHeader(String, String);
+
+impl<'de> Deserialize<'de> for OneHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = std::collections::BTreeMap::<String, String>::deserialize(deserializer)?;
+        let count = map.len();
+        match map.into_iter().next() {
+            Some((name, value)) if count == 1 => Ok(Self(name, value)),
+            Some(_) | None => Err(D::Error::custom(format!(
+                "an item of `headers` holds one header, this one holds {count}"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+use super::*;
+
+fn namespace(name: &str, value: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{is: v{value}}}}}\n")
+}
+
+fn write(store: &mut Store, file: &str, text: &str) -> bool {
+    store.apply(FileUpdate::read(file.into(), text.as_bytes()))
+}
+
+fn names(store: &Store) -> Vec<String> {
+    store
+        .index()
+        .objects
+        .values()
+        .map(|o| {
+            let label = o.metadata.labels.as_ref().and_then(|l| l.get("is")).cloned().unwrap_or_default();
+            format!("{}={label}", o.reference.name)
+        })
+        .collect()
+}
+
+fn problems(store: &Store) -> Vec<String> {
+    store.problems().map(|p| p.to_string()).collect()
+}
+
+#[test]
+fn a_file_is_replaced_as_a_whole() {
+    let mut store = Store::default();
+    assert!(write(&mut store, "a", &(namespace("x", "1") + &namespace("y", "1"))));
+    assert!(!write(&mut store, "a", &(namespace("x", "1") + &namespace("y", "1"))));
+    assert!(write(&mut store, "a", &namespace("y", "2")));
+    assert_eq!(names(&store), ["y=v2"]);
+    assert!(store.apply(FileUpdate { file: "a".into(), change: Change::Removed }));
+    assert!(!store.apply(FileUpdate { file: "a".into(), change: Change::Removed }));
+    assert!(store.is_empty());
+}
+
+#[test]
+fn an_unreadable_file_keeps_what_it_said() {
+    let mut store = Store::default();
+    write(&mut store, "a", &namespace("x", "1"));
+    assert!(write(&mut store, "a", &(namespace("y", "1") + "---\n]\n")));
+    assert_eq!(names(&store), ["x=v1"]);
+    assert_eq!(problems(&store).len(), 1);
+    assert!(
+        problems(&store)[0].contains("(what the file said before stays in force)"),
+        "{:?}",
+        problems(&store)
+    );
+    // Worse or better: the last thing it said still stands.
+    write(&mut store, "a", "[");
+    assert_eq!(names(&store), ["x=v1"]);
+    write(&mut store, "a", &namespace("y", "1"));
+    assert_eq!(names(&store), ["y=v1"]);
+    assert!(problems(&store).is_empty());
+}
+
+#[test]
+fn a_file_that_never_could_be_read_says_nothing() {
+    let mut store = Store::default();
+    assert!(write(&mut store, "a", &(namespace("x", "1") + "---\n]\n")));
+    assert!(store.is_empty());
+    assert!(!problems(&store)[0].contains("before"));
+}
+
+#[test]
+fn the_first_definition_counts() {
+    let mut store = Store::default();
+    write(&mut store, "b.yaml", &(namespace("x", "b") + &namespace("x", "c")));
+    assert_eq!(names(&store), ["x=vb"]);
+    // Whichever is read first: order of files, not of events.
+    write(&mut store, "a.yaml", &namespace("x", "a"));
+    assert_eq!(names(&store), ["x=va"]);
+    assert_eq!(
+        problems(&store),
+        [
+            "b.yaml:2:1: error: Namespace x: defined again; the one in `a.yaml:2` counts\n    help: remove one of them",
+            "b.yaml:6:1: error: Namespace x: defined again; the one in `a.yaml:2` counts\n    help: remove one of them",
+        ]
+    );
+    store.apply(FileUpdate { file: "a.yaml".into(), change: Change::Removed });
+    assert_eq!(names(&store), ["x=vb"]);
+}
