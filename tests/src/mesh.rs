@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::client::{self, Outcome};
 use crate::dns::Dns;
@@ -101,13 +101,21 @@ impl World {
     }
 }
 
-/// A manifest of `envoy/samples`.
+/// A manifest of `envoy/samples`. They are part of the program: an ordinary user who runs it need not
+/// be able to read the repository.
 ///
 /// # Errors
 /// When there is none of this name.
 pub fn sample(name: &str) -> Result<String> {
-    let path = root().join("envoy/samples").join(name);
-    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    let text = match name {
+        "meshconfig.yaml" => include_str!("../../envoy/samples/meshconfig.yaml"),
+        "httpbin-80.yaml" => include_str!("../../envoy/samples/httpbin-80.yaml"),
+        "httpbin-443.yaml" => include_str!("../../envoy/samples/httpbin-443.yaml"),
+        "tcp-443.yaml" => include_str!("../../envoy/samples/tcp-443.yaml"),
+        "route-group.yaml" => include_str!("../../envoy/samples/route-group.yaml"),
+        _ => bail!("there is no sample `{name}`"),
+    };
+    Ok(text.to_owned())
 }
 
 /// The repository's root.

@@ -1,1 +1,419 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::rpc::Status;
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::type_url::{CLUSTER, EXTENSION, LISTENER};
+
+type Content = BTreeMap<(&'static str, &'static str), u8>;
+
+fn snapshot(content: &Content) -> Snapshot {
+    Snapshot::new(
+        "d".to_owned(),
+        content.iter().map(|((url, name), body)| {
+            let body = Any { type_url: (*url).to_owned(), value: vec![*body] };
+            (*url, Arc::new(Resource::new((*name).to_owned(), body)))
+        }),
+    )
+}
+
+fn content(passthrough: bool, policy: u8) -> Content {
+    let mut content = Content::from([
+        ((LISTENER, "outbound"), 1),
+        ((CLUSTER, "dns"), 1),
+        ((EXTENSION, "network"), policy),
+        ((EXTENSION, "http"), policy),
+    ]);
+    if passthrough {
+        content.insert((CLUSTER, "passthrough"), 1);
+    }
+    content
+}
+
+/// An Envoy of either protocol: it asks for all listeners and clusters, and for the extensions that it
+/// has heard of.
+trait Proxy {
+    fn subscribe(&mut self, url: &'static str, names: &[&'static str], to: &Snapshot);
+    /// Everything that came is acknowledged.
+    fn update(&mut self, to: &Snapshot);
+    /// The proxy loses its stream and opens another.
+    fn reconnect(&mut self, to: &Snapshot);
+    fn has(&self) -> Content;
+    /// How many responses came.
+    fn received(&self) -> usize;
+    /// The types of the responses that came, in their order.
+    fn order(&mut self) -> Vec<&'static str>;
+}
+
+#[derive(Default)]
+struct Common {
+    names: BTreeMap<&'static str, Vec<&'static str>>,
+    has: Content,
+    received: usize,
+    order: Vec<&'static str>,
+}
+
+fn known(text: &str) -> &'static str {
+    ["outbound", "dns", "passthrough", "network", "http", LISTENER, CLUSTER, EXTENSION]
+        .into_iter()
+        .find(|name| *name == text)
+        .expect("known")
+}
+
+#[derive(Default)]
+struct SotwProxy {
+    session: Sotw,
+    versions: BTreeMap<&'static str, String>,
+    nonces: BTreeMap<&'static str, String>,
+    common: Common,
+}
+
+impl SotwProxy {
+    fn request(&self, url: &'static str, nonce: String, error: Option<&str>) -> DiscoveryRequest {
+        DiscoveryRequest {
+            type_url: url.to_owned(),
+            resource_names: self.common.names[url].iter().map(|n| (*n).to_owned()).collect(),
+            version_info: self.versions.get(url).cloned().unwrap_or_default(),
+            response_nonce: nonce,
+            error_detail: error.map(|message| Status { message: message.to_owned(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn send(&mut self, request: DiscoveryRequest, to: &Snapshot) {
+        let (responses, _) = self.session.on_request(&request, to);
+        self.take(responses, to);
+    }
+
+    fn take(
+        &mut self,
+        responses: Vec<envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse>,
+        to: &Snapshot,
+    ) {
+        for response in responses {
+            let url = known(&response.type_url);
+            self.common.received += 1;
+            self.common.order.push(url);
+            self.common.has.retain(|(u, _), _| *u != url);
+            for resource in to.of_type(url) {
+                if response.resources.contains(resource.body()) {
+                    self.common.has.insert((url, known(resource.name())), resource.body().value[0]);
+                }
+            }
+            self.versions.insert(url, response.version_info);
+            self.nonces.insert(url, response.nonce.clone());
+            let request = self.request(url, response.nonce, None);
+            self.send(request, to);
+        }
+    }
+}
+
+impl Proxy for SotwProxy {
+    fn subscribe(&mut self, url: &'static str, names: &[&'static str], to: &Snapshot) {
+        let nonce = self.nonces.get(url).cloned().unwrap_or_default();
+        self.common.names.insert(url, names.to_vec());
+        let request = self.request(url, nonce, None);
+        self.send(request, to);
+    }
+
+    fn update(&mut self, to: &Snapshot) {
+        let (responses, _) = self.session.on_snapshot(to);
+        self.take(responses, to);
+    }
+
+    fn reconnect(&mut self, to: &Snapshot) {
+        self.session = Sotw::default();
+        self.nonces.clear();
+        for url in self.common.names.keys().copied().collect::<Vec<_>>() {
+            let request = self.request(url, String::new(), None);
+            self.send(request, to);
+        }
+    }
+
+    fn has(&self) -> Content {
+        self.common.has.clone()
+    }
+
+    fn received(&self) -> usize {
+        self.common.received
+    }
+
+    fn order(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.common.order)
+    }
+}
+
+#[derive(Default)]
+struct DeltaProxy {
+    session: Delta,
+    versions: BTreeMap<(&'static str, &'static str), String>,
+    common: Common,
+}
+
+impl DeltaProxy {
+    fn send(&mut self, request: &DeltaDiscoveryRequest, to: &Snapshot) {
+        let (responses, _) = self.session.on_request(request, to);
+        self.take(responses, to);
+    }
+
+    fn take(
+        &mut self,
+        responses: Vec<envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse>,
+        to: &Snapshot,
+    ) {
+        for response in responses {
+            let url = known(&response.type_url);
+            self.common.received += 1;
+            self.common.order.push(url);
+            for resource in &response.resources {
+                let key = (url, known(&resource.name));
+                self.common.has.insert(key, resource.resource.as_ref().expect("a body").value[0]);
+                self.versions.insert(key, resource.version.clone());
+            }
+            for name in &response.removed_resources {
+                self.common.has.remove(&(url, known(name)));
+                self.versions.remove(&(url, known(name)));
+            }
+            let request = DeltaDiscoveryRequest {
+                type_url: url.to_owned(),
+                response_nonce: response.nonce,
+                ..Default::default()
+            };
+            self.send(&request, to);
+        }
+    }
+}
+
+impl Proxy for DeltaProxy {
+    fn subscribe(&mut self, url: &'static str, names: &[&'static str], to: &Snapshot) {
+        let before = self.common.names.insert(url, names.to_vec()).unwrap_or_default();
+        let owned = |names: Vec<&&str>| names.into_iter().map(|n| (**n).to_owned()).collect();
+        let gone: Vec<_> = before.iter().filter(|n| !names.contains(n)).collect();
+        for name in &gone {
+            self.common.has.remove(&(url, **name));
+            self.versions.remove(&(url, **name));
+        }
+        let request = DeltaDiscoveryRequest {
+            type_url: url.to_owned(),
+            resource_names_subscribe: owned(names.iter().filter(|n| !before.contains(n)).collect()),
+            resource_names_unsubscribe: owned(gone),
+            ..Default::default()
+        };
+        self.send(&request, to);
+    }
+
+    fn update(&mut self, to: &Snapshot) {
+        let (responses, _) = self.session.on_snapshot(to);
+        self.take(responses, to);
+    }
+
+    fn reconnect(&mut self, to: &Snapshot) {
+        self.session = Delta::default();
+        for (url, names) in self.common.names.clone() {
+            let request = DeltaDiscoveryRequest {
+                type_url: url.to_owned(),
+                resource_names_subscribe: names.iter().map(|n| (*n).to_owned()).collect(),
+                initial_resource_versions: self
+                    .versions
+                    .iter()
+                    .filter(|((u, _), _)| *u == url)
+                    .map(|((_, name), version)| ((*name).to_owned(), version.clone()))
+                    .collect(),
+                ..Default::default()
+            };
+            self.send(&request, to);
+        }
+    }
+
+    fn has(&self) -> Content {
+        self.common.has.clone()
+    }
+
+    fn received(&self) -> usize {
+        self.common.received
+    }
+
+    fn order(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.common.order)
+    }
+}
+
+fn both(test: impl Fn(&mut dyn Proxy)) {
+    test(&mut SotwProxy::default());
+    test(&mut DeltaProxy::default());
+}
+
+fn connect(proxy: &mut dyn Proxy, to: &Snapshot) {
+    proxy.subscribe(CLUSTER, &[], to);
+    proxy.subscribe(LISTENER, &[], to);
+    proxy.subscribe(EXTENSION, &["network"], to);
+    proxy.subscribe(EXTENSION, &["network", "http"], to);
+}
+
+#[test]
+fn a_proxy_gets_everything_and_only_changes_after_that() {
+    both(|proxy| {
+        let first = snapshot(&content(false, 1));
+        connect(proxy, &first);
+        assert_eq!(proxy.has(), content(false, 1));
+        let received = proxy.received();
+        proxy.update(&first);
+        assert_eq!(proxy.received(), received, "nothing changed");
+        proxy.order();
+        proxy.update(&snapshot(&content(false, 2)));
+        assert_eq!(proxy.order(), [EXTENSION], "policy is the extensions' affair alone");
+        assert_eq!(proxy.has(), content(false, 2));
+    });
+}
+
+#[test]
+fn clusters_come_before_what_steers_to_them_and_go_after() {
+    both(|proxy| {
+        connect(proxy, &snapshot(&content(false, 1)));
+        proxy.order();
+        proxy.update(&snapshot(&content(true, 2)));
+        assert_eq!(proxy.order(), [CLUSTER, EXTENSION]);
+        assert_eq!(proxy.has(), content(true, 2));
+        proxy.update(&snapshot(&content(false, 3)));
+        assert_eq!(proxy.order(), [EXTENSION, CLUSTER]);
+        assert_eq!(proxy.has(), content(false, 3));
+    });
+}
+
+#[test]
+fn a_proxy_that_comes_back_with_everything_is_sent_nothing() {
+    both(|proxy| {
+        let first = snapshot(&content(true, 1));
+        connect(proxy, &first);
+        let received = proxy.received();
+        proxy.reconnect(&first);
+        assert_eq!(proxy.received(), received);
+        proxy.order();
+        proxy.reconnect(&snapshot(&content(true, 2)));
+        assert_eq!(proxy.order(), [EXTENSION]);
+        assert_eq!(proxy.has(), content(true, 2));
+        proxy.update(&snapshot(&content(false, 2)));
+        assert_eq!(proxy.has(), content(false, 2), "what it came back with is known to be there");
+    });
+}
+
+#[test]
+fn unsubscribing() {
+    both(|proxy| {
+        connect(proxy, &snapshot(&content(false, 1)));
+        proxy.subscribe(EXTENSION, &["network"], &snapshot(&content(false, 1)));
+        let mut expected = content(false, 2);
+        expected.remove(&(EXTENSION, "http"));
+        proxy.update(&snapshot(&content(false, 2)));
+        let mut has = proxy.has();
+        has.remove(&(EXTENSION, "http"));
+        assert_eq!(has, expected);
+    });
+}
+
+#[test]
+fn a_refused_version_is_not_sent_again() {
+    let first = snapshot(&content(false, 1));
+    let mut proxy = SotwProxy::default();
+    connect(&mut proxy, &first);
+    let second = snapshot(&content(false, 2));
+    let (responses, _) = proxy.session.on_snapshot(&second);
+    let refusal = proxy.request(EXTENSION, responses[0].nonce.clone(), Some("no"));
+    let (again, events) = proxy.session.on_request(&refusal, &second);
+    assert!(again.is_empty());
+    let version = responses[0].version_info.clone();
+    assert_eq!(events, [Event::Rejected { type_url: EXTENSION.to_owned(), version, error: "no".to_owned() }]);
+    assert!(proxy.session.on_snapshot(&second).0.is_empty());
+    proxy.update(&snapshot(&content(false, 3)));
+    assert_eq!(proxy.has(), content(false, 3));
+
+    let mut proxy = DeltaProxy::default();
+    connect(&mut proxy, &first);
+    let (responses, _) = proxy.session.on_snapshot(&second);
+    let refusal = DeltaDiscoveryRequest {
+        type_url: EXTENSION.to_owned(),
+        response_nonce: responses[0].nonce.clone(),
+        error_detail: Some(Status { message: "no".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    let (again, events) = proxy.session.on_request(&refusal, &second);
+    assert!(again.is_empty());
+    assert!(matches!(&events[..], [Event::Rejected { error, .. }] if error == "no"));
+    assert!(proxy.session.on_snapshot(&second).0.is_empty());
+    // Back to what was there before the refusal: it must be sent, for the session cannot know.
+    proxy.update(&first);
+    assert_eq!(proxy.has(), content(false, 1));
+}
+
+#[test]
+fn stale_nonces_and_strange_types() {
+    let first = snapshot(&content(false, 1));
+    let mut proxy = SotwProxy::default();
+    connect(&mut proxy, &first);
+    let stale = proxy.request(CLUSTER, "0".to_owned(), Some("old"));
+    assert_eq!(proxy.session.on_request(&stale, &first), (vec![], vec![]));
+    let strange = DiscoveryRequest {
+        type_url: "type.googleapis.com/envoy.service.runtime.v3.Runtime".to_owned(),
+        resource_names: vec!["x".to_owned()],
+        ..Default::default()
+    };
+    let (responses, _) = proxy.session.on_request(&strange, &first);
+    assert_eq!(responses.len(), 1, "an answer, so that nobody waits");
+    assert!(responses[0].resources.is_empty());
+
+    let mut session = Delta::default();
+    let ask = DeltaDiscoveryRequest {
+        type_url: EXTENSION.to_owned(),
+        resource_names_subscribe: vec!["http".to_owned(), "missing".to_owned()],
+        ..Default::default()
+    };
+    let (responses, _) = session.on_request(&ask, &first);
+    assert_eq!(responses[0].resources.len(), 1);
+    assert_eq!(responses[0].removed_resources, ["missing"]);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Change(bool, u8),
+    Reconnect,
+    Subscribe(bool),
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_proxy_has_the_snapshot(acts in prop::collection::vec(prop_oneof![
+        (any::<bool>(), 0_u8..4).prop_map(|(passthrough, policy)| Act::Change(passthrough, policy)),
+        Just(Act::Reconnect),
+        any::<bool>().prop_map(Act::Subscribe),
+    ], 0..20)) {
+        both(|proxy| {
+            let mut now = content(false, 0);
+            let mut http = true;
+            connect(proxy, &snapshot(&now));
+            for act in &acts {
+                match act {
+                    Act::Change(passthrough, policy) => {
+                        now = content(*passthrough, *policy);
+                        proxy.update(&snapshot(&now));
+                    }
+                    Act::Reconnect => proxy.reconnect(&snapshot(&now)),
+                    Act::Subscribe(both) => {
+                        http = *both;
+                        let names: &[_] = if http { &["network", "http"] } else { &["network"] };
+                        proxy.subscribe(EXTENSION, names, &snapshot(&now));
+                    }
+                }
+                let (mut has, mut expected) = (proxy.has(), now.clone());
+                if !http {
+                    has.remove(&(EXTENSION, "http"));
+                    expected.remove(&(EXTENSION, "http"));
+                }
+                assert_eq!(has, expected, "after {act:?}");
+            }
+        });
+    }
+}

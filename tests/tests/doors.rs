@@ -1,0 +1,160 @@
+//! Other ways in: as an ordinary user, and without a control plane.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client::Outcome;
+use egress_tests::envoy::{self, Envoy};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::{ensure_capable, has_uids};
+use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::shim;
+
+/// The whole demo as somebody who is not root.
+#[test]
+fn the_demo_as_an_ordinary_user() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let copy = |from: &Path, name: &str| -> Result<std::path::PathBuf> {
+        let to = folder.path().join(name);
+        fs::copy(from, &to).with_context(|| from.display().to_string())?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+        Ok(to)
+    };
+    let demo = copy(Path::new(env!("CARGO_BIN_EXE_demo")), "demo")?;
+    let mut command = if has_uids() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(demo);
+        command
+    } else {
+        Command::new(demo)
+    };
+    let output = command
+        .current_dir(folder.path())
+        .env("HOME", folder.path())
+        .env("TMPDIR", "/tmp")
+        .env("ENVOY_PATH", copy(&envoy::binary()?, "envoy")?)
+        .env("OSM_EGRESS_BIN", copy(&shim::binary()?, "osm-egress")?)
+        .env("EGRESS_WASM", copy(&shim::module()?, "egress_filter.wasm")?)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(said.contains("29 steps, 0 wrong"), "{said}");
+    Ok(())
+}
+
+/// `envoy/standalone.yaml`: the module from a file, with a policy of its own.
+#[test]
+fn standalone() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let guard = "      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false\n";
+    let mut config = fs::read_to_string(mesh::root().join("envoy/standalone.yaml"))?;
+    ensure!(config.contains(guard));
+    if envoy::version()?.starts_with("1.39.") {
+        config = config.replace("    static_layer:\n", "    static_layer: {}\n").replace(guard, "");
+    }
+    // What a user gets by starting Envoy at the repository's root, and by its own name servers.
+    let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
+    fs::copy(shim::module()?, module.path())?;
+    fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
+    let resolver = "dns_lookup_family: V4_PREFERRED, typed_dns_resolver_config: {name: envoy.network.dns_resolver.cares, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{socket_address: {address: 203.0.113.53, port_value: 53}}]}}";
+    let config = config
+        .replace("target/egress_filter.wasm", &module.path().to_string_lossy())
+        .replace("dns_lookup_family: V4_PREFERRED", resolver)
+        + "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 15000}}}\n";
+    let _envoy = Envoy::start(&pod, &config, 1)?;
+    let served = |outcome: Outcome| match outcome {
+        Outcome::Http(answer) if answer.status == 200 => {
+            answer.header(ADDRESS_HEADER).unwrap_or_default().to_owned()
+        }
+        other => format!("{other:?}"),
+    };
+    let http = SocketAddr::new(HTTPBIN, 80);
+    assert_eq!(served(mesh::get(&pod, http, "httpbin.org", "/get")?), HTTPBIN.to_string());
+    assert_eq!(
+        served(mesh::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?),
+        HTTPBIN.to_string()
+    );
+    assert_eq!(
+        served(mesh::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("www.example.com"))?),
+        EXAMPLE.to_string()
+    );
+    assert_eq!(
+        mesh::get_tls(&pod, SocketAddr::new(EXAMPLE, 443), Some("openservicemesh.io"))?,
+        Outcome::Closed
+    );
+    assert_eq!(mesh::get(&pod, SocketAddr::new(EXAMPLE, 8080), "www.example.com", "/")?, Outcome::Closed);
+    match mesh::get(&pod, http, "www.example.com", "/")? {
+        Outcome::Http(answer) => assert_eq!(answer.header("x-egress-denied"), Some("host-not-allowed")),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+/// What the command line says when something is not as it must be.
+#[test]
+fn bad_input_of_the_command_line() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().to_string_lossy().into_owned();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let module = shim::module()?.to_string_lossy().into_owned();
+    let serve = ["serve", "--config-dir", &dir, "--wasm", &module];
+    for (case, arguments, code, expected) in [
+        ("no command", vec![], 2, "Usage:"),
+        ("unknown flag", vec!["serve", "--nope"], 2, "unexpected argument '--nope'"),
+        ("no folder", vec!["check"], 2, "<DIR>"),
+        ("a folder that is not there", vec!["check", "/nowhere"], 1, "/nowhere"),
+        ("no identity", vec!["bootstrap"], 2, "--identity"),
+        ("a bad identity", vec!["bootstrap", "--identity", "Curl"], 2, "namespace/service-account"),
+        (
+            "an old Envoy",
+            vec!["bootstrap", "--identity", "a/b", "--envoy-version", "1.37"],
+            2,
+            "1.39 or newer",
+        ),
+        ("no credentials", serve.to_vec(), 1, "--insecure-node-identity"),
+        (
+            "a port in use",
+            [&serve[..], &["--insecure-node-identity", "--xds-listen", &address]].concat(),
+            1,
+            "cannot listen for xDS on",
+        ),
+        (
+            "a module that is not there",
+            vec!["serve", "--config-dir", &dir, "--wasm", "/nowhere.wasm", "--insecure-node-identity"],
+            1,
+            "cargo xtask build",
+        ),
+        (
+            "a module that is none",
+            vec!["serve", "--config-dir", &dir, "--wasm", "/etc/passwd", "--insecure-node-identity"],
+            1,
+            "is not a wasm module",
+        ),
+        ("nobody there", vec!["status", "--admin", "127.0.0.1:1"], 1, "is `osm-egress serve` running?"),
+    ] {
+        let output = Command::new(shim::binary()?).args(&arguments).env_remove("EGRESS_WASM").output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        ensure!(output.status.code() == Some(code), "{case}: exit code {:?}, {said}", output.status.code());
+        ensure!(said.contains(expected), "{case}: {said}");
+    }
+    Ok(())
+}
+
+/// An Envoy that is not there is named as such.
+#[test]
+fn no_envoy() -> Result<()> {
+    let output = Command::new(env!("CARGO_BIN_EXE_demo")).env("ENVOY_PATH", "/nowhere/envoy").output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{said}");
+    ensure!(said.contains("there is no Envoy at /nowhere/envoy"), "{said}");
+    Ok(())
+}

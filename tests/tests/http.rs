@@ -1,0 +1,74 @@
+//! What only real Envoy can show of HTTP.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, anyhow, ensure};
+use egress_tests::client::{self, Outcome};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::netns::ensure_capable;
+use egress_tests::origin::ADDRESS_HEADER;
+
+const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org, www.example.com]
+  ports: [{number: 8080, protocol: http}]
+";
+
+/// Each request of a connection is decided and sent for itself: the host of one must not become the
+/// destination of another.
+#[test]
+fn requests_of_one_connection() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("web.yaml", POLICY)?;
+    let _shim = world.shim(&[])?;
+    let _envoy = mesh::sidecar(&pod, false)?;
+    let outcomes = pod.workload().run(|| -> Result<Vec<Outcome>> {
+        let mut stream = client::connect(SocketAddr::new(HTTPBIN, 8080)).map_err(|e| anyhow!("{e:?}"))?;
+        let hosts =
+            ["httpbin.org", "www.example.com", "www.example.com:8080", "openservicemesh.io", "httpbin.org"];
+        Ok(hosts
+            .into_iter()
+            .map(|host| client::http_on(&mut stream, &client::request("GET", "/get", &[("host", host)])))
+            .collect())
+    })??;
+    let expected = [Some(HTTPBIN), Some(EXAMPLE), Some(EXAMPLE), None, Some(HTTPBIN)];
+    for (outcome, expected) in outcomes.into_iter().zip(expected) {
+        let Outcome::Http(answer) = outcome else { anyhow::bail!("{outcome:?}") };
+        match expected {
+            Some(address) => {
+                ensure!(answer.header(ADDRESS_HEADER) == Some(address.to_string().as_str()), "{answer:?}");
+            }
+            None => ensure!(answer.header("x-egress-denied") == Some("host-not-allowed"), "{answer:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// The workload cannot choose the cluster, and the origin does not see how we did.
+#[test]
+fn the_cluster_header() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("web.yaml", POLICY)?;
+    let _shim = world.shim(&[])?;
+    let _envoy = mesh::sidecar(&pod, false)?;
+    let request = client::request(
+        "GET",
+        "/headers",
+        &[("host", "httpbin.org"), ("x-egress-cluster", "egress-original-dst"), ("connection", "close")],
+    );
+    let to = SocketAddr::new(EXAMPLE, 8080);
+    let Outcome::Http(answer) = pod.workload().run(|| client::http(to, &request))? else {
+        anyhow::bail!("no answer")
+    };
+    ensure!(answer.header(ADDRESS_HEADER) == Some(HTTPBIN.to_string().as_str()), "{answer:?}");
+    let seen = String::from_utf8(answer.body)?;
+    ensure!(!seen.contains("x-egress"), "the origin saw: {seen}");
+    Ok(())
+}
