@@ -142,3 +142,89 @@ fn by_discovery(type_url: String) -> ExtensionConfigSource {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use egress_policy::{ApiVersion, Identity};
+
+    use super::*;
+
+    fn document(mode: Mode, version: &str) -> Document {
+        Document {
+            api_version: ApiVersion::V1,
+            identity: Identity::new("ns", "sa").expect("valid"),
+            version: version.to_owned(),
+            mode,
+            rules: vec![],
+        }
+    }
+
+    fn generator() -> Generator {
+        Generator::new(Settings {
+            module: Module::Inline(Bytes::from_static(b"\0asm")),
+            listener_port: 15001,
+            http_deny_status: 403,
+            dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
+        })
+    }
+
+    fn versions(snapshot: &Snapshot) -> Vec<(String, String)> {
+        let all = type_url::ALL.into_iter().flat_map(|url| snapshot.of_type(url));
+        all.map(|resource| (resource.name().to_owned(), resource.version().to_owned())).collect()
+    }
+
+    #[test]
+    fn equal_input_gives_equal_bytes() {
+        let (one, other) = (generator(), generator());
+        for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
+            let (one, other) = (one.snapshot(&document(mode, "1")), other.snapshot(&document(mode, "1")));
+            for url in type_url::ALL {
+                assert!(one.of_type(url).eq(other.of_type(url)), "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_change_is_a_change_of_the_plugins_alone() {
+        let generator = generator();
+        let before = versions(&generator.snapshot(&document(Mode::Enforce, "1")));
+        let after = versions(&generator.snapshot(&document(Mode::Enforce, "2")));
+        let changed: Vec<_> =
+            before.iter().zip(&after).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
+        assert_eq!(changed, [name::HTTP_PLUGIN, name::NETWORK_PLUGIN]);
+    }
+
+    #[test]
+    fn global_egress_is_one_cluster() {
+        let generator = generator();
+        let names = |mode| {
+            let snapshot = generator.snapshot(&document(mode, "1"));
+            snapshot.of_type(type_url::CLUSTER).map(|cluster| cluster.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Mode::Enforce), [name::DNS, name::HTTP, name::ORIGINAL_DST]);
+        assert_eq!(names(Mode::Audit), names(Mode::Enforce));
+        assert_eq!(names(Mode::Passthrough), [name::DNS, name::HTTP, name::ORIGINAL_DST, name::PASSTHROUGH]);
+    }
+
+    /// What is written is what the filter reads.
+    #[test]
+    fn the_filter_reads_what_is_written() {
+        use egress_policy::json::{self, Raw};
+        use egress_policy::{Plugin, PluginConfig};
+        let settings = generator().settings;
+        for (extension, plugin) in plugins::both(&document(Mode::Audit, "7"), &settings)
+            .into_iter()
+            .zip([Plugin::Network, Plugin::Http])
+        {
+            let config = extension.typed_config.expect("a configuration").value;
+            // The JSON stands in the message as it is.
+            let text = String::from_utf8_lossy(&config).into_owned();
+            let start = text.find("{\"plugin\"").expect("JSON");
+            let end = text.rfind("]}}").expect("its end") + 3;
+            let read: PluginConfig<Raw<'_>> = json::from_str(&text[start..end]).expect("readable");
+            assert_eq!((read.plugin, read.version.as_str(), read.listener_port), (plugin, "7", 15001));
+            let policy: Document = json::from_str(read.policy.get()).expect("a document");
+            assert_eq!(policy, document(Mode::Audit, "7"));
+        }
+    }
+}
