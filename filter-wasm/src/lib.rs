@@ -2,7 +2,7 @@
 //!
 //! The network plugin stands on the outbound listener and decides every connection; the HTTP plugin
 //! stands on the internal listener `egress-http` and decides every plaintext request. Both ask the
-//! same engine, [`egress_policy`]. Only [`host`] knows the SDK.
+//! same engine, [`egress_policy`]. Only the module `host` knows the SDK.
 //!
 //! INVARIANT(closed): whatever goes wrong, nothing is steered anywhere. An unsteered connection
 //! meets the cluster `passthrough-outbound`, which exists only while global egress is on; an

@@ -61,10 +61,10 @@ impl<H: Connection> Network<H> {
             Some(0) | None => Vec::new(),
             Some(fresh) => self.host.bytes(seen, fresh),
         };
-        let progress = match reader.feed(&bytes) {
-            Progress::More if end => Progress::Malformed(HelloError::Malformed("the connection ended")),
-            progress => progress,
-        };
+        let mut progress = reader.feed(&bytes);
+        if end && progress == Progress::More {
+            progress = Progress::Malformed(HelloError::Malformed("the connection ended"));
+        }
         let Some(policy) = self.config.as_ref().map(|config| config.policy.clone()) else {
             return self.refuse(ReasonCode::PolicyInvalid);
         };

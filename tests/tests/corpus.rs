@@ -1,5 +1,7 @@
 //! The shared corpus through the native engine and through real Envoy.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

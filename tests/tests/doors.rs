@@ -1,5 +1,7 @@
 //! Other ways in: as an ordinary user, and without a control plane.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! What only real Envoy can show of HTTP.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow, ensure};

@@ -1,5 +1,7 @@
 //! The demos of Open Service Mesh's documentation, with its manifests and its commands.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};

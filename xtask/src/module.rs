@@ -87,25 +87,18 @@ fn slim(bytes: &[u8]) -> Result<Vec<u8>> {
 fn check(bytes: &[u8]) -> Result<()> {
     let mut exports = Vec::new();
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.context("the module is not valid")? {
-            Payload::ImportSection(imports) => {
-                for import in imports.into_imports() {
-                    let import = import?;
-                    if import.module != "env" || !import.name.starts_with("proxy_") {
-                        bail!(
-                            "the module imports `{}.{}`, which is not proxy-wasm",
-                            import.module,
-                            import.name
-                        );
-                    }
+        let payload = payload.context("the module is not valid")?;
+        if let Payload::ImportSection(imports) = payload {
+            for import in imports.into_imports() {
+                let import = import?;
+                if import.module != "env" || !import.name.starts_with("proxy_") {
+                    bail!("the module imports `{}.{}`, which is not proxy-wasm", import.module, import.name);
                 }
             }
-            Payload::ExportSection(section) => {
-                for export in section {
-                    exports.push(export?.name);
-                }
+        } else if let Payload::ExportSection(section) = payload {
+            for export in section {
+                exports.push(export?.name);
             }
-            _ => {}
         }
     }
     for needed in ["_initialize", "proxy_abi_version_0_2_1", "proxy_on_configure", "proxy_on_new_connection"]

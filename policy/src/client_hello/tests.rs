@@ -1,3 +1,5 @@
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -100,7 +100,6 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
     // The workload has no say in where a request goes.
     let early = EarlyHeaderMutation {
         mutations: vec![HeaderMutation { action: Some(Action::Remove(name::CLUSTER_HEADER.to_owned())) }],
-        ..Default::default()
     };
     HttpConnectionManager {
         stat_prefix: name::HTTP.to_owned(),
