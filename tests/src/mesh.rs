@@ -124,11 +124,13 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// The bootstrap that `osm-egress bootstrap` prints.
+/// The bootstrap that `osm-egress bootstrap` prints. With `EGRESS_XDS=delta` it is always for delta:
+/// `cargo xtask test` runs everything with both.
 ///
 /// # Errors
 /// When it prints none.
 pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
+    let delta = delta || std::env::var_os("EGRESS_XDS").is_some_and(|protocol| protocol == "delta");
     let output = Command::new(shim::binary()?)
         .args(["bootstrap", "--identity", identity, "--envoy-version", &envoy::version()?])
         .args(["--xds", &SocketAddr::new(CONTROL_PLANE, 15128).to_string()])

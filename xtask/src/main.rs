@@ -176,13 +176,16 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
         };
         for version in versions {
             let envoy = tools::envoy(version)?;
-            let name = format!("integration tests with {}", envoy.display());
-            steps.run(&name, || {
-                // One after the other: each has a mesh of its own, and two cores to share.
-                let mut command = cargo(&["test", "--package", "egress-tests", "--", "--test-threads", "2"])?;
-                built.environment(&mut command, &envoy);
-                must("integration tests", &mut command)
-            })?;
+            for protocol in ["sotw", "delta"] {
+                let name = format!("integration tests by {protocol} with {}", envoy.display());
+                steps.run(&name, || {
+                    // Two at a time: each has a mesh of its own, and two cores are to be expected.
+                    let mut command =
+                        cargo(&["test", "--package", "egress-tests", "--", "--test-threads", "2"])?;
+                    built.environment(&mut command, &envoy);
+                    must("integration tests", command.env("EGRESS_XDS", protocol))
+                })?;
+            }
         }
     }
     println!("\n{}all passed in {:.0} s", steps.0, start.elapsed().as_secs_f64());

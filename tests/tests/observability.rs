@@ -1,0 +1,60 @@
+//! What is counted and logged is what the documentation says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World, root};
+use egress_tests::netns::ensure_capable;
+use egress_tests::wait::wait_for;
+
+#[test]
+fn metrics_and_status() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    world.write("bad.yaml", &mesh::sample("tcp-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
+    let shim = world.shim(&[])?;
+    let envoy = mesh::sidecar(&pod, false)?;
+
+    let text = shim.get("/metrics")?;
+    let documented: Vec<String> = std::fs::read_to_string(root().join("docs/metrics.md"))?
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `osm_egress_")?.split('`').next()?.to_owned()))
+        .map(|name| format!("osm_egress_{name}"))
+        .collect();
+    let found: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    for name in &documented {
+        ensure!(found.contains(&name.as_str()), "docs/metrics.md has {name}, /metrics has not:\n{text}");
+    }
+    for name in found {
+        ensure!(documented.iter().any(|d| d == name), "/metrics has {name}, docs/metrics.md has not");
+    }
+    ensure!(text.contains("osm_egress_problems 1\n"), "{text}");
+
+    let status = shim.status()?;
+    let object =
+        status["objects"].as_array().into_iter().flatten().find(|o| o["object"]["name"] == "tcp-443");
+    ensure!(object.is_some_and(|o| o["accepted"] == false), "{status:#}");
+    ensure!(status["problems"][0]["field"] == "spec.ports[0].protocol", "{status:#}");
+
+    let http = SocketAddr::new(HTTPBIN, 80);
+    mesh::get(&pod, http, "httpbin.org", "/get")?;
+    mesh::get(&pod, http, "www.example.com", "/get")?;
+    mesh::get_tls(&pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?;
+    let counted = |labels: &str| {
+        let line = format!("egress_decisions_total{{{labels}}} 1");
+        wait_for(&line, Duration::from_secs(5), || {
+            envoy.admin("/stats/prometheus").is_ok_and(|text| text.lines().any(|found| found == line))
+        })
+    };
+    counted(r#"verdict="allow",reason="rule",protocol="http""#)?;
+    counted(r#"verdict="deny",reason="host-not-allowed",protocol="http""#)?;
+    counted(r#"verdict="deny",reason="no-rule",protocol="tcp""#)?;
+    Ok(())
+}
