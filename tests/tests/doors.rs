@@ -99,6 +99,26 @@ fn standalone() -> Result<()> {
     Ok(())
 }
 
+/// The module by file instead of inside every policy change.
+#[test]
+fn the_module_as_a_file() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
+    fs::copy(shim::module()?, module.path())?;
+    fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
+    let delivery = format!("file:{}", module.path().display());
+    let _shim = world.shim(&["--module-delivery", &delivery])?;
+    let envoy = mesh::sidecar(&pod, false)?;
+    let dump = envoy.admin("/config_dump?resource=ecds_filters")?;
+    ensure!(dump.contains(&*module.path().to_string_lossy()), "{dump}");
+    let outcome = mesh::get(&pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?;
+    ensure!(matches!(&outcome, Outcome::Http(answer) if answer.status == 200), "{outcome:?}");
+    Ok(())
+}
+
 /// What the command line says when something is not as it must be.
 #[test]
 fn bad_input_of_the_command_line() -> Result<()> {
