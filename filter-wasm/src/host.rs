@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use egress_policy::{Plugin, Protocol, ReasonCode};
 use proxy_wasm::hostcalls;
@@ -14,6 +15,7 @@ use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapTyp
 use crate::config::Config;
 use crate::http::Http;
 use crate::network::Network;
+use crate::{live, record};
 
 /// What every plugin needs.
 pub(crate) trait Host {
@@ -159,6 +161,9 @@ impl Exchange for Envoy {
     }
 }
 
+/// When open connections are looked at after a policy change.
+const SOON: Duration = Duration::from_millis(1);
+
 #[derive(Default)]
 struct Root {
     config: Option<Config>,
@@ -171,6 +176,11 @@ impl RootContext for Root {
         let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten();
         match Config::read(&bytes.unwrap_or_default()) {
             Ok(config) => {
+                // Connections that are open were allowed by another policy: look at them at once, but
+                // not from here, where Envoy is only trying this configuration.
+                if config.plugin == Plugin::Network {
+                    let _ = hostcalls::set_tick_period(SOON);
+                }
                 self.config = Some(config);
                 true
             }
@@ -183,6 +193,18 @@ impl RootContext for Root {
         }
     }
 
+    fn on_tick(&mut self) {
+        let _ = hostcalls::set_tick_period(Duration::ZERO);
+        let Some(config) = &self.config else { return };
+        for (id, protocol) in live::forbidden_by(&config.policy) {
+            // From here on host calls concern that connection. It may be gone.
+            if hostcalls::set_effective_context(id).is_ok() {
+                record::decision(&Envoy, &live::revocation(), protocol);
+                Envoy.close();
+            }
+        }
+    }
+
     // Envoy asks for the type even when the configuration could not be read.
     fn get_type(&self) -> Option<ContextType> {
         match self.config.as_ref().map(|config| config.plugin) {
@@ -191,8 +213,8 @@ impl RootContext for Root {
         }
     }
 
-    fn create_stream_context(&self, _id: u32) -> Option<Box<dyn StreamContext>> {
-        Some(Box::new(Stream(Network::new(Envoy, self.config.clone()))))
+    fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Stream(Network::new(Envoy, id, self.config.clone()))))
     }
 
     fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {

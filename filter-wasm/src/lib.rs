@@ -24,6 +24,7 @@ mod config;
 mod fake;
 mod host;
 mod http;
+mod live;
 mod network;
 mod record;
 mod steer;

@@ -7,11 +7,13 @@ use egress_policy::{Decision, Destination, OnConnection, OnOpening, Opening, Pol
 
 use crate::config::Config;
 use crate::host::{Connection, Flow, Span};
+use crate::live::{self, Live, Seen};
 use crate::{record, steer};
 
 /// One outbound connection.
 pub(crate) struct Network<H> {
     pub(crate) host: H,
+    id: u32,
     config: Option<Config>,
     state: State,
 }
@@ -20,15 +22,15 @@ enum State {
     /// The first bytes decide.
     Reading(SocketAddr, Box<Reader>),
     /// Decided and let through: the bytes are none of our business.
-    Open,
+    Open(#[expect(dead_code, reason = "held for what its end does")] live::Entry),
     /// Refused, or not asked about yet.
     Closed,
 }
 
 impl<H: Connection> Network<H> {
     /// A connection under a configuration; `None` refuses.
-    pub(crate) fn new(host: H, config: Option<Config>) -> Self {
-        Self { host, config, state: State::Closed }
+    pub(crate) fn new(host: H, id: u32, config: Option<Config>) -> Self {
+        Self { host, id, config, state: State::Closed }
     }
 
     /// The connection was accepted.
@@ -41,7 +43,7 @@ impl<H: Connection> Network<H> {
             return self.refuse(ReasonCode::NotIntercepted);
         };
         match config.policy.connection(to) {
-            OnConnection::Decided(decision) => self.act(&decision, to, Protocol::Tcp),
+            OnConnection::Decided(decision) => self.act(&decision, to, Seen::Nothing),
             OnConnection::NeedFirstBytes => {
                 self.state = State::Reading(to, Box::default());
                 Flow::Wait
@@ -52,7 +54,7 @@ impl<H: Connection> Network<H> {
     /// `length` bytes lie in the connection's buffer; `end` says that no more will come.
     pub(crate) fn on_data(&mut self, length: usize, end: bool) -> Flow {
         let (to, reader) = match &mut self.state {
-            State::Open => return Flow::Continue,
+            State::Open(_) => return Flow::Continue,
             State::Closed => return Flow::Wait,
             State::Reading(to, reader) => (*to, reader),
         };
@@ -88,21 +90,28 @@ impl<H: Connection> Network<H> {
     fn open(&mut self, policy: &Policy, to: SocketAddr, opening: Opening<'_>) -> Flow {
         match policy.opening(to, opening) {
             OnOpening::Decided(decision) => {
-                let protocol = if opening == Opening::NotTls { Protocol::Tcp } else { Protocol::Https };
-                self.act(&decision, to, protocol)
+                let seen = match opening {
+                    Opening::Tls { server_name, encrypted } => {
+                        Seen::Tls { server_name: server_name.map(Into::into), encrypted }
+                    }
+                    Opening::BrokenTls(_) => Seen::Tls { server_name: None, encrypted: false },
+                    Opening::NotTls => Seen::Plain,
+                };
+                self.act(&decision, to, seen)
             }
-            OnOpening::EachRequest => self.steer(steer::HTTP),
+            OnOpening::EachRequest => self.steer(steer::HTTP, Live { to, opening: Seen::Plain }),
         }
     }
 
-    fn act(&mut self, decision: &Decision<'_>, to: SocketAddr, protocol: Protocol) -> Flow {
-        record::decision(&self.host, decision, protocol);
+    fn act(&mut self, decision: &Decision<'_>, to: SocketAddr, seen: Seen) -> Flow {
+        let live = Live { to, opening: seen };
+        record::decision(&self.host, decision, live.protocol());
         match decision {
             Decision::Deny(_) => self.close(),
             Decision::Allow(permit) => match &permit.to {
                 // The cluster that `tcp_proxy` has anyway.
-                Destination::Passthrough => self.let_through(),
-                Destination::Dialled => self.steer(steer::cluster(&permit.to)),
+                Destination::Passthrough => self.let_through(live),
+                Destination::Dialled => self.steer(steer::cluster(&permit.to), live),
                 Destination::Resolved(name) => {
                     let set =
                         self.host.set_filter_state(Span::Connection, steer::DYNAMIC_HOST, name.as_str())
@@ -111,7 +120,7 @@ impl<H: Connection> Network<H> {
                                 steer::DYNAMIC_PORT,
                                 &to.port().to_string(),
                             );
-                    if set { self.steer(steer::cluster(&permit.to)) } else { self.close() }
+                    if set { self.steer(steer::cluster(&permit.to), live) } else { self.close() }
                 }
             },
         }
@@ -122,16 +131,16 @@ impl<H: Connection> Network<H> {
         self.close()
     }
 
-    fn steer(&mut self, cluster: &str) -> Flow {
+    fn steer(&mut self, cluster: &str, live: Live) -> Flow {
         if self.host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
-            self.let_through()
+            self.let_through(live)
         } else {
             self.close()
         }
     }
 
-    fn let_through(&mut self) -> Flow {
-        self.state = State::Open;
+    fn let_through(&mut self, live: Live) -> Flow {
+        self.state = State::Open(live::opened(self.id, live));
         Flow::Continue
     }
 
@@ -149,7 +158,7 @@ mod tests {
 
     fn connect(rules: &str, mode: &str, to: &str) -> Network<Fake> {
         let host = Fake { destination: to.parse().ok(), ..Fake::default() };
-        Network::new(host, Some(config("network", mode, rules)))
+        Network::new(host, 1, Some(config("network", mode, rules)))
     }
 
     fn outcome(connection: &Network<Fake>, flow: Flow) -> String {
@@ -196,7 +205,7 @@ mod tests {
     #[test]
     fn without_a_policy_everything_is_refused() {
         let mut connection =
-            Network::new(Fake { destination: "1.2.3.4:22".parse().ok(), ..Fake::default() }, None);
+            Network::new(Fake { destination: "1.2.3.4:22".parse().ok(), ..Fake::default() }, 1, None);
         let flow = connection.on_new_connection();
         assert_eq!(outcome(&connection, flow), "Wait closed=true deny policy-invalid - - cluster= :");
         assert_eq!(connection.on_data(10, false), Flow::Wait);

@@ -71,6 +71,8 @@ reason_codes! {
     NotIntercepted = "not-intercepted",
     /// The filter has no policy that it can read.
     PolicyInvalid = "policy-invalid",
+    /// The connection was allowed when it was opened, and the policy changed.
+    Revoked = "revoked",
 }
 
 impl std::fmt::Display for ReasonCode {
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_kebab_case() {
         let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(codes.len(), 23);
+        assert_eq!(codes.len(), 24);
         assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 }

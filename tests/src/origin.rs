@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 80, 8080 | HTTP/1.1 and h2c |
 //! | 443, 8443 | the same over TLS, with a certificate for whatever name is asked for |
-//! | 9000 | TCP echo |
+//! | 9000, 9100 to 9109 | TCP echo |
 //! | 9001 | a server that speaks first |
 //! | 9002 | sends as fast as it can |
 
@@ -106,7 +106,10 @@ impl Origins {
             (9000, Kind::Echo),
             (9001, Kind::First),
             (9002, Kind::Flood),
-        ] {
+        ]
+        .into_iter()
+        .chain((9100..9110).map(|port| (port, Kind::Echo)))
+        {
             // One socket for both families: IPv4 arrives mapped.
             let listener = TcpListener::bind(("::", port)).await.with_context(|| format!("port {port}"))?;
             let (origins, tls) = (self.clone(), Arc::clone(&tls));

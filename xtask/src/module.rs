@@ -14,7 +14,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
 /// and skips what is not there, so each name that is missing here is a call per event less.
-const EXPORTS: [&str; 12] = [
+const EXPORTS: [&str; 13] = [
     "memory",
     "malloc",
     "_initialize",
@@ -22,6 +22,7 @@ const EXPORTS: [&str; 12] = [
     "proxy_on_memory_allocate",
     "proxy_on_vm_start",
     "proxy_on_configure",
+    "proxy_on_tick",
     "proxy_on_context_create",
     "proxy_on_new_connection",
     "proxy_on_downstream_data",

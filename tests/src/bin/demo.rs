@@ -51,6 +51,11 @@ struct Story<'a> {
     wrong: u32,
 }
 
+/// Whether a line of the access log has this reason.
+fn is_for(line: &serde_json::Value, reason: &str) -> bool {
+    line["decision"].as_str().is_some_and(|decision| decision.split(' ').nth(1) == Some(reason))
+}
+
 /// What is expected of an attempt.
 enum Expect {
     Status(u16),
@@ -78,26 +83,25 @@ impl Story<'_> {
         self.step += 1;
         let logged_before = self.envoy.access_log().len();
         let start = Instant::now();
-        let mut last = attempt()?;
-        while !expect.is(&last) && start.elapsed() < Duration::from_secs(3) {
-            last = attempt()?;
-        }
-        let took = start.elapsed().as_secs_f64() * 1000.0;
-        let mut right = expect.is(&last);
-        let mut shown = show(&last);
-        if let (true, Expect::Closed(reason)) = (right, expect) {
-            // Lines are written when connections end, which need not be the order of our attempts.
-            let logged = || -> Vec<String> {
-                let lines = self.envoy.access_log();
-                let reason =
-                    |line: &serde_json::Value| Some(line["decision"].as_str()?.split(' ').nth(1)?.to_owned());
-                lines.iter().skip(logged_before).filter_map(reason).collect()
-            };
-            let is_logged = || logged().iter().any(|logged| logged == reason);
-            right = wait_for("the reason", Duration::from_secs(2), is_logged).is_ok();
-            shown +=
-                &if right { format!(", reason: {reason}") } else { format!(", reasons: {:?}", logged()) };
-        }
+        let mut shown;
+        let mut took;
+        let right = loop {
+            let last = attempt()?;
+            took = start.elapsed().as_secs_f64() * 1000.0;
+            shown = show(&last);
+            let mut right = expect.is(&last);
+            if let (true, Expect::Closed(reason)) = (right, expect) {
+                // Lines are written when connections end, which need not be the order of our attempts;
+                // and what was under way during the change is closed for another reason.
+                let logged =
+                    || self.envoy.access_log().iter().skip(logged_before).any(|line| is_for(line, reason));
+                right = wait_for("the reason", Duration::from_millis(200), logged).is_ok();
+                shown += &format!(", reason: {}", if right { reason } else { "another" });
+            }
+            if right || start.elapsed() > Duration::from_secs(3) {
+                break right;
+            }
+        };
         self.wrong += u32::from(!right);
         let mark = if right { "ok   " } else { "WRONG" };
         println!("{mark} {:2}. {what}\n          expected {expect}; got {shown}; {took:.0} ms", self.step);
