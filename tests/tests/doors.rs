@@ -65,7 +65,7 @@ fn standalone() -> Result<()> {
     let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
     fs::copy(shim::module()?, module.path())?;
     fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
-    let resolver = "dns_lookup_family: V4_PREFERRED, typed_dns_resolver_config: {name: envoy.network.dns_resolver.cares, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{socket_address: {address: 203.0.113.53, port_value: 53}}]}}";
+    let resolver = "dns_lookup_family: V4_PREFERRED\n            typed_dns_resolver_config: {name: envoy.network.dns_resolver.cares, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{socket_address: {address: 203.0.113.53, port_value: 53}}]}}";
     let config = config
         .replace("target/egress_filter.wasm", &module.path().to_string_lossy())
         .replace("dns_lookup_family: V4_PREFERRED", resolver)

@@ -23,7 +23,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
     http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig},
 };
-use envoy_types::pb::google::protobuf::{Any, Duration};
+use envoy_types::pb::envoy::r#type::matcher::v3::AddressMatcher;
+use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
+use envoy_types::pb::xds::core::v3::CidrRange;
 
 use super::{Settings, any, name};
 
@@ -116,8 +118,32 @@ pub(super) fn dns_cache(settings: &Settings) -> DnsCacheConfig {
         dns_lookup_family: envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily::V4Preferred
             .into(),
         typed_dns_resolver_config: resolver,
+        resolved_address_filter: Some(AddressMatcher { ranges: never(), invert_match: false }),
         ..Default::default()
     }
+}
+
+/// Where a name must never lead, whoever controls it: the sidecar itself, its link, the cloud's metadata,
+/// and what is no address of one host. `ipAddresses` in a rule can list them on purpose.
+fn never() -> Vec<CidrRange> {
+    [
+        ("0.0.0.0", 8),
+        ("127.0.0.0", 8),
+        ("169.254.0.0", 16),
+        ("224.0.0.0", 4),
+        ("255.255.255.255", 32),
+        ("::", 128),
+        ("::1", 128),
+        ("::ffff:0:0", 96),
+        ("fe80::", 10),
+        ("ff00::", 8),
+    ]
+    .into_iter()
+    .map(|(prefix, length)| CidrRange {
+        address_prefix: prefix.to_owned(),
+        prefix_len: Some(UInt32Value { value: length }),
+    })
+    .collect()
 }
 
 /// The version of HTTP that the workload speaks is the one that the origin gets.
