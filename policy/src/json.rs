@@ -77,10 +77,12 @@ impl<'de> Reader<'de> {
 
     /// The next byte that is not white space.
     fn peek(&mut self) -> Option<u8> {
-        let rest = self.rest();
-        let trimmed = rest.trim_start_matches([' ', '\t', '\n', '\r']);
-        self.skip(rest.len().saturating_sub(trimmed.len()));
-        trimmed.bytes().next()
+        loop {
+            match self.text.as_bytes().get(self.at) {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.skip(1),
+                next => return next.copied(),
+            }
+        }
     }
 
     fn skip(&mut self, bytes: usize) {
