@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::compile::{CompileOptions, Compiled, compile};
-use crate::manifest::{Kind, Problem, Severity};
 use crate::source::folder::Folder;
 use crate::source::{Availability, SourceState};
+use egress_compile::manifest::{Kind, Problem, Severity};
+use egress_compile::{CompileOptions, Compiled, compile};
 
 /// What there is to say about a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -11,10 +11,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use egress_policy::Identity;
 
 use crate::check;
-use crate::compile::CompileOptions;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
 use crate::envoy::{Module, Settings};
 use crate::serve;
+use egress_compile::CompileOptions;
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]

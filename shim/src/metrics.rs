@@ -8,8 +8,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::manifest::Severity;
 use crate::status::Shared;
+use egress_compile::manifest::Severity;
 
 /// The text that Prometheus scrapes.
 #[must_use]

@@ -10,7 +10,7 @@ use egress_policy::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::compile::{CompileOptions, Compiled, compile};
+use crate::admin;
 use crate::envoy::{Generator, Settings};
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
@@ -19,7 +19,8 @@ use crate::status::Shared;
 use crate::xds::identify::NodeIdentity;
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
-use crate::{admin, manifest::Severity};
+use egress_compile::manifest::Severity;
+use egress_compile::{CompileOptions, Compiled, compile};
 
 /// What `serve` is told.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ pub mod folder;
 
 use std::sync::Arc;
 
-use crate::store::Store;
+use egress_compile::store::Store;
 
 /// What a source knows now.
 #[derive(Clone, Debug, Default, PartialEq)]

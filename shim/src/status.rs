@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::compile::{Compiled, Condition};
-use crate::manifest::Problem;
 use crate::source::{Availability, SourceState};
 use crate::xds::proxies::{Proxies, Proxy};
+use egress_compile::manifest::Problem;
+use egress_compile::{Compiled, Condition};
 
 /// What the admin interface looks at.
 #[derive(Debug, Clone)]

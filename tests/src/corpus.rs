@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use egress_compile::manifest::yaml;
+use egress_compile::store::{Change, FileUpdate, Store};
+use egress_compile::{CompileOptions, compile};
 use egress_policy::{
     Decision, Destination, Document, Identity, OnConnection, OnOpening, Opening, Policy, Request,
 };
-use egress_shim::compile::{CompileOptions, compile};
-use egress_shim::manifest::yaml;
-use egress_shim::store::{Change, FileUpdate, Store};
 use serde::Deserialize;
 
 use crate::mesh::root;

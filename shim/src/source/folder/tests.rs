@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::source::Availability;
-use crate::store::Store;
+use egress_compile::store::Store;
 
 fn namespace(name: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")

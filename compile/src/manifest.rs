@@ -11,7 +11,7 @@ mod scalar;
 pub mod spec;
 pub mod yaml;
 
-pub(crate) use decode::unreadable;
+pub use decode::unreadable;
 pub use decode::{Parsed, parse};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef};
 pub use places::{Places, Position};

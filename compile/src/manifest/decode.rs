@@ -39,7 +39,7 @@ pub fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Parsed, Vec<Problem>> {
 }
 
 /// The problem of a file that is not YAML.
-pub(crate) fn unreadable(file: &Arc<str>, error: YamlError) -> Problem {
+pub fn unreadable(file: &Arc<str>, error: YamlError) -> Problem {
     Problem::error(error.message).advice(error.advice).at(file, error.position)
 }
 

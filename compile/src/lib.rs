@@ -1,0 +1,11 @@
+//! From manifests to policy documents.
+//!
+//! Text becomes typed objects ([`manifest`]), the objects of all files a [`store`], and a store one
+//! immutable document per workload identity ([`compile`]). Nothing here does I/O or knows Envoy or a
+//! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
+
+mod compile;
+pub mod manifest;
+pub mod store;
+
+pub use compile::{CompileOptions, Compiled, Condition, MODE_ANNOTATION, compile};
