@@ -1,11 +1,13 @@
 //! Where an allowed connection goes, in Envoy's terms.
 
-use egress_policy::Destination;
+use egress_policy::{Destination, HostMatch, Permit};
 
 /// The address that was dialled.
 pub(crate) const ORIGINAL_DST: &str = "egress-original-dst";
 /// The address that the sidecar resolves.
 pub(crate) const DNS: &str = "egress-dns";
+/// The same for names that only a wildcard lists: they lead to fewer addresses.
+pub(crate) const DNS_WILDCARD: &str = "egress-dns-wildcard";
 /// The internal listener where each request is decided.
 pub(crate) const HTTP: &str = "egress-http";
 /// Global egress.
@@ -18,11 +20,13 @@ pub(crate) const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// The port that goes with it.
 pub(crate) const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
 
-/// The cluster for a destination.
-pub(crate) fn cluster(to: &Destination) -> &'static str {
-    match to {
-        Destination::Dialled => ORIGINAL_DST,
-        Destination::Resolved(_) => DNS,
-        Destination::Passthrough => PASSTHROUGH,
+/// The cluster for what was allowed: the rule's own, or the one that all share.
+pub(crate) fn cluster<'p>(permit: &Permit<'p>) -> &'p str {
+    match (permit.cluster, &permit.to) {
+        (Some(own), _) => own,
+        (None, Destination::Dialled) => ORIGINAL_DST,
+        (None, Destination::Resolved(_, HostMatch::Exact)) => DNS,
+        (None, Destination::Resolved(_, HostMatch::Wildcard)) => DNS_WILDCARD,
+        (None, Destination::Passthrough) => PASSTHROUGH,
     }
 }
