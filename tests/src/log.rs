@@ -34,3 +34,11 @@ pub fn decided(envoy: &Envoy<'_>, decision: &str, upstream: &str) -> Result<Valu
         line["decision"] == decision && line["upstream"] == upstream
     })
 }
+
+/// A number of a line. Envoy 1.39 writes some as `1000000.0`.
+#[must_use]
+pub fn number(line: &Value, field: &str) -> Option<u64> {
+    let value = &line[field];
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, far below 2^53")]
+    value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
+}

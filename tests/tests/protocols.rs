@@ -245,7 +245,7 @@ fn a_download_of_a_gigabyte_over_http() -> Result<()> {
         })?;
         println!("1 GB over HTTP took {:?}", start.elapsed());
         let line = log::decided(envoy, &allow("web", 1), &at(HTTPBIN, bulk::HTTP))?;
-        ensure!(line["received"] == length && line["status"] == 200, "{line}");
+        ensure!(log::number(&line, "received") == Some(length) && line["status"] == 200, "{line}");
         Ok(())
     })
 }
@@ -267,7 +267,7 @@ fn a_download_of_a_gigabyte_over_tls() -> Result<()> {
         })?;
         println!("1 GB over TLS took {:?}", start.elapsed());
         let line = log::decided(envoy, &allow("web", 2), &at(HTTPBIN, bulk::HTTPS))?;
-        ensure!(line["received"].as_u64() > Some(length), "{line}");
+        ensure!(log::number(&line, "received") > Some(length), "{line}");
         Ok(())
     })
 }
@@ -287,7 +287,10 @@ fn a_download_of_a_gigabyte_over_tcp() -> Result<()> {
         })?;
         println!("1 GB over TCP took {:?}", start.elapsed());
         let line = log::decided(envoy, &allow("plain", 4), &at(EXAMPLE, bulk::FLOOD))?;
-        ensure!(line["received"] == length && line["sent"] == 8, "{line}");
+        ensure!(
+            log::number(&line, "received") == Some(length) && log::number(&line, "sent") == Some(8),
+            "{line}"
+        );
         Ok(())
     })
 }
@@ -314,7 +317,7 @@ fn a_chunked_upload_of_100_megabytes() -> Result<()> {
             Ok(())
         })?;
         let line = log::decided(envoy, &allow("web", 1), &at(HTTPBIN, bulk::HTTP))?;
-        ensure!(line["sent"] == length && line["status"] == 200, "{line}");
+        ensure!(log::number(&line, "sent") == Some(length) && line["status"] == 200, "{line}");
         Ok(())
     })
 }
@@ -371,7 +374,7 @@ fn connection_close() -> Result<()> {
             .with_context(|| format!("round {n}"))?;
         }
         let line = log::decided(envoy, &allow("web", 0), &at(HTTPBIN, 8080))?;
-        ensure!(line["received"] == MEGABYTE, "{line}");
+        ensure!(log::number(&line, "received") == Some(MEGABYTE), "{line}");
         Ok(())
     })
 }
@@ -399,8 +402,8 @@ fn the_client_ends_its_half() -> Result<()> {
             log::line(envoy, "its line", |line| {
                 line["decision"] == allow("plain", 2)
                     && line["upstream"] == at(EXAMPLE, bulk::PATIENT)
-                    && line["sent"] == length
-                    && line["received"] == length + 8
+                    && log::number(line, "sent") == Some(length)
+                    && log::number(line, "received") == Some(length + 8)
             })?;
         }
         Ok(())
@@ -427,7 +430,10 @@ fn the_server_ends_its_half() -> Result<()> {
         ensure!(arrived == SocketAddr::new(EXAMPLE, bulk::HASTY_PORT), "{arrived}");
         ensure!(check.good() == Some(length), "{check:?}");
         let line = log::decided(envoy, &allow("plain", 3), &at(EXAMPLE, bulk::HASTY_PORT))?;
-        ensure!(line["sent"] == length && line["received"] == bulk::HASTY, "{line}");
+        ensure!(
+            log::number(&line, "sent") == Some(length) && log::number(&line, "received") == Some(bulk::HASTY),
+            "{line}"
+        );
         Ok(())
     })
 }
@@ -497,7 +503,7 @@ fn thirty_seconds_of_silence() -> Result<()> {
             (allow("web", 1), at(HTTPBIN, bulk::HTTP)),
         ] {
             let line = log::decided(envoy, &decision, &upstream)?;
-            ensure!(line["duration_ms"].as_u64() >= Some(30_000), "{line}");
+            ensure!(log::number(&line, "duration_ms") >= Some(30_000), "{line}");
         }
         Ok(())
     })
