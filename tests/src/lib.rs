@@ -15,6 +15,8 @@ pub mod log;
 pub mod mesh;
 pub mod netns;
 pub mod origin;
+pub mod scene;
 pub mod shim;
+pub mod slow;
 pub mod wait;
 pub mod websocket;
