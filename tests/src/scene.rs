@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::{self, Outcome};
 use crate::envoy::Envoy;
 use crate::mesh::{self, World};
-use crate::netns::{Pod, ensure_capable};
+use crate::netns::{Form, Pod, ensure_capable};
 use crate::origin::ADDRESS_HEADER;
 use crate::shim::Shim;
 use crate::wait::wait_for;
@@ -28,6 +28,17 @@ pub struct Scene<'s> {
     pub shim: &'s Shim<'s>,
     /// The sidecar.
     pub envoy: &'s Envoy<'s>,
+}
+
+/// How a scene is set.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// The manifests: file names and texts.
+    pub manifests: &'a [(&'a str, &'a str)],
+    /// Flags of the control plane.
+    pub flags: &'a [&'a str],
+    /// The form of the pod.
+    pub form: Form,
 }
 
 /// Sets a scene in which these manifests are in force.
@@ -47,18 +58,32 @@ pub fn play_in(
     manifests: &[(&str, &str)],
     test: impl FnOnce(&Scene<'_>) -> Result<()>,
 ) -> Result<()> {
-    ensure_capable()?;
-    let world = World::new()?;
-    prepare(&world)?;
-    let pod = world.pod()?;
-    for (name, text) in manifests {
-        world.write(name, text)?;
+    Setting { manifests, flags: &[], form: Form::possible() }.play(prepare, test)
+}
+
+impl Setting<'_> {
+    /// Sets the scene in a world that is made ready before.
+    ///
+    /// # Errors
+    /// When it cannot be set, and what the test says.
+    pub fn play(
+        &self,
+        prepare: impl FnOnce(&World) -> Result<()>,
+        test: impl FnOnce(&Scene<'_>) -> Result<()>,
+    ) -> Result<()> {
+        ensure_capable()?;
+        let world = World::new()?;
+        prepare(&world)?;
+        let pod = world.outside.pod(self.form)?;
+        for (name, text) in self.manifests {
+            world.write(name, text)?;
+        }
+        let shim = world.shim(self.flags)?;
+        let envoy = mesh::sidecar(&pod, false)?;
+        let scene = Scene { world: &world, pod: &pod, shim: &shim, envoy: &envoy };
+        scene.in_force()?;
+        test(&scene)
     }
-    let shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
-    let scene = Scene { world: &world, pod: &pod, shim: &shim, envoy: &envoy };
-    scene.in_force()?;
-    test(&scene)
 }
 
 impl Scene<'_> {
