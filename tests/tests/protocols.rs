@@ -468,7 +468,7 @@ fn a_server_that_speaks_first() -> Result<()> {
 
 /// Streams on which nothing happens for 30 s, and then something.
 #[test]
-fn thirty_seconds_of_silence() -> Result<()> {
+fn a_break_of_thirty_seconds() -> Result<()> {
     with_mesh(|world, pod, envoy| {
         let bulk = Bulk::start(&world.outside.netns)?;
         in_workload(pod, || {
