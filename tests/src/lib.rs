@@ -9,6 +9,7 @@ pub mod bulk;
 pub mod client;
 pub mod corpus;
 pub mod dns;
+pub mod echo;
 pub mod envoy;
 pub mod grpc;
 pub mod log;
