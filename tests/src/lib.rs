@@ -5,10 +5,12 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
+pub mod bypass;
 pub mod client;
 pub mod corpus;
 pub mod dns;
 pub mod envoy;
+pub mod hello;
 pub mod mesh;
 pub mod netns;
 pub mod origin;

@@ -1,0 +1,170 @@
+//! Addresses in disguise, and names that lead where no name may: rows 24 to 28.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::by;
+use crate::bypass::Row;
+use crate::bypass::check::{Check, Expect};
+use crate::bypass::rebinding::moving;
+use crate::bypass::scene::{PRIVATE, at};
+use crate::bypass::send::{bytes, host};
+use crate::client;
+use crate::hello::Hello;
+use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![embedded(), literals(), numbers(), scripts(), astray()]
+}
+
+fn embedded() -> Row {
+    let mapped = |to: IpAddr, port: u16| match to {
+        IpAddr::V4(v4) => SocketAddr::from((v4.to_ipv6_mapped(), port)),
+        IpAddr::V6(_) => at(to, port),
+    };
+    let dial = |to: IpAddr, port, expect| {
+        let to = mapped(to, port);
+        Check::one(format!("`hello` to {to}"), expect, move |scene| {
+            scene.pod.workload().run(|| client::exchange(to, b"hello"))
+        })
+    };
+    Row::new(
+        24,
+        "IPv4 inside IPv6: `::ffff:a.b.c.d`, NAT64, 6to4, Teredo",
+        "A mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses that no block of IPv4 holds, and no wildcard name leads to them",
+        by::CONNECTION,
+    )
+    .check(dial(EXAMPLE, 9000, Expect::Reaches(EXAMPLE)))
+    .check(dial(ELSEWHERE, 9000, Expect::Closed("no-rule")))
+    .check(host(HTTPBIN, 80, "[::ffff:203.0.113.10]", Expect::Refused("host-not-allowed")))
+    .checks(["[64:ff9b::cb00:710a]", "[2002:cb00:710a::]"].map(|text| host(HTTPBIN, 80, text, Expect::Refused("host-not-allowed"))))
+    .checks(
+        ["mapped.inside.example", "mapped.wild.example", "nat64.wild.example", "sixtofour.wild.example", "teredo.wild.example"]
+            .map(|name| host(HTTPBIN, 80, name, Expect::Refused("address-forbidden"))),
+    )
+}
+
+fn literals() -> Row {
+    Row::new(
+        25,
+        "IPv6 literals in odd forms: zones, two brackets, a name in brackets",
+        "An authority is an address or a name and never both; what is neither is malformed",
+        by::PARSER,
+    )
+    .checks(
+        ["[::1]", "[::1]:80", "[2001:db8::1]"]
+            .map(|text| host(HTTPBIN, 80, text, Expect::Refused("host-not-allowed"))),
+    )
+    .checks(
+        [
+            "[httpbin.org]",
+            "[[::1]]",
+            "[fe80::1%25eth0]",
+            "[::1]httpbin.org",
+            "[::1",
+            "::1",
+            "[]",
+            "[203.0.113.10]",
+        ]
+        .map(|text| host(HTTPBIN, 80, text, Expect::Refused("authority-malformed"))),
+    )
+}
+
+fn numbers() -> Row {
+    Row::new(
+        26,
+        "IPv4 in octal, hexadecimal, with fewer parts or as one number",
+        "Four decimal numbers are an address; whatever else some parser might take for one is malformed",
+        by::REQUEST,
+    )
+    .checks(
+        [
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "2130706433",
+            "017700000001",
+            "127.1",
+            "127.0.1",
+            "127.0.0.01",
+            "198.51.100.066",
+            "198.51.100.66.",
+            "3325256770",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "0",
+        ]
+        .map(|text| host(HTTPBIN, 80, text, Expect::Refused("authority-malformed"))),
+    )
+    .checks(
+        ["127.0.0.1", "198.51.100.66", "203.0.113.10"]
+            .map(|text| host(HTTPBIN, 80, text, Expect::Refused("host-not-allowed"))),
+    )
+}
+
+fn scripts() -> Row {
+    let sni = |what: &str, name: &[u8], expect| {
+        bytes(what, ELSEWHERE, 443, Hello::with_names(&[name]).bytes(), expect)
+    };
+    Row::new(
+        27,
+        "Names in other scripts, look-alikes, underscores",
+        "Names are compared as A-labels (punycode): the control plane converts what a policy says, and on the wire nothing else is a name",
+        "control plane, then the filter",
+    )
+    .check(host(ELSEWHERE, 80, "xn--bcher-kva.example", Expect::Reaches(HTTPBIN)))
+    .check(host(ELSEWHERE, 80, "XN--BCHER-KVA.example", Expect::Reaches(HTTPBIN)))
+    .check(sni("SNI `xn--bcher-kva.example`", b"xn--bcher-kva.example", Expect::Reaches(HTTPBIN)))
+    .check(sni("SNI `bücher.example` in UTF-8", "bücher.example".as_bytes(), Expect::Closed("tls-malformed")))
+    .checks(
+        ["bücher.example", "httpbin\u{3002}org", "httpb\u{0456}n.org", "\u{ff48}ttpbin.org"]
+            .map(|text| host(ELSEWHERE, 80, text, Expect::Rejected(400))),
+    )
+    .check(host(ELSEWHERE, 80, "xn--httpbn-55a.org", Expect::Refused("host-not-allowed")))
+    .check(host(ELSEWHERE, 80, "_service.example.com", Expect::Reaches(EXAMPLE)))
+}
+
+fn astray() -> Row {
+    let forbidden = |name: &'static str| -> [Check; 2] {
+        [
+            host(HTTPBIN, 80, name, Expect::Refused("address-forbidden")),
+            bytes(
+                format!("a ClientHello for `{name}`"),
+                HTTPBIN,
+                443,
+                Hello::named(name).bytes(),
+                Expect::Closed("address-forbidden"),
+            ),
+        ]
+    };
+    Row::new(
+        28,
+        "An allowed name whose owner leads it to loopback, metadata, the pod or a private network (DNS rebinding)",
+        "Such answers are dropped: no name leads to loopback, link-local, unspecified, multicast or broadcast addresses or to what `--never-resolve-to` lists, and no name below a wildcard to a private network",
+        by::RESOLVER,
+    )
+    .checks(
+        [
+            "loopback.inside.example",
+            "metadata.inside.example",
+            "pod.inside.example",
+            "unspecified.inside.example",
+            "multicast.inside.example",
+            "broadcast.inside.example",
+            "loopback6.inside.example",
+            "link6.inside.example",
+            "loopback.wild.example",
+            "metadata.wild.example",
+            "ten.wild.example",
+            "twelve.wild.example",
+            "sixteen.wild.example",
+            "carrier.wild.example",
+            "local6.wild.example",
+        ]
+        .into_iter()
+        .flat_map(forbidden),
+    )
+    .check(host(HTTPBIN, 80, "mixed.inside.example", Expect::Reaches(EXAMPLE)))
+    .check(host(HTTPBIN, 80, "mixed.wild.example", Expect::Reaches(EXAMPLE)))
+    .check(host(HTTPBIN, 80, "private.example", Expect::Reaches(PRIVATE)))
+    .check(moving())
+}
