@@ -84,6 +84,7 @@ pub fn table() -> Vec<Row> {
         rows::requests(),
         rows::tunnels(),
         rows::hellos(),
+        rows::extensions(),
         rows::addresses(),
         rows::around(),
         rows::policies(),

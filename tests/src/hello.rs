@@ -31,7 +31,7 @@ impl Hello {
     /// answers with a ServerHello.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self::nameless().extension(SERVER_NAME, &server_names(&[name.as_bytes()]))
+        Self::with_names(&[name.as_bytes()])
     }
 
     /// The same without a name.
@@ -74,7 +74,9 @@ impl Hello {
     /// With several server names, or with one that is none.
     #[must_use]
     pub fn with_names(names: &[&[u8]]) -> Self {
-        Self::nameless().extension(SERVER_NAME, &server_names(names))
+        let mut hello = Self::nameless();
+        hello.extensions.get_or_insert_default().insert(0, (SERVER_NAME, server_names(names)));
+        hello
     }
 
     /// With one more extension, at the end.

@@ -58,7 +58,7 @@ impl Expect {
 
     /// Whether the access log has a line about it.
     fn is_logged(&self) -> bool {
-        matches!(self, Self::Reaches(_) | Self::Closed(_) | Self::Refused(_))
+        !matches!(self, Self::Says(_))
     }
 }
 
@@ -85,11 +85,31 @@ impl fmt::Debug for Check {
 }
 
 /// What was found.
-#[derive(Debug)]
 struct Found {
     outcomes: Vec<Outcome>,
     lines: Vec<Value>,
     arrived: BTreeSet<IpAddr>,
+}
+
+/// For people: what matters, and bytes as text.
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).escape_debug().to_string();
+        for outcome in &self.outcomes {
+            match outcome {
+                Outcome::Http(Answer { status, headers, body }) => {
+                    write!(f, "\n    answer: {status} {headers:?} {}", text(body))?;
+                }
+                Outcome::Bytes(bytes) => write!(f, "\n    answer: {}", text(bytes))?,
+                other => write!(f, "\n    answer: {other:?}")?,
+            }
+        }
+        for line in &self.lines {
+            write!(f, "\n    log: {line}")?;
+        }
+        write!(f, "\n    arrived at: {:?}", self.arrived)
+    }
 }
 
 impl Check {
@@ -161,7 +181,7 @@ impl Check {
         let found = self.found(scene, &mark, outcomes);
         match self.judge(&found) {
             Ok(()) => Ok(()),
-            Err(why) => Err(format!("{why}\n    found: {found:?}")),
+            Err(why) => Err(format!("{why}{found}")),
         }
     }
 
@@ -229,8 +249,10 @@ fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
                 && answer.status == 403
                 && (answer.headers.is_empty() || said == Some(reason))
         }
-        (Expect::Rejected(status), Outcome::Http(answer)) => answer.status == *status,
-        (Expect::Dropped, Outcome::Closed) => true,
+        (Expect::Rejected(status), Outcome::Http(answer)) => {
+            answer.status == *status && line["status"] == *status && decision.is_empty()
+        }
+        (Expect::Dropped, Outcome::Closed) => line["kind"] == "request" && decision.is_empty(),
         (Expect::Says(text), Outcome::Bytes(bytes)) => bytes == text.as_bytes(),
         _ => false,
     }

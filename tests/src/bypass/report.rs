@@ -37,7 +37,8 @@ pub fn page(outcomes: &[Outcome<'_>]) -> String {
     let partly = outcomes.iter().filter(|outcome| outcome.row.out_of_reach.is_some()).count();
     let _ = write!(
         page,
-        "\n{passed} of {KNOWN} rows pass, with {checks} checks. Of {partly} rows a part is out of a sidecar's reach: \
+        "\n{passed} of {KNOWN} rows pass, with {checks} checks. Of {partly} rows a part is out of a \
+         sidecar's reach: \
          see [below](#out-of-reach) and the [threat model](threat-model.md).\n\n\
          | # | bypass | what happens | who decides | reason or status | checks | result |\n|--|--|--|--|--|--|--|\n"
     );

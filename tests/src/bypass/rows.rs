@@ -2,6 +2,7 @@
 
 mod addresses;
 mod around;
+mod extensions;
 mod hellos;
 mod names;
 mod policies;
@@ -10,6 +11,7 @@ mod tunnels;
 
 pub(super) use addresses::rows as addresses;
 pub(super) use around::rows as around;
+pub(super) use extensions::rows as extensions;
 pub(super) use hellos::rows as hellos;
 pub(super) use names::rows as names;
 pub(super) use policies::rows as policies;

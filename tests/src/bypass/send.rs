@@ -2,8 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-
-use anyhow::Result;
+use std::time::Duration;
 
 use super::check::{Check, Expect};
 use super::http2::{self, Fields};
@@ -30,6 +29,33 @@ pub fn segments(
     Check::one(sends, expect, move |scene| {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         scene.pod.workload().run(|| client::exchange_in_parts(at(to, port), &parts, false))
+    })
+}
+
+/// A plaintext request in parts, each a TCP segment of its own; the answer is read.
+pub fn http_segments(
+    what: impl Into<String>,
+    to: IpAddr,
+    port: u16,
+    parts: Vec<Vec<u8>>,
+    expect: Expect,
+) -> Check {
+    let sends = format!("{} to {}", what.into(), at(to, port));
+    Check::one(sends, expect, move |scene| {
+        scene.pod.workload().run(|| {
+            let mut stream = match client::connect(at(to, port)) {
+                Ok(stream) => stream,
+                Err(outcome) => return outcome,
+            };
+            for part in &parts {
+                if stream.write_all(part).is_err() {
+                    return Outcome::Closed;
+                }
+                // There is no condition to wait for: the proxy says nothing.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            client::http_on(&mut stream, b"")
+        })
     })
 }
 
@@ -164,13 +190,4 @@ fn shown(lines: &[&str]) -> String {
         .map(|line| format!("`{}`", line.escape_debug()))
         .collect();
     lines.join(" ")
-}
-
-/// A check that needs more than bytes.
-pub fn act(
-    what: impl Into<String>,
-    expect: Expect,
-    act: impl Fn(&super::scene::Scene<'_>) -> Result<Outcome> + 'static,
-) -> Check {
-    Check::one(what, expect, act)
 }

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 use super::by;
 use crate::bypass::Row;
-use crate::bypass::check::{Check, Expect};
+use crate::bypass::check::Check;
+use crate::bypass::check::Expect::Closed;
 use crate::bypass::scene::{Scene, at};
 use crate::bypass::send::bytes;
 use crate::client::{self, Outcome};
@@ -28,9 +29,21 @@ fn dns() -> Row {
         "Queries over TCP, TLS and HTTPS are connections like any other. Queries over UDP are not seen",
         by::NOBODY,
     )
-    .check(bytes("a DNS query", NAME_SERVER, 53, framed, Expect::Closed("no-rule")))
-    .check(bytes("a ClientHello for DNS over TLS", NAME_SERVER, 853, Hello::named("dns.example").bytes(), Expect::Closed("no-rule")))
-    .check(bytes("a ClientHello for DNS over HTTPS at `dns.example`", NAME_SERVER, 443, Hello::named("dns.example").bytes(), Expect::Closed("sni-not-allowed")))
+    .check(bytes("a DNS query", NAME_SERVER, 53, framed, Closed("no-rule")))
+    .check(bytes(
+        "a ClientHello for DNS over TLS",
+        NAME_SERVER,
+        853,
+        Hello::named("dns.example").bytes(),
+        Closed("no-rule"),
+    ))
+    .check(bytes(
+        "a ClientHello for DNS over HTTPS at `dns.example`",
+        NAME_SERVER,
+        443,
+        Hello::named("dns.example").bytes(),
+        Closed("sni-not-allowed"),
+    ))
     .check(Check::question(
         format!("a DNS query over UDP to {NAME_SERVER}:53"),
         "goes round the sidecar",
@@ -39,16 +52,18 @@ fn dns() -> Row {
     .out_of_reach(
         "queries over UDP, and the names in any query that the cluster's resolver passes on",
         "the sidecar redirects TCP only, and whoever may resolve may ask for any name",
-        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that resolver answer only what is needed (a plugin with an allow list), and log what it is asked",
+        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that \
+         resolver answer only what is needed (a plugin with an allow list), and log what it is asked",
     )
 }
 
 fn other_protocols() -> Row {
-    let not_intercepted = || Expect::Closed("not-intercepted");
+    let not_intercepted = || Closed("not-intercepted");
     Row::new(
         30,
         "UDP, QUIC, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
-        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). Everything else here is not seen",
+        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). \
+         Everything else here is not seen",
         by::NOBODY,
     )
     .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |scene| {
@@ -56,7 +71,18 @@ fn other_protocols() -> Row {
         scene.pod.workload().run(|| client::exchange(to, b"hello"))
     }))
     .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
-    .check(bytes("a ClientHello for `httpbin.org`", HTTPBIN, 15001, Hello::named("httpbin.org").bytes(), not_intercepted()))
+    // What the redirection of Open Service Mesh names beside its own listeners.
+    .checks(
+        [15000, 15003, 15010]
+            .map(|port| bytes("`hello`", ELSEWHERE, port, b"hello".to_vec(), Closed("no-rule"))),
+    )
+    .check(bytes(
+        "a ClientHello for `httpbin.org`",
+        HTTPBIN,
+        15001,
+        Hello::named("httpbin.org").bytes(),
+        not_intercepted(),
+    ))
     .check(Check::question(
         "`POST /runtime_modify` to the admin port, as somebody inside the pod can",
         "changes nothing",
@@ -66,28 +92,44 @@ fn other_protocols() -> Row {
                 "/runtime_modify?envoy.reloadable_features.enable_send_rst_on_user_space_socket=true",
                 &[("host", "admin"), ("connection", "close")],
             );
-            Ok(match scene.pod.sidecar.run(|| client::http(SocketAddr::from(([127, 0, 0, 1], 15000)), &request))? {
-                Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
-                other => format!("{other:?}"),
-            })
+            Ok(
+                match scene
+                    .pod
+                    .sidecar
+                    .run(|| client::http(SocketAddr::from(([127, 0, 0, 1], 15000)), &request))?
+                {
+                    Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
+                    other => format!("{other:?}"),
+                },
+            )
         },
     ))
-    .check(Check::question(format!("a datagram to {ELSEWHERE}:443, as QUIC sends them"), "goes round the sidecar", |scene| {
-        let receiver = scene.world.outside.netns.run(|| UdpSocket::bind(at(ELSEWHERE, 443)))?.context("UDP")?;
-        receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let echo = std::thread::spawn(move || -> std::io::Result<()> {
-            let mut buffer = [0; 64];
-            let (length, from) = receiver.recv_from(&mut buffer)?;
-            receiver.send_to(&buffer[..length], from).map(|_| ())
-        });
-        let found = udp(scene, at(ELSEWHERE, 443), b"hello");
-        let _ = echo.join();
-        found
-    }))
+    .check(Check::question(
+        format!("a datagram to {ELSEWHERE}:443, as QUIC sends them"),
+        "goes round \
+         the sidecar",
+        |scene| {
+            let receiver =
+                scene.world.outside.netns.run(|| UdpSocket::bind(at(ELSEWHERE, 443)))?.context("UDP")?;
+            receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let echo = std::thread::spawn(move || -> std::io::Result<()> {
+                let mut buffer = [0; 64];
+                let (length, from) = receiver.recv_from(&mut buffer)?;
+                receiver.send_to(&buffer[..length], from).map(|_| ())
+            });
+            let found = udp(scene, at(ELSEWHERE, 443), b"hello");
+            let _ = echo.join();
+            found
+        },
+    ))
     .out_of_reach(
         "everything but redirected TCP",
-        "no packet of it passes Envoy: UDP, QUIC and ICMP are not redirected, a process with the sidecar's uid is taken for the sidecar, ports and addresses can be left out of the redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, and a pod with hostNetwork, have none",
-        "a NetworkPolicy, which the node enforces, outside of the pod's reach (the recipe is in the threat model)",
+        "no packet of it passes Envoy: UDP, QUIC and ICMP are not redirected, a process with the \
+         sidecar's uid is taken for the sidecar, ports and addresses can be left out of the \
+         redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, \
+         and a pod with hostNetwork, have none",
+        "a NetworkPolicy, which the node enforces, outside of the pod's reach (the recipe is in the \
+         threat model)",
     )
 }
 

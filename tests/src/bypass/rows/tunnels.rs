@@ -2,7 +2,7 @@
 
 use super::by;
 use crate::bypass::Row;
-use crate::bypass::check::Expect;
+use crate::bypass::check::Expect::{Dropped, Reaches, Refused};
 use crate::bypass::scene::at;
 use crate::bypass::send::{http, http2 as streams, joined, one_by_one};
 use crate::mesh::{ELSEWHERE, HTTPBIN};
@@ -12,7 +12,7 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 fn connect() -> Row {
-    let refused = || Expect::Refused("connect-refused");
+    let refused = || Refused("connect-refused");
     Row::new(
         11,
         "CONNECT through an allowed host",
@@ -54,7 +54,7 @@ fn h2c() -> Row {
             "`Upgrade: h2c` for `httpbin.org`, then a request for `evil.example`,",
             at(HTTPBIN, 80),
             vec![upgrade("httpbin.org"), then()],
-            vec![Expect::Reaches(HTTPBIN), Expect::Refused("host-not-allowed")],
+            vec![Reaches(HTTPBIN), Refused("host-not-allowed")],
         )
         .origin_does_not_see("upgrade")
         .origin_does_not_see("http2-settings"),
@@ -63,7 +63,7 @@ fn h2c() -> Row {
         "`Upgrade: h2c` for `evil.example`",
         at(HTTPBIN, 80),
         vec![upgrade("evil.example")],
-        vec![Expect::Refused("host-not-allowed")],
+        vec![Refused("host-not-allowed")],
     ))
 }
 
@@ -83,11 +83,12 @@ fn upgrades() -> Row {
             expect,
         )
     };
-    let refused = || Expect::Refused("upgrade-refused");
+    let refused = || Refused("upgrade-refused");
     Row::new(
         13,
         "An upgrade that makes the connection opaque",
-        "A websocket only where a policy permits it, and to the host that was judged; any other upgrade never",
+        "A websocket only where a policy permits it, and to the host that was judged; any other upgrade \
+         never",
         by::REQUEST,
     )
     .checks([
@@ -97,9 +98,9 @@ fn upgrades() -> Row {
         ask(80, "httpbin.org", "foo", refused()),
         ask(8080, "httpbin.org", "foo", refused()),
         ask(8080, "httpbin.org", "foo, websocket", refused()),
-        ask(8080, "evil.example", "websocket", Expect::Refused("host-not-allowed")),
+        ask(8080, "evil.example", "websocket", Refused("host-not-allowed")),
     ])
-    .check(ask(8080, "httpbin.org", "websocket", Expect::Reaches(HTTPBIN)).origin_sees("upgrade: websocket"))
+    .check(ask(8080, "httpbin.org", "websocket", Reaches(HTTPBIN)).origin_sees("upgrade: websocket"))
     .check(streams(
         "HTTP/2 `:method: CONNECT`, `:protocol: websocket` for `httpbin.org`",
         at(HTTPBIN, 80),
@@ -110,12 +111,13 @@ fn upgrades() -> Row {
             (":authority", "httpbin.org"),
             (":path", "/"),
         ]],
-        vec![Expect::Dropped],
+        vec![Dropped],
     ))
     .out_of_reach(
         "the bytes inside a permitted websocket",
         "they have no form that could be judged",
-        "permit upgrades only for hosts that you would let anything be sent to; a policy change that takes the permission away closes what is open",
+        "permit upgrades only for hosts that you would let anything be sent to; a policy change that \
+         takes the permission away closes what is open",
     )
 }
 
@@ -139,13 +141,13 @@ fn routing_headers() -> Row {
             ("x-egress-cluster: egress-original-dst", "x-egress-cluster"),
             ("X-Egress-Cluster: passthrough-outbound", "x-egress-cluster"),
         ]
-        .map(|(header, name)| ask(header, Expect::Reaches(HTTPBIN)).origin_does_not_see(name)),
+        .map(|(header, name)| ask(header, Reaches(HTTPBIN)).origin_does_not_see(name)),
     )
     .check(http(
         ELSEWHERE,
         80,
         &["GET /get HTTP/1.1", "Host: evil.example", "x-egress-cluster: egress-original-dst"],
-        Expect::Refused("host-not-allowed"),
+        Refused("host-not-allowed"),
     ))
     .check(http(
         ELSEWHERE,
@@ -156,6 +158,6 @@ fn routing_headers() -> Row {
             "x-forwarded-host: httpbin.org",
             "Forwarded: host=httpbin.org",
         ],
-        Expect::Refused("host-not-allowed"),
+        Refused("host-not-allowed"),
     ))
 }
