@@ -1,6 +1,6 @@
 //! What goes round the sidecar: rows 29 and 30.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -84,43 +84,14 @@ fn other_protocols() -> Row {
         not_intercepted(),
     ))
     .check(Check::question(
-        "`POST /runtime_modify` to the admin port, as somebody inside the pod can",
+        "`POST /runtime_modify` to the admin port, as anybody inside the pod can send it,",
         "changes nothing",
-        |scene| {
-            let request = client::request(
-                "POST",
-                "/runtime_modify?envoy.reloadable_features.enable_send_rst_on_user_space_socket=true",
-                &[("host", "admin"), ("connection", "close")],
-            );
-            Ok(
-                match scene
-                    .pod
-                    .sidecar
-                    .run(|| client::http(SocketAddr::from(([127, 0, 0, 1], 15000)), &request))?
-                {
-                    Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
-                    other => format!("{other:?}"),
-                },
-            )
-        },
+        change_runtime,
     ))
     .check(Check::question(
-        format!("a datagram to {ELSEWHERE}:443, as QUIC sends them"),
-        "goes round \
-         the sidecar",
-        |scene| {
-            let receiver =
-                scene.world.outside.netns.run(|| UdpSocket::bind(at(ELSEWHERE, 443)))?.context("UDP")?;
-            receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
-            let echo = std::thread::spawn(move || -> std::io::Result<()> {
-                let mut buffer = [0; 64];
-                let (length, from) = receiver.recv_from(&mut buffer)?;
-                receiver.send_to(&buffer[..length], from).map(|_| ())
-            });
-            let found = udp(scene, at(ELSEWHERE, 443), b"hello");
-            let _ = echo.join();
-            found
-        },
+        format!("a datagram to {ELSEWHERE}:443, as QUIC sends them,"),
+        "goes round the sidecar",
+        datagram,
     ))
     .out_of_reach(
         "everything but redirected TCP",
@@ -133,10 +104,37 @@ fn other_protocols() -> Row {
     )
 }
 
+/// Whether Envoy lets somebody inside the pod change how it works.
+fn change_runtime(scene: &Scene<'_>) -> Result<String> {
+    let guard = "envoy.reloadable_features.enable_send_rst_on_user_space_socket";
+    let path = format!("/runtime_modify?{guard}=true");
+    let request = client::request("POST", &path, &[("host", "admin"), ("connection", "close")]);
+    let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
+    Ok(match scene.pod.sidecar.run(|| client::http(admin, &request))? {
+        Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
+        other => format!("{other:?}"),
+    })
+}
+
+/// Whether a datagram gets to somebody outside, and an answer back.
+fn datagram(scene: &Scene<'_>) -> Result<String> {
+    let somebody = at(ELSEWHERE, 443);
+    let receiver = scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
+    receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = [0; 64];
+        let (length, from) = receiver.recv_from(&mut buffer)?;
+        receiver.send_to(&buffer[..length], from).map(|_| ())
+    });
+    let found = udp(scene, somebody, b"hello");
+    let _ = echo.join();
+    found
+}
+
 /// Whether a datagram is answered: then nothing stood in its way.
 fn udp(scene: &Scene<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
     let answered = scene.pod.workload().run(|| -> std::io::Result<usize> {
-        let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.send_to(bytes, to)?;
         socket.recv(&mut [0; 512])
