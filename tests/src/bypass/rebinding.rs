@@ -1,47 +1,51 @@
-//! DNS rebinding: a name that leads somewhere good, and then is led astray.
+//! DNS rebinding: names that lead somewhere good until the sidecar has asked, and then astray.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::check::Check;
-use super::scene::{Scene, at};
-use crate::client::Outcome;
-use crate::mesh::{self, EXAMPLE};
-use crate::origin::ADDRESS_HEADER;
+use super::check::Expect::Reaches;
+use super::scene::{PRIVATE, Scene, at};
+use crate::client::{self, Outcome};
+use crate::hello::Hello;
+use crate::mesh::{EXAMPLE, HTTPBIN};
 use crate::wait::wait_for;
 
-const NAME: &str = "moving.example";
-const REFUSED: &str = "403, `address-forbidden`";
+/// An exact name and one below a wildcard, with where their owner leads them in the end.
+const NAMES: [(&str, IpAddr); 2] =
+    [("moving.example", IpAddr::V4(Ipv4Addr::LOCALHOST)), ("moving.wild.example", PRIVATE)];
 
-/// A name that moves from a good address to loopback while the sidecar remembers the good one.
-pub(super) fn moving() -> Check {
-    let asks = format!("`Host: {NAME}`, which led to {EXAMPLE} and whose owner now leads it to 127.0.0.1");
-    Check::question(asks, REFUSED, |scene| {
-        if answer(scene)? != EXAMPLE.to_string() {
-            return Ok(answer(scene)?);
-        }
-        scene.world.dns.set(NAME, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-        // The answer holds for 5 s.
-        let mut last = String::new();
-        let _ = wait_for("the sidecar to ask again", Duration::from_secs(12), || {
-            last = answer(scene).unwrap_or_else(|e| e.to_string());
-            last != EXAMPLE.to_string()
-        });
-        Ok(last)
+/// Lets the sidecar find them at a good address, and then leads them astray. The sidecar remembers an
+/// answer for 5 s; meanwhile other rows are tried.
+///
+/// # Errors
+/// When they are not reached at the good address.
+pub(super) fn begin(scene: &Scene<'_>) -> Result<()> {
+    let mark = scene.mark();
+    for (name, astray) in NAMES {
+        let found = connect(scene, name)?;
+        ensure!(matches!(found, Outcome::Bytes(_)), "{name}: {found:?}");
+        scene.world.dns.set(name, &[astray]);
+    }
+    wait_for("the access log", Duration::from_secs(3), || scene.lines_since(&mark).len() == NAMES.len())?;
+    Ok(())
+}
+
+/// A new connection for each name, after the sidecar has asked again: to the address that was good.
+pub(super) fn checks() -> impl Iterator<Item = Check> {
+    NAMES.into_iter().map(|(name, astray)| {
+        let sends = format!("a ClientHello for `{name}`, after its owner led it from {EXAMPLE} to {astray},");
+        Check::one(sends, Reaches(EXAMPLE), move |scene| {
+            let asked = || scene.world.dns.asked_for(name) > 0;
+            wait_for("the sidecar to ask again", Duration::from_secs(10), asked)?;
+            connect(scene, name)
+        })
     })
 }
 
-/// Who answers, or why nobody does.
-fn answer(scene: &Scene<'_>) -> Result<String> {
-    Ok(match mesh::get(scene.pod, at(EXAMPLE, 80), NAME, "/get")? {
-        Outcome::Http(answer) if answer.status == 200 => {
-            answer.header(ADDRESS_HEADER).unwrap_or_default().to_owned()
-        }
-        Outcome::Http(answer) => {
-            format!("{}, `{}`", answer.status, answer.header("x-egress-denied").unwrap_or_default())
-        }
-        other => format!("{other:?}"),
-    })
+fn connect(scene: &Scene<'_>, name: &str) -> Result<Outcome> {
+    let hello = Hello::named(name).bytes();
+    scene.pod.workload().run(|| client::exchange(at(HTTPBIN, 443), &hello))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::rebinding;
 use crate::envoy::Envoy;
 use crate::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use crate::netns::Pod;
@@ -35,6 +36,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("xn--bcher-kva.example", &["203.0.113.10"]),
     ("outer.example", &["203.0.113.20"]),
     ("moving.example", &["203.0.113.20"]),
+    ("moving.wild.example", &["203.0.113.20"]),
     ("rotating.example", &["203.0.113.10"]),
     ("private.example", &["10.20.30.40"]),
     ("loopback.inside.example", &["127.0.0.1"]),
@@ -137,6 +139,7 @@ pub fn with<T>(stage: Stage, work: impl FnOnce(&Scene<'_>) -> Result<T>) -> Resu
         })
     })
     .with_context(|| format!("{:#?}", scene.shim.status()))?;
+    rebinding::begin(&scene)?;
     work(&scene)
 }
 

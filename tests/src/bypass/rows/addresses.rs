@@ -6,7 +6,7 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
-use crate::bypass::rebinding::moving;
+use crate::bypass::rebinding;
 use crate::bypass::scene::{PRIVATE, at};
 use crate::bypass::send::{bytes, host};
 use crate::client;
@@ -180,5 +180,5 @@ fn astray() -> Row {
     .check(host(HTTPBIN, 80, "mixed.inside.example", Reaches(EXAMPLE)))
     .check(host(HTTPBIN, 80, "mixed.wild.example", Reaches(EXAMPLE)))
     .check(host(HTTPBIN, 80, "private.example", Reaches(PRIVATE)))
-    .check(moving())
+    .checks(rebinding::checks())
 }
