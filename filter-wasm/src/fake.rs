@@ -19,6 +19,10 @@ pub(crate) struct Fake {
     pub(crate) counted: RefCell<Vec<String>>,
     pub(crate) response: RefCell<Option<(u16, String)>>,
     pub(crate) closed: Cell<bool>,
+    pub(crate) resumed: Cell<bool>,
+    pub(crate) now: Cell<u64>,
+    pub(crate) ticks: Cell<Option<u32>>,
+    pub(crate) no_upstream: bool,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
 }
@@ -36,6 +40,10 @@ impl Host for Fake {
         self.counted.borrow_mut().push(format!("{verdict} {reason} {}", protocol.as_str()));
     }
 
+    fn count_encrypted_hello(&self, verdict: &'static str) {
+        self.counted.borrow_mut().push(format!("encrypted hello {verdict}"));
+    }
+
     fn set_filter_state(&self, _span: Span, key: &'static str, value: &str) -> bool {
         if !self.stubborn {
             self.state.borrow_mut().insert(key, value.to_owned());
@@ -51,6 +59,22 @@ impl Connection for Fake {
 
     fn close(&self) {
         assert!(!self.closed.replace(true), "closed twice");
+    }
+
+    fn resume(&self) {
+        assert!(!self.resumed.replace(true), "resumed twice");
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn ask_for_ticks(&self, wait: u32) {
+        self.ticks.set(Some(wait));
+    }
+
+    fn had_no_upstream(&self) -> bool {
+        self.no_upstream
     }
 }
 

@@ -5,17 +5,17 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use egress_policy::{Plugin, Protocol, ReasonCode};
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
-use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapType, MetricType};
+use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapType, MetricType, PeerType};
 
 use crate::config::Config;
 use crate::http::Http;
 use crate::network::Network;
-use crate::{live, record};
+use crate::{live, network, record, requests, waiting};
 
 /// What every plugin needs.
 pub(crate) trait Host {
@@ -25,6 +25,8 @@ pub(crate) trait Host {
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol);
+    /// Counts a ClientHello whose real name may be encrypted.
+    fn count_encrypted_hello(&self, verdict: &'static str);
     /// Sets a well-known filter state; says whether Envoy took it.
     fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool;
 }
@@ -44,6 +46,14 @@ pub(crate) trait Connection: Host {
     fn bytes(&self, start: usize, length: usize) -> Vec<u8>;
     /// Closes the connection, before any upstream is opened.
     fn close(&self);
+    /// Goes on with a connection that was waited on.
+    fn resume(&self);
+    /// The time in milliseconds, from any start.
+    fn now(&self) -> u64;
+    /// Asks for ticks by which the end of a wait of so many milliseconds is noticed.
+    fn ask_for_ticks(&self, wait: u32);
+    /// Whether Envoy found no address to connect to.
+    fn had_no_upstream(&self) -> bool;
 }
 
 /// An HTTP request.
@@ -75,11 +85,47 @@ impl From<Flow> for Action {
 /// Envoy, in the context of the current callback.
 pub(crate) struct Envoy;
 
-type CounterKey = (&'static str, ReasonCode, Protocol);
+/// What a counter counts. The bootstrap's `stats_tags` turn the parts of its name into labels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counter {
+    Decisions(&'static str, ReasonCode, Protocol),
+    EncryptedHellos(&'static str),
+}
 
 thread_local! {
     /// Counters by label. Defined once per VM: every definition takes a lock in Envoy and a map entry.
-    static COUNTERS: RefCell<Vec<(CounterKey, u32)>> = const { RefCell::new(Vec::new()) };
+    static COUNTERS: RefCell<Vec<(Counter, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Counter {
+    fn name(self) -> String {
+        match self {
+            Self::Decisions(verdict, reason, protocol) => [
+                "egress_decisions_total.verdict.",
+                verdict,
+                ".reason.",
+                reason.as_str(),
+                ".protocol.",
+                protocol.as_str(),
+            ]
+            .concat(),
+            Self::EncryptedHellos(verdict) => ["egress_encrypted_hellos_total.verdict.", verdict].concat(),
+        }
+    }
+
+    fn increment(self) {
+        let id = COUNTERS.with_borrow_mut(|counters| {
+            if let Some((_, id)) = counters.iter().find(|(counter, _)| *counter == self) {
+                return Some(*id);
+            }
+            let id = hostcalls::define_metric(MetricType::Counter, &self.name()).ok()?;
+            counters.push((self, id));
+            Some(id)
+        });
+        if let Some(id) = id {
+            let _ = hostcalls::increment_metric(id, 1);
+        }
+    }
 }
 
 impl Host for Envoy {
@@ -94,22 +140,11 @@ impl Host for Envoy {
     }
 
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol) {
-        let id = COUNTERS.with_borrow_mut(|counters| {
-            if let Some((_, id)) = counters.iter().find(|(key, _)| *key == (verdict, reason, protocol)) {
-                return Some(*id);
-            }
-            // The bootstrap's `stats_tags` turn the name's parts into labels.
-            let name = format!(
-                "egress_decisions_total.verdict.{verdict}.reason.{reason}.protocol.{}",
-                protocol.as_str()
-            );
-            let id = hostcalls::define_metric(MetricType::Counter, &name).ok()?;
-            counters.push(((verdict, reason, protocol), id));
-            Some(id)
-        });
-        if let Some(id) = id {
-            let _ = hostcalls::increment_metric(id, 1);
-        }
+        Counter::Decisions(verdict, reason, protocol).increment();
+    }
+
+    fn count_encrypted_hello(&self, verdict: &'static str) {
+        Counter::EncryptedHellos(verdict).increment();
     }
 
     fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool {
@@ -143,6 +178,26 @@ impl Connection for Envoy {
     fn close(&self) {
         let _ = hostcalls::close_downstream();
     }
+
+    fn resume(&self) {
+        let _ = hostcalls::resume_downstream();
+    }
+
+    fn now(&self) -> u64 {
+        let now = hostcalls::get_current_time().unwrap_or(UNIX_EPOCH);
+        now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+
+    fn ask_for_ticks(&self, wait: u32) {
+        let _ = hostcalls::set_tick_period(pace(wait));
+    }
+
+    fn had_no_upstream(&self) -> bool {
+        // Envoy's response flag NoHealthyUpstream ("UH").
+        const NO_HEALTHY_UPSTREAM: u8 = 2;
+        let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
+        flags.is_some_and(|flags| flags.first().is_some_and(|low| low & NO_HEALTHY_UPSTREAM != 0))
+    }
 }
 
 impl Exchange for Envoy {
@@ -164,9 +219,16 @@ impl Exchange for Envoy {
 /// When open connections are looked at after a policy change.
 const SOON: Duration = Duration::from_millis(1);
 
+/// How often the ends of waits of so many milliseconds are looked for.
+fn pace(wait: u32) -> Duration {
+    Duration::from_millis(u64::from(wait / 10).clamp(10, 1000))
+}
+
 #[derive(Default)]
 struct Root {
     config: Option<Config>,
+    /// What is open was allowed by another policy, and has not been looked at.
+    revisit: bool,
 }
 
 impl Context for Root {}
@@ -176,11 +238,9 @@ impl RootContext for Root {
         let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten();
         match Config::read(&bytes.unwrap_or_default()) {
             Ok(config) => {
-                // Connections that are open were allowed by another policy: look at them at once, but
-                // not from here, where Envoy is only trying this configuration.
-                if config.plugin == Plugin::Network {
-                    let _ = hostcalls::set_tick_period(SOON);
-                }
+                // Not from here, where Envoy is only trying this configuration.
+                self.revisit = true;
+                let _ = hostcalls::set_tick_period(SOON);
                 self.config = Some(config);
                 true
             }
@@ -194,14 +254,20 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        let _ = hostcalls::set_tick_period(Duration::ZERO);
         let Some(config) = &self.config else { return };
-        for (id, protocol) in live::forbidden_by(&config.policy) {
-            // From here on host calls concern that connection. It may be gone.
-            if hostcalls::set_effective_context(id).is_ok() {
-                record::decision(&Envoy, &live::revocation(), protocol);
-                Envoy.close();
+        let (late, others) = waiting::late(Envoy.now());
+        // First of all: below, host calls concern a stream.
+        let next = if others { pace(config.first_bytes_timeout_ms) } else { Duration::ZERO };
+        let _ = hostcalls::set_tick_period(next);
+        config.ticking.set(others);
+        for late in late {
+            // It may be gone.
+            if hostcalls::set_effective_context(late.id).is_ok() {
+                network::give_up(&Envoy, &late);
             }
+        }
+        if std::mem::take(&mut self.revisit) {
+            revoke(config);
         }
     }
 
@@ -217,8 +283,31 @@ impl RootContext for Root {
         Some(Box::new(Stream(Network::new(Envoy, id, self.config.clone()))))
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpStream(Http::new(Envoy, self.config.clone()))))
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(HttpStream(Http::new(Envoy, id, self.config.clone()))))
+    }
+}
+
+/// Ends what a new policy forbids: each plugin what it has let through itself, because the two get
+/// their configurations one after the other.
+fn revoke(config: &Config) {
+    match config.plugin {
+        Plugin::Network => {
+            for (id, protocol) in live::forbidden_by(&config.policy) {
+                if hostcalls::set_effective_context(id).is_ok() {
+                    record::decision(&Envoy, &live::revocation(), protocol);
+                    Envoy.close();
+                }
+            }
+        }
+        Plugin::Http => {
+            for id in requests::forbidden_by(&config.policy) {
+                if hostcalls::set_effective_context(id).is_ok() {
+                    record::decision(&Envoy, &live::revocation(), Protocol::Http);
+                    let _ = hostcalls::reset_http_request();
+                }
+            }
+        }
     }
 }
 
@@ -233,6 +322,10 @@ impl StreamContext for Stream {
 
     fn on_downstream_data(&mut self, length: usize, end: bool) -> Action {
         self.0.on_data(length, end).into()
+    }
+
+    fn on_downstream_close(&mut self, _by: PeerType) {
+        self.0.on_close();
     }
 }
 

@@ -1,11 +1,13 @@
 //! The HTTP plugin: one request.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
-use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode, Request};
+use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode};
 
 use crate::config::Config;
 use crate::host::{Exchange, Flow, Span};
+use crate::requests::{self, Asked, Seen};
 use crate::{record, steer};
 
 /// The header by which the route finds its cluster. The connection manager removes it from what the
@@ -17,17 +19,19 @@ const DENIED_HEADER: &str = "x-egress-denied";
 /// One request.
 pub(crate) struct Http<H> {
     host: H,
+    id: u32,
     config: Option<Config>,
+    under_way: Option<requests::Entry>,
 }
 
 impl<H: Exchange> Http<H> {
     /// A request under a configuration; `None` refuses.
-    pub(crate) fn new(host: H, config: Option<Config>) -> Self {
-        Self { host, config }
+    pub(crate) fn new(host: H, id: u32, config: Option<Config>) -> Self {
+        Self { host, id, config, under_way: None }
     }
 
     /// The request's headers are complete.
-    pub(crate) fn on_request_headers(&self) -> Flow {
+    pub(crate) fn on_request_headers(&mut self) -> Flow {
         let Some(config) = &self.config else {
             return self.refuse(ReasonCode::PolicyInvalid, 403);
         };
@@ -36,20 +40,22 @@ impl<H: Exchange> Http<H> {
         };
         let text = |name| self.host.header(name).and_then(|value| String::from_utf8(value).ok());
         // A value that is not UTF-8 is there, and malformed.
-        let authority =
-            self.host.header(":authority").map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
-        let method = text(":method").unwrap_or_default();
-        let path = text(":path").unwrap_or_default();
-        let headers = HostHeaders(&self.host);
-        let request =
-            Request { authority: authority.as_deref(), method: &method, path: &path, headers: &headers };
-        let decision = config.policy.request(to, &request);
+        let odd = |name| self.host.header(name).map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
+        let asked = Asked {
+            authority: odd(":authority"),
+            method: text(":method").unwrap_or_default(),
+            path: text(":path").unwrap_or_default(),
+            upgrade: odd("upgrade"),
+        };
+        let headers = HostHeaders { host: &self.host, seen: RefCell::default() };
+        let decision = asked.decide(&config.policy, to, &headers);
+        let seen = headers.seen.into_inner();
         record::decision(&self.host, &decision, Protocol::Http);
         match &decision {
             Decision::Deny(refusal) => self.respond(refusal.reason, config.deny_status),
             Decision::Allow(permit) => {
-                if let Destination::Resolved(name) = &permit.to
-                    && !says_where(authority.as_deref(), to.port())
+                if let Destination::Resolved(name, _) = &permit.to
+                    && !says_where(asked.authority.as_deref(), to.port())
                 {
                     // For this request only: the next one of the connection has another name.
                     let set = self.host.set_filter_state(Span::Request, steer::DYNAMIC_HOST, name.as_str())
@@ -62,7 +68,8 @@ impl<H: Exchange> Http<H> {
                         return self.respond(ReasonCode::PolicyInvalid, config.deny_status);
                     }
                 }
-                self.host.set_header(CLUSTER_HEADER, steer::cluster(&permit.to));
+                self.host.set_header(CLUSTER_HEADER, steer::cluster(permit));
+                self.under_way = Some(requests::opened(self.id, to, asked, seen));
                 Flow::Continue
             }
         }
@@ -86,11 +93,16 @@ fn says_where(authority: Option<&str>, port: u16) -> bool {
     port == 80 || authority.is_some_and(|authority| authority.contains(':'))
 }
 
-struct HostHeaders<'a, H>(&'a H);
+struct HostHeaders<'a, H> {
+    host: &'a H,
+    seen: RefCell<Seen>,
+}
 
 impl<H: Exchange> Headers for HostHeaders<'_, H> {
     fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.header(name).and_then(|value| String::from_utf8(value).ok()).map(Cow::Owned)
+        let value = self.host.header(name).and_then(|value| String::from_utf8(value).ok())?;
+        self.seen.borrow_mut().0.push((name.to_owned(), value.clone()));
+        Some(Cow::Owned(value))
     }
 }
 
@@ -111,7 +123,7 @@ mod tests {
         for (name, value) in headers {
             fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
         }
-        let request = Http::new(fake, Some(config("http", mode, RULES)));
+        let mut request = Http::new(fake, 1, Some(config("http", mode, RULES)));
         let flow = request.on_request_headers();
         let fake = &request.host;
         let cluster =
@@ -155,6 +167,8 @@ mod tests {
             ),
             (&[(":method", b"GET"), (":path", b"/"), (":authority", b"c.org"), ("x-key", b"v")], ""),
             (&[(":method", b"CONNECT"), (":authority", b"a.org")], "connect-refused"),
+            (&[(":method", b"GET"), (":authority", b"a.org"), ("upgrade", b"websocket")], "upgrade-refused"),
+            (&[(":method", b"GET"), (":authority", b"a.org"), ("upgrade", b"\xff")], "upgrade-refused"),
         ] {
             let found = ask("enforce", to, headers);
             if expected.is_empty() {
@@ -167,7 +181,7 @@ mod tests {
 
     #[test]
     fn without_a_policy_everything_is_refused() {
-        let request = Http::new(Fake::default(), None);
+        let mut request = Http::new(Fake::default(), 1, None);
         assert_eq!(request.on_request_headers(), Flow::Wait);
         assert_eq!(*request.host.response.borrow(), Some((403, "policy-invalid".to_owned())));
     }
@@ -176,7 +190,7 @@ mod tests {
     fn envoy_refuses_the_steering() {
         let fake = Fake { destination: "1.2.3.4:8080".parse().ok(), stubborn: true, ..Fake::default() };
         fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
-        let request = Http::new(fake, Some(config("http", "enforce", RULES)));
+        let mut request = Http::new(fake, 1, Some(config("http", "enforce", RULES)));
         assert_eq!(request.on_request_headers(), Flow::Wait);
         assert!(request.host.header(CLUSTER_HEADER).is_none());
     }

@@ -27,4 +27,7 @@ mod http;
 mod live;
 mod network;
 mod record;
+mod requests;
 mod steer;
+mod table;
+mod waiting;

@@ -5,9 +5,9 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use egress_policy::{
-    Decision, Mode, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode, Refusal,
-};
+use egress_policy::{Decision, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode, Refusal};
+
+use crate::table::Table;
 
 /// What is known of a connection that was let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,31 +27,24 @@ pub(crate) enum Seen {
     Plain,
 }
 
-/// Slots, so that a connection that goes costs no search.
-#[derive(Debug, Default)]
-struct Table {
-    slots: Vec<Option<(u32, Live)>>,
-    free: Vec<usize>,
-}
-
 /// The place of a connection in the table; it goes when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Entry(usize);
 
 thread_local! {
-    static LIVE: RefCell<Table> = const { RefCell::new(Table { slots: Vec::new(), free: Vec::new() }) };
+    static LIVE: RefCell<Table<(u32, Live)>> = const { RefCell::new(Table::new()) };
 }
 
 /// A connection is let through.
 pub(crate) fn opened(id: u32, live: Live) -> Entry {
-    LIVE.with_borrow_mut(|table| {
-        let slot = table.free.pop().unwrap_or(table.slots.len());
-        match table.slots.get_mut(slot) {
-            Some(place) => *place = Some((id, live)),
-            None => table.slots.push(Some((id, live))),
-        }
-        Entry(slot)
-    })
+    Entry(LIVE.with_borrow_mut(|table| table.insert((id, live))))
+}
+
+impl Entry {
+    /// What is known of it.
+    pub(crate) fn live(&self) -> Option<Live> {
+        LIVE.with_borrow(|table| table.get(self.0).map(|(_, live)| live.clone()))
+    }
 }
 
 impl Drop for Entry {
@@ -59,10 +52,7 @@ impl Drop for Entry {
         // When the VM ends, the table may be gone before the last stream.
         let _ = LIVE.try_with(|table| {
             if let Ok(mut table) = table.try_borrow_mut() {
-                if let Some(place) = table.slots.get_mut(self.0) {
-                    *place = None;
-                }
-                table.free.push(self.0);
+                table.remove(self.0);
             }
         });
     }
@@ -73,7 +63,7 @@ pub(crate) fn forbidden_by(policy: &Policy) -> Vec<(u32, Protocol)> {
     LIVE.with_borrow(|table| {
         let forbidden =
             |(id, live): &(u32, Live)| (!is_allowed(policy, live)).then(|| (*id, live.protocol()));
-        table.slots.iter().flatten().filter_map(forbidden).collect()
+        table.iter().filter_map(forbidden).collect()
     })
 }
 
@@ -93,19 +83,27 @@ impl Live {
 }
 
 fn is_allowed(policy: &Policy, live: &Live) -> bool {
-    let opening = match (policy.connection(live.to), &live.opening) {
-        (OnConnection::Decided(decision), _) => return decision.is_allowed(),
-        // Its first bytes were none of our business then, and cannot be asked for now.
-        (OnConnection::NeedFirstBytes, Seen::Nothing) => return policy.mode() == Mode::Audit,
-        (OnConnection::NeedFirstBytes, Seen::Plain) => Opening::NotTls,
-        (OnConnection::NeedFirstBytes, Seen::Tls { server_name, encrypted }) => {
-            Opening::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
+    match policy.connection(live.to) {
+        OnConnection::Decided(decision) => decision.is_allowed(),
+        OnConnection::NeedFirstBytes => match policy.opening(live.to, live.opening.as_opening()) {
+            OnOpening::Decided(decision) => decision.is_allowed(),
+            // The next request is decided by the new policy.
+            OnOpening::EachRequest => true,
+        },
+    }
+}
+
+impl Seen {
+    /// The same in the policy's terms.
+    pub(crate) fn as_opening(&self) -> Opening<'_> {
+        match self {
+            // Its first bytes were none of our business then, and cannot be asked for now.
+            Self::Nothing => Opening::Late,
+            Self::Plain => Opening::NotTls,
+            Self::Tls { server_name, encrypted } => {
+                Opening::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
+            }
         }
-    };
-    match policy.opening(live.to, opening) {
-        OnOpening::Decided(decision) => decision.is_allowed(),
-        // The next request is decided by the new policy.
-        OnOpening::EachRequest => true,
     }
 }
 

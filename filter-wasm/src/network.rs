@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 
 use egress_policy::client_hello::{HelloError, Progress, Reader};
-use egress_policy::{Decision, Destination, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode};
+use egress_policy::{
+    Decision, Destination, Grant, HostMatch, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode,
+    Refusal,
+};
 
 use crate::config::Config;
 use crate::host::{Connection, Flow, Span};
 use crate::live::{self, Live, Seen};
+use crate::waiting::{self, Late};
 use crate::{record, steer};
 
 /// One outbound connection.
@@ -20,9 +24,9 @@ pub(crate) struct Network<H> {
 
 enum State {
     /// The first bytes decide.
-    Reading(SocketAddr, Box<Reader>),
+    Reading { to: SocketAddr, reader: Box<Reader>, wait: waiting::Entry },
     /// Decided and let through: the bytes are none of our business.
-    Open(#[expect(dead_code, reason = "held for what its end does")] live::Entry),
+    Open(live::Entry),
     /// Refused, or not asked about yet.
     Closed,
 }
@@ -43,9 +47,18 @@ impl<H: Connection> Network<H> {
             return self.refuse(ReasonCode::NotIntercepted);
         };
         match config.policy.connection(to) {
-            OnConnection::Decided(decision) => self.act(&decision, to, Seen::Nothing),
+            OnConnection::Decided(decision) => {
+                let entry = act(&self.host, self.id, &decision, to, Seen::Nothing);
+                self.settle(entry)
+            }
             OnConnection::NeedFirstBytes => {
-                self.state = State::Reading(to, Box::default());
+                let limit = config.first_bytes_timeout_ms;
+                let deadline = self.host.now().saturating_add(limit.into());
+                let wait = waiting::begin(self.id, to, config.policy, deadline);
+                if !config.ticking.replace(true) {
+                    self.host.ask_for_ticks(limit);
+                }
+                self.state = State::Reading { to, reader: Box::default(), wait };
                 Flow::Wait
             }
         }
@@ -56,7 +69,12 @@ impl<H: Connection> Network<H> {
         let (to, reader) = match &mut self.state {
             State::Open(_) => return Flow::Continue,
             State::Closed => return Flow::Wait,
-            State::Reading(to, reader) => (*to, reader),
+            State::Reading { to, reader, wait } => {
+                if let Some(outcome) = wait.outcome() {
+                    return self.settle(outcome);
+                }
+                (*to, reader)
+            }
         };
         let seen = reader.consumed();
         let bytes = match length.checked_sub(seen) {
@@ -87,68 +105,118 @@ impl<H: Connection> Network<H> {
         }
     }
 
+    /// The connection has ended.
+    pub(crate) fn on_close(&mut self) {
+        // Where a name leads is Envoy's to find out, after the decision.
+        if let State::Open(entry) = std::mem::replace(&mut self.state, State::Closed)
+            && let Some(live) = entry.live().filter(|live| matches!(live.opening, Seen::Tls { .. }))
+            && self.host.had_no_upstream()
+            && let Some(config) = &self.config
+            && let OnOpening::Decided(Decision::Allow(permit)) =
+                config.policy.opening(live.to, live.opening.as_opening())
+            && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
+        {
+            let refusal = Refusal { reason: ReasonCode::AddressForbidden, rule: Some(rule) };
+            record::decision(&self.host, &Decision::Deny(refusal), Protocol::Https);
+        }
+    }
+
     fn open(&mut self, policy: &Policy, to: SocketAddr, opening: Opening<'_>) -> Flow {
-        match policy.opening(to, opening) {
+        let entry = match policy.opening(to, opening) {
             OnOpening::Decided(decision) => {
                 let seen = match opening {
                     Opening::Tls { server_name, encrypted } => {
+                        if encrypted {
+                            record::encrypted_hello(&self.host, &decision);
+                        }
                         Seen::Tls { server_name: server_name.map(Into::into), encrypted }
                     }
                     Opening::BrokenTls(_) => Seen::Tls { server_name: None, encrypted: false },
                     Opening::NotTls => Seen::Plain,
+                    Opening::Late => Seen::Nothing,
                 };
-                self.act(&decision, to, seen)
+                act(&self.host, self.id, &decision, to, seen)
             }
-            OnOpening::EachRequest => self.steer(steer::HTTP, Live { to, opening: Seen::Plain }),
-        }
-    }
-
-    fn act(&mut self, decision: &Decision<'_>, to: SocketAddr, seen: Seen) -> Flow {
-        let live = Live { to, opening: seen };
-        record::decision(&self.host, decision, live.protocol());
-        match decision {
-            Decision::Deny(_) => self.close(),
-            Decision::Allow(permit) => match &permit.to {
-                // The cluster that `tcp_proxy` has anyway.
-                Destination::Passthrough => self.let_through(live),
-                Destination::Dialled => self.steer(steer::cluster(&permit.to), live),
-                Destination::Resolved(name) => {
-                    let set =
-                        self.host.set_filter_state(Span::Connection, steer::DYNAMIC_HOST, name.as_str())
-                            && self.host.set_filter_state(
-                                Span::Connection,
-                                steer::DYNAMIC_PORT,
-                                &to.port().to_string(),
-                            );
-                    if set { self.steer(steer::cluster(&permit.to), live) } else { self.close() }
-                }
-            },
-        }
+            OnOpening::EachRequest => {
+                steer_to(&self.host, self.id, steer::HTTP, Live { to, opening: Seen::Plain })
+            }
+        };
+        self.settle(entry)
     }
 
     fn refuse(&mut self, reason: ReasonCode) -> Flow {
         record::decision(&self.host, &Decision::Deny(reason.into()), Protocol::Tcp);
-        self.close()
+        self.host.close();
+        self.settle(None)
     }
 
-    fn steer(&mut self, cluster: &str, live: Live) -> Flow {
-        if self.host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
-            self.let_through(live)
-        } else {
-            self.close()
+    fn settle(&mut self, entry: Option<live::Entry>) -> Flow {
+        match entry {
+            Some(entry) => {
+                self.state = State::Open(entry);
+                Flow::Continue
+            }
+            None => {
+                self.state = State::Closed;
+                Flow::Wait
+            }
         }
     }
+}
 
-    fn let_through(&mut self, live: Live) -> Flow {
-        self.state = State::Open(live::opened(self.id, live));
-        Flow::Continue
+/// A connection has waited too long for its first bytes.
+pub(crate) fn give_up(host: &impl Connection, late: &Late) {
+    let OnOpening::Decided(decision) = late.policy.opening(late.to, Opening::Late) else {
+        return host.close();
+    };
+    // In audit mode it goes on, and so may a server that speaks first.
+    if let Some(entry) = act(host, late.id, &decision, late.to, Seen::Nothing) {
+        waiting::let_through(late, entry);
+        host.resume();
     }
+}
 
-    fn close(&mut self) -> Flow {
-        self.state = State::Closed;
-        self.host.close();
-        Flow::Wait
+/// Acts on a decision: the connection is steered and listed, or closed.
+fn act(
+    host: &impl Connection,
+    id: u32,
+    decision: &Decision<'_>,
+    to: SocketAddr,
+    seen: Seen,
+) -> Option<live::Entry> {
+    let live = Live { to, opening: seen };
+    record::decision(host, decision, live.protocol());
+    let Decision::Allow(permit) = decision else {
+        host.close();
+        return None;
+    };
+    match &permit.to {
+        // The cluster that `tcp_proxy` has anyway.
+        Destination::Passthrough => return Some(live::opened(id, live)),
+        Destination::Dialled => {}
+        Destination::Resolved(name, matched) => {
+            let port = to.port().to_string();
+            let key = match matched {
+                HostMatch::Exact => steer::EXACT_NAME,
+                HostMatch::Wildcard => steer::DYNAMIC_HOST,
+            };
+            let set = host.set_filter_state(Span::Connection, key, name.as_str())
+                && host.set_filter_state(Span::Connection, steer::DYNAMIC_PORT, &port);
+            if !set {
+                host.close();
+                return None;
+            }
+        }
     }
+    steer_to(host, id, steer::cluster(permit), live)
+}
+
+fn steer_to(host: &impl Connection, id: u32, cluster: &str, live: Live) -> Option<live::Entry> {
+    if host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
+        return Some(live::opened(id, live));
+    }
+    host.close();
+    None
 }
 
 #[cfg(test)]
@@ -165,7 +233,9 @@ mod tests {
         let fake = &connection.host;
         let notes = fake.notes.borrow();
         let cluster = fake.state.borrow().get(steer::TCP_CLUSTER).cloned().unwrap_or_default();
-        let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
+        let state = fake.state.borrow();
+        let name = state.get(steer::DYNAMIC_HOST).or(state.get(steer::EXACT_NAME));
+        let host = name.cloned().unwrap_or_default();
         let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
         let decision = notes.get(record::DECISION).cloned().unwrap_or_default();
         format!("{flow:?} closed={} {decision} cluster={cluster} {host}:{port}", fake.closed.get())
@@ -274,6 +344,54 @@ mod tests {
                 assert_eq!(connection.on_data(bytes.len(), false), Flow::Wait, "{to}");
             }
             assert!(connection.host.closed.get(), "{to}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever() {
+        for (mode, to, expected) in [
+            ("enforce", "1.2.3.4:443", "Wait closed=true deny first-bytes-timeout - - cluster= :"),
+            ("enforce", "1.2.3.4:80", "Wait closed=true deny first-bytes-timeout - - cluster= :"),
+            (
+                "audit",
+                "1.2.3.4:443",
+                "Continue closed=false allow audit - - first-bytes-timeout cluster=egress-original-dst :",
+            ),
+        ] {
+            let mut connection = connect(RULES, mode, to);
+            connection.host.now.set(100);
+            assert_eq!(connection.on_new_connection(), Flow::Wait);
+            assert_eq!(connection.host.ticks.get(), Some(5000), "{to}");
+            // Half a hello helps nobody.
+            connection.host.buffer.borrow_mut().extend_from_slice(&hello_for("a.org")[..20]);
+            if to.ends_with("443") {
+                assert_eq!(connection.on_data(20, false), Flow::Wait);
+            }
+            let (late, others) = waiting::late(5099);
+            assert!(late.is_empty() && others, "{late:?}");
+            let (late, others) = waiting::late(5100);
+            assert!(late.len() == 1 && !others, "{late:?}");
+            give_up(&connection.host, &late[0]);
+            assert_eq!(connection.host.resumed.get(), mode == "audit");
+            let flow = connection.on_data(40, false);
+            assert_eq!(outcome(&connection, flow), expected, "{mode} {to}");
+            assert!(waiting::late(u64::MAX).0.is_empty(), "once is enough");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_nowhere() {
+        for (no_upstream, expected) in
+            [(false, "allow rule a/tls n"), (true, "deny address-forbidden a/tls n")]
+        {
+            let mut connection = connect(RULES, "enforce", "1.2.3.4:443");
+            connection.host.no_upstream = no_upstream;
+            let _ = connection.on_new_connection();
+            connection.host.buffer.borrow_mut().extend_from_slice(&hello_for("a.org"));
+            let length = connection.host.buffer.borrow().len();
+            assert_eq!(connection.on_data(length, false), Flow::Continue);
+            connection.on_close();
+            assert_eq!(connection.host.notes.borrow()[record::DECISION], expected);
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) const DECISION: &str = "egress.decision";
 /// Writes a decision down: `VERDICT REASON POLICY RULE`, and in audit mode the reason for which it
 /// would have been refused. `-` stands for no policy and no rule.
 pub(crate) fn decision(host: &impl Host, decision: &Decision<'_>, protocol: Protocol) {
-    let verdict = if decision.is_allowed() { "allow" } else { "deny" };
+    let verdict = verdict(decision);
     let reason = decision.reason();
     let (policy, rule) = match decision.rule() {
         Some(rule) => (rule.policy.as_str(), rule.name.as_str()),
@@ -25,4 +25,13 @@ pub(crate) fn decision(host: &impl Host, decision: &Decision<'_>, protocol: Prot
     }
     host.note(DECISION, &text);
     host.count(verdict, reason, protocol);
+}
+
+/// Counts a ClientHello whose real name may be encrypted. Many browsers pretend to send one.
+pub(crate) fn encrypted_hello(host: &impl Host, decision: &Decision<'_>) {
+    host.count_encrypted_hello(verdict(decision));
+}
+
+fn verdict(decision: &Decision<'_>) -> &'static str {
+    if decision.is_allowed() { "allow" } else { "deny" }
 }

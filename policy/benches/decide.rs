@@ -70,6 +70,7 @@ fn benches(c: &mut Criterion) {
                     authority: Some(&paths[n % 64]),
                     method: "GET",
                     path: "/",
+                    upgrade: None,
                     headers: &NoHeaders,
                 };
                 policy.request(black_box(http), &request).is_allowed()

@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 
 use crate::Cidr;
+use crate::cidr::network;
 
 /// Address blocks, each with the first rule that names it.
 ///
@@ -44,16 +45,6 @@ impl Addresses {
         let tables = if address.is_ipv4() { &self.v4 } else { &self.v6 };
         tables.iter().filter_map(|table| table.blocks.get(&network(address, table.length)).copied()).min()
     }
-}
-
-/// The first `length` bits of an address, as a number.
-fn network(address: IpAddr, length: u8) -> u128 {
-    let (bits, width) = match address {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32_u32),
-        IpAddr::V6(v6) => (v6.to_bits(), 128),
-    };
-    // A shift by the whole width (length 0) leaves nothing.
-    bits.checked_shr(width.saturating_sub(u32::from(length))).unwrap_or(0)
 }
 
 #[cfg(test)]

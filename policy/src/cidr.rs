@@ -20,8 +20,8 @@ pub enum CidrError {
     )]
     Form(String),
     /// Bits are set behind the prefix.
-    #[error("`{0}` has bits set behind its prefix: write `{1}`")]
-    HostBits(String, Cidr),
+    #[error("`{0}` has bits set behind its prefix: write them as 0")]
+    HostBits(String),
 }
 
 impl Cidr {
@@ -62,8 +62,21 @@ impl Cidr {
     /// Whether the address lies in the block. IPv4-mapped addresses count as IPv4.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
-        self.0.contains(&address.to_canonical())
+        let address = address.to_canonical();
+        let length = self.0.prefix_len();
+        address.is_ipv4() == self.0.addr().is_ipv4()
+            && network(address, length) == network(self.0.addr(), length)
     }
+}
+
+/// The first `length` bits of an address, as a number.
+pub(crate) fn network(address: IpAddr, length: u8) -> u128 {
+    let (bits, width) = match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32_u32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    // A shift by the whole width (length 0) leaves nothing.
+    bits.checked_shr(width.saturating_sub(u32::from(length))).unwrap_or(0)
 }
 
 impl fmt::Display for Cidr {
@@ -78,11 +91,7 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let cidr = Self::canonical(text)?;
         let address = text.split('/').next().and_then(|address| address.parse().ok());
-        if address == Some(cidr.0.addr()) {
-            Ok(cidr)
-        } else {
-            Err(CidrError::HostBits(text.to_owned(), cidr))
-        }
+        if address == Some(cidr.0.addr()) { Ok(cidr) } else { Err(CidrError::HostBits(text.to_owned())) }
     }
 }
 
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn a_document_has_one_spelling() {
         let error = "10.1.2.3/8".parse::<Cidr>().expect_err("host bits");
-        assert_eq!(error.to_string(), "`10.1.2.3/8` has bits set behind its prefix: write `10.0.0.0/8`");
+        assert_eq!(error.to_string(), "`10.1.2.3/8` has bits set behind its prefix: write them as 0");
     }
 
     #[test]

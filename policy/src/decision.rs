@@ -26,6 +26,8 @@ pub struct Permit<'p> {
     pub by: Grant<'p>,
     /// Where it goes.
     pub to: Destination,
+    /// The cluster that the rule names, where it names one.
+    pub cluster: Option<&'p str>,
 }
 
 /// What allows something.
@@ -35,6 +37,8 @@ pub enum Grant<'p> {
     Rule(&'p RuleId),
     /// Global egress.
     Passthrough,
+    /// The mesh's own rule, for a service of the mesh.
+    InMesh(&'p RuleId),
     /// Audit mode, in spite of this refusal.
     Audit(Refusal<'p>),
 }
@@ -54,9 +58,18 @@ pub enum Destination {
     /// The address that was dialled.
     Dialled,
     /// The address that the sidecar resolves for this name.
-    Resolved(Host),
+    Resolved(Host, HostMatch),
     /// The address that was dialled, through the cluster of global egress.
     Passthrough,
+}
+
+/// How a rule lists a name. What only a wildcard lists may lead to fewer addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostMatch {
+    /// The name itself.
+    Exact,
+    /// `*.` and a name above it.
+    Wildcard,
 }
 
 impl<'p> Decision<'p> {
@@ -67,6 +80,7 @@ impl<'p> Decision<'p> {
             Self::Allow(permit) => match permit.by {
                 Grant::Rule(_) => ReasonCode::Rule,
                 Grant::Passthrough => ReasonCode::Passthrough,
+                Grant::InMesh(_) => ReasonCode::InMesh,
                 Grant::Audit(_) => ReasonCode::Audit,
             },
             Self::Deny(refusal) => refusal.reason,
@@ -78,7 +92,7 @@ impl<'p> Decision<'p> {
     pub fn rule(&self) -> Option<&'p RuleId> {
         match self {
             Self::Allow(permit) => match &permit.by {
-                Grant::Rule(rule) => Some(rule),
+                Grant::Rule(rule) | Grant::InMesh(rule) => Some(rule),
                 Grant::Passthrough => None,
                 Grant::Audit(refusal) => refusal.rule,
             },
@@ -93,6 +107,12 @@ impl<'p> Decision<'p> {
             Self::Allow(Permit { by: Grant::Audit(refusal), .. }) => Some(refusal.reason),
             Self::Allow(_) | Self::Deny(_) => None,
         }
+    }
+
+    /// Whether a rule allows it, and not only the mode.
+    #[must_use]
+    pub fn is_allowed_by_rule(&self) -> bool {
+        matches!(self, Self::Allow(Permit { by: Grant::Rule(_), .. }))
     }
 
     /// Whether it may leave.

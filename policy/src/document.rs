@@ -2,12 +2,14 @@
 //!
 //! Unknown fields are refused. An absent list means "any"; an empty list means "none".
 
+mod read;
+
 use std::fmt;
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cidr, HostPattern, Identity};
+use crate::{Address, Cidr, HostPattern, Identity};
 
 /// The only `apiVersion` there is.
 pub const API_VERSION: &str = "egress-policy/v1";
@@ -27,6 +29,25 @@ pub struct Document {
     pub mode: Mode,
     /// What is allowed. Rules only add permission; their order decides which of several is named.
     pub rules: Vec<Rule>,
+    /// Destinations in the mesh. They are not egress: rules and modes neither open nor close them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_mesh: Vec<InMesh>,
+}
+
+/// A service of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InMesh {
+    /// The Service object: `namespace/name`.
+    pub service: String,
+    /// Its addresses.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
+    pub addresses: Vec<Address>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Whether the mesh lets this identity connect to it.
+    pub allowed: bool,
 }
 
 /// `egress-policy/v1`.
@@ -95,6 +116,42 @@ pub struct Rule {
     /// Of which one must match the request. Absent: any request. Only for `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
+    /// Upgrades that a request may ask for. Only for `http`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<Upgrade>,
+    /// What becomes of a ClientHello that carries an encrypted one. Only for `https`.
+    #[serde(default, skip_serializing_if = "EncryptedHello::is_refused")]
+    pub encrypted_hello: EncryptedHello,
+    /// The Envoy cluster that carries what this rule allows. Absent: the one that all share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// An HTTP upgrade (RFC 9110 §7.8): after it, the connection is opaque.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Upgrade {
+    /// RFC 6455.
+    Websocket,
+}
+
+/// What becomes of a ClientHello whose real name may be encrypted (RFC 9849).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EncryptedHello {
+    /// The visible name is not the destination: the rule does not allow it.
+    #[default]
+    Refuse,
+    /// The visible name counts.
+    AllowOuter,
+}
+
+impl EncryptedHello {
+    fn is_refused(&self) -> bool {
+        *self == Self::Refuse
+    }
 }
 
 /// What a request must look like: all that is given must match.
@@ -147,6 +204,9 @@ impl fmt::Display for Port {
 }
 
 impl Protocol {
+    /// Every protocol.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Https, Self::Http];
+
     /// The name in documents, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -159,6 +219,9 @@ impl Protocol {
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Enforce, Self::Audit, Self::Passthrough];
+
     /// The name in documents, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,30 +1,37 @@
-//! Reads JSON (RFC 8259) for serde, small enough for the module that Envoy loads.
+//! Reads JSON (RFC 8259), small enough for the module that Envoy loads.
 //!
-//! `serde_json` would be half of that module: its errors pull in the formatting of floating point
-//! numbers, and we have none. This reader knows what policy documents are made of (objects, arrays,
-//! strings, integers, booleans, null); a fraction or an exponent is an error. It is checked against
-//! `serde_json` by property tests.
+//! With serde, half of that module would be reading: each type and field is code of its own there. Here
+//! a type says by [`Read`] what it wants, and the reader is written once. It knows what policy documents
+//! are made of (objects, arrays, strings, integers, booleans, null); a fraction or an exponent is an
+//! error. It is checked against `serde_json` by property tests, and so is what it makes of documents.
 
 mod error;
 
 use std::borrow::Cow;
-
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
-};
+use std::fmt::Display;
+use std::str::FromStr;
 
 pub use self::error::Error;
 
 /// Deeper than any document, shallow enough for the stack of a wasm VM.
 const DEEPEST: u8 = 32;
 
+/// What can be read from JSON.
+pub trait Read<'t>: Sized {
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// When the text is not JSON, or not what this type is written as.
+    fn read(reader: &mut Reader<'t>) -> Result<Self, Error>;
+}
+
 /// Reads a value from a complete JSON text.
 ///
 /// # Errors
 /// When the text is not JSON, has something after its value, or is not what `T` wants.
-pub fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Error> {
+pub fn from_str<'t, T: Read<'t>>(text: &'t str) -> Result<T, Error> {
     let mut reader = Reader { text, at: 0, depth: 0 };
-    let value = T::deserialize(&mut reader).map_err(|error| error.at(text, reader.at))?;
+    let value = T::read(&mut reader).map_err(|error| error.at(text, reader.at))?;
     match reader.peek() {
         None => Ok(value),
         Some(_) => Err(Error::new("something after the end").at(text, reader.at)),
@@ -33,45 +40,35 @@ pub fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Error> {
 
 /// A value left as text, to be read later or not at all. Only [`from_str`] makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Raw<'a>(&'a str);
+pub struct Raw<'t>(&'t str);
 
-impl<'a> Raw<'a> {
+impl<'t> Raw<'t> {
     /// The JSON text.
     #[must_use]
-    pub fn get(self) -> &'a str {
+    pub fn get(self) -> &'t str {
         self.0
     }
 }
 
-/// The name by which [`Raw`] asks [`Reader`] for the text itself.
-const RAW: &str = "egress_policy::json::Raw";
-
-impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = &'de str;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("JSON that can be borrowed")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<&'de str, E> {
-                Ok(text)
-            }
-        }
-        deserializer.deserialize_newtype_struct(RAW, Text).map(Self)
+impl<'t> Read<'t> for Raw<'t> {
+    fn read(reader: &mut Reader<'t>) -> Result<Self, Error> {
+        reader.peek();
+        let start = reader.at;
+        reader.skip_value()?;
+        Ok(Self(reader.text.get(start..reader.at).unwrap_or_default()))
     }
 }
 
-struct Reader<'de> {
-    text: &'de str,
+/// A JSON text, and how far it was read.
+#[derive(Debug)]
+pub struct Reader<'t> {
+    text: &'t str,
     at: usize,
     depth: u8,
 }
 
-impl<'de> Reader<'de> {
-    fn rest(&self) -> &'de str {
+impl<'t> Reader<'t> {
+    fn rest(&self) -> &'t str {
         self.text.get(self.at..).unwrap_or_default()
     }
 
@@ -124,7 +121,7 @@ impl<'de> Reader<'de> {
     }
 
     /// A string; borrowed where it has no escapes.
-    fn string(&mut self) -> Result<Cow<'de, str>, Error> {
+    fn string(&mut self) -> Result<Cow<'t, str>, Error> {
         self.expect(b'"', "a string was expected")?;
         let mut owned: Option<String> = None;
         loop {
@@ -198,229 +195,151 @@ impl<'de> Reader<'de> {
             .ok_or(Error::new("a `\\u` escape without four digits"))
     }
 
-    fn open(&mut self, byte: u8, what: &'static str) -> Result<(), Error> {
-        self.expect(byte, what)?;
+    /// What stands between `open` and `close`: calls `member` at the beginning of each.
+    fn members(
+        &mut self,
+        [open, close]: [u8; 2],
+        what: &'static str,
+        member: &mut dyn FnMut(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.expect(open, what)?;
         self.depth = self.depth.saturating_add(1);
-        if self.depth > DEEPEST { Err(Error::new("nested too deep")) } else { Ok(()) }
-    }
-
-    fn close(&mut self, byte: u8, what: &'static str) -> Result<(), Error> {
-        self.expect(byte, what)?;
+        if self.depth > DEEPEST {
+            return Err(Error::new("nested too deep"));
+        }
+        let mut first = true;
+        loop {
+            match self.peek() {
+                Some(byte) if byte == close => break,
+                Some(b',') if !first => {
+                    self.skip(1);
+                    // `[1,]` is not JSON.
+                    if self.peek() == Some(close) {
+                        return Err(Error::new("a comma before the end"));
+                    }
+                }
+                Some(_) if first => {}
+                _ => return Err(Error::new("a comma was expected")),
+            }
+            first = false;
+            member(self)?;
+        }
+        self.skip(1);
         self.depth = self.depth.saturating_sub(1);
         Ok(())
     }
-}
 
-impl<'de> Deserializer<'de> for &mut Reader<'de> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.peek() {
-            Some(b'"') => self.deserialize_str(visitor),
-            Some(b'{') => self.deserialize_map(visitor),
-            Some(b'[') => self.deserialize_seq(visitor),
-            Some(b'-' | b'0'..=b'9') => self.deserialize_i64(visitor),
-            Some(b't' | b'f') => self.deserialize_bool(visitor),
-            Some(b'n') => self.deserialize_unit(visitor),
-            Some(_) => Err(Error::new("not a value")),
-            None => Err(Error::new("the text ends where a value was expected")),
-        }
-    }
-
-    // Each type asks for what it wants, so that the module holds no code for what it does not.
-
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.string()? {
-            Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
-            Cow::Owned(text) => visitor.visit_string(text),
-        }
-    }
-
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_str(visitor)
-    }
-
-    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_str(visitor)
-    }
-
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.open(b'{', "an object was expected")?;
-        let value = visitor.visit_map(Members { reader: &mut *self, first: true })?;
-        self.close(b'}', "`,` or `}` was expected")?;
-        Ok(value)
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        self.deserialize_map(visitor)
-    }
-
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.open(b'[', "a list was expected")?;
-        let value = visitor.visit_seq(Members { reader: &mut *self, first: true })?;
-        self.close(b']', "`,` or `]` was expected")?;
-        Ok(value)
-    }
-
-    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.integer()? {
-            (false, number) => visitor.visit_u64(number),
-            (true, number) => {
-                let number = i64::try_from(number).map_err(|_| Error::new("a number that is too large"))?;
-                visitor.visit_i64(number.saturating_neg())
+    /// An object: `member` gets each name, and must read the value.
+    pub(crate) fn object(
+        &mut self,
+        member: &mut dyn FnMut(&mut Self, &str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.members(*b"{}", "an object was expected", &mut |reader| {
+            if reader.peek() != Some(b'"') {
+                return Err(Error::new("a name in quotes was expected"));
             }
+            let name = reader.string()?;
+            reader.expect(b':', "`:` was expected")?;
+            member(reader, &name)
+        })
+    }
+
+    /// A list.
+    pub(crate) fn list<T>(
+        &mut self,
+        mut element: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut list = Vec::new();
+        self.members(*b"[]", "a list was expected", &mut |reader| {
+            list.push(element(reader)?);
+            Ok(())
+        })?;
+        Ok(list)
+    }
+
+    /// `null`, or a value.
+    pub(crate) fn option<T>(
+        &mut self,
+        value: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        if self.word("null") { Ok(None) } else { value(self).map(Some) }
+    }
+
+    /// A string that stands for something.
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&mut self) -> Result<T, Error> {
+        self.string()?.parse().map_err(|error: T::Err| Error::other(&error))
+    }
+
+    /// A string.
+    pub(crate) fn owned(&mut self) -> Result<String, Error> {
+        self.string().map(Cow::into_owned)
+    }
+
+    /// A number of 0 or more.
+    pub(crate) fn unsigned<T: TryFrom<u64>>(&mut self) -> Result<T, Error> {
+        match self.integer()? {
+            (false, number) => T::try_from(number).map_err(|_| Error::new("a number that is too large")),
+            (true, _) => Err(Error::new("a number below 0")),
         }
     }
 
-    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_i64(visitor)
-    }
-
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_i64(visitor)
-    }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+    /// `true` or `false`.
+    pub(crate) fn boolean(&mut self) -> Result<bool, Error> {
         if self.word("true") {
-            visitor.visit_bool(true)
+            Ok(true)
         } else if self.word("false") {
-            visitor.visit_bool(false)
+            Ok(false)
         } else {
             Err(Error::new("`true` or `false` was expected"))
         }
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.word("null") { visitor.visit_unit() } else { Err(Error::new("`null` was expected")) }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.word("null") { visitor.visit_none() } else { visitor.visit_some(self) }
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        if name != RAW {
-            return visitor.visit_newtype_struct(self);
+    /// Any value.
+    fn skip_value(&mut self) -> Result<(), Error> {
+        match self.peek() {
+            Some(b'"') => self.string().map(|_| ()),
+            Some(b'{') => self.object(&mut |reader, _| reader.skip_value()),
+            Some(b'[') => self.list(Self::skip_value).map(|_| ()),
+            Some(b'-' | b'0'..=b'9') => self.integer().map(|_| ()),
+            Some(b't' | b'f') => self.boolean().map(|_| ()),
+            Some(b'n') if self.word("null") => Ok(()),
+            Some(_) => Err(Error::new("not a value")),
+            None => Err(Error::new("the text ends where a value was expected")),
         }
-        self.peek();
-        let start = self.at;
-        serde::de::IgnoredAny::deserialize(&mut *self)?;
-        visitor.visit_borrowed_str(self.text.get(start..self.at).unwrap_or_default())
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        visitor.visit_enum(Name(self))
-    }
-
-    serde::forward_to_deserialize_any! {
-        i8 i16 i32 u8 u32 f32 f64 char bytes byte_buf unit_struct tuple tuple_struct ignored_any
     }
 }
 
-/// The members of an object, or the elements of an array.
-struct Members<'a, 'de> {
-    reader: &'a mut Reader<'de>,
-    first: bool,
-}
+/// A field of an object that is being read.
+#[derive(Debug)]
+pub(crate) struct Field<T>(&'static str, Option<T>);
 
-impl Members<'_, '_> {
-    /// Goes to the next one; `false` at the end.
-    fn advance(&mut self, end: u8) -> Result<bool, Error> {
-        match self.reader.peek() {
-            Some(byte) if byte == end => return Ok(false),
-            Some(b',') if !self.first => {
-                self.reader.skip(1);
-                // `[1,]` is not JSON.
-                if self.reader.peek() == Some(end) {
-                    return Err(Error::new("a comma before the end"));
-                }
-            }
-            Some(_) if self.first => {}
-            _ => return Err(Error::new("a comma was expected")),
+impl<T> Field<T> {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self(name, None)
+    }
+
+    /// Takes its value; a second one is an error.
+    pub(crate) fn set(&mut self, value: Result<T, Error>) -> Result<(), Error> {
+        match self.1.replace(value?) {
+            None => Ok(()),
+            Some(_) => Err(Error::named("duplicate field", self.0)),
         }
-        self.first = false;
-        Ok(true)
+    }
+
+    /// Its value, which must be there.
+    pub(crate) fn required(self) -> Result<T, Error> {
+        self.1.ok_or(Error::named("missing field", self.0))
+    }
+
+    /// Its value, or another.
+    pub(crate) fn or(self, other: T) -> T {
+        self.1.unwrap_or(other)
     }
 }
 
-impl<'de> MapAccess<'de> for Members<'_, 'de> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        if !self.advance(b'}')? {
-            return Ok(None);
-        }
-        if self.reader.peek() != Some(b'"') {
-            return Err(Error::new("a name in quotes was expected"));
-        }
-        seed.deserialize(&mut *self.reader).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        self.reader.expect(b':', "`:` was expected")?;
-        seed.deserialize(&mut *self.reader)
-    }
-}
-
-impl<'de> SeqAccess<'de> for Members<'_, 'de> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        if self.advance(b']')? { seed.deserialize(&mut *self.reader).map(Some) } else { Ok(None) }
-    }
-}
-
-/// An enum is written as the name of its variant; variants with content do not occur.
-struct Name<'a, 'de>(&'a mut Reader<'de>);
-
-impl<'de> EnumAccess<'de> for Name<'_, 'de> {
-    type Error = Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
-        if self.0.peek() != Some(b'"') {
-            return Err(Error::new("a string was expected"));
-        }
-        seed.deserialize(&mut *self.0).map(|value| (value, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Name<'_, 'de> {
-    type Error = Error;
-
-    fn unit_variant(self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _seed: T) -> Result<T::Value, Error> {
-        Err(Error::new("a variant with content"))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, _visitor: V) -> Result<V::Value, Error> {
-        Err(Error::new("a variant with content"))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _fields: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, Error> {
-        Err(Error::new("a variant with content"))
-    }
+/// The error of a name that an object does not have.
+pub(crate) fn unknown_field<T>(name: &str) -> Result<T, Error> {
+    Err(Error::named("unknown field", name))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 )]
 #![warn(missing_docs)]
 
+mod address;
 mod addresses;
 mod authority;
 mod cidr;
@@ -30,9 +31,13 @@ mod plugin;
 mod policy;
 mod reason;
 
+pub use address::{Address, AddressError};
 pub use cidr::{Cidr, CidrError};
-pub use decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
-pub use document::{API_VERSION, ApiVersion, Document, HeaderMatch, Mode, Port, Protocol, Route, Rule};
+pub use decision::{Decision, Destination, Grant, HostMatch, Permit, Refusal, RuleId};
+pub use document::{
+    API_VERSION, ApiVersion, Document, EncryptedHello, HeaderMatch, InMesh, Mode, Port, Protocol, Route,
+    Rule, Upgrade,
+};
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
 pub use pattern::{FullMatch, PatternError};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::{Error, Field, Raw, Read, Reader, unknown_field};
+
 /// Which of the module's two plugins a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -29,8 +31,43 @@ pub struct PluginConfig<P> {
     /// The HTTP status of a refused request.
     #[serde(default = "default_deny_status")]
     pub http_deny_status: u16,
+    /// How long the first bytes of a connection may take where they decide, in milliseconds.
+    #[serde(default = "default_first_bytes_timeout")]
+    pub first_bytes_timeout_ms: u32,
     /// The [`crate::Document`].
     pub policy: P,
+}
+
+impl<'t> Read<'t> for PluginConfig<Raw<'t>> {
+    fn read(reader: &mut Reader<'t>) -> Result<Self, Error> {
+        let mut plugin = Field::new("plugin");
+        let mut version = Field::new("version");
+        let mut listener_port = Field::new("listenerPort");
+        let mut http_deny_status = Field::new("httpDenyStatus");
+        let mut first_bytes_timeout_ms = Field::new("firstBytesTimeoutMs");
+        let mut policy = Field::new("policy");
+        reader.object(&mut |reader, name| match name {
+            "plugin" => plugin.set(match &*reader.owned()? {
+                "network" => Ok(Plugin::Network),
+                "http" => Ok(Plugin::Http),
+                other => Err(Error::unknown(other)),
+            }),
+            "version" => version.set(reader.owned()),
+            "listenerPort" => listener_port.set(reader.unsigned()),
+            "httpDenyStatus" => http_deny_status.set(reader.unsigned()),
+            "firstBytesTimeoutMs" => first_bytes_timeout_ms.set(reader.unsigned()),
+            "policy" => policy.set(Raw::read(reader)),
+            _ => unknown_field(name),
+        })?;
+        Ok(Self {
+            plugin: plugin.required()?,
+            version: version.required()?,
+            listener_port: listener_port.or(default_listener_port()),
+            http_deny_status: http_deny_status.or(default_deny_status()),
+            first_bytes_timeout_ms: first_bytes_timeout_ms.or(default_first_bytes_timeout()),
+            policy: policy.required()?,
+        })
+    }
 }
 
 fn default_listener_port() -> u16 {
@@ -39,4 +76,8 @@ fn default_listener_port() -> u16 {
 
 fn default_deny_status() -> u16 {
     403
+}
+
+fn default_first_bytes_timeout() -> u32 {
+    5000
 }

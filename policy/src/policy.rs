@@ -11,12 +11,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use rustc_hash::FxHashMap;
 
-use self::index::{Names, PortIndex};
+use self::index::{Entry, Names, PortIndex};
 use self::routes::Routes;
 pub use self::routes::{Headers, Request};
 use crate::authority::{Authority, AuthorityHost};
 use crate::decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
-use crate::{Cidr, Document, Host, Identity, Mode, PatternError, ReasonCode};
+use crate::{
+    Cidr, Document, EncryptedHello, Host, Identity, InMesh, Mode, PatternError, ReasonCode, Upgrade,
+};
 
 /// The compiled policy of one identity.
 #[derive(Debug)]
@@ -26,6 +28,9 @@ pub struct Policy {
     mode: Mode,
     rules: Vec<CompiledRule>,
     ports: FxHashMap<u16, PortIndex>,
+    services: Vec<Service>,
+    /// Numbers of services, by address and port.
+    in_mesh: FxHashMap<(IpAddr, u16), u32>,
 }
 
 #[derive(Debug)]
@@ -35,6 +40,14 @@ struct CompiledRule {
     addresses: Option<Box<[Cidr]>>,
     /// `None`: any request.
     routes: Option<Routes>,
+    cluster: Option<String>,
+}
+
+/// A service of the mesh.
+#[derive(Debug)]
+struct Service {
+    id: RuleId,
+    allowed: bool,
 }
 
 /// What a policy says of a connection before any byte of it was read.
@@ -61,6 +74,8 @@ pub enum Opening<'a> {
     BrokenTls(ReasonCode),
     /// Anything else.
     NotTls,
+    /// They did not come in time.
+    Late,
 }
 
 /// What a policy says of a connection's first bytes.
@@ -90,37 +105,77 @@ impl Policy {
     /// # Errors
     /// When a pattern in it does not compile.
     pub fn new(document: Document) -> Result<Self, PolicyError> {
-        let Document { api_version: _, identity, version, mode, rules } = document;
+        let Document { api_version: _, identity, version, mode, rules, in_mesh } = document;
         let mut policy = Self {
             identity,
             version,
             mode,
             rules: Vec::with_capacity(rules.len()),
             ports: FxHashMap::default(),
+            services: Vec::with_capacity(in_mesh.len()),
+            in_mesh: FxHashMap::default(),
         };
-        for (number, rule) in (0_u32..).zip(rules) {
-            let crate::Rule { policy: origin, name, port, protocol, addresses, hosts, routes } = rule;
-            let compiled_routes =
-                routes.as_deref().map(Routes::new).transpose().map_err(|(route, cause)| PolicyError {
-                    policy: origin.clone(),
-                    rule: name.clone(),
-                    route,
-                    cause,
-                })?;
-            policy.ports.entry(port.get()).or_default().add(
-                number,
-                protocol,
-                addresses.as_deref(),
-                hosts.as_deref(),
-                compiled_routes.is_some(),
-            );
-            policy.rules.push(CompiledRule {
-                id: RuleId { policy: origin, name },
-                addresses: addresses.map(Vec::into_boxed_slice),
-                routes: compiled_routes,
-            });
+        for rule in rules {
+            policy.add(rule)?;
+        }
+        for service in in_mesh {
+            policy.add_service(service);
         }
         Ok(policy)
+    }
+
+    fn add(&mut self, rule: crate::Rule) -> Result<(), PolicyError> {
+        let crate::Rule {
+            policy,
+            name,
+            port,
+            protocol,
+            addresses,
+            hosts,
+            routes,
+            upgrades,
+            encrypted_hello,
+            cluster,
+        } = rule;
+        let routes = match routes.as_deref().map(Routes::new).transpose() {
+            Ok(routes) => routes,
+            Err((route, cause)) => return Err(PolicyError { policy, rule: name, route, cause }),
+        };
+        let entry = Entry {
+            // A document of four thousand million rules does not fit into a VM.
+            number: u32::try_from(self.rules.len()).unwrap_or(u32::MAX),
+            addresses: addresses.as_deref(),
+            hosts: hosts.as_deref(),
+            routed: routes.is_some(),
+        };
+        self.ports.entry(port.get()).or_default().add(
+            protocol,
+            encrypted_hello == EncryptedHello::AllowOuter,
+            upgrades.contains(&Upgrade::Websocket),
+            entry,
+        );
+        self.rules.push(CompiledRule {
+            id: RuleId { policy, name },
+            addresses: addresses.map(Vec::into_boxed_slice),
+            routes,
+            cluster,
+        });
+        Ok(())
+    }
+
+    /// Of two services with the same address and port one that is refused counts.
+    fn add_service(&mut self, service: InMesh) {
+        let InMesh { service, addresses, ports, allowed } = service;
+        let number = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
+        for address in addresses {
+            for port in &ports {
+                let key = (address.get(), port.get());
+                if !allowed || !self.in_mesh.contains_key(&key) {
+                    self.in_mesh.insert(key, number);
+                }
+            }
+        }
+        self.services.push(Service { id: RuleId { policy: service, name: "Service".to_owned() }, allowed });
     }
 
     /// Whose policy this is.
@@ -144,8 +199,8 @@ impl Policy {
     /// Decides by the dialled address and port, where they are enough.
     pub fn connection(&self, to: SocketAddr) -> OnConnection<'_> {
         let address = to.ip().to_canonical();
-        if let Some(passthrough) = self.passthrough() {
-            return OnConnection::Decided(passthrough);
+        if let Some(decision) = self.beyond_rules(address, to.port()) {
+            return OnConnection::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
             let reason = if self.rules.is_empty() { ReasonCode::NoPolicy } else { ReasonCode::NoRule };
@@ -161,8 +216,8 @@ impl Policy {
     /// Decides by the first bytes, for a connection that [`Policy::connection`] left open.
     pub fn opening(&self, to: SocketAddr, opening: Opening<'_>) -> OnOpening<'_> {
         let address = to.ip().to_canonical();
-        if let Some(passthrough) = self.passthrough() {
-            return OnOpening::Decided(passthrough);
+        if let Some(decision) = self.beyond_rules(address, to.port()) {
+            return OnOpening::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
             return OnOpening::Decided(self.refuse(ReasonCode::NoRule.into()));
@@ -171,45 +226,52 @@ impl Policy {
             Opening::NotTls if port.http.reaches(address) => return OnOpening::EachRequest,
             Opening::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
             Opening::NotTls => self.refuse(ReasonCode::NoRule.into()),
+            Opening::Late => self.refuse(ReasonCode::FirstBytesTimeout.into()),
             Opening::BrokenTls(reason) => self.refuse(reason.into()),
-            Opening::Tls { server_name, encrypted } => self.tls(&port.tls, address, server_name, encrypted),
+            Opening::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
         };
         OnOpening::Decided(decision)
     }
 
     fn tls(
         &self,
-        names: &Names,
+        port: &PortIndex,
         address: IpAddr,
         server_name: Option<&str>,
         encrypted: bool,
     ) -> Decision<'_> {
-        if !names.reaches(address) {
+        if !port.tls.reaches(address) {
             return self.refuse(ReasonCode::NoRule.into());
         }
-        if let Some(rule) = names.any_name.find(address) {
+        if let Some(rule) = port.tls.any_name.find(address) {
             return self.allow(rule, Destination::Dialled);
         }
-        if encrypted {
-            return self.refuse(ReasonCode::EchRefused.into());
-        }
         let Some(name) = server_name else {
-            return self.refuse(ReasonCode::SniAbsent.into());
+            let reason = if encrypted { ReasonCode::EchRefused } else { ReasonCode::SniAbsent };
+            return self.refuse(reason.into());
         };
         let Ok(host) = Host::canonical(name) else {
             return self.refuse(ReasonCode::TlsMalformed.into());
         };
+        if !encrypted {
+            return self.tls_by_name(&port.tls, address, host);
+        }
+        let by_outer = self.tls_by_name(&port.outer, address, host);
+        if by_outer.is_allowed_by_rule() { by_outer } else { self.refuse(ReasonCode::EchRefused.into()) }
+    }
+
+    fn tls_by_name(&self, names: &Names, address: IpAddr, host: Host) -> Decision<'_> {
         let mut resolved = None;
         let mut named = None;
-        for grants in names.of(&host) {
+        for (matched, grants) in names.of(&host) {
             if let Some(rule) = grants.at(address) {
                 return self.allow(rule, Destination::Dialled);
             }
-            resolved = least(resolved, grants.anywhere);
+            resolved = least(resolved, grants.anywhere.map(|rule| (matched, rule)));
             named = least(named, grants.first());
         }
         match (resolved, named) {
-            (Some(rule), _) => self.allow(rule, Destination::Resolved(host)),
+            (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
             (None, Some(rule)) => self.refuse(Refusal { reason: ReasonCode::NoRule, rule: self.id(rule) }),
             (None, None) => self.refuse(ReasonCode::SniNotAllowed.into()),
         }
@@ -218,8 +280,8 @@ impl Policy {
     /// Decides one HTTP request of a connection to `to`.
     pub fn request(&self, to: SocketAddr, request: &Request<'_>) -> Decision<'_> {
         let address = to.ip().to_canonical();
-        if let Some(passthrough) = self.passthrough() {
-            return passthrough;
+        if let Some(decision) = self.beyond_rules(address, to.port()) {
+            return decision;
         }
         if request.method == "CONNECT" {
             return self.refuse(ReasonCode::ConnectRefused.into());
@@ -233,12 +295,33 @@ impl Policy {
         if authority.port.is_some_and(|port| port != to.port()) {
             return self.refuse(ReasonCode::AuthorityPortMismatch.into());
         }
-        let Some(names) =
-            self.ports.get(&to.port()).map(|port| &port.http).filter(|names| names.reaches(address))
-        else {
+        let Some(port) = self.ports.get(&to.port()).filter(|port| port.http.reaches(address)) else {
             return self.refuse(ReasonCode::NoRule.into());
         };
-        match authority.host {
+        let Some(upgrade) = request.upgrade else {
+            return self.request_by(&port.http, address, authority.host, request);
+        };
+        let by_upgrade = self.request_by(&port.websocket, address, authority.host.clone(), request);
+        if upgrade.eq_ignore_ascii_case("websocket") && by_upgrade.is_allowed_by_rule() {
+            return by_upgrade;
+        }
+        let plain = self.request_by(&port.http, address, authority.host, request);
+        match plain {
+            Decision::Allow(Permit { by: Grant::Rule(rule), .. }) => {
+                self.refuse(Refusal { reason: ReasonCode::UpgradeRefused, rule: Some(rule) })
+            }
+            refused => refused,
+        }
+    }
+
+    fn request_by(
+        &self,
+        names: &Names,
+        address: IpAddr,
+        host: AuthorityHost,
+        request: &Request<'_>,
+    ) -> Decision<'_> {
+        match host {
             AuthorityHost::Name(host) => self.request_by_name(names, address, host, request),
             AuthorityHost::Address(host) => self.request_by_address(names, address, host, request),
         }
@@ -251,17 +334,19 @@ impl Policy {
         host: Host,
         request: &Request<'_>,
     ) -> Decision<'_> {
+        // A rule without names leads to the dialled address.
+        let any_name = std::iter::once((None, &names.any_name));
+        let by_name = names.of(&host).map(|(matched, grants)| (Some(matched), grants));
         let mut resolved = None;
         let mut named = None;
-        for grants in std::iter::once(&names.any_name).chain(names.of(&host)) {
-            let by_name = !std::ptr::eq(grants, &names.any_name);
+        for (matched, grants) in any_name.chain(by_name) {
             if let Some(rule) = grants.at(address) {
                 return self.allow(rule, Destination::Dialled);
             }
-            if by_name {
-                resolved = least(resolved, grants.anywhere);
-            } else if let Some(rule) = grants.anywhere {
-                return self.allow(rule, Destination::Dialled);
+            match (matched, grants.anywhere) {
+                (None, Some(rule)) => return self.allow(rule, Destination::Dialled),
+                (Some(matched), Some(rule)) => resolved = least(resolved, Some((matched, rule))),
+                (_, None) => {}
             }
             named = least(named, grants.first());
             for &number in &grants.routed {
@@ -269,18 +354,18 @@ impl Policy {
                 if !rule.routes.as_ref().is_some_and(|routes| routes.match_any(host.as_str(), request)) {
                     continue;
                 }
-                match &rule.addresses {
-                    Some(blocks) if blocks.iter().any(|block| block.contains(address)) => {
+                match (&rule.addresses, matched) {
+                    (Some(blocks), _) if blocks.iter().any(|block| block.contains(address)) => {
                         return self.allow(number, Destination::Dialled);
                     }
-                    Some(_) => {}
-                    None if by_name => resolved = least(resolved, Some(number)),
-                    None => return self.allow(number, Destination::Dialled),
+                    (Some(_), _) => {}
+                    (None, Some(matched)) => resolved = least(resolved, Some((matched, number))),
+                    (None, None) => return self.allow(number, Destination::Dialled),
                 }
             }
         }
         match (resolved, named) {
-            (Some(rule), _) => self.allow(rule, Destination::Resolved(host)),
+            (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
             (None, Some(rule)) => self.refuse(self.near_miss(rule, address)),
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
@@ -324,14 +409,35 @@ impl Policy {
         Refusal { reason, rule: self.id(number) }
     }
 
-    fn passthrough(&self) -> Option<Decision<'_>> {
-        (self.mode == Mode::Passthrough)
-            .then_some(Decision::Allow(Permit { by: Grant::Passthrough, to: Destination::Passthrough }))
+    /// What is decided before any rule is looked at: the mesh's own destinations, and global egress.
+    fn beyond_rules(&self, address: IpAddr, port: u16) -> Option<Decision<'_>> {
+        if !self.in_mesh.is_empty()
+            && let Some(number) = self.in_mesh.get(&(address, port))
+        {
+            return Some(match self.services.get(*number as usize) {
+                Some(Service { id, allowed: true }) => {
+                    Decision::Allow(Permit { by: Grant::InMesh(id), to: Destination::Dialled, cluster: None })
+                }
+                // No mode of egress relaxes it: it is not egress.
+                Some(Service { id, allowed: false }) => {
+                    Decision::Deny(Refusal { reason: ReasonCode::InMeshDenied, rule: Some(id) })
+                }
+                None => Decision::Deny(ReasonCode::PolicyInvalid.into()),
+            });
+        }
+        (self.mode == Mode::Passthrough).then_some(Decision::Allow(Permit {
+            by: Grant::Passthrough,
+            to: Destination::Passthrough,
+            cluster: None,
+        }))
     }
 
     fn allow(&self, number: u32, to: Destination) -> Decision<'_> {
-        match self.id(number) {
-            Some(rule) => Decision::Allow(Permit { by: Grant::Rule(rule), to }),
+        match self.rules.get(number as usize) {
+            Some(rule) => {
+                let cluster = rule.cluster.as_deref();
+                Decision::Allow(Permit { by: Grant::Rule(&rule.id), to, cluster })
+            }
             // The index only holds numbers of rules; were it otherwise, nothing may get out by it.
             None => Decision::Deny(ReasonCode::PolicyInvalid.into()),
         }
@@ -340,7 +446,9 @@ impl Policy {
     /// Refuses, or in audit mode lets through what would have been refused.
     fn refuse<'p>(&'p self, refusal: Refusal<'p>) -> Decision<'p> {
         match self.mode {
-            Mode::Audit => Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Dialled }),
+            Mode::Audit => {
+                Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Dialled, cluster: None })
+            }
             Mode::Enforce | Mode::Passthrough => Decision::Deny(refusal),
         }
     }
@@ -350,7 +458,7 @@ impl Policy {
     }
 }
 
-fn least(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, None) | (None, one) => one,

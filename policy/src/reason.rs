@@ -43,6 +43,8 @@ reason_codes! {
     TlsMalformed = "tls-malformed",
     /// The ClientHello is longer than 16 KiB.
     TlsOversize = "tls-oversize",
+    /// The bytes that decide did not come in time.
+    FirstBytesTimeout = "first-bytes-timeout",
     /// The rules of this port name hosts, and the ClientHello names none.
     SniAbsent = "sni-absent",
     /// No rule of this port lists the name in the ClientHello.
@@ -63,7 +65,7 @@ reason_codes! {
     ConnectRefused = "connect-refused",
     /// The upgrade would make the connection opaque and no rule allows it.
     UpgradeRefused = "upgrade-refused",
-    /// The name resolves only to addresses that a name must never lead to.
+    /// The name resolves to no address, or only to addresses that a name must never lead to.
     AddressForbidden = "address-forbidden",
     /// The destination is a service of the mesh, and the mesh's own rules refuse it.
     InMeshDenied = "in-mesh-denied",
@@ -88,7 +90,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_kebab_case() {
         let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(codes.len(), 24);
+        assert_eq!(codes.len(), 25);
         assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 }

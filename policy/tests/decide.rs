@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use egress_policy::{
-    Decision, Destination, Headers, OnConnection, OnOpening, Opening, Policy, ReasonCode, Request,
+    Decision, Destination, Headers, HostMatch, OnConnection, OnOpening, Opening, Policy, ReasonCode, Request,
 };
 use serde_json::json;
 
@@ -37,11 +37,13 @@ fn show(decision: &Decision<'_>) -> String {
         Decision::Allow(permit) => {
             let to = match &permit.to {
                 Destination::Dialled => "dialled".to_owned(),
-                Destination::Resolved(host) => host.to_string(),
+                Destination::Resolved(host, HostMatch::Exact) => host.to_string(),
+                Destination::Resolved(host, HostMatch::Wildcard) => format!("{host} by wildcard"),
                 Destination::Passthrough => "passthrough".to_owned(),
             };
+            let cluster = permit.cluster.map(|cluster| format!(" in {cluster}")).unwrap_or_default();
             let would = decision.would_refuse().map(|r| format!(" ({r})")).unwrap_or_default();
-            format!("allow {} {rule} -> {to}{would}", decision.reason())
+            format!("allow {} {rule} -> {to}{cluster}{would}", decision.reason())
         }
     }
 }
@@ -55,8 +57,10 @@ fn ask(policy: &Policy, to: &str, what: &str) -> String {
             let opening = match what.split_once(' ').unwrap_or((what, "")) {
                 ("tls", "") => Opening::Tls { server_name: None, encrypted: false },
                 ("tls", name) => Opening::Tls { server_name: Some(name), encrypted: false },
+                ("ech", "") => Opening::Tls { server_name: None, encrypted: true },
                 ("ech", name) => Opening::Tls { server_name: Some(name), encrypted: true },
                 ("broken", _) => Opening::BrokenTls(ReasonCode::TlsMalformed),
+                ("late", _) => Opening::Late,
                 _ => Opening::NotTls,
             };
             policy.opening(to, opening)
@@ -73,7 +77,9 @@ fn ask(policy: &Policy, to: &str, what: &str) -> String {
             };
             let headers: Vec<_> = words.filter_map(|w| w.split_once('=')).collect();
             let headers = Map(&headers);
-            let request = Request { authority: Some(authority), method, path: &path, headers: &headers };
+            let upgrade = headers.0.iter().find(|(name, _)| *name == "upgrade").map(|(_, value)| *value);
+            let request =
+                Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers };
             show(&policy.request(to, &request))
         }
     }
@@ -108,13 +114,18 @@ fn one_rule_each() {
         (&tcp_nowhere, "10.0.1.7:443", "", "deny no-rule -"),
         (&https, "1.2.3.4:443", "tls a.org", "allow rule ns/p0 -> a.org"),
         (&https, "1.2.3.4:443", "tls A.org", "allow rule ns/p0 -> a.org"),
-        (&https, "1.2.3.4:443", "tls x.y.b.org", "allow rule ns/p0 -> x.y.b.org"),
+        (&https, "1.2.3.4:443", "tls x.y.b.org", "allow rule ns/p0 -> x.y.b.org by wildcard"),
         (&https, "1.2.3.4:443", "tls b.org", "deny sni-not-allowed -"),
         (&https, "1.2.3.4:443", "tls xb.org", "deny sni-not-allowed -"),
         (&https, "1.2.3.4:443", "tls x.a.org", "deny sni-not-allowed -"),
         (&https, "1.2.3.4:443", "tls", "deny sni-absent -"),
         (&https, "1.2.3.4:443", "ech a.org", "deny ech-refused -"),
+        (&https, "1.2.3.4:443", "ech", "deny ech-refused -"),
         (&https, "1.2.3.4:443", "broken", "deny tls-malformed -"),
+        (&https, "1.2.3.4:443", "late", "deny first-bytes-timeout -"),
+        (&http, "1.2.3.4:80", "late", "deny first-bytes-timeout -"),
+        (&http, "1.2.3.4:80", "GET a.org/ upgrade=websocket", "deny upgrade-refused ns/p0"),
+        (&http, "1.2.3.4:80", "GET c.org/ upgrade=websocket", "deny host-not-allowed -"),
         (&https, "1.2.3.4:443", "GET a.org/", "deny tls-required -"),
         (&https_any, "1.2.3.4:443", "tls", "allow rule ns/p0 -> dialled"),
         (&https_any, "1.2.3.4:443", "ech a.org", "allow rule ns/p0 -> dialled"),
@@ -124,7 +135,7 @@ fn one_rule_each() {
         (&https_to, "10.0.1.7:443", "tls a.org", "deny no-rule -"),
         (&http, "1.2.3.4:80", "GET a.org/", "allow rule ns/p0 -> a.org"),
         (&http, "1.2.3.4:80", "GET A.ORG.:80/", "allow rule ns/p0 -> a.org"),
-        (&http, "1.2.3.4:80", "GET x.b.org/", "allow rule ns/p0 -> x.b.org"),
+        (&http, "1.2.3.4:80", "GET x.b.org/", "allow rule ns/p0 -> x.b.org by wildcard"),
         (&http, "1.2.3.4:80", "GET c.org/", "deny host-not-allowed -"),
         (&http, "1.2.3.4:80", "GET a.org:8080/", "deny authority-port-mismatch -"),
         (&http, "1.2.3.4:80", "GET u@a.org/", "deny authority-malformed -"),
@@ -213,5 +224,68 @@ fn what_is_not_a_document() {
             _ => *document.pointer_mut(pointer).expect("there") = bad.clone(),
         }
         assert!(parse(&document).is_err(), "{pointer} = {bad}");
+    }
+}
+
+#[test]
+fn upgrades_encrypted_hellos_and_clusters() {
+    let rules = json!([
+        {"port": 80, "protocol": "http", "hosts": ["a.org", "b.org"]},
+        {"port": 80, "protocol": "http", "hosts": ["a.org"], "upgrades": ["websocket"],
+         "routes": [{"name": "g/ws", "path": "/ws"}]},
+        {"port": 443, "protocol": "https", "hosts": ["a.org", "b.org"]},
+        {"port": 443, "protocol": "https", "hosts": ["*.b.org", "b.org"], "encryptedHello": "allow-outer"},
+        {"port": 443, "protocol": "https", "hosts": ["c.org"], "cluster": "c.org:443"},
+        {"port": 443, "protocol": "https", "hosts": ["*.c.org", "x.c.org"], "cluster": "*.c.org:443"},
+    ]);
+    for (to, what, expected) in [
+        ("1.2.3.4:80", "GET a.org/ws", "allow rule ns/p0 -> a.org"),
+        ("1.2.3.4:80", "GET a.org/ws upgrade=WebSocket", "allow rule ns/p1 -> a.org"),
+        ("1.2.3.4:80", "GET a.org/other upgrade=websocket", "deny upgrade-refused ns/p0"),
+        ("1.2.3.4:80", "GET b.org/ws upgrade=websocket", "deny upgrade-refused ns/p0"),
+        ("1.2.3.4:80", "GET a.org/ws upgrade=TLS/1.0", "deny upgrade-refused ns/p0"),
+        ("1.2.3.4:443", "ech a.org", "deny ech-refused -"),
+        ("1.2.3.4:443", "ech b.org", "allow rule ns/p3 -> b.org"),
+        ("1.2.3.4:443", "ech x.b.org", "allow rule ns/p3 -> x.b.org by wildcard"),
+        ("1.2.3.4:443", "tls c.org", "allow rule ns/p4 -> c.org in c.org:443"),
+        ("1.2.3.4:443", "tls y.c.org", "allow rule ns/p5 -> y.c.org by wildcard in *.c.org:443"),
+        // The name itself is the wider leave, whatever the order.
+        ("1.2.3.4:443", "tls x.c.org", "allow rule ns/p5 -> x.c.org in *.c.org:443"),
+    ] {
+        assert_eq!(ask(&policy("enforce", rules.clone()), to, what), expected, "{to} {what}");
+    }
+    assert_eq!(
+        ask(&policy("audit", rules), "1.2.3.4:80", "GET b.org/ upgrade=websocket"),
+        "allow audit ns/p0 -> dialled (upgrade-refused)"
+    );
+}
+
+#[test]
+fn the_mesh_is_not_egress() {
+    let document = |mode: &str| {
+        let document = json!({
+            "apiVersion": "egress-policy/v1", "identity": {"namespace": "ns", "serviceAccount": "sa"},
+            "version": "v", "mode": mode,
+            "rules": [{"policy": "a/b", "name": "n", "port": 80, "protocol": "tcp"}],
+            "inMesh": [
+                {"service": "shop/cart", "addresses": ["10.96.0.1", "fd00::1"], "ports": [80, 9090], "allowed": true},
+                {"service": "shop/till", "addresses": ["10.96.0.2"], "ports": [80], "allowed": false},
+                {"service": "shop/alias", "addresses": ["10.96.0.2"], "ports": [80], "allowed": true},
+            ],
+        });
+        Policy::new(serde_json::from_value(document).expect("a document")).expect("a policy")
+    };
+    for (mode, to, expected) in [
+        ("enforce", "10.96.0.1:9090", "allow in-mesh shop/cart -> dialled"),
+        ("enforce", "[fd00::1]:80", "allow in-mesh shop/cart -> dialled"),
+        ("enforce", "[::ffff:10.96.0.2]:80", "deny in-mesh-denied shop/till"),
+        ("enforce", "10.96.0.1:81", "deny no-rule -"),
+        ("enforce", "10.96.0.3:80", "allow rule a/b -> dialled"),
+        ("audit", "10.96.0.2:80", "deny in-mesh-denied shop/till"),
+        ("passthrough", "10.96.0.2:80", "deny in-mesh-denied shop/till"),
+        ("passthrough", "10.96.0.1:80", "allow in-mesh shop/cart -> dialled"),
+        ("passthrough", "10.96.0.1:81", "allow passthrough - -> passthrough"),
+    ] {
+        assert_eq!(ask(&document(mode), to, ""), expected, "{mode} {to}");
     }
 }

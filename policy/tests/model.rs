@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use egress_policy::{
-    ApiVersion, Cidr, Decision, Destination, Document, Host, HostPattern, Identity, Mode, OnConnection,
-    OnOpening, Opening, Policy, Port, Protocol, Rule,
+    ApiVersion, Cidr, Decision, Destination, Document, EncryptedHello, Host, HostMatch, HostPattern,
+    Identity, Mode, OnConnection, OnOpening, Opening, Policy, Port, Protocol, Rule,
 };
 use proptest::prelude::*;
 
@@ -34,12 +34,22 @@ fn rule() -> impl Strategy<Value = Rule> {
             addresses,
             hosts: hosts.filter(|_| protocol == Protocol::Https),
             routes: None,
+            upgrades: vec![],
+            encrypted_hello: EncryptedHello::Refuse,
+            cluster: None,
         })
 }
 
 fn document(rules: Vec<Rule>) -> Document {
     let identity = Identity::new("ns", "sa").expect("valid");
-    Document { api_version: ApiVersion::V1, identity, version: "v".to_owned(), mode: Mode::Enforce, rules }
+    Document {
+        api_version: ApiVersion::V1,
+        identity,
+        version: "v".to_owned(),
+        mode: Mode::Enforce,
+        rules,
+        in_mesh: vec![],
+    }
 }
 
 fn matches(pattern: &HostPattern, host: &str) -> bool {
@@ -51,7 +61,7 @@ fn matches(pattern: &HostPattern, host: &str) -> bool {
 
 /// Where a TLS connection may go, by the words of the documentation.
 fn model(rules: &[Rule], to: SocketAddr, name: &str) -> Option<Destination> {
-    let mut resolved = None;
+    let mut resolved: Option<HostMatch> = None;
     for rule in rules.iter().filter(|rule| rule.port.get() == to.port()) {
         let listed = rule.addresses.as_ref().map(|blocks| blocks.iter().any(|block| block.contains(to.ip())));
         let named = rule.hosts.as_ref().map(|hosts| hosts.iter().any(|pattern| matches(pattern, name)));
@@ -59,11 +69,13 @@ fn model(rules: &[Rule], to: SocketAddr, name: &str) -> Option<Destination> {
             (Some(false), _) | (_, Some(false)) => {}
             (Some(true), _) | (None, None) => return Some(Destination::Dialled),
             (None, Some(true)) => {
-                resolved = Some(Destination::Resolved(Host::canonical(name).expect("valid")))
+                let exact = rule.hosts.iter().flatten().any(|host| host.to_string() == name);
+                let matched = if exact { HostMatch::Exact } else { HostMatch::Wildcard };
+                resolved = Some(resolved.map_or(matched, |other| other.min(matched)));
             }
         }
     }
-    resolved
+    resolved.map(|matched| Destination::Resolved(Host::canonical(name).expect("valid"), matched))
 }
 
 fn engine(policy: &Policy, to: SocketAddr, name: &str) -> Option<Destination> {

@@ -14,7 +14,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
 /// and skips what is not there, so each name that is missing here is a call per event less.
-const EXPORTS: [&str; 13] = [
+const EXPORTS: [&str; 14] = [
     "memory",
     "malloc",
     "_initialize",
@@ -26,6 +26,7 @@ const EXPORTS: [&str; 13] = [
     "proxy_on_context_create",
     "proxy_on_new_connection",
     "proxy_on_downstream_data",
+    "proxy_on_downstream_connection_close",
     "proxy_on_request_headers",
     "proxy_on_delete",
 ];

@@ -24,8 +24,17 @@ impl Error {
         self
     }
 
-    fn named(what: &str, name: &str) -> Self {
+    pub(super) fn named(what: &str, name: &str) -> Self {
         Self { message: Cow::Owned([what, " `", name, "`"].concat()), line: 0, column: 0 }
+    }
+
+    pub(crate) fn other(error: &dyn fmt::Display) -> Self {
+        Self { message: Cow::Owned(error.to_string()), line: 0, column: 0 }
+    }
+
+    /// A string that is none of those that are known.
+    pub(crate) fn unknown(what: &str) -> Self {
+        Self::named("unknown value", what)
     }
 }
 
@@ -36,38 +45,3 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-// Each method that serde would otherwise answer by formatting whatever value it met.
-impl serde::de::Error for Error {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { message: Cow::Owned(message.to_string()), line: 0, column: 0 }
-    }
-
-    fn invalid_type(_found: serde::de::Unexpected<'_>, _expected: &dyn serde::de::Expected) -> Self {
-        Self::new("a value of the wrong type")
-    }
-
-    fn invalid_value(_found: serde::de::Unexpected<'_>, _expected: &dyn serde::de::Expected) -> Self {
-        Self::new("a value out of range")
-    }
-
-    fn invalid_length(_length: usize, _expected: &dyn serde::de::Expected) -> Self {
-        Self::new("a list of the wrong length")
-    }
-
-    fn unknown_variant(variant: &str, _expected: &'static [&'static str]) -> Self {
-        Self::named("unknown value", variant)
-    }
-
-    fn unknown_field(field: &str, _expected: &'static [&'static str]) -> Self {
-        Self::named("unknown field", field)
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self::named("missing field", field)
-    }
-
-    fn duplicate_field(field: &'static str) -> Self {
-        Self::named("duplicate field", field)
-    }
-}

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 
 use crate::addresses::Addresses;
-use crate::{Cidr, Host, HostPattern, Protocol};
+use crate::{Cidr, Host, HostMatch, HostPattern, Protocol};
 
 /// The rules of one port.
 #[derive(Debug, Default)]
@@ -14,8 +14,21 @@ pub(super) struct PortIndex {
     pub(super) any_bytes: Grants,
     /// `https`.
     pub(super) tls: Names,
+    /// `https`: of those, the rules that take the visible name of an encrypted hello.
+    pub(super) outer: Names,
     /// `http`.
     pub(super) http: Names,
+    /// `http`: of those, the rules that allow a websocket.
+    pub(super) websocket: Names,
+}
+
+/// What the index needs to know of a rule.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'r> {
+    pub(super) number: u32,
+    pub(super) addresses: Option<&'r [Cidr]>,
+    pub(super) hosts: Option<&'r [HostPattern]>,
+    pub(super) routed: bool,
 }
 
 /// The rules of one protocol on one port.
@@ -42,33 +55,21 @@ pub(super) struct Grants {
 }
 
 impl PortIndex {
-    pub(super) fn add(
-        &mut self,
-        rule: u32,
-        protocol: Protocol,
-        addresses: Option<&[Cidr]>,
-        hosts: Option<&[HostPattern]>,
-        routed: bool,
-    ) {
-        let names = match protocol {
-            Protocol::Tcp => return self.any_bytes.add(rule, addresses, false),
-            Protocol::Https => &mut self.tls,
-            Protocol::Http => &mut self.http,
-        };
-        names.reach.add(rule, addresses, false);
-        // Routes have no meaning for TLS: a rule that has them all the same allows nothing there.
-        if routed && protocol == Protocol::Https {
-            return;
-        }
-        let Some(hosts) = hosts else {
-            return names.any_name.add(rule, addresses, routed);
-        };
-        for host in hosts {
-            let (table, name) = match host {
-                HostPattern::Exact(name) => (&mut names.exact, name),
-                HostPattern::Below(name) => (&mut names.below, name),
-            };
-            table.entry(name.clone()).or_default().add(rule, addresses, routed);
+    pub(super) fn add(&mut self, protocol: Protocol, outer: bool, websocket: bool, entry: Entry<'_>) {
+        match protocol {
+            Protocol::Tcp => self.any_bytes.add(entry.number, entry.addresses, false),
+            Protocol::Https => {
+                self.tls.add(protocol, entry);
+                if outer {
+                    self.outer.add(protocol, entry);
+                }
+            }
+            Protocol::Http => {
+                self.http.add(protocol, entry);
+                if websocket {
+                    self.websocket.add(protocol, entry);
+                }
+            }
         }
     }
 
@@ -83,11 +84,30 @@ impl Names {
         self.reach.find(address).is_some()
     }
 
+    fn add(&mut self, protocol: Protocol, Entry { number, addresses, hosts, routed }: Entry<'_>) {
+        self.reach.add(number, addresses, false);
+        // Routes have no meaning for TLS: a rule that has them all the same allows nothing there.
+        if routed && protocol == Protocol::Https {
+            return;
+        }
+        let Some(hosts) = hosts else {
+            return self.any_name.add(number, addresses, routed);
+        };
+        for host in hosts {
+            let (table, name) = match host {
+                HostPattern::Exact(name) => (&mut self.exact, name),
+                HostPattern::Below(name) => (&mut self.below, name),
+            };
+            table.entry(name.clone()).or_default().add(number, addresses, routed);
+        }
+    }
+
     /// The rules that list this name: under itself, then under each name above it.
-    pub(super) fn of(&self, host: &Host) -> impl Iterator<Item = &Grants> {
-        let exact = self.exact.get(host);
+    pub(super) fn of(&self, host: &Host) -> impl Iterator<Item = (HostMatch, &Grants)> {
+        let exact = self.exact.get(host).map(|grants| (HostMatch::Exact, grants));
         let below = (!self.below.is_empty()).then(|| host.ancestors()).into_iter().flatten();
-        exact.into_iter().chain(below.filter_map(|name| self.below.get(name)))
+        let below = below.filter_map(|name| Some((HostMatch::Wildcard, self.below.get(name)?)));
+        exact.into_iter().chain(below)
     }
 }
 

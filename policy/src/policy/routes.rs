@@ -11,6 +11,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The normalised path, with or without a query.
     pub path: &'a str,
+    /// The value of `Upgrade`, where the connection is asked to change its protocol.
+    pub upgrade: Option<&'a str>,
     /// The other headers.
     pub headers: &'a dyn Headers,
 }
@@ -69,11 +71,12 @@ impl Routes {
 
 impl fmt::Debug for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authority, method, path, headers: _ } = self;
+        let Self { authority, method, path, upgrade, headers: _ } = self;
         f.debug_struct("Request")
             .field("authority", authority)
             .field("method", method)
             .field("path", path)
+            .field("upgrade", upgrade)
             .finish_non_exhaustive()
     }
 }
