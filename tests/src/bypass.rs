@@ -7,8 +7,9 @@ pub mod http2;
 mod rebinding;
 pub mod report;
 mod rows;
-pub mod scene;
 pub mod send;
+pub mod stage;
+mod tunnel;
 
 use self::check::Check;
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use egress_policy::ReasonCode;
 use egress_tests::bypass::check::Expect;
 use egress_tests::bypass::report::{self, Outcome};
-use egress_tests::bypass::scene::{self, Stage};
+use egress_tests::bypass::stage::{self, Setup};
 use egress_tests::bypass::{self, KNOWN, Row};
 use egress_tests::mesh::root;
 use egress_tests::netns::ensure_capable;
@@ -46,11 +46,11 @@ fn every_row() -> Result<()> {
     let table = bypass::table();
     let mut outcomes: Vec<Outcome<'_>> = table.iter().map(|row| Outcome { row, failures: vec![] }).collect();
     let mut trespasses = Vec::new();
-    for stage in [Stage::Main, Stage::Impatient] {
-        scene::with(stage, |scene| {
+    for setup in [Setup::Main, Setup::Impatient] {
+        stage::with(setup, |stage| {
             for outcome in &mut outcomes {
-                for check in outcome.row.checks.iter().filter(|check| check.stage == stage) {
-                    if let Err(why) = check.run(scene) {
+                for check in outcome.row.checks.iter().filter(|check| check.setup == setup) {
+                    if let Err(why) = check.run(stage) {
                         outcome.failures.push(format!(
                             "  {}: expected {}: {why}",
                             check.sends,
@@ -59,7 +59,7 @@ fn every_row() -> Result<()> {
                     }
                 }
             }
-            trespasses.extend(scene.trespasses());
+            trespasses.extend(stage.trespasses());
             Ok(())
         })?;
     }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::scene::{Mark, Scene, Stage};
+use super::stage::{Mark, Setup, Stage};
 use crate::client::{Answer, Outcome};
 use crate::origin::ADDRESS_HEADER;
 use crate::wait::wait_for;
 
-type Act = Box<dyn Fn(&Scene<'_>) -> Result<Vec<Outcome>>>;
+type Act = Box<dyn Fn(&Stage<'_>) -> Result<Vec<Outcome>>>;
 
 /// Something that is sent, and what must become of it.
 pub struct Check {
@@ -22,7 +22,7 @@ pub struct Check {
     /// What must become of it: one for each request, or one for the connection.
     pub expect: Vec<Expect>,
     /// Where it is sent.
-    pub stage: Stage,
+    pub setup: Setup,
     act: Act,
     seen: Vec<&'static str>,
     unseen: Vec<&'static str>,
@@ -117,34 +117,34 @@ impl Check {
     pub fn one(
         sends: impl Into<String>,
         expect: Expect,
-        act: impl Fn(&Scene<'_>) -> Result<Outcome> + 'static,
+        act: impl Fn(&Stage<'_>) -> Result<Outcome> + 'static,
     ) -> Self {
-        Self::each(sends, vec![expect], move |scene| Ok(vec![act(scene)?]))
+        Self::each(sends, vec![expect], move |stage| Ok(vec![act(stage)?]))
     }
 
     /// One connection with several requests.
     pub fn each(
         sends: impl Into<String>,
         expect: Vec<Expect>,
-        act: impl Fn(&Scene<'_>) -> Result<Vec<Outcome>> + 'static,
+        act: impl Fn(&Stage<'_>) -> Result<Vec<Outcome>> + 'static,
     ) -> Self {
         let sends = sends.into();
-        Self { sends, expect, stage: Stage::Main, act: Box::new(act), seen: vec![], unseen: vec![] }
+        Self { sends, expect, setup: Setup::Main, act: Box::new(act), seen: vec![], unseen: vec![] }
     }
 
     /// A question that is not for the sidecar, and its answer.
     pub fn question(
         asks: impl Into<String>,
         answer: &'static str,
-        act: impl Fn(&Scene<'_>) -> Result<String> + 'static,
+        act: impl Fn(&Stage<'_>) -> Result<String> + 'static,
     ) -> Self {
-        Self::one(asks, Expect::Says(answer), move |scene| Ok(Outcome::Bytes(act(scene)?.into_bytes())))
+        Self::one(asks, Expect::Says(answer), move |stage| Ok(Outcome::Bytes(act(stage)?.into_bytes())))
     }
 
     /// Sent on another stage.
     #[must_use]
-    pub fn on(mut self, stage: Stage) -> Self {
-        self.stage = stage;
+    pub fn on(mut self, setup: Setup) -> Self {
+        self.setup = setup;
         self
     }
 
@@ -175,22 +175,22 @@ impl Check {
     ///
     /// # Errors
     /// When something else became of it, with all that was found.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<(), String> {
-        let mark = scene.mark();
-        let outcomes = (self.act)(scene).map_err(|e| format!("{e:#}"))?;
-        let found = self.found(scene, &mark, outcomes);
+    pub fn run(&self, stage: &Stage<'_>) -> Result<(), String> {
+        let mark = stage.mark();
+        let outcomes = (self.act)(stage).map_err(|e| format!("{e:#}"))?;
+        let found = self.found(stage, &mark, outcomes);
         match self.judge(&found) {
             Ok(()) => Ok(()),
             Err(why) => Err(format!("{why}{found}")),
         }
     }
 
-    fn found(&self, scene: &Scene<'_>, mark: &Mark, outcomes: Vec<Outcome>) -> Found {
+    fn found(&self, stage: &Stage<'_>, mark: &Mark, outcomes: Vec<Outcome>) -> Found {
         let expected = self.expect.iter().filter(|expect| expect.is_logged()).count();
         // In vain is an answer too: it is judged below.
         let _ =
-            wait_for("the access log", Duration::from_secs(3), || scene.lines_since(mark).len() >= expected);
-        Found { outcomes, lines: scene.lines_since(mark), arrived: scene.arrived_since(mark) }
+            wait_for("the access log", Duration::from_secs(3), || stage.lines_since(mark).len() >= expected);
+        Found { outcomes, lines: stage.lines_since(mark), arrived: stage.arrived_since(mark) }
     }
 
     fn judge(&self, found: &Found) -> Result<(), String> {

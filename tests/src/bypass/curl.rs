@@ -3,21 +3,22 @@
 use anyhow::Result;
 
 use super::check::{Check, Expect};
-use super::scene::Scene;
+use super::stage::Stage;
 use crate::client::{Answer, Outcome};
 use crate::mesh::NAME_SERVER;
 
 /// Runs curl with these words, and reads its answer.
 pub fn curl(words: String, expect: Expect) -> Check {
-    Check::one(format!("`curl {words}`"), expect, move |scene| run(scene, &words))
+    Check::one(format!("`curl {words}`"), expect, move |stage| run(stage, &words))
 }
 
-fn run(scene: &Scene<'_>, words: &str) -> Result<Outcome> {
+fn run(stage: &Stage<'_>, words: &str) -> Result<Outcome> {
     // Words in single quotes are one.
     let words = words.split('\'').enumerate().flat_map(|(i, part)| {
         if i % 2 == 1 { vec![part.to_owned()] } else { part.split_whitespace().map(str::to_owned).collect() }
     });
-    let output = scene
+    let output = stage
+        .scene
         .pod
         .command("curl", NAME_SERVER)?
         .args(["--silent", "--max-time", "5", "--dump-header", "-", "--output", "/dev/null"])

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::check::Check;
 use super::check::Expect::Reaches;
-use super::scene::{PRIVATE, Scene, at};
+use super::stage::{PRIVATE, Stage, at};
 use crate::client::{self, Outcome};
 use crate::hello::Hello;
 use crate::mesh::{EXAMPLE, HTTPBIN};
@@ -22,14 +22,14 @@ const NAMES: [(&str, IpAddr); 2] =
 ///
 /// # Errors
 /// When they are not reached at the good address.
-pub(super) fn begin(scene: &Scene<'_>) -> Result<()> {
-    let mark = scene.mark();
+pub(super) fn begin(stage: &Stage<'_>) -> Result<()> {
+    let mark = stage.mark();
     for (name, astray) in NAMES {
-        let found = connect(scene, name)?;
+        let found = connect(stage, name)?;
         ensure!(matches!(found, Outcome::Bytes(_)), "{name}: {found:?}");
-        scene.world.dns.set(name, &[astray]);
+        stage.scene.world.dns.set(name, &[astray]);
     }
-    wait_for("the access log", Duration::from_secs(3), || scene.lines_since(&mark).len() == NAMES.len())?;
+    wait_for("the access log", Duration::from_secs(3), || stage.lines_since(&mark).len() == NAMES.len())?;
     Ok(())
 }
 
@@ -37,15 +37,15 @@ pub(super) fn begin(scene: &Scene<'_>) -> Result<()> {
 pub(super) fn checks() -> impl Iterator<Item = Check> {
     NAMES.into_iter().map(|(name, astray)| {
         let sends = format!("a ClientHello for `{name}`, after its owner led it from {EXAMPLE} to {astray},");
-        Check::one(sends, Reaches(EXAMPLE), move |scene| {
-            let asked = || scene.world.dns.asked_for(name) > 0;
+        Check::one(sends, Reaches(EXAMPLE), move |stage| {
+            let asked = || stage.scene.world.dns.asked_for(name) > 0;
             wait_for("the sidecar to ask again", Duration::from_secs(10), asked)?;
-            connect(scene, name)
+            connect(stage, name)
         })
     })
 }
 
-fn connect(scene: &Scene<'_>, name: &str) -> Result<Outcome> {
+fn connect(stage: &Stage<'_>, name: &str) -> Result<Outcome> {
     let hello = Hello::named(name).bytes();
-    scene.pod.workload().run(|| client::exchange(at(HTTPBIN, 443), &hello))
+    stage.workload().run(|| client::exchange(at(HTTPBIN, 443), &hello))
 }

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use super::check::{Check, Expect};
 use super::http2::{self, Fields};
-use super::scene::at;
+use super::stage::at;
 use crate::client::{self, Outcome};
 
 /// These bytes on one connection, and what comes back first.
 pub fn bytes(what: impl Into<String>, to: IpAddr, port: u16, bytes: Vec<u8>, expect: Expect) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |scene| {
-        scene.pod.workload().run(|| client::exchange(at(to, port), &bytes))
-    })
+    Check::one(sends, expect, move |stage| stage.workload().run(|| client::exchange(at(to, port), &bytes)))
 }
 
 /// These bytes in parts, each a TCP segment of its own.
@@ -26,9 +24,9 @@ pub fn segments(
     expect: Expect,
 ) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |scene| {
+    Check::one(sends, expect, move |stage| {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        scene.pod.workload().run(|| client::exchange_in_parts(at(to, port), &parts, false))
+        stage.workload().run(|| client::exchange_in_parts(at(to, port), &parts, false))
     })
 }
 
@@ -41,8 +39,8 @@ pub fn http_segments(
     expect: Expect,
 ) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |scene| {
-        scene.pod.workload().run(|| {
+    Check::one(sends, expect, move |stage| {
+        stage.workload().run(|| {
             let mut stream = match client::connect(at(to, port)) {
                 Ok(stream) => stream,
                 Err(outcome) => return outcome,
@@ -62,9 +60,9 @@ pub fn http_segments(
 /// These bytes in parts, and then no more.
 pub fn cut_off(what: impl Into<String>, to: IpAddr, port: u16, parts: Vec<Vec<u8>>, expect: Expect) -> Check {
     let sends = format!("{}, then the end, to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |scene| {
+    Check::one(sends, expect, move |stage| {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        scene.pod.workload().run(|| client::exchange_in_parts(at(to, port), &parts, true))
+        stage.workload().run(|| client::exchange_in_parts(at(to, port), &parts, true))
     })
 }
 
@@ -76,20 +74,20 @@ pub fn http(to: IpAddr, port: u16, lines: &[&str], expect: Expect) -> Check {
 /// One plaintext request in bytes that are not shown.
 pub fn http_bytes(what: impl Into<String>, to: IpAddr, port: u16, bytes: Vec<u8>, expect: Expect) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |scene| scene.pod.workload().run(|| client::http(at(to, port), &bytes)))
+    Check::one(sends, expect, move |stage| stage.workload().run(|| client::http(at(to, port), &bytes)))
 }
 
 /// `GET /get` with this host.
 pub fn host(to: IpAddr, port: u16, host: &str, expect: Expect) -> Check {
     let sends = format!("`Host: {}` to {}", host.escape_debug(), at(to, port));
     let bytes = joined(&["GET /get HTTP/1.1", &format!("Host: {host}"), "Connection: close"]);
-    Check::one(sends, expect, move |scene| scene.pod.workload().run(|| client::http(at(to, port), &bytes)))
+    Check::one(sends, expect, move |stage| stage.workload().run(|| client::http(at(to, port), &bytes)))
 }
 
 /// Several requests on one connection, one after the other.
 pub fn one_by_one(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |scene| {
-        scene.pod.workload().run(|| match client::connect(to) {
+    Check::each(format!("{what} to {to}"), expect, move |stage| {
+        stage.workload().run(|| match client::connect(to) {
             Ok(mut stream) => requests.iter().map(|request| client::http_on(&mut stream, request)).collect(),
             Err(outcome) => vec![outcome],
         })
@@ -98,9 +96,9 @@ pub fn one_by_one(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Ve
 
 /// Several requests on one connection, all at once.
 pub fn pipelined(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |scene| {
+    Check::each(format!("{what} to {to}"), expect, move |stage| {
         let all = requests.concat();
-        scene.pod.workload().run(|| match client::connect(to) {
+        stage.workload().run(|| match client::connect(to) {
             Ok(stream) => {
                 let mut stream = ByteWise(stream);
                 let first = client::http_on(&mut stream, &all);
@@ -115,16 +113,16 @@ pub fn pipelined(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec
 /// A whole TLS session with a name, and inside it a request for a host.
 pub fn tls(to: IpAddr, port: u16, name: &'static str, inner: &'static str, expect: Expect) -> Check {
     let sends = format!("TLS for `{name}` with `Host: {inner}` inside to {}", at(to, port));
-    Check::one(sends, expect, move |scene| {
+    Check::one(sends, expect, move |stage| {
         let request = joined(&["GET /get HTTP/1.1", &format!("Host: {inner}"), "Connection: close"]);
-        scene.pod.workload().run(|| client::https(at(to, port), Some(name), &request))
+        stage.workload().run(|| client::https(at(to, port), Some(name), &request))
     })
 }
 
 /// Requests of HTTP/2, each on a stream of its own, one after the other.
 pub fn http2(what: &str, to: SocketAddr, streams: Vec<Fields>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |scene| {
-        scene.pod.workload().run(|| match client::connect(to) {
+    Check::each(format!("{what} to {to}"), expect, move |stage| {
+        stage.workload().run(|| match client::connect(to) {
             Ok(mut stream) => http2::ask_each(&mut stream, &streams),
             Err(outcome) => vec![outcome],
         })
@@ -140,8 +138,8 @@ pub fn http2_in_tls(
     expect: Vec<Expect>,
     // One line in the access log, whatever the number of streams: the sidecar sees a connection.
 ) -> Check {
-    Check::one(format!("{what} to {to}"), expect.first().cloned().unwrap_or(Expect::Dropped), move |scene| {
-        scene.pod.workload().run(|| {
+    Check::one(format!("{what} to {to}"), expect.first().cloned().unwrap_or(Expect::Dropped), move |stage| {
+        stage.workload().run(|| {
             match client::connect(to).and_then(|stream| client::tls(stream, Some(name))) {
                 Ok(mut stream) => http2::ask_each(&mut stream, &streams).pop().unwrap_or(Outcome::Closed),
                 Err(outcome) => outcome,

@@ -7,8 +7,8 @@ use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
 use crate::bypass::rebinding;
-use crate::bypass::scene::{PRIVATE, at};
 use crate::bypass::send::{bytes, host};
+use crate::bypass::stage::{PRIVATE, at};
 use crate::client;
 use crate::hello::Hello;
 use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
@@ -24,8 +24,8 @@ fn embedded() -> Row {
     };
     let dial = |to: IpAddr, port, expect| {
         let to = mapped(to, port);
-        Check::one(format!("`hello` to {to}"), expect, move |scene| {
-            scene.pod.workload().run(|| client::exchange(to, b"hello"))
+        Check::one(format!("`hello` to {to}"), expect, move |stage| {
+            stage.workload().run(|| client::exchange(to, b"hello"))
         })
     };
     Row::new(
@@ -45,6 +45,8 @@ fn embedded() -> Row {
     .checks(
         [
             "mapped.inside.example",
+            "nat64.inside.example",
+            "sixtofour.inside.example",
             "mapped.wild.example",
             "nat64.wild.example",
             "sixtofour.wild.example",

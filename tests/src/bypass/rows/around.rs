@@ -9,8 +9,8 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::Closed;
-use crate::bypass::scene::{Scene, at};
 use crate::bypass::send::bytes;
+use crate::bypass::stage::{Stage, at};
 use crate::client::{self, Outcome};
 use crate::hello::Hello;
 use crate::mesh::{ELSEWHERE, HTTPBIN, NAME_SERVER};
@@ -47,7 +47,7 @@ fn dns() -> Row {
     .check(Check::question(
         format!("a DNS query over UDP to {NAME_SERVER}:53"),
         "goes round the sidecar",
-        move |scene| udp(scene, at(NAME_SERVER, 53), &query),
+        move |stage| udp(stage, at(NAME_SERVER, 53), &query),
     ))
     .out_of_reach(
         "queries over UDP, and the names in any query that the cluster's resolver passes on",
@@ -66,9 +66,9 @@ fn other_protocols() -> Row {
          Everything else here is not seen",
         by::NOBODY,
     )
-    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |scene| {
-        let to = at(IpAddr::V4(scene.pod.address), 15001);
-        scene.pod.workload().run(|| client::exchange(to, b"hello"))
+    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |stage| {
+        let to = at(IpAddr::V4(stage.scene.pod.address), 15001);
+        stage.workload().run(|| client::exchange(to, b"hello"))
     }))
     .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
     // What the redirection of Open Service Mesh names beside its own listeners.
@@ -105,35 +105,35 @@ fn other_protocols() -> Row {
 }
 
 /// Whether Envoy lets somebody inside the pod change how it works.
-fn change_runtime(scene: &Scene<'_>) -> Result<String> {
+fn change_runtime(stage: &Stage<'_>) -> Result<String> {
     let guard = "envoy.reloadable_features.enable_send_rst_on_user_space_socket";
     let path = format!("/runtime_modify?{guard}=true");
     let request = client::request("POST", &path, &[("host", "admin"), ("connection", "close")]);
     let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
-    Ok(match scene.pod.sidecar.run(|| client::http(admin, &request))? {
+    Ok(match stage.scene.pod.sidecar.run(|| client::http(admin, &request))? {
         Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
         other => format!("{other:?}"),
     })
 }
 
 /// Whether a datagram gets to somebody outside, and an answer back.
-fn datagram(scene: &Scene<'_>) -> Result<String> {
+fn datagram(stage: &Stage<'_>) -> Result<String> {
     let somebody = at(ELSEWHERE, 443);
-    let receiver = scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
+    let receiver = stage.scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
     receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
     let echo = std::thread::spawn(move || -> std::io::Result<()> {
         let mut buffer = [0; 64];
         let (length, from) = receiver.recv_from(&mut buffer)?;
         receiver.send_to(&buffer[..length], from).map(|_| ())
     });
-    let found = udp(scene, somebody, b"hello");
+    let found = udp(stage, somebody, b"hello");
     let _ = echo.join();
     found
 }
 
 /// Whether a datagram is answered: then nothing stood in its way.
-fn udp(scene: &Scene<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
-    let answered = scene.pod.workload().run(|| -> std::io::Result<usize> {
+fn udp(stage: &Stage<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let answered = stage.workload().run(|| -> std::io::Result<usize> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.send_to(bytes, to)?;

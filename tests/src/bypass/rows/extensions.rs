@@ -61,31 +61,31 @@ fn encrypted() -> Row {
         tls("one with GREASE", &Hello::named("httpbin.org").greased().encrypted(), refused()),
         tls("the extension, empty,", &Hello::named("httpbin.org").extension(hello::ECH, &[]), refused()),
     ])
+    // One policy of this port says `egress-ech: allow-outer`, for `outer.example` alone.
     .checks([
         outer(
             &Hello::named("outer.example").encrypted(),
-            "with `egress-ech: allow-outer`, the outer \
-             name `outer.example`,",
+            "one with the outer name `outer.example`, allowed as such,",
             Reaches(EXAMPLE),
         ),
+        outer(&Hello::named("outer.example"), "a plain one for `outer.example`", Reaches(EXAMPLE)),
         outer(
             &Hello::named("evil.example").encrypted(),
-            "with it, the outer name `evil.example`,",
-            Closed("sni-not-allowed"),
+            "an encrypted one with the outer name `evil.example`",
+            refused(),
         ),
         outer(
             &Hello::named("httpbin.org").encrypted(),
-            "the outer name `httpbin.org`, of another \
-             policy on this port without it,",
+            "one with the outer name `httpbin.org`, allowed as a plain name,",
             refused(),
         ),
-        outer(&Hello::nameless().encrypted(), "with it, no outer name,", Closed("sni-absent")),
+        outer(&Hello::nameless().encrypted(), "one without an outer name", refused()),
     ])
     .check(Check::question(
         "the counter `egress_encrypted_hellos_total` in Envoy's statistics",
         "allow and deny are counted",
-        |scene| {
-            let text = scene.envoy.admin("/stats/prometheus")?;
+        |stage| {
+            let text = stage.scene.envoy.admin("/stats/prometheus")?;
             let counted = |verdict: &str| {
                 text.lines().any(|line| {
                     line.starts_with(&format!("egress_encrypted_hellos_total{{verdict=\"{verdict}\""))

@@ -7,8 +7,8 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
 use crate::bypass::check::{Check, Expect};
-use crate::bypass::scene::{Stage, at};
 use crate::bypass::send::{bytes, cut_off, http_bytes, http_segments, joined, segments};
+use crate::bypass::stage::{Setup, at};
 use crate::client::{self, Outcome};
 use crate::hello::{self, ALERT, HANDSHAKE, Hello, record};
 use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
@@ -187,9 +187,9 @@ fn slow() -> Row {
         Check::one(
             format!("{what}, then silence, to {}, with a limit of 300 ms", at(HTTPBIN, port)),
             Closed("first-bytes-timeout"),
-            move |scene| scene.pod.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes)),
+            move |stage| stage.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes)),
         )
-        .on(Stage::Impatient)
+        .on(Setup::Impatient)
     };
     Row::new(
         17,
@@ -210,20 +210,20 @@ fn slow() -> Row {
                 at(HTTPBIN, 443)
             ),
             Closed("first-bytes-timeout"),
-            |scene| scene.pod.workload().run(|| trickle(&Hello::named("httpbin.org").bytes())),
+            |stage| stage.workload().run(|| trickle(&Hello::named("httpbin.org").bytes())),
         )
-        .on(Stage::Impatient),
+        .on(Setup::Impatient),
     )
     .check(
         raw("a whole ClientHello", Hello::named("httpbin.org").bytes(), Reaches(HTTPBIN))
-            .on(Stage::Impatient),
+            .on(Setup::Impatient),
     )
     .check(
         Check::one(
             format!("nothing for 1 s, then `hello`, to {}, where port and address decide", at(EXAMPLE, 9000)),
             Reaches(EXAMPLE),
-            |scene| {
-                scene.pod.workload().run(|| {
+            |stage| {
+                stage.workload().run(|| {
                     // Nothing is waited for between the two: the time is what is tried.
                     let Ok(mut stream) = client::connect(at(EXAMPLE, 9000)) else { return Outcome::Closed };
                     std::thread::sleep(Duration::from_secs(1));
@@ -235,7 +235,7 @@ fn slow() -> Row {
                 })
             },
         )
-        .on(Stage::Impatient),
+        .on(Setup::Impatient),
     )
 }
 

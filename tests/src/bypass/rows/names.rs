@@ -1,38 +1,37 @@
 //! A name that is allowed, and an address that is not: rows 1 to 4 and 36.
 
+use std::net::IpAddr;
+
 use super::by;
 use crate::bypass::Row;
-use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::curl::curl;
 use crate::bypass::http2;
-use crate::bypass::scene::{FAMILIES, at};
 use crate::bypass::send::{bytes, host, http2 as streams, http2_in_tls, tls};
+use crate::bypass::stage::{FAMILIES, at};
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![forged_sni(), forged_host(), another_answer(), fronting(), coalescing()]
 }
 
+/// An address as it stands in a URL.
+fn literal(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// Every name of both families, with its address and with the address of somebody else.
+fn forgeries() -> impl Iterator<Item = (&'static str, IpAddr, IpAddr)> {
+    FAMILIES.into_iter().flat_map(|family| {
+        [family.exact, family.below_wildcard].map(|(name, address)| (name, address, family.elsewhere))
+    })
+}
+
 fn forged_sni() -> Row {
-    let forged = |name: &'static str, family_elsewhere, reached| -> [Check; 3] {
-        let resolve = match family_elsewhere {
-            std::net::IpAddr::V4(v4) => format!("--resolve {name}:443:{v4}"),
-            std::net::IpAddr::V6(v6) => format!("--resolve {name}:443:[{v6}]"),
-        };
-        [
-            bytes(
-                format!("a ClientHello for `{name}`"),
-                family_elsewhere,
-                443,
-                Hello::named(name).bytes(),
-                Reaches(reached),
-            ),
-            tls(family_elsewhere, 443, name, name, Reaches(reached)),
-            curl(format!("--insecure {resolve} https://{name}/get"), Reaches(reached)),
-        ]
-    };
     Row::new(
         1,
         "An allowed name in SNI, on a connection dialled to somebody else's address",
@@ -40,43 +39,48 @@ fn forged_sni() -> Row {
          reached",
         by::RESOLVER,
     )
-    .checks(FAMILIES.iter().flat_map(|f| forged("httpbin.org", f.elsewhere, f.exact)))
-    .checks(FAMILIES.iter().flat_map(|f| forged("www.example.com", f.elsewhere, f.below_wildcard)))
-    .check(bytes(
-        "a ClientHello for `evil.example`",
-        ELSEWHERE,
-        443,
-        Hello::named("evil.example").bytes(),
-        Closed("sni-not-allowed"),
-    ))
+    .checks(forgeries().flat_map(|(name, address, elsewhere)| {
+        let hello = Hello::named(name).bytes();
+        let resolve = format!("--resolve {name}:443:{}", literal(elsewhere));
+        [
+            bytes(format!("a ClientHello for `{name}`"), elsewhere, 443, hello, Reaches(address)),
+            tls(elsewhere, 443, name, name, Reaches(address)),
+            curl(format!("--insecure {resolve} https://{name}/get"), Reaches(address)),
+        ]
+    }))
+    // The families cross as well: where a name has no address of the dialled one.
+    .check(tls(ELSEWHERE6, 443, "httpbin.org", "httpbin.org", Reaches(HTTPBIN)))
+    .checks([ELSEWHERE, ELSEWHERE6].map(|elsewhere| {
+        let hello = Hello::named("evil.example").bytes();
+        bytes("a ClientHello for `evil.example`", elsewhere, 443, hello, Closed("sni-not-allowed"))
+    }))
 }
 
 fn forged_host() -> Row {
-    let forged = |name: &'static str, elsewhere, reached| -> [Check; 2] {
-        let url = match elsewhere {
-            std::net::IpAddr::V4(v4) => format!("http://{v4}/get"),
-            std::net::IpAddr::V6(v6) => format!("http://[{v6}]/get"),
-        };
-        [
-            host(elsewhere, 80, name, Reaches(reached)),
-            curl(format!("--header 'Host: {name}' {url}"), Reaches(reached)),
-        ]
-    };
     Row::new(
         2,
         "An allowed name in `Host`, on a connection dialled to somebody else's address",
         "The same, for each request",
         by::RESOLVER,
     )
-    .checks(FAMILIES.iter().flat_map(|f| forged("httpbin.org", f.elsewhere, f.exact)))
-    .checks(FAMILIES.iter().flat_map(|f| forged("www.example.com", f.elsewhere, f.below_wildcard)))
+    .checks(forgeries().flat_map(|(name, address, elsewhere)| {
+        let url = format!("http://{}/get", literal(elsewhere));
+        [
+            host(elsewhere, 80, name, Reaches(address)),
+            curl(format!("--header 'Host: {name}' {url}"), Reaches(address)),
+        ]
+    }))
+    .check(host(ELSEWHERE6, 80, "httpbin.org", Reaches(HTTPBIN)))
     .check(streams(
         "HTTP/2 for `httpbin.org`",
         at(ELSEWHERE, 80),
         vec![http2::get("httpbin.org", "/get")],
         vec![Reaches(HTTPBIN)],
     ))
-    .check(host(ELSEWHERE, 80, "evil.example", Refused("host-not-allowed")))
+    .checks(
+        [ELSEWHERE, ELSEWHERE6]
+            .map(|elsewhere| host(elsewhere, 80, "evil.example", Refused("host-not-allowed"))),
+    )
 }
 
 fn another_answer() -> Row {

@@ -6,8 +6,8 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::check::{Check, Expect};
-use crate::bypass::scene::Scene;
 use crate::bypass::send::{bytes, host};
+use crate::bypass::stage::Stage;
 use crate::hello::Hello;
 use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
@@ -106,8 +106,8 @@ fn mistakes() -> Row {
 
 /// The control plane says of an object that something is wrong with it.
 fn not_accepted(name: &'static str) -> Check {
-    Check::question(format!("the status of the policy `{name}`"), "not accepted", move |scene: &Scene<'_>| {
-        let status = scene.shim.status()?;
+    Check::question(format!("the status of the policy `{name}`"), "not accepted", move |stage: &Stage<'_>| {
+        let status = stage.scene.shim.status()?;
         let object = status["objects"]
             .as_array()
             .into_iter()
