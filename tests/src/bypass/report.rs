@@ -55,7 +55,7 @@ pub fn page(outcomes: &[Outcome<'_>]) -> String {
             cell(row.bypass),
             cell(row.behaviour),
             row.decides,
-            row.reasons().join(", "),
+            if row.reasons().is_empty() { "-".to_owned() } else { row.reasons().join(", ") },
             row.checks.len(),
         );
     }

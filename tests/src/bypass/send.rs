@@ -79,9 +79,7 @@ pub fn http_bytes(what: impl Into<String>, to: IpAddr, port: u16, bytes: Vec<u8>
 
 /// `GET /get` with this host.
 pub fn host(to: IpAddr, port: u16, host: &str, expect: Expect) -> Check {
-    let sends = format!("`Host: {}` to {}", host.escape_debug(), at(to, port));
-    let bytes = joined(&["GET /get HTTP/1.1", &format!("Host: {host}"), "Connection: close"]);
-    Check::one(sends, expect, move |stage| stage.workload().run(|| client::http(at(to, port), &bytes)))
+    http_bytes(format!("`Host: {}`", visible(host)), to, port, get(host), expect)
 }
 
 /// Several requests on one connection, one after the other.
@@ -114,7 +112,7 @@ pub fn pipelined(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec
 pub fn tls(to: IpAddr, port: u16, name: &'static str, inner: &'static str, expect: Expect) -> Check {
     let sends = format!("TLS for `{name}` with `Host: {inner}` inside to {}", at(to, port));
     Check::one(sends, expect, move |stage| {
-        let request = joined(&["GET /get HTTP/1.1", &format!("Host: {inner}"), "Connection: close"]);
+        let request = get(inner);
         stage.workload().run(|| client::https(at(to, port), Some(name), &request))
     })
 }
@@ -168,6 +166,12 @@ impl Write for ByteWise {
     }
 }
 
+/// `GET /get` for a host, after which the connection ends.
+#[must_use]
+pub fn get(host: &str) -> Vec<u8> {
+    joined(&["GET /get HTTP/1.1", &format!("Host: {host}"), "Connection: close"])
+}
+
 /// A request's lines, with what ends them.
 #[must_use]
 pub fn joined(lines: &[&str]) -> Vec<u8> {
@@ -182,10 +186,12 @@ pub fn joined(lines: &[&str]) -> Vec<u8> {
 
 /// The lines as documentation shows them, without the one that only ends the connection.
 fn shown(lines: &[&str]) -> String {
-    let lines: Vec<_> = lines
-        .iter()
-        .filter(|line| **line != "Connection: close")
-        .map(|line| format!("`{}`", line.escape_debug()))
-        .collect();
-    lines.join(" ")
+    let lines = lines.iter().filter(|line| **line != "Connection: close");
+    lines.map(|line| format!("`{}`", visible(line))).collect::<Vec<_>>().join(" ")
+}
+
+/// Text in which everything can be seen.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }

@@ -22,7 +22,7 @@ const PODS: &str = "10.77.0.0/16";
 const POLICIES: &str = include_str!("policies.yaml");
 /// What has a mistake in it.
 const MISTAKES: &str = include_str!("mistakes.yaml");
-/// What names lead to.
+/// A name and its addresses on each line.
 const NAMES: &str = include_str!("names.txt");
 
 /// How the control plane was started.
@@ -84,13 +84,17 @@ fn prepare(world: &World) -> Result<()> {
     world.outside.netns.ip(&format!("addr add {PRIVATE}/32 dev lo"))?;
     WebsocketServer::start(&world.outside.netns)?;
     world.global_egress(false)?;
-    for line in NAMES.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let mut words = line.split_whitespace();
-        let name = words.next().unwrap_or_default();
-        let addresses: Vec<IpAddr> = words.map(str::parse).collect::<Result<_, _>>()?;
+    for (name, addresses) in names() {
+        let addresses: Vec<IpAddr> = addresses.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         world.dns.set(name, &addresses);
     }
     Ok(())
+}
+
+/// What names lead to.
+pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = NAMES.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ')).map(|(name, addresses)| (name, addresses.trim()))
 }
 
 impl Stage<'_> {

@@ -7,8 +7,8 @@ use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
 use crate::bypass::rebinding;
-use crate::bypass::send::{bytes, host};
-use crate::bypass::stage::{PRIVATE, at};
+use crate::bypass::send::{bytes, get, host, http_bytes};
+use crate::bypass::stage::{self, PRIVATE, at};
 use crate::client;
 use crate::hello::Hello;
 use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
@@ -42,18 +42,7 @@ fn embedded() -> Row {
         ["[64:ff9b::cb00:710a]", "[2002:cb00:710a::]"]
             .map(|text| host(HTTPBIN, 80, text, Refused("host-not-allowed"))),
     )
-    .checks(
-        [
-            "mapped.inside.example",
-            "nat64.inside.example",
-            "sixtofour.inside.example",
-            "mapped.wild.example",
-            "nat64.wild.example",
-            "sixtofour.wild.example",
-            "teredo.wild.example",
-        ]
-        .map(|name| host(HTTPBIN, 80, name, Refused("address-forbidden"))),
-    )
+    .checks(led_astray().filter(|(name, _)| embeds(name)).map(by_host))
 }
 
 fn literals() -> Row {
@@ -137,18 +126,6 @@ fn scripts() -> Row {
 }
 
 fn astray() -> Row {
-    let forbidden = |name: &'static str| -> [Check; 2] {
-        [
-            host(HTTPBIN, 80, name, Refused("address-forbidden")),
-            bytes(
-                format!("a ClientHello for `{name}`"),
-                HTTPBIN,
-                443,
-                Hello::named(name).bytes(),
-                Closed("address-forbidden"),
-            ),
-        ]
-    };
     Row::new(
         28,
         "An allowed name whose owner leads it to loopback, metadata, the pod or a private network (DNS \
@@ -158,29 +135,40 @@ fn astray() -> Row {
          private network",
         by::RESOLVER,
     )
-    .checks(
-        [
-            "loopback.inside.example",
-            "metadata.inside.example",
-            "pod.inside.example",
-            "unspecified.inside.example",
-            "multicast.inside.example",
-            "broadcast.inside.example",
-            "loopback6.inside.example",
-            "link6.inside.example",
-            "loopback.wild.example",
-            "metadata.wild.example",
-            "ten.wild.example",
-            "twelve.wild.example",
-            "sixteen.wild.example",
-            "carrier.wild.example",
-            "local6.wild.example",
-        ]
-        .into_iter()
-        .flat_map(forbidden),
-    )
-    .check(host(HTTPBIN, 80, "mixed.inside.example", Reaches(EXAMPLE)))
-    .check(host(HTTPBIN, 80, "mixed.wild.example", Reaches(EXAMPLE)))
-    .check(host(HTTPBIN, 80, "private.example", Reaches(PRIVATE)))
+    .checks(led_astray().filter(|(name, _)| !embeds(name)).flat_map(|name| [by_host(name), by_sni(name)]))
+    .checks(["mixed.inside.example", "mixed.wild.example"].map(|name| {
+        let what = format!("`Host: {name}` (a forbidden address and {EXAMPLE})");
+        http_bytes(what, HTTPBIN, 80, get(name), Reaches(EXAMPLE))
+    }))
+    .check(http_bytes(
+        format!("`Host: private.example`, an exact name ({PRIVATE}),"),
+        HTTPBIN,
+        80,
+        get("private.example"),
+        Reaches(PRIVATE),
+    ))
     .checks(rebinding::checks())
+}
+
+/// The names of the policies that lead to forbidden addresses and to no others.
+fn led_astray() -> impl Iterator<Item = (&'static str, &'static str)> {
+    stage::names().filter(|(name, addresses)| {
+        let astray = name.ends_with(".inside.example") || name.ends_with(".wild.example");
+        astray && !name.starts_with("moving.") && !addresses.contains(' ')
+    })
+}
+
+/// Whether a name leads to an IPv4 address inside an IPv6 one.
+fn embeds(name: &str) -> bool {
+    ["mapped.", "nat64.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
+}
+
+fn by_host((name, address): (&'static str, &'static str)) -> Check {
+    let what = format!("`Host: {name}` ({address})");
+    http_bytes(what, HTTPBIN, 80, get(name), Refused("address-forbidden"))
+}
+
+fn by_sni((name, address): (&'static str, &'static str)) -> Check {
+    let what = format!("a ClientHello for `{name}` ({address})");
+    bytes(what, HTTPBIN, 443, Hello::named(name).bytes(), Closed("address-forbidden"))
 }

@@ -1,13 +1,13 @@
 //! How the first bytes of a connection come: rows 14 to 18.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
 use crate::bypass::check::{Check, Expect};
-use crate::bypass::send::{bytes, cut_off, http_bytes, http_segments, joined, segments};
+use crate::bypass::send::{bytes, cut_off, get, http_bytes, http_segments, segments};
 use crate::bypass::stage::{Setup, at};
 use crate::client::{self, Outcome};
 use crate::hello::{self, ALERT, HANDSHAKE, Hello, record};
@@ -111,7 +111,6 @@ fn malformed() -> Row {
         bytes
     };
     let padded = |length: usize| Hello::named("httpbin.org").extension(21, &vec![0; length]);
-    let get = || joined(&["GET /get HTTP/1.1", "Host: httpbin.org"]);
     Row::new(
         16,
         "A malformed or oversize ClientHello, so that the filter takes the connection for something else",
@@ -156,7 +155,7 @@ fn malformed() -> Row {
         raw("a ClientHello of 16000 bytes", padded(15_700).bytes(), Reaches(HTTPBIN)),
     ])
     .checks([
-        bytes("`GET /get` for `httpbin.org`", HTTPBIN, 443, get(), Closed("tls-required")),
+        bytes("`GET /get` for `httpbin.org`", HTTPBIN, 443, get("httpbin.org"), Closed("tls-required")),
         bytes(
             "an SSL 2.0 hello",
             HTTPBIN,
@@ -187,7 +186,12 @@ fn slow() -> Row {
         Check::one(
             format!("{what}, then silence, to {}, with a limit of 300 ms", at(HTTPBIN, port)),
             Closed("first-bytes-timeout"),
-            move |stage| stage.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes)),
+            move |stage| {
+                let start = Instant::now();
+                let outcome = stage.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes))?;
+                // Refused in good time, and not when somebody else lost patience.
+                Ok(if start.elapsed() < Duration::from_secs(2) { outcome } else { Outcome::Silence })
+            },
         )
         .on(Setup::Impatient)
     };
@@ -263,7 +267,6 @@ fn trickle(bytes: &[u8]) -> Outcome {
 }
 
 fn one_read() -> Row {
-    let get = |host: &str| joined(&["GET /get HTTP/1.1", &format!("Host: {host}"), "Connection: close"]);
     let after = |first: usize, bytes: Vec<u8>| vec![bytes[..first].to_vec(), bytes[first..].to_vec()];
     let not_tls = [vec![22], get("httpbin.org")].concat();
     Row::new(

@@ -12,7 +12,7 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 /// `GET /get` for a host, on a connection that goes on.
-fn get(host: &str) -> Vec<u8> {
+fn keep(host: &str) -> Vec<u8> {
     joined(&["GET /get HTTP/1.1", &format!("Host: {host}")])
 }
 
@@ -29,34 +29,41 @@ fn each_request() -> Row {
     .check(one_by_one(
         "`Host:` `httpbin.org`, `evil.example`, `www.example.com`, `httpbin.org` on one connection",
         at(HTTPBIN, 80),
-        ["httpbin.org", "evil.example", "www.example.com", "httpbin.org"].map(get).into(),
+        ["httpbin.org", "evil.example", "www.example.com", "httpbin.org"].map(keep).into(),
         vec![Reaches(HTTPBIN), Refused("host-not-allowed"), Reaches(EXAMPLE), Reaches(HTTPBIN)],
     ))
     // Envoy itself allows two answers to wait, and ends the connection at a third.
     .check(pipelined(
         "`Host:` `httpbin.org`, `evil.example` at once",
         at(HTTPBIN, 80),
-        ["httpbin.org", "evil.example"].map(get).into(),
+        ["httpbin.org", "evil.example"].map(keep).into(),
         vec![Reaches(HTTPBIN), Refused("host-not-allowed")],
     ))
     .check(pipelined(
         "`Host:` `evil.example`, `www.example.com` at once",
         at(HTTPBIN, 80),
-        ["evil.example", "www.example.com"].map(get).into(),
+        ["evil.example", "www.example.com"].map(keep).into(),
         vec![Refused("host-not-allowed"), Reaches(EXAMPLE)],
     ))
     .check(one_by_one(
         "a body that looks like a request for `evil.example`, then `httpbin.org`, on one connection",
         at(HTTPBIN, 80),
-        vec![post, get("httpbin.org")],
+        vec![post, keep("httpbin.org")],
         vec![Reaches(HTTPBIN), Reaches(HTTPBIN)],
     ))
-    .check(http(
-        HTTPBIN,
-        80,
-        &["POST /post HTTP/1.1", "Host: httpbin.org", "Content-Length: 4", "Transfer-Encoding: chunked"],
-        Rejected(400),
-    ))
+    // Two opinions on where a request ends.
+    .checks(
+        [
+            (["Content-Length: 4", "Transfer-Encoding: chunked"], 400),
+            (["Content-Length: 4", "Content-Length: 41"], 400),
+            (["Content-Length: +4", "Accept: */*"], 400),
+            (["Transfer-Encoding: chunked", "Transfer-Encoding: identity"], 501),
+        ]
+        .map(|([one, other], status)| {
+            let lines = ["POST /post HTTP/1.1", "Host: httpbin.org", one, other];
+            http(HTTPBIN, 80, &lines, Rejected(status))
+        }),
+    )
 }
 
 fn spellings() -> Row {
@@ -102,7 +109,7 @@ fn spellings() -> Row {
         "`Host:` with 261 characters below `example.com`",
         HTTPBIN,
         80,
-        get(&long),
+        keep(&long),
         Refused("authority-malformed"),
     ))
     .checks(

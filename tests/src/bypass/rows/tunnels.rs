@@ -2,8 +2,8 @@
 
 use super::by;
 use crate::bypass::Row;
-use crate::bypass::check::Expect::{Dropped, Reaches, Refused};
-use crate::bypass::send::{http, http2 as streams, joined, one_by_one};
+use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::send::{http, http_bytes, http2 as streams, joined, one_by_one};
 use crate::bypass::stage::at;
 use crate::bypass::tunnel;
 use crate::mesh::{ELSEWHERE, HTTPBIN};
@@ -61,6 +61,12 @@ fn h2c() -> Row {
         .origin_does_not_see("http2-settings"),
     )
     .check(one_by_one(
+        "`Upgrade: h2c` for `httpbin.org`, then the preface of HTTP/2,",
+        at(HTTPBIN, 80),
+        vec![upgrade("httpbin.org"), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()],
+        vec![Reaches(HTTPBIN), Rejected(400)],
+    ))
+    .check(one_by_one(
         "`Upgrade: h2c` for `evil.example`",
         at(HTTPBIN, 80),
         vec![upgrade("evil.example")],
@@ -70,19 +76,15 @@ fn h2c() -> Row {
 
 fn upgrades() -> Row {
     let ask = |port, host: &str, protocol: &str, expect| {
-        http(
-            HTTPBIN,
-            port,
-            &[
-                "GET /get HTTP/1.1",
-                &format!("Host: {host}"),
-                "Connection: Upgrade",
-                &format!("Upgrade: {protocol}"),
-                "Sec-WebSocket-Version: 13",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-            ],
-            expect,
-        )
+        let request = joined(&[
+            "GET /get HTTP/1.1",
+            &format!("Host: {host}"),
+            "Connection: Upgrade",
+            &format!("Upgrade: {protocol}"),
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ]);
+        http_bytes(format!("`Upgrade: {protocol}` for `{host}`"), HTTPBIN, port, request, expect)
     };
     let refused = || Refused("upgrade-refused");
     Row::new(
