@@ -140,7 +140,7 @@ fn ports() -> Row {
         &["GET http://httpbin.org:8080/get HTTP/1.1", "Host: httpbin.org"],
         Refused("authority-port-mismatch"),
     ))
-    .check(host(ELSEWHERE, 80, "httpbin.org:80", Reaches(HTTPBIN)))
+    .checks(["httpbin.org:80", "httpbin.org:0080"].map(|text| host(ELSEWHERE, 80, text, Reaches(HTTPBIN))))
 }
 
 fn absolute() -> Row {
@@ -239,6 +239,12 @@ fn http2_authority() -> Row {
         "`:authority` twice",
         to,
         get(&[(":authority", "httpbin.org"), (":authority", "evil.example")]),
+        vec![Dropped],
+    ))
+    .check(streams(
+        "`:authority: evil.example@httpbin.org`",
+        to,
+        get(&[(":authority", "evil.example@httpbin.org")]),
         vec![Dropped],
     ))
     .check(streams("neither", to, get(&[]), vec![Dropped]))

@@ -1,11 +1,11 @@
 //! Requests that want to become something else, or to choose their own way: rows 11 to 13 and 33.
 
 use super::by;
-use crate::bypass::Row;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
 use crate::bypass::send::{http, http_bytes, http2 as streams, joined, one_by_one};
 use crate::bypass::stage::at;
 use crate::bypass::tunnel;
+use crate::bypass::{Row, http2};
 use crate::mesh::{ELSEWHERE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -146,6 +146,25 @@ fn routing_headers() -> Row {
             ("X-Egress-Cluster: passthrough-outbound", "x-egress-cluster"),
         ]
         .map(|(header, name)| ask(header, Reaches(HTTPBIN)).origin_does_not_see(name)),
+    )
+    .check(
+        streams(
+            "HTTP/2 for `httpbin.org` with the first and the last of these",
+            at(ELSEWHERE, 80),
+            vec![
+                [
+                    http2::get("httpbin.org", "/get"),
+                    vec![
+                        ("x-envoy-original-dst-host", "198.51.100.66:80"),
+                        ("x-egress-cluster", "passthrough-outbound"),
+                    ],
+                ]
+                .concat(),
+            ],
+            vec![Reaches(HTTPBIN)],
+        )
+        .origin_does_not_see("x-envoy-original-dst-host")
+        .origin_does_not_see("x-egress-cluster"),
     )
     .check(http(
         ELSEWHERE,
