@@ -66,6 +66,9 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
     HttpConnectionManager {
         stat_prefix: name::HTTP.to_owned(),
         generate_request_id: Some(BoolValue { value: false }),
+        // How long a connection whose request was reset is kept, so that an answer is read before the rest
+        // of an upload meets a closed door. Envoy's second is too long for what a policy change forbids.
+        delayed_close_timeout: Some(Duration { seconds: 0, nanos: 200_000_000 }),
         normalize_path: Some(BoolValue { value: true }),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest.into(),
