@@ -386,10 +386,11 @@ impl Policy {
         if let Some(rule) = grants.find(address) {
             return self.allow(rule, Destination::Dialled);
         }
-        let text = request.authority.unwrap_or_default();
+        // Without port and brackets, and in one spelling: what the header `host` stands for.
+        let text = host.to_string();
         let routed = grants.routed.iter().copied().find(|&number| {
             self.rules.get(number as usize).is_some_and(|rule| {
-                rule.routes.as_ref().is_some_and(|routes| routes.match_any(text, request))
+                rule.routes.as_ref().is_some_and(|routes| routes.match_any(&text, request))
                     && rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|b| b.contains(address)))
             })
         });
