@@ -25,13 +25,13 @@ pub fn document(data: &[u8]) {
     }
 }
 
-/// Whatever the JSON says, both readers see the same in it.
+/// Whatever the text says, both readers take it for JSON, or none.
 fn any_json(text: &str) {
-    let ours = json::from_str::<Value>(text);
+    let ours = json::from_str::<json::Raw<'_>>(text);
     let theirs = serde_json::from_str::<Value>(text);
     match (ours, theirs) {
-        (Ok(ours), Ok(theirs)) => assert_eq!(ours, theirs),
-        (Ok(ours), Err(error)) => panic!("read {ours} where serde_json says: {error}"),
+        (Ok(ours), Ok(_)) => assert_eq!(ours.get(), trimmed(text)),
+        (Ok(_), Err(error)) => panic!("taken for JSON, where serde_json says: {error}"),
         (Err(error), Ok(_)) => {
             let error = error.to_string();
             let on_purpose = ["not an integer", "too large", "too deep"];
@@ -39,6 +39,11 @@ fn any_json(text: &str) {
         }
         (Err(_), Err(_)) => {}
     }
+}
+
+/// Without the white space of JSON around it.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\r'])
 }
 
 fn survives_writing(document: &Document) {
@@ -53,7 +58,7 @@ fn survives_the_plugin(text: &str, document: &Document) {
     let config = format!(r#"{{"plugin":"http","version":"v","policy":{text}}}"#);
     let config: PluginConfig<json::Raw<'_>> = json::from_str(&config).expect("a configuration");
     assert_eq!(config.plugin, Plugin::Http);
-    assert_eq!(config.policy.get(), text.trim_matches([' ', '\t', '\n', '\r']));
+    assert_eq!(config.policy.get(), trimmed(text));
     assert_eq!(&json::from_str::<Document>(config.policy.get()).expect("a document"), document);
 }
 

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
-use egress_policy::{Decision, Policy, ReasonCode};
+use egress_policy::{Decision, Grant, Permit, Policy, ReasonCode};
 use serde_json::{Value, json};
 
 use super::naive::{self, Traffic};
@@ -12,17 +12,19 @@ use super::naive::{self, Traffic};
 /// The names that some rule lists; `*` stands for any labels.
 const LISTED: [&str; 5] = ["a.org", "*.b.org", "c.org", "xn--bcher-kva.example", "*.x.a.org"];
 
+/// A set of rules in each mode, and alone those that are for requests.
 struct Fixed {
-    rules: Vec<Value>,
-    enforce: Policy,
-    audit: Policy,
-    passthrough: Policy,
+    enforce: (Value, Policy),
+    audit: (Value, Policy),
+    passthrough: (Value, Policy),
+    for_requests: Value,
 }
 
 static POLICIES: LazyLock<Vec<Fixed>> = LazyLock::new(|| {
     let names = json!([
         {"port": 80, "protocol": "http", "hosts": ["a.org", "*.b.org", "xn--bcher-kva.example"]},
         {"port": 443, "protocol": "https", "hosts": ["a.org", "*.b.org", "*.x.a.org"]},
+        {"port": 443, "protocol": "https", "hosts": ["c.org"], "encryptedHello": "allow-outer"},
         {"port": 8080, "protocol": "http", "hosts": ["*.x.a.org"]},
     ]);
     let addresses = json!([
@@ -38,6 +40,8 @@ static POLICIES: LazyLock<Vec<Fixed>> = LazyLock::new(|| {
             {"name": "g/host", "path": "/x|/y", "headers": [{"name": "host", "value": "a\\.org"}]},
         ]},
         {"port": 80, "protocol": "http", "hosts": ["c.org"], "routes": []},
+        {"port": 80, "protocol": "http", "hosts": ["c.org"], "upgrades": ["websocket"], "cluster": "c.org:80",
+            "routes": [{"name": "g/ws", "path": "/ws"}]},
     ]);
     let mixed = json!([
         {"port": 80, "protocol": "http", "addresses": ["10.0.0.0/8"]},
@@ -55,12 +59,23 @@ static POLICIES: LazyLock<Vec<Fixed>> = LazyLock::new(|| {
                 rule["policy"] = json!(format!("ns/p{n}"));
                 rule["name"] = json!("spec.ports[0]");
             }
-            let policy = |mode| naive::policy(mode, &rules);
+            // The last set has services of the mesh beside it.
+            let in_mesh = json!([
+                {"service": "ns/s", "addresses": ["10.0.0.1"], "ports": [8080], "allowed": true},
+                {"service": "ns/t", "addresses": ["10.0.0.1", "2001:db8::1"], "ports": [80], "allowed": false},
+            ]);
+            let in_mesh = in_mesh.as_array().filter(|_| rules.is_empty()).cloned().unwrap_or_default();
+            let made = |mode| {
+                let document = naive::document(mode, &rules, &in_mesh);
+                let policy = naive::policy(&document);
+                (document, policy)
+            };
+            let http: Vec<Value> = rules.iter().filter(|rule| rule["protocol"] == "http").cloned().collect();
             Fixed {
-                enforce: policy("enforce"),
-                audit: policy("audit"),
-                passthrough: policy("passthrough"),
-                rules,
+                enforce: made("enforce"),
+                audit: made("audit"),
+                passthrough: made("passthrough"),
+                for_requests: naive::document("enforce", &http, &in_mesh),
             }
         })
         .collect()
@@ -80,44 +95,58 @@ pub fn request(data: &[u8]) {
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
         .collect();
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    let http = Traffic::Http { authority: Some(authority), method, path, headers: &headers };
+    let upgrade = headers.iter().find(|(name, _)| *name == "upgrade").map(|(_, value)| *value);
+    let asked = Traffic::Http { authority: Some(authority), method, path, upgrade, headers: &headers };
     for fixed in POLICIES.iter() {
-        asked(fixed, to, http);
-        for (name, encrypted) in [(Some(authority), false), (Some(authority), true), (None, false)] {
-            asked(fixed, to, Traffic::Tls { name, encrypted });
+        for traffic in [
+            asked,
+            with(asked, None, path),
+            Traffic::Tls { name: Some(authority), encrypted: false },
+            Traffic::Tls { name: Some(authority), encrypted: true },
+            Traffic::Tls { name: None, encrypted: false },
+            Traffic::BrokenTls,
+            Traffic::Late,
+        ] {
+            connection(fixed, to, traffic);
         }
-        asked(fixed, to, Traffic::BrokenTls);
-        let absent = Traffic::Http { authority: None, method, path, headers: &headers };
-        asked(fixed, to, absent);
 
         // The HTTP plugin asks about requests only, so those answers must hold alone.
-        let decision = naive::request(&fixed.enforce, to, http);
-        http_invariants(&decision, to, authority, method);
-        let without: Vec<Value> =
-            fixed.rules.iter().filter(|rule| rule["protocol"] == "http").cloned().collect();
-        assert_eq!(naive::verdict(&decision), naive::expected(&without, to, http));
+        let policy = &fixed.enforce.1;
+        let decision = naive::request(policy, to, asked);
+        assert_eq!(naive::verdict(&decision), naive::expected(&fixed.for_requests, to, asked));
+        // What goes to the mesh is not for egress to decide.
+        if matches!(&decision, Decision::Allow(Permit { by: Grant::InMesh(_), .. }))
+            || decision.reason() == ReasonCode::InMeshDenied
+        {
+            continue;
+        }
+        invariants(&decision, to, authority, method, upgrade);
 
         // Behind `?` and `#` nothing counts.
         let plain = path.split(['?', '#']).next().unwrap_or_default();
         for path in
             [plain.to_owned(), format!("{plain}?{method}"), format!("{plain}#/get"), format!("{path}?/get")]
         {
-            let same = Traffic::Http { authority: Some(authority), method, path: &path, headers: &headers };
-            assert_eq!(naive::request(&fixed.enforce, to, same), decision, "{path:?}");
+            assert_eq!(naive::request(policy, to, with(asked, Some(authority), &path)), decision, "{path:?}");
         }
         // Case and one trailing dot mean nothing in a name, and the dialled port may be said.
         let upper = authority.to_ascii_uppercase();
-        let same = Traffic::Http { authority: Some(&upper), method, path, headers: &headers };
-        assert_eq!(naive::request(&fixed.enforce, to, same), decision, "{upper:?}");
+        assert_eq!(naive::request(policy, to, with(asked, Some(&upper), path)), decision, "{upper:?}");
         if decision.is_allowed() && !authority.contains(':') {
-            let dotted = format!(
-                "{authority}{}:{}",
-                if is_address(authority) || authority.ends_with('.') { "" } else { "." },
-                to.port()
-            );
-            let same = Traffic::Http { authority: Some(&dotted), method, path, headers: &headers };
-            assert_eq!(naive::request(&fixed.enforce, to, same), decision, "{dotted:?}");
+            let dot = if is_address(authority) || authority.ends_with('.') { "" } else { "." };
+            let long = format!("{authority}{dot}:{}", to.port());
+            assert_eq!(naive::request(policy, to, with(asked, Some(&long), path)), decision, "{long:?}");
         }
+    }
+}
+
+/// The same request with another target.
+fn with<'a>(asked: Traffic<'a>, authority: Option<&'a str>, path: &'a str) -> Traffic<'a> {
+    match asked {
+        Traffic::Http { method, upgrade, headers, .. } => {
+            Traffic::Http { authority, method, path, upgrade, headers }
+        }
+        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::Late => asked,
     }
 }
 
@@ -125,37 +154,36 @@ fn is_address(text: &str) -> bool {
     text.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn asked(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
-    let decision = naive::ask(&fixed.enforce, to, traffic);
+fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
+    let decision = naive::ask(&fixed.enforce.1, to, traffic);
     let verdict = naive::verdict(&decision);
-    assert_eq!(verdict, naive::expected(&fixed.rules, to, traffic));
-    if let Some(resolved) = verdict.as_deref().and_then(|verdict| verdict.strip_prefix("resolved ")) {
+    for (document, policy) in [&fixed.enforce, &fixed.audit, &fixed.passthrough] {
+        let decision = naive::ask(policy, to, traffic);
+        assert_eq!(naive::verdict(&decision), naive::expected(document, to, traffic));
+    }
+    let resolved = verdict.as_deref().and_then(|verdict| verdict.split_once(' '));
+    if let Some((_, resolved)) = resolved {
         assert!(is_listed(resolved), "{resolved} is on no list");
         let asked_for = match traffic {
             Traffic::Tls { name, .. } => name,
             Traffic::Http { authority, .. } => authority.map(|a| a.split(':').next().unwrap_or_default()),
-            Traffic::BrokenTls => None,
+            Traffic::BrokenTls | Traffic::Late => None,
         };
         let asked_for = asked_for.expect("a name").to_ascii_lowercase();
-        assert_eq!(
-            asked_for.strip_suffix('.').unwrap_or(&asked_for),
-            resolved,
-            "another name than was asked for"
-        );
+        let asked_for = asked_for.strip_suffix('.').unwrap_or(&asked_for);
+        assert_eq!(asked_for, resolved, "another name than was asked for");
     }
-    let audited = naive::ask(&fixed.audit, to, traffic);
+    let audited = naive::ask(&fixed.audit.1, to, traffic);
     match &decision {
-        Decision::Allow(_) => assert_eq!(audited, decision),
-        Decision::Deny(refusal) => {
-            assert!(audited.is_allowed());
+        Decision::Deny(refusal) if refusal.reason != ReasonCode::InMeshDenied => {
             assert_eq!(audited.would_refuse(), Some(refusal.reason));
         }
+        Decision::Allow(_) | Decision::Deny(_) => assert_eq!(audited, decision),
     }
-    let through = naive::ask(&fixed.passthrough, to, traffic);
-    assert_eq!(naive::verdict(&through).as_deref(), Some("passthrough"));
 }
 
-fn http_invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, method: &str) {
+/// What holds of any request that is no business of the mesh.
+fn invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, method: &str, upgrade: Option<&str>) {
     if method == "CONNECT" {
         assert_eq!(decision.reason(), ReasonCode::ConnectRefused);
     }
@@ -166,6 +194,7 @@ fn http_invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, met
         authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:[]".contains(&b)),
         "something odd in {authority:?}"
     );
+    assert!(upgrade.is_none_or(|upgrade| upgrade.eq_ignore_ascii_case("websocket")), "{upgrade:?}");
     let port = match authority.rsplit_once(']') {
         Some((_, rest)) => rest.strip_prefix(':'),
         None => authority.split_once(':').map(|(_, port)| port),

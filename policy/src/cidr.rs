@@ -91,11 +91,7 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let cidr = Self::canonical(text)?;
         let address = text.split('/').next().and_then(|address| address.parse().ok());
-        if address == Some(cidr.0.addr()) {
-            Ok(cidr)
-        } else {
-            Err(CidrError::HostBits(text.to_owned()))
-        }
+        if address == Some(cidr.0.addr()) { Ok(cidr) } else { Err(CidrError::HostBits(text.to_owned())) }
     }
 }
 

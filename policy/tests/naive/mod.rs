@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use egress_policy::{
-    Decision, Destination, Document, Headers, Host, OnConnection, OnOpening, Opening, Policy, ReasonCode,
-    Request,
+    Decision, Destination, Document, Headers, Host, HostMatch, OnConnection, OnOpening, Opening, Policy,
+    ReasonCode, Request,
 };
 use serde_json::{Value, json};
 
@@ -18,32 +18,41 @@ pub(crate) enum Traffic<'a> {
     Tls { name: Option<&'a str>, encrypted: bool },
     /// What begins like TLS and is not.
     BrokenTls,
+    /// Nothing, for too long.
+    Late,
     /// A plaintext HTTP request. Names of headers are in lower case.
-    Http { authority: Option<&'a str>, method: &'a str, path: &'a str, headers: &'a [(&'a str, &'a str)] },
+    Http {
+        authority: Option<&'a str>,
+        method: &'a str,
+        path: &'a str,
+        upgrade: Option<&'a str>,
+        headers: &'a [(&'a str, &'a str)],
+    },
 }
 
-/// The one place where documents are made: through JSON, so that a new optional field breaks nothing.
-pub(crate) fn document(mode: &str, rules: &[Value]) -> Document {
-    let document = json!({
+/// The one place where documents are made: in JSON, so that a new optional field breaks nothing.
+pub(crate) fn document(mode: &str, rules: &[Value], in_mesh: &[Value]) -> Value {
+    json!({
         "apiVersion": "egress-policy/v1",
         "identity": {"namespace": "ns", "serviceAccount": "sa"},
-        "version": "v", "mode": mode, "rules": rules,
-    });
-    serde_json::from_value(document).expect("a document")
+        "version": "v", "mode": mode, "rules": rules, "inMesh": in_mesh,
+    })
 }
 
-pub(crate) fn policy(mode: &str, rules: &[Value]) -> Policy {
-    Policy::new(document(mode, rules)).expect("a policy")
+pub(crate) fn policy(document: &Value) -> Policy {
+    let document: Document = serde_json::from_value(document.clone()).expect("a document");
+    Policy::new(document).expect("a policy")
 }
 
-/// Where traffic goes, in words; `None` when it is refused.
+/// Where traffic goes, in words of which the first in the alphabet wins; `None` when it is refused.
 pub(crate) type Verdict = Option<String>;
 
 pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
     match decision {
         Decision::Allow(permit) => Some(match &permit.to {
             Destination::Dialled => "dialled".to_owned(),
-            Destination::Resolved(host, ..) => format!("resolved {host}"),
+            Destination::Resolved(host, HostMatch::Exact) => format!("exact {host}"),
+            Destination::Resolved(host, HostMatch::Wildcard) => format!("wildcard {host}"),
             Destination::Passthrough => "passthrough".to_owned(),
         }),
         Decision::Deny(_) => None,
@@ -55,6 +64,7 @@ pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) 
     let opening = match traffic {
         Traffic::Tls { name, encrypted } => Opening::Tls { server_name: name, encrypted },
         Traffic::BrokenTls => Opening::BrokenTls(ReasonCode::TlsMalformed),
+        Traffic::Late => Opening::Late,
         Traffic::Http { .. } => Opening::NotTls,
     };
     match policy.connection(to) {
@@ -68,10 +78,10 @@ pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) 
 
 /// Asks about a request alone, as the HTTP plugin does.
 pub(crate) fn request<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
-    let Traffic::Http { authority, method, path, headers } = traffic else {
+    let Traffic::Http { authority, method, path, upgrade, headers } = traffic else {
         panic!("{traffic:?} is no request, and was taken for one")
     };
-    policy.request(to, &Request { authority, method, path, headers: &List(headers) })
+    policy.request(to, &Request { authority, method, path, upgrade, headers: &List(headers) })
 }
 
 struct List<'a>(&'a [(&'a str, &'a str)]);
@@ -82,10 +92,23 @@ impl Headers for List<'_> {
     }
 }
 
-/// What the rules say of traffic: the dialled address wins over one that is resolved.
-pub(crate) fn expected(rules: &[Value], to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
-    let granted: Vec<String> = rules.iter().filter_map(|rule| granted(rule, to, traffic)).collect();
-    granted.iter().find(|to| *to == "dialled").or(granted.first()).cloned()
+/// What a document says of traffic.
+pub(crate) fn expected(document: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
+    let mut in_mesh = items(&document["inMesh"]).filter(|service| {
+        items(&service["ports"]).any(|port| *port == to.port())
+            && items(&service["addresses"]).any(|address| is_address(address, to.ip()))
+    });
+    if let Some(service) = in_mesh.next() {
+        // One that is refused is enough.
+        let allowed = service["allowed"] == true && in_mesh.all(|service| service["allowed"] == true);
+        return allowed.then(|| "dialled".to_owned());
+    }
+    let by_rule = items(&document["rules"]).filter_map(|rule| granted(rule, to, traffic)).min();
+    match document["mode"].as_str() {
+        Some("passthrough") => Some("passthrough".to_owned()),
+        Some("audit") => by_rule.or(Some("dialled".to_owned())),
+        _ => by_rule,
+    }
 }
 
 /// What one rule alone says.
@@ -102,12 +125,17 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
         (Some("tcp"), _) => Some("dialled".to_owned()),
         (Some("https"), Traffic::Tls { name, encrypted }) => match strings(&rule["hosts"]) {
             None => Some("dialled".to_owned()),
-            Some(_) if encrypted => None,
+            Some(_) if encrypted && rule["encryptedHello"] != "allow-outer" => None,
             Some(hosts) => by_name(&hosts, listed, &Host::canonical(name?).ok()?),
         },
-        (Some("http"), Traffic::Http { authority, method, path, headers }) => {
+        (Some("http"), Traffic::Http { authority, method, path, upgrade, headers }) => {
             let (host, port) = authority.and_then(split)?;
             if method == "CONNECT" || port.is_some_and(|port| port != to.port()) {
+                return None;
+            }
+            if upgrade.is_some_and(|upgrade| {
+                !items(&rule["upgrades"]).any(|known| *known == upgrade.to_ascii_lowercase())
+            }) {
                 return None;
             }
             let written = match &host {
@@ -135,11 +163,23 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
 
 fn by_name(patterns: &[&str], listed: bool, host: &Host) -> Verdict {
     let host = host.as_str();
-    let named = patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
-        Some(suffix) => host.ends_with(suffix),
-        None => *pattern == host,
-    });
-    named.then(|| if listed { "dialled".to_owned() } else { format!("resolved {host}") })
+    let exact = patterns.contains(&host);
+    let below = patterns.iter().filter_map(|pattern| pattern.strip_prefix('*'));
+    let wildcard = below.into_iter().any(|suffix| host.ends_with(suffix));
+    match (exact || wildcard, listed) {
+        (false, _) => None,
+        (true, true) => Some("dialled".to_owned()),
+        (true, false) => Some(format!("{} {host}", if exact { "exact" } else { "wildcard" })),
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn is_address(text: &Value, address: IpAddr) -> bool {
+    let text: IpAddr = text.as_str().and_then(|text| text.parse().ok()).expect("an address");
+    text.to_canonical() == address.to_canonical()
 }
 
 /// A list, where there is one.
@@ -213,7 +253,7 @@ fn whole(pattern: &str, text: &str) -> bool {
         "[0-9]+" => !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()),
         "a\\.org" => text == "a.org",
         "10\\.0\\.0\\.1" => text == "10.0.0.1",
-        "/" | "/get" => pattern == text,
+        "/" | "/get" | "/ws" => pattern == text,
         _ => panic!("the model does not know the pattern {pattern}"),
     }
 }
