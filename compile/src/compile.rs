@@ -5,26 +5,37 @@
 //! condition says why. Other rules live on.
 
 mod address;
+mod annotations;
 mod egress;
 mod host;
+mod in_mesh;
 mod issues;
 mod mesh;
 mod route;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use egress_policy::{ApiVersion, Document, Identity, Mode, Rule};
+use egress_policy::{ApiVersion, Document, Identity, InMesh, Mode, Rule};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use self::in_mesh::Mesh;
 use self::issues::Issues;
 use self::mesh::Modes;
-use crate::manifest::{Body, Object, ObjectRef, Problem, Severity};
+pub use self::upstream::{Limits, OwnCluster};
+use crate::manifest::{Object, ObjectRef, Problem, Severity};
 use crate::store::{Index, Store};
 
 /// The annotation that gives a namespace or a service account its own mode.
 pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
+/// The annotation that lets the http rules of an Egress object upgrade connections.
+pub const UPGRADES_ANNOTATION: &str = "openservicemesh.io/egress-upgrades";
+/// The annotation that says what the https rules of an Egress object do with encrypted ClientHellos.
+pub const ENCRYPTED_HELLO_ANNOTATION: &str = "openservicemesh.io/egress-ech";
+/// The label of a namespace that belongs to a mesh.
+const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
 
 /// What is not said by objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +44,8 @@ pub struct CompileOptions {
     pub mesh_config_namespace: String,
     /// The name of the MeshConfig that counts.
     pub mesh_config_name: String,
+    /// The name of the mesh, in the labels of its namespaces.
+    pub mesh_name: String,
 }
 
 impl Default for CompileOptions {
@@ -40,6 +53,7 @@ impl Default for CompileOptions {
         Self {
             mesh_config_namespace: "osm-system".to_owned(),
             mesh_config_name: "osm-mesh-config".to_owned(),
+            mesh_name: "osm".to_owned(),
         }
     }
 }
@@ -50,11 +64,14 @@ pub struct Compiled {
     /// The documents of all identities that a policy or an annotation names. Documents that did not
     /// change are the same `Arc` as before.
     pub documents: BTreeMap<Identity, Arc<Document>>,
+    /// The clusters that the documents name, of identities that have any.
+    pub clusters: BTreeMap<Identity, Vec<OwnCluster>>,
     /// What became of each object.
     pub conditions: BTreeMap<ObjectRef, Condition>,
     /// What there is to say about no object in particular.
     pub notes: Vec<Problem>,
     modes: Modes,
+    mesh: Mesh,
 }
 
 /// What became of an object.
@@ -82,9 +99,18 @@ impl Compiled {
     #[must_use]
     pub fn document(&self, identity: &Identity) -> Arc<Document> {
         self.documents.get(identity).map_or_else(
-            || Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new())),
+            || {
+                let in_mesh = self.mesh.for_identity(identity);
+                Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new(), &[], in_mesh))
+            },
             Arc::clone,
         )
+    }
+
+    /// The clusters that an identity's document names.
+    #[must_use]
+    pub fn clusters(&self, identity: &Identity) -> &[OwnCluster] {
+        self.clusters.get(identity).map_or(&[], Vec::as_slice)
     }
 
     /// The mode of identities for which nothing else is said.
@@ -106,39 +132,87 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let mut compiler = Compiler::default();
 
     let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
+    let mesh = in_mesh::mesh(&objects, options, modes.permissive(), &mut compiler);
     let groups = route::groups(&objects, &mut compiler);
-    let policies = egress::policies(&objects, &groups, &mut compiler);
-    compiler.describe_others(&objects);
+    let settings = upstream::settings(&objects, &mut compiler);
+    let mut policies = egress::policies(&objects, &groups, &settings);
+    let clusters = clusters(&mut policies);
 
-    let mut granted: BTreeMap<&Identity, BTreeSet<&Rule>> = BTreeMap::new();
+    let mut granted: BTreeMap<Identity, BTreeSet<&Rule>> = BTreeMap::new();
     for policy in &policies {
         for identity in &policy.sources {
-            granted.entry(identity).or_default().extend(&policy.rules);
+            granted.entry(identity.clone()).or_default().extend(&policy.rules);
         }
     }
     for identity in modes.annotated() {
-        granted.entry(identity).or_default();
+        granted.entry(identity.clone()).or_default();
     }
     let documents = granted
         .into_iter()
         .map(|(identity, rules)| {
-            let mode = modes.of(identity);
+            let mode = modes.of(&identity);
             let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
-            let former = previous
-                .and_then(|p| p.documents.get(identity))
-                .filter(|d| d.mode == mode && d.rules.iter().eq(rules.iter().copied()));
-            let document = former.map_or_else(|| Arc::new(document(identity, mode, &rules)), Arc::clone);
-            (identity.clone(), document)
+            let in_mesh = mesh.for_identity(&identity);
+            let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
+            let former = previous.and_then(|p| p.documents.get(&identity).zip(Some(p.clusters(&identity))));
+            let former = former.filter(|(document, named)| {
+                document.mode == mode
+                    && document.rules.iter().eq(rules.iter().copied())
+                    && document.in_mesh == in_mesh
+                    && *named == clusters
+            });
+            let document = former.map_or_else(
+                || Arc::new(document(&identity, mode, &rules, clusters, in_mesh)),
+                |(document, _)| Arc::clone(document),
+            );
+            (identity, document)
         })
         .collect();
-    Compiled { documents, conditions: compiler.conditions, notes, modes }
+    for policy in policies {
+        compiler.describe(policy.issues, policy.rules.len());
+    }
+    compiler.describe_others(&objects);
+    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh }
 }
 
-/// A document, versioned by its content.
-fn document(identity: &Identity, mode: Mode, rules: &BTreeSet<&Rule>) -> Document {
+/// The clusters of each identity. Where policies give one cluster different settings, those of the first
+/// policy count, and the others' conditions say so.
+fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCluster>> {
+    let mut clusters: BTreeMap<Identity, BTreeMap<String, (OwnCluster, String)>> = BTreeMap::new();
+    for policy in policies {
+        let mut overruled = BTreeMap::new();
+        let own = policy.issues.name();
+        for (identity, cluster) in
+            policy.sources.iter().flat_map(|identity| policy.clusters.iter().map(move |c| (identity, c)))
+        {
+            let known = clusters.entry(identity.clone()).or_default();
+            let (first, by) =
+                known.entry(cluster.name.clone()).or_insert_with(|| (cluster.clone(), own.clone()));
+            if first.limits != cluster.limits {
+                overruled.insert(cluster.name.clone(), by.clone());
+            }
+        }
+        for (cluster, by) in overruled {
+            let message = format!("`{cluster}` has the connection settings of policy `{by}`, not these");
+            let advice = "name the same UpstreamTrafficSetting in both policies";
+            policy.issues.warning("spec.matches", message, Some(advice));
+        }
+    }
+    let list = |named: BTreeMap<String, (OwnCluster, String)>| named.into_values().map(|(c, _)| c).collect();
+    clusters.into_iter().map(|(identity, named)| (identity, list(named))).collect()
+}
+
+/// A document, versioned by its content and by the settings of the clusters that it names.
+fn document(
+    identity: &Identity,
+    mode: Mode,
+    rules: &BTreeSet<&Rule>,
+    clusters: &[OwnCluster],
+    in_mesh: Vec<InMesh>,
+) -> Document {
     let mut hash = HashWriter(Sha256::new());
     // Writing into a hash cannot fail, and these types always have a JSON form.
-    let _ = serde_json::to_writer(&mut hash, &(identity, mode, rules));
+    let _ = serde_json::to_writer(&mut hash, &(identity, mode, rules, clusters, &in_mesh));
     let digest = hash.0.finalize();
     Document {
         api_version: ApiVersion::V1,
@@ -146,6 +220,7 @@ fn document(identity: &Identity, mode: Mode, rules: &BTreeSet<&Rule>) -> Documen
         version: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
         mode,
         rules: rules.iter().copied().cloned().collect(),
+        in_mesh,
     }
 }
 
@@ -194,11 +269,7 @@ impl Compiler {
     fn describe_others(&mut self, objects: &Objects<'_>) {
         for object in objects.values() {
             if !self.conditions.contains_key(&object.reference) {
-                let mut issues = Issues::new(object);
-                if let Body::UpstreamTrafficSetting(_) = object.body {
-                    issues.info("spec", "connection settings are not applied yet", None);
-                }
-                self.describe(issues, 0);
+                self.describe(Issues::new(object), 0);
             }
         }
     }

@@ -5,7 +5,11 @@
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
 mod compile;
+pub mod duration;
 pub mod manifest;
 pub mod store;
 
-pub use compile::{CompileOptions, Compiled, Condition, MODE_ANNOTATION, compile};
+pub use compile::{
+    CompileOptions, Compiled, Condition, ENCRYPTED_HELLO_ANNOTATION, Limits, MODE_ANNOTATION, OwnCluster,
+    UPGRADES_ANNOTATION, compile,
+};

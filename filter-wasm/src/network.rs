@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use egress_policy::client_hello::{HelloError, Progress, Reader};
 use egress_policy::{
-    Decision, Destination, Grant, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode, Refusal,
+    Decision, Destination, Grant, HostMatch, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode,
+    Refusal,
 };
 
 use crate::config::Config;
@@ -193,9 +194,13 @@ fn act(
         // The cluster that `tcp_proxy` has anyway.
         Destination::Passthrough => return Some(live::opened(id, live)),
         Destination::Dialled => {}
-        Destination::Resolved(name, _) => {
+        Destination::Resolved(name, matched) => {
             let port = to.port().to_string();
-            let set = host.set_filter_state(Span::Connection, steer::DYNAMIC_HOST, name.as_str())
+            let key = match matched {
+                HostMatch::Exact => steer::EXACT_NAME,
+                HostMatch::Wildcard => steer::DYNAMIC_HOST,
+            };
+            let set = host.set_filter_state(Span::Connection, key, name.as_str())
                 && host.set_filter_state(Span::Connection, steer::DYNAMIC_PORT, &port);
             if !set {
                 host.close();
@@ -228,7 +233,9 @@ mod tests {
         let fake = &connection.host;
         let notes = fake.notes.borrow();
         let cluster = fake.state.borrow().get(steer::TCP_CLUSTER).cloned().unwrap_or_default();
-        let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
+        let state = fake.state.borrow();
+        let name = state.get(steer::DYNAMIC_HOST).or(state.get(steer::EXACT_NAME));
+        let host = name.cloned().unwrap_or_default();
         let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
         let decision = notes.get(record::DECISION).cloned().unwrap_or_default();
         format!("{flow:?} closed={} {decision} cluster={cluster} {host}:{port}", fake.closed.get())

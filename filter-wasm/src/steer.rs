@@ -17,6 +17,9 @@ pub(crate) const PASSTHROUGH: &str = "passthrough-outbound";
 pub(crate) const TCP_CLUSTER: &str = "envoy.tcp_proxy.cluster";
 /// The host that the dynamic forward proxy resolves.
 pub(crate) const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
+/// A name that a rule lists itself, for a TCP connection. A string without a meaning of its own in Envoy;
+/// the listener makes it the dynamic host, when the filter for wildcards has passed.
+pub(crate) const EXACT_NAME: &str = "envoy.string";
 /// The port that goes with it.
 pub(crate) const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
 

@@ -4,17 +4,18 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use egress_policy::Identity;
+use egress_policy::{Cidr, Identity};
 
 use crate::check;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
-use crate::envoy::{Module, Settings};
+use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve;
-use egress_compile::CompileOptions;
+use egress_compile::{CompileOptions, duration};
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
@@ -60,11 +61,18 @@ struct Mesh {
     /// Namespace of the MeshConfig that counts.
     #[arg(long, default_value = "osm-system")]
     osm_namespace: String,
+    /// Name of the mesh, in the label `openservicemesh.io/monitored-by` of its namespaces.
+    #[arg(long, default_value = "osm")]
+    mesh_name: String,
 }
 
 impl From<Mesh> for CompileOptions {
     fn from(mesh: Mesh) -> Self {
-        Self { mesh_config_name: mesh.mesh_config_name, mesh_config_namespace: mesh.osm_namespace }
+        Self {
+            mesh_config_name: mesh.mesh_config_name,
+            mesh_config_namespace: mesh.osm_namespace,
+            mesh_name: mesh.mesh_name,
+        }
     }
 }
 
@@ -97,6 +105,16 @@ struct Serve {
     /// Name server that sidecars ask for allowed names; several by commas. Default: their own /etc/resolv.conf.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     dns_resolver: Vec<SocketAddr>,
+    /// Blocks of addresses that names must not lead to, besides loopback, link-local and the like; several
+    /// by commas. The addresses of your pods and services belong here.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
+    never_resolve_to: Vec<Cidr>,
+    /// How long the first bytes of a connection may take where they decide, as in `5s` or `300ms`.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
+    first_bytes_timeout: Duration,
+    /// Which connections are redirected to sidecars; `ipv4` where machines have no IPv6.
+    #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
+    ip_families: IpFamilies,
     /// How logs are written.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -116,6 +134,16 @@ fn parse_delivery(text: &str) -> Result<Delivery, String> {
         Some(("file", path)) if !path.is_empty() => Ok(Delivery::File(path.into())),
         _ => Err("use `inline` or `file:PATH`".to_owned()),
     }
+}
+
+fn parse_block(text: &str) -> Result<Cidr, String> {
+    Cidr::canonical(text).map_err(|e| e.to_string())
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -274,6 +302,9 @@ impl Serve {
                 listener_port: self.listener_port,
                 http_deny_status: self.http_deny_status,
                 dns_resolvers: self.dns_resolver,
+                never_resolve_to: self.never_resolve_to,
+                first_bytes_timeout: self.first_bytes_timeout,
+                ip_families: self.ip_families,
             },
             xds: self.xds_listen,
             admin: self.admin_listen,

@@ -6,15 +6,20 @@
 mod access_log;
 pub mod bootstrap;
 mod clusters;
+mod http;
 mod listeners;
+mod names;
+mod never;
 mod plugins;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use egress_policy::{Document, Mode};
+use egress_compile::{Limits, OwnCluster};
+use egress_policy::{Cidr, Document, HostMatch, Mode};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, ExtensionConfigSource, SocketAddress, address, socket_address::PortSpecifier,
 };
@@ -27,7 +32,9 @@ use crate::snapshot::{Resource, Snapshot, type_url};
 pub mod name {
     /// The listener that outbound connections are redirected to.
     pub const LISTENER: &str = "outbound-listener";
-    /// Its filter chain.
+    /// The same for IPv6.
+    pub const LISTENER_IPV6: &str = "outbound-listener-ipv6";
+    /// Their filter chain.
     pub const FILTER_CHAIN: &str = "outbound-egress-filter-chain";
     /// The cluster of global egress; it exists only while that is on.
     pub const PASSTHROUGH: &str = "passthrough-outbound";
@@ -37,12 +44,16 @@ pub mod name {
     pub const ORIGINAL_DST: &str = "egress-original-dst";
     /// The cluster of names that the sidecar resolves.
     pub const DNS: &str = "egress-dns";
+    /// The same for names that only a wildcard lists.
+    pub const DNS_WILDCARD: &str = "egress-dns-wildcard";
     /// The network plugin.
     pub const NETWORK_PLUGIN: &str = "egress-policy";
     /// The HTTP plugin.
     pub const HTTP_PLUGIN: &str = "egress-http-policy";
     /// The header by which the HTTP plugin names the cluster of a request.
     pub const CLUSTER_HEADER: &str = "x-egress-cluster";
+    /// The header that tells the workload why it was refused.
+    pub const DENIED_HEADER: &str = "x-egress-denied";
 }
 
 /// How the module gets to Envoy.
@@ -52,6 +63,15 @@ pub enum Module {
     Inline(Bytes),
     /// As a file that Envoy's machine has.
     File(PathBuf),
+}
+
+/// Which connections are intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IpFamilies {
+    /// IPv4 and IPv6.
+    Dual,
+    /// IPv4 only, where machines have no IPv6.
+    Ipv4,
 }
 
 /// What is the same for every identity.
@@ -65,6 +85,12 @@ pub struct Settings {
     pub http_deny_status: u16,
     /// The name servers that Envoy asks; none: those of its own `/etc/resolv.conf`.
     pub dns_resolvers: Vec<SocketAddr>,
+    /// Where names must not lead, besides what is never allowed.
+    pub never_resolve_to: Vec<Cidr>,
+    /// How long the first bytes of a connection may take where they decide.
+    pub first_bytes_timeout: Duration,
+    /// Which connections are intercepted.
+    pub ip_families: IpFamilies,
 }
 
 /// Makes snapshots.
@@ -79,31 +105,42 @@ impl Generator {
     /// Prepares what never changes.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let listeners = [listeners::outbound(&settings), listeners::http(&settings)]
-            .map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
-        let clusters =
-            [clusters::original_dst(name::ORIGINAL_DST), clusters::dns(&settings), clusters::http()]
-                .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
-        let passthrough = clusters::original_dst(name::PASSTHROUGH);
+        let limits = Limits::default();
+        let listeners = listeners::outbound(&settings).into_iter().chain([http::listener(&settings)]);
+        let listeners =
+            listeners.map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
+        let dns = |names| clusters::dns(names::cluster(names), &settings, names, &limits);
+        let clusters = [
+            clusters::original_dst(name::ORIGINAL_DST, &limits),
+            dns(HostMatch::Exact),
+            dns(HostMatch::Wildcard),
+            clusters::http(),
+        ]
+        .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
+        let passthrough = clusters::original_dst(name::PASSTHROUGH, &limits);
         Self {
-            constant: listeners.into_iter().chain(clusters).collect(),
+            constant: listeners.chain(clusters).collect(),
             passthrough: resource(passthrough.name.clone(), &passthrough),
             settings,
         }
     }
 
-    /// What the proxies of the document's identity get.
+    /// What the proxies of the document's identity get; `own` are the clusters that it names.
     #[must_use]
-    pub fn snapshot(&self, document: &Document) -> Snapshot {
+    pub fn snapshot(&self, document: &Document, own: &[OwnCluster]) -> Snapshot {
         let plugins = plugins::both(document, &self.settings)
             .map(|plugin| (type_url::EXTENSION, resource(plugin.name.clone(), &plugin)));
         let passthrough = match document.mode {
             Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
             Mode::Enforce | Mode::Audit => None,
         };
+        let own = own.iter().map(|own| {
+            let cluster = clusters::own(own, &self.settings);
+            (type_url::CLUSTER, resource(cluster.name.clone(), &cluster))
+        });
         Snapshot::new(
             document.version.clone(),
-            self.constant.iter().cloned().chain(passthrough).chain(plugins),
+            self.constant.iter().cloned().chain(passthrough).chain(own).chain(plugins),
         )
     }
 }
@@ -156,7 +193,18 @@ mod tests {
             version: version.to_owned(),
             mode,
             rules: vec![],
+            in_mesh: vec![],
         }
+    }
+
+    fn own() -> Vec<OwnCluster> {
+        let limits = Limits { max_connections: Some(1), ..Limits::default() };
+        let cluster = |name: &str, host: Option<&str>| OwnCluster {
+            name: name.to_owned(),
+            host: host.map(|host| host.parse().expect("a host")),
+            limits,
+        };
+        vec![cluster("a.org:80", Some("a.org")), cluster("*.a.org:80", Some("*.a.org")), cluster("80", None)]
     }
 
     fn generator() -> Generator {
@@ -165,6 +213,9 @@ mod tests {
             listener_port: 15001,
             http_deny_status: 403,
             dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
+            never_resolve_to: vec![],
+            first_bytes_timeout: Duration::from_secs(5),
+            ip_families: IpFamilies::Dual,
         })
     }
 
@@ -177,7 +228,8 @@ mod tests {
     fn equal_input_gives_equal_bytes() {
         let (one, other) = (generator(), generator());
         for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
-            let (one, other) = (one.snapshot(&document(mode, "1")), other.snapshot(&document(mode, "1")));
+            let (one, other) =
+                (one.snapshot(&document(mode, "1"), &own()), other.snapshot(&document(mode, "1"), &own()));
             for url in type_url::ALL {
                 assert!(one.of_type(url).eq(other.of_type(url)), "{url}");
             }
@@ -187,8 +239,8 @@ mod tests {
     #[test]
     fn a_policy_change_is_a_change_of_the_plugins_alone() {
         let generator = generator();
-        let before = versions(&generator.snapshot(&document(Mode::Enforce, "1")));
-        let after = versions(&generator.snapshot(&document(Mode::Enforce, "2")));
+        let before = versions(&generator.snapshot(&document(Mode::Enforce, "1"), &[]));
+        let after = versions(&generator.snapshot(&document(Mode::Enforce, "2"), &[]));
         let changed: Vec<_> =
             before.iter().zip(&after).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
         assert_eq!(changed, [name::HTTP_PLUGIN, name::NETWORK_PLUGIN]);
@@ -198,12 +250,15 @@ mod tests {
     fn global_egress_is_one_cluster() {
         let generator = generator();
         let names = |mode| {
-            let snapshot = generator.snapshot(&document(mode, "1"));
+            let snapshot = generator.snapshot(&document(mode, "1"), &[]);
             snapshot.of_type(type_url::CLUSTER).map(|cluster| cluster.name().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(names(Mode::Enforce), [name::DNS, name::HTTP, name::ORIGINAL_DST]);
+        assert_eq!(names(Mode::Enforce), [name::DNS, name::DNS_WILDCARD, name::HTTP, name::ORIGINAL_DST]);
         assert_eq!(names(Mode::Audit), names(Mode::Enforce));
-        assert_eq!(names(Mode::Passthrough), [name::DNS, name::HTTP, name::ORIGINAL_DST, name::PASSTHROUGH]);
+        assert_eq!(
+            names(Mode::Passthrough),
+            [name::DNS, name::DNS_WILDCARD, name::HTTP, name::ORIGINAL_DST, name::PASSTHROUGH]
+        );
     }
 
     /// What is written is what the filter reads.

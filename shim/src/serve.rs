@@ -151,7 +151,8 @@ impl Published {
         for (identity, topic) in topics.iter() {
             let document = compiled.document(identity);
             if topic.borrow().document_version() != document.version {
-                topic.send_replace(Arc::new(self.generator.snapshot(&document)));
+                let snapshot = self.generator.snapshot(&document, compiled.clusters(identity));
+                topic.send_replace(Arc::new(snapshot));
                 changed += 1;
             }
         }
@@ -163,8 +164,9 @@ impl Snapshots for Published {
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that an update between the two is not lost.
-        let document = self.compiled.borrow().document(identity);
-        let snapshot = || Arc::new(self.generator.snapshot(&document));
+        let compiled = Arc::clone(&self.compiled.borrow());
+        let document = compiled.document(identity);
+        let snapshot = || Arc::new(self.generator.snapshot(&document, compiled.clusters(identity)));
         let topic = topics.entry(identity.clone()).or_insert_with(|| watch::channel(snapshot()).0);
         if topic.borrow().document_version() != document.version {
             topic.send_replace(snapshot());

@@ -136,10 +136,15 @@ pub fn ask(policy: &Policy, case: &Case) -> String {
                     // Envoy's part: the engine gets normalised paths.
                     let path = path.replace("/x/../", "/");
                     let headers = CaseHeaders(&case.headers);
-                    policy.request(
-                        case.to,
-                        &Request { authority: Some(authority), method, path: &path, headers: &headers },
-                    )
+                    let upgrade = case.headers.get("upgrade").map(String::as_str);
+                    let request = Request {
+                        authority: Some(authority),
+                        method,
+                        path: &path,
+                        upgrade,
+                        headers: &headers,
+                    };
+                    policy.request(case.to, &request)
                 }
                 None => return "each request".to_owned(),
             },
@@ -156,7 +161,7 @@ fn show(decision: &Decision<'_>) -> String {
         Decision::Allow(permit) => {
             let to = match &permit.to {
                 Destination::Dialled => "dialled",
-                Destination::Resolved(host) => host.as_str(),
+                Destination::Resolved(host, _) => host.as_str(),
                 Destination::Passthrough => "passthrough",
             };
             format!("allow {reason} {policy} -> {to}")

@@ -5,12 +5,18 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
+pub mod bulk;
 pub mod client;
 pub mod corpus;
 pub mod dns;
 pub mod envoy;
+pub mod grpc;
+pub mod log;
 pub mod mesh;
 pub mod netns;
 pub mod origin;
+pub mod scene;
 pub mod shim;
+pub mod slow;
 pub mod wait;
+pub mod websocket;

@@ -1,7 +1,7 @@
 //! A world with origins, a name server, and the addresses that the tests speak of.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -20,6 +20,13 @@ pub const HTTPBIN: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 pub const EXAMPLE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20));
 /// An address that no name leads to.
 pub const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 66));
+/// Another address of the server of [`HTTPBIN`]. No name leads there unless a test says so, as to the
+/// other two.
+pub const HTTPBIN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10));
+/// Another one of [`EXAMPLE`].
+pub const EXAMPLE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x20));
+/// Another one of [`ELSEWHERE`].
+pub const ELSEWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x66, 0, 0, 0, 0, 0x66));
 /// The name server.
 pub const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53));
 /// The control plane.
@@ -44,7 +51,8 @@ impl World {
     /// # Errors
     /// When this process may not make one.
     pub fn new() -> Result<Self> {
-        let outside = Outside::new(&[HTTPBIN, EXAMPLE, ELSEWHERE, NAME_SERVER, CONTROL_PLANE])?;
+        let origins = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
+        let outside = Outside::new(&[&origins[..], &[NAME_SERVER, CONTROL_PLANE]].concat())?;
         let origins = Origins::start(&outside.netns)?;
         let dns = Dns::start(&outside.netns, SocketAddr::new(NAME_SERVER, 53))?;
         dns.set("httpbin.org", &[HTTPBIN]);

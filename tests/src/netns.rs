@@ -28,7 +28,7 @@ const INSIDE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
 /// # Errors
 /// When neither works, with what to do.
 pub fn ensure_capable() -> Result<()> {
-    for tool in ["ip", "iptables", "nsenter", "unshare", "setpriv", "mount"] {
+    for tool in ["ip", "iptables", "ip6tables", "nsenter", "unshare", "setpriv", "mount"] {
         if which(tool).is_none() {
             bail!("`{tool}` is missing: install the packages iproute2, iptables and util-linux");
         }
@@ -193,7 +193,8 @@ impl Drop for Netns {
     }
 }
 
-/// Connects two namespaces: the first gets `10.NET.N.1/30`, the second `10.NET.N.2/30`.
+/// Connects two namespaces: the first gets `10.NET.N.1/30` and `fd00:NET:N::1/64`, the second `.2`
+/// and `::2`.
 fn connect(a: &Netns, name_a: &str, b: &Netns, name_b: &str, net: u8, number: u8) -> Result<()> {
     a.ip(&format!("link add {name_a} type veth peer name {name_b} netns {}", b.pid()))?;
     for (netns, name, host) in [(a, name_a, 1), (b, name_b, 2)] {
@@ -250,14 +251,9 @@ impl Outside {
                 workload.ip(&format!("route add default via 10.78.{number}.1"))?;
                 workload.ip(&format!("-6 route add default via fd00:78:{number}::1"))?;
                 self.netns.ip(&format!("route add 10.78.{number}.0/30 via 10.77.{number}.2"))?;
-                sidecar.tool("sysctl", "-qw net.ipv4.ip_forward=1")?;
-                for rule in [
-                    "-N OSM_PROXY_OUT_REDIRECT",
-                    "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
-                    "-A PREROUTING -i workload -p tcp -j OSM_PROXY_OUT_REDIRECT",
-                ] {
-                    sidecar.tool("iptables", &format!("-t nat {rule}"))?;
-                }
+                self.netns.ip(&format!("-6 route add fd00:78:{number}::/64 via fd00:77:{number}::2"))?;
+                sidecar.tool("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+                routed_rules(&sidecar)?;
                 Some(workload)
             }
         };
@@ -265,23 +261,39 @@ impl Outside {
     }
 }
 
-/// Open Service Mesh's outbound rules, word for word.
+/// Open Service Mesh's outbound rules, word for word, and the same for IPv6.
 fn shared_rules(netns: &Netns) -> Result<()> {
-    for rule in [
-        "-N OSM_PROXY_OUT_REDIRECT",
-        "-N OSM_PROXY_IN_REDIRECT",
-        "-N OSM_PROXY_OUTBOUND",
-        "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port 15003",
-        "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
-        "-A OSM_PROXY_OUT_REDIRECT -p tcp --dport 15000 -j ACCEPT",
-        "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
-        "-A OSM_PROXY_OUTBOUND -o lo ! -d 127.0.0.1/32 -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT",
-        "-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner 1500 -j RETURN",
-        "-A OSM_PROXY_OUTBOUND -m owner --uid-owner 1500 -j RETURN",
-        "-A OSM_PROXY_OUTBOUND -d 127.0.0.1/32 -j RETURN",
-        "-A OSM_PROXY_OUTBOUND -j OSM_PROXY_OUT_REDIRECT",
-    ] {
-        netns.tool("iptables", &format!("-t nat {rule}"))?;
+    for (tool, loopback) in [("iptables", "127.0.0.1/32"), ("ip6tables", "::1/128")] {
+        for rule in [
+            "-N OSM_PROXY_OUT_REDIRECT",
+            "-N OSM_PROXY_IN_REDIRECT",
+            "-N OSM_PROXY_OUTBOUND",
+            "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port 15003",
+            "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
+            "-A OSM_PROXY_OUT_REDIRECT -p tcp --dport 15000 -j ACCEPT",
+            "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
+            "-A OSM_PROXY_OUTBOUND -o lo ! -d LOOPBACK -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT",
+            "-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner 1500 -j RETURN",
+            "-A OSM_PROXY_OUTBOUND -m owner --uid-owner 1500 -j RETURN",
+            "-A OSM_PROXY_OUTBOUND -d LOOPBACK -j RETURN",
+            "-A OSM_PROXY_OUTBOUND -j OSM_PROXY_OUT_REDIRECT",
+        ] {
+            netns.tool(tool, &format!("-t nat {}", rule.replace("LOOPBACK", loopback)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What comes in from the workload goes to the sidecar.
+fn routed_rules(netns: &Netns) -> Result<()> {
+    for tool in ["iptables", "ip6tables"] {
+        for rule in [
+            "-N OSM_PROXY_OUT_REDIRECT",
+            "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
+            "-A PREROUTING -i workload -p tcp -j OSM_PROXY_OUT_REDIRECT",
+        ] {
+            netns.tool(tool, &format!("-t nat {rule}"))?;
+        }
     }
     Ok(())
 }

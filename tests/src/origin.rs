@@ -244,7 +244,7 @@ impl ResolvesServerCert for AnyName {
     }
 }
 
-fn tls() -> Result<rustls::ServerConfig> {
+pub(crate) fn tls() -> Result<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

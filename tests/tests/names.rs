@@ -40,7 +40,10 @@ fn a_name_never_leads_to_the_sidecar_itself() -> Result<()> {
         let outcome = mesh::get_tls(&pod, at(443), Some(name))?;
         ensure!(outcome == Outcome::Closed, "{name} by TLS: {outcome:?}");
         match mesh::get(&pod, at(80), name, "/")? {
-            Outcome::Http(answer) => ensure!(answer.status == 503, "{name}: {answer:?}"),
+            Outcome::Http(answer) => {
+                let denied = answer.header("x-egress-denied");
+                ensure!(answer.status == 403 && denied == Some("address-forbidden"), "{name}: {answer:?}");
+            }
             outcome => anyhow::bail!("{name}: {outcome:?}"),
         }
     }

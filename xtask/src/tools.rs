@@ -78,6 +78,7 @@ pub(crate) fn system() -> Result<()> {
     let tools = [
         ("ip", "iproute2"),
         ("iptables", "iptables"),
+        ("ip6tables", "iptables"),
         ("nsenter", "util-linux"),
         ("unshare", "util-linux"),
         ("setpriv", "util-linux"),

@@ -2,35 +2,42 @@
 
 use std::collections::BTreeSet;
 
-use egress_policy::{Cidr, HostPattern, Identity, Port, Protocol, Route, Rule};
+use egress_policy::{Cidr, EncryptedHello, HostPattern, Identity, Port, Protocol, Route, Rule, Upgrade};
 
 use super::issues::Issues;
 use super::route::Groups;
-use super::{Compiler, Invalid, Objects, address, host};
+use super::upstream::{Limits, OwnCluster, Settings};
+use super::{Invalid, Objects, address, annotations, host};
 use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
-use crate::manifest::{Body, Kind, ObjectRef};
+use crate::manifest::{Body, Kind, Object, ObjectRef};
 
 const ROUTE_GROUPS: &str = "specs.smi-spec.io/v1alpha4";
 const SETTINGS: &str = "policy.openservicemesh.io/v1alpha1";
 
 /// What one Egress object grants.
-#[derive(Debug, Default)]
-pub(super) struct Policy {
+#[derive(Debug)]
+pub(super) struct Policy<'s> {
     /// To whom.
     pub(super) sources: BTreeSet<Identity>,
     /// What.
     pub(super) rules: Vec<Rule>,
+    /// The clusters that its rules name.
+    pub(super) clusters: Vec<OwnCluster>,
+    /// What there is to say about it.
+    pub(super) issues: Issues<'s>,
 }
 
 /// Reads all Egress objects.
-pub(super) fn policies(objects: &Objects<'_>, groups: &Groups<'_>, compiler: &mut Compiler) -> Vec<Policy> {
+pub(super) fn policies<'s>(
+    objects: &Objects<'s>,
+    groups: &Groups<'_>,
+    settings: &Settings<'_>,
+) -> Vec<Policy<'s>> {
     let mut policies = Vec::new();
     for (reference, object) in objects {
         if let Body::Egress(egress) = &object.body {
-            let mut reader = Reader { reference, egress, objects, groups, issues: Issues::new(object) };
-            let policy = reader.policy();
-            compiler.describe(reader.issues, policy.rules.len());
-            policies.push(policy);
+            let issues = Issues::new(object);
+            policies.push(Reader { reference, object, egress, groups, settings, issues }.policy());
         }
     }
     policies
@@ -43,22 +50,33 @@ struct Parts {
     addresses: Part<Cidr>,
     hosts: Part<HostPattern>,
     routes: Part<Route>,
+    upgrades: Result<Vec<Upgrade>, Invalid>,
+    encrypted_hello: Result<EncryptedHello, Invalid>,
+    /// `None`: no settings of its own.
+    limits: Result<Option<Limits>, Invalid>,
 }
 
 struct Reader<'a, 's> {
-    reference: &'a ObjectRef,
-    egress: &'a Egress,
-    objects: &'a Objects<'s>,
-    groups: &'a Groups<'s>,
-    issues: Issues<'a>,
+    reference: &'s ObjectRef,
+    object: &'s Object,
+    egress: &'s Egress,
+    groups: &'a Groups<'a>,
+    settings: &'a Settings<'a>,
+    issues: Issues<'s>,
 }
 
-impl Reader<'_, '_> {
-    fn policy(&mut self) -> Policy {
+impl<'s> Reader<'_, 's> {
+    fn policy(mut self) -> Policy<'s> {
         let sources = self.sources();
         // Everything is read, so that every problem is named at once.
-        let references_are_valid = self.references();
-        let parts = Parts { addresses: self.addresses(), hosts: self.hosts(), routes: self.routes() };
+        let parts = Parts {
+            limits: self.references(),
+            addresses: self.addresses(),
+            hosts: self.hosts(),
+            routes: self.routes(),
+            upgrades: annotations::upgrades(self.object, &mut self.issues),
+            encrypted_hello: annotations::encrypted_hello(self.object, &mut self.issues),
+        };
         if self.egress.ports.is_empty() {
             self.issues.warning(
                 "spec.ports",
@@ -66,14 +84,14 @@ impl Reader<'_, '_> {
                 Some("add a port"),
             );
         }
-        let rules: Vec<Rule> = self
-            .egress
-            .ports
-            .iter()
-            .enumerate()
-            .filter_map(|(i, port)| self.rule(&format!("spec.ports[{i}]"), port, &parts).ok())
-            .collect();
-        Policy { sources, rules: if references_are_valid { rules } else { Vec::new() } }
+        let (mut rules, mut clusters) = (Vec::new(), Vec::new());
+        for (i, port) in self.egress.ports.iter().enumerate() {
+            if let Ok(granted) = self.rule(&format!("spec.ports[{i}]"), port, &parts) {
+                rules.extend(granted.0);
+                clusters.extend(granted.1);
+            }
+        }
+        Policy { sources, rules, clusters, issues: self.issues }
     }
 
     fn sources(&mut self) -> BTreeSet<Identity> {
@@ -107,9 +125,10 @@ impl Reader<'_, '_> {
 
     /// Checks `matches` as OSM's webhook does, with its words, and looks settings up. Whether the
     /// object may grant anything.
-    fn references(&mut self) -> bool {
+    fn references(&mut self) -> Result<Option<Limits>, Invalid> {
         let mut valid = true;
-        let mut settings = 0;
+        let mut count = 0;
+        let mut limits = None;
         let egress = self.egress;
         for (i, MatchRef { api_group, kind, name }) in egress.matches.iter().flatten().enumerate() {
             let field = format!("spec.matches[{i}]");
@@ -131,23 +150,28 @@ impl Reader<'_, '_> {
                     format!("Expected 'matches.kind' for match '{name}' to be '{expected}', got: {kind}");
                 self.issues.error(&format!("{field}.kind"), message, Some(NO_OBJECT));
             } else if api_group == SETTINGS {
-                settings += 1;
+                count += 1;
                 let target = ObjectRef::new(Kind::UpstreamTrafficSetting, &self.reference.namespace, name);
-                if self.objects.contains_key(&target) {
-                    self.issues.info(&field, "connection settings are not applied yet", None);
-                } else {
-                    valid = false;
-                    let message = format!("there is no {target}");
-                    self.issues.error(&field, message, Some(NO_OBJECT));
+                match self.settings.get(&target) {
+                    Some(Ok(found)) => limits = Some(*found),
+                    Some(Err(Invalid)) => {
+                        valid = false;
+                        let advice = "correct the settings: until then the object grants nothing";
+                        self.issues.error(&field, format!("{target} is invalid"), Some(advice));
+                    }
+                    None => {
+                        valid = false;
+                        self.issues.error(&field, format!("there is no {target}"), Some(NO_OBJECT));
+                    }
                 }
             }
         }
-        if settings > 1 {
+        if count > 1 {
             valid = false;
             let message = "Cannot have more than 1 UpstreamTrafficSetting match";
             self.issues.error("spec.matches", message, Some(NO_OBJECT));
         }
-        valid
+        if valid { Ok(limits) } else { Err(Invalid) }
     }
 
     fn addresses(&mut self) -> Part<Cidr> {
@@ -216,8 +240,13 @@ impl Reader<'_, '_> {
         if valid { Ok(routes) } else { Err(Invalid) }
     }
 
-    /// The rule of a port, if everything that it is made of is valid.
-    fn rule(&mut self, field: &str, spec: &PortSpec, parts: &Parts) -> Result<Rule, Invalid> {
+    /// The rules of a port, if everything that they are made of is valid, and the clusters that they name.
+    fn rule(
+        &mut self,
+        field: &str,
+        spec: &PortSpec,
+        parts: &Parts,
+    ) -> Result<(Vec<Rule>, Vec<OwnCluster>), Invalid> {
         let port = self.port(field, spec);
         let protocol = self.protocol(field, spec);
         let (port, protocol) = (port?, protocol?);
@@ -236,8 +265,9 @@ impl Reader<'_, '_> {
             }
         };
         let addresses = parts.addresses.clone()?;
+        let (upgrades, encrypted_hello) = (parts.upgrades.clone()?, parts.encrypted_hello?);
         let ObjectRef { kind: _, namespace, name } = self.reference;
-        Ok(Rule {
+        let rule = Rule {
             policy: format!("{namespace}/{name}"),
             name: field.to_owned(),
             port,
@@ -245,6 +275,17 @@ impl Reader<'_, '_> {
             addresses,
             hosts,
             routes,
+            upgrades: if protocol == Protocol::Http { upgrades } else { Vec::new() },
+            encrypted_hello: if protocol == Protocol::Https {
+                encrypted_hello
+            } else {
+                EncryptedHello::Refuse
+            },
+            cluster: None,
+        };
+        Ok(match parts.limits? {
+            None => (vec![rule], Vec::new()),
+            Some(limits) => with_clusters(&rule, limits),
         })
     }
 
@@ -277,6 +318,20 @@ impl Reader<'_, '_> {
             self.issues.warning(&field, message, Some(advice));
         }
         Ok(protocol)
+    }
+}
+
+/// A rule with settings: one cluster for each name that it resolves, or one for the addresses dialled.
+fn with_clusters(rule: &Rule, limits: Limits) -> (Vec<Rule>, Vec<OwnCluster>) {
+    let resolved = rule.hosts.as_deref().filter(|_| rule.addresses.is_none());
+    let named = |host: Option<&HostPattern>| {
+        let cluster = OwnCluster::new(host, rule.port, limits);
+        let hosts = host.map_or_else(|| rule.hosts.clone(), |host| Some(vec![host.clone()]));
+        (Rule { hosts, cluster: Some(cluster.name.clone()), ..rule.clone() }, cluster)
+    };
+    match resolved {
+        Some(hosts) => hosts.iter().map(|host| named(Some(host))).unzip(),
+        None => std::iter::once(named(None)).unzip(),
     }
 }
 

@@ -12,6 +12,12 @@ impl<'o> Issues<'o> {
         Self { object, problems: Vec::new() }
     }
 
+    /// The object's `namespace/name`.
+    pub(super) fn name(&self) -> String {
+        let reference = &self.object.reference;
+        format!("{}/{}", reference.namespace, reference.name)
+    }
+
     pub(super) fn error(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
         self.add(Severity::Error, field, message, advice);
     }

@@ -14,6 +14,7 @@ use crate::manifest::{Body, Object, Problem, Severity, annotation_path};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Modes {
     mesh: Option<Mode>,
+    permissive: bool,
     namespaces: BTreeMap<String, Mode>,
     identities: BTreeMap<Identity, Mode>,
 }
@@ -23,6 +24,11 @@ impl Modes {
     pub(super) fn of(&self, identity: &Identity) -> Mode {
         let own = self.identities.get(identity).or_else(|| self.namespaces.get(identity.namespace()));
         own.copied().unwrap_or_else(|| self.default_mode())
+    }
+
+    /// Whether everything in the mesh may be reached.
+    pub(super) fn permissive(&self) -> bool {
+        self.permissive
     }
 
     /// Without a MeshConfig, egress is enforced.
@@ -43,7 +49,7 @@ pub(super) fn modes(
     compiler: &mut Compiler,
 ) -> (Modes, Vec<Problem>) {
     let mut modes = Modes::default();
-    let CompileOptions { mesh_config_namespace, mesh_config_name } = options;
+    let CompileOptions { mesh_config_namespace, mesh_config_name, mesh_name: _ } = options;
     for object in objects.values() {
         match &object.body {
             Body::MeshConfig(config) => {
@@ -51,6 +57,9 @@ pub(super) fn modes(
                 let reference = &object.reference;
                 if reference.namespace == *mesh_config_namespace && reference.name == *mesh_config_name {
                     modes.mesh = Some(mesh_mode(config, &mut issues));
+                    let traffic = config.traffic.as_ref();
+                    modes.permissive =
+                        traffic.and_then(|t| t.enable_permissive_traffic_policy_mode) == Some(true);
                 } else {
                     let advice =
                         format!("the one that counts is `{mesh_config_namespace}/{mesh_config_name}`");
@@ -71,10 +80,7 @@ pub(super) fn modes(
                     modes.identities.insert(identity, mode);
                 }
             }
-            Body::Egress(_)
-            | Body::HttpRouteGroup(_)
-            | Body::UpstreamTrafficSetting(_)
-            | Body::Service(_) => {}
+            _ => {}
         }
     }
     let mut notes = Vec::new();

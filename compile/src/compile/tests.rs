@@ -1,7 +1,9 @@
 //! Tables: manifests in, documents and conditions out. The numbers CAT, VAL and K8S are OSM's own test
 //! cases (reference §10.1).
 
+mod beyond;
 mod catalog;
+mod in_mesh;
 mod invalid;
 mod modes;
 mod properties;
@@ -67,7 +69,7 @@ fn rules(compiled: &Compiled) -> Vec<String> {
 }
 
 fn line(rule: &Rule) -> String {
-    let Rule { policy, name: _, port, protocol, addresses, hosts, routes } = rule;
+    let Rule { policy, name: _, port, protocol, addresses, hosts, routes, cluster, .. } = rule;
     let list =
         |items: Option<Vec<String>>| items.map_or("any".to_owned(), |items| format!("[{}]", items.join(" ")));
     let addresses = list(addresses.as_ref().map(|a| a.iter().map(ToString::to_string).collect()));
@@ -88,7 +90,8 @@ fn line(rule: &Rule) -> String {
             })
             .collect()
     }));
-    format!("{policy} {}:{port} {addresses} {hosts} {routes}", protocol.as_str())
+    let cluster = cluster.as_ref().map_or(String::new(), |cluster| format!(" in {cluster}"));
+    format!("{policy} {}:{port} {addresses} {hosts} {routes}{cluster}", protocol.as_str())
 }
 
 /// Everything that is said about the objects of a text, in reading order.

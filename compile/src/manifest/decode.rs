@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use self::advice::explain;
 use super::places::push_field;
+use super::spec::{Workload, WorkloadSpec};
 use super::yaml::{self, YamlDocument, YamlError};
 use super::{Body, Kind, Metadata, Object, ObjectRef, Places, Position, Problem, Severity};
 
@@ -155,7 +156,7 @@ impl Reader<'_> {
         let naming: Naming = typed("metadata", metadata.clone()).map_err(locate)?;
         let metadata: Metadata = typed("metadata", metadata).map_err(locate)?;
         let reference = reference(kind, naming).map_err(locate)?;
-        let body = body(kind, map).map_err(|mut problem| {
+        let body = body(kind, &metadata, map).map_err(|mut problem| {
             problem.object = Some(reference.clone());
             locate(problem)
         })?;
@@ -185,7 +186,7 @@ fn reference(kind: Kind, naming: Naming) -> Result<ObjectRef, Box<Problem>> {
     Ok(ObjectRef::new(kind, namespace, name))
 }
 
-fn body(kind: Kind, mut map: Map<String, Value>) -> Result<Body, Box<Problem>> {
+fn body(kind: Kind, metadata: &Metadata, mut map: Map<String, Value>) -> Result<Body, Box<Problem>> {
     Ok(match kind {
         Kind::MeshConfig => Body::MeshConfig(specification(map)?),
         Kind::Egress => Body::Egress(specification(map)?),
@@ -193,8 +194,23 @@ fn body(kind: Kind, mut map: Map<String, Value>) -> Result<Body, Box<Problem>> {
         Kind::UpstreamTrafficSetting => Body::UpstreamTrafficSetting(specification(map)?),
         Kind::Namespace => Body::Namespace,
         Kind::ServiceAccount => Body::ServiceAccount,
-        Kind::Service => Body::Service(map.remove("spec").unwrap_or_default()),
+        Kind::Service => Body::Service(part(&mut map, "spec")?),
+        Kind::Endpoints | Kind::EndpointSlice => Body::Endpoints(kind, typed("", Value::Object(map))?),
+        Kind::Pod => {
+            let labels = metadata.labels.clone();
+            Body::Workload(kind, Workload::new(labels, part(&mut map, "spec")?))
+        }
+        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet => {
+            let spec: WorkloadSpec = part(&mut map, "spec")?;
+            Body::Workload(kind, Workload::new(spec.template.metadata.labels, spec.template.spec))
+        }
+        Kind::TrafficTarget => Body::TrafficTarget(specification(map)?),
     })
+}
+
+/// Reads a part of an object of Kubernetes' own.
+fn part<T: DeserializeOwned>(map: &mut Map<String, Value>, name: &str) -> Result<T, Box<Problem>> {
+    typed(name, map.remove(name).filter(|v| !v.is_null()).unwrap_or_else(|| Map::new().into()))
 }
 
 /// Reads `spec` of an object that has nothing beside it.

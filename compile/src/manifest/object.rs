@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Egress, HttpRouteGroup, MeshConfig, UpstreamTrafficSetting};
+use super::spec::{
+    Egress, Endpoints, HttpRouteGroup, MeshConfig, Service, TrafficTarget, UpstreamTrafficSetting, Workload,
+};
 use super::{Places, Position};
 
 /// The kinds of objects that are looked at.
@@ -25,11 +27,25 @@ pub enum Kind {
     ServiceAccount,
     /// A destination in the mesh.
     Service,
+    /// Where the pods of a service are.
+    Endpoints,
+    /// The same.
+    EndpointSlice,
+    /// Pods that a service stands for.
+    Pod,
+    /// What makes such pods.
+    Deployment,
+    /// The same.
+    StatefulSet,
+    /// The same.
+    DaemonSet,
+    /// Who may connect to whom in the mesh.
+    TrafficTarget,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 14] = [
         Self::MeshConfig,
         Self::Egress,
         Self::HttpRouteGroup,
@@ -37,6 +53,13 @@ impl Kind {
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
+        Self::Endpoints,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::Deployment,
+        Self::StatefulSet,
+        Self::DaemonSet,
+        Self::TrafficTarget,
     ];
 
     /// The name in manifests.
@@ -50,6 +73,13 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::ServiceAccount => "ServiceAccount",
             Self::Service => "Service",
+            Self::Endpoints => "Endpoints",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::TrafficTarget => "TrafficTarget",
         }
     }
 
@@ -60,7 +90,10 @@ impl Kind {
             Self::MeshConfig => "config.openservicemesh.io",
             Self::Egress | Self::UpstreamTrafficSetting => "policy.openservicemesh.io",
             Self::HttpRouteGroup => "specs.smi-spec.io",
-            Self::Namespace | Self::ServiceAccount | Self::Service => "",
+            Self::TrafficTarget => "access.smi-spec.io",
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::Deployment | Self::StatefulSet | Self::DaemonSet => "apps",
+            Self::Namespace | Self::ServiceAccount | Self::Service | Self::Endpoints | Self::Pod => "",
         }
     }
 
@@ -71,7 +104,10 @@ impl Kind {
             Self::MeshConfig => &["v1alpha2", "v1alpha1"],
             Self::Egress | Self::UpstreamTrafficSetting => &["v1alpha1"],
             Self::HttpRouteGroup => &["v1alpha4"],
-            Self::Namespace | Self::ServiceAccount | Self::Service => &["v1"],
+            Self::TrafficTarget => &["v1alpha3"],
+            Self::EndpointSlice => &["v1", "v1beta1"],
+            Self::Deployment | Self::StatefulSet | Self::DaemonSet => &["v1"],
+            Self::Namespace | Self::ServiceAccount | Self::Service | Self::Endpoints | Self::Pod => &["v1"],
         }
     }
 
@@ -154,8 +190,14 @@ pub enum Body {
     Namespace,
     /// Nothing but metadata.
     ServiceAccount,
-    /// The specification as it was written.
-    Service(serde_json::Value),
+    /// A service.
+    Service(Service),
+    /// Where the pods of a service are, of either kind.
+    Endpoints(Kind, Endpoints),
+    /// Pods, of any kind.
+    Workload(Kind, Workload),
+    /// A rule of the mesh.
+    TrafficTarget(TrafficTarget),
 }
 
 impl Body {
@@ -170,6 +212,8 @@ impl Body {
             Self::Namespace => Kind::Namespace,
             Self::ServiceAccount => Kind::ServiceAccount,
             Self::Service(_) => Kind::Service,
+            Self::TrafficTarget(_) => Kind::TrafficTarget,
+            Self::Endpoints(kind, _) | Self::Workload(kind, _) => *kind,
         }
     }
 }

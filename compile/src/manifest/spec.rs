@@ -4,15 +4,20 @@
 //! one; `field:` without a value is an empty one.
 
 mod egress;
+mod kubernetes;
 mod mesh_config;
 mod route_group;
+mod traffic_target;
 mod upstream;
 
 use serde::{Deserialize, Deserializer};
 
 pub use egress::{Egress, MatchRef, PortSpec, Source};
+pub(super) use kubernetes::WorkloadSpec;
+pub use kubernetes::{Endpoint, Endpoints, Service, ServicePort, Subset, SubsetAddress, Workload};
 pub use mesh_config::{ExternalAuthorization, MeshConfig, Traffic};
 pub use route_group::{HeaderPattern, Headers, HttpMatch, HttpRouteGroup};
+pub use traffic_target::{Subject, TargetRule, TrafficTarget};
 pub use upstream::{ConnectionSettings, HttpSettings, TcpSettings, UpstreamTrafficSetting};
 
 /// Reads a list that may be written without a value.

@@ -24,13 +24,16 @@ const CONNECTION: [(&str, &str); 4] = [
     ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
 ];
 
-const REQUEST: [(&str, &str); 6] = [
+const REQUEST: [(&str, &str); 8] = [
     ("kind", "request"),
     ("authority", "%REQ(:AUTHORITY)%"),
     ("method", "%REQ(:METHOD)%"),
     ("path", "%REQ(:PATH)%"),
     ("status", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
+    ("details", "%RESPONSE_CODE_DETAILS%"),
+    // Of refusals by Envoy itself too, which the plugin does not see.
+    ("refused", "%RESP(x-egress-denied)%"),
 ];
 
 /// The line of a connection.

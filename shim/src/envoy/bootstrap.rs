@@ -103,9 +103,9 @@ bootstrap_extensions:
 # The filter's counters carry their labels in their names.
 stats_config:
   stats_tags:
-  - {{tag_name: verdict, regex: '^wasmcustom\.egress_decisions_total.*?(\.verdict\.([a-z-]+))'}}
-  - {{tag_name: reason, regex: '^wasmcustom\.egress_decisions_total.*?(\.reason\.([a-z-]+))'}}
-  - {{tag_name: protocol, regex: '^wasmcustom\.egress_decisions_total.*?(\.protocol\.([a-z-]+))'}}
+  - {{tag_name: verdict, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.verdict\.([a-z-]+))'}}
+  - {{tag_name: reason, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.reason\.([a-z-]+))'}}
+  - {{tag_name: protocol, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.protocol\.([a-z-]+))'}}
 layered_runtime:
   layers:
   - name: egress

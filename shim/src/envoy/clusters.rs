@@ -1,13 +1,16 @@
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use egress_compile::{Limits, OwnCluster};
+use egress_policy::{HostMatch, HostPattern};
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbPolicy,
 };
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions, TransportSocket,
-    TypedExtensionConfig, UpstreamHttpProtocolOptions, address, envoy_internal_address::AddressNameSpecifier,
-    transport_socket,
+    Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions as CommonHttpProtocolOptions, TransportSocket, UpstreamHttpProtocolOptions, address,
+    envoy_internal_address::AddressNameSpecifier, transport_socket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -15,52 +18,88 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
     ClusterConfig, cluster_config::ClusterImplementationSpecifier,
 };
-use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
-use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
     HttpProtocolOptions,
     http_protocol_options::{UpstreamProtocolOptions, UseDownstreamHttpConfig},
 };
-use envoy_types::pb::envoy::r#type::matcher::v3::AddressMatcher;
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
-use envoy_types::pb::xds::core::v3::CidrRange;
 
-use super::{Settings, any, name};
+use super::{Settings, any, name, names};
 
 /// As Open Service Mesh has it (Envoy's default).
 const CONNECT_TIMEOUT: Duration = Duration { seconds: 5, nanos: 0 };
 
 /// A cluster whose only host is the address that was dialled.
-pub(super) fn original_dst(name: &str) -> Cluster {
+pub(super) fn original_dst(name: &str, limits: &Limits) -> Cluster {
     Cluster {
-        name: name.to_owned(),
-        connect_timeout: Some(CONNECT_TIMEOUT),
         lb_policy: LbPolicy::ClusterProvided.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
-        typed_extension_protocol_options: http_options(),
-        ..Default::default()
+        ..limited(name, limits)
     }
 }
 
-/// The cluster whose hosts are the names that the filter allowed, resolved here.
-pub(super) fn dns(settings: &Settings) -> Cluster {
+/// A cluster whose hosts are names that the filter allowed, resolved here.
+pub(super) fn dns(name: &str, settings: &Settings, names: HostMatch, limits: &Limits) -> Cluster {
     let config = ClusterConfig {
-        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(
-            settings,
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(names::cache(
+            settings, names,
         ))),
         ..Default::default()
     };
     Cluster {
-        name: name::DNS.to_owned(),
-        connect_timeout: Some(CONNECT_TIMEOUT),
         lb_policy: LbPolicy::ClusterProvided.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
             name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: Some(any(&config)),
         })),
-        typed_extension_protocol_options: http_options(),
+        ..limited(name, limits)
+    }
+}
+
+/// The cluster of rules with connection settings.
+pub(super) fn own(cluster: &OwnCluster, settings: &Settings) -> Cluster {
+    let OwnCluster { name, host, limits } = cluster;
+    match host {
+        None => original_dst(name, limits),
+        Some(host) => {
+            let names = match host {
+                HostPattern::Exact(_) => HostMatch::Exact,
+                HostPattern::Below(_) => HostMatch::Wildcard,
+            };
+            // Open Service Mesh's statistics have this name.
+            let alt_stat_name = name.replace(['.', ':'], "_");
+            Cluster { alt_stat_name, ..dns(name, settings, names, limits) }
+        }
+    }
+}
+
+/// A cluster with limits. Without, there are none: what Envoy has by default (1,024 connections) is for one
+/// service, and these are for everything.
+fn limited(name: &str, limits: &Limits) -> Cluster {
+    let most = |limit: Option<u32>| Some(UInt32Value { value: limit.unwrap_or(u32::MAX) });
+    let timeout = limits.connect_timeout.and_then(|time| {
+        Some(Duration {
+            seconds: i64::try_from(time.as_secs()).ok()?,
+            nanos: i32::try_from(time.subsec_nanos()).ok()?,
+        })
+    });
+    Cluster {
+        name: name.to_owned(),
+        connect_timeout: Some(timeout.unwrap_or(CONNECT_TIMEOUT)),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: most(limits.max_connections),
+                max_pending_requests: most(limits.max_pending_requests),
+                max_requests: most(limits.max_requests),
+                max_retries: most(limits.max_retries),
+                track_remaining: true,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        typed_extension_protocol_options: http_options(limits),
         ..Default::default()
     }
 }
@@ -86,8 +125,7 @@ pub(super) fn http() -> Cluster {
         ..Default::default()
     };
     Cluster {
-        name: name::HTTP.to_owned(),
-        connect_timeout: Some(CONNECT_TIMEOUT),
+        typed_extension_protocol_options: HashMap::new(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name::HTTP.to_owned(),
@@ -98,57 +136,19 @@ pub(super) fn http() -> Cluster {
             name: "envoy.transport_sockets.internal_upstream".to_owned(),
             config_type: Some(transport_socket::ConfigType::TypedConfig(any(&transport))),
         }),
-        ..Default::default()
+        ..limited(name::HTTP, &Limits::default())
     }
-}
-
-/// The DNS cache that the cluster and the two filters before it share; Envoy wants it spelt the same
-/// everywhere.
-pub(super) fn dns_cache(settings: &Settings) -> DnsCacheConfig {
-    let resolver = CaresDnsResolverConfig {
-        resolvers: settings.dns_resolvers.iter().copied().map(super::address).collect(),
-        ..Default::default()
-    };
-    let resolver = (!settings.dns_resolvers.is_empty()).then(|| TypedExtensionConfig {
-        name: "envoy.network.dns_resolver.cares".to_owned(),
-        typed_config: Some(any(&resolver)),
-    });
-    DnsCacheConfig {
-        name: name::DNS.to_owned(),
-        dns_lookup_family: envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily::V4Preferred
-            .into(),
-        typed_dns_resolver_config: resolver,
-        resolved_address_filter: Some(AddressMatcher { ranges: never(), invert_match: false }),
-        ..Default::default()
-    }
-}
-
-/// Where a name must never lead, whoever controls it: the sidecar itself, its link, the cloud's metadata,
-/// and what is no address of one host. `ipAddresses` in a rule can list them on purpose.
-fn never() -> Vec<CidrRange> {
-    [
-        ("0.0.0.0", 8),
-        ("127.0.0.0", 8),
-        ("169.254.0.0", 16),
-        ("224.0.0.0", 4),
-        ("255.255.255.255", 32),
-        ("::", 128),
-        ("::1", 128),
-        ("::ffff:0:0", 96),
-        ("fe80::", 10),
-        ("ff00::", 8),
-    ]
-    .into_iter()
-    .map(|(prefix, length)| CidrRange {
-        address_prefix: prefix.to_owned(),
-        prefix_len: Some(UInt32Value { value: length }),
-    })
-    .collect()
 }
 
 /// The version of HTTP that the workload speaks is the one that the origin gets.
-fn http_options() -> HashMap<String, Any> {
+fn http_options(limits: &Limits) -> HashMap<String, Any> {
     let options = HttpProtocolOptions {
+        common_http_protocol_options: limits.max_requests_per_connection.map(|most| {
+            CommonHttpProtocolOptions {
+                max_requests_per_connection: Some(UInt32Value { value: most }),
+                ..Default::default()
+            }
+        }),
         // A dynamic forward proxy insists on both for any TLS upstream; there is none here.
         upstream_http_protocol_options: Some(UpstreamHttpProtocolOptions {
             auto_sni: true,

@@ -35,6 +35,7 @@ fn wasm(name: &str, plugin: Plugin, version: &str, policy: &RawValue, settings: 
         version: version.to_owned(),
         listener_port: settings.listener_port,
         http_deny_status: settings.http_deny_status,
+        first_bytes_timeout_ms: u32::try_from(settings.first_bytes_timeout.as_millis()).unwrap_or(u32::MAX),
         policy,
     };
     let json = StringValue { value: serde_json::to_string(&config).unwrap_or_default() };

@@ -42,7 +42,7 @@ fn what_is_granted() {
                     by_settings("s")
                 ),
             ) + &settings("s"),
-            vec!["n/a https:100 any [foo.com] any"],
+            vec!["n/a https:100 any [foo.com] any in foo.com:100"],
         ),
         (
             "CAT5: settings that do not exist",
@@ -88,7 +88,10 @@ fn what_is_granted() {
                     by_settings("s")
                 ),
             ) + &settings("s"),
-            vec!["n/a http:80 any [bar.com foo.com] any"],
+            vec![
+                "n/a http:80 any [bar.com] any in bar.com:80",
+                "n/a http:80 any [foo.com] any in foo.com:80",
+            ],
         ),
         (
             "CAT10: a group of two matches",

@@ -102,9 +102,9 @@ fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
             "VAL3: settings",
             matched(by_settings("s")) + &settings("s"),
             vec![
-                "n/a http:80 any [foo.com] any",
-                "n/a https:443 any [foo.com] any",
-                "n/a tcp:22 any any any",
+                "n/a http:80 any [foo.com] any in foo.com:80",
+                "n/a https:443 any [foo.com] any in foo.com:443",
+                "n/a tcp:22 any any any in 22",
             ],
         ),
         (

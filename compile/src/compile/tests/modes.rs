@@ -135,7 +135,11 @@ fn what_is_said() {
 
 #[test]
 fn the_mesh_config_may_have_another_name() {
-    let options = CompileOptions { mesh_config_namespace: "m".to_owned(), mesh_config_name: "c".to_owned() };
+    let options = CompileOptions {
+        mesh_config_namespace: "m".to_owned(),
+        mesh_config_name: "c".to_owned(),
+        ..CompileOptions::default()
+    };
     let text =
         mesh("{traffic: {enableEgress: true}}").replace("osm-mesh-config", "c").replace("osm-system", "m");
     assert_eq!(compile(&store(&text), &options, None).default_mode(), Mode::Passthrough);

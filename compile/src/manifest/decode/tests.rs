@@ -79,18 +79,25 @@ fn other_kinds_and_lists() {
                 - {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, automountServiceAccountToken: false}\n\
                 - {apiVersion: v1, kind: Service, metadata: {name: c, labels: null}, spec: {ports: [{port: 80}]}}\n\
                 - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {}}\n\
+                - {apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: f}, spec: {}}\n\
                 ---\napiVersion: v1\nkind: ServiceAccountList\nitems: [{metadata: {name: e}}]\n\
                 ---\napiVersion: v1\nkind: List\nitems: []\n";
     let parsed = parse(&file(), text.as_bytes()).expect("valid");
     let names: Vec<String> = parsed.objects.iter().map(|o| o.reference.to_string()).collect();
     assert_eq!(
         names,
-        ["Namespace a", "ServiceAccount default/b", "Service default/c", "ServiceAccount default/e"]
+        [
+            "Namespace a",
+            "ServiceAccount default/b",
+            "Service default/c",
+            "Deployment default/d",
+            "ServiceAccount default/e"
+        ]
     );
     assert_eq!(parsed.objects[0].metadata.annotation("x"), Some("y"));
     assert_eq!(parsed.objects[0].position(&super::super::annotation_path("x")).map(|p| p.line), Some(4));
     let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
-    assert_eq!(notes, ["a.yaml:7:3: info: `Deployment` of `apps/v1` is not looked at"]);
+    assert_eq!(notes, ["a.yaml:8:3: info: `ReplicaSet` of `apps/v1` is not looked at"]);
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! Connection settings, and what annotations add to Open Service Mesh's API.
+
+use std::time::Duration;
+
+use egress_policy::{EncryptedHello, Upgrade};
+
+use super::*;
+
+fn annotated(annotations: &str, spec: &str) -> String {
+    egress("p", spec).replace("name: p,", &format!("name: p, annotations: {{{annotations}}},"))
+}
+
+fn upstream(name: &str, spec: &str) -> String {
+    settings(name).replace("tcp: {maxConnections: 1, connectTimeout: 1s}", spec)
+}
+
+#[test]
+fn settings_give_rules_clusters_of_their_own() {
+    let text = egress(
+        "p",
+        &format!(
+            "hosts: [a.org, '*.b.org'], ports: [{{number: 80, protocol: http}}, {{number: 22, protocol: tcp}}], matches: [{}]",
+            by_settings("s")
+        ),
+    ) + &egress(
+        "q",
+        &format!(
+            "hosts: [c.org], ipAddresses: [10.0.0.0/8], ports: [{{number: 443, protocol: https}}], matches: [{}]",
+            by_settings("s")
+        ),
+    ) + &upstream(
+        "s",
+        "tcp: {maxConnections: 2, connectTimeout: 1.5s}, http: {maxPendingRequests: 3}",
+    );
+    let compiled = compiled(&text);
+    assert_eq!(
+        rules(&compiled),
+        [
+            "n/p http:80 any [a.org] any in a.org:80",
+            "n/p http:80 any [*.b.org] any in *.b.org:80",
+            "n/p tcp:22 any any any in 22",
+            "n/q https:443 [10.0.0.0/8] [c.org] any in 443",
+        ]
+    );
+    let clusters = compiled.clusters(&identity("n/app"));
+    let names: Vec<_> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    assert_eq!(names, ["*.b.org:80", "22", "443", "a.org:80"]);
+    let expected = Limits {
+        connect_timeout: Some(Duration::from_millis(1500)),
+        max_connections: Some(2),
+        max_pending_requests: Some(3),
+        ..Limits::default()
+    };
+    assert!(clusters.iter().all(|cluster| cluster.limits == expected), "{clusters:?}");
+    let hosts: Vec<_> =
+        clusters.iter().map(|cluster| cluster.host.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(hosts, [Some("*.b.org".to_owned()), None, None, Some("a.org".to_owned())]);
+}
+
+/// The version of a document is that of its clusters too: proxies must hear of a new limit.
+#[test]
+fn a_changed_limit_is_a_changed_document() {
+    let text = |limit: u32| {
+        let matches = by_settings("s");
+        egress("p", &format!("hosts: [a.org], ports: [{{number: 80, protocol: http}}], matches: [{matches}]"))
+            + &upstream("s", &format!("tcp: {{maxConnections: {limit}}}"))
+    };
+    let first = compiled(&text(1));
+    let same = compile(&store(&text(1)), &CompileOptions::default(), Some(&first));
+    let other = compile(&store(&text(2)), &CompileOptions::default(), Some(&first));
+    let of = |compiled: &Compiled| compiled.document(&identity("n/app"));
+    assert!(Arc::ptr_eq(&of(&first), &of(&same)));
+    assert_ne!(of(&first).version, of(&other).version);
+}
+
+#[test]
+fn of_two_settings_for_one_cluster_the_first_policy_s_count() {
+    let policy = |name: &str, settings: &str| {
+        let matches = by_settings(settings);
+        egress(
+            name,
+            &format!("hosts: [a.org], ports: [{{number: 80, protocol: http}}], matches: [{matches}]"),
+        )
+    };
+    let one = policy("p", "s") + &policy("q", "t");
+    let settings = settings("s") + &upstream("t", "tcp: {maxConnections: 9}");
+    let compiled = compiled(&(one + &settings));
+    let clusters = compiled.clusters(&identity("n/app"));
+    assert_eq!((clusters.len(), clusters[0].limits.max_connections), (1, Some(1)));
+    let said = problems(&compiled);
+    assert!(said.contains("`a.org:80` has the connection settings of policy `n/p`, not these"), "{said}");
+    assert!(condition(&compiled, "Egress n/p").problems.is_empty());
+    assert!(condition(&compiled, "Egress n/q").accepted);
+}
+
+#[test]
+fn settings_that_cannot_be_read_grant_nothing() {
+    let matches = by_settings("s");
+    let policy = egress(
+        "p",
+        &format!("hosts: [a.org], ports: [{{number: 80, protocol: http}}], matches: [{matches}]"),
+    );
+    let compiled = compiled(&(policy + &upstream("s", "tcp: {connectTimeout: soon}")));
+    assert!(rules(&compiled).is_empty());
+    let said = problems(&compiled);
+    assert!(said.contains("`soon` is not a duration above 0"), "{said}");
+    assert!(said.contains("UpstreamTrafficSetting n/s is invalid"), "{said}");
+}
+
+#[test]
+fn annotations() {
+    let spec = "hosts: [a.org], ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]";
+    let websocket = "openservicemesh.io/egress-upgrades";
+    let ech = "openservicemesh.io/egress-ech";
+    for (annotations, upgrades, hello) in [
+        (String::new(), vec![], EncryptedHello::Refuse),
+        (format!("{websocket}: websocket"), vec![Upgrade::Websocket], EncryptedHello::Refuse),
+        (format!("{websocket}: ' WebSocket , websocket'"), vec![Upgrade::Websocket], EncryptedHello::Refuse),
+        (format!("{websocket}: ''"), vec![], EncryptedHello::Refuse),
+        (format!("{ech}: refuse"), vec![], EncryptedHello::Refuse),
+        (format!("{ech}: allow-outer"), vec![], EncryptedHello::AllowOuter),
+    ] {
+        let compiled = compiled(&annotated(&annotations, spec));
+        let document = compiled.document(&identity("n/app"));
+        let [http, https] = &document.rules[..] else { panic!("{document:?}") };
+        assert_eq!(
+            (&http.upgrades, http.encrypted_hello),
+            (&upgrades, EncryptedHello::Refuse),
+            "{annotations}"
+        );
+        assert_eq!((&https.upgrades, https.encrypted_hello), (&vec![], hello), "{annotations}");
+    }
+    for annotations in [format!("{websocket}: h2c"), format!("{ech}: 'yes'")] {
+        let compiled = compiled(&annotated(&annotations, spec));
+        assert!(rules(&compiled).is_empty(), "{annotations}");
+        assert!(problems(&compiled).contains("until then the object grants nothing"), "{annotations}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Services of the mesh.
+
+use super::*;
+
+const MESH: &str = "---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {openservicemesh.io/monitored-by: osm}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: other, labels: {openservicemesh.io/monitored-by: another-mesh}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec:
+  type: ClusterIP
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1, 'fd00::1']
+  selector: {app: cart}
+  ports: [{name: web, port: 80, targetPort: 8080}, {port: 9090}, {port: 53, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pods, namespace: shop}
+spec: {clusterIP: None, selector: {app: till}, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: pods-x, namespace: shop, labels: {kubernetes.io/service-name: pods}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.7], conditions: {ready: true}}, {addresses: [10.244.0.8]}]
+ports: [{port: 8080, protocol: TCP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere, namespace: other}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: shop}
+spec: {replicas: 1, template: {metadata: {labels: {app: cart, v: '1'}}, spec: {serviceAccountName: cart, containers: []}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: till, namespace: shop, labels: {app: till}}
+spec: {containers: []}
+";
+
+fn mesh_config(permissive: bool) -> String {
+    format!(
+        "---\napiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
+         metadata: {{name: osm-mesh-config, namespace: osm-system}}\n\
+         spec: {{traffic: {{enablePermissiveTrafficPolicyMode: {permissive}}}}}\n"
+    )
+}
+
+fn target(destination: &str, rules: &str) -> String {
+    format!(
+        "---\napiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\n\
+         metadata: {{name: t, namespace: shop}}\n\
+         spec: {{destination: {{kind: ServiceAccount, {destination}}}, \
+         sources: [{{kind: ServiceAccount, name: app, namespace: n}}], rules: [{rules}]}}\n"
+    )
+}
+
+fn seen(text: &str) -> Vec<String> {
+    let compiled = compiled(text);
+    let document = compiled.document(&identity("n/app"));
+    let entry = |service: &InMesh| {
+        let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+        let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
+        let verdict = if service.allowed { "allowed" } else { "refused" };
+        format!("{} {} {} {verdict}", service.service, addresses.join(","), ports.join(","))
+    };
+    document.in_mesh.iter().map(entry).collect()
+}
+
+#[test]
+fn permissive_mode_or_not() {
+    for (text, verdict) in [
+        (MESH.to_owned() + &mesh_config(true), "allowed"),
+        (MESH.to_owned() + &mesh_config(false), "refused"),
+    ] {
+        let expected = [
+            format!("shop/cart 10.96.0.1,fd00::1 80,9090 {verdict}"),
+            format!("shop/pods 10.244.0.7,10.244.0.8 8080 {verdict}"),
+        ];
+        assert_eq!(seen(&text), expected);
+    }
+    assert!(seen("").is_empty());
+}
+
+#[test]
+fn traffic_targets() {
+    const ROUTES: &str = "{kind: HTTPRouteGroup, name: any, matches: [all]}";
+    let refused = ["shop/cart 10.96.0.1,fd00::1 80,9090 refused"];
+    for (destination, rules, expected) in [
+        ("name: cart, namespace: shop", ROUTES, vec!["shop/cart 10.96.0.1,fd00::1 80,9090 allowed"]),
+        ("name: cart", ROUTES, vec!["shop/cart 10.96.0.1,fd00::1 80,9090 allowed"]),
+        (
+            "name: cart, namespace: shop, port: 80",
+            ROUTES,
+            vec!["shop/cart 10.96.0.1,fd00::1 80 allowed", "shop/cart 10.96.0.1,fd00::1 9090 refused"],
+        ),
+        ("name: cart, namespace: shop", "", refused.to_vec()),
+        ("name: till, namespace: shop", ROUTES, refused.to_vec()),
+        ("name: cart, namespace: shop, port: 0", ROUTES, refused.to_vec()),
+    ] {
+        let found = seen(&(MESH.to_owned() + &target(destination, rules)));
+        assert_eq!(found[..found.len() - 1], expected, "{destination}: {rules}");
+    }
+    // Pods that name no service account have the one called `default`.
+    let found = seen(&(MESH.to_owned() + &target("name: default", ROUTES)));
+    assert_eq!(found[1], "shop/pods 10.244.0.7,10.244.0.8 8080 allowed");
+}
+
+#[test]
+fn what_a_target_must_not_be() {
+    let rules = "{kind: HTTPRouteGroup, name: any}";
+    for (text, expected) in [
+        (target("name: cart, port: 70000", rules), "`70000` is not a port"),
+        (target("name: Cart", rules), "`Cart` is not a Kubernetes name"),
+        (target("name: cart", ""), "there are no rules, so the target grants nothing"),
+        (
+            target("name: cart", rules).replace("sources: [{kind: ServiceAccount", "sources: [{kind: Pod"),
+            "`Pod` is not a kind of subject",
+        ),
+    ] {
+        let said = problems(&compiled(&text));
+        assert!(said.contains(expected), "{said}");
+    }
+}

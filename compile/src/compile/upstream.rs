@@ -1,0 +1,103 @@
+//! Connection settings, and the clusters that carry them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use egress_policy::{HostPattern, Port};
+use serde::Serialize;
+
+use super::issues::Issues;
+use super::{Compiler, Invalid, Objects};
+use crate::duration;
+use crate::manifest::spec::UpstreamTrafficSetting;
+use crate::manifest::{Body, ObjectRef};
+
+/// A cluster of its own, for rules whose policy names connection settings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct OwnCluster {
+    /// Its name, as Open Service Mesh has it: `HOST:PORT` or `PORT`.
+    pub name: String,
+    /// The names that it resolves; none: the address that was dialled.
+    pub host: Option<HostPattern>,
+    /// What it allows of connections.
+    pub limits: Limits,
+}
+
+/// Limits of one cluster, over all of its connections. `None`: as many as there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Limits {
+    /// How long connecting may take.
+    pub connect_timeout: Option<Duration>,
+    /// Connections at a time.
+    pub max_connections: Option<u32>,
+    /// HTTP requests at a time.
+    pub max_requests: Option<u32>,
+    /// HTTP requests that wait for a connection.
+    pub max_pending_requests: Option<u32>,
+    /// HTTP retries at a time.
+    pub max_retries: Option<u32>,
+    /// HTTP requests on one connection.
+    pub max_requests_per_connection: Option<u32>,
+}
+
+impl OwnCluster {
+    /// The cluster of a port and, where it resolves names, a host.
+    pub(super) fn new(host: Option<&HostPattern>, port: Port, limits: Limits) -> Self {
+        let name = host.map_or_else(|| port.to_string(), |host| format!("{host}:{port}"));
+        Self { name, host: host.cloned(), limits }
+    }
+}
+
+/// The settings of each UpstreamTrafficSetting.
+pub(super) type Settings<'s> = BTreeMap<&'s ObjectRef, Result<Limits, Invalid>>;
+
+/// Reads all of them.
+pub(super) fn settings<'s>(objects: &Objects<'s>, compiler: &mut Compiler) -> Settings<'s> {
+    let mut settings = Settings::new();
+    for (reference, object) in objects {
+        if let Body::UpstreamTrafficSetting(spec) = &object.body {
+            let mut issues = Issues::new(object);
+            settings.insert(reference, limits(spec, &mut issues));
+            compiler.describe(issues, 0);
+        }
+    }
+    settings
+}
+
+fn limits(spec: &UpstreamTrafficSetting, issues: &mut Issues<'_>) -> Result<Limits, Invalid> {
+    for (field, given) in
+        [("rateLimit", spec.rate_limit.is_some()), ("httpRoutes", spec.http_routes.is_some())]
+    {
+        if given {
+            issues.info(
+                &format!("spec.{field}"),
+                format!("`{field}` is not looked at for egress, as in OSM"),
+                None,
+            );
+        }
+    }
+    let connection = spec.connection_settings.clone().unwrap_or_default();
+    let (tcp, http) = (connection.tcp.unwrap_or_default(), connection.http.unwrap_or_default());
+    let connect_timeout = match tcp.connect_timeout.as_deref().map(|text| (text, duration::parse(text))) {
+        None => None,
+        Some((_, Some(time))) if !time.is_zero() => Some(time),
+        Some((text, _)) => {
+            issues.error(
+                "spec.connectionSettings.tcp.connectTimeout",
+                format!("`{text}` is not a duration above 0"),
+                Some(
+                    "write it as `5s` or `250ms`: until then policies that name these settings grant nothing",
+                ),
+            );
+            return Err(Invalid);
+        }
+    };
+    Ok(Limits {
+        connect_timeout,
+        max_connections: tcp.max_connections,
+        max_requests: http.max_requests,
+        max_pending_requests: http.max_pending_requests,
+        max_retries: http.max_retries,
+        max_requests_per_connection: http.max_requests_per_connection,
+    })
+}

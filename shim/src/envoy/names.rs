@@ -1,0 +1,57 @@
+//! Names that the sidecar resolves: one DNS cache for names that rules list, one for those that only a
+//! wildcard lists, which lead to fewer addresses.
+
+use egress_policy::HostMatch;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::AddressMatcher;
+use envoy_types::pb::google::protobuf::UInt32Value;
+
+use super::listeners::network_filter;
+use super::never::never;
+use super::{Settings, any, name};
+
+/// More names at a time are refused: each is asked for again and again while it is used.
+const MOST_HOSTS: u32 = 16_384;
+
+/// The cluster of names that are resolved so.
+pub(super) const fn cluster(names: HostMatch) -> &'static str {
+    match names {
+        HostMatch::Exact => name::DNS,
+        HostMatch::Wildcard => name::DNS_WILDCARD,
+    }
+}
+
+/// The DNS cache that clusters and filters share; Envoy wants it spelt the same everywhere.
+pub(super) fn cache(settings: &Settings, names: HostMatch) -> DnsCacheConfig {
+    let resolver = CaresDnsResolverConfig {
+        resolvers: settings.dns_resolvers.iter().copied().map(super::address).collect(),
+        ..Default::default()
+    };
+    let resolver = (!settings.dns_resolvers.is_empty()).then(|| TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".to_owned(),
+        typed_config: Some(any(&resolver)),
+    });
+    DnsCacheConfig {
+        name: cluster(names).to_owned(),
+        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+        max_hosts: Some(UInt32Value { value: MOST_HOSTS }),
+        typed_dns_resolver_config: resolver,
+        resolved_address_filter: Some(AddressMatcher {
+            ranges: never(names, &settings.never_resolve_to),
+            invert_match: false,
+        }),
+        ..Default::default()
+    }
+}
+
+/// The filter that resolves names for `tcp_proxy`, which cannot wait for a cluster to do so. It acts where
+/// a connection has a dynamic host.
+pub(super) fn filter(settings: &Settings, names: HostMatch) -> Filter {
+    let config = FilterConfig { dns_cache_config: Some(cache(settings, names)), ..Default::default() };
+    network_filter("envoy.filters.network.sni_dynamic_forward_proxy", &config)
+}

@@ -1,0 +1,44 @@
+//! What the access log says.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::envoy::Envoy;
+use crate::wait::wait_for;
+
+/// Waits for a line of which this is so: a line is written when its connection or request has ended.
+///
+/// # Errors
+/// When there is none in time; with the lines that there are.
+pub fn line(envoy: &Envoy<'_>, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    let mut found = None;
+    let waited = wait_for(what, Duration::from_secs(5), || {
+        found = envoy.access_log().into_iter().find(&wanted);
+        found.is_some()
+    });
+    waited.with_context(|| {
+        let lines: Vec<String> = envoy.access_log().iter().rev().take(20).map(Value::to_string).collect();
+        format!("the last lines of the access log, newest first:\n{}", lines.join("\n"))
+    })?;
+    found.context("no line")
+}
+
+/// Waits for the line of a connection or request with this decision and this upstream address.
+///
+/// # Errors
+/// When there is none in time.
+pub fn decided(envoy: &Envoy<'_>, decision: &str, upstream: &str) -> Result<Value> {
+    line(envoy, &format!("`{decision}` to {upstream}"), |line| {
+        line["decision"] == decision && line["upstream"] == upstream
+    })
+}
+
+/// A number of a line. Envoy 1.39 writes some as `1000000.0`.
+#[must_use]
+pub fn number(line: &Value, field: &str) -> Option<u64> {
+    let value = &line[field];
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, far below 2^53")]
+    value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))
+}

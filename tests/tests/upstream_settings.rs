@@ -1,0 +1,241 @@
+//! UpstreamTrafficSetting: circuit breakers and connect timeouts of an Egress' own connections.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::client::{self, Outcome};
+use egress_tests::log;
+use egress_tests::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::scene::{Reply, Scene, play, play_in};
+use egress_tests::slow;
+
+/// An address that nobody has: what is sent there is dropped without a word.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
+
+fn egress(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: curl}}\n\
+         spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], {spec}}}\n"
+    )
+}
+
+fn settings(name: &str, connection: &str) -> String {
+    format!(
+        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
+         metadata: {{name: {name}, namespace: curl}}\n\
+         spec: {{host: {name}, connectionSettings: {connection}}}\n"
+    )
+}
+
+fn by(settings: &str) -> String {
+    format!(
+        "matches: [{{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {settings}}}]"
+    )
+}
+
+fn connect(scene: &Scene<'_>, ip: IpAddr, port: u16) -> Result<TcpStream> {
+    let connected = scene.pod.workload().run(|| client::connect(SocketAddr::new(ip, port)))?;
+    connected.map_err(|outcome| anyhow!("{outcome:?}"))
+}
+
+fn lives(stream: &mut (impl Read + Write)) -> bool {
+    let mut answer = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"ping"
+}
+
+/// `fortio load -c 5 -qps 0 -n 50`: how many answers had the status 200 and how many 503.
+fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)> {
+    let worker = || -> Result<Vec<u16>> {
+        let mut statuses = Vec::new();
+        let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
+        for _ in 0..10 {
+            match client::http_on(&mut stream, &client::request("GET", "/get", &[("host", host)])) {
+                Outcome::Http(answer) => {
+                    let at = answer.header(ADDRESS_HEADER);
+                    ensure!(answer.status != 200 || at == Some(&HTTPBIN.to_string()), "{answer:?}");
+                    let overloaded = answer.header("x-envoy-overloaded") == Some("true");
+                    ensure!(answer.status != 503 || overloaded, "{answer:?}");
+                    statuses.push(answer.status);
+                }
+                outcome => return Err(anyhow!("{outcome:?}")),
+            }
+        }
+        Ok(statuses)
+    };
+    let statuses = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..5).map(|_| scope.spawn(|| scene.pod.workload().run(worker)?)).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<u16>>>| {
+            worker.join().map_err(|_| anyhow!("a worker panicked"))?
+        };
+        workers.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })?
+    .concat();
+    let count = |status| statuses.iter().filter(|found| **found == status).count();
+    let counts = (count(200), count(503));
+    ensure!(counts.0 + counts.1 == 50, "{statuses:?}");
+    Ok(counts)
+}
+
+/// Open Service Mesh's demo of circuit breaking for hosts outside the mesh, in its two steps.
+#[test]
+fn circuit_breaking_demo() -> Result<()> {
+    let host = "httpbin.httpbin.svc.cluster.local";
+    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
+    // Its namespace is not of the mesh.
+    let service = "apiVersion: v1\nkind: Namespace\nmetadata: {name: httpbin}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: httpbin, namespace: httpbin}\n\
+         spec: {clusterIP: 203.0.113.10, ports: [{name: http, port: 14001}]}\n";
+    let manifests = [("service.yaml", service), ("httpbin.yaml", &egress("httpbin-external", &spec))];
+    play_in(
+        |world| slow::start(&world.outside.netns),
+        &manifests,
+        |scene| {
+            scene.world.dns.set(host, &[HTTPBIN]);
+            let to = SocketAddr::new(HTTPBIN, slow::PORT);
+            ensure!(load(scene, to, host)? == (50, 0), "C1: not everything went through");
+
+            let limits =
+                "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
+            scene.write("settings.yaml", &settings("httpbin-external", limits))?;
+            scene.write(
+                "httpbin.yaml",
+                &egress("httpbin-external", &format!("{spec}, {}", by("httpbin-external"))),
+            )?;
+            let (good, overflown) = load(scene, to, host)?;
+            println!("C2: {good} times 200, {overflown} times 503");
+            ensure!(good > 0 && overflown > 0, "C2: {good} times 200, {overflown} times 503");
+            let stat = |name: &str| {
+                scene.envoy.stat(&format!("cluster.httpbin_httpbin_svc_cluster_local_14001.{name}"))
+            };
+            ensure!(
+                stat("upstream_rq_pending_overflow")? == overflown as u64,
+                "C2: another count of overflows"
+            );
+            ensure!(stat("upstream_rq_200")? == good as u64, "C2: another count of answers");
+            // One request per connection.
+            ensure!(
+                stat("upstream_cx_total")? == good as u64,
+                "C2: {} connections",
+                stat("upstream_cx_total")?
+            );
+            let line = log::line(scene.envoy, "a 503", |line| line["status"] == 503)?;
+            ensure!(
+                line["flags"] == "UO" && line["decision"] == "allow rule curl/httpbin-external spec.ports[0]",
+                "{line}"
+            );
+
+            // The settings go, and the limits with them.
+            scene.write("httpbin.yaml", &egress("httpbin-external", &spec))?;
+            scene.remove("settings.yaml")?;
+            ensure!(load(scene, to, host)? == (50, 0), "the limits stayed");
+            ensure!(scene.envoy.stat("listener_manager.listener_modified")? == 0, "a listener was modified");
+            Ok(())
+        },
+    )
+}
+
+/// Limits hold for connections that are not HTTP, and for those of their own policy alone.
+#[test]
+fn max_connections_of_tcp_and_https() -> Result<()> {
+    let manifests = settings("two", "{tcp: {maxConnections: 2}}")
+        + &egress(
+            "tcp",
+            &format!(
+                "ipAddresses: [203.0.113.20/32], ports: [{{number: 9000, protocol: tcp}}], {}",
+                by("two")
+            ),
+        )
+        + &egress(
+            "tls",
+            &format!("hosts: [httpbin.org], ports: [{{number: 443, protocol: https}}], {}", by("two")),
+        )
+        + &egress("free", "ipAddresses: [203.0.113.10/32], ports: [{number: 9000, protocol: tcp}]")
+        + &egress("names", "hosts: [www.example.com], ports: [{number: 443, protocol: https}]");
+    play(&[("all.yaml", &manifests)], |scene| {
+        let mut open = vec![connect(scene, EXAMPLE, 9000)?, connect(scene, EXAMPLE, 9000)?];
+        ensure!(open.iter_mut().all(lives), "two were allowed");
+        scene.exchange(SocketAddr::new(EXAMPLE, 9000), b"ping")?.closed().context("a third one")?;
+        ensure!(scene.envoy.stat("cluster.9000.upstream_cx_overflow")? == 1, "another count of overflows");
+        let line = log::line(scene.envoy, "the third one", |line| line["flags"] == "UO")?;
+        ensure!(
+            line["cluster"] == "9000" && line["decision"] == "allow rule curl/tcp spec.ports[0]",
+            "{line}"
+        );
+        for _ in 0..5 {
+            open.push(connect(scene, HTTPBIN, 9000)?);
+        }
+        ensure!(open.iter_mut().all(lives), "another policy on this port has no limit");
+        drop(open);
+
+        let tls = |name: &str| -> Result<_> {
+            let stream = connect(scene, ELSEWHERE, 443)?;
+            Ok(client::tls(stream, Some(name)))
+        };
+        let first = [tls("httpbin.org")?, tls("httpbin.org")?];
+        ensure!(first.iter().all(Result::is_ok), "two were allowed: {first:?}");
+        ensure!(tls("httpbin.org")?.is_err(), "a third one");
+        ensure!(
+            scene.envoy.stat("cluster.httpbin_org_443.upstream_cx_overflow")? == 1,
+            "another count of overflows"
+        );
+        let others: Vec<_> = (0..5).map(|_| tls("www.example.com")).collect::<Result<_>>()?;
+        ensure!(others.iter().all(Result::is_ok), "another policy on this port has no limit");
+        ensure!(scene.world.origins.connections_to(ELSEWHERE) == 0, "the dialled address was reached");
+
+        // Where there is room again, a connection goes through.
+        drop(first);
+        let again = |scene: &Scene<'_>| scene.get_tls(SocketAddr::new(ELSEWHERE, 443), "httpbin.org");
+        egress_tests::wait::wait_for("room for a connection", Duration::from_secs(5), || {
+            again(scene).is_ok_and(|reply| reply.from_origin(HTTPBIN).is_ok())
+        })?;
+        Ok(())
+    })
+}
+
+/// A connection to nobody ends when the settings say, and not after Envoy's 5 s.
+#[test]
+fn connect_timeout() -> Result<()> {
+    let manifests = settings("quick", "{tcp: {connectTimeout: 300ms}}")
+        + &egress(
+            "tcp",
+            &format!(
+                "ipAddresses: [198.51.100.0/24], ports: [{{number: 9000, protocol: tcp}}], {}",
+                by("quick")
+            ),
+        )
+        + &egress(
+            "web",
+            &format!(
+                "hosts: [nobody.example, httpbin.org], ports: [{{number: 443, protocol: https}}, {{number: 80, protocol: http}}], {}",
+                by("quick")
+            ),
+        );
+    play(&[("all.yaml", &manifests)], |scene| {
+        scene.world.dns.set("nobody.example", &[NOBODY]);
+        let timed = |what: &str, attempt: &dyn Fn() -> Result<Reply>, expected: &[Reply]| -> Result<()> {
+            let start = Instant::now();
+            let reply = attempt()?;
+            let took = start.elapsed();
+            println!("{what}: {took:?}");
+            ensure!(expected.contains(&reply), "{what}: {reply:?}");
+            let range = Duration::from_millis(250)..Duration::from_secs(2);
+            ensure!(range.contains(&took), "{what}: after {took:?}");
+            Ok(())
+        };
+        let to = |ip, port| SocketAddr::new(ip, port);
+        timed("tcp", &|| scene.exchange(to(NOBODY, 9000), b"ping"), &[Reply::Closed])?;
+        timed("https", &|| scene.get_tls(to(EXAMPLE, 443), "nobody.example"), &[Reply::Closed])?;
+        timed("http", &|| scene.get(to(EXAMPLE, 80), "nobody.example", "/"), &[Reply::Envoy(503, None)])?;
+        // Somebody who is there is reached.
+        scene.exchange(to(ELSEWHERE, 9000), b"ping")?.echoed(b"ping")?;
+        scene.get_tls(to(EXAMPLE, 443), "httpbin.org")?.from_origin(HTTPBIN)?;
+        scene.get(to(EXAMPLE, 80), "httpbin.org", "/get")?.from_origin(HTTPBIN)?;
+        Ok(())
+    })
+}
