@@ -86,10 +86,12 @@ fn egress() -> impl Strategy<Value = Object> {
         listed(&["10.0.0.0/8", "10.1.2.3/8", "1.1.1.1/32", "2001:db8::/32"]),
         prop::collection::vec(port, 0..4),
         subsequence(vec!["g", "h", "none"], 0..=3).prop_shuffle(),
+        prop::bool::weighted(0.2),
     )
-        .prop_map(|(annotations, accounts, hosts, addresses, ports, groups)| {
+        .prop_map(|(annotations, accounts, hosts, addresses, ports, groups, with_settings)| {
             let sources: Vec<Value> = accounts.iter().map(|account| source(account)).collect();
-            let matches: Vec<Value> = groups.iter().map(|group| reference(group)).collect();
+            let settings = with_settings.then(|| settings("limits"));
+            let matches: Vec<Value> = groups.iter().map(|group| reference(group)).chain(settings).collect();
             json!({
                 "apiVersion": "policy.openservicemesh.io/v1alpha1",
                 "kind": "Egress",
@@ -109,8 +111,19 @@ fn reference(group: &str) -> Value {
     json!({"apiGroup": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "name": group})
 }
 
-/// The groups that the policies name: one of two matches, one of one, one of none.
+fn settings(name: &str) -> Value {
+    json!({"apiGroup": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting", "name": name})
+}
+
+/// What the policies name: groups of two matches, of one, of none and of an invalid one, and settings.
 fn groups() -> Vec<Object> {
+    let limits = |name: &str, timeout: &str| {
+        json!({
+            "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting",
+            "metadata": {"name": name, "namespace": "n"},
+            "spec": {"host": "a.org", "connectionSettings": {"tcp": {"connectTimeout": timeout}}},
+        })
+    };
     let group = |name: &str, matches: Value| {
         json!({
             "apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup",
@@ -128,6 +141,8 @@ fn groups() -> Vec<Object> {
         ),
         group("none", json!([])),
         group("bad", json!([{"name": "bad", "pathRegex": "("}])),
+        limits("limits", "5s"),
+        limits("bad-limits", "soon"),
     ]
 }
 
@@ -230,7 +245,7 @@ proptest! {
     fn something_invalid_allows_nothing_more(
         policies in policies(),
         which in any::<Index>(),
-        what in 0..11_usize,
+        what in 0..13_usize,
         at in any::<Index>(),
     ) {
         let mut worse = policies.clone();
@@ -246,7 +261,9 @@ proptest! {
             6 => push(&mut spec["matches"], at, json!({"apiGroup": "apps/v1", "kind": "Deployment", "name": "g"})),
             7 => push(&mut spec["sources"], at, json!({"kind": "Deployment", "name": "app", "namespace": "n"})),
             8 => push(&mut spec["sources"], at, json!({"kind": "ServiceAccount", "name": "App_", "namespace": "n"})),
-            9 => policy["metadata"]["annotations"]["openservicemesh.io/egress-upgrades"] = json!("carrier-pigeon"),
+            9 => push(&mut spec["matches"], at, settings("bad-limits")),
+            10 => push(&mut spec["matches"], at, settings("missing")),
+            11 => policy["metadata"]["annotations"]["openservicemesh.io/egress-upgrades"] = json!("carrier-pigeon"),
             _ => policy["metadata"]["annotations"]["openservicemesh.io/egress-ech"] = json!("allow"),
         }
         only_adds(&of(&worse), &of(&policies))?;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use egress_compile::store::{Change, FileUpdate, Store};
-use egress_compile::{CompileOptions, Compiled, MODE_ANNOTATION, compile};
+use egress_compile::{
+    CompileOptions, Compiled, ENCRYPTED_HELLO_ANNOTATION, MODE_ANNOTATION, UPGRADES_ANNOTATION, compile,
+};
 use egress_policy::{Document, Identity, Mode, Policy};
 use serde_json::{Value, json};
 
@@ -68,6 +70,11 @@ fn check(files: &[FileUpdate]) -> Compiled {
         assert_eq!(document, &again.document(identity));
         if let Some(other) = again.documents.get(identity) {
             assert!(Arc::ptr_eq(document, other), "an unchanged document is made anew");
+        }
+        let clusters = compiled.clusters(identity);
+        assert_eq!(clusters, again.clusters(identity));
+        for cluster in document.rules.iter().filter_map(|rule| rule.cluster.as_ref()) {
+            assert_eq!(clusters.iter().filter(|c| c.name == *cluster).count(), 1, "cluster {cluster}");
         }
         reaches_the_filter(document);
     }
@@ -210,45 +217,125 @@ fn route_group(input: &mut Input<'_>) -> Value {
     json!({"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "spec": {"matches": matches}})
 }
 
-fn object(input: &mut Input<'_>, number: usize) -> Value {
-    const MODES: &[&str] = &["enforce", "audit", "passthrough", "Audit", ""];
-    let (kind, mut object) = match input.below(9) {
-        0..=3 => ("Egress", egress(input)),
-        4 | 5 => ("HTTPRouteGroup", route_group(input)),
-        6 => {
-            let tcp = json!({"maxConnections": input.number(), "connectTimeout": text(input, &["1s", "0", "5ms", "1", "-1s", "1h"])});
-            let settings = json!({"host": text(input, HOSTS), "connectionSettings": {"tcp": tcp}});
-            let kind = "UpstreamTrafficSetting";
-            (
-                kind,
-                json!({"apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": kind, "spec": settings}),
-            )
+/// What selects pods, and what pods have.
+fn labels(input: &mut Input<'_>) -> Value {
+    input.pick(&["", "a", "b"]).chars().map(|label| ("app".to_owned(), json!(label.to_string()))).collect()
+}
+
+fn numbers(input: &mut Input<'_>) -> Value {
+    let protocols = [json!("TCP"), json!("UDP"), Value::Null];
+    (0..input.below(3))
+        .map(|_| {
+            let protocol = protocols[input.below(3)].clone();
+            json!({"port": input.pick(&[80, 443, 8080, 0, 70_000]), "protocol": protocol})
+        })
+        .collect()
+}
+
+const ADDRESSES: &[&str] = &["10.96.0.1", "10.96.0.2", "fd00::1", "::ffff:10.96.0.1", "None", "", "x"];
+
+/// An object of Kubernetes itself, or of who may connect to whom in the mesh.
+fn of_the_mesh(input: &mut Input<'_>) -> Value {
+    match input.below(7) {
+        0 | 1 => {
+            let spec = json!({
+                "clusterIP": text(input, ADDRESSES),
+                "clusterIPs": texts(input, ADDRESSES),
+                "ports": numbers(input),
+                "selector": labels(input),
+            });
+            json!({"apiVersion": "v1", "kind": "Service", "spec": spec})
         }
-        7 => {
-            let kind = input.pick(&["Namespace", "ServiceAccount"]);
-            (kind, json!({"apiVersion": "v1", "kind": kind}))
+        2 => {
+            let subset = json!({"addresses": [{"ip": text(input, ADDRESSES)}], "ports": numbers(input)});
+            json!({"apiVersion": "v1", "kind": "Endpoints", "subsets": [subset]})
+        }
+        3 => {
+            let endpoint = json!({"addresses": [text(input, ADDRESSES)]});
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "endpoints": [endpoint], "ports": numbers(input),
+            })
+        }
+        4 => json!({"apiVersion": "v1", "kind": "Pod", "spec": {"serviceAccountName": text(input, NAMES)}}),
+        5 => {
+            let template = json!({
+                "metadata": {"labels": labels(input)}, "spec": {"serviceAccountName": text(input, NAMES)},
+            });
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": template}})
         }
         _ => {
+            let mut account =
+                || json!({"kind": "ServiceAccount", "name": text(input, NAMES), "namespace": "n"});
+            let (mut destination, source) = (account(), account());
+            if input.seldom() {
+                destination["port"] = json!(input.pick(&[80, 443, 0]));
+            }
+            let rules = if input.seldom() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
+            json!({
+                "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
+                "spec": {"destination": destination, "sources": [source], "rules": rules},
+            })
+        }
+    }
+}
+
+fn object(input: &mut Input<'_>, number: usize) -> Value {
+    const MODES: &[&str] = &["enforce", "audit", "passthrough", "Audit", ""];
+    let mut object = match input.below(13) {
+        0..=3 => egress(input),
+        4 | 5 => route_group(input),
+        6 => {
+            let timeout = text(input, &["1s", "0", "5ms", "1", "-1s", "1h"]);
+            let tcp = json!({"maxConnections": input.number(), "connectTimeout": timeout});
+            let spec = json!({"host": text(input, HOSTS), "connectionSettings": {"tcp": tcp}});
+            json!({
+                "apiVersion": "policy.openservicemesh.io/v1alpha1",
+                "kind": "UpstreamTrafficSetting",
+                "spec": spec,
+            })
+        }
+        7 => json!({"apiVersion": "v1", "kind": input.pick(&["Namespace", "ServiceAccount"])}),
+        8 => {
             let traffic = json!({
                 "enableEgress": input.pick(&[Some(true), Some(false), None]),
+                "enablePermissiveTrafficPolicyMode": input.pick(&[Some(true), Some(false), None]),
                 "outboundIPRangeExclusionList": texts(input, BLOCKS),
             });
-            let kind = "MeshConfig";
-            (
-                kind,
-                json!({"apiVersion": "config.openservicemesh.io/v1alpha2", "kind": kind, "spec": {"traffic": traffic}}),
-            )
+            json!({
+                "apiVersion": "config.openservicemesh.io/v1alpha2",
+                "kind": "MeshConfig",
+                "spec": {"traffic": traffic},
+            })
         }
+        9 => {
+            let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace"});
+            namespace["metadata"] =
+                json!({"name": "n", "labels": {"openservicemesh.io/monitored-by": "osm"}});
+            return namespace;
+        }
+        _ => of_the_mesh(input),
     };
+    let kind = object["kind"].as_str().unwrap_or_default();
     let name = match kind {
         "MeshConfig" if !input.seldom() => "osm-mesh-config".to_owned(),
         "Egress" => format!("p{}", number % 4),
         _ => text(input, NAMES),
     };
     let namespace = if kind == "MeshConfig" { "osm-system".to_owned() } else { text(input, NAMESPACES) };
-    object["metadata"] = json!({"name": name, "namespace": namespace});
-    if input.seldom() {
-        object["metadata"]["annotations"] = json!({MODE_ANNOTATION: text(input, MODES)});
+    let mut labels = labels(input);
+    if kind == "EndpointSlice" {
+        labels["kubernetes.io/service-name"] = json!(text(input, NAMES));
+    }
+    object["metadata"] = json!({"name": name, "namespace": namespace, "labels": labels});
+    let annotation = match input.byte() % 16 {
+        13 => Some((MODE_ANNOTATION, MODES)),
+        14 => Some((UPGRADES_ANNOTATION, &["websocket", "WebSocket, websocket", "h2c", ""][..])),
+        15 => Some((ENCRYPTED_HELLO_ANNOTATION, &["allow-outer", "refuse", "allow", ""][..])),
+        _ => None,
+    };
+    if let Some((annotation, values)) = annotation {
+        object["metadata"]["annotations"] = json!({annotation: text(input, values)});
     }
     object
 }
