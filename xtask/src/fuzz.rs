@@ -82,7 +82,6 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
     for folder in [&corpus, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
     }
-    let before = files(&artifacts);
     let mut command = cargo_fuzz(root, "run");
     command
         .arg(target)
@@ -101,8 +100,12 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
         command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().context("cannot run cargo fuzz")?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        let crasher = files(&artifacts).into_iter().find(|file| !before.contains(file));
-        let last: Vec<&str> = said.lines().rev().take(40).collect();
+        let written =
+            |line: &str| line.split_once("Test unit written to ").map(|(_, path)| path.trim().to_owned());
+        let crasher = said.lines().find_map(written).map(PathBuf::from);
+        // Below the rule cargo-fuzz gives advice of its own.
+        let told: Vec<&str> = said.lines().take_while(|line| !line.starts_with('─')).collect();
+        let last: Vec<&str> = told.into_iter().rev().take(30).collect();
         eprintln!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         let Some(crasher) = crasher else { bail!("target {target} did not run") };
         let shown = crasher.strip_prefix(root).unwrap_or(&crasher).display();
@@ -110,7 +113,7 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
             "target {target} crashed with {shown}\n\
              \n  make it smaller:        (cd fuzz && cargo +nightly fuzz tmin --sanitizer none {target} {})\
              \n  keep it as a test:      mkdir -p fuzz/regressions/{target} && cp {shown} fuzz/regressions/{target}/WHAT-IT-IS\
-             \n  run it as an ordinary:  cargo test --package egress-compile --test regressions",
+             \n  then this replays it:   cargo test --package egress-compile --test regressions",
             crasher.display()
         );
     }
@@ -127,8 +130,4 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
         covered.unwrap_or("?")
     );
     Ok(())
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
