@@ -306,11 +306,11 @@ impl Policy {
             return by_upgrade;
         }
         let plain = self.request_by(&port.http, address, authority.host, request);
-        match plain {
-            Decision::Allow(Permit { by: Grant::Rule(rule), .. }) => {
+        match plain.rule() {
+            Some(rule) if plain.is_allowed_by_rule() => {
                 self.refuse(Refusal { reason: ReasonCode::UpgradeRefused, rule: Some(rule) })
             }
-            refused => refused,
+            Some(_) | None => plain,
         }
     }
 

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
+use egress_tests::log;
 use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::scene::play_in;
 use egress_tests::wait::wait_for;
+use egress_tests::websocket::{self, WebsocketServer};
 
 fn policy(name: &str, more: &str) -> String {
     format!(
@@ -127,4 +130,45 @@ fn a_hundred_of_a_thousand() -> Result<()> {
         ensure!(lives(stream), "the connection to port {port} was closed as well");
     }
     Ok(())
+}
+
+/// A websocket is a request that is under way until it ends.
+#[test]
+fn a_websocket_ends_with_its_leave() -> Result<()> {
+    let sockets = |name: &str, annotation: &str| {
+        format!(
+            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+             metadata: {{name: {name}, namespace: curl, annotations: {{{annotation}}}}}\n\
+             spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  \
+             hosts: [httpbin.org]\n  ports: [{{number: {}, protocol: http}}]\n",
+            websocket::PORT
+        )
+    };
+    let may = "openservicemesh.io/egress-upgrades: websocket";
+    let prepare = |world: &World| WebsocketServer::start(&world.outside.netns).map(|_| ());
+    play_in(prepare, &[("one.yaml", &sockets("one", may)), ("two.yaml", &sockets("two", may))], |scene| {
+        let mut socket = scene.pod.workload().run(|| -> Result<_> {
+            let stream =
+                client::connect(SocketAddr::new(HTTPBIN, websocket::PORT)).map_err(|e| anyhow!("{e:?}"))?;
+            Ok(tungstenite::client("ws://httpbin.org/chat", stream).map_err(|e| anyhow!("{e}"))?.0)
+        })??;
+        let mut echoes = |text: &str| -> Result<()> {
+            socket.send(text.into())?;
+            ensure!(socket.read()?.to_text()? == text);
+            Ok(())
+        };
+        echoes("first")?;
+        // One policy is enough, and another change concerns nobody.
+        scene.remove("one.yaml")?;
+        echoes("second")?;
+        scene.write("one.yaml", &sockets("one", ""))?;
+        echoes("third")?;
+        // Requests are still allowed, and the upgrade is not.
+        scene.write("two.yaml", &sockets("two", ""))?;
+        ends(socket.get_ref())?;
+        log::line(scene.envoy, "the revocation", |line| {
+            line["decision"] == "deny revoked - -" && line["kind"] == "request" && line["status"] == 101
+        })?;
+        Ok(())
+    })
 }

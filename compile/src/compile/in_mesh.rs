@@ -70,12 +70,13 @@ pub(super) fn mesh(
         .collect();
     let mut mesh = Mesh { permissive, ..Mesh::default() };
     for (reference, object) in objects {
-        match &object.body {
-            Body::Service(spec) if monitored.contains(reference.namespace.as_str()) => {
-                mesh.services.extend(service(reference, spec, objects));
-            }
-            Body::TrafficTarget(spec) => target(object, spec, &mut mesh, compiler),
-            _ => {}
+        if let Body::Service(spec) = &object.body
+            && monitored.contains(reference.namespace.as_str())
+        {
+            mesh.services.extend(service(reference, spec, objects));
+        }
+        if let Body::TrafficTarget(spec) = &object.body {
+            target(object, spec, &mut mesh, compiler);
         }
     }
     mesh
@@ -99,12 +100,11 @@ fn service(reference: &ObjectRef, spec: &Service, objects: &Objects<'_>) -> Vec<
     let mut found = Vec::new();
     for (other, object) in objects {
         let Body::Endpoints(_, endpoints) = &object.body else { continue };
-        let of = match other.kind {
-            Kind::EndpointSlice => {
-                let labels = object.metadata.labels.as_ref();
-                labels.and_then(|labels| labels.get("kubernetes.io/service-name")).map_or("", String::as_str)
-            }
-            _ => other.name.as_str(),
+        let of = if other.kind == Kind::EndpointSlice {
+            let labels = object.metadata.labels.as_ref();
+            labels.and_then(|labels| labels.get("kubernetes.io/service-name")).map_or("", String::as_str)
+        } else {
+            other.name.as_str()
         };
         if other.namespace == *namespace && of == name {
             found.extend(
@@ -147,12 +147,13 @@ fn accounts(namespace: &str, spec: &Service, objects: &Objects<'_>) -> BTreeSet<
     objects
         .iter()
         .filter(|(reference, _)| reference.namespace == namespace)
-        .filter_map(|(_, object)| match &object.body {
-            Body::Workload(_, workload) if selects(workload) => {
-                Identity::new(namespace, &workload.service_account).ok()
-            }
-            _ => None,
-        })
+        .filter_map(
+            |(_, object)| {
+                if let Body::Workload(_, workload) = &object.body { Some(workload) } else { None }
+            },
+        )
+        .filter(|workload| selects(workload))
+        .filter_map(|workload| Identity::new(namespace, &workload.service_account).ok())
         .collect()
 }
 

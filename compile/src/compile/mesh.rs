@@ -80,7 +80,13 @@ pub(super) fn modes(
                     modes.identities.insert(identity, mode);
                 }
             }
-            _ => {}
+            Body::Egress(_)
+            | Body::HttpRouteGroup(_)
+            | Body::UpstreamTrafficSetting(_)
+            | Body::Service(_)
+            | Body::Endpoints(..)
+            | Body::Workload(..)
+            | Body::TrafficTarget(_) => {}
         }
     }
     let mut notes = Vec::new();
