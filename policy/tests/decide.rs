@@ -159,7 +159,6 @@ fn one_rule_each() {
         (&routes, "1.2.3.4:80", "POST a.org/h", "deny route-not-allowed ns/p0"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1:80/", "allow rule ns/p0 -> dialled"),
-        (&by_host_header, "10.0.0.1:80", "GET [::ffff:10.0.0.1]/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8::1]:80/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.2:80", "GET 10.0.0.2/", "deny route-not-allowed ns/p0"),
         (&no_routes, "1.2.3.4:80", "GET a.org/", "deny route-not-allowed ns/p0"),

@@ -140,7 +140,8 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
             }
             let written = match &host {
                 Named::Name(host) => host.to_string(),
-                Named::Address(address) => address.to_string(),
+                // As it is spelled, without brackets.
+                Named::Address(_, literal) => literal.to_ascii_lowercase(),
             };
             if let Some(routes) = rule["routes"].as_array()
                 && !routes.iter().any(|route| matches(route, &written, method, path, headers))
@@ -150,10 +151,10 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
             match (strings(&rule["hosts"]), host) {
                 (None, Named::Name(_)) => Some("dialled".to_owned()),
                 // A bare address is only reached where it was dialled.
-                (None, Named::Address(address)) => {
+                (None, Named::Address(address, _)) => {
                     (address == to.ip().to_canonical()).then(|| "dialled".to_owned())
                 }
-                (Some(_), Named::Address(_)) => None,
+                (Some(_), Named::Address(..)) => None,
                 (Some(hosts), Named::Name(host)) => by_name(&hosts, listed, &host),
             }
         }
@@ -200,13 +201,13 @@ fn contains(block: &str, address: IpAddr) -> bool {
     family == other && (length == 0 || differ >> (128 - length) == 0)
 }
 
-enum Named {
+enum Named<'a> {
     Name(Host),
-    Address(IpAddr),
+    Address(IpAddr, &'a str),
 }
 
 /// The host and the port of an authority.
-fn split(authority: &str) -> Option<(Named, Option<u16>)> {
+fn split(authority: &str) -> Option<(Named<'_>, Option<u16>)> {
     let end = if authority.starts_with('[') {
         authority.find(']')? + 1
     } else {
@@ -219,10 +220,11 @@ fn split(authority: &str) -> Option<(Named, Option<u16>)> {
         _ => return None,
     };
     let host = if let Some(literal) = host.strip_prefix('[') {
-        let address: Ipv6Addr = literal.strip_suffix(']')?.parse().ok()?;
-        Named::Address(IpAddr::V6(address).to_canonical())
+        let literal = literal.strip_suffix(']')?;
+        let address: Ipv6Addr = literal.parse().ok()?;
+        Named::Address(IpAddr::V6(address).to_canonical(), literal)
     } else if let Ok(address) = host.parse::<Ipv4Addr>() {
-        Named::Address(address.into())
+        Named::Address(address.into(), host)
     } else {
         Named::Name(Host::canonical(host).ok()?)
     };
