@@ -6,11 +6,14 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
 pub mod bulk;
+pub mod bypass;
 pub mod client;
 pub mod corpus;
 pub mod dns;
+pub mod echo;
 pub mod envoy;
 pub mod grpc;
+pub mod hello;
 pub mod log;
 pub mod mesh;
 pub mod netns;

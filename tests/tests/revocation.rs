@@ -2,12 +2,12 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
+use egress_tests::echo::{ends, lives};
 use egress_tests::log;
 use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
@@ -28,21 +28,6 @@ fn echo(pod: &Pod, to: IpAddr) -> Result<TcpStream> {
         pod.workload().run(|| client::connect(SocketAddr::new(to, 9000)))?.map_err(|e| anyhow!("{e:?}"))?;
     ensure!(lives(&mut stream), "no echo from {to}");
     Ok(stream)
-}
-
-fn lives(stream: &mut TcpStream) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer)).is_ok() && &answer == b"ping"
-}
-
-/// Waits for the end of a connection, without sending anything. What still comes is not looked at.
-fn ends(mut stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(true)?;
-    let ended = || match stream.read(&mut [0; 4096]) {
-        Ok(length) => length == 0,
-        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-    };
-    wait_for("the connection to end", Duration::from_secs(1), ended).map(|_| ())
 }
 
 #[test]
