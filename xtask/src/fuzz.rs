@@ -11,7 +11,7 @@ use super::{must, tools};
 
 const INSTALL_NIGHTLY: &str = "rustup toolchain install nightly --profile minimal";
 /// Longer than any input may take, in seconds.
-const SLOWEST: &str = "20";
+const SLOWEST: &str = "60";
 
 /// Whether a nightly compiler is there; if not, what to do about it.
 pub(crate) fn nightly() -> Result<()> {
