@@ -40,6 +40,13 @@ impl Authority {
     }
 }
 
+/// The address in a valid authority, as it is written there: without brackets and port. Another spelling
+/// would take code for which the module has no room.
+pub(crate) fn literal(authority: &str) -> &str {
+    let (host, end) = authority.strip_prefix('[').map_or((authority, ':'), |rest| (rest, ']'));
+    host.split(end).next().unwrap_or_default()
+}
+
 fn parse_port(text: &str) -> Option<u16> {
     let digits_only = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if digits_only { text.parse().ok() } else { None }

@@ -74,8 +74,10 @@ impl Reader {
         if let Some(answer) = &self.answer {
             return answer.clone();
         }
+        // Not by what is kept: after the header of the first record alone, nothing is.
+        let at_the_beginning = self.consumed == 0;
         self.consumed = self.consumed.saturating_add(bytes.len());
-        let progress = if self.record.is_empty() && self.message.is_empty() {
+        let progress = if at_the_beginning {
             whole(bytes).unwrap_or_else(|| self.take(bytes))
         } else {
             self.take(bytes)

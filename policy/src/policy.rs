@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use self::index::{Entry, Names, PortIndex};
 use self::routes::Routes;
 pub use self::routes::{Headers, Request};
-use crate::authority::{Authority, AuthorityHost};
+use crate::authority::{self, Authority, AuthorityHost};
 use crate::decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
 use crate::{
     Cidr, Document, EncryptedHello, Host, Identity, InMesh, Mode, PatternError, ReasonCode, Upgrade,
@@ -386,10 +386,11 @@ impl Policy {
         if let Some(rule) = grants.find(address) {
             return self.allow(rule, Destination::Dialled);
         }
-        let text = request.authority.unwrap_or_default();
+        // What the header `host` stands for.
+        let text = authority::literal(request.authority.unwrap_or_default()).to_ascii_lowercase();
         let routed = grants.routed.iter().copied().find(|&number| {
             self.rules.get(number as usize).is_some_and(|rule| {
-                rule.routes.as_ref().is_some_and(|routes| routes.match_any(text, request))
+                rule.routes.as_ref().is_some_and(|routes| routes.match_any(&text, request))
                     && rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|b| b.contains(address)))
             })
         });

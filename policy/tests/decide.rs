@@ -101,6 +101,9 @@ fn one_rule_each() {
         {"name": "g/hdr", "path": "/h.*", "headers": [{"name": "x-a", "value": "1+"}, {"name": "host", "value": "a.org"}]},
     ]}]);
     let no_routes = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "routes": []}]);
+    let by_host_header = json!([{"port": 80, "protocol": "http", "routes": [
+        {"name": "g/hdr", "headers": [{"name": "host", "value": "10\\.0\\.0\\.1|2001:db8::1"}]},
+    ]}]);
     for (rules, to, what, expected) in [
         (&json!([]), "1.2.3.4:443", "tls a.org", "deny no-policy -"),
         (&tcp, "1.2.3.4:443", "", "allow rule ns/p0 -> dialled"),
@@ -154,6 +157,10 @@ fn one_rule_each() {
         (&routes, "1.2.3.4:80", "POST a.org/h x-a=11", "allow rule ns/p0 -> a.org"),
         (&routes, "1.2.3.4:80", "POST a.org/h x-a=2", "deny route-not-allowed ns/p0"),
         (&routes, "1.2.3.4:80", "POST a.org/h", "deny route-not-allowed ns/p0"),
+        (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1/", "allow rule ns/p0 -> dialled"),
+        (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1:80/", "allow rule ns/p0 -> dialled"),
+        (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8::1]:80/", "allow rule ns/p0 -> dialled"),
+        (&by_host_header, "10.0.0.2:80", "GET 10.0.0.2/", "deny route-not-allowed ns/p0"),
         (&no_routes, "1.2.3.4:80", "GET a.org/", "deny route-not-allowed ns/p0"),
     ] {
         assert_eq!(ask(&policy("enforce", rules.clone()), to, what), expected, "{rules} {to} {what}");

@@ -22,7 +22,7 @@ fn every_reason_code() {
 fn every_folder_of_the_architecture() {
     let text = read("ARCHITECTURE.md");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for member in ["policy", "filter-wasm", "shim", "envoy", "tests", "xtask", "docs"] {
+    for member in ["policy", "filter-wasm", "shim", "envoy", "tests", "fuzz", "xtask", "docs"] {
         assert!(root.join(member).is_dir(), "{member} is gone");
         assert!(text.contains(&format!("| `{member}/` |")), "ARCHITECTURE.md lacks {member}");
     }

@@ -1,12 +1,13 @@
 //! `cargo xtask`: the one door. It fetches what is missing, says what it does, and leaves nothing
 //! running.
 
+mod fuzz;
 mod module;
 mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -44,6 +45,14 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Fuzz what reads foreign input; needs a nightly compiler.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        /// Only this one.
+        target: Option<String>,
+    },
     /// Remove what was built and fetched.
     Clean,
 }
@@ -74,6 +83,7 @@ fn run(task: Task) -> Result<()> {
             built.run("bench", "release", &envoy, quick.then_some("--quick"))
         }
         Task::Test { fast, envoy } => test(fast, envoy.as_deref()),
+        Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
         Task::Clean => clean(),
     }
 }
@@ -187,22 +197,47 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
                 })?;
             }
         }
+        match fuzz::nightly() {
+            Err(why) if std::env::var_os("CI").is_none() => steps.skip("fuzzing", &why),
+            _ => {
+                steps.run("fuzzing, 10 s for each target", || {
+                    fuzz::run(root()?, Duration::from_secs(10), None)
+                })?;
+            }
+        }
     }
-    println!("\n{}all passed in {:.0} s", steps.0, start.elapsed().as_secs_f64());
+    println!("\n{}{} in {:.0} s", steps.done, steps.verdict(), start.elapsed().as_secs_f64());
     Ok(())
 }
 
 /// What was done, and how long it took.
 #[derive(Default)]
-struct Steps(String);
+struct Steps {
+    done: String,
+    skipped: usize,
+}
 
 impl Steps {
     fn run<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n== {name}");
         let start = Instant::now();
         let result = step()?;
-        self.0 += &format!("{:>5.0} s  {name}\n", start.elapsed().as_secs_f64());
+        self.done += &format!("{:>5.0} s  {name}\n", start.elapsed().as_secs_f64());
         Ok(result)
+    }
+
+    /// Says at the end, too, that something was not tried.
+    fn skip(&mut self, name: &str, why: &anyhow::Error) {
+        println!("\n== {name}\n  NOT RUN: {why}");
+        self.done += &format!("NOT RUN  {name}: {why}\n");
+        self.skipped += 1;
+    }
+
+    fn verdict(&self) -> String {
+        match self.skipped {
+            0 => "all passed".to_owned(),
+            steps => format!("{steps} NOT RUN, the others passed"),
+        }
     }
 }
 

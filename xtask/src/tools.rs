@@ -49,7 +49,7 @@ fn busy(what: String) -> ProgressBar {
 }
 
 /// Runs a command quietly; what it said is shown when it fails.
-fn quietly(what: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     let bar = busy(what.to_owned());
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("{what}: cannot run {command:?}"))?;

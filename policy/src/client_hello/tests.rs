@@ -126,6 +126,18 @@ fn any_segmentation_gives_the_same_answer() {
     }
 }
 
+/// What a record holds is not the beginning of a connection, however it is cut off from its header.
+#[test]
+fn a_record_in_a_record_is_no_hello() {
+    let bytes = records(&Made::named(b"a.org").bytes(), usize::MAX);
+    for cut in 0..bytes.len() {
+        let mut reader = Reader::default();
+        let (first, second) = bytes.split_at(cut);
+        reader.feed(first);
+        assert_eq!(reader.feed(second), malformed("not a ClientHello"), "cut after {cut} bytes");
+    }
+}
+
 #[test]
 fn a_part_is_never_an_answer() {
     for bytes in [real("httpbin.org"), records(&Made::named(b"httpbin.org").message(), 10)] {

@@ -1,0 +1,341 @@
+//! From manifests to documents that the engine reads.
+
+use std::sync::Arc;
+
+use egress_compile::store::{Change, FileUpdate, Store};
+use egress_compile::{
+    CompileOptions, Compiled, ENCRYPTED_HELLO_ANNOTATION, MODE_ANNOTATION, UPGRADES_ANNOTATION, compile,
+};
+use egress_policy::{Document, Identity, Mode, Policy};
+use serde_json::{Value, json};
+
+use super::input::Input;
+
+/// Between the files of an input.
+const SEPARATOR: u8 = 0;
+/// An input that begins so is choices of which objects are made; any other is the text of files.
+const MADE: u8 = 1;
+
+/// The text of files, or choices.
+pub fn manifests(data: &[u8]) {
+    match data.split_first() {
+        Some((&MADE, choices)) => made(&mut Input::new(choices)),
+        _ => {
+            let files = data.split(|byte| *byte == SEPARATOR).take(4);
+            check(&files.enumerate().map(|(number, bytes)| read(number, bytes)).collect::<Vec<_>>());
+        }
+    }
+}
+
+fn read(number: usize, bytes: &[u8]) -> FileUpdate {
+    let update = FileUpdate::read(format!("{number}.yaml").into(), bytes);
+    if let Change::Unreadable(problems) = &update.change {
+        assert!(!problems.is_empty(), "unreadable without a reason");
+    }
+    update
+}
+
+/// Compiles files, in more than one way.
+fn check(files: &[FileUpdate]) -> Compiled {
+    let mut store = Store::default();
+    for update in files {
+        store.apply(update.clone());
+        assert!(!store.apply(update.clone()), "the same again is news");
+    }
+    let mut turned = Store::default();
+    for update in files.iter().rev() {
+        turned.apply(update.clone());
+    }
+    assert!(store == turned, "the order in which files are read matters");
+
+    let options = CompileOptions::default();
+    let compiled = compile(&store, &options, None);
+    let again = compile(&turned, &options, Some(&compiled));
+    assert_eq!(compiled.conditions, again.conditions);
+    assert_eq!(compiled.notes, again.notes);
+    assert!(compiled.documents.keys().eq(again.documents.keys()));
+    for problem in compiled.problems().cloned().chain(store.problems()) {
+        assert!(!problem.to_string().is_empty());
+    }
+    for (object, condition) in &compiled.conditions {
+        assert_eq!(object, &condition.object);
+        assert!(store.index().objects.contains_key(object));
+    }
+    let stranger = Identity::new("nobody", "knows").expect("an identity");
+    let unnamed = compiled.document(&stranger);
+    for (identity, document) in compiled.documents.iter().chain([(&stranger, &unnamed)]) {
+        assert_eq!(identity, &document.identity);
+        assert!(document.rules.is_sorted());
+        assert!(document.mode != Mode::Passthrough || document.rules.is_empty());
+        assert_eq!(document, &again.document(identity));
+        if let Some(other) = again.documents.get(identity) {
+            assert!(Arc::ptr_eq(document, other), "an unchanged document is made anew");
+        }
+        let clusters = compiled.clusters(identity);
+        assert_eq!(clusters, again.clusters(identity));
+        for cluster in document.rules.iter().filter_map(|rule| rule.cluster.as_ref()) {
+            assert_eq!(clusters.iter().filter(|c| c.name == *cluster).count(), 1, "cluster {cluster}");
+        }
+        reaches_the_filter(document);
+    }
+    compiled
+}
+
+/// A document that the control plane makes, the filter reads and compiles.
+fn reaches_the_filter(document: &Document) {
+    let text = serde_json::to_string(document).expect("a document has a JSON form");
+    let read: Document = egress_policy::json::from_str(&text).expect("the filter reads it");
+    assert_eq!(&read, document);
+    Policy::new(read).expect("the filter compiles it");
+}
+
+/// Objects of choices; then one more policy, which must take nothing away.
+fn made(input: &mut Input<'_>) {
+    let mut files = [String::new(), String::new()];
+    for number in 0..1 + input.below(6) {
+        let object = object(input, number);
+        let file = &mut files[input.below(2)];
+        file.push_str("---\n");
+        file.push_str(&object.to_string());
+        file.push('\n');
+    }
+    let mut updates = vec![read(0, files[0].as_bytes()), read(1, files[1].as_bytes())];
+    let before = check(&updates);
+    let mut more = egress(input);
+    more["metadata"] = json!({"name": "one-more", "namespace": "n"});
+    updates.push(read(2, more.to_string().as_bytes()));
+    let after = check(&updates);
+    for (identity, document) in &before.documents {
+        let other = after.document(identity);
+        assert_eq!(document.mode, other.mode);
+        let kept = document.rules.iter().all(|rule| other.rules.contains(rule));
+        assert!(kept, "one more policy takes a rule away");
+    }
+    // And what is new comes from it.
+    for (identity, document) in &after.documents {
+        let other = before.document(identity);
+        let own = |policy: &str| policy == "n/one-more";
+        assert!(document.rules.iter().all(|rule| own(&rule.policy) || other.rules.contains(rule)));
+    }
+}
+
+/// A text of a list, or once in a while any text.
+fn text(input: &mut Input<'_>, of: &[&str]) -> String {
+    match input.byte() {
+        255 => String::from_utf8_lossy(input.bytes()).into_owned(),
+        choice => of[usize::from(choice) % of.len()].to_owned(),
+    }
+}
+
+fn texts(input: &mut Input<'_>, of: &[&str]) -> Value {
+    match input.below(5) {
+        4 => Value::Null,
+        length => (0..length).map(|_| text(input, of)).collect(),
+    }
+}
+
+const NAMES: &[&str] = &["a", "b", "n", "app", "x-1", "A", ""];
+const NAMESPACES: &[&str] = &["n", "n", "osm-system", "other", "a.b"];
+const HOSTS: &[&str] = &[
+    "a.org",
+    "A.org.",
+    "*.a.org",
+    "bücher.example",
+    "b.org",
+    "xn--bcher-kva.example",
+    "*",
+    "a.org:80",
+    "10.0.0.1",
+    "a*.org",
+    "https://a.org/",
+    "",
+];
+const BLOCKS: &[&str] = &[
+    "10.0.0.0/8",
+    "10.1.2.3/8",
+    "1.1.1.1/32",
+    "2001:db8::/32",
+    "::ffff:1.2.3.4/128",
+    "999.1.1.1/32",
+    "10.0.0.1",
+    "/",
+];
+const PATTERNS: &[&str] =
+    &["/get", ".*", "/a|/b", "(?i)/x", "", "(", "a)|(b", "\\p{Greek}", "(a{1000}){1000}", "[[:alpha:]]+"];
+
+fn egress(input: &mut Input<'_>) -> Value {
+    let sources: Vec<Value> = (0..input.below(3))
+        .map(|_| {
+            json!({
+                "kind": text(input, &["ServiceAccount", "ServiceAccount", "Deployment"]),
+                "name": text(input, NAMES),
+                "namespace": text(input, NAMESPACES),
+            })
+        })
+        .collect();
+    let ports: Vec<Value> = (0..input.below(4))
+        .map(|_| {
+            json!({
+                "number": input.pick(&[80, 443, 1, 65535, 0, 65536, -1]),
+                "protocol": text(input, &["http", "https", "tcp", "TCP-server-first", "HTTP", "htttp", "udp"]),
+            })
+        })
+        .collect();
+    let matches: Vec<Value> = (0..input.below(3))
+        .map(|_| {
+            let (group, kind) = input.pick(&[
+                ("specs.smi-spec.io/v1alpha4", "HTTPRouteGroup"),
+                ("specs.smi-spec.io/v1alpha4", "HTTPRouteGroup"),
+                ("policy.openservicemesh.io/v1alpha1", "UpstreamTrafficSetting"),
+                ("policy.openservicemesh.io/v1alpha1", "HTTPRouteGroup"),
+                ("apps/v1", "Deployment"),
+            ]);
+            json!({"apiGroup": group, "kind": kind, "name": text(input, NAMES)})
+        })
+        .collect();
+    json!({
+        "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "Egress",
+        "spec": {
+            "sources": sources, "ports": ports, "matches": matches,
+            "hosts": texts(input, HOSTS), "ipAddresses": texts(input, BLOCKS),
+        },
+    })
+}
+
+fn route_group(input: &mut Input<'_>) -> Value {
+    let matches: Vec<Value> = (0..input.below(4))
+        .map(|_| {
+            let header = json!({text(input, &["x-a", "host", "X-A", ":path", ""]): text(input, PATTERNS)});
+            json!({
+                "name": text(input, NAMES),
+                "pathRegex": text(input, PATTERNS),
+                "methods": texts(input, &["GET", "get", "*", "POST", "FOO", ""]),
+                "headers": if input.seldom() { json!([header.clone(), header]) } else { header },
+            })
+        })
+        .collect();
+    json!({"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "spec": {"matches": matches}})
+}
+
+/// What selects pods, and what pods have.
+fn labels(input: &mut Input<'_>) -> Value {
+    input.pick(&["", "a", "b"]).chars().map(|label| ("app".to_owned(), json!(label.to_string()))).collect()
+}
+
+fn numbers(input: &mut Input<'_>) -> Value {
+    let protocols = [json!("TCP"), json!("UDP"), Value::Null];
+    (0..input.below(3))
+        .map(|_| {
+            let protocol = protocols[input.below(3)].clone();
+            json!({"port": input.pick(&[80, 443, 8080, 0, 70_000]), "protocol": protocol})
+        })
+        .collect()
+}
+
+const ADDRESSES: &[&str] = &["10.96.0.1", "10.96.0.2", "fd00::1", "::ffff:10.96.0.1", "None", "", "x"];
+
+/// An object of Kubernetes itself, or of who may connect to whom in the mesh.
+fn of_the_mesh(input: &mut Input<'_>) -> Value {
+    match input.below(7) {
+        0 | 1 => {
+            let spec = json!({
+                "clusterIP": text(input, ADDRESSES),
+                "clusterIPs": texts(input, ADDRESSES),
+                "ports": numbers(input),
+                "selector": labels(input),
+            });
+            json!({"apiVersion": "v1", "kind": "Service", "spec": spec})
+        }
+        2 => {
+            let subset = json!({"addresses": [{"ip": text(input, ADDRESSES)}], "ports": numbers(input)});
+            json!({"apiVersion": "v1", "kind": "Endpoints", "subsets": [subset]})
+        }
+        3 => {
+            let endpoint = json!({"addresses": [text(input, ADDRESSES)]});
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "endpoints": [endpoint], "ports": numbers(input),
+            })
+        }
+        4 => json!({"apiVersion": "v1", "kind": "Pod", "spec": {"serviceAccountName": text(input, NAMES)}}),
+        5 => {
+            let template = json!({
+                "metadata": {"labels": labels(input)}, "spec": {"serviceAccountName": text(input, NAMES)},
+            });
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": template}})
+        }
+        _ => {
+            let mut account =
+                || json!({"kind": "ServiceAccount", "name": text(input, NAMES), "namespace": "n"});
+            let (mut destination, source) = (account(), account());
+            if input.seldom() {
+                destination["port"] = json!(input.pick(&[80, 443, 0]));
+            }
+            let rules = if input.seldom() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
+            json!({
+                "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
+                "spec": {"destination": destination, "sources": [source], "rules": rules},
+            })
+        }
+    }
+}
+
+fn object(input: &mut Input<'_>, number: usize) -> Value {
+    const MODES: &[&str] = &["enforce", "audit", "passthrough", "Audit", ""];
+    let mut object = match input.below(13) {
+        0..=3 => egress(input),
+        4 | 5 => route_group(input),
+        6 => {
+            let timeout = text(input, &["1s", "0", "5ms", "1", "-1s", "1h"]);
+            let tcp = json!({"maxConnections": input.number(), "connectTimeout": timeout});
+            let spec = json!({"host": text(input, HOSTS), "connectionSettings": {"tcp": tcp}});
+            json!({
+                "apiVersion": "policy.openservicemesh.io/v1alpha1",
+                "kind": "UpstreamTrafficSetting",
+                "spec": spec,
+            })
+        }
+        7 => json!({"apiVersion": "v1", "kind": input.pick(&["Namespace", "ServiceAccount"])}),
+        8 => {
+            let traffic = json!({
+                "enableEgress": input.pick(&[Some(true), Some(false), None]),
+                "enablePermissiveTrafficPolicyMode": input.pick(&[Some(true), Some(false), None]),
+                "outboundIPRangeExclusionList": texts(input, BLOCKS),
+            });
+            json!({
+                "apiVersion": "config.openservicemesh.io/v1alpha2",
+                "kind": "MeshConfig",
+                "spec": {"traffic": traffic},
+            })
+        }
+        9 => {
+            let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace"});
+            namespace["metadata"] =
+                json!({"name": "n", "labels": {"openservicemesh.io/monitored-by": "osm"}});
+            return namespace;
+        }
+        _ => of_the_mesh(input),
+    };
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let name = match kind {
+        "MeshConfig" if !input.seldom() => "osm-mesh-config".to_owned(),
+        "Egress" => format!("p{}", number % 4),
+        _ => text(input, NAMES),
+    };
+    let namespace = if kind == "MeshConfig" { "osm-system".to_owned() } else { text(input, NAMESPACES) };
+    let mut labels = labels(input);
+    if kind == "EndpointSlice" {
+        labels["kubernetes.io/service-name"] = json!(text(input, NAMES));
+    }
+    object["metadata"] = json!({"name": name, "namespace": namespace, "labels": labels});
+    let annotation = match input.byte() % 16 {
+        13 => Some((MODE_ANNOTATION, MODES)),
+        14 => Some((UPGRADES_ANNOTATION, &["websocket", "WebSocket, websocket", "h2c", ""][..])),
+        15 => Some((ENCRYPTED_HELLO_ANNOTATION, &["allow-outer", "refuse", "allow", ""][..])),
+        _ => None,
+    };
+    if let Some((annotation, values)) = annotation {
+        object["metadata"]["annotations"] = json!({annotation: text(input, values)});
+    }
+    object
+}
