@@ -121,7 +121,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A string; borrowed where it has no escapes.
-    fn string(&mut self) -> Result<Cow<'t, str>, Error> {
+    pub(crate) fn string(&mut self) -> Result<Cow<'t, str>, Error> {
         self.expect(b'"', "a string was expected")?;
         let mut owned: Option<String> = None;
         loop {
@@ -328,7 +328,10 @@ impl<T> Field<T> {
 
     /// Its value, which must be there.
     pub(crate) fn required(self) -> Result<T, Error> {
-        self.1.ok_or(Error::named("missing field", self.0))
+        match self.1 {
+            Some(value) => Ok(value),
+            None => Err(Error::named("missing field", self.0)),
+        }
     }
 
     /// Its value, or another.

@@ -28,6 +28,9 @@ pub struct Policy {
     mode: Mode,
     rules: Vec<CompiledRule>,
     ports: FxHashMap<u16, PortIndex>,
+    /// The clusters of those rules that name one, by their numbers. Few do, and a rule should fit into few
+    /// cache lines.
+    clusters: Vec<(u32, String)>,
     services: Vec<Service>,
     /// Numbers of services, by address and port.
     in_mesh: FxHashMap<(IpAddr, u16), u32>,
@@ -40,7 +43,6 @@ struct CompiledRule {
     addresses: Option<Box<[Cidr]>>,
     /// `None`: any request.
     routes: Option<Routes>,
-    cluster: Option<String>,
 }
 
 /// A service of the mesh.
@@ -112,6 +114,7 @@ impl Policy {
             mode,
             rules: Vec::with_capacity(rules.len()),
             ports: FxHashMap::default(),
+            clusters: Vec::new(),
             services: Vec::with_capacity(in_mesh.len()),
             in_mesh: FxHashMap::default(),
         };
@@ -141,9 +144,10 @@ impl Policy {
             Ok(routes) => routes,
             Err((route, cause)) => return Err(PolicyError { policy, rule: name, route, cause }),
         };
+        // A document of four thousand million rules does not fit into a VM.
+        let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         let entry = Entry {
-            // A document of four thousand million rules does not fit into a VM.
-            number: u32::try_from(self.rules.len()).unwrap_or(u32::MAX),
+            number,
             addresses: addresses.as_deref(),
             hosts: hosts.as_deref(),
             routed: routes.is_some(),
@@ -158,8 +162,10 @@ impl Policy {
             id: RuleId { policy, name },
             addresses: addresses.map(Vec::into_boxed_slice),
             routes,
-            cluster,
         });
+        if let Some(cluster) = cluster {
+            self.clusters.push((number, cluster));
+        }
         Ok(())
     }
 
@@ -436,7 +442,8 @@ impl Policy {
     fn allow(&self, number: u32, to: Destination) -> Decision<'_> {
         match self.rules.get(number as usize) {
             Some(rule) => {
-                let cluster = rule.cluster.as_deref();
+                let found = self.clusters.binary_search_by_key(&number, |(number, _)| *number).ok();
+                let cluster = found.and_then(|at| self.clusters.get(at)).map(|(_, name)| name.as_str());
                 Decision::Allow(Permit { by: Grant::Rule(&rule.id), to, cluster })
             }
             // The index only holds numbers of rules; were it otherwise, nothing may get out by it.

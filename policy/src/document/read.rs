@@ -145,6 +145,9 @@ fn port(reader: &mut Reader<'_>) -> Result<Port, Error> {
 
 /// One of a few words.
 fn word<T: Copy>(reader: &mut Reader<'_>, known: &[(&str, T)]) -> Result<T, Error> {
-    let word = reader.owned()?;
-    known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or(Error::unknown(&word))
+    let word = reader.string()?;
+    match known.iter().find(|(name, _)| *name == word) {
+        Some((_, value)) => Ok(*value),
+        None => Err(Error::unknown(&word)),
+    }
 }
