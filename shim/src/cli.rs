@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use egress_policy::{Cidr, Identity};
 
 use crate::check;
+use crate::crds;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
 use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve;
@@ -29,7 +30,7 @@ pub struct Cli {
 enum Command {
     /// Run the control plane.
     #[command(
-        after_help = "Example:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity"
+        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --kubeconfig ~/.kube/config --wasm target/egress_filter.wasm --insecure-node-identity"
     )]
     Serve(Serve),
     /// Print an Envoy bootstrap for the sidecar of an identity.
@@ -43,6 +44,9 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Print the definitions of the objects, for an API server.
+    #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
+    Crds,
     /// Print the JSON Schema of the policy document.
     Schema,
     /// Print a completion script for a shell.
@@ -78,9 +82,13 @@ impl From<Mesh> for CompileOptions {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount.
-    #[arg(long, value_name = "DIR")]
-    config_dir: PathBuf,
+    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount. Without it, objects
+    /// are read from a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    config_dir: Option<PathBuf>,
+    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// The filter: the wasm module.
     #[arg(long, value_name = "FILE", env = "EGRESS_WASM")]
     wasm: PathBuf,
@@ -239,6 +247,7 @@ impl Cli {
             Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);
                 print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))
@@ -295,7 +304,10 @@ impl Serve {
             }
         };
         let config = serve::Config {
-            folder: self.config_dir,
+            origin: match self.config_dir {
+                Some(folder) => serve::Origin::Folder(folder),
+                None => serve::Origin::Cluster(self.kubeconfig),
+            },
             options: self.mesh.into(),
             envoy: Settings {
                 module,

@@ -7,10 +7,13 @@
 
 pub mod bulk;
 pub mod client;
+pub mod cluster;
 pub mod corpus;
+pub mod curl;
 pub mod dns;
 pub mod envoy;
 pub mod grpc;
+pub mod kube;
 pub mod log;
 pub mod mesh;
 pub mod netns;
