@@ -52,7 +52,7 @@ pub enum Origin {
 #[derive(Debug)]
 enum Reading {
     Folder(Folder),
-    Cluster(Cluster),
+    Cluster(Cluster, Connection),
 }
 
 impl Reading {
@@ -63,8 +63,9 @@ impl Reading {
                 (Self::Folder(reading), folder.display().to_string())
             }
             Origin::Cluster(kubeconfig) => {
-                let Connection { client, server } = connect(kubeconfig.as_deref()).await?;
-                (Self::Cluster(Cluster::watch(&client, options)), server)
+                let connection = connect(kubeconfig.as_deref()).await?;
+                let server = connection.server.clone();
+                (Self::Cluster(Cluster::watch(&connection.client, options), connection), server)
             }
         })
     }
@@ -72,7 +73,14 @@ impl Reading {
     fn states(&self) -> watch::Receiver<SourceState> {
         match self {
             Self::Folder(folder) => folder.states(),
-            Self::Cluster(cluster) => cluster.states(),
+            Self::Cluster(cluster, _) => cluster.states(),
+        }
+    }
+
+    /// Says what became of the objects where others look for it.
+    fn write_statuses(&mut self, compiled: &watch::Receiver<Arc<Compiled>>) {
+        if let Self::Cluster(cluster, connection) = self {
+            cluster.write_statuses(connection.client.clone(), compiled.clone());
         }
     }
 }
@@ -84,7 +92,7 @@ impl Reading {
 pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
-    let (reading, from) = Reading::begin(&config.origin, &config.options).await?;
+    let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
     let mut source = reading.states();
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
@@ -104,6 +112,7 @@ pub async fn run(config: Config) -> Result<()> {
             let first = compile(&first.store, &config.options, None);
             report(&source.borrow(), &first);
             sender.send_replace(Arc::new(first));
+            reading.write_statuses(&compiled);
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");

@@ -1,11 +1,13 @@
 //! A world with an API server in which the mesh is set up: definitions, role, namespaces, MeshConfig.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_compile::manifest::yaml;
 use serde_json::Value;
 
 use crate::kube::{ApiServer, User};
@@ -15,6 +17,27 @@ use crate::wait::wait_for;
 
 /// The role that the control plane is given.
 const ROLE: &str = include_str!("../../deploy/rbac.yaml");
+
+/// Everything that the role allows, as `VERB GROUP/RESOURCE`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn allowed() -> Result<BTreeSet<String>> {
+    let documents = yaml::parse(ROLE)?;
+    let list = |rule: &Value, key: &str| -> Vec<String> {
+        rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut allowed = BTreeSet::new();
+    for rule in documents.iter().flat_map(|document| document.value["rules"].as_array().into_iter().flatten())
+    {
+        for group in list(rule, "apiGroups") {
+            for resource in list(rule, "resources") {
+                allowed.extend(list(rule, "verbs").iter().map(|verb| format!("{verb} {group}/{resource}")));
+            }
+        }
+    }
+    Ok(allowed)
+}
 
 /// The commands of Open Service Mesh's page, word for word.
 pub const EGRESS_ON: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":true}}}'  --type=merge"#;

@@ -5,6 +5,7 @@
 
 mod keys;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::netns::Netns;
 use crate::wait::wait_for;
@@ -19,6 +21,15 @@ use crate::wait::wait_for;
 /// The API server's address.
 pub const API_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 3));
 const PORT: u16 = 6443;
+
+/// Everything that the control plane asks for is written down.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:osm-system:osm-egress']
+- level: None
+";
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +86,7 @@ impl<'n> ApiServer<'n> {
             fs::write(folder.path().join(format!("{user:?}.kubeconfig")), kubeconfig(folder.path(), token))?;
         }
         fs::write(folder.path().join("tokens.csv"), tokens)?;
+        fs::write(folder.path().join("audit.yaml"), AUDIT)?;
         let log = File::create(folder.path().join("etcd.log"))?;
         let etcd = netns
             .command(&assets.join("etcd").to_string_lossy())
@@ -112,6 +124,8 @@ impl<'n> ApiServer<'n> {
             .arg(format!("--service-account-key-file={}", folder.join("account.pub").display()))
             .arg(format!("--tls-cert-file={}", folder.join("server.crt").display()))
             .arg(format!("--tls-private-key-file={}", folder.join("server.key").display()))
+            .arg(format!("--audit-policy-file={}", folder.join("audit.yaml").display()))
+            .arg(format!("--audit-log-path={}", folder.join("audit.log").display()))
             .arg(format!("--token-auth-file={}", folder.join("tokens.csv").display()))
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -188,6 +202,27 @@ impl<'n> ApiServer<'n> {
             self.kubectl(User::Admin, &["label", "namespace", name, "openservicemesh.io/monitored-by=osm"])?;
         }
         Ok(())
+    }
+
+    /// What the control plane asked for so far, as `VERB GROUP/RESOURCE`, each once. What has no resource,
+    /// as `/version`, anybody may ask for.
+    ///
+    /// # Errors
+    /// When there is no log of it.
+    pub fn asked(&self) -> Result<BTreeSet<String>> {
+        let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
+        let mut asked = BTreeSet::new();
+        for line in log.lines() {
+            let event: Value = serde_json::from_str(line)?;
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let object = &event["objectRef"];
+            if object["resource"].is_string() {
+                let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
+                let resource = format!("{}/{}{part}", text(&object["apiGroup"]), text(&object["resource"]));
+                asked.insert(format!("{} {resource}", text(&event["verb"])));
+            }
+        }
+        Ok(asked)
     }
 
     fn command(&self, program: &str, user: User) -> Command {

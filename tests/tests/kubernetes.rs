@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, objects, rules, until};
+use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, allowed, objects, rules, until};
 use egress_tests::curl::Curl;
 use egress_tests::kube::User;
 use egress_tests::mesh::{self, ELSEWHERE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::wait::wait_for;
+use serde_json::Value;
 
 /// A policy of `curl/curl` in a namespace.
 fn policy(namespace: &str, name: &str, more: &str) -> String {
@@ -285,6 +286,65 @@ fn what_counts() -> Result<()> {
     for part in ["objects", "identities", "problems", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
+    // The role is enough, as was seen, and nothing in it is unused.
+    wait_for("every permission to be used", Duration::from_secs(10), || {
+        api.asked().is_ok_and(|asked| allowed().is_ok_and(|allowed| asked == allowed))
+    })
+    .with_context(|| format!("{:?} instead of {:?}", api.asked(), allowed()))?;
+    Ok(())
+}
+
+/// What became of a policy stands in its status; and nothing is written that is there already.
+#[test]
+fn statuses() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::new(&world)?;
+    let api = &cluster.api;
+    let port = "ports: [{number: 9000, protocol: tcp}]";
+    api.apply(&policy("curl", "good", port))?;
+    api.apply(&policy("curl", "bad", "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]"))?;
+    let shim = cluster.shim(&[])?;
+    let get = |name: &str| -> Result<Value> {
+        Ok(serde_json::from_str(
+            &api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?,
+        )?)
+    };
+    let condition = |name: &str| get(name).map(|object| object["status"]["conditions"][0].clone());
+    let until = |name: &str, status: &str, reason: &str, generation: u64| -> Result<String> {
+        wait_for(&format!("{name} to be {reason}"), Duration::from_secs(10), || {
+            condition(name).is_ok_and(|condition| {
+                condition["type"] == "Accepted"
+                    && condition["status"] == status
+                    && condition["reason"] == reason
+                    && condition["observedGeneration"] == generation
+            })
+        })
+        .with_context(|| format!("{:#}\n{}", get(name).unwrap_or_default(), shim.log()))?;
+        Ok(condition(name)?["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let message = until("good", "True", "Accepted", 1)?;
+    ensure!(message == "1 rule", "{message}");
+    let message = until("bad", "False", "Invalid", 1)?;
+    ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
+    let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
+    let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    ensure!(line("NAME").contains("ACCEPTED"), "{table}");
+    ensure!(line("good").contains("True") && line("bad").contains("False"), "{table}");
+    // A second one, and one that begins anew, find that everything is said.
+    let version = |name: &str| get(name).map(|object| object["metadata"]["resourceVersion"].clone());
+    let before = (version("good")?, version("bad")?);
+    let address: IpAddr = [203, 0, 113, 4].into();
+    world.outside.netns.ip(&format!("addr add {address}/32 dev lo"))?;
+    let other = cluster.launch(User::Shim, address, &[])?.ready()?;
+    // Another policy's status is written by both or either: then the others were looked at as well.
+    api.apply(&policy("curl", "last", port))?;
+    until("last", "True", "Accepted", 1)?;
+    ensure!((version("good")?, version("bad")?) == before, "what was said was written again");
+    drop(other);
+    // What is mended is said, with the generation that it is about.
+    api.apply(&policy("curl", "bad", "hosts: [a.org]\n  ports: [{number: 80, protocol: http}]"))?;
+    until("bad", "True", "Accepted", 2)?;
     Ok(())
 }
 
@@ -374,7 +434,7 @@ fn the_definitions() -> Result<()> {
             api.kubectl(User::Admin, &["get", &name, "osm-mesh-config", "-n", "osm-system", "-o", path])?;
         ensure!(output == "error 2048 true", "{version}: {output}");
     }
-    // The control plane may read, and write nothing.
+    // The control plane may write no policy.
     for verb in ["create", "update", "patch", "delete"] {
         let answer = api.kubectl(User::Shim, &["auth", "can-i", verb, "egresses.policy.openservicemesh.io"]);
         ensure!(answer.is_err(), "the control plane may {verb} policies");

@@ -111,8 +111,7 @@ fn only(folder: &Path, extension: &str) -> Result<PathBuf> {
 /// Fetches and unpacks the source. The sources of the system's own configuration are asked, by a list and
 /// a state of our own, so that nothing of the system's changes.
 fn source(draft: &Path) -> Result<PathBuf> {
-    let format =
-        "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(REPO_URI) $(CODENAME) $(COMPONENT)";
+    let format = "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(REPO_URI) $(CODENAME) $(COMPONENT)";
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", format, "Created-By: Packages", "Origin: Debian"])
         .stdin(Stdio::null())

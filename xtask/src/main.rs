@@ -1,6 +1,7 @@
 //! `cargo xtask`: the one door. It fetches what is missing, says what it does, and leaves nothing
 //! running.
 
+mod kubernetes;
 mod module;
 mod tools;
 
@@ -9,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Builds, shows, tests and measures osm-egress.
 #[derive(Debug, Parser)]
@@ -37,6 +38,9 @@ enum Task {
         /// The Envoy to test with: a version, or `all` that are supported.
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
+        /// Leave tests out by name; the summary says so.
+        #[arg(long, value_name = "TESTS")]
+        without: Option<Without>,
     },
     /// Compare with bare passthrough and with Open Service Mesh's own configuration.
     Bench {
@@ -46,6 +50,13 @@ enum Task {
     },
     /// Remove what was built and fetched.
     Clean,
+}
+
+/// Tests that may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Without {
+    /// Those on a real API server.
+    Kubernetes,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +84,7 @@ fn run(task: Task) -> Result<()> {
             let envoy = tools::envoy(None)?;
             built.run("bench", "release", &envoy, quick.then_some("--quick"))
         }
-        Task::Test { fast, envoy } => test(fast, envoy.as_deref()),
+        Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), without),
         Task::Clean => clean(),
     }
 }
@@ -138,7 +149,7 @@ impl Built {
     }
 }
 
-fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
+fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()> {
     let start = Instant::now();
     let mut steps = Steps::default();
     steps.run("format", || must("rustfmt", &mut cargo(&["fmt", "--all", "--check"])?))?;
@@ -146,7 +157,10 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
         must(
             "clippy",
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
-        )
+        )?;
+        // Not among all targets, because it runs as a step of its own.
+        let kubernetes = ["--package", "egress-tests", "--test", "kubernetes", "--quiet"];
+        must("clippy", cargo(&["clippy"])?.args(kubernetes).args(["--", "-D", "warnings"]))
     })?;
     steps.run("dependencies", || {
         if tools::find("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
@@ -176,6 +190,20 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
         };
         for version in versions {
             let envoy = tools::envoy(version)?;
+            match without {
+                Some(Without::Kubernetes) => steps.leave_out("tests on an API server (--without kubernetes)"),
+                None => {
+                    let assets = steps.run("an API server for tests", kubernetes::assets)?;
+                    let name = format!("tests on an API server with {}", envoy.display());
+                    steps.run(&name, || {
+                        let mut command =
+                            cargo(&["test", "--package", "egress-tests", "--test", "kubernetes"])?;
+                        command.args(["--", "--test-threads", "2"]).env("KUBEBUILDER_ASSETS", &assets);
+                        built.environment(&mut command, &envoy);
+                        must("tests on an API server", &mut command)
+                    })?;
+                }
+            }
             for protocol in ["sotw", "delta"] {
                 let name = format!("integration tests by {protocol} with {}", envoy.display());
                 steps.run(&name, || {
@@ -203,6 +231,11 @@ impl Steps {
         let result = step()?;
         self.0 += &format!("{:>5.0} s  {name}\n", start.elapsed().as_secs_f64());
         Ok(result)
+    }
+
+    fn leave_out(&mut self, name: &str) {
+        println!("\n== LEFT OUT: {name}");
+        self.0 += &format!(" LEFT OUT  {name}\n");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::object::{Item, Key, file};
+use super::object::{Item, Key, Observed, file};
 use crate::source::{Availability, SourceState};
 use egress_compile::manifest::Kind;
 use egress_compile::store::{Change, FileUpdate, Store};
@@ -48,6 +48,8 @@ pub(super) struct Gather {
     unread: BTreeSet<Kind>,
     /// The namespaces that belong to the mesh.
     monitored: BTreeSet<String>,
+    /// The statuses of policies, and whether they changed since they were asked for.
+    observed: (BTreeMap<Key, Arc<Observed>>, bool),
     failing: BTreeMap<Kind, String>,
     server: Option<String>,
     store: Store,
@@ -66,6 +68,7 @@ impl Gather {
             listing: BTreeMap::new(),
             unread: kinds.into_iter().collect(),
             monitored: BTreeSet::new(),
+            observed: (BTreeMap::new(), false),
             failing: BTreeMap::new(),
             server: None,
             store: Store::default(),
@@ -87,6 +90,12 @@ impl Gather {
         }
         self.changed = false;
         SourceState { store: Arc::new(self.store.clone()), availability: self.said.clone() }
+    }
+
+    /// The statuses of policies, where they changed since they were asked for.
+    pub(super) fn observed(&mut self) -> Option<BTreeMap<Key, Arc<Observed>>> {
+        let (observed, changed) = &mut self.observed;
+        std::mem::take(changed).then(|| observed.clone())
     }
 
     fn availability(&self) -> Availability {
@@ -138,7 +147,11 @@ impl Gather {
     }
 
     fn apply(&mut self, kind: Kind, item: Item) {
-        let Item { key, labels, change } = item;
+        let Item { key, labels, change, status } = item;
+        if kind == Kind::Egress && self.observed.0.get(&key).is_none_or(|before| **before != status) {
+            self.observed.0.insert(key.clone(), Arc::new(status));
+            self.observed.1 = true;
+        }
         if kind == Kind::Namespace {
             let is_ours = labels.get(MONITORED_LABEL) == Some(&self.mesh_name);
             self.monitor(&key.1, is_ours);
@@ -154,6 +167,9 @@ impl Gather {
         self.changed |= self.store.apply(FileUpdate { file: file(kind, key), change: Change::Removed });
         if let Some(known) = self.known.get_mut(&kind) {
             known.remove(key);
+        }
+        if kind == Kind::Egress {
+            self.observed.1 |= self.observed.0.remove(key).is_some();
         }
     }
 

@@ -24,6 +24,17 @@ pub(super) struct Item {
     pub(super) labels: BTreeMap<String, String>,
     /// What it says, or why that cannot be read.
     pub(super) change: Change,
+    /// What its status says.
+    pub(super) status: Observed,
+}
+
+/// What the status of an object says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Observed {
+    /// Counts changes of the specification.
+    pub(super) generation: Option<i64>,
+    /// `status.conditions`.
+    pub(super) conditions: Value,
 }
 
 /// Which object this is.
@@ -44,12 +55,11 @@ pub(super) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
     let ours = object.metadata.annotations.unwrap_or_default();
     let ours: BTreeMap<String, String> =
         ours.into_iter().filter(|(name, _)| name.starts_with(OURS)).collect();
-    let mut map = match object.data {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    };
+    let mut map = if let Value::Object(map) = object.data { map } else { Map::new() };
     // Others write it, and it says nothing that is asked for: it must not look like a change.
-    map.remove("status");
+    let mut status = map.remove("status").unwrap_or_default();
+    let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
+    let status = Observed { generation: object.metadata.generation, conditions };
     // What a list holds does not say what it is.
     map.insert("apiVersion".to_owned(), json!(resource.api_version));
     map.insert("kind".to_owned(), json!(resource.kind));
@@ -64,5 +74,5 @@ pub(super) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
         Ok(parsed) => Change::Read(parsed),
         Err(problems) => Change::Unreadable(problems),
     };
-    Item { key, labels, change }
+    Item { key, labels, change, status }
 }

@@ -5,6 +5,9 @@ use kube::api::{ApiResource, DynamicObject};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use tokio::sync::{mpsc, watch};
+
+use super::WAITING;
 use super::gather::{Event, Gather};
 use super::object::{self, Item};
 use crate::source::Availability;
@@ -199,9 +202,10 @@ proptest! {
                     (Kind::Egress, egress(&format!("n{n}"), &format!("p{p}"), &format!("h{host}.org")))
                 }
                 Step::Remove(kind, n, p) => {
-                    let key = match kind {
-                        Kind::Namespace => (String::new(), format!("n{n}")),
-                        _ => (format!("n{n}"), format!("p{p}")),
+                    let key = if kind == Kind::Namespace {
+                        (String::new(), format!("n{n}"))
+                    } else {
+                        (format!("n{n}"), format!("p{p}"))
                     };
                     now.entry(kind).or_default().remove(&key);
                     live.take(Event::Deleted(kind, key));
@@ -224,4 +228,30 @@ proptest! {
         }
         prop_assert_eq!(live.state(), fresh.state());
     }
+}
+
+/// What comes together is published together, and at once.
+#[tokio::test]
+async fn a_burst_is_one_state() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    let (publish, mut states) = watch::channel(gather.state());
+    let (sender, events) = mpsc::channel(WAITING);
+    for n in 0..500 {
+        let event = Event::Applied(Kind::Egress, egress("n", &format!("p{n}"), "a.org"));
+        sender.send(event).await.expect("room");
+    }
+    let statuses = watch::channel(super::Statuses::default()).0;
+    let task = tokio::spawn(super::run(gather, events, publish, statuses));
+    states.changed().await.expect("a state");
+    assert_eq!(states.borrow_and_update().store.files().count(), 501);
+    let start = std::time::Instant::now();
+    sender.send(Event::Deleted(Kind::Egress, ("n".to_owned(), "p7".to_owned()))).await.expect("room");
+    states.changed().await.expect("a state");
+    let took = start.elapsed();
+    assert_eq!(states.borrow_and_update().store.files().count(), 500);
+    // 3 ms, where the machine has time.
+    assert!(took < std::time::Duration::from_millis(100), "{took:?}");
+    drop(sender);
+    task.await.expect("an end");
 }
