@@ -31,9 +31,15 @@ fn every_folder_of_the_architecture() {
 #[test]
 fn links_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for file in
-        ["README.md", "docs/concepts.md", "docs/policy-reference.md", "docs/metrics.md", "docs/operations.md"]
-    {
+    for file in [
+        "README.md",
+        "docs/bypasses.md",
+        "docs/concepts.md",
+        "docs/metrics.md",
+        "docs/operations.md",
+        "docs/policy-reference.md",
+        "docs/threat-model.md",
+    ] {
         let folder = root.join(file);
         let folder = folder.parent().expect("a folder");
         for link in read(file).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -18,6 +18,7 @@ use crate::netns::Netns;
 pub struct Dns {
     records: Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>,
     queries: Arc<AtomicU64>,
+    asked: Arc<Mutex<BTreeMap<String, u64>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -29,7 +30,12 @@ impl Dns {
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
         let socket = netns.run(|| UdpSocket::bind(address))?.with_context(|| format!("DNS on {address}"))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let dns = Self { records: Arc::default(), queries: Arc::default(), stop: Arc::default() };
+        let dns = Self {
+            records: Arc::default(),
+            queries: Arc::default(),
+            asked: Arc::default(),
+            stop: Arc::default(),
+        };
         let server = dns.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -47,12 +53,20 @@ impl Dns {
     pub fn set(&self, name: &str, addresses: &[IpAddr]) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.insert(format!("{name}."), addresses.to_vec());
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
     }
 
     /// How many queries were answered.
     #[must_use]
     pub fn queries(&self) -> u64 {
         self.queries.load(Ordering::Relaxed)
+    }
+
+    /// How many queries there were for a name since its addresses were set.
+    #[must_use]
+    pub fn asked_for(&self, name: &str) -> u64 {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get(&format!("{name}.")).copied().unwrap_or(0)
     }
 
     /// Ends the server.
@@ -65,6 +79,7 @@ impl Dns {
         let question = query.queries.first()?.clone();
         let name = question.name().to_ascii().to_ascii_lowercase();
         self.queries.fetch_add(1, Ordering::Relaxed);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() += 1;
         let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         answer.metadata.recursion_desired = query.metadata.recursion_desired;
         answer.metadata.recursion_available = true;

@@ -6,14 +6,17 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
 pub mod bulk;
+pub mod bypass;
 pub mod client;
 pub mod cluster;
 pub mod corpus;
 pub mod curl;
 pub mod dns;
+pub mod echo;
 pub mod envoy;
 pub mod grpc;
 pub mod kube;
+pub mod hello;
 pub mod log;
 pub mod mesh;
 pub mod netns;

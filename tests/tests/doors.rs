@@ -143,6 +143,20 @@ fn bad_input_of_the_command_line() -> Result<()> {
         ),
         ("no credentials", serve.to_vec(), 1, "--insecure-node-identity"),
         (
+            "an address in place of a block",
+            [&serve[..], &["--never-resolve-to", "10.0.0.0/8,10.0.0.1"]].concat(),
+            2,
+            "`10.0.0.1` is not an address block",
+        ),
+        (
+            "no time at all",
+            [&serve[..], &["--first-bytes-timeout", "0s"]].concat(),
+            2,
+            "it must be 10ms to 1h",
+        ),
+        ("no duration", [&serve[..], &["--first-bytes-timeout", "5"]].concat(), 2, "write it as `5s`"),
+        ("no family", [&serve[..], &["--ip-families", "ipv6"]].concat(), 2, "[possible values: dual, ipv4]"),
+        (
             "a port in use",
             [&serve[..], &["--insecure-node-identity", "--xds-listen", &address]].concat(),
             1,

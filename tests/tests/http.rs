@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow, ensure};
 use egress_tests::client::{self, Outcome};
+use egress_tests::log;
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::ensure_capable;
 use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::scene::play_in;
 
 const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -73,4 +75,31 @@ fn the_cluster_header() -> Result<()> {
     let seen = String::from_utf8(answer.body)?;
     ensure!(!seen.contains("x-egress"), "the origin saw: {seen}");
     Ok(())
+}
+
+/// An origin cannot make its answer look like a refusal of ours, to the workload or in the log.
+#[test]
+fn no_origin_speaks_for_the_filter() -> Result<()> {
+    use std::io::{Read, Write};
+    play_in(
+        |world| {
+            let listener = world.outside.netns.run(|| std::net::TcpListener::bind(("0.0.0.0", 8088)))??;
+            std::thread::spawn(move || {
+                let Ok((mut stream, _)) = listener.accept() else { return };
+                let _ = stream.read(&mut [0; 4096]);
+                let answer = "HTTP/1.1 200 OK\r\nx-egress-denied: no-rule\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(answer.as_bytes());
+            });
+            Ok(())
+        },
+        &[("web.yaml", &POLICY.replace("8080", "8088"))],
+        |scene| {
+            let outcome = mesh::get(scene.pod, SocketAddr::new(HTTPBIN, 8088), "httpbin.org", "/")?;
+            let Outcome::Http(answer) = outcome else { anyhow::bail!("{outcome:?}") };
+            ensure!(answer.status == 200 && answer.header("x-egress-denied").is_none(), "{answer:?}");
+            let line = log::line(scene.envoy, "the request", |line| line["kind"] == "request")?;
+            ensure!(line["refused"].is_null(), "{line}");
+            Ok(())
+        },
+    )
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::bulk::{self, Bulk};
 use egress_tests::client;
+use egress_tests::echo::{ends, lives};
 use egress_tests::log;
 use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::ensure_capable;
@@ -525,23 +526,6 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
     ensure!(dump()? == before, "what Envoy has is not the same");
     ensure!(envoy.stat("listener_manager.listener_modified")? == 0);
     Ok(())
-}
-
-fn lives(stream: &mut (impl Read + Write)) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").and_then(|()| stream.flush()).is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && &answer == b"ping"
-}
-
-/// Waits for the end of a connection. What still comes is not looked at.
-fn ends(mut stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(true)?;
-    let ended = || match stream.read(&mut [0; 4096]) {
-        Ok(length) => length == 0,
-        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-    };
-    wait_for("the connection to end", Duration::from_secs(1), ended).map(|_| ())
 }
 
 /// A connection that was allowed once lived as long as it liked.

@@ -2,15 +2,18 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
+use egress_tests::echo::{ends, lives};
+use egress_tests::log;
 use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::scene::play_in;
 use egress_tests::wait::wait_for;
+use egress_tests::websocket::{self, WebsocketServer};
 
 fn policy(name: &str, more: &str) -> String {
     format!(
@@ -25,21 +28,6 @@ fn echo(pod: &Pod, to: IpAddr) -> Result<TcpStream> {
         pod.workload().run(|| client::connect(SocketAddr::new(to, 9000)))?.map_err(|e| anyhow!("{e:?}"))?;
     ensure!(lives(&mut stream), "no echo from {to}");
     Ok(stream)
-}
-
-fn lives(stream: &mut TcpStream) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer)).is_ok() && &answer == b"ping"
-}
-
-/// Waits for the end of a connection, without sending anything. What still comes is not looked at.
-fn ends(mut stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(true)?;
-    let ended = || match stream.read(&mut [0; 4096]) {
-        Ok(length) => length == 0,
-        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-    };
-    wait_for("the connection to end", Duration::from_secs(1), ended).map(|_| ())
 }
 
 #[test]
@@ -127,4 +115,45 @@ fn a_hundred_of_a_thousand() -> Result<()> {
         ensure!(lives(stream), "the connection to port {port} was closed as well");
     }
     Ok(())
+}
+
+/// A websocket is a request that is under way until it ends.
+#[test]
+fn a_websocket_ends_with_its_leave() -> Result<()> {
+    let sockets = |name: &str, annotation: &str| {
+        format!(
+            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+             metadata: {{name: {name}, namespace: curl, annotations: {{{annotation}}}}}\n\
+             spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  \
+             hosts: [httpbin.org]\n  ports: [{{number: {}, protocol: http}}]\n",
+            websocket::PORT
+        )
+    };
+    let may = "openservicemesh.io/egress-upgrades: websocket";
+    let prepare = |world: &World| WebsocketServer::start(&world.outside.netns).map(|_| ());
+    play_in(prepare, &[("one.yaml", &sockets("one", may)), ("two.yaml", &sockets("two", may))], |scene| {
+        let mut socket = scene.pod.workload().run(|| -> Result<_> {
+            let stream =
+                client::connect(SocketAddr::new(HTTPBIN, websocket::PORT)).map_err(|e| anyhow!("{e:?}"))?;
+            Ok(tungstenite::client("ws://httpbin.org/chat", stream).map_err(|e| anyhow!("{e}"))?.0)
+        })??;
+        let mut echoes = |text: &str| -> Result<()> {
+            socket.send(text.into())?;
+            ensure!(socket.read()?.to_text()? == text);
+            Ok(())
+        };
+        echoes("first")?;
+        // One policy is enough, and another change concerns nobody.
+        scene.remove("one.yaml")?;
+        echoes("second")?;
+        scene.write("one.yaml", &sockets("one", ""))?;
+        echoes("third")?;
+        // Requests are still allowed, and the upgrade is not.
+        scene.write("two.yaml", &sockets("two", ""))?;
+        ends(socket.get_ref())?;
+        log::line(scene.envoy, "the revocation", |line| {
+            line["decision"] == "deny revoked - -" && line["kind"] == "request" && line["status"] == 101
+        })?;
+        Ok(())
+    })
 }

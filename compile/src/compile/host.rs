@@ -19,6 +19,13 @@ pub(super) fn patterns(
                 if written != *text {
                     issues.info(&field, format!("`{text}` is read as `{written}`"), None);
                 }
+                if let HostPattern::Below(suffix) = &pattern
+                    && !suffix.as_str().contains('.')
+                {
+                    let message =
+                        format!("`{written}` is a whole top-level domain, and whoever has a name in it");
+                    issues.warning(&field, message, Some("name the domains that are meant"));
+                }
                 patterns.push(pattern);
             }
             Err(error) => {

@@ -69,7 +69,6 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
         normalize_path: Some(BoolValue { value: true }),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest.into(),
-        strip_trailing_host_dot: true,
         early_header_mutation_extensions: vec![without_routing_headers()],
         upgrade_configs: ["websocket", "CONNECT"].map(upgrade).to_vec(),
         local_reply_config: Some(LocalReplyConfig {
@@ -155,6 +154,8 @@ fn routes() -> RouteConfiguration {
         }),
         action: Some(route::Action::Route(action)),
         request_headers_to_remove: vec![name::CLUSTER_HEADER.to_owned()],
+        // No origin speaks for us.
+        response_headers_to_remove: vec![name::DENIED_HEADER.to_owned()],
         ..Default::default()
     };
     RouteConfiguration {

@@ -81,16 +81,21 @@ mod tests {
 
     use super::*;
 
+    /// As Envoy compares: a mapped address is an IPv6 address there.
+    fn holds(range: &CidrRange, address: IpAddr) -> bool {
+        let length = range.prefix_len.expect("a length").value;
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
+            IpAddr::V6(v6) => (v6.to_bits(), 128),
+        };
+        let (network, width) = bits(range.address_prefix.parse().expect("an address"));
+        let (address, other) = bits(address);
+        width == other && (network ^ address).checked_shr(width - length).unwrap_or(0) == 0
+    }
+
     fn is_dropped(names: HostMatch, address: &str) -> bool {
-        let address: IpAddr = address.parse().expect("an address");
-        never(names, &["198.18.0.0/15".parse().expect("a block")]).iter().any(|range| {
-            let length = range.prefix_len.expect("a length").value;
-            Cidr::canonical(&format!("{}/{length}", range.address_prefix))
-                .expect("a block")
-                // As Envoy compares: mapped addresses are IPv6 there.
-                .net()
-                .contains(&address)
-        })
+        let more = ["198.18.0.0/15".parse().expect("a block")];
+        never(names, &more).iter().any(|range| holds(range, address.parse().expect("an address")))
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! `docs/bypasses.md`, from the table and what came of it.
+
+use std::fmt::Write as _;
+
+use super::{KNOWN, Row};
+
+const INTRODUCTION: &str = "# Bypasses
+
+The known ways round an egress filter, and what becomes of each here. This page is written by the suite
+that tries them: `tests/tests/bypasses.rs` sends the real bytes through a real Envoy with the real control
+plane, and compares this page with what came of it (`UPDATE=1` writes it).
+
+A check passes when the workload, the access log and the servers outside agree: the client got the
+expected answer, the log has the expected decision, and connections arrived where they are expected and
+nowhere else. When all is done, nothing may ever have arrived at 198.51.100.66, which stands for somebody
+else, or at a server inside the pod.
+
+`httpbin.org` (203.0.113.10) is an exact name in the policies, `www.example.com` (203.0.113.20) is below a
+wildcard, and `evil.example` is in none. The policies are in `tests/src/bypass/policies.yaml`.
+";
+
+/// What came of the checks of a row: for each, nothing or what was wrong.
+#[derive(Debug)]
+pub struct Outcome<'r> {
+    /// The row.
+    pub row: &'r Row,
+    /// The checks that failed, with what was wrong.
+    pub failures: Vec<String>,
+}
+
+/// The page.
+#[must_use]
+pub fn page(outcomes: &[Outcome<'_>]) -> String {
+    let mut page = INTRODUCTION.to_owned();
+    let checks: usize = outcomes.iter().map(|outcome| outcome.row.checks.len()).sum();
+    let passed = outcomes.iter().filter(|outcome| outcome.failures.is_empty()).count();
+    let partly = outcomes.iter().filter(|outcome| outcome.row.out_of_reach.is_some()).count();
+    let _ = write!(
+        page,
+        "\n{passed} of {KNOWN} rows pass, with {checks} checks. Of {partly} rows a part is out of a \
+         sidecar's reach: \
+         see [below](#out-of-reach) and the [threat model](threat-model.md).\n\n\
+         | # | bypass | what happens | who decides | reason or status | checks | result |\n|--|--|--|--|--|--|--|\n"
+    );
+    for Outcome { row, failures } in outcomes {
+        let result = match (failures.len(), &row.out_of_reach) {
+            (0, None) => "passed".to_owned(),
+            (0, Some(_)) => "passed; a part is out of reach".to_owned(),
+            (failed, _) => format!("{failed} FAILED"),
+        };
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} | {} | {} | {result} |",
+            row.number,
+            cell(row.bypass),
+            cell(row.behaviour),
+            row.decides,
+            if row.reasons().is_empty() { "-".to_owned() } else { row.reasons().join(", ") },
+            row.checks.len(),
+        );
+    }
+    page += "\n## Out of reach\n\n| # | what | why | what to do instead |\n|--|--|--|--|\n";
+    for row in outcomes.iter().map(|outcome| outcome.row) {
+        if let Some(gap) = &row.out_of_reach {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                row.number,
+                cell(gap.what),
+                cell(gap.why),
+                cell(gap.instead)
+            );
+        }
+    }
+    page += "\n## What is sent\n";
+    for row in outcomes.iter().map(|outcome| outcome.row) {
+        let _ = writeln!(page, "\n**{}. {}**\n\n| sent | must be |\n|--|--|", row.number, row.bypass);
+        for check in &row.checks {
+            let _ = writeln!(page, "| {} | {} |", cell(&check.sends), cell(&check.expectation()));
+        }
+    }
+    page
+}
+
+/// In a table a bar would begin the next cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}

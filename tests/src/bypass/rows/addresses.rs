@@ -1,0 +1,175 @@
+//! Addresses in disguise, and names that lead where no name may: rows 24 to 28.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::by;
+use crate::bypass::Row;
+use crate::bypass::check::Check;
+use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
+use crate::bypass::rebinding;
+use crate::bypass::send::{bytes, get, host, http_bytes};
+use crate::bypass::stage::{self, PRIVATE, at};
+use crate::client;
+use crate::hello::Hello;
+use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![embedded(), literals(), numbers(), scripts(), astray()]
+}
+
+fn embedded() -> Row {
+    let mapped = |to: IpAddr, port: u16| match to {
+        IpAddr::V4(v4) => SocketAddr::from((v4.to_ipv6_mapped(), port)),
+        IpAddr::V6(_) => at(to, port),
+    };
+    let dial = |to: IpAddr, port, expect| {
+        let to = mapped(to, port);
+        Check::one(format!("`hello` to {to}"), expect, move |stage| {
+            stage.workload().run(|| client::exchange(to, b"hello"))
+        })
+    };
+    Row::new(
+        24,
+        "IPv4 inside IPv6: `::ffff:a.b.c.d`, NAT64, 6to4, Teredo",
+        "A mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses \
+         that no block of IPv4 holds, and no wildcard name leads to them",
+        by::CONNECTION,
+    )
+    .check(dial(EXAMPLE, 9000, Reaches(EXAMPLE)))
+    .check(dial(ELSEWHERE, 9000, Closed("no-rule")))
+    .check(host(HTTPBIN, 80, "[::ffff:203.0.113.10]", Refused("host-not-allowed")))
+    .checks(
+        ["[64:ff9b::cb00:710a]", "[2002:cb00:710a::]"]
+            .map(|text| host(HTTPBIN, 80, text, Refused("host-not-allowed"))),
+    )
+    .checks(led_astray().filter(|(name, _)| embeds(name)).map(by_host))
+}
+
+fn literals() -> Row {
+    Row::new(
+        25,
+        "IPv6 literals in odd forms: zones, two brackets, a name in brackets",
+        "An authority is an address or a name and never both; what is neither is malformed",
+        by::PARSER,
+    )
+    .checks(
+        ["[::1]", "[::1]:80", "[2001:db8::1]"]
+            .map(|text| host(HTTPBIN, 80, text, Refused("host-not-allowed"))),
+    )
+    .checks(
+        [
+            "[httpbin.org]",
+            "[[::1]]",
+            "[fe80::1%25eth0]",
+            "[::1]httpbin.org",
+            "[::1",
+            "::1",
+            "[]",
+            "[203.0.113.10]",
+        ]
+        .map(|text| host(HTTPBIN, 80, text, Refused("authority-malformed"))),
+    )
+}
+
+fn numbers() -> Row {
+    Row::new(
+        26,
+        "IPv4 in octal, hexadecimal, with fewer parts or as one number",
+        "Four decimal numbers are an address; whatever else some parser might take for one is malformed",
+        by::REQUEST,
+    )
+    .checks(
+        [
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "2130706433",
+            "017700000001",
+            "127.1",
+            "127.0.1",
+            "127.0.0.01",
+            "198.51.100.066",
+            "198.51.100.66.",
+            "3325256770",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "0",
+        ]
+        .map(|text| host(HTTPBIN, 80, text, Refused("authority-malformed"))),
+    )
+    .checks(
+        ["127.0.0.1", "198.51.100.66", "203.0.113.10"]
+            .map(|text| host(HTTPBIN, 80, text, Refused("host-not-allowed"))),
+    )
+}
+
+fn scripts() -> Row {
+    let sni = |what: &str, name: &[u8], expect| {
+        bytes(what, ELSEWHERE, 443, Hello::with_names(&[name]).bytes(), expect)
+    };
+    Row::new(
+        27,
+        "Names in other scripts, look-alikes, underscores",
+        "Names are compared as A-labels (punycode): the control plane converts what a policy says, and \
+         on the wire nothing else is a name",
+        "control plane, then the filter",
+    )
+    .check(host(ELSEWHERE, 80, "xn--bcher-kva.example", Reaches(HTTPBIN)))
+    .check(host(ELSEWHERE, 80, "XN--BCHER-KVA.example", Reaches(HTTPBIN)))
+    .check(sni("SNI `xn--bcher-kva.example`", b"xn--bcher-kva.example", Reaches(HTTPBIN)))
+    .check(sni("SNI `bücher.example` in UTF-8", "bücher.example".as_bytes(), Closed("tls-malformed")))
+    .checks(
+        ["bücher.example", "httpbin\u{3002}org", "httpb\u{0456}n.org", "\u{ff48}ttpbin.org"]
+            .map(|text| host(ELSEWHERE, 80, text, Rejected(400))),
+    )
+    .check(host(ELSEWHERE, 80, "xn--httpbn-55a.org", Refused("host-not-allowed")))
+    .check(host(ELSEWHERE, 80, "_service.example.com", Reaches(EXAMPLE)))
+}
+
+fn astray() -> Row {
+    Row::new(
+        28,
+        "An allowed name whose owner leads it to loopback, metadata, the pod or a private network (DNS \
+         rebinding)",
+        "Such answers are dropped: no name leads to loopback, link-local, unspecified, multicast or \
+         broadcast addresses or to what `--never-resolve-to` lists, and no name below a wildcard to a \
+         private network",
+        by::RESOLVER,
+    )
+    .checks(led_astray().filter(|(name, _)| !embeds(name)).flat_map(|name| [by_host(name), by_sni(name)]))
+    .checks(["mixed.inside.example", "mixed.wild.example"].map(|name| {
+        let what = format!("`Host: {name}` (a forbidden address and {EXAMPLE})");
+        http_bytes(what, HTTPBIN, 80, get(name), Reaches(EXAMPLE))
+    }))
+    .check(http_bytes(
+        format!("`Host: private.example`, an exact name ({PRIVATE}),"),
+        HTTPBIN,
+        80,
+        get("private.example"),
+        Reaches(PRIVATE),
+    ))
+    .checks(rebinding::checks())
+}
+
+/// The names of the policies that lead to forbidden addresses and to no others.
+fn led_astray() -> impl Iterator<Item = (&'static str, &'static str)> {
+    stage::names().filter(|(name, addresses)| {
+        let astray = name.ends_with(".inside.example") || name.ends_with(".wild.example");
+        astray && !name.starts_with("moving.") && !addresses.contains(' ')
+    })
+}
+
+/// Whether a name leads to an IPv4 address inside an IPv6 one.
+fn embeds(name: &str) -> bool {
+    ["mapped.", "nat64.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
+}
+
+fn by_host((name, address): (&'static str, &'static str)) -> Check {
+    let what = format!("`Host: {name}` ({address})");
+    http_bytes(what, HTTPBIN, 80, get(name), Refused("address-forbidden"))
+}
+
+fn by_sni((name, address): (&'static str, &'static str)) -> Check {
+    let what = format!("a ClientHello for `{name}` ({address})");
+    bytes(what, HTTPBIN, 443, Hello::named(name).bytes(), Closed("address-forbidden"))
+}

@@ -1,0 +1,146 @@
+//! What goes round the sidecar: rows 29 and 30.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::by;
+use crate::bypass::Row;
+use crate::bypass::check::Check;
+use crate::bypass::check::Expect::Closed;
+use crate::bypass::send::bytes;
+use crate::bypass::stage::{Stage, at};
+use crate::client::{self, Outcome};
+use crate::hello::Hello;
+use crate::mesh::{ELSEWHERE, HTTPBIN, NAME_SERVER};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![dns(), other_protocols()]
+}
+
+fn dns() -> Row {
+    // A query for the address of `a.example`.
+    let query = [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1][..], b"a\x07example\x00\x00\x01\x00\x01"].concat();
+    let framed = [&u16::try_from(query.len()).unwrap_or(0).to_be_bytes()[..], &query].concat();
+    Row::new(
+        29,
+        "DNS as a way out: data in queries for names of a zone of one's own",
+        "Queries over TCP, TLS and HTTPS are connections like any other. Queries over UDP are not seen",
+        by::NOBODY,
+    )
+    .check(bytes("a DNS query", NAME_SERVER, 53, framed, Closed("no-rule")))
+    .check(bytes(
+        "a ClientHello for DNS over TLS",
+        NAME_SERVER,
+        853,
+        Hello::named("dns.example").bytes(),
+        Closed("no-rule"),
+    ))
+    .check(bytes(
+        "a ClientHello for DNS over HTTPS at `dns.example`",
+        NAME_SERVER,
+        443,
+        Hello::named("dns.example").bytes(),
+        Closed("sni-not-allowed"),
+    ))
+    .check(Check::question(
+        format!("a DNS query over UDP to {NAME_SERVER}:53"),
+        "goes round the sidecar",
+        move |stage| udp(stage, at(NAME_SERVER, 53), &query),
+    ))
+    .out_of_reach(
+        "queries over UDP, and the names in any query that the cluster's resolver passes on",
+        "the sidecar redirects TCP only, and whoever may resolve may ask for any name",
+        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that \
+         resolver answer only what is needed (a plugin with an allow list), and log what it is asked",
+    )
+}
+
+fn other_protocols() -> Row {
+    let not_intercepted = || Closed("not-intercepted");
+    Row::new(
+        30,
+        "UDP, QUIC, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
+        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). \
+         Everything else here is not seen",
+        by::NOBODY,
+    )
+    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |stage| {
+        let to = at(IpAddr::V4(stage.scene.pod.address), 15001);
+        stage.workload().run(|| client::exchange(to, b"hello"))
+    }))
+    .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
+    // What the redirection of Open Service Mesh names beside its own listeners.
+    .checks(
+        [15000, 15003, 15010]
+            .map(|port| bytes("`hello`", ELSEWHERE, port, b"hello".to_vec(), Closed("no-rule"))),
+    )
+    .check(bytes(
+        "a ClientHello for `httpbin.org`",
+        HTTPBIN,
+        15001,
+        Hello::named("httpbin.org").bytes(),
+        not_intercepted(),
+    ))
+    .check(Check::question(
+        "`POST /runtime_modify` to the admin port, as anybody inside the pod can send it,",
+        "changes nothing",
+        change_runtime,
+    ))
+    .check(Check::question(
+        format!("a datagram to {ELSEWHERE}:443, as QUIC sends them,"),
+        "goes round the sidecar",
+        datagram,
+    ))
+    .out_of_reach(
+        "everything but redirected TCP",
+        "no packet of it passes Envoy: UDP, QUIC and ICMP are not redirected, a process with the \
+         sidecar's uid is taken for the sidecar, ports and addresses can be left out of the \
+         redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, \
+         and a pod with hostNetwork, have none",
+        "a NetworkPolicy, which the node enforces, outside of the pod's reach (the recipe is in the \
+         threat model)",
+    )
+}
+
+/// Whether Envoy lets somebody inside the pod change how it works.
+fn change_runtime(stage: &Stage<'_>) -> Result<String> {
+    let guard = "envoy.reloadable_features.enable_send_rst_on_user_space_socket";
+    let path = format!("/runtime_modify?{guard}=true");
+    let request = client::request("POST", &path, &[("host", "admin"), ("connection", "close")]);
+    let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
+    Ok(match stage.scene.pod.sidecar.run(|| client::http(admin, &request))? {
+        Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
+        other => format!("{other:?}"),
+    })
+}
+
+/// Whether a datagram gets to somebody outside, and an answer back.
+fn datagram(stage: &Stage<'_>) -> Result<String> {
+    let somebody = at(ELSEWHERE, 443);
+    let receiver = stage.scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
+    receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = [0; 64];
+        let (length, from) = receiver.recv_from(&mut buffer)?;
+        receiver.send_to(&buffer[..length], from).map(|_| ())
+    });
+    let found = udp(stage, somebody, b"hello");
+    let _ = echo.join();
+    found
+}
+
+/// Whether a datagram is answered: then nothing stood in its way.
+fn udp(stage: &Stage<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let answered = stage.workload().run(|| -> std::io::Result<usize> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.send_to(bytes, to)?;
+        socket.recv(&mut [0; 512])
+    })?;
+    Ok(match answered {
+        Ok(_) => "goes round the sidecar".to_owned(),
+        Err(error) => format!("no answer: {error}"),
+    })
+}

@@ -1,0 +1,148 @@
+//! A name that is allowed, and an address that is not: rows 1 to 4 and 36.
+
+use std::net::IpAddr;
+
+use super::by;
+use crate::bypass::Row;
+use crate::bypass::check::Expect::{Closed, Reaches, Refused};
+use crate::bypass::curl::curl;
+use crate::bypass::http2;
+use crate::bypass::send::{bytes, host, http2 as streams, http2_in_tls, tls};
+use crate::bypass::stage::{FAMILIES, at};
+use crate::hello::Hello;
+use crate::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![forged_sni(), forged_host(), another_answer(), fronting(), coalescing()]
+}
+
+/// An address as it stands in a URL.
+fn literal(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// Every name of both families, with its address and with the address of somebody else.
+fn forgeries() -> impl Iterator<Item = (&'static str, IpAddr, IpAddr)> {
+    FAMILIES.into_iter().flat_map(|family| {
+        [family.exact, family.below_wildcard].map(|(name, address)| (name, address, family.elsewhere))
+    })
+}
+
+fn forged_sni() -> Row {
+    Row::new(
+        1,
+        "An allowed name in SNI, on a connection dialled to somebody else's address",
+        "The name chooses the address: the sidecar resolves it itself, and the dialled address is never \
+         reached",
+        by::RESOLVER,
+    )
+    .checks(forgeries().flat_map(|(name, address, elsewhere)| {
+        let hello = Hello::named(name).bytes();
+        let resolve = format!("--resolve {name}:443:{}", literal(elsewhere));
+        [
+            bytes(format!("a ClientHello for `{name}`"), elsewhere, 443, hello, Reaches(address)),
+            tls(elsewhere, 443, name, name, Reaches(address)),
+            curl(format!("--insecure {resolve} https://{name}/get"), Reaches(address)),
+        ]
+    }))
+    // The families cross as well: where a name has no address of the dialled one.
+    .check(tls(ELSEWHERE6, 443, "httpbin.org", "httpbin.org", Reaches(HTTPBIN)))
+    .checks([ELSEWHERE, ELSEWHERE6].map(|elsewhere| {
+        let hello = Hello::named("evil.example").bytes();
+        bytes("a ClientHello for `evil.example`", elsewhere, 443, hello, Closed("sni-not-allowed"))
+    }))
+}
+
+fn forged_host() -> Row {
+    Row::new(
+        2,
+        "An allowed name in `Host`, on a connection dialled to somebody else's address",
+        "The same, for each request",
+        by::RESOLVER,
+    )
+    .checks(forgeries().flat_map(|(name, address, elsewhere)| {
+        let url = format!("http://{}/get", literal(elsewhere));
+        [
+            host(elsewhere, 80, name, Reaches(address)),
+            curl(format!("--header 'Host: {name}' {url}"), Reaches(address)),
+        ]
+    }))
+    .check(host(ELSEWHERE6, 80, "httpbin.org", Reaches(HTTPBIN)))
+    .check(streams(
+        "HTTP/2 for `httpbin.org`",
+        at(ELSEWHERE, 80),
+        vec![http2::get("httpbin.org", "/get")],
+        vec![Reaches(HTTPBIN)],
+    ))
+    .checks(
+        [ELSEWHERE, ELSEWHERE6]
+            .map(|elsewhere| host(elsewhere, 80, "evil.example", Refused("host-not-allowed"))),
+    )
+}
+
+fn another_answer() -> Row {
+    Row::new(
+        3,
+        "The workload's resolver and the sidecar's disagree (rotating answers, split DNS), so that a \
+         comparison of addresses would refuse what is allowed",
+        "No address is compared with the name: what is allowed works whatever was dialled, and leads \
+         where the sidecar's resolver says",
+        by::RESOLVER,
+    )
+    .check(bytes(
+        "a ClientHello for `rotating.example`, which the workload found elsewhere,",
+        EXAMPLE,
+        443,
+        Hello::named("rotating.example").bytes(),
+        Reaches(HTTPBIN),
+    ))
+    .check(host(EXAMPLE, 80, "rotating.example", Reaches(HTTPBIN)))
+    .check(host(ELSEWHERE, 80, "rotating.example", Reaches(HTTPBIN)))
+}
+
+fn fronting() -> Row {
+    Row::new(
+        4,
+        "Domain fronting: an allowed name in SNI, another one in `Host` inside the TLS session",
+        "The session reaches the servers of the allowed name and no others; what they do with the inner \
+         name is theirs to decide. In plaintext the inner name is the only one, and it is judged",
+        by::FIRST_BYTES,
+    )
+    .check(tls(ELSEWHERE, 443, "httpbin.org", "evil.example", Reaches(HTTPBIN)))
+    .check(host(HTTPBIN, 80, "evil.example", Refused("host-not-allowed")))
+    .out_of_reach(
+        "the name inside TLS",
+        "it is encrypted, and a sidecar without the keys sees only SNI",
+        "allow only names whose servers are one tenant's; on shared edges allow the addresses of a \
+         gateway of your own that ends TLS and judges requests",
+    )
+}
+
+fn coalescing() -> Row {
+    Row::new(
+        36,
+        "HTTP/2 coalescing: requests for other names on a connection that an allowed name opened",
+        "In plaintext every stream is judged for itself; inside TLS all streams stay with the servers \
+         of the allowed name",
+        by::REQUEST,
+    )
+    .check(streams(
+        "HTTP/2 streams for `httpbin.org`, `evil.example`, `www.example.com`, `httpbin.org`",
+        at(HTTPBIN, 80),
+        ["httpbin.org", "evil.example", "www.example.com", "httpbin.org"]
+            .map(|name| http2::get(name, "/get"))
+            .into(),
+        vec![Reaches(HTTPBIN), Refused("host-not-allowed"), Reaches(EXAMPLE), Reaches(HTTPBIN)],
+    ))
+    .check(http2_in_tls(
+        "TLS for `httpbin.org` with HTTP/2 streams for `httpbin.org` and `evil.example` inside",
+        at(ELSEWHERE, 443),
+        "httpbin.org",
+        vec![http2::get("httpbin.org", "/get"), http2::get("evil.example", "/get")],
+        vec![Reaches(HTTPBIN)],
+    ))
+    .out_of_reach("the names of streams inside TLS", "they are encrypted", "as for row 4")
+}

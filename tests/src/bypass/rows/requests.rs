@@ -1,0 +1,293 @@
+//! What a request says of its destination: rows 5 to 10 and 32.
+
+use super::by;
+use crate::bypass::Row;
+use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::send::{host, http, http_bytes, http2 as streams, joined, one_by_one, pipelined};
+use crate::bypass::stage::at;
+use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![each_request(), spellings(), ports(), absolute(), hosts(), http2_authority(), paths()]
+}
+
+/// `GET /get` for a host, on a connection that goes on.
+fn keep(host: &str) -> Vec<u8> {
+    joined(&["GET /get HTTP/1.1", &format!("Host: {host}")])
+}
+
+fn each_request() -> Row {
+    let smuggled = joined(&["GET /get HTTP/1.1", "Host: evil.example"]);
+    let length = format!("Content-Length: {}", smuggled.len());
+    let post = [joined(&["POST /post HTTP/1.1", "Host: httpbin.org", &length]), smuggled].concat();
+    Row::new(
+        5,
+        "Another host on a connection that is kept alive, or in a pipelined request",
+        "Each request is judged for itself and goes where its own name leads",
+        by::REQUEST,
+    )
+    .check(one_by_one(
+        "`Host:` `httpbin.org`, `evil.example`, `www.example.com`, `httpbin.org` on one connection",
+        at(HTTPBIN, 80),
+        ["httpbin.org", "evil.example", "www.example.com", "httpbin.org"].map(keep).into(),
+        vec![Reaches(HTTPBIN), Refused("host-not-allowed"), Reaches(EXAMPLE), Reaches(HTTPBIN)],
+    ))
+    // Envoy itself allows two answers to wait, and ends the connection at a third.
+    .check(pipelined(
+        "`Host:` `httpbin.org`, `evil.example` at once",
+        at(HTTPBIN, 80),
+        ["httpbin.org", "evil.example"].map(keep).into(),
+        vec![Reaches(HTTPBIN), Refused("host-not-allowed")],
+    ))
+    .check(pipelined(
+        "`Host:` `evil.example`, `www.example.com` at once",
+        at(HTTPBIN, 80),
+        ["evil.example", "www.example.com"].map(keep).into(),
+        vec![Refused("host-not-allowed"), Reaches(EXAMPLE)],
+    ))
+    .check(one_by_one(
+        "a body that looks like a request for `evil.example`, then `httpbin.org`, on one connection",
+        at(HTTPBIN, 80),
+        vec![post, keep("httpbin.org")],
+        vec![Reaches(HTTPBIN), Reaches(HTTPBIN)],
+    ))
+    // Two opinions on where a request ends.
+    .checks(
+        [
+            (["Content-Length: 4", "Transfer-Encoding: chunked"], 400),
+            (["Content-Length: 4", "Content-Length: 41"], 400),
+            (["Content-Length: +4", "Accept: */*"], 400),
+            (["Transfer-Encoding: chunked", "Transfer-Encoding: identity"], 501),
+        ]
+        .map(|([one, other], status)| {
+            let lines = ["POST /post HTTP/1.1", "Host: httpbin.org", one, other];
+            http(HTTPBIN, 80, &lines, Rejected(status))
+        }),
+    )
+}
+
+fn spellings() -> Row {
+    let long = format!("{}example.com", "a.".repeat(125));
+    Row::new(
+        6,
+        "Another spelling of the host: case, the port, a trailing dot, white space",
+        "One spelling is made before matching: lower case, no trailing dot, no port. What has no such \
+         spelling is malformed",
+        by::PARSER,
+    )
+    .checks(
+        ["HTTPBIN.ORG", "HttpBin.Org:80", "httpbin.org.", "httpbin.org.:80", " httpbin.org "]
+            .map(|text| host(ELSEWHERE, 80, text, Reaches(HTTPBIN))),
+    )
+    .checks(
+        ["EVIL.example", "evil.example.", "evil.example:80"]
+            .map(|text| host(ELSEWHERE, 80, text, Refused("host-not-allowed"))),
+    )
+    .checks(
+        [
+            "httpbin.org..",
+            ".httpbin.org",
+            "httpbin..org",
+            "-httpbin.org",
+            "httpbin.org:",
+            "httpbin.org:80:80",
+            "httpbin.org:+80",
+            "httpbin.org:99999",
+            "evil.example@httpbin.org",
+        ]
+        .map(|text| host(HTTPBIN, 80, text, Refused("authority-malformed"))),
+    )
+    .check(http_bytes(
+        "`Host:` with 261 characters below `example.com`",
+        HTTPBIN,
+        80,
+        keep(&long),
+        Refused("authority-malformed"),
+    ))
+    .checks(
+        ["httpbin.org evil.example", "httpbin.org/", "httpbin.org\\evil.example"]
+            .map(|text| host(HTTPBIN, 80, text, Rejected(400))),
+    )
+    .checks([
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host : httpbin.org"], Rejected(400)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org", " evil.example"], Rejected(400)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org\0.evil.example"], Rejected(400)),
+    ])
+}
+
+fn ports() -> Row {
+    Row::new(
+        7,
+        "A port in the host that is not the one that was dialled",
+        "Refused: the port is the dialled one, and the host must agree with it",
+        by::REQUEST,
+    )
+    .checks(
+        ["httpbin.org:8080", "httpbin.org:443", "httpbin.org:0", "www.example.com:81"]
+            .map(|text| host(HTTPBIN, 80, text, Refused("authority-port-mismatch"))),
+    )
+    .check(http(
+        HTTPBIN,
+        80,
+        &["GET http://httpbin.org:8080/get HTTP/1.1", "Host: httpbin.org"],
+        Refused("authority-port-mismatch"),
+    ))
+    .checks(["httpbin.org:80", "httpbin.org:0080"].map(|text| host(ELSEWHERE, 80, text, Reaches(HTTPBIN))))
+}
+
+fn absolute() -> Row {
+    let ask = |target: &str, host: &str, expect| {
+        http(
+            ELSEWHERE,
+            80,
+            &[&format!("GET {target} HTTP/1.1"), &format!("Host: {host}"), "Connection: close"],
+            expect,
+        )
+    };
+    Row::new(
+        8,
+        "A request target with a host of its own, and another one in `Host`",
+        "The target's host counts, and the origin is told no other",
+        by::PARSER,
+    )
+    .check(ask("http://evil.example/", "httpbin.org", Refused("host-not-allowed")))
+    .check(
+        ask("http://httpbin.org/get", "evil.example", Reaches(HTTPBIN))
+            .origin_sees("host: httpbin.org")
+            .origin_does_not_see("evil.example"),
+    )
+    .check(
+        ask("http://HTTPBIN.ORG:80/get", "evil.example", Reaches(HTTPBIN))
+            .origin_does_not_see("evil.example"),
+    )
+    .check(ask("http://198.51.100.66/", "httpbin.org", Refused("host-not-allowed")))
+    .check(ask("http://httpbin.org@evil.example/", "httpbin.org", Refused("host-not-allowed")))
+    .check(ask("http://evil.example\\@httpbin.org/", "httpbin.org", Rejected(400)))
+    .check(
+        ask("//evil.example/get", "httpbin.org", Reaches(HTTPBIN))
+            .origin_sees("get httpbin.org/evil.example/get"),
+    )
+}
+
+fn hosts() -> Row {
+    let malformed = || Refused("authority-malformed");
+    Row::new(
+        9,
+        "Two `Host` headers, none, or HTTP/1.0",
+        "Two are one list, which is no host; without one the request has no authority; HTTP/1.0 is \
+         answered by Envoy",
+        by::PARSER,
+    )
+    .checks([
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org", "Host: evil.example"], malformed()),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: evil.example", "Host: httpbin.org"], malformed()),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org", "Host: httpbin.org"], malformed()),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org,evil.example"], malformed()),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org, evil.example"], Rejected(400)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Accept: */*"], Rejected(400)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host:"], Refused("authority-absent")),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0", "Host: httpbin.org"], Rejected(426)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0"], Rejected(426)),
+        http(HTTPBIN, 80, &["GET /get"], Rejected(426)),
+    ])
+}
+
+fn http2_authority() -> Row {
+    let get = |fields: &[(&'static str, &'static str)]| {
+        let mut all = vec![(":method", "GET"), (":scheme", "http"), (":path", "/get")];
+        all.extend_from_slice(fields);
+        vec![all]
+    };
+    let to = at(ELSEWHERE, 80);
+    Row::new(
+        10,
+        "HTTP/2 with `:authority` and another `Host`, with two of them or with none",
+        "`:authority` counts, and `Host` is thrown away; what is ambiguous is refused by Envoy's parser",
+        by::PARSER,
+    )
+    .check(
+        streams(
+            "`:authority: httpbin.org` and `host: evil.example`",
+            to,
+            get(&[(":authority", "httpbin.org"), ("host", "evil.example")]),
+            vec![Reaches(HTTPBIN)],
+        )
+        .origin_does_not_see("evil.example"),
+    )
+    .check(streams(
+        "`:authority: evil.example` and `host: httpbin.org`",
+        to,
+        get(&[(":authority", "evil.example"), ("host", "httpbin.org")]),
+        vec![Refused("host-not-allowed")],
+    ))
+    .check(streams(
+        "`host: evil.example` alone",
+        to,
+        get(&[("host", "evil.example")]),
+        vec![Refused("host-not-allowed")],
+    ))
+    .check(streams("`host: httpbin.org` alone", to, get(&[("host", "httpbin.org")]), vec![Reaches(HTTPBIN)]))
+    .check(streams(
+        "`:authority` twice",
+        to,
+        get(&[(":authority", "httpbin.org"), (":authority", "evil.example")]),
+        vec![Dropped],
+    ))
+    .check(streams(
+        "`:authority: evil.example@httpbin.org`",
+        to,
+        get(&[(":authority", "evil.example@httpbin.org")]),
+        vec![Dropped],
+    ))
+    .check(streams("neither", to, get(&[]), vec![Dropped]))
+}
+
+fn paths() -> Row {
+    let ask = |path: &str, expect| {
+        http(
+            EXAMPLE,
+            8080,
+            &[&format!("GET {path} HTTP/1.1"), "Host: www.example.com", "Connection: close"],
+            expect,
+        )
+    };
+    let refused = || Refused("route-not-allowed");
+    Row::new(
+        32,
+        "A path that a pattern takes for another one: `%2f`, `//`, `..`, `\\`",
+        "Paths are normalised before matching, and the origin gets what was matched; patterns are for \
+         the whole path; a slash in disguise is refused",
+        by::PARSER,
+    )
+    .check(ask("/public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
+    .checks(
+        [
+            "/public/../private",
+            "/public/./../private",
+            "/public/%2e%2e/private",
+            "/public/.%2E/private",
+            "/public/..\\private",
+            "/private?/public/a",
+            "/x/public/a",
+            "/PUBLIC/a",
+            "/public",
+        ]
+        .map(|path| ask(path, refused())),
+    )
+    .checks(
+        [
+            "/private#/public/a",
+            "/public/..%2fprivate",
+            "/public%2fa",
+            "/public/%2e%2e%2fprivate",
+            "/public/..%5cprivate",
+            "/public%5Ca",
+        ]
+        .map(|path| ask(path, Rejected(400))),
+    )
+    .check(ask("/private/../public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
+    .check(ask("//public///a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
+    .check(
+        ask("/public/%61?x=/../../private", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"),
+    )
+}

@@ -1,0 +1,115 @@
+//! Connections that are decided by their first bytes, and what becomes of those that send none.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, ensure};
+use egress_tests::client;
+use egress_tests::log;
+use egress_tests::mesh::{EXAMPLE, HTTPBIN};
+use egress_tests::netns::Form;
+use egress_tests::origin::GREETING;
+use egress_tests::scene::{Reply, Scene, Setting};
+
+/// Port 9001 belongs to the server that speaks first.
+const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: names, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports: [{number: 443, protocol: https}, {number: 80, protocol: http}, {number: 9001, protocol: https}]
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: echo, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ipAddresses: [203.0.113.20/32]
+  ports: [{number: 9000, protocol: tcp}]
+";
+const AUDIT: &str = "apiVersion: v1
+kind: ServiceAccount
+metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
+";
+
+fn play(manifests: &[(&str, &str)], test: impl FnOnce(&Scene<'_>) -> Result<()>) -> Result<()> {
+    let flags = ["--first-bytes-timeout", "500ms"];
+    Setting { manifests, flags: &flags, form: Form::possible() }.play(|_| Ok(()), test)
+}
+
+/// Nothing, part of a record's header, part of a hello, and a byte now and then: each is refused in time,
+/// and passes no weaker rule.
+#[test]
+fn nobody_is_waited_for_for_ever() -> Result<()> {
+    play(&[("policy.yaml", POLICY)], |scene| {
+        let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252][..], &[3; 100]].concat();
+        for (port, bytes) in [(443, &b""[..]), (443, &[22, 3]), (443, &hello), (80, b"")] {
+            let to = SocketAddr::new(HTTPBIN, port);
+            let start = Instant::now();
+            scene.exchange(to, bytes)?.closed()?;
+            let took = start.elapsed();
+            ensure!(took > Duration::from_millis(450), "{port}: refused after {took:?}");
+            ensure!(took < Duration::from_secs(2), "{port}: refused after {took:?}");
+        }
+        // Each byte is new hope, but not more time.
+        let start = Instant::now();
+        scene.pod.workload().run(|| -> Result<()> {
+            let mut stream = client::connect(SocketAddr::new(HTTPBIN, 443)).map_err(|e| anyhow!("{e:?}"))?;
+            // A pace, not a wait for anything: the client is slow on purpose.
+            while hello.iter().any(|byte| stream.write_all(&[*byte]).is_ok()) {
+                std::thread::sleep(Duration::from_millis(50));
+                if start.elapsed() > Duration::from_secs(3) {
+                    break;
+                }
+            }
+            Ok(())
+        })??;
+        ensure!(start.elapsed() < Duration::from_secs(2), "ended after {:?}", start.elapsed());
+        for _ in 0..2 {
+            log::line(scene.envoy, "the refusal", |line| {
+                line["decision"] == "deny first-bytes-timeout - -" && line["upstream"].is_null()
+            })?;
+        }
+        ensure!(scene.world.origins.seen().is_empty(), "{:?}", scene.world.origins.seen());
+        // What does not wait is not concerned.
+        let mut stream = scene
+            .pod
+            .workload()
+            .run(|| client::connect(SocketAddr::new(EXAMPLE, 9000)))?
+            .map_err(|e| anyhow!("{e:?}"))?;
+        let quiet = Instant::now();
+        egress_tests::wait::wait_for("more than the timeout to pass", Duration::from_secs(2), || {
+            quiet.elapsed() > Duration::from_millis(700)
+        })?;
+        stream.write_all(b"ping")?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer)?;
+        ensure!(&answer == b"ping");
+        Ok(())
+    })
+}
+
+/// In audit mode nothing is refused: a server that speaks first on a port of names is heard, after the wait.
+#[test]
+fn in_audit_mode_the_wait_ends_in_a_connection() -> Result<()> {
+    play(&[("policy.yaml", POLICY), ("audit.yaml", AUDIT)], |scene| {
+        let start = Instant::now();
+        let heard = scene.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
+        ensure!(heard == Reply::Bytes(GREETING.to_vec()), "{heard:?}");
+        ensure!(start.elapsed() > Duration::from_millis(450), "it did not wait: {:?}", start.elapsed());
+        log::decided(scene.envoy, "allow audit - - first-bytes-timeout", "203.0.113.20:9001")?;
+        // What came before the end of the wait is not lost.
+        let answer = scene.pod.workload().run(|| -> Result<Vec<u8>> {
+            let to = SocketAddr::new(EXAMPLE, 9001);
+            let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
+            stream.write_all(&[22, 3])?;
+            let mut answer = vec![0; GREETING.len() + 2];
+            stream.read_exact(&mut answer)?;
+            Ok(answer)
+        })??;
+        ensure!(answer == [GREETING, &[22, 3]].concat(), "{answer:?}");
+        Ok(())
+    })
+}
