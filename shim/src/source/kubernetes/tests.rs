@@ -230,9 +230,9 @@ proptest! {
     }
 }
 
-/// What comes together is published together, and at once.
+/// What comes together is published together, and what comes alone at once.
 #[tokio::test]
-async fn a_burst_is_one_state() {
+async fn a_burst_is_few_states() {
     let mut gather = ready();
     gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
     let (publish, mut states) = watch::channel(gather.state());
@@ -243,15 +243,20 @@ async fn a_burst_is_one_state() {
     }
     let statuses = watch::channel(super::Statuses::default()).0;
     let task = tokio::spawn(super::run(gather, events, publish, statuses));
-    states.changed().await.expect("a state");
-    assert_eq!(states.borrow_and_update().store.files().count(), 501);
+    let mut published = 0;
+    while states.borrow_and_update().store.files().count() < 501 {
+        states.changed().await.expect("a state");
+        published += 1;
+    }
+    // One for each 15 ms that taking them in lasts, on a machine that has other things to do.
+    assert!(published < 100, "{published} states of 500 events");
     let start = std::time::Instant::now();
     sender.send(Event::Deleted(Kind::Egress, ("n".to_owned(), "p7".to_owned()))).await.expect("room");
     states.changed().await.expect("a state");
     let took = start.elapsed();
     assert_eq!(states.borrow_and_update().store.files().count(), 500);
-    // 3 ms, where the machine has time.
-    assert!(took < std::time::Duration::from_millis(100), "{took:?}");
+    // Some 3 ms, where the machine has time.
+    assert!(took < std::time::Duration::from_millis(200), "{took:?}");
     drop(sender);
     task.await.expect("an end");
 }
