@@ -48,6 +48,8 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
+    Kubernetes,
     /// Remove what was built and fetched.
     Clean,
 }
@@ -85,6 +87,7 @@ fn run(task: Task) -> Result<()> {
             built.run("bench", "release", &envoy, quick.then_some("--quick"))
         }
         Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), without),
+        Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Clean => clean(),
     }
 }
