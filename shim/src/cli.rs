@@ -18,6 +18,10 @@ use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve;
 use egress_compile::{CompileOptions, duration};
 
+/// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
+/// attempt, what is said once here.
+const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
 #[command(name = "osm-egress", version, arg_required_else_help = true)]
@@ -280,7 +284,7 @@ impl Serve {
         }
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_LOG.into()),
             )
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,13 @@ pub async fn run(config: Config) -> Result<()> {
     let mut source = reading.states();
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
-    let shared = Shared { source: source.clone(), compiled: compiled.clone(), proxies: Arc::clone(&proxies) };
+    let serving = Arc::new(AtomicBool::new(false));
+    let shared = Shared {
+        source: source.clone(),
+        compiled: compiled.clone(),
+        proxies: Arc::clone(&proxies),
+        serving: Arc::clone(&serving),
+    };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
@@ -118,6 +125,7 @@ pub async fn run(config: Config) -> Result<()> {
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, Arc::new(NodeIdentity), proxies);
             let xds = tokio::spawn(server.serve(xds, wait(stopped)));
+            serving.store(true, Ordering::Release);
             signalled().await?;
             Some(xds)
         }

@@ -98,7 +98,9 @@ pub(super) fn reason(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API server says {}: {}", status.code, status.message);
     }
-    format!("the API server does not answer: {}", chain(error))
+    // What this kind of error adds is the name of a part of the client.
+    let why = if let kube::Error::Service(error) = error { chain(&**error) } else { chain(error) };
+    format!("the API server does not answer: {why}")
 }
 
 /// Whether the API server does not know what it was asked for.

@@ -106,8 +106,7 @@ impl Gather {
         if self.unread.is_empty() {
             return Availability::Available;
         }
-        let kinds: Vec<&str> = self.unread.iter().map(|kind| kind.as_str()).collect();
-        Availability::Unavailable { reason: format!("the cluster is being read: {}", kinds.join(", ")) }
+        Availability::Unavailable { reason: "the cluster was not read completely yet".to_owned() }
     }
 
     /// Takes in what happened.

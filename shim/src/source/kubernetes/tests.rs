@@ -86,7 +86,7 @@ fn nothing_is_said_before_all_was_read() {
     list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
     let state = gather.state();
     assert!(state.store.is_empty());
-    let expected = "the cluster is being read: ServiceAccount".to_owned();
+    let expected = "the cluster was not read completely yet".to_owned();
     assert_eq!(state.availability, Availability::Unavailable { reason: expected });
     gather.take(Event::Followed(Kind::ServiceAccount, Some("no".to_owned())));
     assert_eq!(gather.state().availability, Availability::Unavailable { reason: "no".to_owned() });
