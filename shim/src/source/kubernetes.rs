@@ -1,7 +1,7 @@
 //! A Kubernetes cluster: every object that matters, watched at its API server.
 //!
 //! One task follows each kind and sends what happens to one that gathers it: so the state is a plain value
-//! that changes in one place ([`gather`]), and a list and a change are the same thing to it.
+//! that changes in one place (`gather.rs`), and a list and a change are the same thing to it.
 //!
 //! Nothing is published before every kind was read once: half a cluster could grant more, or less, than the
 //! whole. While the API server is away the last state stays and the source says that it is unavailable.
