@@ -12,7 +12,7 @@ pub mod spec;
 pub mod yaml;
 
 pub use decode::unreadable;
-pub use decode::{Parsed, parse};
+pub use decode::{Parsed, parse, parse_value};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef};
 pub use places::{Places, Position};
 pub use problem::{Problem, Severity};

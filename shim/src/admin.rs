@@ -1,6 +1,7 @@
 //! The admin interface: health, metrics and status over HTTP.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -31,9 +32,13 @@ pub async fn serve(
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
 }
 
-/// Ready while the source can be read: then what proxies get is what the user wrote.
+/// Ready while proxies are served and the source can be read: then what they get is what the user wrote.
 async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    let serving = shared.serving.load(Ordering::Acquire);
     match &shared.source.borrow().availability {
+        Availability::Available if !serving => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the first state is being compiled\n".to_owned())
+        }
         Availability::Available => (StatusCode::OK, "ok\n".to_owned()),
         Availability::Unavailable { reason } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}; the last good state stays in force\n"))

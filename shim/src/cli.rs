@@ -12,10 +12,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use egress_policy::{Cidr, Identity};
 
 use crate::check;
+use crate::crds;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
 use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve;
 use egress_compile::{CompileOptions, duration};
+
+/// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
+/// attempt, what is said once here.
+const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
@@ -29,7 +34,7 @@ pub struct Cli {
 enum Command {
     /// Run the control plane.
     #[command(
-        after_help = "Example:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity"
+        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --kubeconfig ~/.kube/config --wasm target/egress_filter.wasm --insecure-node-identity"
     )]
     Serve(Serve),
     /// Print an Envoy bootstrap for the sidecar of an identity.
@@ -43,6 +48,9 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Print the definitions of the objects, for an API server.
+    #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
+    Crds,
     /// Print the JSON Schema of the policy document.
     Schema,
     /// Print a completion script for a shell.
@@ -78,9 +86,13 @@ impl From<Mesh> for CompileOptions {
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount.
-    #[arg(long, value_name = "DIR")]
-    config_dir: PathBuf,
+    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount. Without it, objects
+    /// are read from a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    config_dir: Option<PathBuf>,
+    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// The filter: the wasm module.
     #[arg(long, value_name = "FILE", env = "EGRESS_WASM")]
     wasm: PathBuf,
@@ -239,6 +251,7 @@ impl Cli {
             Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);
                 print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))
@@ -271,7 +284,7 @@ impl Serve {
         }
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(
-                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_LOG.into()),
             )
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);
@@ -295,7 +308,10 @@ impl Serve {
             }
         };
         let config = serve::Config {
-            folder: self.config_dir,
+            origin: match self.config_dir {
+                Some(folder) => serve::Origin::Folder(folder),
+                None => serve::Origin::Cluster(self.kubeconfig),
+            },
             options: self.mesh.into(),
             envoy: Settings {
                 module,

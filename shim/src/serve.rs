@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use crate::admin;
 use crate::envoy::{Generator, Settings};
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
+use crate::source::kubernetes::{Cluster, Connection, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::xds::identify::NodeIdentity;
@@ -25,8 +28,8 @@ use egress_compile::{CompileOptions, Compiled, compile};
 /// What `serve` is told.
 #[derive(Debug)]
 pub struct Config {
-    /// The folder of manifests.
-    pub folder: std::path::PathBuf,
+    /// Where objects come from.
+    pub origin: Origin,
     /// The mesh's names.
     pub options: CompileOptions,
     /// What every proxy gets.
@@ -37,6 +40,52 @@ pub struct Config {
     pub admin: SocketAddr,
 }
 
+/// Where objects come from.
+#[derive(Debug)]
+pub enum Origin {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// The API server of a cluster: of the kubeconfig that is named, else of the environment.
+    Cluster(Option<PathBuf>),
+}
+
+/// What is read until the process ends.
+#[derive(Debug)]
+enum Reading {
+    Folder(Folder),
+    Cluster(Cluster, Connection),
+}
+
+impl Reading {
+    async fn begin(origin: &Origin, options: &CompileOptions) -> Result<(Self, String)> {
+        Ok(match origin {
+            Origin::Folder(folder) => {
+                let reading = Folder::watch(folder).context("cannot start a thread")?;
+                (Self::Folder(reading), folder.display().to_string())
+            }
+            Origin::Cluster(kubeconfig) => {
+                let connection = connect(kubeconfig.as_deref()).await?;
+                let server = connection.server.clone();
+                (Self::Cluster(Cluster::watch(&connection.client, options), connection), server)
+            }
+        })
+    }
+
+    fn states(&self) -> watch::Receiver<SourceState> {
+        match self {
+            Self::Folder(folder) => folder.states(),
+            Self::Cluster(cluster, _) => cluster.states(),
+        }
+    }
+
+    /// Says what became of the objects where others look for it.
+    fn write_statuses(&mut self, compiled: &watch::Receiver<Arc<Compiled>>) {
+        if let Self::Cluster(cluster, connection) = self {
+            cluster.write_statuses(connection.client.clone(), compiled.clone());
+        }
+    }
+}
+
 /// Serves until the process is told to stop.
 ///
 /// # Errors
@@ -44,34 +93,72 @@ pub struct Config {
 pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
-    let folder = config.folder.display().to_string();
-    let folder_source = Folder::watch(&config.folder).context("cannot start a thread")?;
-    let source = folder_source.states();
-    let first = compile(&source.borrow().store, &config.options, None);
-    report(&source.borrow(), &first);
-    let (sender, compiled) = watch::channel(Arc::new(first));
-    let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled.clone()));
+    let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
+    let mut source = reading.states();
+    let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
-    let shared = Shared { source: source.clone(), compiled, proxies: Arc::clone(&proxies) };
-    tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
-    tracing::info!(folder, xds = %config.xds, admin = %config.admin, "serving");
-    let server = Server::new(snapshots, Arc::new(NodeIdentity), proxies);
+    let serving = Arc::new(AtomicBool::new(false));
+    let shared = Shared {
+        source: source.clone(),
+        compiled: compiled.clone(),
+        proxies: Arc::clone(&proxies),
+        serving: Arc::clone(&serving),
+    };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let xds = tokio::spawn(server.serve(xds, wait(stopped.clone())));
-    let admin = tokio::spawn(admin::serve(shared, admin_listener, wait(stopped)));
-    signalled().await?;
+    let admin = tokio::spawn(admin::serve(shared, admin_listener, wait(stopped.clone())));
+    let xds = tokio::select! {
+        result = signalled() => {
+            result?;
+            None
+        }
+        first = first(&mut source, &config.origin) => {
+            let first = compile(&first.store, &config.options, None);
+            report(&source.borrow(), &first);
+            sender.send_replace(Arc::new(first));
+            reading.write_statuses(&compiled);
+            let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
+            tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
+            tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
+            let server = Server::new(snapshots, Arc::new(NodeIdentity), proxies);
+            let xds = tokio::spawn(server.serve(xds, wait(stopped)));
+            serving.store(true, Ordering::Release);
+            signalled().await?;
+            Some(xds)
+        }
+    };
     tracing::info!("stopping: proxies keep what they have");
     stop.send_replace(true);
     // Streams do not end by themselves; they are cut when the process ends.
     let grace = Duration::from_millis(200);
     let _ = tokio::time::timeout(grace, admin).await;
-    let _ = tokio::time::timeout(grace, xds).await;
-    folder_source.stop();
+    if let Some(xds) = xds {
+        let _ = tokio::time::timeout(grace, xds).await;
+    }
+    if let Reading::Folder(folder) = reading {
+        folder.stop();
+    }
     Ok(())
+}
+
+/// The state to begin with. A folder that cannot be read has no objects; a cluster that was not read yet
+/// says nothing at all, and proxies that kept what they have must not be told that it is nothing.
+async fn first(source: &mut watch::Receiver<SourceState>, origin: &Origin) -> SourceState {
+    if let Origin::Cluster(_) = origin {
+        loop {
+            let availability = source.borrow_and_update().availability.clone();
+            let Availability::Unavailable { reason } = availability else { break };
+            tracing::info!(reason, "waiting for the cluster: proxies keep what they have");
+            if source.changed().await.is_err() {
+                // Then nothing comes any more, and there is nothing to serve.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+    source.borrow_and_update().clone()
 }
 
 async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener> {

@@ -1,6 +1,7 @@
 //! Where objects come from. A source publishes what it knows as one value, whenever that changes.
 
 pub mod folder;
+pub mod kubernetes;
 
 use std::sync::Arc;
 

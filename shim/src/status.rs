@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -22,6 +23,8 @@ pub struct Shared {
     pub compiled: watch::Receiver<Arc<Compiled>>,
     /// Who is connected.
     pub proxies: Arc<Proxies>,
+    /// Whether proxies are served: from the first complete state on.
+    pub serving: Arc<AtomicBool>,
 }
 
 /// Everything, at one moment.

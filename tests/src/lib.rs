@@ -8,12 +8,15 @@
 pub mod bulk;
 pub mod bypass;
 pub mod client;
+pub mod cluster;
 pub mod corpus;
+pub mod curl;
 pub mod dns;
 pub mod echo;
 pub mod envoy;
 pub mod grpc;
 pub mod hello;
+pub mod kube;
 pub mod log;
 pub mod mesh;
 pub mod netns;

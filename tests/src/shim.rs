@@ -46,16 +46,30 @@ fn from_environment(name: &str) -> Result<PathBuf> {
 }
 
 impl<'n> Shim<'n> {
-    /// Starts `osm-egress serve` and waits until it is ready.
+    /// Starts `osm-egress serve` on a folder and waits until it is ready.
     ///
     /// # Errors
     /// When it does not get ready; with its log.
     pub fn start(netns: &'n Netns, ip: std::net::IpAddr, folder: &Path, flags: &[&str]) -> Result<Self> {
+        let source = ["--config-dir".as_ref(), folder.as_os_str()];
+        Self::launch(netns, ip, &source, flags)?.ready()
+    }
+
+    /// Starts it with these flags before others, ready or not.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn launch(
+        netns: &'n Netns,
+        ip: std::net::IpAddr,
+        source: &[&std::ffi::OsStr],
+        flags: &[&str],
+    ) -> Result<Self> {
         let admin = SocketAddr::new(ip, 15129);
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
         let mut command = netns.command(&binary()?.to_string_lossy());
-        command.args(["serve", "--insecure-node-identity", "--config-dir"]).arg(folder);
+        command.args(["serve", "--insecure-node-identity"]).args(source);
         if !flags.contains(&"--wasm") {
             command.arg("--wasm").arg(module()?);
         }
@@ -68,7 +82,15 @@ impl<'n> Shim<'n> {
             .stderr(output)
             .spawn()
             .context("cannot start osm-egress")?;
-        let mut shim = Self { child, netns, admin, log };
+        Ok(Self { child, netns, admin, log })
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready; with its log.
+    pub fn ready(self) -> Result<Self> {
+        let mut shim = self;
         let ready = wait_for("the control plane to be ready", Duration::from_secs(20), || {
             shim.get("/readyz").is_ok() || shim.child.try_wait().ok().flatten().is_some()
         });

@@ -174,9 +174,34 @@ fn bad_input_of_the_command_line() -> Result<()> {
             1,
             "is not a wasm module",
         ),
+        (
+            "a folder and a cluster",
+            vec!["serve", "--config-dir", &dir, "--kubeconfig", "x", "--wasm", &module],
+            2,
+            "cannot be used with",
+        ),
+        (
+            "a kubeconfig that is not there",
+            vec!["serve", "--kubeconfig", "/nowhere", "--wasm", &module, "--insecure-node-identity"],
+            1,
+            "cannot use /nowhere",
+        ),
+        (
+            "neither a folder nor a cluster",
+            vec!["serve", "--wasm", &module, "--insecure-node-identity"],
+            1,
+            "pass `--config-dir DIR`, or `--kubeconfig FILE`",
+        ),
         ("nobody there", vec!["status", "--admin", "127.0.0.1:1"], 1, "is `osm-egress serve` running?"),
     ] {
-        let output = Command::new(shim::binary()?).args(&arguments).env_remove("EGRESS_WASM").output()?;
+        let output = Command::new(shim::binary()?)
+            .args(&arguments)
+            // Nothing of the machine's own.
+            .env_remove("EGRESS_WASM")
+            .env_remove("KUBECONFIG")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env("HOME", "/nowhere")
+            .output()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         ensure!(output.status.code() == Some(code), "{case}: exit code {:?}, {said}", output.status.code());

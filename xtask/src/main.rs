@@ -2,6 +2,7 @@
 //! running.
 
 mod fuzz;
+mod kubernetes;
 mod module;
 mod tools;
 
@@ -10,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Builds, shows, tests and measures osm-egress.
 #[derive(Debug, Parser)]
@@ -38,6 +39,9 @@ enum Task {
         /// The Envoy to test with: a version, or `all` that are supported.
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
+        /// Leave tests out by name; the summary says so.
+        #[arg(long, value_name = "TESTS")]
+        without: Option<Without>,
     },
     /// Compare with bare passthrough and with Open Service Mesh's own configuration.
     Bench {
@@ -53,8 +57,17 @@ enum Task {
         /// Only this one.
         target: Option<String>,
     },
+    /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
+    Kubernetes,
     /// Remove what was built and fetched.
     Clean,
+}
+
+/// Tests that may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Without {
+    /// Those on a real API server.
+    Kubernetes,
 }
 
 fn main() -> ExitCode {
@@ -82,8 +95,9 @@ fn run(task: Task) -> Result<()> {
             let envoy = tools::envoy(None)?;
             built.run("bench", "release", &envoy, quick.then_some("--quick"))
         }
-        Task::Test { fast, envoy } => test(fast, envoy.as_deref()),
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
+        Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), without),
+        Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Clean => clean(),
     }
 }
@@ -148,7 +162,7 @@ impl Built {
     }
 }
 
-fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
+fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()> {
     let start = Instant::now();
     let mut steps = Steps::default();
     steps.run("format", || must("rustfmt", &mut cargo(&["fmt", "--all", "--check"])?))?;
@@ -156,7 +170,10 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
         must(
             "clippy",
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
-        )
+        )?;
+        // Not among all targets, because it runs as a step of its own.
+        let kubernetes = ["--package", "egress-tests", "--test", "kubernetes", "--quiet"];
+        must("clippy", cargo(&["clippy"])?.args(kubernetes).args(["--", "-D", "warnings"]))
     })?;
     steps.run("dependencies", || {
         if tools::find("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
@@ -186,6 +203,20 @@ fn test(fast: bool, envoy: Option<&str>) -> Result<()> {
         };
         for version in versions {
             let envoy = tools::envoy(version)?;
+            match without {
+                Some(Without::Kubernetes) => steps.skip("tests on an API server", &"--without kubernetes"),
+                None => {
+                    let assets = steps.run("an API server for tests", kubernetes::assets)?;
+                    let name = format!("tests on an API server with {}", envoy.display());
+                    steps.run(&name, || {
+                        let mut command =
+                            cargo(&["test", "--package", "egress-tests", "--test", "kubernetes"])?;
+                        command.args(["--", "--test-threads", "2"]).env("KUBEBUILDER_ASSETS", &assets);
+                        built.environment(&mut command, &envoy);
+                        must("tests on an API server", &mut command)
+                    })?;
+                }
+            }
             for protocol in ["sotw", "delta"] {
                 let name = format!("integration tests by {protocol} with {}", envoy.display());
                 steps.run(&name, || {
@@ -227,7 +258,7 @@ impl Steps {
     }
 
     /// Says at the end, too, that something was not tried.
-    fn skip(&mut self, name: &str, why: &anyhow::Error) {
+    fn skip(&mut self, name: &str, why: &dyn std::fmt::Display) {
         println!("\n== {name}\n  NOT RUN: {why}");
         self.done += &format!("NOT RUN  {name}: {why}\n");
         self.skipped += 1;

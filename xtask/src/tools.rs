@@ -28,7 +28,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(Path::new(&home).join(".cache/osm-egress"))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.starts_with(b"0"))
 }
@@ -175,7 +175,7 @@ fn fetch_envoy(version: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make_executable(path: &Path) -> Result<()> {
+pub(crate) fn make_executable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }

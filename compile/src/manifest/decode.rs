@@ -39,6 +39,17 @@ pub fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Parsed, Vec<Problem>> {
     if reader.errors.is_empty() { Ok(reader.parsed) } else { Err(reader.errors) }
 }
 
+/// Reads one object that does not come from a text; `file` is what it is called in problems. It is read as
+/// a file that holds it would be, so a source cannot make a difference.
+///
+/// # Errors
+/// With everything that is wrong, when anything is.
+pub fn parse_value(file: &Arc<str>, value: Value) -> Result<Parsed, Vec<Problem>> {
+    let mut reader = Reader { file, parsed: Parsed::default(), errors: Vec::new() };
+    reader.document(YamlDocument { value, places: Places::default() }, None);
+    if reader.errors.is_empty() { Ok(reader.parsed) } else { Err(reader.errors) }
+}
+
 /// The problem of a file that is not YAML.
 pub fn unreadable(file: &Arc<str>, error: YamlError) -> Problem {
     Problem::error(error.message).advice(error.advice).at(file, error.position)

@@ -1,0 +1,90 @@
+//! `Egress`.
+
+use serde_json::{Value, json};
+
+use super::schema::{block, choice, list, object, port, strings, text};
+use super::{Names, definition, version};
+
+/// In any case, as OSM takes them. OSM itself took any text, and ignored ports of other protocols.
+const PROTOCOL: &str =
+    "^([Hh][Tt][Tt][Pp][Ss]?|[Tt][Cc][Pp](-[Ss][Ee][Rr][Vv][Ee][Rr]-[Ff][Ii][Rr][Ss][Tt])?)$";
+
+pub(super) fn egress() -> Value {
+    let mut version = version("v1alpha1", specification());
+    version["schema"]["openAPIV3Schema"]["properties"]["status"] = status();
+    version["subresources"] = json!({ "status": {} });
+    version["additionalPrinterColumns"] = json!([
+        { "name": "Hosts", "type": "string", "jsonPath": ".spec.hosts", "description": "What may be reached" },
+        {
+            "name": "Accepted", "type": "string", "description": "Whether everything in it counts",
+            "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
+        },
+        { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
+    ]);
+    let names = Names {
+        group: "policy.openservicemesh.io",
+        kind: "Egress",
+        plural: "egresses",
+        singular: "egress",
+        short: "egress",
+    };
+    definition(&names, &[version])
+}
+
+fn specification() -> Value {
+    let source = object(
+        &["kind", "name", "namespace"],
+        json!({
+            "kind": choice("Kind of this source", &["ServiceAccount"]),
+            "name": text("Name of this source"),
+            "namespace": text("Namespace of this source"),
+        }),
+    );
+    let port = object(
+        &["number", "protocol"],
+        json!({
+            "number": port("Port number"),
+            "protocol": {
+                "type": "string", "pattern": PROTOCOL,
+                "description": "http, https, tcp or tcp-server-first",
+            },
+        }),
+    );
+    let reference = object(
+        &["apiGroup", "kind", "name"],
+        json!({
+            "apiGroup": text("Group and version of the referenced object"),
+            "kind": text("Kind of the referenced object"),
+            "name": text("Name of the referenced object, which is in the same namespace"),
+        }),
+    );
+    object(
+        &["sources", "ports"],
+        json!({
+            "sources": list("Workloads that the policy applies to", source),
+            "hosts": strings("Names that may be reached; `*.` and a suffix for all names below it"),
+            "ipAddresses": list("Blocks of addresses that may be reached, as in 10.0.0.0/8", block()),
+            "ports": list("Ports that may be reached", port),
+            "matches": list("HTTPRouteGroups of which one must match, and an UpstreamTrafficSetting", reference),
+        }),
+    )
+}
+
+/// Conditions as Kubernetes has them.
+fn status() -> Value {
+    let condition = object(
+        &["type", "status", "reason", "message", "lastTransitionTime"],
+        json!({
+            "type": text("Which condition"),
+            "status": choice("Whether it is so", &["True", "False", "Unknown"]),
+            "reason": text("Why, in one word"),
+            "message": text("Why, in full"),
+            "observedGeneration": super::schema::at_least("The generation that this is about", 0),
+            "lastTransitionTime": { "type": "string", "format": "date-time" },
+        }),
+    );
+    let mut conditions = list("What became of the policy", condition);
+    conditions["x-kubernetes-list-type"] = json!("map");
+    conditions["x-kubernetes-list-map-keys"] = json!(["type"]);
+    object(&[], json!({ "conditions": conditions }))
+}

@@ -1,0 +1,69 @@
+//! Pieces of schemas.
+
+use serde_json::{Value, json};
+
+/// An object of these fields and no others: an API server drops those that it does not know.
+pub(super) fn object(required: &[&str], properties: Value) -> Value {
+    if required.is_empty() {
+        json!({ "type": "object", "properties": properties })
+    } else {
+        json!({ "type": "object", "required": required, "properties": properties })
+    }
+}
+
+/// An object of any fields.
+pub(super) fn anything() -> Value {
+    json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+pub(super) fn text(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
+}
+
+pub(super) fn choice(description: &str, values: &[&str]) -> Value {
+    json!({ "type": "string", "description": description, "enum": values })
+}
+
+pub(super) fn boolean(description: &str) -> Value {
+    json!({ "type": "boolean", "description": description })
+}
+
+pub(super) fn list(description: &str, items: Value) -> Value {
+    json!({ "type": "array", "description": description, "items": items })
+}
+
+pub(super) fn strings(description: &str) -> Value {
+    list(description, json!({ "type": "string" }))
+}
+
+pub(super) fn integer(description: &str) -> Value {
+    json!({ "type": "integer", "description": description })
+}
+
+pub(super) fn at_least(description: &str, minimum: i64) -> Value {
+    json!({ "type": "integer", "description": description, "minimum": minimum })
+}
+
+pub(super) fn within(description: &str, minimum: i64, maximum: i64) -> Value {
+    json!({ "type": "integer", "description": description, "minimum": minimum, "maximum": maximum })
+}
+
+pub(super) fn port(description: &str) -> Value {
+    within(description, 1, 65535)
+}
+
+/// A block of addresses. OSM's pattern was not anchored, took 999 for an octet, and knew no IPv6.
+pub(super) fn block() -> Value {
+    const OCTET: &str = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    let v4 = format!("({OCTET}\\.){{3}}{OCTET}/(3[0-2]|[0-2]?[0-9])");
+    let v6 = "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*/(12[0-8]|1[01][0-9]|[0-9]?[0-9])";
+    json!({ "type": "string", "pattern": format!("^({v4}|{v6})$") })
+}
+
+/// A description beside a schema.
+pub(super) fn described(description: &str, mut schema: Value) -> Value {
+    if let Some(map) = schema.as_object_mut() {
+        map.insert("description".to_owned(), json!(description));
+    }
+    schema
+}

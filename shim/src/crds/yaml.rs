@@ -1,0 +1,88 @@
+//! JSON values as YAML, in blocks.
+
+use serde_json::Value;
+
+/// The text of a value.
+pub(super) fn text(value: &Value) -> String {
+    let mut out = String::new();
+    block(value, 0, &mut out);
+    out
+}
+
+/// Writes a value that begins on this line, with lines that follow indented by so many levels.
+fn block(value: &Value, level: usize, out: &mut String) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (i, (key, value)) in map.iter().enumerate() {
+                if i > 0 {
+                    indent(level, out);
+                }
+                scalar(key, out);
+                out.push(':');
+                nested(value, level, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    indent(level, out);
+                }
+                out.push_str("- ");
+                block(item, level + 1, out);
+            }
+        }
+        Value::String(text) => line(|out| scalar(text, out), out),
+        // What is empty, a number or a boolean is written the same in both.
+        Value::Object(_) | Value::Array(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {
+            line(|out| out.push_str(&value.to_string()), out);
+        }
+    }
+}
+
+/// Writes the value of a key.
+fn nested(value: &Value, level: usize, out: &mut String) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            out.push('\n');
+            indent(level + 1, out);
+            block(value, level + 1, out);
+        }
+        Value::Array(items) if !items.is_empty() => {
+            out.push('\n');
+            indent(level, out);
+            block(value, level, out);
+        }
+        Value::Object(_)
+        | Value::Array(_)
+        | Value::String(_)
+        | Value::Number(_)
+        | Value::Bool(_)
+        | Value::Null => {
+            out.push(' ');
+            block(value, level, out);
+        }
+    }
+}
+
+fn line(write: impl FnOnce(&mut String), out: &mut String) {
+    write(out);
+    out.push('\n');
+}
+
+fn indent(level: usize, out: &mut String) {
+    out.extend(std::iter::repeat_n("  ", level));
+}
+
+/// A text without quotes where no reader can take it for anything else, else as in JSON.
+fn scalar(text: &str, out: &mut String) {
+    let is_plain = text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b' ' | b'.' | b'/' | b'-' | b'_'))
+        && !text.ends_with(' ')
+        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
+            .contains(&text.to_ascii_lowercase().as_str());
+    if is_plain {
+        out.push_str(text);
+    } else {
+        out.push_str(&Value::from(text).to_string());
+    }
+}

@@ -1,0 +1,110 @@
+//! A Kubernetes cluster: every object that matters, watched at its API server.
+//!
+//! One task follows each kind and sends what happens to one that gathers it: so the state is a plain value
+//! that changes in one place (`gather.rs`), and a list and a change are the same thing to it.
+//!
+//! Nothing is published before every kind was read once: half a cluster could grant more, or less, than the
+//! whole. While the API server is away the last state stays and the source says that it is unavailable.
+
+mod connect;
+mod follow;
+mod gather;
+mod kinds;
+mod object;
+mod probe;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+pub use self::connect::{ConnectError, Connection, connect};
+use self::gather::{Event, Gather};
+use self::kinds::WATCHED;
+use self::object::{Key, Observed};
+use super::SourceState;
+use egress_compile::{CompileOptions, Compiled};
+
+/// After something happened, how long to wait for more.
+const QUIET: Duration = Duration::from_millis(3);
+/// After something happened, how long to wait at most.
+const COALESCE: Duration = Duration::from_millis(15);
+/// How many events may wait; who sends more waits himself.
+const WAITING: usize = 1024;
+
+/// The statuses of policies, by their names.
+type Statuses = Arc<BTreeMap<Key, Arc<Observed>>>;
+
+/// A cluster that is being watched, until this is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    states: watch::Receiver<SourceState>,
+    observed: watch::Receiver<Statuses>,
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    /// Watches a cluster, from within a runtime.
+    #[must_use]
+    pub fn watch(client: &Client, options: &CompileOptions) -> Self {
+        let mut gather = Gather::new(&options.mesh_name, WATCHED.iter().map(|watched| watched.kind));
+        let (publish, states) = watch::channel(gather.state());
+        let (publish_statuses, observed) = watch::channel(Statuses::default());
+        let (sender, events) = mpsc::channel(WAITING);
+        let mut tasks = JoinSet::new();
+        for watched in WATCHED {
+            tasks.spawn(follow::follow(client.clone(), *watched, options.clone(), sender.clone()));
+        }
+        tasks.spawn(probe::probe(client.clone(), sender));
+        tasks.spawn(run(gather, events, publish, publish_statuses));
+        Self { states, observed, tasks }
+    }
+
+    /// Says in the status of each policy what became of it.
+    pub fn write_statuses(&mut self, client: Client, compiled: watch::Receiver<Arc<Compiled>>) {
+        let (states, observed) = (self.states.clone(), self.observed.clone());
+        self.tasks.spawn(status::write(client, states, compiled, observed));
+    }
+
+    /// What the cluster says, now and later.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<SourceState> {
+        self.states.clone()
+    }
+}
+
+/// Gathers what happens, and publishes what changed.
+async fn run(
+    mut gather: Gather,
+    mut events: mpsc::Receiver<Event>,
+    publish: watch::Sender<SourceState>,
+    statuses: watch::Sender<Statuses>,
+) {
+    while let Some(event) = events.recv().await {
+        gather.take(event);
+        let end = Instant::now() + COALESCE;
+        // A list, or what one command applies, arrives as many events.
+        while let Ok(Some(event)) =
+            tokio::time::timeout_at(end.min(Instant::now() + QUIET), events.recv()).await
+        {
+            gather.take(event);
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        if gather.is_different() {
+            publish.send_replace(gather.state());
+        }
+        if let Some(observed) = gather.observed() {
+            statuses.send_replace(Arc::new(observed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

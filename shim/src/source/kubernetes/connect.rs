@@ -1,0 +1,109 @@
+//! From the command line to a client.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// How long connecting to the API server may take. Whoever waits longer would not notice that it is away.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// A client, and where it connects to.
+#[derive(Clone)]
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// The API server's URL.
+    pub server: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A client's configuration has credentials in it.
+        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing says which cluster.
+    #[error(
+        "there is no folder and no cluster to read from: pass `--config-dir DIR`, or `--kubeconfig FILE`, \
+         or run this in a pod ({0})"
+    )]
+    Nowhere(String),
+    /// A kubeconfig that was named cannot be used.
+    #[error("cannot use {file}: {reason}")]
+    Kubeconfig {
+        /// Which.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// The pod's own credentials cannot be used.
+    #[error("cannot use this pod's credentials: {0}: does its service account mount a token?")]
+    Pod(String),
+    /// The configuration makes no client.
+    #[error("cannot make a client for {server}: {reason}")]
+    Client {
+        /// The API server's URL.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Makes a client: of the kubeconfig that is named, else of the pod that this runs in, else of the
+/// kubeconfig that kubectl would use. Connects to nothing yet.
+///
+/// # Errors
+/// When there is no configuration, or it cannot be used.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Connection, ConnectError> {
+    let options = KubeConfigOptions::default();
+    let mut config = if let Some(path) = kubeconfig {
+        let wrong = |reason: String| ConnectError::Kubeconfig { file: path.display().to_string(), reason };
+        let text = Kubeconfig::read_from(path).map_err(|error| wrong(chain(&error)))?;
+        Config::from_custom_kubeconfig(text, &options).await.map_err(|error| wrong(chain(&error)))?
+    } else if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        Config::incluster().map_err(|error| ConnectError::Pod(chain(&error)))?
+    } else {
+        Config::from_kubeconfig(&options).await.map_err(|error| ConnectError::Nowhere(chain(&error)))?
+    };
+    config.connect_timeout = Some(CONNECT);
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config)
+        .map_err(|error| ConnectError::Client { server: server.clone(), reason: chain(&error) })?;
+    Ok(Connection { client, server })
+}
+
+/// What an error says, with its causes that it does not repeat.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What an error of the API server says, in one line.
+pub(super) fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("the API server says {}: {}", status.code, status.message);
+    }
+    // What this kind of error adds is the name of a part of the client.
+    let why = if let kube::Error::Service(error) = error { chain(&**error) } else { chain(error) };
+    format!("the API server does not answer: {why}")
+}
+
+/// Whether the API server does not know what it was asked for.
+pub(super) fn is_unknown(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

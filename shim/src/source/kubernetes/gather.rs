@@ -1,0 +1,210 @@
+//! What the cluster says, gathered from what happens. A plain value: no I/O.
+//!
+//! INVARIANT(same-state): the store is a function of the objects as they are now, however that was learnt:
+//! by one change after another, by a list, or by both in any order. As with files, there is one exception:
+//! an object that became unreadable keeps what it said before, while it counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::object::{Item, Key, Observed, file};
+use crate::source::{Availability, SourceState};
+use egress_compile::manifest::Kind;
+use egress_compile::store::{Change, FileUpdate, Store};
+
+/// The label of a namespace that belongs to a mesh.
+const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event {
+    /// A list of all objects of a kind begins.
+    Begin(Kind),
+    /// An object of that list.
+    Listed(Kind, Item),
+    /// The list is complete: other objects of the kind are gone.
+    End(Kind),
+    /// An object is new, or changed.
+    Applied(Kind, Item),
+    /// An object is gone.
+    Deleted(Kind, Key),
+    /// The API server does not know this kind, and need not.
+    Absent(Kind),
+    /// A kind cannot be followed, for this reason; nothing: it can, again.
+    Followed(Kind, Option<String>),
+    /// The API server does not answer, for this reason; nothing: it does.
+    Server(Option<String>),
+}
+
+/// What is known.
+#[derive(Debug)]
+pub(super) struct Gather {
+    mesh_name: String,
+    /// Every object, whether it counts or not: what does not count may later.
+    known: BTreeMap<Kind, BTreeMap<Key, Change>>,
+    /// The lists that are not complete yet.
+    listing: BTreeMap<Kind, BTreeMap<Key, Item>>,
+    /// The kinds that were never read completely.
+    unread: BTreeSet<Kind>,
+    /// The namespaces that belong to the mesh.
+    monitored: BTreeSet<String>,
+    /// The statuses of policies, and whether they changed since they were asked for.
+    observed: (BTreeMap<Key, Arc<Observed>>, bool),
+    failing: BTreeMap<Kind, String>,
+    server: Option<String>,
+    store: Store,
+    /// Whether the store changed since it was asked for.
+    changed: bool,
+    /// What was said last.
+    said: Availability,
+}
+
+impl Gather {
+    /// Knows nothing yet, and is complete when these kinds were read.
+    pub(super) fn new(mesh_name: &str, kinds: impl IntoIterator<Item = Kind>) -> Self {
+        Self {
+            mesh_name: mesh_name.to_owned(),
+            known: BTreeMap::new(),
+            listing: BTreeMap::new(),
+            unread: kinds.into_iter().collect(),
+            monitored: BTreeSet::new(),
+            observed: (BTreeMap::new(), false),
+            failing: BTreeMap::new(),
+            server: None,
+            store: Store::default(),
+            changed: false,
+            said: Availability::Available,
+        }
+    }
+
+    /// Whether there is anything to say that was not said.
+    pub(super) fn is_different(&self) -> bool {
+        (self.changed && self.unread.is_empty()) || self.availability() != self.said
+    }
+
+    /// What there is to say.
+    pub(super) fn state(&mut self) -> SourceState {
+        self.said = self.availability();
+        if !self.unread.is_empty() {
+            return SourceState { store: Arc::default(), availability: self.said.clone() };
+        }
+        self.changed = false;
+        SourceState { store: Arc::new(self.store.clone()), availability: self.said.clone() }
+    }
+
+    /// The statuses of policies, where they changed since they were asked for.
+    pub(super) fn observed(&mut self) -> Option<BTreeMap<Key, Arc<Observed>>> {
+        let (observed, changed) = &mut self.observed;
+        std::mem::take(changed).then(|| observed.clone())
+    }
+
+    fn availability(&self) -> Availability {
+        let failing = self.failing.values().next().or(self.server.as_ref());
+        if let Some(reason) = failing {
+            return Availability::Unavailable { reason: reason.clone() };
+        }
+        if self.unread.is_empty() {
+            return Availability::Available;
+        }
+        Availability::Unavailable { reason: "the cluster was not read completely yet".to_owned() }
+    }
+
+    /// Takes in what happened.
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Begin(kind) => drop(self.listing.insert(kind, BTreeMap::new())),
+            Event::Listed(kind, item) => {
+                self.listing.entry(kind).or_default().insert(item.key.clone(), item);
+            }
+            Event::End(kind) => {
+                let items = self.listing.remove(&kind).unwrap_or_default();
+                self.replace(kind, items);
+            }
+            Event::Applied(kind, item) => self.apply(kind, item),
+            Event::Deleted(kind, key) => self.delete(kind, &key),
+            Event::Absent(kind) => {
+                self.listing.remove(&kind);
+                self.replace(kind, BTreeMap::new());
+            }
+            Event::Followed(kind, Some(reason)) => drop(self.failing.insert(kind, reason)),
+            Event::Followed(kind, None) => drop(self.failing.remove(&kind)),
+            Event::Server(answer) => self.server = answer,
+        }
+    }
+
+    fn replace(&mut self, kind: Kind, items: BTreeMap<Key, Item>) {
+        let known = self.known.get(&kind).into_iter().flatten().map(|(key, _)| key);
+        let gone: Vec<Key> = known.filter(|key| !items.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.delete(kind, &key);
+        }
+        for item in items.into_values() {
+            self.apply(kind, item);
+        }
+        self.failing.remove(&kind);
+        self.unread.remove(&kind);
+    }
+
+    fn apply(&mut self, kind: Kind, item: Item) {
+        let Item { key, labels, change, status } = item;
+        if kind == Kind::Egress && self.observed.0.get(&key).is_none_or(|before| **before != status) {
+            self.observed.0.insert(key.clone(), Arc::new(status));
+            self.observed.1 = true;
+        }
+        if kind == Kind::Namespace {
+            let is_ours = labels.get(MONITORED_LABEL) == Some(&self.mesh_name);
+            self.monitor(&key.1, is_ours);
+        }
+        self.update(kind, &key, change.clone());
+        self.known.entry(kind).or_default().insert(key, change);
+    }
+
+    fn delete(&mut self, kind: Kind, key: &Key) {
+        if kind == Kind::Namespace {
+            self.monitor(&key.1, false);
+        }
+        self.changed |= self.store.apply(FileUpdate { file: file(kind, key), change: Change::Removed });
+        if let Some(known) = self.known.get_mut(&kind) {
+            known.remove(key);
+        }
+        if kind == Kind::Egress {
+            self.observed.1 |= self.observed.0.remove(key).is_some();
+        }
+    }
+
+    /// A namespace belongs to the mesh from now on, or no longer.
+    fn monitor(&mut self, namespace: &str, is_ours: bool) {
+        let was_ours = self.monitored.contains(namespace);
+        if was_ours == is_ours {
+            return;
+        }
+        if is_ours {
+            self.monitored.insert(namespace.to_owned());
+        } else {
+            self.monitored.remove(namespace);
+        }
+        let mut updates = Vec::new();
+        for (kind, known) in &self.known {
+            if needs_namespace(*kind) {
+                let first = (namespace.to_owned(), String::new());
+                let here = known.range(first..).take_while(|((other, _), _)| other == namespace);
+                updates.extend(here.map(|(key, change)| (*kind, key.clone(), change.clone())));
+            }
+        }
+        for (kind, key, change) in updates {
+            let change = if is_ours { change } else { Change::Removed };
+            self.changed |= self.store.apply(FileUpdate { file: file(kind, &key), change });
+        }
+    }
+
+    fn update(&mut self, kind: Kind, key: &Key, change: Change) {
+        if !needs_namespace(kind) || self.monitored.contains(&key.0) {
+            self.changed |= self.store.apply(FileUpdate { file: file(kind, key), change });
+        }
+    }
+}
+
+/// Whether objects of this kind count in namespaces of the mesh only. The MeshConfig is named by flags.
+const fn needs_namespace(kind: Kind) -> bool {
+    !matches!(kind, Kind::Namespace | Kind::MeshConfig)
+}

@@ -1,0 +1,78 @@
+//! From an object of the API server to one of ours, by way of the same reader as files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::api::{ApiResource, DynamicObject};
+use serde_json::{Map, Value, json};
+
+use egress_compile::manifest::{Kind, ObjectRef, parse_value};
+use egress_compile::store::Change;
+
+/// What our annotations begin with. Others are none of our business, and some change all the time.
+const OURS: &str = "openservicemesh.io/";
+
+/// Which object: namespace, empty for kinds that have none, and name.
+pub(super) type Key = (String, String);
+
+/// An object as it is now.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Item {
+    /// Which object.
+    pub(super) key: Key,
+    /// Its labels.
+    pub(super) labels: BTreeMap<String, String>,
+    /// What it says, or why that cannot be read.
+    pub(super) change: Change,
+    /// What its status says.
+    pub(super) status: Observed,
+}
+
+/// What the status of an object says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Observed {
+    /// Counts changes of the specification.
+    pub(super) generation: Option<i64>,
+    /// `status.conditions`.
+    pub(super) conditions: Value,
+}
+
+/// Which object this is.
+pub(super) fn key(object: &DynamicObject) -> Key {
+    let metadata = &object.metadata;
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+/// What an object is called in problems.
+pub(super) fn file(kind: Kind, (namespace, name): &Key) -> Arc<str> {
+    ObjectRef::new(kind, namespace, name).to_string().into()
+}
+
+/// Reads an object.
+pub(super) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Item {
+    let key = key(&object);
+    let labels = object.metadata.labels.unwrap_or_default();
+    let ours = object.metadata.annotations.unwrap_or_default();
+    let ours: BTreeMap<String, String> =
+        ours.into_iter().filter(|(name, _)| name.starts_with(OURS)).collect();
+    let mut map = if let Value::Object(map) = object.data { map } else { Map::new() };
+    // Others write it, and it says nothing that is asked for: it must not look like a change.
+    let mut status = map.remove("status").unwrap_or_default();
+    let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
+    let status = Observed { generation: object.metadata.generation, conditions };
+    // What a list holds does not say what it is.
+    map.insert("apiVersion".to_owned(), json!(resource.api_version));
+    map.insert("kind".to_owned(), json!(resource.kind));
+    map.insert(
+        "metadata".to_owned(),
+        json!({
+            "namespace": key.0, "name": key.1, "labels": labels, "annotations": ours,
+            "generation": object.metadata.generation,
+        }),
+    );
+    let change = match parse_value(&file(kind, &key), Value::Object(map)) {
+        Ok(parsed) => Change::Read(parsed),
+        Err(problems) => Change::Unreadable(problems),
+    };
+    Item { key, labels, change, status }
+}

@@ -1,0 +1,262 @@
+use std::collections::BTreeMap;
+
+use egress_compile::manifest::Kind;
+use kube::api::{ApiResource, DynamicObject};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use tokio::sync::{mpsc, watch};
+
+use super::WAITING;
+use super::gather::{Event, Gather};
+use super::object::{self, Item};
+use crate::source::Availability;
+
+const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Egress, Kind::ServiceAccount];
+
+fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
+    let mut value = json!({ "metadata": {
+        "name": name, "namespace": namespace, "resourceVersion": "7", "uid": "u",
+        "managedFields": [{ "manager": "kubectl", "fieldsV1": { "f:spec": {} } }],
+        "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" },
+    }});
+    let map = value.as_object_mut().expect("an object");
+    for (key, part) in rest.as_object().into_iter().flatten() {
+        if key == "labels" {
+            map["metadata"]["labels"] = part.clone();
+        } else {
+            map.insert(key.clone(), part.clone());
+        }
+    }
+    let object: DynamicObject = serde_json::from_value(value).expect("an object of an API server");
+    let version = kind.versions()[0];
+    let group = kind.group();
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let resource = ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version,
+        kind: kind.to_string(),
+        plural: String::new(),
+    };
+    object::read(kind, &resource, object)
+}
+
+fn namespace(name: &str, mesh: Option<&str>) -> Item {
+    let labels: BTreeMap<&str, &str> =
+        mesh.into_iter().map(|mesh| ("openservicemesh.io/monitored-by", mesh)).collect();
+    item(Kind::Namespace, "", name, &json!({ "labels": labels, "status": { "phase": "Active" } }))
+}
+
+fn egress(namespace: &str, name: &str, host: &str) -> Item {
+    let source = json!({ "kind": "ServiceAccount", "name": "a", "namespace": "b" });
+    let spec =
+        json!({ "sources": [source], "hosts": [host], "ports": [{ "number": 80, "protocol": "http" }] });
+    item(Kind::Egress, namespace, name, &json!({ "spec": spec, "status": { "conditions": [] } }))
+}
+
+fn unreadable(namespace: &str, name: &str) -> Item {
+    item(Kind::Egress, namespace, name, &json!({ "spec": { "sources": [], "ports": [], "host": "x" } }))
+}
+
+fn list(gather: &mut Gather, kind: Kind, items: Vec<Item>) {
+    gather.take(Event::Begin(kind));
+    for item in items {
+        gather.take(Event::Listed(kind, item));
+    }
+    gather.take(Event::End(kind));
+}
+
+fn ready() -> Gather {
+    let mut gather = Gather::new("osm", KINDS);
+    for kind in KINDS {
+        list(&mut gather, kind, vec![]);
+    }
+    gather
+}
+
+fn files(gather: &mut Gather) -> Vec<String> {
+    gather.state().store.files().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_is_said_before_all_was_read() {
+    let mut gather = Gather::new("osm", KINDS);
+    list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
+    list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
+    let state = gather.state();
+    assert!(state.store.is_empty());
+    let expected = "the cluster was not read completely yet".to_owned();
+    assert_eq!(state.availability, Availability::Unavailable { reason: expected });
+    gather.take(Event::Followed(Kind::ServiceAccount, Some("no".to_owned())));
+    assert_eq!(gather.state().availability, Availability::Unavailable { reason: "no".to_owned() });
+    gather.take(Event::Absent(Kind::ServiceAccount));
+    assert_eq!(gather.state().availability, Availability::Available);
+    assert_eq!(files(&mut gather), ["Egress n/p", "Namespace n"]);
+    assert!(!gather.is_different());
+}
+
+#[test]
+fn only_namespaces_of_the_mesh_count() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    gather.take(Event::Applied(Kind::Egress, egress("other", "p", "a.org")));
+    assert_eq!(files(&mut gather), [""; 0]);
+    for (mesh, expected) in [
+        (Some("osm"), &["Egress n/p", "Namespace n"][..]),
+        (Some("another"), &["Namespace n"]),
+        (Some("osm"), &["Egress n/p", "Namespace n"]),
+        (None, &["Namespace n"]),
+    ] {
+        gather.take(Event::Applied(Kind::Namespace, namespace("n", mesh)));
+        assert_eq!(files(&mut gather), expected, "{mesh:?}");
+    }
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    gather.take(Event::Deleted(Kind::Namespace, (String::new(), "n".to_owned())));
+    assert_eq!(files(&mut gather), [""; 0]);
+}
+
+#[test]
+fn an_unreadable_object_harms_no_other_and_grants_nothing_new() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    gather.take(Event::Applied(Kind::Egress, egress("n", "good", "a.org")));
+    gather.take(Event::Applied(Kind::Egress, egress("n", "turned", "b.org")));
+    let before = gather.state().store;
+    gather.take(Event::Applied(Kind::Egress, unreadable("n", "turned")));
+    gather.take(Event::Applied(Kind::Egress, unreadable("n", "never")));
+    let after = gather.state().store;
+    assert_eq!(after.index().objects, before.index().objects);
+    let problems: Vec<String> = after.problems().map(|problem| problem.to_string()).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[1].contains("Egress n/turned") && problems[1].contains("spec.host"), "{problems:?}");
+    // It comes back as soon as it can be read, and goes when it is removed.
+    gather.take(Event::Applied(Kind::Egress, egress("n", "turned", "c.org")));
+    gather.take(Event::Deleted(Kind::Egress, ("n".to_owned(), "never".to_owned())));
+    assert_eq!(gather.state().store.problems().count(), 0);
+}
+
+#[test]
+fn what_others_write_is_no_change() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    let _ = gather.state();
+    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
+    assert!(!gather.is_different());
+    list(&mut gather, Kind::Egress, vec![]);
+    assert!(gather.is_different());
+}
+
+#[test]
+fn while_the_server_is_away_the_state_stays() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    let before = gather.state();
+    gather.take(Event::Followed(Kind::Egress, Some("refused".to_owned())));
+    gather.take(Event::Server(Some("gone".to_owned())));
+    let away = gather.state();
+    assert_eq!(away.store, before.store);
+    assert_eq!(away.availability, Availability::Unavailable { reason: "refused".to_owned() });
+    gather.take(Event::Followed(Kind::Egress, None));
+    assert_eq!(gather.state().availability, Availability::Unavailable { reason: "gone".to_owned() });
+    gather.take(Event::Server(None));
+    assert_eq!(gather.state(), before);
+}
+
+/// What a test does to a cluster.
+#[derive(Clone, Debug)]
+enum Step {
+    Namespace(u8, bool),
+    Egress(u8, u8, u8),
+    Remove(Kind, u8, u8),
+    Relist(Kind),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop::sample::select(vec![Kind::Namespace, Kind::Egress]);
+    prop::collection::vec(
+        prop_oneof![
+            (0..3u8, any::<bool>()).prop_map(|(n, ours)| Step::Namespace(n, ours)),
+            (0..3u8, 0..3u8, 0..3u8).prop_map(|(n, p, host)| Step::Egress(n, p, host)),
+            (kind.clone(), 0..3u8, 0..3u8).prop_map(|(kind, n, p)| Step::Remove(kind, n, p)),
+            kind.prop_map(Step::Relist),
+        ],
+        0..40,
+    )
+}
+
+proptest! {
+    /// Changes one by one, lists in between, and one list at the end say the same.
+    #[test]
+    fn changes_and_lists_say_the_same(steps in steps()) {
+        let mut now: BTreeMap<Kind, BTreeMap<object::Key, Item>> = BTreeMap::new();
+        let mut live = ready();
+        for step in steps {
+            let applied = match step {
+                Step::Namespace(n, ours) => {
+                    (Kind::Namespace, namespace(&format!("n{n}"), ours.then_some("osm")))
+                }
+                Step::Egress(n, p, host) => {
+                    (Kind::Egress, egress(&format!("n{n}"), &format!("p{p}"), &format!("h{host}.org")))
+                }
+                Step::Remove(kind, n, p) => {
+                    let key = if kind == Kind::Namespace {
+                        (String::new(), format!("n{n}"))
+                    } else {
+                        (format!("n{n}"), format!("p{p}"))
+                    };
+                    now.entry(kind).or_default().remove(&key);
+                    live.take(Event::Deleted(kind, key));
+                    continue;
+                }
+                Step::Relist(kind) => {
+                    let items = now.get(&kind).into_iter().flat_map(BTreeMap::values).cloned().collect();
+                    list(&mut live, kind, items);
+                    continue;
+                }
+            };
+            now.entry(applied.0).or_default().insert(applied.1.key.clone(), applied.1.clone());
+            live.take(Event::Applied(applied.0, applied.1));
+        }
+        let mut fresh = ready();
+        // The policies before the namespaces that make them count, which is the harder order.
+        for kind in [Kind::Egress, Kind::Namespace] {
+            let items = now.get(&kind).into_iter().flat_map(BTreeMap::values).cloned().collect();
+            list(&mut fresh, kind, items);
+        }
+        prop_assert_eq!(live.state(), fresh.state());
+    }
+}
+
+/// What comes together is published together, and what comes alone at once.
+#[tokio::test]
+async fn a_burst_is_few_states() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    let (publish, mut states) = watch::channel(gather.state());
+    let (sender, events) = mpsc::channel(WAITING);
+    for n in 0..500 {
+        let event = Event::Applied(Kind::Egress, egress("n", &format!("p{n}"), "a.org"));
+        sender.send(event).await.expect("room");
+    }
+    let statuses = watch::channel(super::Statuses::default()).0;
+    let task = tokio::spawn(super::run(gather, events, publish, statuses));
+    let mut published = 0;
+    while states.borrow_and_update().store.files().count() < 501 {
+        states.changed().await.expect("a state");
+        published += 1;
+    }
+    // One for each 15 ms that taking them in lasts, on a machine that has other things to do.
+    assert!(published < 100, "{published} states of 500 events");
+    let start = std::time::Instant::now();
+    sender.send(Event::Deleted(Kind::Egress, ("n".to_owned(), "p7".to_owned()))).await.expect("room");
+    states.changed().await.expect("a state");
+    let took = start.elapsed();
+    assert_eq!(states.borrow_and_update().store.files().count(), 500);
+    // Some 3 ms, where the machine has time.
+    assert!(took < std::time::Duration::from_millis(200), "{took:?}");
+    drop(sender);
+    task.await.expect("an end");
+}

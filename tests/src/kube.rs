@@ -1,0 +1,274 @@
+//! A real API server, with etcd, in the world of a test.
+//!
+//! The binaries are found by `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets. There is no controller
+//! manager: what it would make (default service accounts, endpoints) a test makes itself.
+
+mod keys;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::netns::Netns;
+use crate::wait::wait_for;
+
+/// The API server's address.
+pub const API_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 3));
+const PORT: u16 = 6443;
+
+/// Everything that the control plane asks for is written down.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:osm-system:osm-egress']
+- level: None
+";
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// May do everything.
+    Admin,
+    /// The control plane's service account: may do what `deploy/rbac.yaml` says.
+    Shim,
+    /// May do nothing.
+    Nobody,
+}
+
+impl User {
+    const ALL: [Self; 3] = [Self::Admin, Self::Shim, Self::Nobody];
+
+    /// Its name, groups and token.
+    const fn account(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Admin => ("admin", "system:masters", "token-of-admin"),
+            Self::Shim => (
+                "system:serviceaccount:osm-system:osm-egress",
+                "system:serviceaccounts,system:serviceaccounts:osm-system",
+                "token-of-shim",
+            ),
+            Self::Nobody => ("nobody", "", "token-of-nobody"),
+        }
+    }
+}
+
+/// A running API server; it goes when this is dropped.
+#[derive(Debug)]
+pub struct ApiServer<'n> {
+    netns: &'n Netns,
+    assets: PathBuf,
+    folder: tempfile::TempDir,
+    etcd: Child,
+    server: Option<Child>,
+}
+
+impl<'n> ApiServer<'n> {
+    /// Starts etcd and an API server, with role-based access control, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When there are no binaries, or they do not get ready; with their log.
+    pub fn start(netns: &'n Netns) -> Result<Self> {
+        let assets = assets()?;
+        netns.ip(&format!("addr add {API_SERVER}/32 dev lo"))?;
+        let folder = tempfile::tempdir()?;
+        keys::write(folder.path(), API_SERVER)?;
+        let mut tokens = String::new();
+        for user in User::ALL {
+            let (name, groups, token) = user.account();
+            tokens += &format!("{token},{name},{name},\"{groups}\"\n");
+            fs::write(folder.path().join(format!("{user:?}.kubeconfig")), kubeconfig(folder.path(), token))?;
+        }
+        fs::write(folder.path().join("tokens.csv"), tokens)?;
+        fs::write(folder.path().join("audit.yaml"), AUDIT)?;
+        let log = File::create(folder.path().join("etcd.log"))?;
+        let etcd = netns
+            .command(&assets.join("etcd").to_string_lossy())
+            .arg("--data-dir")
+            .arg(folder.path().join("etcd"))
+            // Loopback of a namespace of its own: nobody else gets there.
+            .args(["--listen-client-urls", "http://127.0.0.1:2379"])
+            .args(["--advertise-client-urls", "http://127.0.0.1:2379"])
+            .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start etcd")?;
+        let mut server = Self { netns, assets, folder, etcd, server: None };
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Starts the API server again, with what it knew.
+    ///
+    /// # Errors
+    /// When it does not get ready; with its log.
+    pub fn resume(&mut self) -> Result<()> {
+        let folder = self.folder.path();
+        let log = File::options().create(true).append(true).open(folder.join("server.log"))?;
+        let child = self
+            .netns
+            .command(&self.assets.join("kube-apiserver").to_string_lossy())
+            .args(["--etcd-servers", "http://127.0.0.1:2379", "--authorization-mode", "RBAC"])
+            .args(["--bind-address", &API_SERVER.to_string(), "--advertise-address", &API_SERVER.to_string()])
+            .args(["--secure-port", &PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
+            .args(["--service-account-issuer", "https://kubernetes.default.svc"])
+            .args(["--disable-admission-plugins", "ServiceAccount"])
+            .arg(format!("--service-account-signing-key-file={}", folder.join("account.key").display()))
+            .arg(format!("--service-account-key-file={}", folder.join("account.pub").display()))
+            .arg(format!("--tls-cert-file={}", folder.join("server.crt").display()))
+            .arg(format!("--tls-private-key-file={}", folder.join("server.key").display()))
+            .arg(format!("--audit-policy-file={}", folder.join("audit.yaml").display()))
+            .arg(format!("--audit-log-path={}", folder.join("audit.log").display()))
+            .arg(format!("--token-auth-file={}", folder.join("tokens.csv").display()))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start kube-apiserver")?;
+        self.server = Some(child);
+        let ready = wait_for("the API server to be ready", Duration::from_secs(60), || {
+            self.kubectl(User::Admin, &["get", "--raw", "/readyz"]).is_ok_and(|text| text == "ok")
+                && self.kubectl(User::Admin, &["get", "namespace", "default"]).is_ok()
+        });
+        ready.with_context(|| self.log())?;
+        Ok(())
+    }
+
+    /// Kills the API server; etcd goes on.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    /// The end of the server's log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// The file by which a user gets here.
+    #[must_use]
+    pub fn kubeconfig(&self, user: User) -> PathBuf {
+        self.folder.path().join(format!("{user:?}.kubeconfig"))
+    }
+
+    /// Runs the real kubectl, and gives what it prints.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub fn kubectl(&self, user: User, arguments: &[&str]) -> Result<String> {
+        said(
+            &format!("kubectl {}", arguments.join(" ")),
+            self.command("kubectl", user).args(arguments).output()?,
+        )
+    }
+
+    /// Runs a command line of a documentation, word for word.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub fn shell(&self, user: User, line: &str) -> Result<String> {
+        said(line, self.command("sh", user).args(["-ec", line]).output()?)
+    }
+
+    /// `kubectl apply -f` of a text.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub fn apply(&self, text: &str) -> Result<String> {
+        let file = self.folder.path().join("applied.yaml");
+        fs::write(&file, text)?;
+        self.kubectl(User::Admin, &["apply", "-f", &file.to_string_lossy()])
+    }
+
+    /// Makes a namespace, of the mesh or not.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub fn namespace(&self, name: &str, monitored: bool) -> Result<()> {
+        self.kubectl(User::Admin, &["create", "namespace", name])?;
+        if monitored {
+            // As `osm namespace add` does it.
+            self.kubectl(User::Admin, &["label", "namespace", name, "openservicemesh.io/monitored-by=osm"])?;
+        }
+        Ok(())
+    }
+
+    /// What the control plane asked for so far, as `VERB GROUP/RESOURCE`, each once. What has no resource,
+    /// as `/version`, anybody may ask for.
+    ///
+    /// # Errors
+    /// When there is no log of it.
+    pub fn asked(&self) -> Result<BTreeSet<String>> {
+        let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
+        let mut asked = BTreeSet::new();
+        for line in log.lines() {
+            let event: Value = serde_json::from_str(line)?;
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let object = &event["objectRef"];
+            if object["resource"].is_string() {
+                let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
+                let resource = format!("{}/{}{part}", text(&object["apiGroup"]), text(&object["resource"]));
+                asked.insert(format!("{} {resource}", text(&event["verb"])));
+            }
+        }
+        Ok(asked)
+    }
+
+    fn command(&self, program: &str, user: User) -> Command {
+        let program = if program == "kubectl" { self.assets.join(program) } else { program.into() };
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = self.netns.command(&program.to_string_lossy());
+        command
+            .env("PATH", format!("{}:{path}", self.assets.display()))
+            .env("KUBECONFIG", self.kubeconfig(user))
+            // It keeps there what it discovered.
+            .env("HOME", self.folder.path());
+        command
+    }
+}
+
+impl Drop for ApiServer<'_> {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.etcd.kill();
+        let _ = self.etcd.wait();
+    }
+}
+
+fn assets() -> Result<PathBuf> {
+    let folder = std::env::var_os("KUBEBUILDER_ASSETS")
+        .context("KUBEBUILDER_ASSETS is not set: run this by `cargo xtask test`")?;
+    let folder = PathBuf::from(folder);
+    for binary in ["kube-apiserver", "etcd", "kubectl"] {
+        ensure!(folder.join(binary).is_file(), "KUBEBUILDER_ASSETS: {} has no {binary}", folder.display());
+    }
+    Ok(folder)
+}
+
+fn said(what: &str, output: Output) -> Result<String> {
+    if !output.status.success() {
+        bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn kubeconfig(folder: &Path, token: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+         clusters:\n- name: test\n  cluster: {{server: 'https://{API_SERVER}:{PORT}', certificate-authority: '{}'}}\n\
+         users:\n- name: test\n  user: {{token: {token}}}\n\
+         contexts:\n- name: test\n  context: {{cluster: test, user: test}}\n",
+        folder.join("ca.crt").display()
+    )
+}
