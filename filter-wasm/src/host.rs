@@ -219,9 +219,11 @@ impl Exchange for Envoy {
 /// When open connections are looked at after a policy change.
 const SOON: Duration = Duration::from_millis(1);
 
-/// How often the ends of waits of so many milliseconds are looked for.
+/// How often the ends of waits of so many milliseconds are looked for. A stream that begins to wait before
+/// the first tick of its root replaces that tick by these, so they must not be rare: by then what is open
+/// has not been looked at.
 fn pace(wait: u32) -> Duration {
-    Duration::from_millis(u64::from(wait / 10).clamp(10, 1000))
+    Duration::from_millis(u64::from(wait / 10).clamp(10, 250))
 }
 
 #[derive(Default)]
