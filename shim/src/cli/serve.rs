@@ -1,0 +1,159 @@
+//! `osm-egress serve`.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use egress_policy::Cidr;
+
+use super::Mesh;
+use crate::envoy::{IpFamilies, Module, Settings};
+use crate::serve;
+use egress_compile::duration;
+
+/// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
+/// attempt, what is said once here.
+const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount. Without it, objects
+    /// are read from a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    config_dir: Option<PathBuf>,
+    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The filter: the wasm module.
+    #[arg(long, value_name = "FILE", env = "EGRESS_WASM")]
+    wasm: PathBuf,
+    /// How the module gets to Envoy: `inline`, or `file:PATH` on Envoy's machine.
+    #[arg(long, value_name = "HOW", default_value = "inline", value_parser = parse_delivery)]
+    module_delivery: Delivery,
+    /// Believe what proxies say of themselves in their node id (`<anything>.<service account>.<namespace>`) or metadata.
+    #[arg(long)]
+    insecure_node_identity: bool,
+    /// Where proxies connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15128")]
+    xds_listen: SocketAddr,
+    /// Where /healthz, /readyz, /metrics and /status are.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15129")]
+    admin_listen: SocketAddr,
+    /// Port of the outbound listener in every sidecar.
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    listener_port: u16,
+    /// HTTP status of a refused request; 404 is Open Service Mesh's.
+    #[arg(long, value_name = "STATUS", default_value_t = 403, value_parser = clap::value_parser!(u16).range(400..=599))]
+    http_deny_status: u16,
+    /// Name server that sidecars ask for allowed names; several by commas. Default: their own /etc/resolv.conf.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    dns_resolver: Vec<SocketAddr>,
+    /// Blocks of addresses that names must not lead to, besides loopback, link-local and the like; several
+    /// by commas. The addresses of your pods and services belong here.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
+    never_resolve_to: Vec<Cidr>,
+    /// How long the first bytes of a connection may take where they decide, as in `5s` or `300ms`.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
+    first_bytes_timeout: Duration,
+    /// Which connections are redirected to sidecars; `ipv4` where machines have no IPv6.
+    #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
+    ip_families: IpFamilies,
+    /// How logs are written.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+#[derive(Debug, Clone)]
+enum Delivery {
+    Inline,
+    File(PathBuf),
+}
+
+fn parse_delivery(text: &str) -> Result<Delivery, String> {
+    match text.split_once(':') {
+        None if text == "inline" => Ok(Delivery::Inline),
+        Some(("file", path)) if !path.is_empty() => Ok(Delivery::File(path.into())),
+        _ => Err("use `inline` or `file:PATH`".to_owned()),
+    }
+}
+
+fn parse_block(text: &str) -> Result<Cidr, String> {
+    Cidr::canonical(text).map_err(|e| e.to_string())
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<()> {
+        if !self.insecure_node_identity {
+            bail!(
+                "proxies have no credentials to show yet: pass `--insecure-node-identity` to believe their node id, \
+                 on a machine where only you can reach {}",
+                self.xds_listen
+            );
+        }
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(
+                tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_LOG.into()),
+            )
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => subscriber.init(),
+            LogFormat::Json => subscriber.json().init(),
+        }
+        let module = match self.module_delivery {
+            Delivery::File(path) => Module::File(path),
+            Delivery::Inline => {
+                let bytes = std::fs::read(&self.wasm).with_context(|| {
+                    format!(
+                        "cannot read the module {}: build it with `cargo xtask build`",
+                        self.wasm.display()
+                    )
+                })?;
+                if !bytes.starts_with(b"\0asm") {
+                    bail!("{} is not a wasm module", self.wasm.display());
+                }
+                Module::Inline(Bytes::from(bytes))
+            }
+        };
+        let config = serve::Config {
+            origin: match self.config_dir {
+                Some(folder) => serve::Origin::Folder(folder),
+                None => serve::Origin::Cluster(self.kubeconfig),
+            },
+            options: self.mesh.into(),
+            envoy: Settings {
+                module,
+                listener_port: self.listener_port,
+                http_deny_status: self.http_deny_status,
+                dns_resolvers: self.dns_resolver,
+                never_resolve_to: self.never_resolve_to,
+                first_bytes_timeout: self.first_bytes_timeout,
+                ip_families: self.ip_families,
+            },
+            xds: self.xds_listen,
+            admin: self.admin_listen,
+        };
+        if !config.xds.ip().is_loopback() {
+            tracing::warn!(address = %config.xds, "whoever reaches this address can read every policy");
+        }
+        tokio::runtime::Runtime::new()?.block_on(serve::run(config))
+    }
+}

@@ -1,0 +1,30 @@
+//! `osm-egress status`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Output, print};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The control plane's admin address.
+    #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
+    admin: SocketAddr,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+impl StatusArgs {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let body = tokio::runtime::Runtime::new()?.block_on(crate::status::fetch(self.admin))?;
+        let text = match self.output {
+            Output::Json => body,
+            Output::Text => crate::status::describe(&body)?,
+        };
+        print(&text)
+    }
+}
