@@ -1,4 +1,4 @@
-//! The control plane on a real API server, with real kubectl and real Envoys.
+//! What the control plane reads from a cluster, and what it says in statuses.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -1,0 +1,5 @@
+//! The control plane on a real API server, with real kubectl and real Envoys.
+//!
+//! One program, so that it is linked once and its tests run side by side; a file for each subject.
+
+mod source;
