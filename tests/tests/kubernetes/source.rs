@@ -15,7 +15,7 @@ use egress_tests::wait::wait_for;
 use serde_json::Value;
 
 /// A policy of `curl/curl` in a namespace.
-fn policy(namespace: &str, name: &str, more: &str) -> String {
+pub(crate) fn policy(namespace: &str, name: &str, more: &str) -> String {
     format!(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
          metadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -23,14 +23,14 @@ fn policy(namespace: &str, name: &str, more: &str) -> String {
     )
 }
 
-fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
+pub(crate) fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
     let mut stream =
         pod.workload().run(|| client::connect(SocketAddr::new(to, port)))?.map_err(|e| anyhow!("{e:?}"))?;
     ensure!(lives(&mut stream), "no echo from {to}:{port}");
     Ok(stream)
 }
 
-fn lives(stream: &mut TcpStream) -> bool {
+pub(crate) fn lives(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
     stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer)).is_ok() && &answer == b"ping"
 }
