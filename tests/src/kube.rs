@@ -5,6 +5,7 @@
 
 mod keys;
 mod many;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
