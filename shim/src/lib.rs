@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod inject;
 pub mod interception;
 pub mod metrics;
 pub mod serve;
@@ -16,3 +17,5 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod xds;
+
+mod yaml;
