@@ -12,6 +12,7 @@ mod refusal;
 mod review;
 
 use crate::envoy::IpFamilies;
+use crate::envoy::credentials::Authority;
 
 pub use pod::{Injected, mutate};
 pub use refusal::Refusal;
@@ -41,8 +42,8 @@ pub struct Settings {
     pub xds_host: String,
     /// The control plane's port.
     pub xds_port: u16,
-    /// Who vouches for the control plane, as PEM. Without it there is no TLS, and no token is sent.
-    pub xds_ca: Option<String>,
+    /// Whose certificate the control plane has. Without it there is no TLS, and no token is sent.
+    pub xds_ca: Option<Authority>,
     /// Whom the token is for.
     pub token_audience: String,
     /// What is intercepted.

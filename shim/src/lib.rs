@@ -16,6 +16,7 @@ pub mod serve;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod tls;
 pub mod xds;
 
 mod yaml;

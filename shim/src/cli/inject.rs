@@ -12,6 +12,7 @@ use egress_compile::manifest::{Body, parse, yaml};
 use super::bootstrap::parse_host_port;
 use super::print;
 use crate::envoy::IpFamilies;
+use crate::envoy::credentials::Authority;
 use crate::inject::{Settings, documents};
 
 /// What all sidecars have in common, where the MeshConfig does not say.
@@ -40,7 +41,7 @@ pub(super) struct SidecarArgs {
 impl SidecarArgs {
     pub(super) fn settings(self, ip_families: IpFamilies, token_audience: String) -> Result<Settings> {
         let (xds_host, xds_port) = self.xds_address;
-        let xds_ca = self.xds_ca.as_deref().map(certificate).transpose()?;
+        let xds_ca = self.xds_ca.as_deref().map(authority).transpose()?;
         Ok(Settings {
             sidecar_image: self.sidecar_image,
             init_image: self.init_image,
@@ -55,12 +56,9 @@ impl SidecarArgs {
     }
 }
 
-fn certificate(file: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    if !text.contains("-----BEGIN CERTIFICATE-----") {
-        bail!("{} is no certificate in PEM", file.display());
-    }
-    Ok(text)
+fn authority(file: &Path) -> Result<Authority> {
+    let pem = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Authority::from_pem(&pem).with_context(|| file.display().to_string())
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use egress_policy::Identity;
 
+use super::credentials::Security;
+
 /// A version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EnvoyVersion {
@@ -68,6 +70,8 @@ pub struct Bootstrap {
     pub proxy: String,
     /// The Envoy that will read it.
     pub version: EnvoyVersion,
+    /// How it and the control plane know each other.
+    pub security: Security,
     /// The control plane's host.
     pub xds_host: String,
     /// The control plane's port.
@@ -119,7 +123,7 @@ impl Ready {
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, proxy, version, xds_host, xds_port, admin_port, delta, ready } = self;
+        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta, ready } = self;
         if let Some(identity) = identity {
             let (namespace, service_account) = (identity.namespace(), identity.service_account());
             write!(
@@ -184,7 +188,8 @@ static_resources:{ready}
             # A dead control plane is noticed, and the next one asked.
             connection_keepalive: {{interval: 30s, timeout: 5s}}
 "#
-        )
+        )?;
+        security.write(f, xds_host)
     }
 }
 

@@ -3,16 +3,26 @@
 //! Who the sidecar is stands on Envoy's command line, where Kubernetes fills in the names that a pod has
 //! only later. A port says to the kubelet when it is ready; the admin interface is on loopback.
 
+use super::containers::{TOKEN_FILE, TOKEN_FOLDER};
 use super::{Refusal, Settings};
 use crate::envoy::IpFamilies;
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion, EnvoyVersionError, Ready};
+use crate::envoy::credentials::{Credentials, EnvoyPath, Security};
 
 /// Where the kubelet asks: Open Service Mesh's port for health checks.
 pub(super) const READY_PORT: u16 = 15904;
 const ADMIN_PORT: u16 = 15000;
 
 pub(super) fn text(settings: &Settings, version: EnvoyVersion) -> String {
+    let security = match &settings.xds_ca {
+        Some(authority) => {
+            let token = EnvoyPath::ours(TOKEN_FOLDER, TOKEN_FILE);
+            Security::Tls { authority: authority.clone(), credentials: Credentials::Token(token) }
+        }
+        None => Security::Plaintext,
+    };
     Bootstrap {
+        security,
         identity: None,
         proxy: String::new(),
         version,

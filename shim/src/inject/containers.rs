@@ -9,9 +9,9 @@ use crate::envoy::IpFamilies;
 use crate::interception::{Interception, PROXY_UID};
 
 /// Where the token is mounted.
-const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
+pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
 /// The file in it.
-const TOKEN_FILE: &str = "token";
+pub(super) const TOKEN_FILE: &str = "token";
 /// How long a token lives; the kubelet replaces it in time.
 const TOKEN_SECONDS: u32 = 3600;
 
@@ -40,7 +40,7 @@ pub(super) fn sidecar(settings: &Settings, mesh: &Sidecar, native: bool) -> Resu
             from_pod("POD_NAMESPACE", "metadata.namespace"),
             from_pod("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ],
-        "readinessProbe": probe(),
+        "readinessProbe": probe(2),
         "securityContext": {
             "runAsUser": PROXY_UID,
             "runAsGroup": PROXY_UID,
@@ -59,7 +59,7 @@ pub(super) fn sidecar(settings: &Settings, mesh: &Sidecar, native: bool) -> Resu
     if native {
         container["restartPolicy"] = json!("Always");
         // The init containers that follow wait for this.
-        container["startupProbe"] = probe();
+        container["startupProbe"] = probe(1);
     }
     resources(&mut container, mesh);
     Ok(container)
@@ -129,10 +129,10 @@ fn from_pod(name: &str, field: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": field}}})
 }
 
-fn probe() -> Value {
+fn probe(period: u8) -> Value {
     json!({
         "httpGet": {"path": "/ready", "port": READY_PORT},
-        "periodSeconds": 1,
+        "periodSeconds": period,
         "timeoutSeconds": 1,
         "failureThreshold": 60,
     })

@@ -51,6 +51,10 @@ pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Inj
     if is_windows(spec) {
         return Err(Refusal::Windows);
     }
+    if let Some(account) = spec.get("serviceAccountName").and_then(Value::as_str).filter(|a| a.contains('.'))
+    {
+        return Err(Refusal::ServiceAccount(account.to_owned()));
+    }
     if parts.labels.get(INJECTED_LABEL).is_some() {
         parts.strip();
     }

@@ -58,6 +58,11 @@ pub enum Refusal {
         uid = crate::interception::PROXY_UID
     )]
     ProxyUid(String),
+    /// Its proxy would seem to be somebody else's.
+    #[error(
+        "service account `{0}` has a dot in its name, and so a proxy cannot say whose it is: use one without"
+    )]
+    ServiceAccount(String),
     /// Interception would change the node.
     #[error("a pod with `hostNetwork` cannot be intercepted: it shares the network of its node")]
     HostNetwork,

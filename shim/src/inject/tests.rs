@@ -11,12 +11,14 @@ mod manifests;
 mod reviews;
 
 fn settings() -> Settings {
+    let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    let authority = Authority::from_pem(pem).expect("a certificate");
     Settings {
         sidecar_image: "envoyproxy/envoy:v1.40.0".to_owned(),
         init_image: "osm-egress/init:0.1.0".to_owned(),
         xds_host: "osm-egress.osm-system.svc".to_owned(),
         xds_port: 15128,
-        xds_ca: Some("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".to_owned()),
+        xds_ca: Some(authority),
         token_audience: "osm-egress".to_owned(),
         ip_families: IpFamilies::Dual,
         concurrency: 2,
@@ -228,6 +230,8 @@ fn pods_that_cannot_have_a_sidecar() {
     };
     assert_eq!(with("/spec/hostNetwork", json!(true)), Refusal::HostNetwork);
     assert_eq!(with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})), Refusal::Windows);
+    let account = Refusal::ServiceAccount("a.b".to_owned());
+    assert_eq!(with("/spec/serviceAccountName", json!("a.b")), account);
     assert_eq!(with("/spec/os", json!({"name": "windows"})), Refusal::Windows);
     let taken = |what, name: &str| Refusal::Taken { what, name: name.to_owned() };
     assert_eq!(with("/spec/initContainers", json!([{"name": "envoy"}])), taken("container", "envoy"));
