@@ -1,6 +1,8 @@
 //! `osm-egress inject` and an API server: pods that it takes, init containers that intercept, sidecars that get
 //! their policy.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -140,7 +142,10 @@ fn an_api_server_takes_what_is_made() -> Result<()> {
     ensure!(names("containers") == ["curl", "envoy"], "{template}");
     ensure!(template["spec"]["volumes"][0]["configMap"]["defaultMode"] == 0o644, "{template}");
     let token = &template["spec"]["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"];
-    ensure!(*token == json!({"audience": "osm-egress", "expirationSeconds": 3600, "path": "token"}), "{token}");
+    ensure!(
+        *token == json!({"audience": "osm-egress", "expirationSeconds": 3600, "path": "token"}),
+        "{token}"
+    );
     for (name, list) in [("envoy", "containers"), ("osm-init", "initContainers")] {
         // What was asked for was not dropped.
         let context = &container(template, list, name)?["securityContext"];
@@ -187,7 +192,9 @@ fn the_init_container_installs_the_table() -> Result<()> {
             let expected = [
                 "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND".to_owned(),
                 "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15003".to_owned(),
-                format!("-A OSM_PROXY_OUTBOUND ! -d {loopback} -o lo -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT"),
+                format!(
+                    "-A OSM_PROXY_OUTBOUND ! -d {loopback} -o lo -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT"
+                ),
                 "-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner 1500 -j RETURN".to_owned(),
                 "-A OSM_PROXY_OUTBOUND -m owner --uid-owner 1500 -j RETURN".to_owned(),
                 format!("-A OSM_PROXY_OUTBOUND -d {loopback} -j RETURN"),
