@@ -2,5 +2,6 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod identity;
 mod inject;
 mod source;
