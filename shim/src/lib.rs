@@ -9,6 +9,8 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod inject;
+pub mod interception;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;
@@ -16,3 +18,5 @@ pub mod source;
 pub mod status;
 pub mod tls;
 pub mod xds;
+
+mod yaml;

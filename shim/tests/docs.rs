@@ -35,6 +35,8 @@ fn links_lead_somewhere() {
         "README.md",
         "docs/bypasses.md",
         "docs/concepts.md",
+        "docs/injection.md",
+        "docs/interception.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",
