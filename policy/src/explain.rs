@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 
 use crate::client_hello::{HelloError, Progress, Reader};
 use crate::{
-    Decision, Destination, Document, OnConnection, OnOpening, Opening, Policy, PolicyError, Protocol,
+    Cidr, Decision, Destination, Document, OnConnection, OnOpening, Opening, Policy, PolicyError, Protocol,
     ReasonCode, Request, Rule, RuleId,
 };
 
@@ -97,6 +97,8 @@ pub struct Explanation {
     pub cluster: Option<String>,
     /// The address that was asked about: the one dialled, or one that stands for those that no rule lists.
     pub address: IpAddr,
+    /// Whether another address could have another answer: a rule of the port, or the mesh, lists some.
+    pub address_matters: bool,
     /// Each rule of the document, the nearest first.
     pub rules: Vec<Ruling>,
 }
@@ -133,7 +135,20 @@ impl Ruling {
     /// How far it is from allowing the connection.
     #[must_use]
     pub fn distance(&self) -> u32 {
-        self.lacks.iter().map(Lack::distance).sum()
+        // A rule that looks at the port alone has nothing in common with what uses another one.
+        let other_port = self.protocol == Protocol::Tcp && self.port_differs();
+        let more = if other_port { lack::UNRELATED } else { 0 };
+        self.lacks.iter().map(Lack::distance).fold(more, u32::saturating_add)
+    }
+
+    fn port_differs(&self) -> bool {
+        self.lacks.iter().any(|lack| matches!(lack, Lack::Port { .. }))
+    }
+
+    /// Whether it is about something else.
+    #[must_use]
+    pub fn is_unrelated(&self) -> bool {
+        self.distance() >= lack::UNRELATED
     }
 }
 
@@ -163,9 +178,10 @@ impl Explainer {
     /// Answers.
     #[must_use]
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let blocks = anywhere::listed(&self.document, question.port);
         let address = match question.address {
             Some(address) => address.to_canonical(),
-            None => self.anywhere(question),
+            None => self.anywhere(question, &blocks),
         };
         let (stage, decision) = self.decide(question, address);
         let beyond = decision.as_ref().and_then(|decision| beyond_rules(decision.reason()));
@@ -186,6 +202,7 @@ impl Explainer {
             destination: permit.map(|permit| permit.to.clone()),
             cluster: permit.and_then(|permit| permit.cluster).map(str::to_owned),
             address,
+            address_matters: !blocks.is_empty(),
             rules,
         }
     }
@@ -226,13 +243,12 @@ impl Explainer {
 
     /// An address for a question that names none: one that nothing lists. Where everything is listed, one
     /// for which the answer is no, if there is any.
-    fn anywhere(&self, question: &Question<'_>) -> IpAddr {
-        let blocks = anywhere::listed(&self.document, question.port);
-        anywhere::unlisted(&blocks).unwrap_or_else(|| {
+    fn anywhere(&self, question: &Question<'_>, blocks: &[Cidr]) -> IpAddr {
+        anywhere::unlisted(blocks).unwrap_or_else(|| {
             let allowed = |address: IpAddr| {
                 matches!(self.decide(question, address), (_, Some(decision)) if decision.is_allowed())
             };
-            let parts = anywhere::each_part(&self.document, question.port, &blocks);
+            let parts = anywhere::each_part(&self.document, question.port, blocks);
             let refused = parts.iter().find(|address| !allowed(**address));
             refused.or(parts.first()).copied().unwrap_or(anywhere::FIRST)
         })

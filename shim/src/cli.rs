@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod check;
+mod explain;
 mod serve;
 mod status;
 
@@ -13,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::explain::ExplainArgs;
 use self::serve::Serve;
 use self::status::StatusArgs;
 use crate::crds;
@@ -44,6 +46,12 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
+    /// it may not.
+    #[command(
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+    )]
+    Explain(Box<ExplainArgs>),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -57,7 +65,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Mesh {
     /// Name of the MeshConfig that counts.
     #[arg(long, default_value = "osm-mesh-config")]
@@ -105,6 +113,7 @@ impl Cli {
             Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Explain(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

@@ -11,6 +11,9 @@ use crate::ReasonCode;
 /// The longest piece of what a workload or a manifest said that is shown.
 const LONGEST: usize = 120;
 
+/// How far away a rule is that is about something else.
+pub(super) const UNRELATED: u32 = 20;
+
 /// One thing that keeps a rule from allowing a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
@@ -165,7 +168,7 @@ impl Lack {
             Self::Host { near: Some(_), .. } => 4,
             Self::Tls | Self::Plaintext | Self::Request | Self::Port { .. } => 5,
             Self::Name { .. } => 10,
-            Self::Host { near: None, .. } => 20,
+            Self::Host { near: None, .. } => UNRELATED,
         }
     }
 }

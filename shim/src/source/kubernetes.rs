@@ -11,6 +11,7 @@ mod follow;
 mod gather;
 mod kinds;
 mod object;
+mod once;
 mod probe;
 mod status;
 
@@ -27,6 +28,7 @@ pub use self::connect::{ConnectError, Connection, connect};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 use self::object::{Key, Observed};
+pub use self::once::{Pod, pod, read_once};
 use super::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 
