@@ -117,6 +117,9 @@ pub struct Ruling {
     pub protocol: Protocol,
     /// What it lacks; nothing: it allows the connection.
     pub lacks: Vec<Lack>,
+    /// Whether it has anything in common with the connection.
+    #[serde(skip)]
+    related: bool,
 }
 
 impl Ruling {
@@ -135,14 +138,8 @@ impl Ruling {
     /// How far it is from allowing the connection.
     #[must_use]
     pub fn distance(&self) -> u32 {
-        // A rule that looks at the port alone has nothing in common with what uses another one.
-        let other_port = self.protocol == Protocol::Tcp && self.port_differs();
-        let more = if other_port { lack::UNRELATED } else { 0 };
+        let more = if self.related { 0 } else { lack::UNRELATED };
         self.lacks.iter().map(Lack::distance).fold(more, u32::saturating_add)
-    }
-
-    fn port_differs(&self) -> bool {
-        self.lacks.iter().any(|lack| matches!(lack, Lack::Port { .. }))
     }
 
     /// Whether it is about something else.
@@ -289,7 +286,15 @@ fn ruling(rule: &Rule, question: &Question<'_>, address: IpAddr, beyond: Option<
     let Rule { policy, name, port, protocol, .. } = rule;
     let mut lacks: Vec<Lack> = beyond.into_iter().collect();
     lacks.extend(rule::lacks(rule, question, address));
-    Ruling { policy: policy.clone(), rule: name.clone(), port: port.get(), protocol: *protocol, lacks }
+    let related = port.get() == question.port || rule::has_in_common(rule, question);
+    Ruling {
+        policy: policy.clone(),
+        rule: name.clone(),
+        port: port.get(),
+        protocol: *protocol,
+        lacks,
+        related,
+    }
 }
 
 /// The first bytes of a connection, read as the filter reads them when no more come.

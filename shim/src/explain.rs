@@ -289,7 +289,7 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
     if ask.addresses.iter().any(IpAddr::is_loopback) {
         notes.push("connections to loopback are not intercepted: nothing decides about them".to_owned());
     }
-    if mode == Mode::Passthrough {
+    if mode == Mode::Passthrough && explanation.verdict == Verdict::Allow {
         notes.push("global egress is on for this identity: its policies are not looked at".to_owned());
     }
     notes

@@ -181,6 +181,9 @@ pub fn explain_arguments(case: &Case) -> Vec<String> {
             format!("--method={method}"),
             format!("--header=host: {authority}"),
         ],
+        (None, None) if case.bytes.as_deref().is_none_or(str::is_empty) => {
+            vec!["--to".to_owned(), format!("tcp-server-first://{to}")]
+        }
         (None, None) => {
             let bytes = case.bytes.as_deref().unwrap_or_default().bytes();
             let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();

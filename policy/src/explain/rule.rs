@@ -30,6 +30,19 @@ pub(super) fn lacks(rule: &Rule, question: &Question<'_>, address: IpAddr) -> Ve
     lacks
 }
 
+/// Whether a rule of another port has anything in common with the connection: a name that both have, or the
+/// address.
+pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
+    let has_name = match question.traffic {
+        Traffic::Tls { server_name, .. } => server_name.is_some(),
+        Traffic::Http(_) => true,
+        Traffic::BrokenTls(_) | Traffic::Other | Traffic::Silence => false,
+    };
+    let by_address = question.address.zip(rule.addresses.as_ref());
+    (has_name && rule.hosts.is_some() && rule.protocol != Protocol::Tcp)
+        || by_address.is_some_and(|(address, blocks)| blocks.iter().any(|block| block.contains(address)))
+}
+
 fn tls(rule: &Rule, traffic: Traffic<'_>, lacks: &mut Vec<Lack>) {
     if rule.routes.is_some() {
         lacks.push(Lack::RoutesOverTls);

@@ -1,6 +1,6 @@
 //! The objects, or the document, that a question is asked of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -158,20 +158,21 @@ impl Evidence {
         problems.filter(|problem| problem.severity == Severity::Error).collect()
     }
 
-    /// Policies for service accounts with the same name, or in the same namespace, where none names this one.
-    pub(super) fn others(&self, identity: &Identity) -> Vec<(String, String)> {
+    /// Service accounts with the same name, or in the same namespace, and the policies that name them.
+    pub(super) fn others(&self, identity: &Identity) -> Vec<(String, Vec<String>)> {
         let Some(objects) = self.objects() else { return Vec::new() };
-        let mut others: Vec<(bool, String, String)> = objects
-            .sources()
-            .filter_map(|(object, namespace, name)| {
-                let same_name = name == identity.service_account();
-                let near = same_name || namespace == identity.namespace();
-                near.then(|| (!same_name, object.to_string(), format!("{namespace}/{name}")))
-            })
-            .collect();
-        others.sort();
-        others.dedup();
-        others.into_iter().map(|(_, object, whose)| (object, whose)).collect()
+        // The same name comes first: the namespace was probably mistaken.
+        let mut others: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
+        for (object, namespace, name) in objects.sources() {
+            let same_name = name == identity.service_account();
+            if same_name || namespace == identity.namespace() {
+                others
+                    .entry((!same_name, format!("{namespace}/{name}")))
+                    .or_default()
+                    .push(object.to_string());
+            }
+        }
+        others.into_iter().map(|((_, whose), objects)| (whose, objects)).collect()
     }
 
     /// What there is to know about the objects.

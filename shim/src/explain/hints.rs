@@ -17,8 +17,14 @@ pub(super) fn hints(ask: &Ask, explanation: &Explanation, evidence: &Evidence) -
     let mut hints: Vec<String> = Vec::new();
     let reason = explanation.would_refuse.or(explanation.reason);
     if reason == Some(ReasonCode::NoPolicy) {
-        let others = evidence.others(&ask.identity);
-        hints.extend(others.into_iter().map(|(object, whose)| format!("{object} is for {whose}")));
+        hints.extend(evidence.others(&ask.identity).into_iter().map(|(whose, objects)| {
+            let more = match objects.len() {
+                0 | 1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            let first = objects.first().cloned().unwrap_or_default();
+            format!("{first}{more} {} for {whose}", if more.is_empty() { "is" } else { "are" })
+        }));
     }
     if reason == Some(ReasonCode::FirstBytesTimeout) {
         hints.push(
@@ -43,7 +49,7 @@ fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
     let policy = format!("Egress {}", ruling.policy);
     Some(match ruling.lacks.as_slice() {
         [Lack::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
-        [Lack::Tls] => format!("{policy} allows the same over TLS"),
+        [Lack::Tls] if ask.call.is_request() => format!("{policy} allows the same over TLS"),
         [Lack::Port { listed, .. }, Lack::Tls] => {
             format!("{policy} allows the same over TLS on port {listed}")
         }

@@ -85,7 +85,8 @@ impl Report {
             )?;
         }
         self.rules(out, all)?;
-        for condition in &self.not_accepted {
+        let missing = self.verdict == Verdict::Deny || self.would_refuse.is_some();
+        for condition in self.not_accepted.iter().filter(|_| missing) {
             let what = if condition.rules == 0 {
                 "nothing".to_owned()
             } else {
@@ -96,7 +97,7 @@ impl Report {
                 writeln!(out, "  {}", problem.to_string().replace('\n', "\n  "))?;
             }
         }
-        if !self.unreadable.is_empty() {
+        if missing && !self.unreadable.is_empty() {
             writeln!(out, "\nnot readable: what stands there may be missing")?;
             for problem in &self.unreadable {
                 writeln!(out, "  {}", problem.to_string().replace('\n', "\n  "))?;
