@@ -35,6 +35,7 @@ fn links_lead_somewhere() {
         "README.md",
         "docs/bypasses.md",
         "docs/concepts.md",
+        "docs/explain.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",

@@ -333,7 +333,7 @@ fn hex(text: &str) -> Result<Vec<u8>, CallError> {
         .filter(|c| !c.is_ascii_whitespace() && *c != ':')
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()).ok_or_else(wrong))
         .collect::<Result<_, _>>()?;
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     Ok(digits.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect())

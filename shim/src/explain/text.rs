@@ -128,9 +128,19 @@ impl Report {
             return Ok(());
         }
         let title = if others.len() < self.rules.len() { "other rules" } else { "rules" };
-        writeln!(out, "\n{title}, the nearest first")?;
         let near = others.iter().take_while(|rule| !rule.ruling.is_unrelated()).count();
-        let shown = if all { others.len() } else { near.clamp(1, SHOWN).min(others.len()) };
+        // Who is refused sees at least one, and that it is no help.
+        let least = usize::from(self.verdict == Verdict::Deny);
+        let shown = if all { others.len() } else { near.clamp(least, SHOWN).min(others.len()) };
+        if shown == 0 {
+            let (is, them) = if others.len() == 1 { ("is", "it") } else { ("are", "them") };
+            return writeln!(
+                out,
+                "\n{title}: {} that {is} about something else (--all shows {them})",
+                others.len()
+            );
+        }
+        writeln!(out, "\n{title}, the nearest first")?;
         for PlacedRuling { ruling, place: at } in others.iter().take(shown) {
             let name = format!("{} {}", ruling.policy, ruling.rule);
             let (protocol, port) = (ruling.protocol.as_str(), ruling.port);
