@@ -83,7 +83,7 @@ mod tests {
             version: "2".to_owned(),
             mode: Mode::Enforce,
             rules: vec![],
-            in_mesh: vec![],
+            in_mesh: vec![].into(),
         };
         let proxy = |node: &str, identity: &str, has: Value| {
             json!({"node": node, "identity": identity, "documentSent": "2", "documentAcknowledged": has,
