@@ -2,9 +2,11 @@
 
 mod bootstrap;
 mod check;
+mod evidence;
 mod explain;
 mod serve;
 mod status;
+mod test;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ use self::check::Check;
 use self::explain::ExplainArgs;
 use self::serve::Serve;
 use self::status::StatusArgs;
+use self::test::TestArgs;
 use crate::crds;
 use egress_compile::CompileOptions;
 
@@ -52,6 +55,11 @@ enum Command {
         after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
     )]
     Explain(Box<ExplainArgs>),
+    /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
+    #[command(
+        after_help = "Example:\n  osm-egress test --config-dir manifests expected.yaml --junit report.xml"
+    )]
+    Test(TestArgs),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -114,6 +122,7 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Explain(args) => args.run(),
+            Command::Test(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

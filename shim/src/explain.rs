@@ -5,6 +5,7 @@
 
 pub mod call;
 pub mod evidence;
+pub mod expected;
 mod hints;
 pub mod proxies;
 mod text;

@@ -23,6 +23,8 @@ fn folder() -> tempfile::TempDir {
     let manifests = folder.path().join("manifests");
     std::fs::create_dir(&manifests).expect("made");
     std::fs::write(manifests.join("shop.yaml"), block(&text, "yaml").expect("manifests")).expect("written");
+    let expected = block(&text, "yml").expect("cases");
+    std::fs::write(folder.path().join("expected.yaml"), expected).expect("written");
     folder
 }
 
@@ -124,4 +126,46 @@ fn exit_codes() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
         assert!(stderr.contains(said), "{arguments:?}: {stderr}");
     }
+}
+
+fn test(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(BINARY);
+    command.arg("test").args(["--config-dir", "manifests"]).args(arguments).current_dir(folder);
+    let output = command.output().expect("runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn expected_verdicts() {
+    let folder = folder();
+    let write = |text: &str| std::fs::write(folder.path().join("cases.yaml"), text).expect("written");
+    let case = "- {name: a, source: shop/app, to: 'https://httpbin.org', expect: allow";
+    for (text, code, said) in [
+        (format!("{case}}}\n"), 0, "1 case, 0 not as expected"),
+        (format!("{case}, reason: rule, policy: shop/web, rule: 'spec.ports[0]'}}\n"), 0, "ok    a"),
+        (format!("{case}, policy: shop/other}}\n"), 1, "WRONG a  cases.yaml:1"),
+        (format!("{case}, reason: audit}}\n"), 1, "found    allow rule by shop/web spec.ports[0]"),
+        (format!("\n{case}, reason: oops}}\n"), 1, "cases.yaml:2: `oops` is not a reason code"),
+        (format!("{case}, want: x}}\n"), 1, "cases.yaml:1: unknown field `want`"),
+        ("- {name: a, source: shop/app, to: 'x', expect: allow}\n".to_owned(), 1, "says no port"),
+        ("- {name: a, to: 'https://a.org', expect: deny}\n".to_owned(), 1, "`source: NAMESPACE"),
+        ("a: [\n".to_owned(), 1, "cases.yaml:"),
+        ("a: b\n".to_owned(), 1, "no list of cases"),
+        ("[]\n".to_owned(), 1, "there is no case"),
+    ] {
+        write(&text);
+        let (found, stdout, stderr) = test(folder.path(), &["cases.yaml"]);
+        assert_eq!(found, Some(code), "{text}: {stdout}{stderr}");
+        assert!(stdout.contains(said) || stderr.contains(said), "{text}: {stdout}{stderr}");
+    }
+    let (code, stdout, _) =
+        test(folder.path(), &["expected.yaml", "--junit", "report.xml", "--output", "json"]);
+    let results: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, results["cases"].as_array().map(Vec::len)), (Some(1), Some(4)));
+    assert_eq!(results["cases"][3]["found"], "deny no-rule");
+    assert_eq!(results["cases"][3]["report"]["reason"], "no-rule");
+    let report = std::fs::read_to_string(folder.path().join("report.xml")).expect("a report");
+    assert!(report.contains("<testsuite name=\"osm-egress\" tests=\"4\" failures=\"1\">"), "{report}");
+    assert!(report.contains("expected allow, found deny no-rule"), "{report}");
 }

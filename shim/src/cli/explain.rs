@@ -1,21 +1,18 @@
 //! `osm-egress explain`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Args, ValueEnum};
-use egress_policy::{Cidr, Identity};
+use egress_policy::Identity;
 
-use super::serve::{parse_block, parse_timeout};
-use super::{Mesh, Output, print};
+use super::evidence::{EvidenceArgs, Origin, identity};
+use super::{Output, print};
 use crate::explain::call::{Call, Words};
 use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, Report, explain, proxies};
-use crate::source::kubernetes::{self, connect};
-use egress_compile::CompileOptions;
+use crate::source::kubernetes;
 
 /// The exit code of a connection that is not allowed.
 const DENIED: u8 = 3;
@@ -63,27 +60,9 @@ pub(super) struct ExplainArgs {
     /// Protocol, as in `osm verify connectivity`.
     #[arg(long, value_enum, requires = "to_ext_port", default_value_t = AppProtocol::Http)]
     app_protocol: AppProtocol,
-    /// Folder of manifests. Without it and `--document`, objects are read from a cluster.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "document"])]
-    config_dir: Option<PathBuf>,
-    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
-    #[arg(long, value_name = "FILE", conflicts_with = "document")]
-    kubeconfig: Option<PathBuf>,
-    /// A policy document to ask, as the filter gets it.
-    #[arg(long, value_name = "FILE")]
-    document: Option<PathBuf>,
     /// A control plane's admin address: says which proxies have acknowledged the policy that was asked.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// Blocks of addresses that names must not lead to, as `serve` was told; several by commas.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
-    never_resolve_to: Vec<Cidr>,
-    /// Port of the outbound listener, as `serve` was told.
-    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
-    listener_port: u16,
-    /// How long reading the cluster may take.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
-    timeout: Duration,
     /// Show every rule, however far away.
     #[arg(long)]
     all: bool,
@@ -91,7 +70,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
-    mesh: Mesh,
+    evidence: EvidenceArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -171,8 +150,8 @@ impl ExplainArgs {
             call,
             addresses,
             resolved,
-            listener_port: self.listener_port,
-            never_resolve_to: self.never_resolve_to.clone(),
+            listener_port: self.evidence.listener_port,
+            never_resolve_to: self.evidence.never_resolve_to.clone(),
         };
         let mut report = explain(&evidence, &ask)?;
         report.notes.extend(notes);
@@ -203,39 +182,24 @@ impl ExplainArgs {
     }
 
     async fn find(&self) -> Result<Found> {
-        let options = CompileOptions::from(self.mesh.clone());
-        if let Some(file) = &self.document {
-            let evidence = Evidence::file(file)?;
-            let identity = self.source.as_ref().or(evidence.only_identity()).cloned();
-            let identity = identity.context("the document has no identity")?;
-            return Ok(Found { evidence, identity, notes: Vec::new() });
+        if self.evidence.needs_identity() && self.source.is_none() && self.pod.is_none() {
+            bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
         }
-        if let Some(folder) = &self.config_dir {
-            let evidence = Evidence::folder(folder, &options)?;
-            let identity = self.source.clone().context("pass `--source NAMESPACE/SERVICE-ACCOUNT`")?;
-            return Ok(Found { evidence, identity, notes: Vec::new() });
-        }
-        if self.source.is_none() && self.pod.is_none() {
-            bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT` or `--pod NAMESPACE/NAME`");
-        }
-        let connection = connect(self.kubeconfig.as_deref()).await?;
+        let origin = self.evidence.origin().await?;
         let mut notes = Vec::new();
-        let identity = match (&self.source, &self.pod) {
-            (_, Some((namespace, name))) => {
-                let pod = kubernetes::pod(&connection.client, namespace, name).await?;
-                if !pod.has_sidecar {
-                    notes.push(format!(
-                        "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
-                    ));
-                }
-                pod.identity
+        let mut source = self.source.clone();
+        if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
+            let pod = kubernetes::pod(&connection.client, namespace, name).await?;
+            if !pod.has_sidecar {
+                notes.push(format!(
+                    "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
+                ));
             }
-            (Some(source), None) => source.clone(),
-            (None, None) => bail!("pass `--source` or `--pod`"),
-        };
-        let state = kubernetes::read_once(&connection.client, &options, self.timeout).await;
-        let state = state.with_context(|| format!("asking {}", connection.server))?;
-        Ok(Found { evidence: Evidence::cluster(&state, &options), identity, notes })
+            source = Some(pod.identity);
+        }
+        let evidence = self.evidence.read(origin).await?;
+        let identity = identity(source.as_ref(), &evidence)?;
+        Ok(Found { evidence, identity, notes })
     }
 
     /// What `osm verify connectivity` prints, where its flags were used.
