@@ -4,8 +4,11 @@ mod bootstrap;
 mod check;
 mod inject;
 mod iptables;
+mod evidence;
+mod explain;
 mod serve;
 mod status;
+mod test;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,8 +20,10 @@ use self::bootstrap::BootstrapArgs;
 use self::check::Check;
 use self::inject::Inject;
 use self::iptables::Iptables;
+use self::explain::ExplainArgs;
 use self::serve::Serve;
 use self::status::StatusArgs;
+use self::test::TestArgs;
 use crate::crds;
 use egress_compile::CompileOptions;
 
@@ -58,6 +63,17 @@ enum Command {
         after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
     )]
     Iptables(Iptables),
+    /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
+    /// it may not.
+    #[command(
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+    )]
+    Explain(Box<ExplainArgs>),
+    /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
+    #[command(
+        after_help = "Example:\n  osm-egress test --config-dir manifests expected.yaml --junit report.xml"
+    )]
+    Test(TestArgs),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -71,7 +87,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Mesh {
     /// Name of the MeshConfig that counts.
     #[arg(long, default_value = "osm-mesh-config")]
@@ -121,6 +137,8 @@ impl Cli {
             Command::Status(args) => args.run(),
             Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
+            Command::Explain(args) => args.run(),
+            Command::Test(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

@@ -11,6 +11,7 @@ pub mod crds;
 pub mod envoy;
 pub mod inject;
 pub mod interception;
+pub mod explain;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;

@@ -37,6 +37,7 @@ fn links_lead_somewhere() {
         "docs/concepts.md",
         "docs/injection.md",
         "docs/interception.md",
+        "docs/explain.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",

@@ -11,6 +11,7 @@ mod follow;
 mod gather;
 mod kinds;
 mod object;
+mod once;
 mod probe;
 mod review;
 mod status;
@@ -29,6 +30,7 @@ use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 use self::object::{Key, Observed};
 pub use self::review::{Review, Reviewer};
+pub use self::once::{Pod, pod, read_once};
 use super::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 
