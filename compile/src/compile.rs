@@ -87,8 +87,14 @@ pub struct Condition {
     pub line: Option<u32>,
     /// Whether everything in it counts: no problem is an error.
     pub accepted: bool,
+    /// Counts changes of what it says, where a server keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// How many rules it contributes.
     pub rules: usize,
+    /// To whom it applies: the sources of a policy that can be read.
+    #[serde(skip)]
+    pub sources: BTreeSet<Identity>,
     /// What is wrong with it, or good to know about it.
     pub problems: Vec<Problem>,
 }
@@ -169,7 +175,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         })
         .collect();
     for policy in policies {
-        compiler.describe(policy.issues, policy.rules.len());
+        compiler.describe(policy.issues, policy.rules.len()).sources = policy.sources;
     }
     compiler.describe_others(&objects);
     Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh }
@@ -195,7 +201,7 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
         for (cluster, by) in overruled {
             let message = format!("`{cluster}` has the connection settings of policy `{by}`, not these");
             let advice = "name the same UpstreamTrafficSetting in both policies";
-            policy.issues.warning("spec.matches", message, Some(advice));
+            policy.issues.conflict(&policy.settings_field, message, advice);
         }
     }
     let list = |named: BTreeMap<String, (OwnCluster, String)>| named.into_values().map(|(c, _)| c).collect();
@@ -251,7 +257,7 @@ struct Compiler {
 
 impl Compiler {
     /// Writes down what became of an object.
-    fn describe(&mut self, issues: Issues<'_>, rules: usize) {
+    fn describe(&mut self, issues: Issues<'_>, rules: usize) -> &mut Condition {
         let (object, mut problems) = issues.into_parts();
         problems.sort_by(Problem::reading_order);
         let condition = Condition {
@@ -259,10 +265,12 @@ impl Compiler {
             file: object.file.to_string(),
             line: object.places.at().map(|at| at.line),
             accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+            generation: object.metadata.generation,
             rules,
+            sources: BTreeSet::new(),
             problems,
         };
-        self.conditions.insert(object.reference.clone(), condition);
+        self.conditions.entry(object.reference.clone()).insert_entry(condition).into_mut()
     }
 
     /// Objects that nothing was said about are accepted.

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 pub use self::connect::{ConnectError, Connection, connect};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
+pub(crate) use self::object::{Item, is_ours, read};
 use self::object::{Key, Observed};
 use super::SourceState;
 use egress_compile::{CompileOptions, Compiled};

@@ -102,7 +102,7 @@ pub(super) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Verd
                 rules => format!("{rules} rules"),
             };
             let said = condition.problems.iter().filter(|problem| problem.severity != Severity::Info);
-            let message = message(std::iter::once(rules).chain(said.map(text)));
+            let message = message(std::iter::once(rules).chain(said.map(Problem::brief)));
             let reason = if condition.accepted { ACCEPTED } else { "Invalid" };
             let generation = objects.get(&condition.object).and_then(|o| o.metadata.generation);
             (key, Verdict { accepted: condition.accepted, reason, message, generation })
@@ -111,19 +111,12 @@ pub(super) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Verd
     for problem in store.problems().filter(|problem| problem.severity == Severity::Error) {
         if let Some(object) = problem.object.as_ref().filter(|object| object.kind == Kind::Egress) {
             let key = (object.namespace.clone(), object.name.clone());
-            let message = message(std::iter::once(text(&problem)));
+            let message = message(std::iter::once(problem.brief()));
             let verdict = Verdict { accepted: false, reason: "Unreadable", message, generation: None };
             verdicts.insert(key, verdict);
         }
     }
     verdicts
-}
-
-fn text(problem: &Problem) -> String {
-    match &problem.field {
-        Some(field) => format!("{field}: {}", problem.message),
-        None => problem.message.clone(),
-    }
 }
 
 fn message(parts: impl Iterator<Item = String>) -> String {
