@@ -14,5 +14,6 @@ pub mod serve;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod tls;
 pub mod webhook;
 pub mod xds;

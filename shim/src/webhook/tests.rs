@@ -1,6 +1,8 @@
 use axum::body::Body;
 use axum::http::Request;
+use futures::StreamExt;
 use http_body_util::BodyExt;
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -24,9 +26,10 @@ fn good() -> String {
 }
 
 async fn post_to(webhooks: &Webhooks, path: &str, kind: &str, body: String) -> (u16, String) {
-    use tower_service::Service;
+    use hyper::service::Service;
     let request = Request::post(path).header("content-type", kind).body(Body::from(body)).expect("a request");
-    let response = webhooks.clone().routes().call(request).await.expect("an answer");
+    let service = TowerToHyperService::new(webhooks.clone().routes());
+    let response = service.call(request).await.expect("an answer");
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())

@@ -211,4 +211,4 @@ fn cut(text: String, longest: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
