@@ -175,7 +175,9 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         })
         .collect();
     for policy in policies {
-        compiler.describe(policy.issues, policy.rules.len()).sources = policy.sources;
+        let sources = policy.sources;
+        let condition = Condition { sources, ..condition(policy.issues, policy.rules.len()) };
+        compiler.conditions.insert(condition.object.clone(), condition);
     }
     compiler.describe_others(&objects);
     Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh }
@@ -250,6 +252,22 @@ struct Invalid;
 /// The objects that count.
 type Objects<'s> = BTreeMap<&'s ObjectRef, &'s Object>;
 
+/// What became of an object.
+fn condition(issues: Issues<'_>, rules: usize) -> Condition {
+    let (object, mut problems) = issues.into_parts();
+    problems.sort_by(Problem::reading_order);
+    Condition {
+        object: object.reference.clone(),
+        file: object.file.to_string(),
+        line: object.places.at().map(|at| at.line),
+        accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+        generation: object.metadata.generation,
+        rules,
+        sources: BTreeSet::new(),
+        problems,
+    }
+}
+
 #[derive(Default)]
 struct Compiler {
     conditions: BTreeMap<ObjectRef, Condition>,
@@ -257,20 +275,9 @@ struct Compiler {
 
 impl Compiler {
     /// Writes down what became of an object.
-    fn describe(&mut self, issues: Issues<'_>, rules: usize) -> &mut Condition {
-        let (object, mut problems) = issues.into_parts();
-        problems.sort_by(Problem::reading_order);
-        let condition = Condition {
-            object: object.reference.clone(),
-            file: object.file.to_string(),
-            line: object.places.at().map(|at| at.line),
-            accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
-            generation: object.metadata.generation,
-            rules,
-            sources: BTreeSet::new(),
-            problems,
-        };
-        self.conditions.entry(object.reference.clone()).insert_entry(condition).into_mut()
+    fn describe(&mut self, issues: Issues<'_>, rules: usize) {
+        let condition = condition(issues, rules);
+        self.conditions.insert(condition.object.clone(), condition);
     }
 
     /// Objects that nothing was said about are accepted.

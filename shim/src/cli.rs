@@ -32,7 +32,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --kubeconfig ~/.kube/config --wasm target/egress_filter.wasm --insecure-node-identity"
     )]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print an Envoy bootstrap for the sidecar of an identity.
     #[command(
         after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml"

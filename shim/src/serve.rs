@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use egress_policy::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -19,6 +19,8 @@ use crate::source::folder::Folder;
 use crate::source::kubernetes::{Cluster, Connection, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
+use crate::tls::{Files, ServerTls, incoming};
+use crate::webhook::{self, Reviews, Webhooks};
 use crate::xds::identify::NodeIdentity;
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
@@ -32,6 +34,12 @@ pub struct Config {
     pub origin: Origin,
     /// The mesh's names.
     pub options: CompileOptions,
+    /// The name of this control plane, among others of the same mesh.
+    pub replica: String,
+    /// Where an API server connects to ask about objects.
+    pub webhook: Option<SocketAddr>,
+    /// The files of the server's certificate.
+    pub tls: Option<Files>,
     /// What every proxy gets.
     pub envoy: Settings,
     /// Where proxies connect.
@@ -53,7 +61,7 @@ pub enum Origin {
 #[derive(Debug)]
 enum Reading {
     Folder(Folder),
-    Cluster(Cluster, Connection),
+    Cluster(Box<Cluster>, Connection),
 }
 
 impl Reading {
@@ -66,7 +74,7 @@ impl Reading {
             Origin::Cluster(kubeconfig) => {
                 let connection = connect(kubeconfig.as_deref()).await?;
                 let server = connection.server.clone();
-                (Self::Cluster(Cluster::watch(&connection.client, options), connection), server)
+                (Self::Cluster(Box::new(Cluster::watch(&connection.client, options)), connection), server)
             }
         })
     }
@@ -79,12 +87,21 @@ impl Reading {
     }
 
     /// Says what became of the objects where others look for it.
-    fn write_statuses(&mut self, compiled: &watch::Receiver<Arc<Compiled>>) {
+    fn write_statuses(
+        &mut self,
+        options: &CompileOptions,
+        replica: &str,
+        compiled: &watch::Receiver<Arc<Compiled>>,
+        proxies: &Arc<Proxies>,
+    ) {
         if let Self::Cluster(cluster, connection) = self {
-            cluster.write_statuses(connection.client.clone(), compiled.clone());
+            cluster.write_statuses(&connection.client, options, replica, compiled, proxies);
         }
     }
 }
+
+/// When stopping, how long telling other control planes may take.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// Serves until the process is told to stop.
 ///
@@ -93,6 +110,14 @@ impl Reading {
 pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
+    let webhook = match (config.webhook, config.tls) {
+        (Some(address), Some(files)) => {
+            let tls = ServerTls::follow(files)?;
+            Some(incoming(listen("webhook", address).await?, tls, ServerTls::https))
+        }
+        (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
+        (None, _) => None,
+    };
     let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
     let mut source = reading.states();
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
@@ -103,6 +128,13 @@ pub async fn run(config: Config) -> Result<()> {
         compiled: compiled.clone(),
         proxies: Arc::clone(&proxies),
         serving: Arc::clone(&serving),
+        reviews: Reviews::default(),
+    };
+    let webhooks = Webhooks {
+        options: config.options.clone(),
+        source: source.clone(),
+        compiled: compiled.clone(),
+        reviews: shared.reviews.clone(),
     };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
@@ -110,7 +142,7 @@ pub async fn run(config: Config) -> Result<()> {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let admin = tokio::spawn(admin::serve(shared, admin_listener, wait(stopped.clone())));
-    let xds = tokio::select! {
+    let served = tokio::select! {
         result = signalled() => {
             result?;
             None
@@ -119,15 +151,18 @@ pub async fn run(config: Config) -> Result<()> {
             let first = compile(&first.store, &config.options, None);
             report(&source.borrow(), &first);
             sender.send_replace(Arc::new(first));
-            reading.write_statuses(&compiled);
+            reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, Arc::new(NodeIdentity), proxies);
-            let xds = tokio::spawn(server.serve(xds, wait(stopped)));
+            let xds = tokio::spawn(server.serve(xds, wait(stopped.clone())));
+            let webhook = webhook.map(|connections| {
+                tokio::spawn(webhook::serve(connections, webhooks.routes(), wait(stopped)))
+            });
             serving.store(true, Ordering::Release);
             signalled().await?;
-            Some(xds)
+            Some((xds, webhook))
         }
     };
     tracing::info!("stopping: proxies keep what they have");
@@ -135,11 +170,17 @@ pub async fn run(config: Config) -> Result<()> {
     // Streams do not end by themselves; they are cut when the process ends.
     let grace = Duration::from_millis(200);
     let _ = tokio::time::timeout(grace, admin).await;
-    if let Some(xds) = xds {
+    if let Some((xds, webhook)) = served {
         let _ = tokio::time::timeout(grace, xds).await;
+        if let Some(webhook) = webhook {
+            // It bounds this itself.
+            let _ = webhook.await;
+        }
     }
-    if let Reading::Folder(folder) = reading {
-        folder.stop();
+    match reading {
+        Reading::Folder(folder) => folder.stop(),
+        // While the API server is away others notice by themselves.
+        Reading::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE, cluster.stop()).await),
     }
     Ok(())
 }

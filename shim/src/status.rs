@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::source::{Availability, SourceState};
+use crate::webhook::Reviews;
 use crate::xds::proxies::{Proxies, Proxy};
 use egress_compile::manifest::Problem;
 use egress_compile::{Compiled, Condition};
@@ -25,6 +26,8 @@ pub struct Shared {
     pub proxies: Arc<Proxies>,
     /// Whether proxies are served: from the first complete state on.
     pub serving: Arc<AtomicBool>,
+    /// What webhooks answered.
+    pub reviews: Reviews,
 }
 
 /// Everything, at one moment.

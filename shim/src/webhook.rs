@@ -27,7 +27,7 @@ const LONGEST: usize = 8 << 20;
 const JSON: &str = "application/json";
 
 /// How many reviews were answered, by webhook and answer.
-pub type Answers = Family<[(&'static str, &'static str); 2], Counter>;
+pub type Reviews = Family<[(&'static str, &'static str); 2], Counter>;
 
 /// What the webhooks look at.
 #[derive(Debug, Clone)]
@@ -39,15 +39,15 @@ pub struct Webhooks {
     /// What follows from them.
     pub compiled: watch::Receiver<Arc<Compiled>>,
     /// What was answered.
-    pub answers: Answers,
+    pub reviews: Reviews,
 }
 
 impl Webhooks {
     /// The paths that there are.
-    #[must_use]
     pub fn routes(self) -> Router {
         Router::new()
             .route("/validate", post(validating))
+            // `/mutate`, with `inject::review` for an answer, goes here.
             .layer(DefaultBodyLimit::max(LONGEST))
             .with_state(Arc::new(self))
     }
@@ -65,7 +65,7 @@ impl Webhooks {
         answer: &AdmissionResponse,
     ) {
         let allowed = if answer.allowed { "true" } else { "false" };
-        self.answers.get_or_create(&[("webhook", webhook), ("allowed", allowed)]).inc();
+        self.reviews.get_or_create(&[("webhook", webhook), ("allowed", allowed)]).inc();
         if !answer.allowed {
             let (namespace, name) = (request.namespace.as_deref().unwrap_or_default(), &request.name);
             let (kind, reason) = (&request.kind.kind, &answer.result.message);

@@ -15,7 +15,7 @@ fn webhooks() -> Webhooks {
         options: CompileOptions::default(),
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,
-        answers: Answers::default(),
+        reviews: Reviews::default(),
     }
 }
 
@@ -72,7 +72,7 @@ async fn answers_are_reviews_and_are_counted() {
     let answer: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, &answer["response"]["allowed"]), (200, &json!(false)));
     let count =
-        |allowed| webhooks.answers.get_or_create(&[("webhook", "validate"), ("allowed", allowed)]).get();
+        |allowed| webhooks.reviews.get_or_create(&[("webhook", "validate"), ("allowed", allowed)]).get();
     assert_eq!((count("true"), count("false")), (1, 1));
 }
 

@@ -31,10 +31,14 @@ pub(crate) struct Item {
 /// What the status of an object says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Observed {
+    /// What no other object ever has.
+    pub(crate) uid: String,
     /// Counts changes of the specification.
     pub(crate) generation: Option<i64>,
     /// `status.conditions`.
     pub(crate) conditions: Value,
+    /// `status.programmed`.
+    pub(crate) programmed: Option<String>,
 }
 
 /// Which object this is.
@@ -63,7 +67,9 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
     // Others write it, and it says nothing that is asked for: it must not look like a change.
     let mut status = map.remove("status").unwrap_or_default();
     let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
-    let status = Observed { generation: object.metadata.generation, conditions };
+    let programmed = status["programmed"].as_str().map(str::to_owned);
+    let uid = object.metadata.uid.unwrap_or_default();
+    let status = Observed { uid, generation: object.metadata.generation, conditions, programmed };
     // What a list holds does not say what it is.
     map.insert("apiVersion".to_owned(), json!(resource.api_version));
     map.insert("kind".to_owned(), json!(resource.kind));

@@ -187,6 +187,10 @@ fn mistakes_are_refused_with_their_fields() {
         }
         object(json!({ "matches": [one] }))
     };
+    let mesh = |traffic: Value| {
+        let metadata = json!({ "name": "osm-mesh-config", "namespace": "osm-system" });
+        json!({ "metadata": metadata, "spec": { "traffic": traffic } })
+    };
     let cases = [
         (
             POLICY,
@@ -260,13 +264,13 @@ fn mistakes_are_refused_with_their_fields() {
         (
             MESH,
             "MeshConfig",
-            object(json!({ "traffic": { "outboundPortExclusionList": [0] } })),
+            mesh(json!({ "outboundPortExclusionList": [0] })),
             "spec.traffic.outboundPortExclusionList[0]: ",
         ),
         (
             MESH,
             "MeshConfig",
-            object(json!({ "traffic": { "outboundIPRangeExclusionList": ["x"] } })),
+            mesh(json!({ "outboundIPRangeExclusionList": ["x"] })),
             "spec.traffic.outboundIPRangeExclusionList[0]: ",
         ),
     ];
