@@ -10,7 +10,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::source::{Availability, SourceState};
+use crate::tls::ServerTls;
 use crate::webhook::Reviews;
+use crate::xds::identify::Identification;
 use crate::xds::proxies::{Proxies, Proxy};
 use egress_compile::manifest::Problem;
 use egress_compile::{Compiled, Condition};
@@ -28,6 +30,10 @@ pub struct Shared {
     pub serving: Arc<AtomicBool>,
     /// What webhooks answered.
     pub reviews: Reviews,
+    /// What connections are encrypted with.
+    pub tls: Option<ServerTls>,
+    /// How proxies are identified.
+    pub identification: Arc<Identification>,
 }
 
 /// Everything, at one moment.

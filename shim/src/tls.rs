@@ -7,6 +7,8 @@
 mod files;
 mod follow;
 mod incoming;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +64,12 @@ impl ServerTls {
     #[must_use]
     pub fn https(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.borrow().https)
+    }
+
+    /// Whether clients are asked for a certificate.
+    #[must_use]
+    pub fn asks_clients(&self) -> bool {
+        self.current.borrow().clients.is_some()
     }
 
     /// Whether a client's certificate, with what follows it in its chain, is good now: of the authority that is

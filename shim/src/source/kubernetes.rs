@@ -13,6 +13,7 @@ mod kinds;
 mod object;
 mod probe;
 mod replicas;
+mod review;
 mod status;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use self::kinds::WATCHED;
 pub(crate) use self::object::{Item, is_ours, read};
 use self::object::{Key, Observed};
 use self::replicas::{Exchange, Report};
+pub use self::review::{Review, Reviewer};
 use super::SourceState;
 use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};

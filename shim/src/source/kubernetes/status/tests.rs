@@ -22,7 +22,7 @@ fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<
         let file = ObjectRef::new(kind, "n", name).to_string().into();
         let change = match parse_value(&file, object) {
             Ok(parsed) => Change::Read(parsed),
-            Err(problems) => Change::Unreadable(problems),
+            Err(problems) => Change::Void(problems),
         };
         store.apply(FileUpdate { file, change });
     };
