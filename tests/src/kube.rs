@@ -4,6 +4,7 @@
 //! manager: what it would make (default service accounts, endpoints) a test makes itself.
 
 mod keys;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -69,7 +69,11 @@ impl<'n> Shim<'n> {
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
         let mut command = netns.command(&binary()?.to_string_lossy());
-        command.args(["serve", "--insecure-node-identity"]).args(source);
+        command.arg("serve").args(source);
+        // Proxies are believed, unless the flags say how else to identify them.
+        if !flags.iter().any(|flag| ["--client-ca", "--service-account-tokens"].contains(flag)) {
+            command.arg("--insecure-node-identity");
+        }
         if !flags.contains(&"--wasm") {
             command.arg("--wasm").arg(module()?);
         }
@@ -98,6 +102,21 @@ impl<'n> Shim<'n> {
             bail!("the control plane does not get ready:\n{}", shim.log());
         }
         Ok(shim)
+    }
+
+    /// Tells it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not, or fails; with its log.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        wait_for("the control plane to stop", Duration::from_secs(10), || {
+            self.child.try_wait().ok().flatten().is_some()
+        })?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the control plane stops with {status}:\n{}", self.log());
+        Ok(())
     }
 
     /// Asks the admin interface.

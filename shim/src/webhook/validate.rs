@@ -108,7 +108,9 @@ fn judge(
 ) -> (Vec<String>, Vec<String>) {
     let parsed = match item.change {
         Change::Read(parsed) => parsed,
-        Change::Unreadable(problems) | Change::Void(problems) => return (problems.iter().map(refusal).collect(), Vec::new()),
+        Change::Unreadable(problems) | Change::Void(problems) => {
+            return (problems.iter().map(refusal).collect(), Vec::new());
+        }
         Change::Removed => return (Vec::new(), Vec::new()),
     };
     let mut store = Store::default();

@@ -2,4 +2,7 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod admission;
+mod identity;
 mod source;
+mod status;
