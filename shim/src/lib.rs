@@ -18,6 +18,7 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod tls;
+pub mod webhook;
 pub mod xds;
 
 mod yaml;
