@@ -68,7 +68,9 @@ enum Command {
     #[command(after_help = "Example:\n  osm-egress namespace add bookstore bookbuyer")]
     Namespace(Namespace),
     /// Say what works in a cluster, what does not, and what no sidecar sees; exit code 1 if anything failed.
-    #[command(after_help = "Example:\n  osm-egress verify -o json | jq '.checks[] | select(.state != \"ok\")'")]
+    #[command(
+        after_help = "Example:\n  osm-egress verify -o json | jq '.checks[] | select(.state != \"ok\")'"
+    )]
     Verify(Verify),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]

@@ -68,7 +68,8 @@ impl Namespace {
         tokio::runtime::Runtime::new()?.block_on(async {
             match &self.command {
                 Command::Add { which, disable_sidecar_injection } => {
-                    namespaces::add(&which.mesh(kubeconfig), &which.namespaces, !disable_sidecar_injection).await
+                    namespaces::add(&which.mesh(kubeconfig), &which.namespaces, !disable_sidecar_injection)
+                        .await
                 }
                 Command::Remove { which } => {
                     namespaces::remove(&which.mesh(kubeconfig), &which.namespaces).await

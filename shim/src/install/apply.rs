@@ -104,7 +104,7 @@ fn print(plan: &Plan) {
         .iter()
         .filter_map(|step| match step {
             Step::Apply(object) | Step::Create(object) => Some(object.clone()),
-            Step::Keep(..) | Step::Delete(_) => None,
+            Step::Patch(..) | Step::Keep(..) | Step::Delete(_) => None,
         })
         .collect();
     print_objects(&objects);
@@ -122,11 +122,18 @@ fn print_objects(objects: &[Value]) {
 
 /// Says what would become of each object. The API server is asked where it can tell.
 async fn pretend(cluster: &Cluster, plan: &Plan) -> Result<()> {
+    let mut patched = Vec::new();
     for step in &plan.steps {
         let id = step.id();
         match step {
             Step::Keep(_, word) => say(format!("{id}: {word}")),
             Step::Delete(_) => say(format!("{id}: would be deleted")),
+            Step::Patch(..) => {
+                say(format!("{id}: would be changed: it would not be converted by a webhook any more"));
+                patched.push(id);
+            }
+            // It could be applied afterwards only.
+            Step::Apply(_) if patched.contains(&id) => {}
             Step::Create(_) => say(format!("{id}: would be created")),
             Step::Apply(object) => match cluster.get(&id).await? {
                 None => say(format!("{id}: would be created")),
@@ -162,6 +169,10 @@ async fn carry_out_one(cluster: &Cluster, names: &Names, step: &Step, options: &
             cluster.delete(&id).await?;
             say(format!("{id}: deleted"));
         }
+        Step::Patch(_, patch) => {
+            cluster.patch(&id, patch).await?;
+            say(format!("{id}: is not converted by a webhook any more"));
+        }
         Step::Create(object) => {
             // The definition was established a moment ago.
             let made = cluster.create(object).await?;
@@ -192,13 +203,15 @@ async fn until_served(cluster: &Cluster, id: &Id, definition: &Value, patience: 
     let api_version = format!("{group}/{version}");
     wait(&format!("{id} is not served"), patience, || async {
         let Some(found) = cluster.get(id).await? else { return Ok(false) };
-        let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
-        let refused = conditions.clone().find(|c| c["type"] == "NamesAccepted" && c["status"] == "False");
-        if let Some(refused) = refused {
+        let is = |condition: &str, status: &str| {
+            let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.into_iter().find(|c| c["type"] == condition && c["status"] == status)
+        };
+        let is_established = is("Established", "True").is_some();
+        // One that is established is served, whatever became of a new short name.
+        if let Some(refused) = is("NamesAccepted", "False").filter(|_| !is_established) {
             bail!("{id}: the API server does not take its names: {}", text(&refused["message"]));
         }
-        let is_established =
-            conditions.into_iter().any(|c| c["type"] == "Established" && c["status"] == "True");
         // It is said a moment before it is so.
         Ok(is_established
             && cluster.serves(&api_version, &kind).await?
@@ -210,11 +223,15 @@ async fn until_served(cluster: &Cluster, id: &Id, definition: &Value, patience: 
 async fn until_available(cluster: &Cluster, names: &Names, patience: Duration) -> Result<()> {
     let id = Id::within("apps/v1", "Deployment", &names.namespace, NAME);
     say(format!("{id}: waiting until it is available, at most {patience:?}"));
-    wait(&format!("{id} is not available: see `kubectl -n {} get pods`", names.namespace), patience, || async {
-        let found = cluster.get(&id).await?.unwrap_or_default();
-        Ok(found["status"]["observedGeneration"].as_u64() >= found["metadata"]["generation"].as_u64()
-            && found["status"]["availableReplicas"].as_u64().unwrap_or(0) > 0)
-    })
+    wait(
+        &format!("{id} is not available: see `kubectl -n {} get pods`", names.namespace),
+        patience,
+        || async {
+            let found = cluster.get(&id).await?.unwrap_or_default();
+            Ok(found["status"]["observedGeneration"].as_u64() >= found["metadata"]["generation"].as_u64()
+                && found["status"]["availableReplicas"].as_u64().unwrap_or(0) > 0)
+        },
+    )
     .await
 }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -50,9 +50,10 @@ impl Cluster {
             ConnectError::Nowhere(why) => {
                 anyhow!("there is no cluster to talk to: pass `--kubeconfig FILE`, or set KUBECONFIG ({why})")
             }
-            other @ (ConnectError::Kubeconfig { .. }
-            | ConnectError::Pod(_)
-            | ConnectError::Client { .. }) => other.into(),
+            other
+            @ (ConnectError::Kubeconfig { .. } | ConnectError::Pod(_) | ConnectError::Client { .. }) => {
+                other.into()
+            }
         })?;
         let version = connection.client.apiserver_version().await.map_err(|error| {
             anyhow!("{}: {}: is this the right cluster, and is it up?", connection.server, reason(&error))
@@ -73,12 +74,20 @@ impl Cluster {
 
     /// An object, if it is there and its kind is.
     pub(super) async fn get(&self, id: &Id) -> Result<Option<Value>> {
-        let found = self.of(id).get_opt(&id.name).await.map_err(|error| failed("read", id, &error))?;
-        found.map(|object| serde_json::to_value(object).context("an object that is no JSON")).transpose()
+        match self.of(id).get(&id.name).await {
+            Ok(object) => Ok(Some(serde_json::to_value(object)?)),
+            Err(error) if is_unknown(&error) => Ok(None),
+            Err(error) => Err(failed("read", id, &error)),
+        }
     }
 
     /// All objects of a kind, of one namespace or of all; none where the kind is not known.
-    pub(super) async fn list(&self, kind: &ApiResource, namespace: Option<&str>, labels: &str) -> Result<Vec<Value>> {
+    pub(super) async fn list(
+        &self,
+        kind: &ApiResource,
+        namespace: Option<&str>,
+        labels: &str,
+    ) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         let mut params = ListParams::default().limit(500);
         if !labels.is_empty() {
@@ -103,20 +112,25 @@ impl Cluster {
     }
 
     /// Applies an object, and says what became of it. Force takes fields away from other managers.
+    ///
+    /// The API server is asked first what would become of it: older ones write even what does not change.
     pub(super) async fn apply(&self, object: &Value, force: bool, dry_run: bool) -> Result<Outcome> {
         let id = Id::of(object);
         let before = self.get(&id).await?;
-        let params = PatchParams { force, dry_run, ..PatchParams::apply(NAME) };
-        let after = self
-            .of(&id)
-            .patch(&id.name, &params, &Patch::Apply(object))
-            .await
-            .map_err(|error| failed("apply", &id, &error))?;
-        Ok(match before {
+        let patch = async |dry_run| {
+            let params = PatchParams { force, dry_run, ..PatchParams::apply(NAME) };
+            let after = self.of(&id).patch(&id.name, &params, &Patch::Apply(object)).await;
+            after.map_err(|error| failed("apply", &id, &error))
+        };
+        let outcome = match before {
             None => Outcome::Created,
-            Some(before) if same(&before, &serde_json::to_value(after)?) => Outcome::Unchanged,
+            Some(before) if same(&before, &serde_json::to_value(patch(true).await?)?) => Outcome::Unchanged,
             Some(_) => Outcome::Changed,
-        })
+        };
+        if !dry_run && outcome != Outcome::Unchanged {
+            patch(false).await?;
+        }
+        Ok(outcome)
     }
 
     /// Creates an object; false where there is one already.
@@ -178,6 +192,36 @@ impl Cluster {
         }
     }
 
+    /// Every kind whose objects are in namespaces and can be listed and deleted. A kind that goes at this moment
+    /// has no objects any more.
+    pub(super) async fn kinds(&self) -> Result<Vec<ApiResource>> {
+        let failed = |error: kube::Error| anyhow!("cannot list all kinds: {}", reason(&error));
+        let mut lists = vec![("v1".to_owned(), self.client.list_core_api_resources("v1").await)];
+        for group in self.client.list_api_groups().await.map_err(failed)?.groups {
+            let version = group.preferred_version.or_else(|| group.versions.first().cloned());
+            if let Some(version) = version.map(|version| version.group_version) {
+                let list = self.client.list_api_group_resources(&version).await;
+                lists.push((version, list));
+            }
+        }
+        let mut kinds = Vec::new();
+        for (version, list) in lists {
+            let list = match list {
+                Ok(list) => list,
+                Err(error) if is_unknown(&error) => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            let can =
+                |verbs: &[String]| ["list", "delete"].iter().all(|verb| verbs.iter().any(|v| v == verb));
+            for found in list.resources {
+                if found.namespaced && can(&found.verbs) && !found.name.contains('/') {
+                    kinds.push(ApiResource { plural: found.name, ..resource(&version, &found.kind) });
+                }
+            }
+        }
+        Ok(kinds)
+    }
+
     /// Ports of the API server itself, where the cluster says them.
     pub(super) async fn ports(&self) -> Result<Vec<u16>> {
         let id = Id::within("v1", "Endpoints", "default", "kubernetes");
@@ -210,15 +254,16 @@ where
     }
 }
 
-/// Whether an object is the same but for what the API server notes about it.
+/// Whether an object is the same but for what the API server counts. Who set which field counts too.
 fn same(before: &Value, after: &Value) -> bool {
     let bare = |object: &Value| {
         let mut object = object.clone();
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-            metadata.remove("resourceVersion");
-            metadata.remove("generation");
+        let metadata = &mut object["metadata"];
+        for field in metadata["managedFields"].as_array_mut().into_iter().flatten() {
+            field["time"] = Value::Null;
         }
+        metadata["resourceVersion"] = Value::Null;
+        metadata["generation"] = Value::Null;
         object
     };
     bare(before) == bare(after)

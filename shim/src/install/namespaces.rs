@@ -47,14 +47,20 @@ pub async fn add(mesh: &Mesh<'_>, namespaces: &[String], inject: bool) -> Result
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     for name in namespaces {
         if name == mesh.namespace {
-            bail!("{name} is the control plane's own namespace: its pods cannot have sidecars that wait for it");
+            bail!(
+                "{name} is the control plane's own namespace: its pods cannot have sidecars that wait for it"
+            );
         }
         if NEVER.contains(&name.as_str()) {
-            bail!("{name} is the cluster's own namespace: without it nothing runs, and it must not wait for a sidecar");
+            bail!(
+                "{name} is the cluster's own namespace: without it nothing runs, and it must not wait for a sidecar"
+            );
         }
         let namespace = read(&cluster, name).await?;
         if let Some(other) = mesh_of(&namespace).filter(|other| *other != mesh.name) {
-            bail!("namespace {name} belongs to mesh {other}: remove it there first, or pass `--mesh-name {other}`");
+            bail!(
+                "namespace {name} belongs to mesh {other}: remove it there first, or pass `--mesh-name {other}`"
+            );
         }
         if !namespace["metadata"]["labels"][IGNORE].is_null() {
             bail!("namespace {name} has the label {IGNORE}: remove that first");
@@ -67,10 +73,15 @@ pub async fn add(mesh: &Mesh<'_>, namespaces: &[String], inject: bool) -> Result
     }});
     for name in namespaces {
         cluster.patch(&id(name), &patch).await?;
-        say(format!("Namespace [{name}] successfully added to mesh [{}], sidecar injection {injection}", mesh.name));
+        say(format!(
+            "Namespace [{name}] successfully added to mesh [{}], sidecar injection {injection}",
+            mesh.name
+        ));
     }
     if inject {
-        say("pods that run get a sidecar when they are made anew: `kubectl rollout restart deployment -n NAMESPACE`");
+        say(
+            "pods that run get a sidecar when they are made anew: `kubectl rollout restart deployment -n NAMESPACE`",
+        );
     }
     Ok(())
 }
@@ -85,7 +96,10 @@ pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
         let namespace = read(&cluster, name).await?;
         match mesh_of(&namespace) {
             Some(other) if other != mesh.name => {
-                bail!("namespace {name} belongs to mesh {other}, not to {}: pass `--mesh-name {other}`", mesh.name);
+                bail!(
+                    "namespace {name} belongs to mesh {other}, not to {}: pass `--mesh-name {other}`",
+                    mesh.name
+                );
             }
             Some(_) => {}
             None => warn(format!("namespace {name} belongs to no mesh")),

@@ -15,6 +15,8 @@ use super::values::{Given, Values, merge, resolve};
 pub(super) enum Step {
     /// Applied. With force where it is a definition: its schema is one thing, or objects would not fit.
     Apply(Value),
+    /// Changed before it can be applied.
+    Patch(Id, Value),
     /// Made where there is none, and the user's from then on.
     Create(Value),
     /// Left as it is, with a word about it.
@@ -27,7 +29,7 @@ impl Step {
     pub(super) fn id(&self) -> Id {
         match self {
             Self::Apply(object) | Self::Create(object) => Id::of(object),
-            Self::Keep(id, _) | Self::Delete(id) => id.clone(),
+            Self::Patch(id, _) | Self::Keep(id, _) | Self::Delete(id) => id.clone(),
         }
     }
 }
@@ -56,18 +58,23 @@ pub(super) async fn plan(cluster: &Cluster, names: &Names, given: &Given, reset:
         Some(_) | None => json!({}),
     };
     merge(&mut tree, given.tree.clone());
-    let values = resolve(&tree)
-        .context("the values of the last installation and these do not go together; `--reset-values` forgets those")?;
+    let values = resolve(&tree).context(
+        "the values of the last installation and these do not go together; `--reset-values` forgets those",
+    )?;
     let facts = look(cluster).await?;
     let kept = Certificates::of(cluster, names, &mut notes).await?;
     let secrets = match &kept {
         Certificates::Made { authority, server } => Secrets::Made { authority, server },
         Certificates::Theirs { authority } => Secrets::Theirs { authority },
     };
-    let objects =
-        render::objects(&Input { values: &values, given: &tree, names, cluster: &facts, secrets });
-    let mut plan =
-        Plan { steps: Vec::new(), notes, is_installed: deployment.is_some(), is_open: values.osm.enable_egress, values };
+    let objects = render::objects(&Input { values: &values, given: &tree, names, cluster: &facts, secrets });
+    let mut plan = Plan {
+        steps: Vec::new(),
+        notes,
+        is_installed: deployment.is_some(),
+        is_open: values.osm.enable_egress,
+        values,
+    };
     let mut theirs = Vec::new();
     for object in objects {
         let id = Id::of(&object);
@@ -127,9 +134,12 @@ impl Plan {
                 }
             }
         }
-        if existing["spec"]["conversion"].get("webhook").is_some() {
-            // It must go together with the strategy that it belongs to.
-            definition["spec"]["conversion"]["webhook"] = Value::Null;
+        let id = Id::of(&definition);
+        if existing["spec"]["conversion"]["strategy"] == "Webhook" {
+            // Those of Open Service Mesh 1.1: its webhook goes with it. Applying takes no field away that somebody
+            // else set.
+            let patch = json!({ "spec": { "conversion": { "strategy": "None", "webhook": null } } });
+            self.steps.push(Step::Patch(id.clone(), patch));
         }
         let fields = existing["metadata"]["managedFields"].as_array().into_iter().flatten();
         let mut managers: Vec<&str> = fields
@@ -140,8 +150,7 @@ impl Plan {
         managers.dedup();
         if !managers.is_empty() {
             self.notes.push(format!(
-                "{}: its schema is taken over from {} (by force); its objects stay",
-                Id::of(&definition),
+                "{id}: its schema is taken over from {} (by force); its objects stay",
                 managers.join(", ")
             ));
         }
@@ -157,7 +166,9 @@ pub(super) fn is_ours(object: &Value) -> bool {
 fn is_of_this_mesh(id: &Id, existing: &Value, names: &Names) -> Result<()> {
     let mesh = existing["metadata"]["labels"][INSTANCE].as_str();
     if let Some(mesh) = mesh.filter(|mesh| *mesh != names.mesh) {
-        bail!("{id} belongs to mesh `{mesh}`: there is one in a cluster; pass `--mesh-name {mesh}`, or uninstall it");
+        bail!(
+            "{id} belongs to mesh `{mesh}`: there is one in a cluster; pass `--mesh-name {mesh}`, or uninstall it"
+        );
     }
     let namespace = existing["subjects"][0]["namespace"].as_str();
     if let Some(namespace) = namespace.filter(|namespace| *namespace != names.namespace) {
@@ -172,13 +183,20 @@ fn is_of_this_mesh(id: &Id, existing: &Value, names: &Names) -> Result<()> {
 /// What was given at earlier times.
 fn stored(deployment: &Value) -> Result<Value> {
     let Some(text) = deployment["metadata"]["annotations"][VALUES].as_str() else { return Ok(json!({})) };
-    serde_json::from_str(text)
-        .map_err(|error| anyhow!("the annotation {VALUES} of the Deployment cannot be read: {error}; `--reset-values` forgets it"))
+    serde_json::from_str(text).map_err(|error| {
+        anyhow!(
+            "the annotation {VALUES} of the Deployment cannot be read: {error}; `--reset-values` forgets it"
+        )
+    })
 }
 
 /// What the cluster is like.
 pub(super) async fn look(cluster: &Cluster) -> Result<Facts> {
-    let budget = if cluster.serves("policy/v1", "PodDisruptionBudget").await? { "policy/v1" } else { "policy/v1beta1" };
+    let budget = if cluster.serves("policy/v1", "PodDisruptionBudget").await? {
+        "policy/v1"
+    } else {
+        "policy/v1beta1"
+    };
     Ok(Facts { budget, api_server_ports: cluster.ports().await? })
 }
 
@@ -196,23 +214,32 @@ impl Certificates {
         let hosts = names.hosts();
         if let Some(theirs) = tls.as_ref().filter(|secret| !is_ours(secret)) {
             let authority = decoded(theirs, "ca.crt").with_context(|| {
-                format!("Secret {}/{TLS_SECRET} has no ca.crt: the API server must know who signed it", names.namespace)
+                format!(
+                    "Secret {}/{TLS_SECRET} has no ca.crt: the API server must know who signed it",
+                    names.namespace
+                )
             })?;
-            if let Err(why) = certificates::try_server(&pair(theirs, "tls.crt", "tls.key"), &authority, &hosts) {
+            if let Err(why) =
+                certificates::try_server(&pair(theirs, "tls.crt", "tls.key"), &authority, &hosts)
+            {
                 notes.push(format!("Secret {}/{TLS_SECRET}, which you keep: {why:#}", names.namespace));
             }
             return Ok(Self::Theirs { authority });
         }
-        let authority = cluster.get(&secret(CA_SECRET)).await?.filter(is_ours).map(|ca| pair(&ca, "ca.crt", "ca.key"));
-        let usable = authority.map(|pair| match certificates::look(&pair.certificate).and(certificates::try_key(&pair)) {
-            Ok(()) => Ok(pair),
-            Err(why) => Err(why),
+        let authority =
+            cluster.get(&secret(CA_SECRET)).await?.filter(is_ours).map(|ca| pair(&ca, "ca.crt", "ca.key"));
+        let usable = authority.map(|pair| {
+            match certificates::look(&pair.certificate).and(certificates::try_key(&pair)) {
+                Ok(()) => Ok(pair),
+                Err(why) => Err(why),
+            }
         });
         let authority = match usable {
             Some(Ok(pair)) => pair,
             lost => {
                 if tls.is_some() || lost.is_some() {
-                    let why = lost.and_then(Result::err).map_or("it is gone".to_owned(), |why| why.to_string());
+                    let why =
+                        lost.and_then(Result::err).map_or("it is gone".to_owned(), |why| why.to_string());
                     notes.push(format!(
                         "a new authority is made, since the one of the control plane is of no use ({why}): sidecars \
                          that run know the old one; restart their workloads"
@@ -225,7 +252,8 @@ impl Certificates {
             let server = pair(tls, "tls.crt", "tls.key");
             match certificates::try_server(&server, &authority.certificate, &hosts) {
                 Ok(facts) if !facts.is_old => return Ok(Self::Made { authority, server }),
-                Ok(facts) => notes.push(format!("the certificate is renewed: it would end in {} days", facts.days_left)),
+                Ok(facts) => notes
+                    .push(format!("the certificate is renewed: it would end in {} days", facts.days_left)),
                 Err(why) => notes.push(format!("the certificate is made anew: {why:#}")),
             }
         }
@@ -252,7 +280,9 @@ pub(super) async fn others(cluster: &Cluster, names: &Names) -> Result<Vec<Strin
         }
     }
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
-        for configuration in cluster.list(&resource("admissionregistration.k8s.io/v1", kind), None, "").await? {
+        for configuration in
+            cluster.list(&resource("admissionregistration.k8s.io/v1", kind), None, "").await?
+        {
             let name = configuration["metadata"]["name"].as_str().unwrap_or_default();
             if name.starts_with("osm-webhook") || name.starts_with("osm-validator") {
                 found.push(format!("{kind} {name}"));

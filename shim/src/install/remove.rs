@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use kube::discovery::{Discovery, Scope, verbs};
+use anyhow::{Result, anyhow};
 use serde_json::Value;
 
 use super::cluster::{Cluster, wait};
@@ -55,9 +54,8 @@ pub async fn run(options: &Options) -> Result<()> {
             say(format!("{id}: stays, since {reason}"));
             continue;
         }
-        let left = || {
-            anyhow!("`osm-egress uninstall` was not finished: mend this, and run the same command again")
-        };
+        let left =
+            || anyhow!("`osm-egress uninstall` was not finished: mend this, and run the same command again");
         cluster.delete(&id).await.map_err(|error| left().context(error))?;
         until_gone(&cluster, &id, &object, options.timeout).await.map_err(|error| left().context(error))?;
         if id.kind == "Deployment" {
@@ -118,27 +116,19 @@ async fn until_pods_gone(cluster: &Cluster, names: &Names, patience: Duration) -
 
 /// What is in the namespace that neither `install` made nor the cluster by itself.
 async fn foreign(cluster: &Cluster, names: &Names) -> Result<Option<String>> {
-    let kinds = Discovery::new(cluster.client.clone()).run().await.context("cannot list all kinds")?;
     let mut found = Vec::new();
-    for group in kinds.groups() {
-        for (kind, capabilities) in group.recommended_resources() {
-            let is_looked_at = capabilities.scope == Scope::Namespaced
-                && capabilities.supports_operation(verbs::LIST)
-                && capabilities.supports_operation(verbs::DELETE);
-            if !is_looked_at || kind.kind == "Event" {
-                continue;
-            }
-            for object in cluster.list(&kind, Some(&names.namespace), "").await? {
-                if !is_of_the_cluster(&kind.kind, &object) {
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                    found.push(format!("{} {name}", kind.kind));
-                }
+    for kind in cluster.kinds().await?.into_iter().filter(|kind| kind.kind != "Event") {
+        for object in cluster.list(&kind, Some(&names.namespace), "").await? {
+            if !is_of_the_cluster(&kind.kind, &object) {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                found.push(format!("{} {name}", kind.kind));
             }
         }
     }
     found.sort();
     found.dedup();
-    Ok((!found.is_empty()).then(|| format!("it holds what `osm-egress install` did not make: {}", found.join(", "))))
+    Ok((!found.is_empty())
+        .then(|| format!("it holds what `osm-egress install` did not make: {}", found.join(", "))))
 }
 
 /// What controllers put into every namespace, or made of our objects and take away by themselves.

@@ -126,10 +126,7 @@ fn secrets(input: &Input<'_>) -> Vec<Value> {
         "tls.crt": encoded(&server.certificate),
         "tls.key": encoded(&server.key),
     });
-    vec![
-        secret(CA_SECRET, "Opaque", authority_data),
-        secret(TLS_SECRET, "kubernetes.io/tls", server_data),
-    ]
+    vec![secret(CA_SECRET, "Opaque", authority_data), secret(TLS_SECRET, "kubernetes.io/tls", server_data)]
 }
 
 /// As Kubernetes writes bytes.

@@ -207,7 +207,10 @@ impl Given {
         let mut tree = json!({});
         for file in files {
             let path = file.as_ref();
-            merge(&mut tree, read(path).with_context(|| format!("cannot use the values of {}", path.display()))?);
+            merge(
+                &mut tree,
+                read(path).with_context(|| format!("cannot use the values of {}", path.display()))?,
+            );
         }
         for setting in settings {
             set::apply(&mut tree, setting).map_err(|why| anyhow!("`--set {setting}`: {why}"))?;
@@ -258,7 +261,9 @@ impl Values {
                 anyhow!("value `osm.egress.dnsResolvers[{i}]`: `{address}`: write it as `ADDRESS:PORT`")
             })?;
         }
-        for (key, image) in [("osm.sidecarImage", &self.osm.sidecar_image), ("osm.egress.image", &egress.image)] {
+        for (key, image) in
+            [("osm.sidecarImage", &self.osm.sidecar_image), ("osm.egress.image", &egress.image)]
+        {
             if image.is_empty() || image.contains(char::is_whitespace) {
                 bail!("value `{key}`: `{image}` is no image");
             }
@@ -272,7 +277,10 @@ impl Values {
             bail!("value `osm.egress.httpDenyStatus`: {} is not 400 to 599", egress.http_deny_status);
         }
         if !(1..=30).contains(&egress.webhook_timeout_seconds) {
-            bail!("value `osm.egress.webhookTimeoutSeconds`: {} is not 1 to 30", egress.webhook_timeout_seconds);
+            bail!(
+                "value `osm.egress.webhookTimeoutSeconds`: {} is not 1 to 30",
+                egress.webhook_timeout_seconds
+            );
         }
         Ok(())
     }

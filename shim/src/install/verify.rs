@@ -162,7 +162,9 @@ async fn mesh_config(cluster: &Cluster, names: &Names, report: &mut Report) -> R
         None => report.add(
             "MeshConfig",
             State::Fail,
-            format!("{id} is not there: nothing that is not allowed may leave; `osm-egress upgrade` makes it"),
+            format!(
+                "{id} is not there: nothing that is not allowed may leave; `osm-egress upgrade` makes it"
+            ),
         ),
         Some(config) if config["spec"]["traffic"]["enableEgress"] == true => report.add(
             "MeshConfig",

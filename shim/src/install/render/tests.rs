@@ -110,9 +110,21 @@ fn nothing_refers_to_what_comes_later() {
     let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
     let at = |kind: &str| kinds.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("no {kind}"));
     let order = [
-        "Namespace", "CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding", "ClusterRole",
-        "ClusterRoleBinding", "Secret", "Service", "NetworkPolicy", "PodDisruptionBudget", "MeshConfig",
-        "Deployment", "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration",
+        "Namespace",
+        "CustomResourceDefinition",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Secret",
+        "Service",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "MeshConfig",
+        "Deployment",
+        "ValidatingWebhookConfiguration",
+        "MutatingWebhookConfiguration",
     ];
     assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{kinds:?}");
     assert_eq!(kinds.iter().collect::<BTreeSet<_>>().len(), order.len(), "{kinds:?}");
@@ -134,7 +146,13 @@ fn what_runs_has_no_rights_that_it_does_not_need() {
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
         assert!(container["resources"]["limits"]["memory"].is_string());
-        assert!(container["volumeMounts"].as_array().expect("mounts").iter().all(|mount| mount["readOnly"] == true));
+        assert!(
+            container["volumeMounts"]
+                .as_array()
+                .expect("mounts")
+                .iter()
+                .all(|mount| mount["readOnly"] == true)
+        );
     }
     // The authority's key is in a secret that no pod mounts.
     assert!(!pod.to_string().contains(CA_SECRET));

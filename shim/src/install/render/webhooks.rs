@@ -26,15 +26,18 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         rule("specs.smi-spec.io", &["v1alpha4"], &["httproutegroups"], &written),
     ]);
     // It is in the control plane's own namespace, which the others leave out.
-    let config = json!([
-        rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),
-    ]);
+    let config =
+        json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
     let pods = json!([rule("", &["v1"], &["pods"], &["CREATE"])]);
     [
-        configuration(input, "Validating", &[
-            webhook(input, "policies", "/validate", policies, Some(&namespaces)),
-            webhook(input, "mesh-config", "/validate", config, None),
-        ]),
+        configuration(
+            input,
+            "Validating",
+            &[
+                webhook(input, "policies", "/validate", policies, Some(&namespaces)),
+                webhook(input, "mesh-config", "/validate", config, None),
+            ],
+        ),
         configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),
     ]
 }

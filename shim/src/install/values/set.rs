@@ -16,11 +16,8 @@ pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), String> {
     let mut rest = text.chars().peekable();
     loop {
         let steps = key(&mut rest)?;
-        let value = if rest.next_if_eq(&'{').is_some() {
-            list(&mut rest)?
-        } else {
-            scalar(&word(&mut rest, &[',']))
-        };
+        let value =
+            if rest.next_if_eq(&'{').is_some() { list(&mut rest)? } else { scalar(&word(&mut rest, &[','])) };
         put(tree, &steps, value)?;
         match rest.next() {
             None => return Ok(()),

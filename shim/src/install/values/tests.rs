@@ -61,8 +61,14 @@ fn what_is_wrong_is_said_with_its_key() {
         ("osm.outboundPortExclusionList={80}x", "`x` after a list"),
         ("osm.imagePullSecrets[1].name=a", "index 1, but the ones before it are not set"),
         ("osm.imagePullSecrets[x].name=a", "an index is a number"),
-        ("osm.enableEgress=yes", "value `osm.enableEgress`: invalid type: string \"yes\", expected a boolean"),
-        ("osm.outboundPortExclusionList=80", "value `osm.outboundPortExclusionList`: invalid type: integer `80`"),
+        (
+            "osm.enableEgress=yes",
+            "value `osm.enableEgress`: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "osm.outboundPortExclusionList=80",
+            "value `osm.outboundPortExclusionList`: invalid type: integer `80`",
+        ),
         ("osm.outboundPortExclusionList=80", "write a list as `{a,b}`"),
         ("osm.outboundPortExclusionList={80,http}", "value `osm.outboundPortExclusionList[1]`"),
         ("osm.outboundPortExclusionList={0}", "value `osm.outboundPortExclusionList[0]`"),
@@ -91,7 +97,8 @@ fn what_is_wrong_is_said_with_its_key() {
 
 #[test]
 fn values_of_osm_that_mean_nothing_are_said() {
-    let settings = ["osm.deployJaeger=true,osm.osmController.replicaCount=3,contour.enabled=true,osm.enableEgress=true"];
+    let settings =
+        ["osm.deployJaeger=true,osm.osmController.replicaCount=3,contour.enabled=true,osm.enableEgress=true"];
     let given = given(&settings).expect("valid");
     assert_eq!(given.tree, json!({"osm": {"enableEgress": true}}));
     assert_eq!(given.ignored.len(), 3, "{:?}", given.ignored);
@@ -108,18 +115,22 @@ fn null_takes_a_default_away() {
 fn files_come_before_settings_and_later_ones_count() {
     let folder = tempfile::tempdir().expect("a folder");
     let (one, two) = (folder.path().join("1.yaml"), folder.path().join("2.yaml"));
-    std::fs::write(&one, "osm:\n  enableEgress: true\n  egress: {replicas: 3, resources: {limits: {cpu: 1}}}\n")
-        .expect("a file");
+    std::fs::write(
+        &one,
+        "osm:\n  enableEgress: true\n  egress: {replicas: 3, resources: {limits: {cpu: 1}}}\n",
+    )
+    .expect("a file");
     std::fs::write(&two, "osm: {enableEgress: false, maxDataPlaneConnections: 5}\n").expect("a file");
     let given = Given::read(&[&one, &two], &["osm.maxDataPlaneConnections=6".to_owned()]).expect("valid");
-    let Osm { enable_egress, max_data_plane_connections, egress, .. } = resolve(&given.tree).expect("valid").osm;
+    let Osm { enable_egress, max_data_plane_connections, egress, .. } =
+        resolve(&given.tree).expect("valid").osm;
     assert_eq!((enable_egress, max_data_plane_connections, egress.replicas.get()), (false, 6, 3));
     assert_eq!(egress.resources["limits"], json!({"cpu": 1, "memory": "1Gi"}));
     for (text, expected) in [
         ("[1]", "it holds no mapping"),
         ("a: 1\n---\nb: 2\n", "several documents"),
         ("osm: {enableEgress: 1}", "value `osm.enableEgress`"),
-        ("osm: [", "line 1"),
+        ("osm: [", "this is not YAML"),
     ] {
         std::fs::write(&one, text).expect("a file");
         let error = format!("{:#}", Given::read(&[&one], &[]).expect_err("an error"));

@@ -24,8 +24,8 @@ pub(super) async fn definitions(cluster: &Cluster, report: &mut Report) -> Resul
                 let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
                 if !conditions.clone().any(|c| c["type"] == "Established" && c["status"] == "True") {
                     missing.push(format!("{} (not established)", id.name));
-                } else if !contains(&found["spec"], &definition["spec"]) {
-                    old.push(id.name);
+                } else if let Some(place) = missing_at(&found["spec"], &definition["spec"], "spec") {
+                    old.push(format!("{} (at {place})", id.name));
                 }
             }
         }
@@ -42,23 +42,33 @@ pub(super) async fn definitions(cluster: &Cluster, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// Whether everything that is wanted is there; the API server adds defaults.
-pub(super) fn contains(found: &Value, wanted: &Value) -> bool {
+/// Where something that is wanted is not there; the API server adds defaults.
+fn missing_at(found: &Value, wanted: &Value, path: &str) -> Option<String> {
     match (found, wanted) {
-        (Value::Object(found), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, wanted)| found.get(key).is_some_and(|found| contains(found, wanted)))
+        (Value::Object(found), Value::Object(wanted)) => wanted.iter().find_map(|(key, wanted)| {
+            missing_at(found.get(key).unwrap_or(&Value::Null), wanted, &format!("{path}.{key}"))
+        }),
+        (Value::Array(found), Value::Array(wanted)) if found.len() == wanted.len() => {
+            let pairs = found.iter().zip(wanted).enumerate();
+            pairs
+                .into_iter()
+                .find_map(|(i, (found, wanted))| missing_at(found, wanted, &format!("{path}[{i}]")))
         }
-        (Value::Array(found), Value::Array(wanted)) => {
-            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
-        }
-        (found, wanted) => found == wanted,
+        // The API server leaves out what is empty.
+        (Value::Null, Value::Object(wanted)) if wanted.is_empty() => None,
+        // The API server writes some whole numbers as others.
+        (Value::Number(found), Value::Number(wanted)) if found.as_f64() == wanted.as_f64() => None,
+        (found, wanted) => (found != wanted).then(|| path.to_owned()),
     }
 }
 
 pub(super) async fn role(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
     let user = format!("system:serviceaccount:{}:{NAME}", names.namespace);
-    let groups = ["system:authenticated".to_owned(), "system:serviceaccounts".to_owned(),
-        format!("system:serviceaccounts:{}", names.namespace)];
+    let groups = [
+        "system:authenticated".to_owned(),
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{}", names.namespace),
+    ];
     let mut denied = Vec::new();
     let rules = render::rules(names);
     for rule in &rules {
@@ -103,7 +113,11 @@ pub(super) async fn deployment(cluster: &Cluster, names: &Names, report: &mut Re
         some if some < wanted => State::Warn,
         _ => State::Ok,
     };
-    let advice = if available < wanted { format!(": see `kubectl -n {} get pods`", names.namespace) } else { String::new() };
+    let advice = if available < wanted {
+        format!(": see `kubectl -n {} get pods`", names.namespace)
+    } else {
+        String::new()
+    };
     report.add("Deployment", state, format!("{id}: {available} of {wanted} are available{advice}"));
     Ok(())
 }
@@ -170,7 +184,8 @@ pub(super) async fn webhooks(cluster: &Cluster, names: &Names, report: &mut Repo
             if bundle.is_none_or(|bundle| bundle.trim() != authority.trim()) {
                 wrong.push(format!("{id}: {name} does not know the authority of the certificate"));
             }
-            if client["service"]["namespace"] != names.namespace.as_str() || client["service"]["name"] != NAME {
+            if client["service"]["namespace"] != names.namespace.as_str() || client["service"]["name"] != NAME
+            {
                 wrong.push(format!("{id}: {name} asks another service"));
             }
             if webhook["failurePolicy"] != "Fail" {

@@ -79,9 +79,19 @@ pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Re
         if list.is_empty() { Vec::new() } else { vec![format!("{} ({advice})", list.join(", "))] }
     };
     let count = found.count;
-    report.sum("pods without sidecar", State::Warn, &with(found.without, restart), format!("none of {count}"));
+    report.sum(
+        "pods without sidecar",
+        State::Warn,
+        &with(found.without, restart),
+        format!("none of {count}"),
+    );
     let advice = "no sidecar can hold them";
-    report.sum("pods in the network of their host", State::Warn, &with(found.host, advice), format!("none of {count}"));
+    report.sum(
+        "pods in the network of their host",
+        State::Warn,
+        &with(found.host, advice),
+        format!("none of {count}"),
+    );
     let advice = "their connections count as the sidecar's own and go round it";
     report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
     report.sum("lists of pods", State::Warn, &found.lists, "no pod leaves anything out");
@@ -118,7 +128,11 @@ mod tests {
         found.add(&pod("good", json!({}), json!({ "containers": [envoy, { "name": "app" }] })));
         found.add(&pod("bare", json!({}), json!({ "containers": [{ "name": "app" }] })));
         found.add(&pod("host", json!({}), json!({ "hostNetwork": true, "containers": [{ "name": "app" }] })));
-        found.add(&pod("lists", list, json!({ "containers": [{ "name": "app" }], "initContainers": [envoy] })));
+        found.add(&pod(
+            "lists",
+            list,
+            json!({ "containers": [{ "name": "app" }], "initContainers": [envoy] }),
+        ));
         found.add(&pod("user", json!({}), json!({
             "securityContext": { "runAsUser": 1500 },
             "containers": [envoy, { "name": "one" }, { "name": "two", "securityContext": { "runAsUser": 1 } }],

@@ -47,7 +47,12 @@ fn judge(status: &Value, report: &mut Report) {
             }
         }
     }
-    report.sum(CHECK, State::Warn, &wrong, format!("{} connected, all with what they were sent", proxies.len()));
+    report.sum(
+        CHECK,
+        State::Warn,
+        &wrong,
+        format!("{} connected, all with what they were sent", proxies.len()),
+    );
 }
 
 #[cfg(test)]
@@ -58,8 +63,10 @@ mod tests {
 
     #[test]
     fn proxies_that_are_behind_are_named() {
-        let proxy = |node: &str, has: &str| json!({ "node": node, "identity": "a/b", "documentSent": "2",
-            "documentAcknowledged": has, "types": {} });
+        let proxy = |node: &str, has: &str| {
+            json!({ "node": node, "identity": "a/b", "documentSent": "2",
+            "documentAcknowledged": has, "types": {} })
+        };
         let mut report = Report::default();
         judge(&json!({ "proxies": [proxy("one", "2"), proxy("two", "1")] }), &mut report);
         assert_eq!(report.checks[0].state, State::Warn);
