@@ -39,12 +39,12 @@ pub struct Cli {
 enum Command {
     /// Run the control plane.
     #[command(
-        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --kubeconfig ~/.kube/config --wasm target/egress_filter.wasm --insecure-node-identity"
+        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --wasm egress_filter.wasm --tls-cert tls.crt --tls-key tls.key --service-account-tokens"
     )]
     Serve(Serve),
     /// Print an Envoy bootstrap for the sidecar of an identity.
     #[command(
-        after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml"
+        after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml\n  osm-egress bootstrap --identity curl/curl --xds osm-egress.osm-system.svc:15128 --xds-ca ca.crt --token-file /var/run/secrets/osm-egress/token > bootstrap.yaml"
     )]
     Bootstrap(BootstrapArgs),
     /// Say what is wrong with a folder of manifests; exit code 1 if anything is.
@@ -130,7 +130,7 @@ impl Cli {
     fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Serve(args) => args.run().map(|()| ExitCode::SUCCESS),
-            Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
+            Command::Bootstrap(args) => print(&args.bootstrap()?.to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Install(args) => args.run(false).map(|()| ExitCode::SUCCESS),

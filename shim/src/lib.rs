@@ -15,4 +15,5 @@ pub mod serve;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod tls;
 pub mod xds;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use egress_compile::manifest::yaml;
 use serde_json::Value;
 
+use crate::authority::{Authority, Names, Volume};
 use crate::kube::{ApiServer, User};
 use crate::mesh::{self, CONTROL_PLANE, NAME_SERVER, World};
 use crate::shim::{self, Shim};
@@ -128,6 +129,17 @@ impl<'w> Cluster<'w> {
         let source = [OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
         Shim::launch(&self.world.outside.netns, address, &source, &all)
     }
+}
+
+/// An authority, and a volume with its certificate of the control plane: for one that identifies proxies.
+///
+/// # Errors
+/// When they cannot be made.
+pub fn identified_by_tokens() -> Result<(Authority, Volume)> {
+    let authority = Authority::new()?;
+    let hosts = [&*CONTROL_PLANE.to_string()];
+    let own = authority.issue(&Names { common_name: "osm-egress", hosts: &hosts, ..Names::default() })?;
+    Ok((authority, Volume::of_pair(&own)?))
 }
 
 /// Waits until the control plane's status is so.

@@ -6,6 +6,7 @@
 mod keys;
 mod namespaces;
 mod objects;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -5,6 +5,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
+pub mod authority;
 pub mod bulk;
 pub mod bypass;
 pub mod client;
@@ -27,3 +28,4 @@ pub mod shim;
 pub mod slow;
 pub mod wait;
 pub mod websocket;
+pub mod xds;

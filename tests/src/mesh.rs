@@ -138,11 +138,21 @@ pub fn root() -> &'static Path {
 /// # Errors
 /// When it prints none.
 pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
+    bootstrap_with(identity, delta, &[])
+}
+
+/// The same with more flags.
+///
+/// # Errors
+/// When it prints none.
+pub fn bootstrap_with(identity: &str, delta: bool, flags: &[&str]) -> Result<String> {
     let delta = delta || std::env::var_os("EGRESS_XDS").is_some_and(|protocol| protocol == "delta");
+    let xds = SocketAddr::new(CONTROL_PLANE, 15128).to_string();
     let output = Command::new(shim::binary()?)
         .args(["bootstrap", "--identity", identity, "--envoy-version", &envoy::version()?])
-        .args(["--xds", &SocketAddr::new(CONTROL_PLANE, 15128).to_string()])
+        .args(if flags.contains(&"--xds") { vec![] } else { vec!["--xds", &xds] })
         .args(delta.then_some("--delta"))
+        .args(flags)
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)

@@ -69,7 +69,11 @@ impl<'n> Shim<'n> {
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
         let mut command = netns.command(&binary()?.to_string_lossy());
-        command.args(["serve", "--insecure-node-identity"]).args(source);
+        command.arg("serve").args(source);
+        // Proxies are believed, unless the flags say how else to identify them.
+        if !flags.iter().any(|flag| ["--client-ca", "--service-account-tokens"].contains(flag)) {
+            command.arg("--insecure-node-identity");
+        }
         if !flags.contains(&"--wasm") {
             command.arg("--wasm").arg(module()?);
         }

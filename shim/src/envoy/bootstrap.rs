@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use egress_policy::Identity;
 
+use super::credentials::Security;
+
 /// A version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EnvoyVersion {
@@ -68,6 +70,8 @@ pub struct Bootstrap {
     pub proxy: String,
     /// The Envoy that will read it.
     pub version: EnvoyVersion,
+    /// How it and the control plane know each other.
+    pub security: Security,
     /// The control plane's host.
     pub xds_host: String,
     /// The control plane's port.
@@ -80,7 +84,7 @@ pub struct Bootstrap {
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, proxy, version, xds_host, xds_port, admin_port, delta } = self;
+        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta } = self;
         let (namespace, service_account) = (identity.namespace(), identity.service_account());
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
         let guards = if version.resets_internal_connections() {
@@ -139,7 +143,8 @@ static_resources:
             # A dead control plane is noticed, and the next one asked.
             connection_keepalive: {{interval: 30s, timeout: 5s}}
 "#
-        )
+        )?;
+        security.write(f, xds_host)
     }
 }
 

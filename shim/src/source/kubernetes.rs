@@ -12,6 +12,7 @@ mod gather;
 mod kinds;
 mod object;
 mod probe;
+mod review;
 mod status;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub(crate) use self::connect::{is_unknown, reason};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 use self::object::{Key, Observed};
+pub use self::review::{Review, Reviewer};
 use super::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 

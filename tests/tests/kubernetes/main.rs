@@ -3,4 +3,5 @@
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
 mod install;
+mod identity;
 mod source;

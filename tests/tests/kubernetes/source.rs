@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, allowed, objects, rules, until};
+use egress_tests::cluster::{
+    Cluster, EGRESS_OFF, EGRESS_ON, allowed, identified_by_tokens, objects, rules, until,
+};
 use egress_tests::curl::Curl;
 use egress_tests::kube::User;
-use egress_tests::mesh::{self, ELSEWHERE, HTTPBIN, World};
+use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::wait::wait_for;
+use egress_tests::xds::Proxy;
 use serde_json::Value;
 
 /// A policy of `curl/curl` in a namespace.
@@ -223,7 +226,11 @@ fn what_counts() -> Result<()> {
     cluster.define(|text| text.contains("kind: MeshConfig") || text.contains("kind: Egress"))?;
     cluster.set_up()?;
     api.namespace("plain", false)?;
-    let shim = cluster.shim(&[])?;
+    // With everything for which it needs a permission.
+    let (authority, own) = identified_by_tokens()?;
+    let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
+    let flags = ["--service-account-tokens", "--tls-cert", &certificate, "--tls-key", &key];
+    let shim = cluster.shim(&flags)?;
     until(&shim, "the first state", |status| {
         objects(status).contains(&"MeshConfig osm-system/osm-mesh-config".to_owned())
     })?;
@@ -281,11 +288,18 @@ fn what_counts() -> Result<()> {
     // One that begins now reads by lists what the other one read by changes.
     let address: IpAddr = [203, 0, 113, 4].into();
     world.outside.netns.ip(&format!("addr add {address}/32 dev lo"))?;
-    let fresh = cluster.launch(User::Shim, address, &[])?.ready()?;
+    let fresh = cluster.launch(User::Shim, address, &flags)?.ready()?;
     let (one, other) = (shim.status()?, fresh.status()?);
     for part in ["objects", "identities", "problems", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
+    // A proxy comes with a token.
+    api.service_account("curl", "curl")?;
+    let bearer = format!("Bearer {}", api.token("curl", "curl", "osm-egress", None)?);
+    let host = CONTROL_PLANE.to_string();
+    let proxy =
+        Proxy { authority: Some(&authority.pem), host: &host, authorization: &[&bearer], ..Proxy::default() };
+    proxy.ask(&world.outside.netns, SocketAddr::new(CONTROL_PLANE, 15128))?.with_context(|| shim.log())?;
     // The role is enough, as was seen, and nothing in it is unused.
     wait_for("every permission to be used", Duration::from_secs(10), || {
         api.asked().is_ok_and(|asked| allowed().is_ok_and(|allowed| asked == allowed))
