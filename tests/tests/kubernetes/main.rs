@@ -3,5 +3,6 @@
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
 mod install;
+mod installed;
 mod identity;
 mod source;
