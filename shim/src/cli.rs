@@ -41,7 +41,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --wasm egress_filter.wasm --tls-cert tls.crt --tls-key tls.key --service-account-tokens"
     )]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print an Envoy bootstrap for the sidecar of an identity.
     #[command(
         after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml\n  osm-egress bootstrap --identity curl/curl --xds osm-egress.osm-system.svc:15128 --xds-ca ca.crt --token-file /var/run/secrets/osm-egress/token > bootstrap.yaml"

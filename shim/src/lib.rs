@@ -16,4 +16,5 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod tls;
+pub mod webhook;
 pub mod xds;

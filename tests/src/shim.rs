@@ -115,6 +115,21 @@ impl<'n> Shim<'n> {
         Ok(shim)
     }
 
+    /// Tells it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not, or fails; with its log.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        wait_for("the control plane to stop", Duration::from_secs(10), || {
+            self.child.try_wait().ok().flatten().is_some()
+        })?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the control plane stops with {status}:\n{}", self.log());
+        Ok(())
+    }
+
     /// Asks the admin interface.
     ///
     /// # Errors

@@ -30,7 +30,11 @@ fn mount(api: &ApiServer<'_>) -> Result<Volume> {
         let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
         api.kubectl(User::Admin, &["get", "secret", "osm-egress-tls", "-n", "osm-system", "-o", &template])
     };
-    Volume::new(&[("tls.crt", &file("tls.crt")?), ("tls.key", &file("tls.key")?), ("ca.crt", &file("ca.crt")?)])
+    Volume::new(&[
+        ("tls.crt", &file("tls.crt")?),
+        ("tls.key", &file("tls.key")?),
+        ("ca.crt", &file("ca.crt")?),
+    ])
 }
 
 /// The arguments of the Deployment, with the paths and addresses of this world for the pod's.
@@ -120,12 +124,23 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     // The API server finds it by its Service, and knows it by its authority.
     let bad = policy("http", "hosts: ['*']");
     let refused = api.apply(&bad).err().context("a policy with a mistake was let in")?.to_string();
-    ensure!(refused.contains("policies.osm-egress.openservicemesh.io") && refused.contains("hosts"), "{refused}");
+    ensure!(
+        refused.contains("policies.osm-egress.openservicemesh.io") && refused.contains("hosts"),
+        "{refused}"
+    );
     api.apply(&good)?;
     api.kubectl(
         User::Admin,
-        &["patch", "meshconfig", "osm-mesh-config", "-n", "osm-system", "--type=merge", "-p",
-            r#"{"spec":{"traffic":{"enableEgress":false}}}"#],
+        &[
+            "patch",
+            "meshconfig",
+            "osm-mesh-config",
+            "-n",
+            "osm-system",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"traffic":{"enableEgress":false}}}"#,
+        ],
     )?;
     pod_of("curl")?;
     let injected = api.kubectl(User::Admin, &["get", "pod", "one", "-n", "curl", "-o", "json"])?;
@@ -154,7 +169,11 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let said = osm_egress(api, User::Admin, &["verify", "--admin", &admin])?;
     ensure!(said.out.contains("proxies: 1 connected, all with what they were sent"), "{}", said.out);
-    ensure!(said.out.ends_with("1 check failed\n") && said.out.contains("FAIL     Deployment"), "{}", said.out);
+    ensure!(
+        said.out.ends_with("1 check failed\n") && said.out.contains("FAIL     Deployment"),
+        "{}",
+        said.out
+    );
 
     // Everything that it asked for, the installed role allows.
     let refused = || shim.log().contains("403");

@@ -2,7 +2,9 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod admission;
+mod identity;
 mod install;
 mod installed;
-mod identity;
 mod source;
+mod status;
