@@ -2,7 +2,9 @@
 
 mod bootstrap;
 mod check;
+mod inject;
 mod install;
+mod iptables;
 mod namespace;
 mod serve;
 mod status;
@@ -18,7 +20,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::inject::Inject;
 use self::install::Install;
+use self::iptables::Iptables;
 use self::namespace::Namespace;
 use self::serve::Serve;
 use self::status::StatusArgs;
@@ -72,6 +76,16 @@ enum Command {
         after_help = "Example:\n  osm-egress verify -o json | jq '.checks[] | select(.state != \"ok\")'"
     )]
     Verify(Verify),
+    /// Give the pods in manifests their sidecars.
+    #[command(
+        after_help = "Examples:\n  osm-egress inject -f deployment.yaml --xds-ca ca.crt | kubectl apply -f -\n  kubectl get meshconfig osm-mesh-config -n osm-system -o yaml > mesh.yaml && osm-egress inject -f - --mesh-config mesh.yaml < pods.yaml"
+    )]
+    Inject(Inject),
+    /// Send the outbound connections of this network namespace to its Envoy.
+    #[command(
+        after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
+    )]
+    Iptables(Iptables),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -138,6 +152,8 @@ impl Cli {
             Command::Uninstall(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Namespace(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Verify(args) => args.run(),
+            Command::Inject(args) => args.run(),
+            Command::Iptables(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

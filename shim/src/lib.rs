@@ -9,7 +9,9 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod inject;
 pub mod install;
+pub mod interception;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;
@@ -18,3 +20,5 @@ pub mod status;
 pub mod tls;
 pub mod webhook;
 pub mod xds;
+
+mod yaml;

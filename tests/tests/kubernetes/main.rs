@@ -4,6 +4,7 @@
 
 mod admission;
 mod identity;
+mod inject;
 mod install;
 mod installed;
 mod source;
