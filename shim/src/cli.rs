@@ -3,12 +3,17 @@
 mod bootstrap;
 mod check;
 mod inject;
+mod install;
 mod iptables;
 mod evidence;
 mod explain;
 mod serve;
 mod status;
 mod test;
+mod namespace;
+mod uninstall;
+mod verify;
+mod wait;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -19,11 +24,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
 use self::inject::Inject;
+use self::install::Install;
 use self::iptables::Iptables;
 use self::explain::ExplainArgs;
 use self::serve::Serve;
 use self::status::StatusArgs;
 use self::test::TestArgs;
+use self::namespace::Namespace;
+use self::uninstall::Uninstall;
+use self::verify::Verify;
 use crate::crds;
 use egress_compile::CompileOptions;
 
@@ -53,6 +62,25 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Put the control plane into a cluster.
+    #[command(
+        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/osm-egress:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
+    )]
+    Install(Box<Install>),
+    /// Bring an installed control plane up to date, and renew its certificate. The MeshConfig stays as it is.
+    #[command(after_help = "Example:\n  osm-egress upgrade --set osm.egress.replicas=3")]
+    Upgrade(Box<Install>),
+    /// Take away what `install` made. Objects of yours stay, and what was there before.
+    #[command(after_help = "Example:\n  osm-egress uninstall --timeout 2m")]
+    Uninstall(Uninstall),
+    /// Say which namespaces belong to the mesh.
+    #[command(after_help = "Example:\n  osm-egress namespace add bookstore bookbuyer")]
+    Namespace(Namespace),
+    /// Say what works in a cluster, what does not, and what no sidecar sees; exit code 1 if anything failed.
+    #[command(
+        after_help = "Example:\n  osm-egress verify -o json | jq '.checks[] | select(.state != \"ok\")'"
+    )]
+    Verify(Verify),
     /// Give the pods in manifests their sidecars.
     #[command(
         after_help = "Examples:\n  osm-egress inject -f deployment.yaml --xds-ca ca.crt | kubectl apply -f -\n  kubectl get meshconfig osm-mesh-config -n osm-system -o yaml > mesh.yaml && osm-egress inject -f - --mesh-config mesh.yaml < pods.yaml"
@@ -135,6 +163,11 @@ impl Cli {
             Command::Bootstrap(args) => print(&args.bootstrap()?.to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Install(args) => args.run(false).map(|()| ExitCode::SUCCESS),
+            Command::Upgrade(args) => args.run(true).map(|()| ExitCode::SUCCESS),
+            Command::Uninstall(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Namespace(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Verify(args) => args.run(),
             Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
             Command::Explain(args) => args.run(),

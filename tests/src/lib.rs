@@ -17,6 +17,7 @@ pub mod echo;
 pub mod envoy;
 pub mod grpc;
 pub mod hello;
+pub mod installer;
 pub mod kube;
 pub mod log;
 pub mod mesh;

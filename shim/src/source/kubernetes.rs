@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use self::connect::{ConnectError, Connection, connect};
+pub(crate) use self::connect::{is_unknown, reason};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 pub(crate) use self::object::{Item, is_ours, read};

@@ -6,6 +6,8 @@ mod admission;
 mod explain;
 mod identity;
 mod inject;
+mod install;
+mod installed;
 mod replicas;
 mod scale;
 mod source;
