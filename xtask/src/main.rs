@@ -1,9 +1,13 @@
 //! `cargo xtask`: the one door. It fetches what is missing, says what it does, and leaves nothing
 //! running.
 
+mod dist;
+mod docker;
 mod fuzz;
+mod images;
 mod kubernetes;
 mod module;
+mod paths;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +61,27 @@ enum Task {
         /// Only this one.
         target: Option<String>,
     },
+    /// Write what is released to a folder: module, static binaries, schema, example configurations.
+    Dist {
+        /// The folder.
+        #[arg(long, value_name = "DIR", default_value = "target/dist")]
+        to: PathBuf,
+        /// Also the outside hosts of the local mesh.
+        #[arg(long)]
+        with_origin: bool,
+        /// Cargo's profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Build the images of the local mesh (docker-compose.yml) without a registry of images.
+    Images {
+        /// Cargo's profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// The Envoy in its image.
+        #[arg(long, value_name = "VERSION")]
+        envoy: Option<String>,
+    },
     /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
     Kubernetes,
     /// Remove what was built and fetched.
@@ -97,6 +122,17 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
         Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), without),
+        Task::Dist { to, with_origin, profile } => {
+            dist::write(&to, &profile, with_origin)?;
+            println!("written to {}", to.display());
+            Ok(())
+        }
+        Task::Images { profile, envoy } => {
+            let _docker = docker::Docker::find()?;
+            images::build(&profile, envoy.as_deref())?;
+            println!("\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md");
+            Ok(())
+        }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Clean => clean(),
     }
@@ -127,7 +163,7 @@ struct Built {
 fn build(profile: &str) -> Result<Built> {
     let root = root()?;
     println!("building the module and the control plane");
-    tools::wasm_target()?;
+    tools::rust_target("wasm32-unknown-unknown")?;
     let module = module::build(root)?;
     must(
         "building the control plane",
