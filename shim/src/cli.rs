@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod check;
+mod iptables;
 mod serve;
 mod status;
 
@@ -13,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::iptables::Iptables;
 use self::serve::Serve;
 use self::status::StatusArgs;
 use crate::crds;
@@ -44,6 +46,11 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Send the outbound connections of this network namespace to its Envoy.
+    #[command(
+        after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
+    )]
+    Iptables(Iptables),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -105,6 +112,7 @@ impl Cli {
             Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
             Command::Check(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Iptables(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

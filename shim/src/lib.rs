@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod interception;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;

@@ -261,26 +261,14 @@ impl Outside {
     }
 }
 
-/// Open Service Mesh's outbound rules, word for word, and the same for IPv6.
+/// The rules that a pod's init container installs.
 fn shared_rules(netns: &Netns) -> Result<()> {
-    for (tool, loopback) in [("iptables", "127.0.0.1/32"), ("ip6tables", "::1/128")] {
-        for rule in [
-            "-N OSM_PROXY_OUT_REDIRECT",
-            "-N OSM_PROXY_IN_REDIRECT",
-            "-N OSM_PROXY_OUTBOUND",
-            "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-port 15003",
-            "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-port 15001",
-            "-A OSM_PROXY_OUT_REDIRECT -p tcp --dport 15000 -j ACCEPT",
-            "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
-            "-A OSM_PROXY_OUTBOUND -o lo ! -d LOOPBACK -m owner --uid-owner 1500 -j OSM_PROXY_IN_REDIRECT",
-            "-A OSM_PROXY_OUTBOUND -o lo -m owner ! --uid-owner 1500 -j RETURN",
-            "-A OSM_PROXY_OUTBOUND -m owner --uid-owner 1500 -j RETURN",
-            "-A OSM_PROXY_OUTBOUND -d LOOPBACK -j RETURN",
-            "-A OSM_PROXY_OUTBOUND -j OSM_PROXY_OUT_REDIRECT",
-        ] {
-            netns.tool(tool, &format!("-t nat {}", rule.replace("LOOPBACK", loopback)))?;
-        }
-    }
+    let output = netns.command(&crate::shim::binary()?.to_string_lossy()).arg("iptables").output()?;
+    ensure!(
+        output.status.success(),
+        "osm-egress iptables: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }
 
