@@ -83,6 +83,10 @@ fn bootstrap(archive: &Path) -> Result<()> {
     }
     empty(&tree.join("var/lib/apt/lists"))?;
     empty(&tree.join("tmp"))?;
+    // What debootstrap takes over from this machine.
+    for file in ["etc/apt/sources.list", "etc/hostname", "etc/resolv.conf", "etc/machine-id"] {
+        fs::write(tree.join(file), "").with_context(|| format!("cannot write {file}"))?;
+    }
     let draft = archive.with_extension("draft");
     let mut pack = Command::new("tar");
     pack.arg("-C").arg(&tree).arg("-cf").arg(&draft).args([

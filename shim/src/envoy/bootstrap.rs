@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use egress_policy::Identity;
 
+use super::versions;
+
 /// A version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EnvoyVersion {
@@ -51,14 +53,6 @@ impl fmt::Display for EnvoyVersion {
     }
 }
 
-impl EnvoyVersion {
-    /// From 1.40 on Envoy resets an internal connection when it closes it, and the end of a response
-    /// is lost. Older versions log an error about a guard that they do not know.
-    fn resets_internal_connections(self) -> bool {
-        self >= Self { major: 1, minor: 40 }
-    }
-}
-
 /// What a bootstrap is made for.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
@@ -83,11 +77,12 @@ impl fmt::Display for Bootstrap {
         let Self { identity, proxy, version, xds_host, xds_port, admin_port, delta } = self;
         let (namespace, service_account) = (identity.namespace(), identity.service_account());
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
-        let guards = if version.resets_internal_connections() {
-            "\n      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false"
-        } else {
-            " {}"
-        };
+        let mut guards: String = versions::guards(*version)
+            .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
+            .collect();
+        if guards.is_empty() {
+            guards = " {}".to_owned();
+        }
         write!(
             f,
             r#"# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.
