@@ -1,18 +1,22 @@
 //! Somebody in a workload who tries all the time what is allowed and what is not.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::compose::Compose;
 use egress_tests::wait::wait_for;
 
+/// No attempt takes longer.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// What a prober found so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     /// Attempts at what is allowed that were served.
     pub(crate) served: u64,
@@ -22,9 +26,30 @@ pub(crate) struct Counts {
     pub(crate) stopped: u64,
     /// Such that got somewhere.
     pub(crate) passed: u64,
+    /// When something allowed was served last after it had not been.
+    pub(crate) back: Option<Instant>,
+    was_served: bool,
 }
 
 impl Counts {
+    fn add(&mut self, letter: &str) {
+        match letter {
+            "a" => {
+                self.served += 1;
+                if !self.was_served {
+                    self.back = Some(Instant::now());
+                }
+                self.was_served = true;
+            }
+            "b" => {
+                self.failed += 1;
+                self.was_served = false;
+            }
+            "c" => self.stopped += 1,
+            _ => self.passed += 1,
+        }
+    }
+
     /// What came since.
     pub(crate) const fn since(self, before: Self) -> Self {
         Self {
@@ -32,7 +57,15 @@ impl Counts {
             failed: self.failed - before.failed,
             stopped: self.stopped - before.stopped,
             passed: self.passed - before.passed,
+            ..self
         }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { served, failed, stopped, passed, .. } = self;
+        write!(f, "{served} served, {failed} not, {stopped} stopped, {passed} passed")
     }
 }
 
@@ -74,15 +107,16 @@ impl Prober {
     }
 
     /// Waits until what is allowed was served some times in a row.
-    pub(crate) fn served(&self) -> Result<Duration> {
+    pub(crate) fn served(&self) -> Result<()> {
         let mut before = self.counts();
         wait_for("allowed traffic", Duration::from_secs(60), || {
             let now = self.counts().since(before);
             if now.failed > 0 {
                 before = self.counts();
             }
-            now.failed == 0 && now.served >= 5
+            now.failed == 0 && now.served >= 4
         })
+        .map(|_| ())
         .with_context(|| format!("{}: {:?}", self.service, self.counts()))
     }
 
@@ -123,20 +157,26 @@ fn probe(container: &str, script: &str, counts: &Mutex<Counts>, ended: &AtomicBo
         .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = child else { return };
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        match line.as_deref() {
-            Ok("a") => counts.served += 1,
-            Ok("b") => counts.failed += 1,
-            Ok("c") => counts.stopped += 1,
-            Ok(_) => counts.passed += 1,
-            Err(_) => break,
+    let (sender, letters) = std::sync::mpsc::channel();
+    let output = child.stdout.take();
+    let reader = std::thread::spawn(move || {
+        for line in output.map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
         }
+    });
+    // An `exec` may outlive its container, and says nothing then.
+    while let Ok(letter) = letters.recv_timeout(SILENCE) {
+        counts.lock().unwrap_or_else(PoisonError::into_inner).add(&letter);
         if ended.load(Ordering::Acquire) {
             break;
         }
     }
+    counts.lock().unwrap_or_else(PoisonError::into_inner).was_served = false;
     // The script ends when it writes to nobody.
     let _ = child.kill();
     let _ = child.wait();
+    drop(letters);
+    let _ = reader.join();
 }
