@@ -2,4 +2,6 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod replicas;
+mod scale;
 mod source;
