@@ -99,6 +99,12 @@ impl Store {
         self.files.values().all(|file| file.objects.is_empty())
     }
 
+    /// An object, the first one of its name in the order of files.
+    #[must_use]
+    pub fn object(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
+        self.files.values().flat_map(|file| file.objects.iter()).find(|object| object.reference == *reference)
+    }
+
     /// The objects that count. Where files define an object twice, the first one counts.
     #[must_use]
     pub fn index(&self) -> Index<'_> {

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod check;
 mod compile;
+mod inject;
 mod iptables;
 mod serve;
 mod status;
@@ -16,6 +17,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
 use self::compile::Compile;
+use self::inject::Inject;
 use self::iptables::Iptables;
 use self::serve::Serve;
 use self::status::StatusArgs;
@@ -34,12 +36,12 @@ pub struct Cli {
 enum Command {
     /// Run the control plane.
     #[command(
-        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --kubeconfig ~/.kube/config --wasm target/egress_filter.wasm --insecure-node-identity"
+        after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --wasm egress_filter.wasm --tls-cert tls.crt --tls-key tls.key --service-account-tokens"
     )]
     Serve(Serve),
     /// Print an Envoy bootstrap for the sidecar of an identity.
     #[command(
-        after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml"
+        after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml\n  osm-egress bootstrap --identity curl/curl --xds osm-egress.osm-system.svc:15128 --xds-ca ca.crt --token-file /var/run/secrets/osm-egress/token > bootstrap.yaml"
     )]
     Bootstrap(BootstrapArgs),
     /// Say what is wrong with a folder of manifests; exit code 1 if anything is.
@@ -51,6 +53,11 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Give the pods in manifests their sidecars.
+    #[command(
+        after_help = "Examples:\n  osm-egress inject -f deployment.yaml --xds-ca ca.crt | kubectl apply -f -\n  kubectl get meshconfig osm-mesh-config -n osm-system -o yaml > mesh.yaml && osm-egress inject -f - --mesh-config mesh.yaml < pods.yaml"
+    )]
+    Inject(Inject),
     /// Send the outbound connections of this network namespace to its Envoy.
     #[command(
         after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
@@ -114,10 +121,11 @@ impl Cli {
     fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Serve(args) => args.run().map(|()| ExitCode::SUCCESS),
-            Command::Bootstrap(args) => print(&args.bootstrap().to_string()),
+            Command::Bootstrap(args) => print(&args.bootstrap()?.to_string()),
             Command::Check(args) => args.run(),
             Command::Compile(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {

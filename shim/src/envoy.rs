@@ -6,6 +6,7 @@
 mod access_log;
 pub mod bootstrap;
 mod clusters;
+pub mod credentials;
 mod http;
 mod listeners;
 mod names;

@@ -9,10 +9,14 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod inject;
 pub mod interception;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod tls;
 pub mod xds;
+
+mod yaml;

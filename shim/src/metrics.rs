@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::status::Shared;
+use crate::xds::identify::{Accepted, Identification};
 use egress_compile::manifest::Severity;
 
 /// The text that Prometheus scrapes.
@@ -25,7 +26,11 @@ pub fn text(shared: &Shared) -> String {
         gauge
     };
     registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
-    registry.register("xds_refused", "Streams refused for want of an identity", count(&counts.refused));
+    registry.register(
+        "xds_refused",
+        "Streams refused or cut for want of good credentials, by reason",
+        counts.refused.clone(),
+    );
     registry.register("xds_responses", "Responses sent to proxies", count(&counts.sent));
     registry.register("xds_acknowledged", "Responses that proxies acknowledged", count(&counts.acknowledged));
     registry.register("xds_rejected", "Responses that proxies rejected", count(&counts.rejected));
@@ -37,6 +42,30 @@ pub fn text(shared: &Shared) -> String {
     registry.register("problems", "Errors in files and objects", gauge(errors));
     let available = usize::from(state.availability.is_available());
     registry.register("source_available", "1 while the source of objects can be read", gauge(available));
+    if let Some(tls) = &shared.tls {
+        let counts = tls.counts();
+        let expires: Gauge = Gauge::default();
+        expires.set(tls.expires());
+        registry.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in force expires, in seconds since 1970",
+            expires,
+        );
+        registry.register("tls_reloads", "Changes of certificates that are in force", count(&counts.reloads));
+        registry.register(
+            "tls_reload_failures",
+            "Changes of certificates that could not be used",
+            count(&counts.failures),
+        );
+        registry.register(
+            "tls_handshake_failures",
+            "Connections that ended before they were encrypted",
+            count(&counts.handshakes_failed),
+        );
+    }
+    if let Identification::Credentials(Accepted { tokens: Some(tokens), .. }) = &*shared.identification {
+        registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
+    }
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         // Only a formatter can fail here, and a string does not.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use egress_policy::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,10 +16,11 @@ use crate::admin;
 use crate::envoy::{Generator, Settings};
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
-use crate::source::kubernetes::{Cluster, Connection, connect};
+use crate::source::kubernetes::{Cluster, Connection, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
-use crate::xds::identify::NodeIdentity;
+use crate::tls::{Files, ServerTls};
+use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
 use egress_compile::manifest::Severity;
@@ -34,10 +35,30 @@ pub struct Config {
     pub options: CompileOptions,
     /// What every proxy gets.
     pub envoy: Settings,
+    /// The certificate of the control plane, and whose client certificates count.
+    pub tls: Option<Files>,
+    /// How proxies are identified.
+    pub identity: By,
     /// Where proxies connect.
     pub xds: SocketAddr,
     /// Where people and Prometheus connect.
     pub admin: SocketAddr,
+}
+
+/// How proxies are identified.
+#[derive(Debug)]
+pub enum By {
+    /// By what they say of themselves.
+    NodeId,
+    /// By their credentials. Client certificates count where there is an authority for them.
+    Credentials {
+        /// The domain of identities in client certificates.
+        trust_domain: TrustDomain,
+        /// The audience of tokens, if these count.
+        token_audience: Option<String>,
+        /// How often the credentials of an open stream are looked at again.
+        review_interval: Duration,
+    },
 }
 
 /// Where objects come from.
@@ -78,6 +99,25 @@ impl Reading {
         }
     }
 
+    /// How proxies are identified, by the API server of the objects if by one.
+    fn identification(&self, by: By, tls: Option<&ServerTls>) -> Result<Identification> {
+        let By::Credentials { trust_domain, token_audience, review_interval } = by else {
+            return Ok(Identification::NodeId);
+        };
+        let tokens = match (token_audience, self) {
+            (Some(audience), Self::Cluster(_, connection)) => {
+                Some(Tokens::new(Reviewer::new(connection.client.clone()), audience))
+            }
+            (Some(_), Self::Folder(_)) => {
+                bail!("a folder of manifests has no API server that reviews tokens")
+            }
+            (None, _) => None,
+        };
+        let tls = tls.filter(|tls| tls.asks_clients()).cloned();
+        let certificates = tls.map(|tls| Certificates { tls, trust_domain });
+        Ok(Identification::Credentials(Accepted { certificates, tokens, review_interval }))
+    }
+
     /// Says what became of the objects where others look for it.
     fn write_statuses(&mut self, compiled: &watch::Receiver<Arc<Compiled>>) {
         if let Self::Cluster(cluster, connection) = self {
@@ -93,7 +133,9 @@ impl Reading {
 pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
+    let tls = config.tls.map(ServerTls::follow).transpose()?;
     let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
+    let identification = Arc::new(reading.identification(config.identity, tls.as_ref())?);
     let mut source = reading.states();
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
@@ -103,6 +145,8 @@ pub async fn run(config: Config) -> Result<()> {
         compiled: compiled.clone(),
         proxies: Arc::clone(&proxies),
         serving: Arc::clone(&serving),
+        tls: tls.clone(),
+        identification: Arc::clone(&identification),
     };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
@@ -123,8 +167,8 @@ pub async fn run(config: Config) -> Result<()> {
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
-            let server = Server::new(snapshots, Arc::new(NodeIdentity), proxies);
-            let xds = tokio::spawn(server.serve(xds, wait(stopped)));
+            let server = Server::new(snapshots, identification, proxies);
+            let xds = tokio::spawn(server.serve(xds, tls, wait(stopped)));
             serving.store(true, Ordering::Release);
             signalled().await?;
             Some(xds)

@@ -10,6 +10,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::source::{Availability, SourceState};
+use crate::tls::ServerTls;
+use crate::xds::identify::Identification;
 use crate::xds::proxies::{Proxies, Proxy};
 use egress_compile::manifest::Problem;
 use egress_compile::{Compiled, Condition};
@@ -25,6 +27,10 @@ pub struct Shared {
     pub proxies: Arc<Proxies>,
     /// Whether proxies are served: from the first complete state on.
     pub serving: Arc<AtomicBool>,
+    /// What connections are encrypted with.
+    pub tls: Option<ServerTls>,
+    /// How proxies are identified.
+    pub identification: Arc<Identification>,
 }
 
 /// Everything, at one moment.

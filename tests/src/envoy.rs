@@ -69,26 +69,37 @@ impl<'p> Envoy<'p> {
     /// # Errors
     /// When it cannot be run.
     pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let arguments =
+            ["--disable-hot-restart", "--log-level", "info", "--component-log-level", "wasm:info"];
+        Self::run(pod, |command, folder| {
+            let path = folder.join("envoy.yaml");
+            fs::write(&path, config)?;
+            command.arg("-c").arg(path).args(arguments).args(["--concurrency", &workers.to_string()]);
+            Ok(())
+        })
+    }
+
+    /// Starts one with these arguments, which need not get ready.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn with_arguments(pod: &'p Pod, arguments: &[String]) -> Result<Self> {
+        Self::run(pod, |command, _| {
+            command.args(arguments);
+            Ok(())
+        })
+    }
+
+    fn run(pod: &'p Pod, set_up: impl FnOnce(&mut Command, &Path) -> Result<()>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         // Envoy has another uid.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let path = folder.path().join("envoy.yaml");
-        fs::write(&path, config)?;
         let log = File::create(folder.path().join("envoy.log"))?;
         let binary = reachable(&binary()?, folder.path())?;
-        let child = pod
-            .sidecar_command(&binary.to_string_lossy())
-            .arg("-c")
-            .arg(&path)
-            .args(["--disable-hot-restart", "--log-level", "info", "--concurrency", &workers.to_string()])
-            .args([
-                "--component-log-level",
-                "wasm:info",
-                "--drain-time-s",
-                "1",
-                "--file-flush-interval-msec",
-                "20",
-            ])
+        let mut command = pod.sidecar_command(&binary.to_string_lossy());
+        set_up(&mut command, folder.path())?;
+        let child = command
+            .args(["--drain-time-s", "1", "--file-flush-interval-msec", "20"])
             .stdout(log.try_clone()?)
             .stderr(log)
             .stdin(Stdio::null())

@@ -1,11 +1,14 @@
 //! `osm-egress bootstrap`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
+use anyhow::{Context, Result};
 use clap::Args;
 use egress_policy::Identity;
 
 use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
+use crate::envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, Security};
 
 #[derive(Debug, Args)]
 pub(super) struct BootstrapArgs {
@@ -21,6 +24,8 @@ pub(super) struct BootstrapArgs {
     /// Where the control plane is: host:port.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15128", value_parser = parse_host_port)]
     xds: (String, u16),
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Envoy's admin port on loopback.
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
     admin_port: u16,
@@ -29,13 +34,53 @@ pub(super) struct BootstrapArgs {
     delta: bool,
 }
 
+/// How Envoy and the control plane know each other. Without `--xds-ca`: not at all.
+#[derive(Debug, Args)]
+struct SecurityArgs {
+    /// Connect over TLS, to a control plane whose certificate is of this authority (PEM) and names the host of `--xds`.
+    #[arg(long, value_name = "FILE")]
+    xds_ca: Option<PathBuf>,
+    /// Show the service account token in this file, on Envoy's machine. A renewed one is used from the next stream on.
+    #[arg(long, value_name = "PATH", requires = "xds_ca", conflicts_with = "client_cert")]
+    token_file: Option<EnvoyPath>,
+    /// Show the client certificate in this file (PEM, with its chain), on Envoy's machine.
+    #[arg(long, value_name = "PATH", requires_all = ["xds_ca", "client_key", "client_sds"])]
+    client_cert: Option<EnvoyPath>,
+    /// Its key, in the same folder.
+    #[arg(long, value_name = "PATH", requires = "client_cert")]
+    client_key: Option<EnvoyPath>,
+    /// Write here the file by which Envoy follows certificate and key. On Envoy's machine it has the same path.
+    #[arg(long, value_name = "PATH", requires = "client_cert")]
+    client_sds: Option<EnvoyPath>,
+}
+
+impl SecurityArgs {
+    fn security(self) -> Result<Security> {
+        let Some(file) = self.xds_ca else { return Ok(Security::Plaintext) };
+        let pem =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let authority = Authority::from_pem(&pem).with_context(|| file.display().to_string())?;
+        let credentials = match (self.token_file, self.client_cert, self.client_key, self.client_sds) {
+            (Some(file), ..) => Credentials::Token(file),
+            (None, Some(certificate), Some(key), Some(sds)) => {
+                let files = ClientFiles::new(certificate, key, sds)?;
+                let path = files.sds().to_string();
+                std::fs::write(&path, files.to_string()).with_context(|| format!("cannot write {path}"))?;
+                Credentials::Certificate(files)
+            }
+            _ => Credentials::NodeId,
+        };
+        Ok(Security::Tls { authority, credentials })
+    }
+}
+
 fn parse_node_part(text: &str) -> Result<String, String> {
     let valid = !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
     if valid { Ok(text.to_owned()) } else { Err("use letters, digits, `-`, `_` and `.`".to_owned()) }
 }
 
-fn parse_host_port(text: &str) -> Result<(String, u16), String> {
+pub(super) fn parse_host_port(text: &str) -> Result<(String, u16), String> {
     let (host, port) = text.rsplit_once(':').ok_or("write it as host:port")?;
     let port = port.parse().ok().filter(|port| *port > 0).ok_or("the port must be 1 to 65535")?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -46,16 +91,18 @@ fn parse_host_port(text: &str) -> Result<(String, u16), String> {
 }
 
 impl BootstrapArgs {
-    pub(super) fn bootstrap(self) -> Bootstrap {
+    pub(super) fn bootstrap(self) -> Result<Bootstrap> {
         let (xds_host, xds_port) = self.xds;
-        Bootstrap {
-            identity: self.identity,
+        Ok(Bootstrap {
+            identity: Some(self.identity),
             proxy: self.proxy,
             version: self.envoy_version,
+            security: self.security.security()?,
             xds_host,
             xds_port,
             admin_port: self.admin_port,
             delta: self.delta,
-        }
+            ready: None,
+        })
     }
 }

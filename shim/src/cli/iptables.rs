@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::print;
+use crate::envoy::IpFamilies;
 use crate::interception::{
     self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface,
 };
@@ -39,8 +40,8 @@ pub(super) struct Iptables {
     #[arg(long, value_name = "PORTS", value_delimiter = ',', requires = "inbound_port", value_parser = clap::value_parser!(u16).range(1..))]
     exclude_inbound_ports: Vec<u16>,
     /// Which families are intercepted: `ipv4` only where nothing can leave by IPv6.
-    #[arg(long, value_enum, default_value_t = Families::Dual)]
-    ip_families: Families,
+    #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
+    ip_families: IpFamilies,
     /// Which iptables: the system's choice, or a certain one.
     #[arg(long, value_enum, default_value_t = Tools::Auto)]
     backend: Tools,
@@ -50,12 +51,6 @@ pub(super) struct Iptables {
     /// Remove the rules.
     #[arg(long)]
     remove: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Families {
-    Dual,
-    Ipv4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,8 +71,8 @@ fn parse_block(text: &str) -> Result<IpNet, String> {
 impl Iptables {
     pub(super) fn run(self) -> Result<ExitCode> {
         let families = match self.ip_families {
-            Families::Dual => Family::ALL.as_slice(),
-            Families::Ipv4 => &[Family::V4],
+            IpFamilies::Dual => Family::ALL.as_slice(),
+            IpFamilies::Ipv4 => &[Family::V4],
         };
         let backend = match self.backend {
             Tools::Auto => Backend::Auto,

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use egress_policy::Cidr;
 
 use super::Mesh;
 use crate::envoy::{IpFamilies, Module, Settings};
-use crate::serve;
+use crate::serve::{self, By};
+use crate::tls::Files;
+use crate::xds::identify::TrustDomain;
 use egress_compile::duration;
 
 /// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
@@ -34,9 +36,8 @@ pub(super) struct Serve {
     /// How the module gets to Envoy: `inline`, or `file:PATH` on Envoy's machine.
     #[arg(long, value_name = "HOW", default_value = "inline", value_parser = parse_delivery)]
     module_delivery: Delivery,
-    /// Believe what proxies say of themselves in their node id (`<anything>.<service account>.<namespace>`) or metadata.
-    #[arg(long)]
-    insecure_node_identity: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Where proxies connect.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15128")]
     xds_listen: SocketAddr,
@@ -69,6 +70,55 @@ pub(super) struct Serve {
     mesh: Mesh,
 }
 
+/// How proxies are identified: at least one way must be chosen.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("identification").required(true).multiple(true)
+    .args(["client_ca", "service_account_tokens", "insecure_node_identity"])))]
+struct IdentityArgs {
+    /// Certificate of the control plane, with its chain, as PEM. Read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Accept client certificates of this authority (PEM), which name a service account: as SPIFFE URI
+    /// `spiffe://TRUST-DOMAIN/ns/NS/sa/SA`, or as common name `UUID.sidecar.SA.NS.TRUST-DOMAIN`.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+    /// The trust domain of client certificates.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// Accept projected tokens of service accounts. The API server reviews them.
+    #[arg(long, requires = "tls_cert", conflicts_with = "config_dir")]
+    service_account_tokens: bool,
+    /// The audience that tokens must have.
+    #[arg(long, value_name = "AUDIENCE", default_value = "osm-egress")]
+    token_audience: String,
+    /// How often the credentials of an open stream are looked at again.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_interval)]
+    credential_review_interval: Duration,
+    /// Believe what proxies say of themselves in their node id (`<anything>.<service account>.<namespace>`) or metadata.
+    #[arg(long, conflicts_with_all = ["client_ca", "service_account_tokens"])]
+    insecure_node_identity: bool,
+}
+
+impl IdentityArgs {
+    fn split(self) -> (Option<Files>, By) {
+        let by = if self.insecure_node_identity {
+            By::NodeId
+        } else {
+            By::Credentials {
+                trust_domain: self.trust_domain,
+                token_audience: self.service_account_tokens.then_some(self.token_audience),
+                review_interval: self.credential_review_interval,
+            }
+        };
+        let client_ca = self.client_ca;
+        let pair = self.tls_cert.zip(self.tls_key);
+        (pair.map(|(certificate, key)| Files { certificate, key, client_ca }), by)
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Delivery {
     Inline,
@@ -93,6 +143,12 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
 }
 
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `5m` or `30s`")?;
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 1s to 1h".to_owned()) }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -101,13 +157,6 @@ enum LogFormat {
 
 impl Serve {
     pub(super) fn run(self) -> Result<()> {
-        if !self.insecure_node_identity {
-            bail!(
-                "proxies have no credentials to show yet: pass `--insecure-node-identity` to believe their node id, \
-                 on a machine where only you can reach {}",
-                self.xds_listen
-            );
-        }
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(
                 tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_LOG.into()),
@@ -133,6 +182,7 @@ impl Serve {
                 Module::Inline(Bytes::from(bytes))
             }
         };
+        let (tls, identity) = self.identity.split();
         let config = serve::Config {
             origin: match self.config_dir {
                 Some(folder) => serve::Origin::Folder(folder),
@@ -148,10 +198,12 @@ impl Serve {
                 first_bytes_timeout: self.first_bytes_timeout,
                 ip_families: self.ip_families,
             },
+            tls,
+            identity,
             xds: self.xds_listen,
             admin: self.admin_listen,
         };
-        if !config.xds.ip().is_loopback() {
+        if matches!(config.identity, By::NodeId) && !config.xds.ip().is_loopback() {
             tracing::warn!(address = %config.xds, "whoever reaches this address can read every policy");
         }
         tokio::runtime::Runtime::new()?.block_on(serve::run(config))

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use egress_policy::Identity;
 
+use super::credentials::Security;
 use super::versions;
 
 /// A version of Envoy.
@@ -56,12 +57,14 @@ impl fmt::Display for EnvoyVersion {
 /// What a bootstrap is made for.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
-    /// Whose sidecar it is.
-    pub identity: Identity,
+    /// Whose sidecar it is; nothing where Envoy's command line says it.
+    pub identity: Option<Identity>,
     /// The first part of the node id; tells the proxies of one identity apart.
     pub proxy: String,
     /// The Envoy that will read it.
     pub version: EnvoyVersion,
+    /// How it and the control plane know each other.
+    pub security: Security,
     /// The control plane's host.
     pub xds_host: String,
     /// The control plane's port.
@@ -70,12 +73,61 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Ask for changes only (delta), or for the state of the world.
     pub delta: bool,
+    /// Where Envoy says that it has been told what to do.
+    pub ready: Option<Ready>,
+}
+
+/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Its port, on all addresses.
+    pub port: u16,
+    /// Whether these are addresses of IPv6 too.
+    pub ipv6: bool,
+}
+
+impl Ready {
+    fn listener(self) -> String {
+        let Self { port, ipv6 } = self;
+        let address = if ipv6 { "'::', ipv4_compat: true" } else { "0.0.0.0" };
+        format!(
+            r#"
+  listeners:
+  - name: ready
+    address: {{socket_address: {{address: {address}, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: ready
+          route_config:
+            virtual_hosts:
+            - name: ready
+              domains: ['*']
+              routes:
+              - {{match: {{path: /ready}}, direct_response: {{status: 200}}}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
+        )
+    }
 }
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, proxy, version, xds_host, xds_port, admin_port, delta } = self;
-        let (namespace, service_account) = (identity.namespace(), identity.service_account());
+        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta, ready } = self;
+        if let Some(identity) = identity {
+            let (namespace, service_account) = (identity.namespace(), identity.service_account());
+            write!(
+                f,
+                "# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.\n\
+                 node:\n  id: {proxy}.{service_account}.{namespace}\n  cluster: {service_account}.{namespace}\n"
+            )?;
+        }
+        // Whoever waits for `ready` waits until there is an answer.
+        let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
+        let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
         let mut guards: String = versions::guards(*version)
             .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
@@ -85,11 +137,7 @@ impl fmt::Display for Bootstrap {
         }
         write!(
             f,
-            r#"# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.
-node:
-  id: {proxy}.{service_account}.{namespace}
-  cluster: {service_account}.{namespace}
-admin:
+            r#"admin:
   address: {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}
 bootstrap_extensions:
 - name: envoy.bootstrap.internal_listener
@@ -112,9 +160,9 @@ dynamic_resources:
     set_node_on_first_message_only: true
     grpc_services:
     - envoy_grpc: {{cluster_name: osm-egress}}
-  cds_config: {{ads: {{}}, resource_api_version: V3}}
-  lds_config: {{ads: {{}}, resource_api_version: V3}}
-static_resources:
+  cds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
+  lds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
+static_resources:{ready}
   clusters:
   - name: osm-egress
     type: STRICT_DNS
@@ -134,7 +182,8 @@ static_resources:
             # A dead control plane is noticed, and the next one asked.
             connection_keepalive: {{interval: 30s, timeout: 5s}}
 "#
-        )
+        )?;
+        security.write(f, xds_host)
     }
 }
 

@@ -12,6 +12,7 @@ mod gather;
 mod kinds;
 mod object;
 mod probe;
+mod review;
 mod status;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use self::connect::{ConnectError, Connection, connect};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 use self::object::{Key, Observed};
+pub use self::review::{Review, Reviewer};
 use super::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 

@@ -1,123 +1,185 @@
-//! Who a proxy is.
+//! Who a proxy is: what its credentials say, and never what its node says of itself.
+//!
+//! A stream shows a client certificate, a token of a service account, or both, which must agree then. The node
+//! that it names in its first message may name the same identity, or none, but no other.
 
-use egress_policy::{Identity, IdentityError};
+mod certificate;
+mod node;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::google::protobuf::value::Kind;
+use rustls::pki_types::CertificateDer;
 
-/// Why a proxy is not told anything.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The first message of a stream must say who is there.
-    #[error("the first request of the stream has no node")]
-    NoNode,
-    /// The node id does not end in service account and namespace.
-    #[error("node id `{0}` is not of the form `<anything>.<service account>.<namespace>`")]
-    NodeId(String),
-    /// The node's metadata and its id name different identities.
-    #[error("node id `{id}` says {by_id}, its metadata say {by_metadata}")]
-    Contradiction {
-        /// The node id.
-        id: String,
-        /// The identity in it.
-        by_id: Identity,
-        /// The identity in the metadata.
-        by_metadata: Identity,
-    },
-    /// A name in it is no Kubernetes name.
-    #[error("node id `{0}`: {1}")]
-    Name(String, #[source] IdentityError),
+pub use self::certificate::{CertificateError, Certificates, TrustDomain};
+pub use self::refusal::Refusal;
+pub use self::token::{TokenError, Tokens};
+
+/// How proxies are identified.
+#[derive(Debug)]
+pub enum Identification {
+    /// By what they say of themselves: for one machine and for tests (`--insecure-node-identity`).
+    NodeId,
+    /// By their credentials.
+    Credentials(Accepted),
 }
 
-/// Says who a proxy is.
-pub trait Identify: Send + Sync + 'static {
-    /// The identity of the proxy behind a stream.
+/// The credentials that count.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Client certificates.
+    pub certificates: Option<Certificates>,
+    /// Tokens of service accounts.
+    pub tokens: Option<Tokens>,
+    /// How often the credentials of an open stream are looked at again.
+    pub review_interval: Duration,
+}
+
+/// What a stream shows of who is behind it.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Where it comes from.
+    pub address: Option<SocketAddr>,
+    /// The client's certificate and what follows it in its chain. TLS has verified that it is of our authority.
+    pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// The values of `authorization`.
+    pub authorization: Vec<Authorization>,
+}
+
+impl Shown {
+    /// Where it comes from, for the log.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        self.address.map(|address| address.to_string()).unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+/// A value of `authorization`. It does not print.
+#[derive(Clone)]
+pub struct Authorization(pub String);
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization(…)")
+    }
+}
+
+/// What credentials say of whom they were given to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Who it is.
+    pub identity: Identity,
+    /// What says so: `certificate`, `token`, or `certificate and token`.
+    pub by: &'static str,
+    /// Until when.
+    pub expires: SystemTime,
+}
+
+/// When credentials are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// A stream begins. What was found a moment ago counts.
+    First,
+    /// A stream has gone on for a while: nothing that was found before counts, unless nobody can be asked.
+    Again,
+}
+
+impl Identification {
+    /// What the credentials of a stream say; `None` where credentials do not matter.
     ///
     /// # Errors
-    /// When it is not known.
-    fn identify(&self, node: &Node) -> Result<Identity, Refusal>;
-}
+    /// When there are none, or they are not good.
+    pub async fn verify(&self, shown: &Shown, look: Look) -> Result<Option<Verified>, Refusal> {
+        match self {
+            Self::NodeId => Ok(None),
+            Self::Credentials(accepted) => accepted.verify(shown, look).await.map(Some),
+        }
+    }
 
-/// Believes what a proxy says of itself: for one machine and for tests
-/// (`--insecure-node-identity`).
-#[derive(Debug, Clone, Copy)]
-pub struct NodeIdentity;
+    /// Who a stream is that shows this and begins with this node.
+    ///
+    /// # Errors
+    /// When the node says that it is somebody else; without credentials, when it does not say who it is.
+    pub fn settle(&self, verified: Option<&Verified>, node: &Node) -> Result<Identity, Refusal> {
+        match (self, verified) {
+            (Self::NodeId, _) => node::believe(node),
+            (Self::Credentials(_), None) => Err(Refusal::NoCredentials),
+            (Self::Credentials(_), Some(verified)) => match node::other(node, &verified.identity) {
+                None => Ok(verified.identity.clone()),
+                Some(claimed) => Err(Refusal::OtherIdentity {
+                    identity: verified.identity.clone(),
+                    by: verified.by,
+                    claimed,
+                }),
+            },
+        }
+    }
 
-impl Identify for NodeIdentity {
-    fn identify(&self, node: &Node) -> Result<Identity, Refusal> {
-        let name = |cause| Refusal::Name(node.id.clone(), cause);
-        let by_id = by_id(&node.id).map(|(sa, ns)| Identity::new(ns, sa)).transpose().map_err(name)?;
-        let by_metadata =
-            by_metadata(node).map(|(sa, ns)| Identity::new(ns, sa)).transpose().map_err(name)?;
-        match (by_id, by_metadata) {
-            (Some(by_id), Some(by_metadata)) if by_id != by_metadata => {
-                Err(Refusal::Contradiction { id: node.id.clone(), by_id, by_metadata })
+    /// Waits until the credentials of an open stream are not good any more, and says why. For ever where
+    /// credentials do not matter.
+    pub async fn end_of(&self, shown: &Shown, verified: Option<Verified>) -> Refusal {
+        let (Self::Credentials(accepted), Some(mut verified)) = (self, verified) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let left = verified.expires.duration_since(SystemTime::now()).unwrap_or_default();
+            let pause = jittered(accepted.review_interval);
+            tokio::time::sleep(left.min(pause)).await;
+            if left <= pause {
+                return Refusal::Expired { by: verified.by };
             }
-            (_, Some(identity)) | (Some(identity), None) => Ok(identity),
-            (None, None) => Err(Refusal::NodeId(node.id.clone())),
+            match accepted.verify(shown, Look::Again).await {
+                Ok(again) if again.identity == verified.identity => verified = again,
+                Ok(again) => {
+                    let (identity, by, claimed) =
+                        (verified.identity, verified.by, again.identity.to_string());
+                    return Refusal::OtherIdentity { identity, by, claimed };
+                }
+                // It was good a moment ago, and it ends when it expires.
+                Err(Refusal::Unavailable(_)) => {}
+                Err(refusal) => return Refusal::Revoked(Box::new(refusal)),
+            }
         }
     }
 }
 
-/// `<anything>.<service account>.<namespace>`; what comes before may have dots, the rest not.
-fn by_id(id: &str) -> Option<(&str, &str)> {
-    let (rest, namespace) = id.rsplit_once('.')?;
-    let (proxy, service_account) = rest.rsplit_once('.')?;
-    (!proxy.is_empty()).then_some((service_account, namespace))
-}
-
-fn by_metadata(node: &Node) -> Option<(&str, &str)> {
-    let fields = &node.metadata.as_ref()?.fields;
-    let text = |key| match fields.get(key)?.kind.as_ref()? {
-        Kind::StringValue(text) => Some(text.as_str()),
-        Kind::NullValue(_)
-        | Kind::NumberValue(_)
-        | Kind::BoolValue(_)
-        | Kind::StructValue(_)
-        | Kind::ListValue(_) => None,
-    };
-    Some((text("SERVICE_ACCOUNT")?, text("NAMESPACE")?))
-}
-
-#[cfg(test)]
-mod tests {
-    use envoy_types::pb::google::protobuf::{Struct, Value};
-
-    use super::*;
-
-    fn node(id: &str, metadata: &[(&str, &str)]) -> Node {
-        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-        let fields = metadata.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
-        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() }
-    }
-
-    #[test]
-    fn who_is_who() {
-        let meta: &[_] = &[("NAMESPACE", "ns"), ("SERVICE_ACCOUNT", "sa")];
-        for (id, metadata, expected) in [
-            ("pod-1.sa.ns", &[][..], Ok("ns/sa")),
-            ("a.b.c.sa.ns", &[], Ok("ns/sa")),
-            ("whatever", meta, Ok("ns/sa")),
-            ("pod.sa.ns", meta, Ok("ns/sa")),
-            ("pod.other.ns", meta, Err("node id `pod.other.ns` says ns/other, its metadata say ns/sa")),
-            (
-                "sa.ns",
-                &[],
-                Err("node id `sa.ns` is not of the form `<anything>.<service account>.<namespace>`"),
-            ),
-            (
-                ".sa.ns",
-                &[],
-                Err("node id `.sa.ns` is not of the form `<anything>.<service account>.<namespace>`"),
-            ),
-            ("", &[], Err("node id `` is not of the form `<anything>.<service account>.<namespace>`")),
-        ] {
-            let found = NodeIdentity.identify(&node(id, metadata));
-            assert_eq!(
-                found.map(|i| i.to_string()).map_err(|e| e.to_string()),
-                expected.map(str::to_owned).map_err(str::to_owned),
-                "{id}"
-            );
+impl Accepted {
+    async fn verify(&self, shown: &Shown, look: Look) -> Result<Verified, Refusal> {
+        let by_certificate = match (&self.certificates, &shown.certificates) {
+            (Some(certificates), Some(chain)) => Some(certificates.verify(chain)?),
+            _ => None,
+        };
+        let by_token = match (&self.tokens, shown.authorization.as_slice()) {
+            (Some(tokens), [authorization]) => Some(tokens.verify(authorization, look).await?),
+            (Some(_), [_, _, ..]) => return Err(TokenError::Several.into()),
+            _ => None,
+        };
+        match (by_certificate, by_token) {
+            (Some(certificate), Some(token)) if certificate.identity != token.identity => {
+                Err(Refusal::Disagreement { by_certificate: certificate.identity, by_token: token.identity })
+            }
+            (Some(certificate), Some(token)) => Ok(Verified {
+                identity: token.identity,
+                by: "certificate and token",
+                expires: certificate.expires.min(token.expires),
+            }),
+            (Some(verified), None) | (None, Some(verified)) => Ok(verified),
+            (None, None) => Err(Refusal::NoCredentials),
         }
-        assert!(NodeIdentity.identify(&node("pod.SA.ns", &[])).is_err());
     }
+}
+
+/// A time between four and six fifths of this one, so that streams that began together do not ask together.
+fn jittered(time: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    // Every state of this kind is another one.
+    let chance = u32::try_from(RandomState::new().hash_one(()) % 401).unwrap_or_default();
+    time * (800 + chance) / 1000
 }

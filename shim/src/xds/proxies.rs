@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use serde::Serialize;
 
 use super::session::Event;
@@ -68,14 +70,21 @@ pub struct Rejection {
 pub struct Counts {
     /// Streams that were opened.
     pub streams: AtomicU64,
-    /// Streams that were refused, for want of an identity.
-    pub refused: AtomicU64,
+    /// Streams that were refused or cut, by `reason`.
+    pub refused: Family<[(&'static str, &'static str); 1], Counter>,
     /// Responses that were sent.
     pub sent: AtomicU64,
     /// Responses that were acknowledged.
     pub acknowledged: AtomicU64,
     /// Responses that were rejected.
     pub rejected: AtomicU64,
+}
+
+impl Counts {
+    /// A stream was refused or cut.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
 }
 
 /// All proxies.

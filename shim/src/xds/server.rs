@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use egress_policy::Identity;
@@ -17,15 +16,21 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use futures::Stream;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::identify::{Identify, Refusal};
+use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
 use crate::snapshot::Snapshot;
+use crate::tls::{self, ServerTls};
+
+/// How long a stream may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// When a connection takes no new streams. A stream that ends with its certificate must not come back by the
+/// connection of that certificate.
+const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// Where snapshots come from.
 pub trait Snapshots: Send + Sync + 'static {
@@ -35,13 +40,13 @@ pub trait Snapshots: Send + Sync + 'static {
 
 /// The service.
 #[derive(Debug)]
-pub struct Server<S, I> {
+pub struct Server<S> {
     snapshots: Arc<S>,
-    identify: Arc<I>,
+    identify: Arc<Identification>,
     proxies: Arc<Proxies>,
 }
 
-impl<S, I> Clone for Server<S, I> {
+impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
         let Self { snapshots, identify, proxies } = self;
         Self {
@@ -87,77 +92,127 @@ macro_rules! session {
 session!(Sotw, DiscoveryRequest, DiscoveryResponse, Protocol::Sotw);
 session!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Protocol::Delta);
 
-impl<S: Snapshots, I: Identify> Server<S, I> {
+impl<S: Snapshots> Server<S> {
     /// A service of these snapshots.
-    pub fn new(snapshots: Arc<S>, identify: Arc<I>, proxies: Arc<Proxies>) -> Self {
+    pub fn new(snapshots: Arc<S>, identify: Arc<Identification>, proxies: Arc<Proxies>) -> Self {
         Self { snapshots, identify, proxies }
     }
 
-    /// Serves until `stop` resolves.
+    /// Serves until `stop` resolves: over TLS, if there is any.
     ///
     /// # Errors
     /// When the transport fails.
     pub async fn serve(
         self,
         listener: TcpListener,
+        tls: Option<ServerTls>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
         let service = AggregatedDiscoveryServiceServer::new(self)
             // A policy of a hundred thousand hosts, twice, and the module.
             .max_encoding_message_size(256 << 20);
-        tonic::transport::Server::builder()
+        let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_connection_age(CONNECTION_AGE)
             .tcp_nodelay(true)
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
-            .await
+            .add_service(service);
+        match tls {
+            Some(tls) => {
+                let incoming = tls::incoming(listener, tls, ServerTls::xds);
+                router.serve_with_incoming_shutdown(incoming, stop).await
+            }
+            None => router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await,
+        }
+    }
+
+    fn refuse(&self, shown: &Shown, refusal: &Refusal) -> Status {
+        self.proxies.counts.refused(refusal.reason());
+        tracing::warn!(peer = %shown.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+        Status::from(refusal)
     }
 
     async fn open<T: Session>(
         &self,
-        mut requests: Streaming<T::Request>,
+        request: Request<Streaming<T::Request>>,
     ) -> Result<Response<Answers<T::Response>>, Status> {
-        let refuse = |refusal: Refusal| {
-            self.proxies.counts.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(error = %refusal, "proxy refused");
-            Status::unauthenticated(refusal.to_string())
-        };
-        let first = requests
-            .message()
-            .await?
+        let shown = shown(&request);
+        let mut requests = request.into_inner();
+        let refuse = |refusal: Refusal| self.refuse(&shown, &refusal);
+        let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
+        let first = tokio::time::timeout(PATIENCE, requests.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded(format!("no request within {PATIENCE:?}")))??
             .ok_or_else(|| Status::invalid_argument("a stream without a request"))?;
-        // Only the first message has a node.
+        // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
-        let identity = self.identify.identify(&node).map_err(refuse)?;
+        let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        let by = verified.as_ref().map_or("node id", |verified| verified.by);
         let (answers, receiver) = mpsc::channel(4);
         let span = tracing::info_span!("proxy", node = %node.id, %identity);
         let server = self.clone();
         tokio::spawn(
             async move {
-                tracing::info!("connected");
+                tracing::info!(peer = %shown.peer(), by, "connected");
                 let registration = server.proxies.register(&node, &identity, T::PROTOCOL);
                 let snapshots = server.snapshots.subscribe(&identity);
-                if let Err(status) = talk::<T>(first, requests, snapshots, &registration, &answers).await {
-                    tracing::info!(error = %status.message(), "stream broke");
+                let talk = talk::<T>(&node, first, requests, snapshots, &registration, &answers);
+                let ended = tokio::select! {
+                    ended = talk => ended,
+                    refusal = server.identify.end_of(&shown, verified) => Err(End::Refused(refusal)),
+                };
+                match ended {
+                    Ok(()) => {}
+                    Err(End::Broken(status)) => tracing::info!(error = %status.message(), "stream broke"),
+                    Err(End::Refused(refusal)) => {
+                        let status = server.refuse(&shown, &refusal);
+                        // A proxy that has not read what came before does not get to know why.
+                        let _ = answers.try_send(Err(status));
+                    }
                 }
                 tracing::info!("disconnected");
             }
             .instrument(span),
         );
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(Ok))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// What a stream shows of who is behind it.
+fn shown<T>(request: &Request<T>) -> Shown {
+    let authorization = request.metadata().get_all("authorization").iter();
+    Shown {
+        address: request.remote_addr(),
+        certificates: request.peer_certs(),
+        // What is no text is not one of ours, and is refused as such.
+        authorization: authorization
+            .map(|value| Authorization(value.to_str().unwrap_or_default().to_owned()))
+            .collect(),
+    }
+}
+
+/// Why a stream ended, if not because the proxy went.
+enum End {
+    Broken(Status),
+    Refused(Refusal),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Broken(status)
     }
 }
 
 /// One stream until it ends. A proxy that does not read only makes itself wait, and then gets the
 /// newest snapshot.
 async fn talk<T: Session>(
+    node: &Node,
     first: T::Request,
     mut requests: Streaming<T::Request>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     registration: &Registration<'_>,
-    answers: &mpsc::Sender<T::Response>,
-) -> Result<(), Status> {
+    answers: &mpsc::Sender<Result<T::Response, Status>>,
+) -> Result<(), End> {
     let mut session = T::default();
     let mut snapshot = Arc::clone(&snapshots.borrow_and_update());
     let mut next = Some(first);
@@ -169,13 +224,19 @@ async fn talk<T: Session>(
         log(&events);
         registration.record(&events, snapshot.document_version());
         for response in responses {
-            if answers.send(response).await.is_err() {
+            if answers.send(Ok(response)).await.is_err() {
                 return Ok(());
             }
         }
         tokio::select! {
             request = requests.message() => match request? {
-                Some(request) => next = Some(request),
+                Some(request) => {
+                    if let Some(now) = T::node(&request).map(|now| &now.id).filter(|now| **now != node.id) {
+                        let (first, now) = (node.id.clone(), now.clone());
+                        return Err(End::Refused(Refusal::NodeChanged { first, now }));
+                    }
+                    next = Some(request);
+                }
                 None => return Ok(()),
             },
             changed = snapshots.changed() => match changed {
@@ -206,7 +267,7 @@ fn log(events: &[Event]) {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl<S: Snapshots, I: Identify> AggregatedDiscoveryService for Server<S, I> {
+impl<S: Snapshots> AggregatedDiscoveryService for Server<S> {
     type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
     type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
 
@@ -214,13 +275,13 @@ impl<S: Snapshots, I: Identify> AggregatedDiscoveryService for Server<S, I> {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Sotw>(request.into_inner()).await
+        self.open::<Sotw>(request).await
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request.into_inner()).await
+        self.open::<Delta>(request).await
     }
 }

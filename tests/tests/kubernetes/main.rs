@@ -2,6 +2,7 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod inject;
 mod replicas;
 mod scale;
 mod source;

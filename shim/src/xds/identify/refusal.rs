@@ -1,0 +1,121 @@
+//! Why a proxy is told nothing, or nothing more.
+
+use egress_policy::{Identity, IdentityError};
+use tonic::{Code, Status};
+
+use super::certificate::CertificateError;
+use super::token::TokenError;
+
+/// Why a proxy is told nothing, or nothing more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is nothing that counts.
+    #[error(
+        "the stream shows no credentials that count here: give Envoy a bootstrap of `osm-egress bootstrap` with \
+         `--token-file` or `--client-cert`"
+    )]
+    NoCredentials,
+    /// The certificate says nothing that counts.
+    #[error("client certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The token is not good.
+    #[error("token: {0}")]
+    Token(#[from] TokenError),
+    /// Nobody can say whether it is good.
+    #[error("tokens cannot be reviewed now: {0}")]
+    Unavailable(String),
+    /// Two credentials of two identities.
+    #[error("the client certificate is of {by_certificate}, the token of {by_token}")]
+    Disagreement {
+        /// Whose certificate it is.
+        by_certificate: Identity,
+        /// Whose token it is.
+        by_token: Identity,
+    },
+    /// Somebody asks for what is another's.
+    #[error("{identity} (by {by}) asks for what is of {claimed}")]
+    OtherIdentity {
+        /// Who asks.
+        identity: Identity,
+        /// What says so.
+        by: &'static str,
+        /// For whom, as it says.
+        claimed: String,
+    },
+    /// Somebody becomes another in the middle of a stream.
+    #[error("the node of a stream cannot change: it was `{first}`, and is `{now}`")]
+    NodeChanged {
+        /// The id of the first message.
+        first: String,
+        /// The id of this one.
+        now: String,
+    },
+    /// The first message of a stream must say who is there.
+    #[error("the first request of the stream has no node")]
+    NoNode,
+    /// The node id does not end in service account and namespace.
+    #[error("node id `{0}` is not of the form `<anything>.<service account>.<namespace>`")]
+    NodeId(String),
+    /// The node's metadata and its id name different identities.
+    #[error("node id `{id}` says {by_id}, its metadata say {by_metadata}")]
+    Contradiction {
+        /// The node id.
+        id: String,
+        /// The identity in it.
+        by_id: Identity,
+        /// The identity in the metadata.
+        by_metadata: Identity,
+    },
+    /// A name in it is no Kubernetes name.
+    #[error("node id `{0}`: {1}")]
+    Name(String, #[source] IdentityError),
+    /// The credentials of an open stream are at their end.
+    #[error("the {by} expired: Envoy connects again with a new one")]
+    Expired {
+        /// Which.
+        by: &'static str,
+    },
+    /// The credentials of an open stream are not good any more.
+    #[error("the credentials are not good any more: {0}")]
+    Revoked(Box<Self>),
+}
+
+impl Refusal {
+    /// In one word, for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no-credentials",
+            Self::Certificate(_) => "certificate",
+            Self::Token(_) => "token",
+            Self::Unavailable(_) => "unavailable",
+            Self::Disagreement { .. } => "credentials-disagree",
+            Self::OtherIdentity { .. } => "other-identity",
+            Self::NodeChanged { .. } => "node-changed",
+            Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
+            Self::Expired { .. } => "expired",
+            Self::Revoked(_) => "revoked",
+        }
+    }
+}
+
+impl From<&Refusal> for Status {
+    fn from(refusal: &Refusal) -> Self {
+        let code = match refusal {
+            Refusal::Unavailable(_) => Code::Unavailable,
+            Refusal::Disagreement { .. } | Refusal::OtherIdentity { .. } | Refusal::NodeChanged { .. } => {
+                Code::PermissionDenied
+            }
+            Refusal::NoCredentials
+            | Refusal::Certificate(_)
+            | Refusal::Token(_)
+            | Refusal::NoNode
+            | Refusal::NodeId(_)
+            | Refusal::Contradiction { .. }
+            | Refusal::Name(..)
+            | Refusal::Expired { .. }
+            | Refusal::Revoked(_) => Code::Unauthenticated,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
