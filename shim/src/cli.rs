@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod check;
+mod compile;
 mod inject;
 mod install;
 mod iptables;
@@ -23,6 +24,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::compile::Compile;
 use self::inject::Inject;
 use self::install::Install;
 use self::iptables::Iptables;
@@ -59,6 +61,9 @@ enum Command {
     /// Say what is wrong with a folder of manifests; exit code 1 if anything is.
     #[command(after_help = "Example:\n  osm-egress check manifests")]
     Check(Check),
+    /// Print the policy document of one identity, for an Envoy without our control plane.
+    #[command(after_help = "Example:\n  osm-egress compile manifests --identity curl/curl > policy.json")]
+    Compile(Compile),
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
@@ -162,6 +167,7 @@ impl Cli {
             Command::Serve(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Bootstrap(args) => print(&args.bootstrap()?.to_string()),
             Command::Check(args) => args.run(),
+            Command::Compile(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Install(args) => args.run(false).map(|()| ExitCode::SUCCESS),
             Command::Upgrade(args) => args.run(true).map(|()| ExitCode::SUCCESS),

@@ -15,6 +15,7 @@ use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Form, Pod, ensure_capable};
 use egress_tests::origin::ADDRESS_HEADER;
 use egress_tests::shim;
+use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
 
 #[test]
@@ -88,6 +89,25 @@ fn envoy_with_delta() -> Result<()> {
 #[test]
 fn envoy_in_the_routed_form() -> Result<()> {
     through_envoy(false, Form::Routed)
+}
+
+/// The same decisions without a control plane: `envoy/standalone.yaml` with the corpus' policies in it.
+#[test]
+fn standalone() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let standalone = Standalone::new()?;
+    for corpus in corpus::all()? {
+        let pod = world.pod()?;
+        let envoy = Envoy::start(&pod, &standalone.with(&corpus.document()?)?, 1)
+            .with_context(|| corpus.name.clone())?;
+        let mut decided = 0;
+        for case in &corpus.cases {
+            check(&world, &pod, &envoy, &corpus, case, &mut decided)
+                .with_context(|| format!("{}: {}", corpus.name, case.name))?;
+        }
+    }
+    Ok(())
 }
 
 fn through_envoy(delta: bool, form: Form) -> Result<()> {
