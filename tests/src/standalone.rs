@@ -38,7 +38,8 @@ impl Standalone {
         }
         replace("target/egress_filter.wasm", &module.path().to_string_lossy())?;
         let family = "dns_lookup_family: V4_PREFERRED";
-        let kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+        let kind =
+            "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
         let resolver = format!(
             "{family}\n            typed_dns_resolver_config: {{name: envoy.network.dns_resolver.cares, typed_config: \
              {{\"@type\": {kind}, resolvers: [{{socket_address: {{address: {NAME_SERVER}, port_value: 53}}}}]}}}}"
@@ -62,7 +63,8 @@ impl Standalone {
         let mut text = self.text.clone();
         for plugin in ["network", "http"] {
             let start = format!("{{\"plugin\": \"{plugin}\"");
-            let start = text.find(&start).with_context(|| format!("there is no configuration of `{plugin}`"))?;
+            let start =
+                text.find(&start).with_context(|| format!("there is no configuration of `{plugin}`"))?;
             let end = text[start..].find("]}}").context("the configuration has no end")? + 3;
             let config = serde_json::json!({
                 "plugin": plugin, "version": document.version, "policy": document,
@@ -71,7 +73,8 @@ impl Standalone {
         }
         if document.mode == Mode::Passthrough {
             let clusters = "  clusters:\n";
-            let passthrough = "  - {name: passthrough-outbound, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}\n";
+            let passthrough =
+                "  - {name: passthrough-outbound, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}\n";
             ensure!(text.matches(clusters).count() == 1, "where are the clusters?");
             text = text.replace(clusters, &format!("{clusters}{passthrough}"));
         }

@@ -55,8 +55,7 @@ impl Compile {
         for own in compiled.clusters(&self.identity) {
             eprintln!("note: the document leads to a cluster of its own, `{}`: define it", own.name);
         }
-        let wrapped =
-            |plugin: Plugin| serde_json::json!({"plugin": plugin, "version": document.version, "policy": *document});
+        let wrapped = |plugin: Plugin| serde_json::json!({"plugin": plugin, "version": document.version, "policy": *document});
         let text = match self.output {
             Form::Json => serde_json::to_string_pretty(&*document)?,
             Form::Network => wrapped(Plugin::Network).to_string(),
