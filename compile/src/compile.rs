@@ -17,11 +17,11 @@ mod upstream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use egress_policy::{ApiVersion, Document, Identity, InMesh, Mode, Rule};
+use egress_policy::{ApiVersion, Document, Identity, Mode, Rule};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use self::in_mesh::Mesh;
+use self::in_mesh::{Mesh, View};
 use self::issues::Issues;
 use self::mesh::Modes;
 pub use self::upstream::{Limits, OwnCluster};
@@ -100,7 +100,7 @@ impl Compiled {
     pub fn document(&self, identity: &Identity) -> Arc<Document> {
         self.documents.get(identity).map_or_else(
             || {
-                let in_mesh = self.mesh.for_identity(identity);
+                let in_mesh = self.mesh.view(identity);
                 Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new(), &[], in_mesh))
             },
             Arc::clone,
@@ -133,6 +133,10 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
 
     let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
     let mesh = in_mesh::mesh(&objects, options, modes.permissive(), &mut compiler);
+    let mesh = match previous {
+        Some(previous) => mesh.sharing(&previous.mesh),
+        None => mesh,
+    };
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
     let mut policies = egress::policies(&objects, &groups, &settings);
@@ -152,13 +156,13 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .map(|(identity, rules)| {
             let mode = modes.of(&identity);
             let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
-            let in_mesh = mesh.for_identity(&identity);
+            let in_mesh = mesh.view(&identity);
             let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
             let former = previous.and_then(|p| p.documents.get(&identity).zip(Some(p.clusters(&identity))));
             let former = former.filter(|(document, named)| {
                 document.mode == mode
                     && document.rules.iter().eq(rules.iter().copied())
-                    && document.in_mesh == in_mesh
+                    && document.in_mesh == in_mesh.services
                     && *named == clusters
             });
             let document = former.map_or_else(
@@ -208,20 +212,24 @@ fn document(
     mode: Mode,
     rules: &BTreeSet<&Rule>,
     clusters: &[OwnCluster],
-    in_mesh: Vec<InMesh>,
+    in_mesh: &View,
 ) -> Document {
-    let mut hash = HashWriter(Sha256::new());
-    // Writing into a hash cannot fail, and these types always have a JSON form.
-    let _ = serde_json::to_writer(&mut hash, &(identity, mode, rules, clusters, &in_mesh));
-    let digest = hash.0.finalize();
     Document {
         api_version: ApiVersion::V1,
         identity: identity.clone(),
-        version: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+        version: digest(&(identity, mode, rules, clusters, &in_mesh.digest)),
         mode,
         rules: rules.iter().copied().cloned().collect(),
-        in_mesh,
+        in_mesh: Arc::clone(&in_mesh.services),
     }
+}
+
+/// The first 16 hexadecimal digits of a SHA-256 over the JSON form.
+fn digest(value: &impl Serialize) -> String {
+    let mut hash = HashWriter(Sha256::new());
+    // Writing into a hash cannot fail, and what is written here always has a JSON form.
+    let _ = serde_json::to_writer(&mut hash, value);
+    hash.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct HashWriter(Sha256);

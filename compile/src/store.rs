@@ -1,7 +1,7 @@
 //! What all files say together. A plain value: no I/O, and cheap to clone.
 //!
-//! Every file's contribution is replaced as a whole. A file that cannot be read keeps what it said
-//! before, and its problems are kept beside that.
+//! Every file's contribution is replaced as a whole. What cannot be read keeps what it said before, or says
+//! nothing, as its source decides; its problems are kept beside that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,8 +36,10 @@ pub struct FileUpdate {
 pub enum Change {
     /// It says this now.
     Read(Parsed),
-    /// It cannot be read, for these reasons.
+    /// It cannot be read, for these reasons; what it said before counts.
     Unreadable(Vec<Problem>),
+    /// It cannot be read, for these reasons; what it said before does not count.
+    Void(Vec<Problem>),
     /// It is gone.
     Removed,
 }
@@ -76,6 +78,7 @@ impl Store {
                 let before = before.cloned().unwrap_or_default();
                 File { errors: problems.into(), ..before }
             }
+            Change::Void(problems) => File { errors: problems.into(), ..File::default() },
             Change::Removed => return self.files.remove(&file).is_some(),
         };
         if before == Some(&after) {

@@ -6,6 +6,7 @@ mod read;
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,14 @@ pub struct Document {
     /// What is allowed. Rules only add permission; their order decides which of several is named.
     pub rules: Vec<Rule>,
     /// Destinations in the mesh. They are not egress: rules and modes neither open nor close them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub in_mesh: Vec<InMesh>,
+    // Shared, because most identities of a mesh see the same.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<InMesh>"))]
+    pub in_mesh: Arc<[InMesh]>,
+}
+
+fn is_empty(services: &Arc<[InMesh]>) -> bool {
+    services.is_empty()
 }
 
 /// A service of the mesh.

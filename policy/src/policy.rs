@@ -121,7 +121,7 @@ impl Policy {
         for rule in rules {
             policy.add(rule)?;
         }
-        for service in in_mesh {
+        for service in in_mesh.iter() {
             policy.add_service(service);
         }
         Ok(policy)
@@ -170,18 +170,19 @@ impl Policy {
     }
 
     /// Of two services with the same address and port one that is refused counts.
-    fn add_service(&mut self, service: InMesh) {
+    fn add_service(&mut self, service: &InMesh) {
         let InMesh { service, addresses, ports, allowed } = service;
         let number = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
         for address in addresses {
-            for port in &ports {
+            for port in ports {
                 let key = (address.get(), port.get());
                 if !allowed || !self.in_mesh.contains_key(&key) {
                     self.in_mesh.insert(key, number);
                 }
             }
         }
-        self.services.push(Service { id: RuleId { policy: service, name: "Service".to_owned() }, allowed });
+        let id = RuleId { policy: service.clone(), name: "Service".to_owned() };
+        self.services.push(Service { id, allowed: *allowed });
     }
 
     /// Whose policy this is.

@@ -27,7 +27,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use crate::snapshot::{Resource, Snapshot, type_url};
+use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
 /// The names that other parts of the system know. The first three are Open Service Mesh's.
 pub mod name {
@@ -98,6 +98,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Generator {
     settings: Settings,
+    module: Option<Shared>,
     constant: Vec<(&'static str, Arc<Resource>)>,
     passthrough: Arc<Resource>,
 }
@@ -122,6 +123,10 @@ impl Generator {
         Self {
             constant: listeners.chain(clusters).collect(),
             passthrough: resource(passthrough.name.clone(), &passthrough),
+            module: match &settings.module {
+                Module::Inline(bytes) => Some(Shared::new(bytes.clone())),
+                Module::File(_) => None,
+            },
             settings,
         }
     }
@@ -129,8 +134,14 @@ impl Generator {
     /// What the proxies of the document's identity get; `own` are the clusters that it names.
     #[must_use]
     pub fn snapshot(&self, document: &Document, own: &[OwnCluster]) -> Snapshot {
-        let plugins = plugins::both(document, &self.settings)
-            .map(|plugin| (type_url::EXTENSION, resource(plugin.name.clone(), &plugin)));
+        let plugins = plugins::both(document, &self.settings).map(|plugin| {
+            let (name, body) = (plugin.name.clone(), any(&plugin));
+            let resource = match &self.module {
+                Some(module) => Resource::around(name, body, module),
+                None => Resource::new(name, body),
+            };
+            (type_url::EXTENSION, Arc::new(resource))
+        });
         let passthrough = match document.mode {
             Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
             Mode::Enforce | Mode::Audit => None,
@@ -194,7 +205,7 @@ mod tests {
             version: version.to_owned(),
             mode,
             rules: vec![],
-            in_mesh: vec![],
+            in_mesh: [].into(),
         }
     }
 

@@ -32,6 +32,9 @@ pub const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53));
 /// The control plane.
 pub const CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
 
+/// Another one.
+pub const SECOND_CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 4));
+
 /// A world.
 #[derive(Debug)]
 pub struct World {
@@ -52,7 +55,8 @@ impl World {
     /// When this process may not make one.
     pub fn new() -> Result<Self> {
         let origins = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
-        let outside = Outside::new(&[&origins[..], &[NAME_SERVER, CONTROL_PLANE]].concat())?;
+        let outside =
+            Outside::new(&[&origins[..], &[NAME_SERVER, CONTROL_PLANE, SECOND_CONTROL_PLANE]].concat())?;
         let origins = Origins::start(&outside.netns)?;
         let dns = Dns::start(&outside.netns, SocketAddr::new(NAME_SERVER, 53))?;
         dns.set("httpbin.org", &[HTTPBIN]);

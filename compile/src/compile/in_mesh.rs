@@ -2,21 +2,48 @@
 //! rule: permissive mode, else TrafficTargets, which are decided by the destination's port here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use egress_policy::{Address, Identity, InMesh, Port};
 
 use super::issues::Issues;
-use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects};
+use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
 use crate::manifest::spec::{Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
 /// What the mesh says of its own services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mesh {
-    permissive: bool,
-    services: Vec<MeshService>,
-    /// Who may connect to which service account, on which port.
-    targets: BTreeMap<Identity, BTreeSet<(Identity, Option<Port>)>>,
+    /// As they are for identities that no TrafficTarget names as a source: for most.
+    common: View,
+    /// As they are for the others.
+    own: BTreeMap<Identity, View>,
+}
+
+/// The services as they are for an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) services: Arc<[InMesh]>,
+    /// Stands for the services in versions, so that a thousand of them are not read again for each identity.
+    pub(super) digest: String,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+impl View {
+    fn new(services: Vec<InMesh>) -> Self {
+        Self { digest: digest(&services), services: services.into() }
+    }
+
+    fn share(&mut self, before: &Self) {
+        if self == before {
+            self.services = Arc::clone(&before.services);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -27,30 +54,22 @@ struct MeshService {
     accounts: BTreeSet<Identity>,
 }
 
+/// Who may connect to which service account, on which port.
+type Targets = BTreeMap<Identity, BTreeSet<(Identity, Option<Port>)>>;
+
 impl Mesh {
     /// The services as they are for one identity.
-    pub(super) fn for_identity(&self, identity: &Identity) -> Vec<InMesh> {
-        let targets = self.targets.get(identity);
-        let may = |service: &MeshService, port: Port| {
-            self.permissive
-                || targets.is_some_and(|targets| {
-                    targets.iter().any(|(account, only)| {
-                        service.accounts.contains(account) && only.is_none_or(|only| only == port)
-                    })
-                })
-        };
-        let mut entries = Vec::new();
-        for service in &self.services {
-            for allowed in [true, false] {
-                let ports: Vec<Port> =
-                    service.ports.iter().copied().filter(|port| may(service, *port) == allowed).collect();
-                if !ports.is_empty() {
-                    let (service, addresses) = (service.name.clone(), service.addresses.clone());
-                    entries.push(InMesh { service, addresses, ports, allowed });
-                }
-            }
+    pub(super) fn view(&self, identity: &Identity) -> &View {
+        self.own.get(identity).unwrap_or(&self.common)
+    }
+
+    /// With the very values of before where they are equal: comparing them then costs nothing.
+    pub(super) fn sharing(mut self, before: &Self) -> Self {
+        self.common.share(&before.common);
+        for (identity, view) in &mut self.own {
+            view.share(before.view(identity));
         }
-        entries
+        self
     }
 }
 
@@ -68,24 +87,86 @@ pub(super) fn mesh(
         .filter(|object| label(object).as_deref() == Some(options.mesh_name.as_str()))
         .map(|object| object.reference.name.as_str())
         .collect();
-    let mut mesh = Mesh { permissive, ..Mesh::default() };
+    let behind = Behind::new(objects);
+    let mut services = Vec::new();
+    let mut targets = Targets::new();
     for (reference, object) in objects {
         if let Body::Service(spec) = &object.body
             && monitored.contains(reference.namespace.as_str())
         {
-            mesh.services.extend(service(reference, spec, objects));
+            services.extend(service(reference, spec, &behind));
         }
         if let Body::TrafficTarget(spec) = &object.body {
-            target(object, spec, &mut mesh, compiler);
+            target(object, spec, &mut targets, compiler);
         }
     }
-    mesh
+    let common = View::new(entries(&services, |_, _| permissive));
+    if permissive {
+        return Mesh { common, own: BTreeMap::new() };
+    }
+    let own = targets.into_iter().map(|(identity, targets)| {
+        let may = |service: &MeshService, port: Port| {
+            targets.iter().any(|(account, only)| {
+                service.accounts.contains(account) && only.is_none_or(|only| only == port)
+            })
+        };
+        (identity, View::new(entries(&services, may)))
+    });
+    Mesh { common, own: own.collect() }
+}
+
+fn entries(services: &[MeshService], may: impl Fn(&MeshService, Port) -> bool) -> Vec<InMesh> {
+    let mut entries = Vec::new();
+    for service in services {
+        for allowed in [true, false] {
+            let ports: Vec<Port> =
+                service.ports.iter().copied().filter(|port| may(service, *port) == allowed).collect();
+            if !ports.is_empty() {
+                let (service, addresses) = (service.name.clone(), service.addresses.clone());
+                entries.push(InMesh { service, addresses, ports, allowed });
+            }
+        }
+    }
+    entries
+}
+
+/// What may be behind services, found by where it is.
+#[derive(Default)]
+struct Behind<'s> {
+    /// By namespace.
+    workloads: BTreeMap<&'s str, Vec<&'s Workload>>,
+    /// By namespace and the name of the service.
+    endpoints: BTreeMap<(&'s str, &'s str), Vec<&'s Endpoints>>,
+}
+
+impl<'s> Behind<'s> {
+    fn new(objects: &Objects<'s>) -> Self {
+        let mut behind = Self::default();
+        for (reference, object) in objects {
+            let namespace = reference.namespace.as_str();
+            if let Body::Workload(_, workload) = &object.body {
+                behind.workloads.entry(namespace).or_default().push(workload);
+            }
+            if let Body::Endpoints(_, endpoints) = &object.body {
+                let service = if reference.kind == Kind::EndpointSlice {
+                    let labels = object.metadata.labels.as_ref();
+                    labels
+                        .and_then(|labels| labels.get("kubernetes.io/service-name"))
+                        .map_or("", String::as_str)
+                } else {
+                    reference.name.as_str()
+                };
+                behind.endpoints.entry((namespace, service)).or_default().push(endpoints);
+            }
+        }
+        behind
+    }
 }
 
 /// The service's own addresses, or those of its pods where it has none.
-fn service(reference: &ObjectRef, spec: &Service, objects: &Objects<'_>) -> Vec<MeshService> {
+fn service(reference: &ObjectRef, spec: &Service, behind: &Behind<'_>) -> Vec<MeshService> {
     let ObjectRef { kind: _, namespace, name } = reference;
-    let accounts = accounts(namespace, spec, objects);
+    let accounts = accounts(namespace, spec, behind);
     let made = |addresses: Vec<Address>, ports: Vec<Port>| {
         let service =
             MeshService { name: format!("{namespace}/{name}"), addresses, ports, accounts: accounts.clone() };
@@ -97,22 +178,11 @@ fn service(reference: &ObjectRef, spec: &Service, objects: &Objects<'_>) -> Vec<
         let own = own.into_iter().collect();
         return made(own, ports(spec.ports.as_deref())).into_iter().collect();
     }
-    let mut found = Vec::new();
-    for (other, object) in objects {
-        let Body::Endpoints(_, endpoints) = &object.body else { continue };
-        let of = if other.kind == Kind::EndpointSlice {
-            let labels = object.metadata.labels.as_ref();
-            labels.and_then(|labels| labels.get("kubernetes.io/service-name")).map_or("", String::as_str)
-        } else {
-            other.name.as_str()
-        };
-        if other.namespace == *namespace && of == name {
-            found.extend(
-                subsets(endpoints).into_iter().filter_map(|(addresses, ports)| made(addresses, ports)),
-            );
-        }
-    }
-    found
+    let endpoints = behind.endpoints.get(&(namespace.as_str(), name.as_str())).into_iter().flatten();
+    endpoints
+        .flat_map(|endpoints| subsets(endpoints))
+        .filter_map(|(addresses, ports)| made(addresses, ports))
+        .collect()
 }
 
 fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
@@ -136,7 +206,7 @@ fn ports(ports: Option<&[ServicePort]>) -> Vec<Port> {
 }
 
 /// The service accounts of the pods that a service selects.
-fn accounts(namespace: &str, spec: &Service, objects: &Objects<'_>) -> BTreeSet<Identity> {
+fn accounts(namespace: &str, spec: &Service, behind: &Behind<'_>) -> BTreeSet<Identity> {
     let selector = spec.selector.clone().unwrap_or_default();
     if selector.is_empty() {
         return BTreeSet::new();
@@ -144,20 +214,14 @@ fn accounts(namespace: &str, spec: &Service, objects: &Objects<'_>) -> BTreeSet<
     let selects = |workload: &Workload| {
         selector.iter().all(|(key, value)| workload.labels.get(key).is_some_and(|other| other == value))
     };
-    objects
-        .iter()
-        .filter(|(reference, _)| reference.namespace == namespace)
-        .filter_map(
-            |(_, object)| {
-                if let Body::Workload(_, workload) = &object.body { Some(workload) } else { None }
-            },
-        )
+    let workloads = behind.workloads.get(namespace).into_iter().flatten();
+    workloads
         .filter(|workload| selects(workload))
         .filter_map(|workload| Identity::new(namespace, &workload.service_account).ok())
         .collect()
 }
 
-fn target(object: &Object, spec: &TrafficTarget, mesh: &mut Mesh, compiler: &mut Compiler) {
+fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler: &mut Compiler) {
     let mut issues = Issues::new(object);
     let namespace = &object.reference.namespace;
     let port = match spec.destination.port {
@@ -180,7 +244,7 @@ fn target(object: &Object, spec: &TrafficTarget, mesh: &mut Mesh, compiler: &mut
     for (i, source) in spec.sources.iter().flatten().enumerate() {
         let source = subject(source, namespace, &format!("spec.sources[{i}]"), &mut issues);
         if let (Some(source), Some(destination), Ok(port), true) = (source, &destination, port, may) {
-            mesh.targets.entry(source).or_default().insert((destination.clone(), port));
+            targets.entry(source).or_default().insert((destination.clone(), port));
         }
     }
     compiler.describe(issues, 0);

@@ -29,7 +29,7 @@ impl Read<'_> for Document {
             version: version.required()?,
             mode: mode.required()?,
             rules: rules.required()?,
-            in_mesh: in_mesh.or(Vec::new()),
+            in_mesh: in_mesh.or(Vec::new()).into(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! A proxy is who the API server says of its token, whatever its node says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +10,7 @@ use egress_tests::cluster::{Cluster, identified_by_tokens};
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
 use egress_tests::kube::tokens::sign;
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World};
+use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::shim::Shim;
 use egress_tests::wait::wait_for;
@@ -356,15 +356,13 @@ fn without_the_role() -> Result<()> {
     let world = World::new()?;
     let stage = Stage::new(&world)?;
     let own = stage.own();
-    let address: IpAddr = [203, 0, 113, 4].into();
-    world.outside.netns.ip(&format!("addr add {address}/32 dev lo"))?;
     stage.cluster.api.kubectl(
         User::Admin,
         &["patch", "clusterrole", "osm-egress", "--type=json", "-p", WITHOUT_REVIEWS],
     )?;
-    let shim = stage.cluster.launch(User::Shim, address, &stage.flags(&own, &[]))?.ready()?;
+    let shim = stage.cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &stage.flags(&own, &[]))?.ready()?;
     let token = stage.cluster.api.token("curl", "a", AUDIENCE, None)?;
-    let to = SocketAddr::new(address, 15128);
+    let to = SocketAddr::new(SECOND_CONTROL_PLANE, 15128);
     let status = stage.ask_at(to, "p.a.curl", &[&token])?.err().context("it was told something")?;
     ensure!(status.code() == Code::Unavailable && status.message().contains("403"), "{status:?}");
     ensure!(shim.log().contains("cannot create resource \"tokenreviews\""), "{}", shim.log());

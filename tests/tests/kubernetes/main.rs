@@ -3,4 +3,6 @@
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
 mod identity;
+mod replicas;
+mod scale;
 mod source;

@@ -1,5 +1,7 @@
 //! Services of the mesh.
 
+use egress_policy::InMesh;
+
 use super::*;
 
 const MESH: &str = "---

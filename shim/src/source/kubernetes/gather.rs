@@ -1,8 +1,7 @@
 //! What the cluster says, gathered from what happens. A plain value: no I/O.
 //!
 //! INVARIANT(same-state): the store is a function of the objects as they are now, however that was learnt:
-//! by one change after another, by a list, or by both in any order. As with files, there is one exception:
-//! an object that became unreadable keeps what it said before, while it counts.
+//! by one change after another, by a list, or by both in any order. So any number of control planes agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

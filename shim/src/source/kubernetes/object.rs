@@ -72,7 +72,8 @@ pub(super) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
     );
     let change = match parse_value(&file(kind, &key), Value::Object(map)) {
         Ok(parsed) => Change::Read(parsed),
-        Err(problems) => Change::Unreadable(problems),
+        // What a control plane that starts now would not know must not count (decision 25).
+        Err(problems) => Change::Void(problems),
     };
     Item { key, labels, change, status }
 }

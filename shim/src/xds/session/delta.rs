@@ -144,7 +144,7 @@ impl Delta {
                 .map(|resource| WireResource {
                     name: resource.name().to_owned(),
                     version: resource.version().to_owned(),
-                    resource: Some(resource.body().clone()),
+                    resource: Some(resource.body()),
                     ..Default::default()
                 })
                 .collect(),

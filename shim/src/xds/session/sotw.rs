@@ -99,7 +99,7 @@ impl Sotw {
         events.push(Event::Sent { type_url: url.to_owned(), version: version.clone() });
         DiscoveryResponse {
             version_info: version,
-            resources: wanted.values().map(|resource| resource.body().clone()).collect(),
+            resources: wanted.values().map(|resource| resource.body()).collect(),
             type_url: url.to_owned(),
             nonce: known.nonce.clone(),
             ..Default::default()

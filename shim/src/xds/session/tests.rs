@@ -100,7 +100,7 @@ impl SotwProxy {
             self.common.order.push(url);
             self.common.has.retain(|(u, _), _| *u != url);
             for resource in to.of_type(url) {
-                if response.resources.contains(resource.body()) {
+                if response.resources.contains(&resource.body()) {
                     self.common.has.insert((url, known(resource.name())), resource.body().value[0]);
                 }
             }
