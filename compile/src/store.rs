@@ -93,10 +93,22 @@ impl Store {
         self.files.keys()
     }
 
+    /// The objects of one file.
+    #[must_use]
+    pub fn of_file(&self, file: &str) -> &[Arc<Object>] {
+        self.files.get(file).map_or(&[], |file| &file.objects)
+    }
+
     /// Whether there is no object.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.values().all(|file| file.objects.is_empty())
+    }
+
+    /// An object, the first one of its name in the order of files.
+    #[must_use]
+    pub fn object(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
+        self.files.values().flat_map(|file| file.objects.iter()).find(|object| object.reference == *reference)
     }
 
     /// The objects that count. Where files define an object twice, the first one counts.

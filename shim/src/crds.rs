@@ -9,9 +9,10 @@ mod policy;
 mod schema;
 mod smi;
 mod upstream;
-mod yaml;
 
 use serde_json::{Value, json};
+
+use crate::yaml;
 
 /// All definitions, each with the name of its file.
 #[must_use]

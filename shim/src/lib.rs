@@ -9,10 +9,17 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod inject;
+pub mod install;
+pub mod interception;
+pub mod explain;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod tls;
+pub mod webhook;
 pub mod xds;
+
+mod yaml;

@@ -45,6 +45,16 @@ pub const EGRESS_ON: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-s
 /// The other one.
 pub const EGRESS_OFF: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":false}}}'  --type=merge"#;
 
+/// A policy of `curl/curl` in a namespace, with more of its specification.
+#[must_use]
+pub fn policy(namespace: &str, name: &str, more: &str) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
+    )
+}
+
 /// A world and its API server.
 #[derive(Debug)]
 pub struct Cluster<'w> {
@@ -123,7 +133,9 @@ impl<'w> Cluster<'w> {
     /// When it cannot be run.
     pub fn launch(&self, user: User, address: IpAddr, flags: &[&str]) -> Result<Shim<'w>> {
         let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
-        let mut all = vec!["--dns-resolver", &name_server];
+        // All of them run on one host.
+        let replica = format!("at-{}", address.to_string().replace(['.', ':'], "-"));
+        let mut all = vec!["--dns-resolver", &name_server, "--replica-name", &replica];
         all.extend_from_slice(flags);
         let kubeconfig = self.api.kubeconfig(user);
         let source = [OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];

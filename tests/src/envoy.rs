@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::client::{self, Outcome};
 use crate::netns::Pod;
@@ -69,32 +70,64 @@ impl<'p> Envoy<'p> {
     /// # Errors
     /// When it cannot be run.
     pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let arguments =
+            ["--disable-hot-restart", "--log-level", "info", "--component-log-level", "wasm:info"];
+        Self::run(pod, |command, folder| {
+            let path = folder.join("envoy.yaml");
+            fs::write(&path, config)?;
+            command.arg("-c").arg(path).args(arguments).args(["--concurrency", &workers.to_string()]);
+            Ok(())
+        })
+    }
+
+    /// Starts one with these arguments, which need not get ready.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn with_arguments(pod: &'p Pod, arguments: &[String]) -> Result<Self> {
+        Self::run(pod, |command, _| {
+            command.args(arguments);
+            Ok(())
+        })
+    }
+
+    fn run(pod: &'p Pod, set_up: impl FnOnce(&mut Command, &Path) -> Result<()>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         // Envoy has another uid.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let path = folder.path().join("envoy.yaml");
-        fs::write(&path, config)?;
         let log = File::create(folder.path().join("envoy.log"))?;
         let binary = reachable(&binary()?, folder.path())?;
-        let child = pod
-            .sidecar_command(&binary.to_string_lossy())
-            .arg("-c")
-            .arg(&path)
-            .args(["--disable-hot-restart", "--log-level", "info", "--concurrency", &workers.to_string()])
-            .args([
-                "--component-log-level",
-                "wasm:info",
-                "--drain-time-s",
-                "1",
-                "--file-flush-interval-msec",
-                "20",
-            ])
+        let mut command = pod.sidecar_command(&binary.to_string_lossy());
+        set_up(&mut command, folder.path())?;
+        let child = command
+            .args(["--drain-time-s", "1", "--file-flush-interval-msec", "20"])
             .stdout(log.try_clone()?)
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start Envoy")?;
         Ok(Self { child, pod, folder })
+    }
+
+    /// Stops it from doing anything until [`Envoy::go_on`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(nix::sys::signal::kill(pid, signal)?)
     }
 
     /// Asks the admin interface.

@@ -71,6 +71,34 @@ fn plain(text: Cow<'_, str>) -> Result<Value, (String, &'static str)> {
     Ok(Value::String(text.into_owned()))
 }
 
+/// What a plain scalar means by YAML 1.1, as Go's reader of it has it, where that is something else than by
+/// YAML 1.2.
+pub(super) fn yaml_1_1(text: &str) -> Option<Value> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Some(Value::Bool(true)),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Some(Value::Bool(false)),
+        _ => {}
+    }
+    if text.starts_with('_') {
+        return None;
+    }
+    let number = text.replace('_', "");
+    let (sign, unsigned) = match number.strip_prefix('-') {
+        Some(unsigned) => (-1, unsigned),
+        None => (1, number.strip_prefix('+').unwrap_or(&number)),
+    };
+    let signed = |radix, digits_of: &str| {
+        let value = i64::try_from(digits(digits_of, radix)?).ok()?;
+        Some(Value::from(sign * value))
+    };
+    match unsigned.as_bytes() {
+        [b'0', b'b', ..] => signed(2, &unsigned[2..]),
+        [b'0', b'0'..=b'7', ..] => signed(8, &unsigned[1..]),
+        [b'0'..=b'9', ..] if text.contains('_') => signed(10, unsigned),
+        _ => None,
+    }
+}
+
 fn integer(text: &str) -> Option<Number> {
     if let Some(octal) = text.strip_prefix("0o") {
         return digits(octal, 8).map(Number::from);
@@ -94,6 +122,29 @@ fn digits(text: &str, radix: u32) -> Option<u64> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_kubectl_reads_otherwise() {
+        for (text, expected) in [
+            ("0644", Some(json!(420))),
+            ("-010", Some(json!(-8))),
+            ("0b11", Some(json!(3))),
+            ("1_000", Some(json!(1000))),
+            ("yes", Some(json!(true))),
+            ("Off", Some(json!(false))),
+            ("0", None),
+            ("644", None),
+            ("089", None),
+            ("0x1F", None),
+            ("0.5", None),
+            ("_1", None),
+            ("1_a", None),
+            ("yEs", None),
+            ("", None),
+        ] {
+            assert_eq!(yaml_1_1(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn plain_scalars_of_the_core_schema() {

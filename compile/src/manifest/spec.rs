@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 pub use egress::{Egress, MatchRef, PortSpec, Source};
 pub(super) use kubernetes::WorkloadSpec;
 pub use kubernetes::{Endpoint, Endpoints, Service, ServicePort, Subset, SubsetAddress, Workload};
-pub use mesh_config::{ExternalAuthorization, MeshConfig, Traffic};
+pub use mesh_config::{ExternalAuthorization, MeshConfig, Sidecar, Traffic};
 pub use route_group::{HeaderPattern, Headers, HttpMatch, HttpRouteGroup};
 pub use traffic_target::{Subject, TargetRule, TrafficTarget};
 pub use upstream::{ConnectionSettings, HttpSettings, TcpSettings, UpstreamTrafficSetting};

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::str::Utf8Error;
 
-use saphyr_parser::{Event, Marker, Parser, ScanError, Span, StrInput, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::Value;
 
-use super::scalar::{core_tag, resolve};
+use super::scalar::{self, core_tag, resolve};
 use super::{Places, Position};
 
 /// The longest text that is read, in bytes.
@@ -69,14 +69,32 @@ pub fn too_large() -> YamlError {
 /// # Errors
 /// When the text is not YAML as described above.
 pub fn parse(text: &str) -> Result<Vec<YamlDocument>, YamlError> {
+    read(text, false)
+}
+
+/// The same, but plain scalars mean what they mean to kubectl, which reads YAML 1.1: `0644` is octal and
+/// `yes` is true. For texts that are not ours.
+///
+/// # Errors
+/// When the text is not YAML as described above.
+pub fn parse_as_kubectl(text: &str) -> Result<Vec<YamlDocument>, YamlError> {
+    read(text, true)
+}
+
+fn read(text: &str, as_kubectl: bool) -> Result<Vec<YamlDocument>, YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // The scanner reads a whole flow collection before it gives out the first value, and needs some
     // 400 bytes for each.
     if text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > MAX_NODES {
         return Err(YamlError { position: None, message: too_many(), advice: TOO_MANY_ADVICE });
     }
-    let mut composer =
-        Composer { parser: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0, repeated: 0 };
+    let mut composer = Composer {
+        parser: Parser::new_from_str(text),
+        as_kubectl,
+        anchors: BTreeMap::new(),
+        nodes: 0,
+        repeated: 0,
+    };
     let mut documents = Vec::new();
     while let Some((event, span)) = composer.next()? {
         match event {
@@ -102,6 +120,7 @@ type Node = (Value, Places);
 
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
+    as_kubectl: bool,
     /// What was anchored in this document, and how many values it has.
     anchors: BTreeMap<usize, (Node, usize)>,
     nodes: usize,
@@ -128,8 +147,12 @@ impl<'a> Composer<'a> {
         let (node, anchor) = match event {
             Event::Alias(anchor) => return self.alias(anchor, at),
             Event::Scalar(text, style, anchor, tag) => {
-                let value =
-                    resolve(text, style, tag.as_deref()).map_err(|(what, advice)| error(at, what, advice))?;
+                let plain = self.as_kubectl && style == ScalarStyle::Plain && tag.is_none();
+                let value = match scalar::yaml_1_1(&text).filter(|_| plain) {
+                    Some(value) => value,
+                    None => resolve(text, style, tag.as_deref())
+                        .map_err(|(what, advice)| error(at, what, advice))?,
+                };
                 ((value, Places::scalar(at)), anchor)
             }
             Event::SequenceStart(anchor, tag) => {
@@ -191,7 +214,7 @@ impl<'a> Composer<'a> {
             let Event::Scalar(key, style, _, _) = event else {
                 return Err(error(key_at, "a key is not a plain name", "write `name: value`"));
             };
-            if key == "<<" && style == saphyr_parser::ScalarStyle::Plain {
+            if key == "<<" && style == ScalarStyle::Plain {
                 return Err(error(
                     key_at,
                     "merge keys (`<<`) are not part of YAML 1.2",

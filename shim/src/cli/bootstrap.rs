@@ -80,7 +80,7 @@ fn parse_node_part(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err("use letters, digits, `-`, `_` and `.`".to_owned()) }
 }
 
-fn parse_host_port(text: &str) -> Result<(String, u16), String> {
+pub(super) fn parse_host_port(text: &str) -> Result<(String, u16), String> {
     let (host, port) = text.rsplit_once(':').ok_or("write it as host:port")?;
     let port = port.parse().ok().filter(|port| *port > 0).ok_or("the port must be 1 to 65535")?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -94,7 +94,7 @@ impl BootstrapArgs {
     pub(super) fn bootstrap(self) -> Result<Bootstrap> {
         let (xds_host, xds_port) = self.xds;
         Ok(Bootstrap {
-            identity: self.identity,
+            identity: Some(self.identity),
             proxy: self.proxy,
             version: self.envoy_version,
             security: self.security.security()?,
@@ -102,6 +102,7 @@ impl BootstrapArgs {
             xds_port,
             admin_port: self.admin_port,
             delta: self.delta,
+            ready: None,
         })
     }
 }

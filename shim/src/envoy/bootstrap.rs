@@ -6,6 +6,7 @@ use std::str::FromStr;
 use egress_policy::Identity;
 
 use super::credentials::Security;
+use super::versions;
 
 /// A version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,19 +54,11 @@ impl fmt::Display for EnvoyVersion {
     }
 }
 
-impl EnvoyVersion {
-    /// From 1.40 on Envoy resets an internal connection when it closes it, and the end of a response
-    /// is lost. Older versions log an error about a guard that they do not know.
-    fn resets_internal_connections(self) -> bool {
-        self >= Self { major: 1, minor: 40 }
-    }
-}
-
 /// What a bootstrap is made for.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
-    /// Whose sidecar it is.
-    pub identity: Identity,
+    /// Whose sidecar it is; nothing where Envoy's command line says it.
+    pub identity: Option<Identity>,
     /// The first part of the node id; tells the proxies of one identity apart.
     pub proxy: String,
     /// The Envoy that will read it.
@@ -80,25 +73,71 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Ask for changes only (delta), or for the state of the world.
     pub delta: bool,
+    /// Where Envoy says that it has been told what to do.
+    pub ready: Option<Ready>,
+}
+
+/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Its port, on all addresses.
+    pub port: u16,
+    /// Whether these are addresses of IPv6 too.
+    pub ipv6: bool,
+}
+
+impl Ready {
+    fn listener(self) -> String {
+        let Self { port, ipv6 } = self;
+        let address = if ipv6 { "'::', ipv4_compat: true" } else { "0.0.0.0" };
+        format!(
+            r#"
+  listeners:
+  - name: ready
+    address: {{socket_address: {{address: {address}, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: ready
+          route_config:
+            virtual_hosts:
+            - name: ready
+              domains: ['*']
+              routes:
+              - {{match: {{path: /ready}}, direct_response: {{status: 200}}}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
+        )
+    }
 }
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta } = self;
-        let (namespace, service_account) = (identity.namespace(), identity.service_account());
+        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta, ready } = self;
+        if let Some(identity) = identity {
+            let (namespace, service_account) = (identity.namespace(), identity.service_account());
+            write!(
+                f,
+                "# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.\n\
+                 node:\n  id: {proxy}.{service_account}.{namespace}\n  cluster: {service_account}.{namespace}\n"
+            )?;
+        }
+        // Whoever waits for `ready` waits until there is an answer.
+        let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
+        let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
-        let guards = if version.resets_internal_connections() {
-            "\n      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false"
-        } else {
-            " {}"
-        };
+        let mut guards: String = versions::guards(*version)
+            .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
+            .collect();
+        if guards.is_empty() {
+            guards = " {}".to_owned();
+        }
         write!(
             f,
-            r#"# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.
-node:
-  id: {proxy}.{service_account}.{namespace}
-  cluster: {service_account}.{namespace}
-admin:
+            r#"admin:
   address: {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}
 bootstrap_extensions:
 - name: envoy.bootstrap.internal_listener
@@ -121,9 +160,9 @@ dynamic_resources:
     set_node_on_first_message_only: true
     grpc_services:
     - envoy_grpc: {{cluster_name: osm-egress}}
-  cds_config: {{ads: {{}}, resource_api_version: V3}}
-  lds_config: {{ads: {{}}, resource_api_version: V3}}
-static_resources:
+  cds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
+  lds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
+static_resources:{ready}
   clusters:
   - name: osm-egress
     type: STRICT_DNS

@@ -91,6 +91,11 @@ impl fmt::Display for EnvoyPath {
 }
 
 impl EnvoyPath {
+    /// A file that we put there ourselves.
+    pub(crate) fn ours(folder: &'static str, file: &'static str) -> Self {
+        Self(format!("{folder}/{file}"))
+    }
+
     fn folder(&self) -> &str {
         let folder = self.0.rsplit_once('/').map_or("", |(folder, _)| folder);
         if folder.is_empty() { "/" } else { folder }

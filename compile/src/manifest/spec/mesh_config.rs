@@ -8,9 +8,12 @@ use super::list;
 /// `MeshConfig`, `config.openservicemesh.io/v1alpha1` and `v1alpha2`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshConfig {
-    /// The only section that is read.
+    /// What sidecars do with traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// How sidecars are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Box<Sidecar>>,
     /// The other sections, as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -44,6 +47,30 @@ pub struct Traffic {
     /// For inbound traffic only.
     #[serde(default)]
     pub inbound_external_authorization: Option<ExternalAuthorization>,
+}
+
+/// How sidecars are made. What only Open Service Mesh's own sidecars have is not read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// Whether init containers run privileged.
+    #[serde(default)]
+    pub enable_privileged_init_container: Option<bool>,
+    /// The log level of Envoy.
+    #[serde(default)]
+    pub log_level: Option<String>,
+    /// The image of Envoy.
+    #[serde(default)]
+    pub envoy_image: Option<String>,
+    /// The image of the init container.
+    #[serde(default)]
+    pub init_container_image: Option<String>,
+    /// What a sidecar may use, as in a container.
+    #[serde(default)]
+    pub resources: Option<Value>,
+    /// The other fields, as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// Who is asked about inbound requests.

@@ -1,0 +1,115 @@
+//! `osm-egress iptables`.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use super::print;
+use crate::envoy::IpFamilies;
+use crate::interception::{
+    self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Iptables {
+    /// Port of Envoy's outbound listener.
+    #[arg(long, value_name = "PORT", default_value_t = OUTBOUND_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    outbound_port: u16,
+    /// Uid of Envoy, whose own connections go out. Whoever else has it is not intercepted.
+    #[arg(long, value_name = "UID", default_value_t = PROXY_UID, value_parser = clap::value_parser!(u32).range(1..))]
+    proxy_uid: u32,
+    /// Ports outside that are left out.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    exclude_ports: Vec<u16>,
+    /// Blocks of addresses that are left out, of either family.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_block)]
+    exclude_cidrs: Vec<IpNet>,
+    /// The only blocks of addresses that are intercepted; what is left out stays out.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_block)]
+    include_cidrs: Vec<IpNet>,
+    /// Network interfaces that are left out.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = interface)]
+    exclude_interfaces: Vec<String>,
+    /// Intercept what comes in too, for an Envoy that listens here. osm-egress has no such listener.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    inbound_port: Option<u16>,
+    /// Ports of the workload that are left out.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', requires = "inbound_port", value_parser = clap::value_parser!(u16).range(1..))]
+    exclude_inbound_ports: Vec<u16>,
+    /// Which families are intercepted: `ipv4` only where nothing can leave by IPv6.
+    #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
+    ip_families: IpFamilies,
+    /// Which iptables: the system's choice, or a certain one.
+    #[arg(long, value_enum, default_value_t = Tools::Auto)]
+    backend: Tools,
+    /// Print the rules, as iptables-restore and ip6tables-restore read them, and change nothing.
+    #[arg(long, conflicts_with = "remove")]
+    dry_run: bool,
+    /// Remove the rules.
+    #[arg(long)]
+    remove: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tools {
+    Auto,
+    Nft,
+    Legacy,
+}
+
+fn parse_block(text: &str) -> Result<IpNet, String> {
+    text.parse().or_else(|_| {
+        text.parse::<IpAddr>()
+            .map(IpNet::from)
+            .map_err(|_| "write it as a block of addresses: 10.0.0.0/8 or fd00::/8".to_owned())
+    })
+}
+
+impl Iptables {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let families = match self.ip_families {
+            IpFamilies::Dual => Family::ALL.as_slice(),
+            IpFamilies::Ipv4 => &[Family::V4],
+        };
+        let backend = match self.backend {
+            Tools::Auto => Backend::Auto,
+            Tools::Nft => Backend::Nft,
+            Tools::Legacy => Backend::Legacy,
+        };
+        let (dry_run, remove) = (self.dry_run, self.remove);
+        let interception = self.interception();
+        if dry_run {
+            let text =
+                families.iter().map(|&family| format!("# {family}\n{}", interception.restore_input(family)));
+            return print(&text.collect::<String>());
+        }
+        let wanted = (!remove).then_some(&interception);
+        let text = apply(wanted, families, backend)?.into_iter().map(|change| {
+            let interception::Change { family, tool, changed } = change;
+            let what = match (remove, changed) {
+                (false, true) => "intercepted",
+                (false, false) => "intercepted already",
+                (true, true) => "no longer intercepted",
+                (true, false) => "not intercepted",
+            };
+            format!("{family}: {what} ({tool})\n")
+        });
+        print(&text.collect::<String>())
+    }
+
+    fn interception(self) -> Interception {
+        let exclude_ports = self.exclude_inbound_ports;
+        Interception {
+            outbound_port: self.outbound_port,
+            proxy_uid: self.proxy_uid,
+            exclude_interfaces: self.exclude_interfaces,
+            exclude_blocks: self.exclude_cidrs,
+            exclude_ports: self.exclude_ports,
+            include_blocks: self.include_cidrs,
+            inbound: self.inbound_port.map(|port| Inbound { port, exclude_ports }),
+        }
+    }
+}

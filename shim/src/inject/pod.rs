@@ -1,0 +1,226 @@
+//! From a pod without a sidecar to one with it.
+
+use egress_compile::manifest::spec::MeshConfig;
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation};
+use serde_json::{Map, Value, json};
+
+use super::{
+    INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME, choice, containers,
+    lists,
+};
+use crate::interception::PROXY_UID;
+
+/// A pod, and what it gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injected {
+    /// The pod with its sidecar.
+    pub pod: Value,
+    /// What is different: whole lists, so that each is easy to read. Empty where it was so already.
+    pub patch: Patch,
+    /// What whoever made the pod should know.
+    pub warnings: Vec<String>,
+}
+
+/// The annotations of a pod or namespace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Annotations<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> Annotations<'a> {
+    pub(super) fn of(object: &'a Value) -> Self {
+        Self(object.pointer("/metadata/annotations").and_then(Value::as_object))
+    }
+
+    pub(super) fn get(self, name: &str) -> Option<&'a str> {
+        self.0?.get(name)?.as_str()
+    }
+}
+
+/// Gives a pod (or the template of pods) its sidecar. What it got from us before is replaced, so to do it
+/// twice is to do it once.
+///
+/// # Errors
+/// When the pod cannot have one, with what to do.
+pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Injected, Refusal> {
+    let annotations = Annotations::of(pod);
+    let mut parts = Parts::of(pod)?;
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
+        return Err(Refusal::HostNetwork);
+    }
+    if is_windows(spec) {
+        return Err(Refusal::Windows);
+    }
+    if let Some(account) = spec.get("serviceAccountName").and_then(Value::as_str).filter(|a| a.contains('.'))
+    {
+        return Err(Refusal::ServiceAccount(account.to_owned()));
+    }
+    if parts.labels.get(INJECTED_LABEL).is_some() {
+        parts.strip();
+    }
+    parts.check_names()?;
+    check_uids(spec, &parts)?;
+    let native = match choice(annotations.get(NATIVE_ANNOTATION), NATIVE_ANNOTATION)? {
+        Some(native) => native,
+        None => settings.native_sidecar,
+    };
+    let warnings = warnings(spec, &parts, native);
+
+    let interception = lists::interception(mesh, annotations)?;
+    let of_mesh = mesh.sidecar.as_deref().cloned().unwrap_or_default();
+    let sidecar = containers::sidecar(settings, &of_mesh, native)?;
+    if native {
+        parts.init_containers.insert(0, sidecar);
+    } else {
+        parts.containers.push(sidecar);
+    }
+    parts.init_containers.insert(0, containers::init(settings, &of_mesh, &interception));
+    parts.volumes.extend(containers::volumes(settings));
+    parts.labels.insert(INJECTED_LABEL.to_owned(), json!("injected"));
+    Ok(parts.put_into(pod, warnings))
+}
+
+/// The parts of a pod that change.
+struct Parts {
+    labels: Map<String, Value>,
+    containers: Vec<Value>,
+    init_containers: Vec<Value>,
+    volumes: Vec<Value>,
+}
+
+impl Parts {
+    fn of(pod: &Value) -> Result<Self, Refusal> {
+        let labels = match pod.pointer("/metadata/labels") {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(labels)) => labels.clone(),
+            Some(_) => return Err(Refusal::Shape("metadata.labels")),
+        };
+        let list = |pointer, field| match pod.pointer(pointer) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(items)) if items.iter().all(Value::is_object) => Ok(items.clone()),
+            Some(_) => Err(Refusal::Shape(field)),
+        };
+        let containers = list("/spec/containers", "spec.containers")?;
+        if containers.is_empty() {
+            return Err(Refusal::Shape("spec.containers"));
+        }
+        Ok(Self {
+            labels,
+            containers,
+            init_containers: list("/spec/initContainers", "spec.initContainers")?,
+            volumes: list("/spec/volumes", "spec.volumes")?,
+        })
+    }
+
+    /// Takes away what came from us. Whoever marks a pod without it gets it all the same.
+    fn strip(&mut self) {
+        for list in [&mut self.containers, &mut self.init_containers] {
+            list.retain(|container| ![SIDECAR, INIT].contains(&name(container)));
+        }
+        self.volumes.retain(|volume| name(volume) != TOKEN_VOLUME);
+    }
+
+    fn check_names(&self) -> Result<(), Refusal> {
+        let taken = |what, name: &str| Err(Refusal::Taken { what, name: name.to_owned() });
+        for container in self.own_containers() {
+            if [SIDECAR, INIT].contains(&name(container)) {
+                return taken("container", name(container));
+            }
+        }
+        if self.volumes.iter().any(|volume| name(volume) == TOKEN_VOLUME) {
+            return taken("volume", TOKEN_VOLUME);
+        }
+        Ok(())
+    }
+
+    fn own_containers(&self) -> impl Iterator<Item = &Value> {
+        self.containers.iter().chain(&self.init_containers)
+    }
+
+    fn put_into(self, pod: &Value, warnings: Vec<String>) -> Injected {
+        let Self { labels, containers, init_containers, volumes } = self;
+        let mut injected = Injected { pod: pod.clone(), patch: Patch(Vec::new()), warnings };
+        // A template need not have any.
+        if !pod.get("metadata").is_some_and(Value::is_object) {
+            injected.put("metadata", None, json!({}));
+        }
+        injected.put("metadata", Some("labels"), Value::Object(labels));
+        injected.put("spec", Some("containers"), Value::Array(containers));
+        injected.put("spec", Some("initContainers"), Value::Array(init_containers));
+        if !volumes.is_empty() || pod.pointer("/spec/volumes").is_some_and(Value::is_array) {
+            injected.put("spec", Some("volumes"), Value::Array(volumes));
+        }
+        injected
+    }
+}
+
+impl Injected {
+    fn put(&mut self, part: &str, field: Option<&str>, value: Value) {
+        let place = match field {
+            Some(field) => &mut self.pod[part][field],
+            None => &mut self.pod[part],
+        };
+        if *place == value {
+            return;
+        }
+        place.clone_from(&value);
+        let path = PointerBuf::from_tokens(std::iter::once(part).chain(field));
+        self.patch.0.push(PatchOperation::Add(AddOperation { path, value }));
+    }
+}
+
+fn name(part: &Value) -> &str {
+    part.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_windows(spec: &Value) -> bool {
+    let names = [spec.pointer("/os/name"), spec.pointer("/nodeSelector/kubernetes.io~1os")];
+    names.into_iter().flatten().any(|name| name == "windows")
+}
+
+/// Interception knows the sidecar by its uid. What the image says cannot be seen here.
+fn check_uids(spec: &Value, parts: &Parts) -> Result<(), Refusal> {
+    let uid = |of: &Value| of.pointer("/securityContext/runAsUser").and_then(Value::as_u64);
+    let of_pod = uid(spec);
+    let ephemeral = spec.get("ephemeralContainers").and_then(Value::as_array).into_iter().flatten();
+    let mut all = parts.own_containers().chain(ephemeral);
+    match all.find(|container| uid(container).or(of_pod) == Some(PROXY_UID.into())) {
+        Some(container) => Err(Refusal::ProxyUid(name(container).to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn warnings(spec: &Value, parts: &Parts, native: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let capable = |container: &&Value| {
+        let context = container.get("securityContext").unwrap_or(&Value::Null);
+        let added = context.pointer("/capabilities/add").and_then(Value::as_array).into_iter().flatten();
+        context.get("privileged") == Some(&Value::Bool(true))
+            || added.filter_map(Value::as_str).any(|name| {
+                ["NET_ADMIN", "SYS_ADMIN", "ALL"].contains(&name.strip_prefix("CAP_").unwrap_or(name))
+            })
+    };
+    for container in parts.own_containers().filter(capable) {
+        warnings.push(format!(
+            "container `{}` may change the network, and so end its interception",
+            name(container)
+        ));
+    }
+    if native {
+        return warnings;
+    }
+    if let Some(first) = parts.init_containers.first() {
+        warnings.push(format!(
+            "init container `{}` reaches nothing by TCP, because the sidecar does not run yet: \
+             with Kubernetes 1.29 or newer, annotate the pod with `{NATIVE_ANNOTATION}: enabled`",
+            name(first)
+        ));
+    }
+    if spec.get("restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always") {
+        warnings.push(format!(
+            "the sidecar goes on when the workload has ended, so the pod never completes: \
+             with Kubernetes 1.29 or newer, annotate it with `{NATIVE_ANNOTATION}: enabled`"
+        ));
+    }
+    warnings
+}

@@ -1,0 +1,75 @@
+/// Why a pod gets no sidecar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Open Service Mesh's text.
+    #[error("Invalid port value '{value}' specified for annotation '{annotation}'")]
+    Port {
+        /// What stands there.
+        value: String,
+        /// The annotation.
+        annotation: &'static str,
+    },
+    /// Open Service Mesh's text.
+    #[error("Invalid IP range '{value}' specified for annotation '{annotation}'")]
+    Block {
+        /// What stands there.
+        value: String,
+        /// The annotation.
+        annotation: &'static str,
+    },
+    /// Open Service Mesh's text.
+    #[error("invalid annotation value for key \"{annotation}\": {value}")]
+    Switch {
+        /// What stands there.
+        value: String,
+        /// The annotation.
+        annotation: &'static str,
+    },
+    /// Something in the MeshConfig.
+    #[error("MeshConfig {field}: {problem}")]
+    MeshConfig {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An Envoy that does not work.
+    #[error("image `{image}`: {problem}")]
+    Image {
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Somebody else's sidecar, or one by hand.
+    #[error(
+        "the pod has a {what} `{name}` already, and not from osm-egress: remove or rename it, or annotate the pod with `{}: disabled`",
+        super::INJECTION_ANNOTATION
+    )]
+    Taken {
+        /// Container or volume.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// What it sends would pass for the sidecar's.
+    #[error(
+        "container `{0}` runs as uid {uid}, which is the sidecar's: what it sends would not be intercepted; give it another `securityContext.runAsUser`",
+        uid = crate::interception::PROXY_UID
+    )]
+    ProxyUid(String),
+    /// Its proxy would seem to be somebody else's.
+    #[error(
+        "service account `{0}` has a dot in its name, and so a proxy cannot say whose it is: use one without"
+    )]
+    ServiceAccount(String),
+    /// Interception would change the node.
+    #[error("a pod with `hostNetwork` cannot be intercepted: it shares the network of its node")]
+    HostNetwork,
+    /// There is no iptables there.
+    #[error("a pod for Windows cannot be intercepted")]
+    Windows,
+    /// What is there is no pod.
+    #[error("`{0}` is not what a pod has there")]
+    Shape(&'static str),
+}

@@ -1,0 +1,92 @@
+use super::super::documents::{ManifestError, Manifests, inject};
+use super::*;
+
+fn run(text: &str) -> Result<Manifests, ManifestError> {
+    inject(text, &settings(), &MeshConfig::default())
+}
+
+const SPEC: &str = "{containers: [{name: a, image: a}]}";
+
+#[test]
+fn every_kind_that_makes_pods() {
+    let template = format!("template: {{spec: {SPEC}}}");
+    for (api_version, kind, spec, place) in [
+        ("v1", "Pod", SPEC.to_owned(), ""),
+        ("v1", "ReplicationController", format!("{{{template}}}"), "/spec/template"),
+        ("apps/v1", "Deployment", format!("{{{template}}}"), "/spec/template"),
+        ("apps/v1", "StatefulSet", format!("{{{template}}}"), "/spec/template"),
+        ("apps/v1", "DaemonSet", format!("{{{template}}}"), "/spec/template"),
+        ("apps/v1", "ReplicaSet", format!("{{{template}}}"), "/spec/template"),
+        ("batch/v1", "Job", format!("{{{template}}}"), "/spec/template"),
+        (
+            "batch/v1beta1",
+            "CronJob",
+            format!("{{jobTemplate: {{spec: {{{template}}}}}}}"),
+            "/spec/jobTemplate/spec/template",
+        ),
+    ] {
+        let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n");
+        let manifests = run(&text).expect(kind);
+        let json = manifests.json();
+        let pod = json.pointer(place).expect("a pod");
+        assert_eq!(pod["spec"]["containers"][1]["name"], SIDECAR, "{kind}");
+        assert_eq!(pod["metadata"]["labels"][INJECTED_LABEL], "injected", "{kind}");
+        let again = run(&manifests.yaml()).expect(kind);
+        assert_eq!(again.json(), manifests.json(), "{kind}");
+        let list =
+            format!("apiVersion: v1\nkind: List\nitems:\n- {}\n", text.trim_end().replace('\n', "\n  "));
+        assert_eq!(run(&list).expect(kind).json()["items"][0], json, "{kind}");
+    }
+}
+
+#[test]
+fn other_documents_stay_as_they_are() {
+    let config = "# First.\napiVersion: v1\nkind: ConfigMap  # a\ndata: {mode: 0644, on: yes}\n";
+    let off = format!(
+        "---\n# Off.\napiVersion: v1\nkind: Pod\nmetadata: {{name: none, annotations: {{{INJECTION_ANNOTATION}: 'no'}}}}\nspec: {SPEC}\n"
+    );
+    let crd = "--- # Odd.\napiVersion: example.org/v1\nkind: Deployment\nspec: {template: 5}";
+    let text =
+        format!("{config}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec: {SPEC}\n{off}{crd}");
+    let manifests = run(&text).expect("read");
+    let yaml = manifests.yaml();
+    assert!(yaml.starts_with(&format!("{config}---\napiVersion: v1\nkind: Pod\n")), "{yaml}");
+    assert!(yaml.ends_with(&format!("{off}{crd}\n")), "{yaml}");
+    assert_eq!(
+        manifests.notes,
+        [format!("Pod none: left as it is, because `{INJECTION_ANNOTATION}` says so")]
+    );
+    assert_eq!(run("{}").expect("read").notes, ["nothing here makes pods"]);
+    assert_eq!(run("").expect("read").yaml(), "");
+}
+
+/// As kubectl reads it, not as YAML 1.2 has it.
+#[test]
+fn scalars_mean_what_they_mean_to_kubectl() {
+    let volume = "{name: c, configMap: {name: c, defaultMode: 0644, optional: yes}}";
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec: {{containers: [{{name: a, args: ['yes', \"0644\"]}}], volumes: [{volume}]}}\n"
+    );
+    let pod = run(&text).expect("read").json();
+    assert_eq!(
+        pod["spec"]["volumes"][0]["configMap"],
+        json!({"name": "c", "defaultMode": 420, "optional": true})
+    );
+    assert_eq!(pod["spec"]["containers"][0]["args"], json!(["yes", "0644"]));
+}
+
+#[test]
+fn mistakes_have_a_place() {
+    let error = |text: &str| run(text).expect_err("refused").to_string();
+    assert!(error("a: 1\n---\nb: [\n").starts_with("4:1: "), "{}", error("a: 1\n---\nb: [\n"));
+    assert_eq!(
+        error("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\nspec: {}\n"),
+        "Deployment x: `spec.template` is not what a pod has there"
+    );
+    assert_eq!(
+        error(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {hostNetwork: true, containers: [{name: a}]}\n"
+        ),
+        "Pod x: a pod with `hostNetwork` cannot be intercepted: it shares the network of its node"
+    );
+}
