@@ -31,6 +31,7 @@ use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
 pub(crate) use self::object::{Item, is_ours, read};
 use self::object::{Key, Observed};
+pub(crate) use self::replicas::LABEL as REPORTS_LABEL;
 use self::replicas::{Exchange, Report};
 pub use self::review::{Review, Reviewer};
 use super::SourceState;
