@@ -41,9 +41,15 @@ pub struct Summary {
 /// Reads a folder and checks it.
 #[must_use]
 pub fn check(dir: &Path, options: &CompileOptions) -> Report {
+    compiled(dir, options).0
+}
+
+/// The same, and what follows from it.
+#[must_use]
+pub fn compiled(dir: &Path, options: &CompileOptions) -> (Report, Compiled) {
     let state = Folder::load_once(dir);
     let compiled = compile(&state.store, options, None);
-    report(dir, &state, &compiled)
+    (report(dir, &state, &compiled), compiled)
 }
 
 fn report(dir: &Path, state: &SourceState, compiled: &Compiled) -> Report {

@@ -2,12 +2,16 @@
 
 mod bootstrap;
 mod check;
+mod compile;
 mod inject;
 mod install;
 mod iptables;
-mod namespace;
+mod evidence;
+mod explain;
 mod serve;
 mod status;
+mod test;
+mod namespace;
 mod uninstall;
 mod verify;
 mod wait;
@@ -20,12 +24,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::compile::Compile;
 use self::inject::Inject;
 use self::install::Install;
 use self::iptables::Iptables;
-use self::namespace::Namespace;
+use self::explain::ExplainArgs;
 use self::serve::Serve;
 use self::status::StatusArgs;
+use self::test::TestArgs;
+use self::namespace::Namespace;
 use self::uninstall::Uninstall;
 use self::verify::Verify;
 use crate::crds;
@@ -54,6 +61,9 @@ enum Command {
     /// Say what is wrong with a folder of manifests; exit code 1 if anything is.
     #[command(after_help = "Example:\n  osm-egress check manifests")]
     Check(Check),
+    /// Print the policy document of one identity, for an Envoy without our control plane.
+    #[command(after_help = "Example:\n  osm-egress compile manifests --identity curl/curl > policy.json")]
+    Compile(Compile),
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
@@ -86,6 +96,17 @@ enum Command {
         after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
     )]
     Iptables(Iptables),
+    /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
+    /// it may not.
+    #[command(
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+    )]
+    Explain(Box<ExplainArgs>),
+    /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
+    #[command(
+        after_help = "Example:\n  osm-egress test --config-dir manifests expected.yaml --junit report.xml"
+    )]
+    Test(TestArgs),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -99,7 +120,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Mesh {
     /// Name of the MeshConfig that counts.
     #[arg(long, default_value = "osm-mesh-config")]
@@ -146,6 +167,7 @@ impl Cli {
             Command::Serve(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Bootstrap(args) => print(&args.bootstrap()?.to_string()),
             Command::Check(args) => args.run(),
+            Command::Compile(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Install(args) => args.run(false).map(|()| ExitCode::SUCCESS),
             Command::Upgrade(args) => args.run(true).map(|()| ExitCode::SUCCESS),
@@ -154,6 +176,8 @@ impl Cli {
             Command::Verify(args) => args.run(),
             Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
+            Command::Explain(args) => args.run(),
+            Command::Test(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

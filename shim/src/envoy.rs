@@ -12,6 +12,7 @@ mod listeners;
 mod names;
 mod never;
 mod plugins;
+pub mod versions;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
+pub use self::never::is_dropped;
 use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
 /// The names that other parts of the system know. The first three are Open Service Mesh's.

@@ -12,6 +12,7 @@ pub mod envoy;
 pub mod inject;
 pub mod install;
 pub mod interception;
+pub mod explain;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;

@@ -105,18 +105,31 @@ impl Status {
 /// # Errors
 /// When nobody answers.
 pub async fn fetch(admin: SocketAddr) -> Result<String> {
+    ask(admin, "/status").await
+}
+
+/// Asks a running control plane whether it serves what the user wrote.
+///
+/// # Errors
+/// When it does not, or nobody answers.
+pub async fn ready(admin: SocketAddr) -> Result<String> {
+    ask(admin, "/readyz").await
+}
+
+async fn ask(admin: SocketAddr, path: &str) -> Result<String> {
     let stream = tokio::net::TcpStream::connect(admin).await.with_context(|| {
         format!("cannot reach a control plane at {admin}: is `osm-egress serve` running?")
     })?;
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = hyper::Request::get("/status")
+    let request = hyper::Request::get(path)
         .header("host", admin.to_string())
         .body(http_body_util::Empty::<bytes::Bytes>::new())?;
     let response = client.send_request(request).await?;
-    ensure!(response.status().is_success(), "{admin} answered with status {}", response.status());
+    let status = response.status();
     let body = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
+    ensure!(status.is_success(), "{admin}{path}: {status}, {}", String::from_utf8_lossy(&body).trim());
     Ok(String::from_utf8(body.to_vec())?)
 }
 

@@ -145,6 +145,19 @@ pub fn https(to: SocketAddr, server_name: Option<&str>, bytes: &[u8]) -> Outcome
     }
 }
 
+/// What believes any server that it is who it says: tests ask who answers in other ways.
+///
+/// # Errors
+/// Never, with this provider.
+pub fn any_server() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth())
+}
+
 /// TLS on a connection, the handshake done.
 ///
 /// # Errors
@@ -153,13 +166,7 @@ pub fn tls(
     mut stream: TcpStream,
     server_name: Option<&str>,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>, Outcome> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Outcome::Refused(e.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth();
+    let mut config = any_server().map_err(|e| Outcome::Refused(e.to_string()))?;
     config.enable_sni = server_name.is_some();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = server_name.unwrap_or("none.invalid").to_owned();

@@ -57,32 +57,47 @@ impl GrpcServer {
     /// # Errors
     /// When a port is taken.
     pub fn start(netns: &Netns) -> Result<Self> {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
-        let certificate = made.cert.pem();
-        let identity = Identity::from_pem(&certificate, made.signing_key.serialize_pem());
+        let (identity, certificate) = made()?;
         let (sender, started) = std::sync::mpsc::channel();
         netns.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-                runtime.block_on(async {
-                    let plain = TcpListener::bind(("::", PLAIN)).await.context("the port of gRPC")?;
-                    let tls = TcpListener::bind(("::", TLS)).await.context("the port of gRPC over TLS")?;
+                let ready = || {
                     let _ = sender.send(Ok(()));
-                    let secure = Server::builder().tls_config(ServerTlsConfig::new().identity(identity))?;
-                    tokio::try_join!(
-                        Server::builder()
-                            .add_service(Echo)
-                            .serve_with_incoming(TcpListenerStream::new(plain)),
-                        secure.clone().add_service(Echo).serve_with_incoming(TcpListenerStream::new(tls)),
-                    )?;
-                    Ok(())
-                })
+                };
+                runtime.block_on(serve(identity, ready))
             });
             let _ = sender.send(result);
         })?;
         started.recv().map_err(|_| anyhow!("the gRPC server's thread died"))??;
         Ok(Self { certificate: Certificate::from_pem(certificate) })
     }
+}
+
+fn made() -> Result<(Identity, String)> {
+    let made = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
+    let certificate = made.cert.pem();
+    Ok((Identity::from_pem(&certificate, made.signing_key.serialize_pem()), certificate))
+}
+
+async fn serve(identity: Identity, ready: impl FnOnce()) -> Result<()> {
+    let plain = TcpListener::bind(("::", PLAIN)).await.context("the port of gRPC")?;
+    let tls = TcpListener::bind(("::", TLS)).await.context("the port of gRPC over TLS")?;
+    ready();
+    let secure = Server::builder().tls_config(ServerTlsConfig::new().identity(identity))?;
+    tokio::try_join!(
+        Server::builder().add_service(Echo).serve_with_incoming(TcpListenerStream::new(plain)),
+        secure.clone().add_service(Echo).serve_with_incoming(TcpListenerStream::new(tls)),
+    )?;
+    Ok(())
+}
+
+/// Serves in this process' own namespace, until it ends.
+///
+/// # Errors
+/// When a port is taken.
+pub async fn serve_here() -> Result<()> {
+    serve(made()?.0, || {}).await
 }
 
 /// Says what it hears, after the address at which the call arrived.

@@ -4,6 +4,7 @@
 //! manager: what it would make (default service accounts, endpoints) a test makes itself.
 
 mod keys;
+mod many;
 mod namespaces;
 mod objects;
 pub mod tokens;
@@ -71,7 +72,7 @@ pub struct ApiServer<'n> {
     netns: &'n Netns,
     assets: PathBuf,
     folder: tempfile::TempDir,
-    etcd: Child,
+    etcd: Option<Child>,
     server: Option<Child>,
 }
 
@@ -93,11 +94,24 @@ impl<'n> ApiServer<'n> {
         }
         fs::write(folder.path().join("tokens.csv"), tokens)?;
         fs::write(folder.path().join("audit.yaml"), AUDIT)?;
-        let log = File::create(folder.path().join("etcd.log"))?;
-        let etcd = netns
-            .command(&assets.join("etcd").to_string_lossy())
+        let mut server = Self { netns, assets, folder, etcd: None, server: None };
+        server.start_etcd()?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Starts etcd, with what it knew.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start_etcd(&mut self) -> Result<()> {
+        let folder = self.folder.path();
+        let log = File::options().create(true).append(true).open(folder.join("etcd.log"))?;
+        let child = self
+            .netns
+            .command(&self.assets.join("etcd").to_string_lossy())
             .arg("--data-dir")
-            .arg(folder.path().join("etcd"))
+            .arg(folder.join("etcd"))
             // Loopback of a namespace of its own: nobody else gets there.
             .args(["--listen-client-urls", "http://127.0.0.1:2379"])
             .args(["--advertise-client-urls", "http://127.0.0.1:2379"])
@@ -106,9 +120,13 @@ impl<'n> ApiServer<'n> {
             .stderr(log)
             .spawn()
             .context("cannot start etcd")?;
-        let mut server = Self { netns, assets, folder, etcd, server: None };
-        server.resume()?;
-        Ok(server)
+        self.etcd = Some(child);
+        Ok(())
+    }
+
+    /// Kills etcd; the API server goes on, and has nobody to ask.
+    pub fn kill_etcd(&mut self) {
+        end(&mut self.etcd);
     }
 
     /// Starts the API server again, with what it knew.
@@ -148,10 +166,7 @@ impl<'n> ApiServer<'n> {
 
     /// Kills the API server; etcd goes on.
     pub fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        end(&mut self.server);
     }
 
     /// The end of the server's log.
@@ -249,8 +264,14 @@ impl<'n> ApiServer<'n> {
 impl Drop for ApiServer<'_> {
     fn drop(&mut self) {
         self.kill();
-        let _ = self.etcd.kill();
-        let _ = self.etcd.wait();
+        self.kill_etcd();
+    }
+}
+
+fn end(process: &mut Option<Child>) {
+    if let Some(mut process) = process.take() {
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -19,6 +20,8 @@ use crate::wait::wait_for;
 
 /// The uid of Envoy, as in Open Service Mesh.
 pub const ENVOY_UID: u32 = 1500;
+/// The same for `setpriv`.
+const AS_ENVOY: [&str; 7] = ["--reuid", "1500", "--regid", "1500", "--clear-groups", "--pdeathsig", "KILL"];
 /// Set for the process that was started again in a user namespace.
 const INSIDE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
 
@@ -326,13 +329,35 @@ impl Pod {
     /// # Errors
     /// When its files cannot be written.
     pub fn command(&self, program: &str, name_server: IpAddr) -> Result<Command> {
+        self.asking(self.workload(), program, name_server)
+    }
+
+    /// A command in a namespace with a resolver's configuration of its own.
+    fn asking(&self, netns: &Netns, program: &str, name_server: IpAddr) -> Result<Command> {
         let resolv = self.etc.path().join("resolv.conf");
         let hosts = self.etc.path().join("hosts");
         std::fs::write(&resolv, format!("nameserver {name_server}\noptions timeout:1 attempts:2\n"))?;
         std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
-        let mut command = self.workload().command("unshare");
+        for file in [&resolv, &hosts] {
+            // The sidecar has another uid.
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
+        }
+        let mut command = netns.command("unshare");
         let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && shift 2 && exec \"$@\"";
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(resolv).arg(hosts).arg(program);
+        Ok(command)
+    }
+
+    /// A command that runs as the sidecar, with this name server in its `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn sidecar_command_asking(&self, program: &str, name_server: IpAddr) -> Result<Command> {
+        if self.workload.is_some() {
+            return self.asking(&self.sidecar, program, name_server);
+        }
+        let mut command = self.asking(&self.sidecar, "setpriv", name_server)?;
+        command.args(AS_ENVOY).arg(program);
         Ok(command)
     }
 
@@ -343,8 +368,7 @@ impl Pod {
             return self.sidecar.command(program);
         }
         let mut command = self.sidecar.command("setpriv");
-        let uid = ENVOY_UID.to_string();
-        command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups", "--pdeathsig", "KILL", program]);
+        command.args(AS_ENVOY).arg(program);
         command
     }
 }

@@ -45,6 +45,7 @@ pub enum Seen {
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     seen: Arc<Mutex<Vec<Seen>>>,
+    tell: Option<fn(&Seen)>,
 }
 
 impl Origins {
@@ -76,6 +77,12 @@ impl Origins {
         Ok(origins)
     }
 
+    /// The same for a process of its own: each event is told, too. See [`Origins::listen`].
+    #[must_use]
+    pub fn telling(tell: fn(&Seen)) -> Self {
+        Self { tell: Some(tell), ..Self::default() }
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -89,6 +96,9 @@ impl Origins {
     }
 
     fn note(&self, seen: Seen) {
+        if let Some(tell) = self.tell {
+            tell(&seen);
+        }
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // A benchmark opens millions; nobody asks about those.
         if all.len() < 100_000 {
@@ -96,7 +106,11 @@ impl Origins {
         }
     }
 
-    async fn listen(&self) -> Result<()> {
+    /// Listens on every address of this process' namespace; serving goes on in tasks of the runtime.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub async fn listen(&self) -> Result<()> {
         let tls = Arc::new(tls()?);
         for (port, kind) in [
             (80, Kind::Http),

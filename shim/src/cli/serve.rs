@@ -143,11 +143,11 @@ fn parse_delivery(text: &str) -> Result<Delivery, String> {
     }
 }
 
-fn parse_block(text: &str) -> Result<Cidr, String> {
+pub(super) fn parse_block(text: &str) -> Result<Cidr, String> {
     Cidr::canonical(text).map_err(|e| e.to_string())
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
     let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
     if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }

@@ -13,6 +13,9 @@ pub(super) struct StatusArgs {
     /// The control plane's admin address.
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
     admin: SocketAddr,
+    /// Only say whether it is ready, by the exit code too: for health checks.
+    #[arg(long, conflicts_with = "output")]
+    ready: bool,
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -20,7 +23,11 @@ pub(super) struct StatusArgs {
 
 impl StatusArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let body = tokio::runtime::Runtime::new()?.block_on(crate::status::fetch(self.admin))?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        if self.ready {
+            return print(&runtime.block_on(crate::status::ready(self.admin))?);
+        }
+        let body = runtime.block_on(crate::status::fetch(self.admin))?;
         let text = match self.output {
             Output::Json => body,
             Output::Text => crate::status::describe(&body)?,

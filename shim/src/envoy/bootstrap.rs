@@ -6,6 +6,7 @@ use std::str::FromStr;
 use egress_policy::Identity;
 
 use super::credentials::Security;
+use super::versions;
 
 /// A version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,14 +51,6 @@ impl FromStr for EnvoyVersion {
 impl fmt::Display for EnvoyVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl EnvoyVersion {
-    /// From 1.40 on Envoy resets an internal connection when it closes it, and the end of a response
-    /// is lost. Older versions log an error about a guard that they do not know.
-    fn resets_internal_connections(self) -> bool {
-        self >= Self { major: 1, minor: 40 }
     }
 }
 
@@ -136,11 +129,12 @@ impl fmt::Display for Bootstrap {
         let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
         let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
-        let guards = if version.resets_internal_connections() {
-            "\n      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false"
-        } else {
-            " {}"
-        };
+        let mut guards: String = versions::guards(*version)
+            .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
+            .collect();
+        if guards.is_empty() {
+            guards = " {}".to_owned();
+        }
         write!(
             f,
             r#"admin:

@@ -57,11 +57,16 @@ fn serve<'w>(cluster: &Cluster<'w>, volume: &Volume) -> Result<Shim<'w>> {
     shim.ready()
 }
 
-/// What `kubectl apply` says, warnings and all, or why it fails.
+/// What `kubectl apply` says, warnings and all.
 fn apply(cluster: &Cluster<'_>, text: &str) -> Result<String> {
-    cluster
-        .api
-        .shell(User::Admin, &format!("kubectl apply -f - 2>&1 <<'EOF' || (cat >&2; false)\n{text}\nEOF"))
+    cluster.api.shell(
+        User::Admin,
+        &format!(
+            "kubectl apply -f - 2>&1 <<'EOF'
+{text}
+EOF"
+        ),
+    )
 }
 
 /// The same, where it must fail.

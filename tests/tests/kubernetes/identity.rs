@@ -10,7 +10,7 @@ use egress_tests::cluster::{Cluster, identified_by_tokens};
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
 use egress_tests::kube::tokens::sign;
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World};
+use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::shim::Shim;
 use egress_tests::wait::wait_for;
@@ -356,8 +356,7 @@ fn without_the_role() -> Result<()> {
     let world = World::new()?;
     let stage = Stage::new(&world)?;
     let own = stage.own();
-    let address: IpAddr = [203, 0, 113, 4].into();
-    world.outside.netns.ip(&format!("addr add {address}/32 dev lo"))?;
+    let address = SECOND_CONTROL_PLANE;
     stage.cluster.api.kubectl(
         User::Admin,
         &["patch", "clusterrole", "osm-egress", "--type=json", "-p", WITHOUT_REVIEWS],

@@ -1,6 +1,8 @@
 //! `osm-egress inject` and an API server: pods that it takes, init containers that intercept, sidecars that get
 //! their policy.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;

@@ -16,14 +16,14 @@ use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
 
-fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
+pub(crate) fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
     let mut stream =
         pod.workload().run(|| client::connect(SocketAddr::new(to, port)))?.map_err(|e| anyhow!("{e:?}"))?;
     ensure!(lives(&mut stream), "no echo from {to}:{port}");
     Ok(stream)
 }
 
-fn lives(stream: &mut TcpStream) -> bool {
+pub(crate) fn lives(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
     stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer)).is_ok() && &answer == b"ping"
 }

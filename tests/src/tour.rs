@@ -1,0 +1,136 @@
+//! Documents whose commands are run: each block of ```` ```console ```` has commands after `$ ` and what they print.
+//!
+//! A line `…` stands for any lines, and `…` within a line for anything.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// A command, and what it must print.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// For the shell.
+    pub command: String,
+    /// Both of its outputs.
+    pub expected: Vec<String>,
+}
+
+/// The steps of a document, in order.
+#[must_use]
+pub fn steps(text: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let (mut inside, mut goes_on) = (false, false);
+    for line in text.lines() {
+        match line {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ if !inside => {}
+            _ => match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => {
+                    goes_on = command.ends_with('\\');
+                    steps.push(Step { command: command.to_owned(), expected: Vec::new() });
+                }
+                (None, Some(step)) if goes_on => {
+                    step.command += &format!("\n{line}");
+                    goes_on = line.ends_with('\\');
+                }
+                (None, Some(step)) => step.expected.push(line.to_owned()),
+                (None, None) => {}
+            },
+        }
+    }
+    steps
+}
+
+impl Step {
+    /// Runs it until it prints what it must: what was changed before needs a moment. One that need not print anything is
+    /// run once.
+    ///
+    /// # Errors
+    /// When it does not, with both.
+    pub fn play(&self, shell: impl Fn(&str) -> Command, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let output = shell(&format!("{{ {}\n}} 2>&1", self.command)).output()?;
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            let lines: Vec<_> = printed.lines().map(str::trim_end).collect();
+            if matches(&self.expected, &lines) {
+                return Ok(());
+            }
+            if self.expected.is_empty() || start.elapsed() > patience {
+                bail!("$ {}\nprints\n{printed}\ninstead of\n{}", self.command, self.expected.join("\n"));
+            }
+        }
+    }
+}
+
+fn matches(expected: &[String], lines: &[&str]) -> bool {
+    match expected.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first == "…" => (0..=lines.len()).any(|skip| matches(rest, &lines[skip..])),
+        Some((first, rest)) => lines.split_first().is_some_and(|(line, lines)| is_like(first, line) && matches(rest, lines)),
+    }
+}
+
+fn is_like(pattern: &str, line: &str) -> bool {
+    match pattern.split_once('…') {
+        None => pattern == line,
+        Some((before, after)) => line
+            .strip_prefix(before)
+            .is_some_and(|rest| rest.char_indices().any(|(at, _)| is_like(after, &rest[at..])) || is_like(after, "")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_a_document() {
+        let text = "Words.\n```console\n$ one \\\n  two\nsaid\n$ three\n```\n```sh\n$ four\n```\n";
+        let found = steps(text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], Step { command: "one \\\n  two".into(), expected: vec!["said".into()] });
+        assert_eq!(found[1], Step { command: "three".into(), expected: vec![] });
+    }
+
+    #[test]
+    fn what_is_left_open() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        for (expected, printed, like) in [
+            ("a\nb", "a\nb", true),
+            ("a\nb", "a", false),
+            ("a", "a\nb", false),
+            ("", "a", false),
+            ("a\n…\nd", "a\nb\nc\nd", true),
+            ("a\n…\nd", "a\nb\nc", false),
+            ("…", "", true),
+            ("took … ms", "took 12 ms", true),
+            ("took … ms", "took 12 s", false),
+            ("took …", "took ", true),
+        ] {
+            let printed: Vec<_> = printed.lines().collect();
+            assert_eq!(matches(&lines(expected), &printed), like, "{expected:?} {printed:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_prints_something_else() {
+        let shell = |script: &str| {
+            let mut command = Command::new("bash");
+            command.arg("-c").arg(script);
+            command
+        };
+        let step = |command: &str, expected: &[&str]| Step {
+            command: command.to_owned(),
+            expected: expected.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let none = Duration::ZERO;
+        step("echo one; echo two >&2", &["one", "two"]).play(shell, none).expect("right");
+        step("true", &[]).play(shell, none).expect("right");
+        let error = step("echo one", &["two"]).play(shell, none).expect_err("wrong");
+        assert_eq!(error.to_string(), "$ echo one\nprints\none\n\ninstead of\ntwo");
+        step("echo one", &[]).play(shell, none).expect_err("wrong");
+    }
+}

@@ -1,0 +1,188 @@
+//! Several control planes of one cluster, of which any may die, and so may what is behind them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client;
+use egress_tests::cluster::{Cluster, policy};
+use egress_tests::envoy::Envoy;
+use egress_tests::kube::User;
+use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, World};
+use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::wait::wait_for;
+
+use crate::source::echo;
+
+/// How long a change may take to arrive after something died. Proxies look for another control plane with
+/// growing pauses.
+const CONVERGES: Duration = Duration::from_secs(60);
+
+/// What a workload is asked to do all the time, and what came of it.
+#[derive(Default)]
+struct Prober {
+    stop: AtomicBool,
+    allowed: AtomicUsize,
+    refused: AtomicUsize,
+    /// Allowed connections that failed, and forbidden ones that did not.
+    wrong: AtomicUsize,
+}
+
+impl Prober {
+    /// Connects, by turns, to where it may and to where it may not, until it is told to stop.
+    fn run(&self, pod: &Pod) -> Result<()> {
+        let echoes = |to: IpAddr| {
+            let Ok(mut stream) = client::connect(SocketAddr::new(to, 9000)) else { return false };
+            crate::source::lives(&mut stream)
+        };
+        pod.workload().run(|| {
+            while !self.stop.load(Ordering::Relaxed) {
+                let count = if echoes(HTTPBIN) { &self.allowed } else { &self.wrong };
+                count.fetch_add(1, Ordering::Relaxed);
+                let count = if echoes(ELSEWHERE) { &self.wrong } else { &self.refused };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn counts(&self) -> (usize, usize, usize) {
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (count(&self.allowed), count(&self.refused), count(&self.wrong))
+    }
+
+    /// Waits until both kinds were tried often more.
+    fn goes_on(&self, what: &str) -> Result<()> {
+        let before = self.counts();
+        wait_for(what, Duration::from_secs(30), || {
+            let now = self.counts();
+            now.0 > before.0 + 100 && now.1 > before.1 + 100
+        })?;
+        Ok(())
+    }
+}
+
+/// Stops the probers even when the test fails.
+struct Stop<'p>(&'p [Prober]);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        for prober in self.0 {
+            prober.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A sidecar that knows both control planes.
+fn sidecar(pod: &Pod) -> Result<Envoy<'_>> {
+    let one = mesh::bootstrap("curl/curl", false)?;
+    let line = one
+        .lines()
+        .find(|line| line.contains("- endpoint:") && line.contains(&CONTROL_PLANE.to_string()))
+        .context("the bootstrap names no control plane")?;
+    let other = line.replace(&CONTROL_PLANE.to_string(), &SECOND_CONTROL_PLANE.to_string());
+    Envoy::start(pod, &one.replace(line, &format!("{line}\n{other}")), 1)
+}
+
+/// A control plane is killed, then the other one, then the API server, then etcd, while connections and
+/// changes go on.
+#[test]
+fn whatever_dies() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pods = [world.pod()?, world.pod()?];
+    let mut cluster = Cluster::new(&world)?;
+    cluster.api.apply(&policy(
+        "curl",
+        "always",
+        "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]",
+    ))?;
+    let start = Instant::now();
+    let say = |what: &str| println!("{:>6.2} s  {what}", start.elapsed().as_secs_f64());
+    let mut first = Some(cluster.shim(&[])?);
+    let mut second = Some(cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?);
+    let envoys = [sidecar(&pods[0])?, sidecar(&pods[1])?];
+    let probers = [Prober::default(), Prober::default()];
+    std::thread::scope(|scope| -> Result<()> {
+        let stop = Stop(&probers);
+        let threads: Vec<_> =
+            probers.iter().zip(&pods).map(|(prober, pod)| scope.spawn(|| prober.run(pod))).collect();
+        // A change, until both proxies obey.
+        let change = |cluster: &Cluster<'_>, allow: bool| -> Result<()> {
+            if allow {
+                cluster.api.apply(&policy("curl", "change", "ports: [{number: 9100, protocol: tcp}]"))?;
+            } else {
+                cluster.api.kubectl(User::Admin, &["delete", "egress", "change", "-n", "curl"])?;
+            }
+            let took = wait_for("both proxies to obey", CONVERGES, || {
+                pods.iter().all(|pod| echo(pod, HTTPBIN, 9100).is_ok() == allow)
+            })?;
+            say(&format!(
+                "a change {} is obeyed {took:.0?} after kubectl returned",
+                if allow { "that allows" } else { "that forbids" }
+            ));
+            Ok(())
+        };
+        change(&cluster, true)?;
+        let connected = |shim: &Option<egress_tests::shim::Shim<'_>>| {
+            let status = shim.as_ref().and_then(|shim| shim.status().ok());
+            status.and_then(|status| status["proxies"].as_array().map(Vec::len)).unwrap_or_default()
+        };
+        say(&format!("proxies at the control planes: {} and {}", connected(&first), connected(&second)));
+
+        drop(first.take());
+        say("the first control plane is killed");
+        change(&cluster, false)?;
+        probers[0].goes_on("connections without the first control plane")?;
+        first = Some(cluster.shim(&[])?);
+        say("it is back");
+
+        drop(second.take());
+        say("the second control plane is killed");
+        change(&cluster, true)?;
+        probers[1].goes_on("connections without the second control plane")?;
+        second = Some(cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?);
+        say("it is back");
+
+        cluster.api.kill();
+        say("the API server is killed");
+        probers[0].goes_on("connections without an API server")?;
+        cluster.api.resume()?;
+        say("it is back");
+        change(&cluster, false)?;
+
+        cluster.api.kill_etcd();
+        say("etcd is killed");
+        probers[1].goes_on("connections without etcd")?;
+        let remove = ["delete", "egress", "always", "-n", "curl", "--request-timeout=2s"];
+        ensure!(cluster.api.kubectl(User::Admin, &remove).is_err(), "a change without etcd");
+        cluster.api.start_etcd()?;
+        wait_for("the API server to answer", Duration::from_secs(30), || {
+            cluster.api.kubectl(User::Admin, &["get", "--raw", "/readyz"]).is_ok()
+        })?;
+        say("it is back");
+        change(&cluster, true)?;
+        change(&cluster, false)?;
+
+        let both: Vec<_> = [&first, &second].into_iter().flatten().collect();
+        wait_for("both control planes to say the same", CONVERGES, || {
+            let status: Vec<_> = both.iter().filter_map(|shim| shim.status().ok()).collect();
+            let same = |part: &str| status.iter().all(|one| one[part] == status[0][part]);
+            status.len() == 2 && ["objects", "identities", "problems", "meshMode"].into_iter().all(same)
+        })?;
+        drop(stop);
+        for thread in threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a prober panicked"))??;
+        }
+        Ok(())
+    })?;
+    for (prober, envoy) in probers.iter().zip(&envoys) {
+        let (allowed, refused, wrong) = prober.counts();
+        say(&format!(
+            "a workload connected {allowed} times, was refused {refused} times, and {wrong} were wrong"
+        ));
+        ensure!(wrong == 0, "{}", envoy.log_tail(20));
+        ensure!(envoy.stat("listener_manager.listener_modified")? == 0);
+    }
+    Ok(())
+}
