@@ -87,8 +87,14 @@ pub struct Condition {
     pub line: Option<u32>,
     /// Whether everything in it counts: no problem is an error.
     pub accepted: bool,
+    /// Counts changes of what it says, where a server keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// How many rules it contributes.
     pub rules: usize,
+    /// To whom it applies: the sources of a policy that can be read.
+    #[serde(skip)]
+    pub sources: BTreeSet<Identity>,
     /// What is wrong with it, or good to know about it.
     pub problems: Vec<Problem>,
 }
@@ -173,7 +179,9 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         })
         .collect();
     for policy in policies {
-        compiler.describe(policy.issues, policy.rules.len());
+        let sources = policy.sources;
+        let condition = Condition { sources, ..condition(policy.issues, policy.rules.len()) };
+        compiler.conditions.insert(condition.object.clone(), condition);
     }
     compiler.describe_others(&objects);
     Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh }
@@ -199,7 +207,7 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
         for (cluster, by) in overruled {
             let message = format!("`{cluster}` has the connection settings of policy `{by}`, not these");
             let advice = "name the same UpstreamTrafficSetting in both policies";
-            policy.issues.warning("spec.matches", message, Some(advice));
+            policy.issues.conflict(&policy.settings_field, message, advice);
         }
     }
     let list = |named: BTreeMap<String, (OwnCluster, String)>| named.into_values().map(|(c, _)| c).collect();
@@ -252,6 +260,22 @@ struct Invalid;
 /// The objects that count.
 type Objects<'s> = BTreeMap<&'s ObjectRef, &'s Object>;
 
+/// What became of an object.
+fn condition(issues: Issues<'_>, rules: usize) -> Condition {
+    let (object, mut problems) = issues.into_parts();
+    problems.sort_by(Problem::reading_order);
+    Condition {
+        object: object.reference.clone(),
+        file: object.file.to_string(),
+        line: object.places.at().map(|at| at.line),
+        accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+        generation: object.metadata.generation,
+        rules,
+        sources: BTreeSet::new(),
+        problems,
+    }
+}
+
 #[derive(Default)]
 struct Compiler {
     conditions: BTreeMap<ObjectRef, Condition>,
@@ -260,17 +284,8 @@ struct Compiler {
 impl Compiler {
     /// Writes down what became of an object.
     fn describe(&mut self, issues: Issues<'_>, rules: usize) {
-        let (object, mut problems) = issues.into_parts();
-        problems.sort_by(Problem::reading_order);
-        let condition = Condition {
-            object: object.reference.clone(),
-            file: object.file.to_string(),
-            line: object.places.at().map(|at| at.line),
-            accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
-            rules,
-            problems,
-        };
-        self.conditions.insert(object.reference.clone(), condition);
+        let condition = condition(issues, rules);
+        self.conditions.insert(condition.object.clone(), condition);
     }
 
     /// Objects that nothing was said about are accepted.

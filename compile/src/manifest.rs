@@ -15,6 +15,6 @@ pub use decode::unreadable;
 pub use decode::{Parsed, parse, parse_value};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef};
 pub use places::{Places, Position};
-pub use problem::{Problem, Severity};
+pub use problem::{Cause, Problem, Severity};
 
 pub(crate) use places::annotation_path;

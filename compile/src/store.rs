@@ -93,6 +93,12 @@ impl Store {
         self.files.keys()
     }
 
+    /// The objects of one file.
+    #[must_use]
+    pub fn of_file(&self, file: &str) -> &[Arc<Object>] {
+        self.files.get(file).map_or(&[], |file| &file.objects)
+    }
+
     /// Whether there is no object.
     #[must_use]
     pub fn is_empty(&self) -> bool {

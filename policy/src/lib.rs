@@ -23,6 +23,8 @@ mod cidr;
 pub mod client_hello;
 mod decision;
 mod document;
+#[cfg(feature = "explain")]
+pub mod explain;
 mod host;
 mod identity;
 pub mod json;

@@ -26,6 +26,7 @@ pub async fn serve(
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/servingz", get(serving))
         .route("/metrics", get(metrics_text))
         .route("/status", get(status))
         .with_state(shared);
@@ -43,6 +44,16 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
         Availability::Unavailable { reason } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}; the last good state stays in force\n"))
         }
+    }
+}
+
+/// Good from the first complete state on, whether the source can be read now or not: what proxies get is the
+/// last good state, and without this one they might get nothing.
+async fn serving(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if shared.serving.load(Ordering::Acquire) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "there is no complete state yet\n")
     }
 }
 

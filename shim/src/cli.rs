@@ -3,10 +3,18 @@
 mod bootstrap;
 mod check;
 mod compile;
+mod evidence;
+mod explain;
 mod inject;
+mod install;
 mod iptables;
+mod namespace;
 mod serve;
 mod status;
+mod test;
+mod uninstall;
+mod verify;
+mod wait;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,10 +25,16 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
 use self::compile::Compile;
+use self::explain::ExplainArgs;
 use self::inject::Inject;
+use self::install::Install;
 use self::iptables::Iptables;
+use self::namespace::Namespace;
 use self::serve::Serve;
 use self::status::StatusArgs;
+use self::test::TestArgs;
+use self::uninstall::Uninstall;
+use self::verify::Verify;
 use crate::crds;
 use egress_compile::CompileOptions;
 
@@ -38,7 +52,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  osm-egress serve --config-dir manifests --wasm target/egress_filter.wasm --insecure-node-identity\n  osm-egress serve --wasm egress_filter.wasm --tls-cert tls.crt --tls-key tls.key --service-account-tokens"
     )]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print an Envoy bootstrap for the sidecar of an identity.
     #[command(
         after_help = "Example:\n  osm-egress bootstrap --identity curl/curl --envoy-version 1.40 > bootstrap.yaml\n  osm-egress bootstrap --identity curl/curl --xds osm-egress.osm-system.svc:15128 --xds-ca ca.crt --token-file /var/run/secrets/osm-egress/token > bootstrap.yaml"
@@ -53,6 +67,25 @@ enum Command {
     /// Show what a running control plane knows: objects, identities, proxies.
     #[command(after_help = "Example:\n  osm-egress status --output json | jq .proxies")]
     Status(StatusArgs),
+    /// Put the control plane into a cluster.
+    #[command(
+        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/osm-egress:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
+    )]
+    Install(Box<Install>),
+    /// Bring an installed control plane up to date, and renew its certificate. The MeshConfig stays as it is.
+    #[command(after_help = "Example:\n  osm-egress upgrade --set osm.egress.replicas=3")]
+    Upgrade(Box<Install>),
+    /// Take away what `install` made. Objects of yours stay, and what was there before.
+    #[command(after_help = "Example:\n  osm-egress uninstall --timeout 2m")]
+    Uninstall(Uninstall),
+    /// Say which namespaces belong to the mesh.
+    #[command(after_help = "Example:\n  osm-egress namespace add bookstore bookbuyer")]
+    Namespace(Namespace),
+    /// Say what works in a cluster, what does not, and what no sidecar sees; exit code 1 if anything failed.
+    #[command(
+        after_help = "Example:\n  osm-egress verify -o json | jq '.checks[] | select(.state != \"ok\")'"
+    )]
+    Verify(Verify),
     /// Give the pods in manifests their sidecars.
     #[command(
         after_help = "Examples:\n  osm-egress inject -f deployment.yaml --xds-ca ca.crt | kubectl apply -f -\n  kubectl get meshconfig osm-mesh-config -n osm-system -o yaml > mesh.yaml && osm-egress inject -f - --mesh-config mesh.yaml < pods.yaml"
@@ -63,6 +96,17 @@ enum Command {
         after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
     )]
     Iptables(Iptables),
+    /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
+    /// it may not.
+    #[command(
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+    )]
+    Explain(Box<ExplainArgs>),
+    /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
+    #[command(
+        after_help = "Example:\n  osm-egress test --config-dir manifests expected.yaml --junit report.xml"
+    )]
+    Test(TestArgs),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -76,7 +120,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Mesh {
     /// Name of the MeshConfig that counts.
     #[arg(long, default_value = "osm-mesh-config")]
@@ -125,8 +169,15 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Compile(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Install(args) => args.run(false).map(|()| ExitCode::SUCCESS),
+            Command::Upgrade(args) => args.run(true).map(|()| ExitCode::SUCCESS),
+            Command::Uninstall(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Namespace(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Verify(args) => args.run(),
             Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
+            Command::Explain(args) => args.run(),
+            Command::Test(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

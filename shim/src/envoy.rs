@@ -29,6 +29,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
+pub use self::never::is_dropped;
 use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
 /// The names that other parts of the system know. The first three are Open Service Mesh's.

@@ -9,7 +9,9 @@ pub mod check;
 pub mod cli;
 pub mod crds;
 pub mod envoy;
+pub mod explain;
 pub mod inject;
+pub mod install;
 pub mod interception;
 pub mod metrics;
 pub mod serve;
@@ -17,6 +19,7 @@ pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod tls;
+pub mod webhook;
 pub mod xds;
 
 mod yaml;

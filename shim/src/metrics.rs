@@ -42,6 +42,11 @@ pub fn text(shared: &Shared) -> String {
     registry.register("problems", "Errors in files and objects", gauge(errors));
     let available = usize::from(state.availability.is_available());
     registry.register("source_available", "1 while the source of objects can be read", gauge(available));
+    registry.register(
+        "admission",
+        "Objects that an API server asked about, by webhook and whether they were let in",
+        shared.reviews.clone(),
+    );
     if let Some(tls) = &shared.tls {
         let counts = tls.counts();
         let expires: Gauge = Gauge::default();

@@ -19,7 +19,8 @@ use crate::source::folder::Folder;
 use crate::source::kubernetes::{Cluster, Connection, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
-use crate::tls::{Files, ServerTls};
+use crate::tls::{Files, ServerTls, incoming};
+use crate::webhook::{self, Reviews, Webhooks};
 use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
@@ -33,6 +34,10 @@ pub struct Config {
     pub origin: Origin,
     /// The mesh's names.
     pub options: CompileOptions,
+    /// The name of this control plane, among others of the same mesh.
+    pub replica: String,
+    /// Where an API server connects to ask about objects.
+    pub webhook: Option<SocketAddr>,
     /// What every proxy gets.
     pub envoy: Settings,
     /// The certificate of the control plane, and whose client certificates count.
@@ -74,7 +79,7 @@ pub enum Origin {
 #[derive(Debug)]
 enum Reading {
     Folder(Folder),
-    Cluster(Cluster, Connection),
+    Cluster(Box<Cluster>, Connection),
 }
 
 impl Reading {
@@ -87,7 +92,7 @@ impl Reading {
             Origin::Cluster(kubeconfig) => {
                 let connection = connect(kubeconfig.as_deref()).await?;
                 let server = connection.server.clone();
-                (Self::Cluster(Cluster::watch(&connection.client, options), connection), server)
+                (Self::Cluster(Box::new(Cluster::watch(&connection.client, options)), connection), server)
             }
         })
     }
@@ -119,12 +124,21 @@ impl Reading {
     }
 
     /// Says what became of the objects where others look for it.
-    fn write_statuses(&mut self, compiled: &watch::Receiver<Arc<Compiled>>) {
+    fn write_statuses(
+        &mut self,
+        options: &CompileOptions,
+        replica: &str,
+        compiled: &watch::Receiver<Arc<Compiled>>,
+        proxies: &Arc<Proxies>,
+    ) {
         if let Self::Cluster(cluster, connection) = self {
-            cluster.write_statuses(connection.client.clone(), compiled.clone());
+            cluster.write_statuses(&connection.client, options, replica, compiled, proxies);
         }
     }
 }
+
+/// When stopping, how long telling other control planes may take.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// Serves until the process is told to stop.
 ///
@@ -134,6 +148,13 @@ pub async fn run(config: Config) -> Result<()> {
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
     let tls = config.tls.map(ServerTls::follow).transpose()?;
+    let webhook = match (config.webhook, &tls) {
+        (Some(address), Some(tls)) => {
+            Some(incoming(listen("webhook", address).await?, tls.clone(), ServerTls::https))
+        }
+        (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
+        (None, _) => None,
+    };
     let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
     let identification = Arc::new(reading.identification(config.identity, tls.as_ref())?);
     let mut source = reading.states();
@@ -147,6 +168,13 @@ pub async fn run(config: Config) -> Result<()> {
         serving: Arc::clone(&serving),
         tls: tls.clone(),
         identification: Arc::clone(&identification),
+        reviews: Reviews::default(),
+    };
+    let webhooks = Webhooks {
+        options: config.options.clone(),
+        source: source.clone(),
+        compiled: compiled.clone(),
+        reviews: shared.reviews.clone(),
     };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
@@ -154,7 +182,7 @@ pub async fn run(config: Config) -> Result<()> {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let admin = tokio::spawn(admin::serve(shared, admin_listener, wait(stopped.clone())));
-    let xds = tokio::select! {
+    let served = tokio::select! {
         result = signalled() => {
             result?;
             None
@@ -163,15 +191,18 @@ pub async fn run(config: Config) -> Result<()> {
             let first = compile(&first.store, &config.options, None);
             report(&source.borrow(), &first);
             sender.send_replace(Arc::new(first));
-            reading.write_statuses(&compiled);
+            reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, identification, proxies);
-            let xds = tokio::spawn(server.serve(xds, tls, wait(stopped)));
+            let xds = tokio::spawn(server.serve(xds, tls, wait(stopped.clone())));
+            let webhook = webhook.map(|connections| {
+                tokio::spawn(webhook::serve(connections, webhooks.routes(), wait(stopped)))
+            });
             serving.store(true, Ordering::Release);
             signalled().await?;
-            Some(xds)
+            Some((xds, webhook))
         }
     };
     tracing::info!("stopping: proxies keep what they have");
@@ -179,11 +210,17 @@ pub async fn run(config: Config) -> Result<()> {
     // Streams do not end by themselves; they are cut when the process ends.
     let grace = Duration::from_millis(200);
     let _ = tokio::time::timeout(grace, admin).await;
-    if let Some(xds) = xds {
+    if let Some((xds, webhook)) = served {
         let _ = tokio::time::timeout(grace, xds).await;
+        if let Some(webhook) = webhook {
+            // It bounds this itself.
+            let _ = webhook.await;
+        }
     }
-    if let Reading::Folder(folder) = reading {
-        folder.stop();
+    match reading {
+        Reading::Folder(folder) => folder.stop(),
+        // While the API server is away others notice by themselves.
+        Reading::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE, cluster.stop()).await),
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::source::{Availability, SourceState};
 use crate::tls::ServerTls;
+use crate::webhook::Reviews;
 use crate::xds::identify::Identification;
 use crate::xds::proxies::{Proxies, Proxy};
 use egress_compile::manifest::Problem;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub proxies: Arc<Proxies>,
     /// Whether proxies are served: from the first complete state on.
     pub serving: Arc<AtomicBool>,
+    /// What webhooks answered.
+    pub reviews: Reviews,
     /// What connections are encrypted with.
     pub tls: Option<ServerTls>,
     /// How proxies are identified.

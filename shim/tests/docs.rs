@@ -19,6 +19,18 @@ fn every_reason_code() {
 }
 
 #[test]
+fn every_reason_to_refuse_a_proxy() {
+    let code = read("shim/src/xds/identify/refusal.rs");
+    let text = read("docs/identity.md");
+    let body = code.split("fn reason(").nth(1).and_then(|rest| rest.split("\nimpl").next()).expect("there");
+    let reasons: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert!(reasons.len() > 5, "{reasons:?}");
+    for reason in reasons {
+        assert!(text.contains(&format!("`{reason}`")), "docs/identity.md lacks {reason}");
+    }
+}
+
+#[test]
 fn every_folder_of_the_architecture() {
     let text = read("ARCHITECTURE.md");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -35,6 +47,11 @@ fn links_lead_somewhere() {
         "README.md",
         "docs/bypasses.md",
         "docs/concepts.md",
+        "docs/explain.md",
+        "docs/identity.md",
+        "docs/injection.md",
+        "docs/interception.md",
+        "docs/kubernetes.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",

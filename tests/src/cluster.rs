@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use egress_compile::manifest::yaml;
 use serde_json::Value;
 
+use crate::authority::{Authority, Names, Volume};
 use crate::kube::{ApiServer, User};
 use crate::mesh::{self, CONTROL_PLANE, NAME_SERVER, World};
 use crate::shim::{self, Shim};
@@ -43,6 +44,16 @@ pub fn allowed() -> Result<BTreeSet<String>> {
 pub const EGRESS_ON: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":true}}}'  --type=merge"#;
 /// The other one.
 pub const EGRESS_OFF: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":false}}}'  --type=merge"#;
+
+/// A policy of `curl/curl` in a namespace, with more of its specification.
+#[must_use]
+pub fn policy(namespace: &str, name: &str, more: &str) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
+    )
+}
 
 /// A world and its API server.
 #[derive(Debug)]
@@ -122,12 +133,25 @@ impl<'w> Cluster<'w> {
     /// When it cannot be run.
     pub fn launch(&self, user: User, address: IpAddr, flags: &[&str]) -> Result<Shim<'w>> {
         let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
-        let mut all = vec!["--dns-resolver", &name_server];
+        // All of them run on one host.
+        let replica = format!("at-{}", address.to_string().replace(['.', ':'], "-"));
+        let mut all = vec!["--dns-resolver", &name_server, "--replica-name", &replica];
         all.extend_from_slice(flags);
         let kubeconfig = self.api.kubeconfig(user);
         let source = [OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
         Shim::launch(&self.world.outside.netns, address, &source, &all)
     }
+}
+
+/// An authority, and a volume with its certificate of the control plane: for one that identifies proxies.
+///
+/// # Errors
+/// When they cannot be made.
+pub fn identified_by_tokens() -> Result<(Authority, Volume)> {
+    let authority = Authority::new()?;
+    let hosts = [&*CONTROL_PLANE.to_string()];
+    let own = authority.issue(&Names { common_name: "osm-egress", hosts: &hosts, ..Names::default() })?;
+    Ok((authority, Volume::of_pair(&own)?))
 }
 
 /// Waits until the control plane's status is so.

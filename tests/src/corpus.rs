@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use egress_compile::manifest::yaml;
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
+use egress_policy::explain::{Explainer, Explanation, Question, Traffic, Verdict};
 use egress_policy::{
     Decision, Destination, Document, Identity, OnConnection, OnOpening, Opening, Policy, Request,
 };
@@ -131,26 +132,83 @@ pub fn ask(policy: &Policy, case: &Case) -> String {
         OnConnection::Decided(decision) => decision,
         OnConnection::NeedFirstBytes => match policy.opening(case.to, opening) {
             OnOpening::Decided(decision) => decision,
-            OnOpening::EachRequest => match case.request() {
-                Some(Http { method, authority, path }) => {
-                    // Envoy's part: the engine gets normalised paths.
-                    let path = path.replace("/x/../", "/");
-                    let headers = CaseHeaders(&case.headers);
-                    let upgrade = case.headers.get("upgrade").map(String::as_str);
-                    let request = Request {
-                        authority: Some(authority),
-                        method,
-                        path: &path,
-                        upgrade,
-                        headers: &headers,
-                    };
-                    policy.request(case.to, &request)
-                }
+            OnOpening::EachRequest => match with_request(case, |request| policy.request(case.to, request)) {
+                Some(decision) => decision,
                 None => return "each request".to_owned(),
             },
         },
     };
     show(&decision)
+}
+
+/// Passes the request of a case to `ask`.
+fn with_request<T>(case: &Case, ask: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
+    let Http { method, authority, path } = case.request()?;
+    // Envoy's part: the engine gets normalised paths.
+    let path = path.replace("/x/../", "/");
+    let headers = CaseHeaders(&case.headers);
+    let upgrade = case.headers.get("upgrade").map(String::as_str);
+    Some(ask(&Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers }))
+}
+
+/// What an explanation says.
+#[must_use]
+pub fn explain(explainer: &Explainer, case: &Case) -> Explanation {
+    let ask = |traffic: Traffic<'_>| {
+        let (address, port) = (Some(case.to.ip()), case.to.port());
+        explainer.explain(&Question { address, port, listener_port: 15001, traffic })
+    };
+    match &case.tls {
+        Some(name) => {
+            let server_name = Some(name.as_str()).filter(|name| !name.is_empty());
+            ask(Traffic::Tls { server_name, encrypted: false })
+        }
+        None => {
+            with_request(case, |request| ask(Traffic::Http(request))).unwrap_or_else(|| ask(Traffic::Other))
+        }
+    }
+}
+
+/// The same as `osm-egress explain` is asked.
+#[must_use]
+pub fn explain_arguments(case: &Case) -> Vec<String> {
+    let to = case.to;
+    let mut arguments = match (&case.tls, case.request()) {
+        (Some(name), _) => vec!["--to".to_owned(), format!("tcp://{to}"), format!("--sni={name}")],
+        (None, Some(Http { method, authority, path })) => vec![
+            "--to".to_owned(),
+            format!("http://{to}{path}"),
+            format!("--method={method}"),
+            format!("--header=host: {authority}"),
+        ],
+        (None, None) if case.bytes.as_deref().is_none_or(str::is_empty) => {
+            vec!["--to".to_owned(), format!("tcp-server-first://{to}")]
+        }
+        (None, None) => {
+            let bytes = case.bytes.as_deref().unwrap_or_default().bytes();
+            let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
+            vec!["--to".to_owned(), format!("tcp://{to}"), format!("--client-hello-hex={hex}")]
+        }
+    };
+    if case.tls.is_none() {
+        arguments.extend(case.headers.iter().map(|(name, value)| format!("--header={name}: {value}")));
+    }
+    arguments
+}
+
+/// An explanation in the words of the corpus.
+#[must_use]
+pub fn explained(explanation: &Explanation) -> String {
+    let policy = explanation.rule.as_ref().map_or("-", |rule| rule.policy.as_str());
+    let reason = explanation.reason.map_or("-", |reason| reason.as_str());
+    match (explanation.verdict, &explanation.destination) {
+        (Verdict::Allow, Some(Destination::Resolved(host, _))) => {
+            format!("allow {reason} {policy} -> {host}")
+        }
+        (Verdict::Allow, Some(Destination::Passthrough)) => format!("allow {reason} {policy} -> passthrough"),
+        (Verdict::Allow, Some(Destination::Dialled) | None) => format!("allow {reason} {policy} -> dialled"),
+        (Verdict::Deny, _) => format!("deny {reason} {policy}"),
+    }
 }
 
 fn show(decision: &Decision<'_>) -> String {

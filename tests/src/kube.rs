@@ -5,6 +5,9 @@
 
 mod keys;
 mod many;
+mod namespaces;
+mod objects;
+pub mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,6 +21,9 @@ use serde_json::Value;
 
 use crate::netns::Netns;
 use crate::wait::wait_for;
+
+pub use self::namespaces::with_namespace_controller;
+pub use self::objects::Objects;
 
 /// The API server's address.
 pub const API_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 3));
@@ -240,7 +246,9 @@ impl<'n> ApiServer<'n> {
         Ok(asked)
     }
 
-    fn command(&self, program: &str, user: User) -> Command {
+    /// A command that finds the cluster by KUBECONFIG.
+    #[must_use]
+    pub fn command(&self, program: &str, user: User) -> Command {
         let program = if program == "kubectl" { self.assets.join(program) } else { program.into() };
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = self.netns.command(&program.to_string_lossy());

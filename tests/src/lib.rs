@@ -5,6 +5,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
+pub mod authority;
 pub mod bulk;
 pub mod bypass;
 pub mod client;
@@ -17,6 +18,7 @@ pub mod echo;
 pub mod envoy;
 pub mod grpc;
 pub mod hello;
+pub mod installer;
 pub mod kube;
 pub mod log;
 pub mod mesh;
@@ -29,3 +31,4 @@ pub mod standalone;
 pub mod tour;
 pub mod wait;
 pub mod websocket;
+pub mod xds;

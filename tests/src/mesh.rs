@@ -142,11 +142,21 @@ pub fn root() -> &'static Path {
 /// # Errors
 /// When it prints none.
 pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
+    bootstrap_with(identity, delta, &[])
+}
+
+/// The same with more flags.
+///
+/// # Errors
+/// When it prints none.
+pub fn bootstrap_with(identity: &str, delta: bool, flags: &[&str]) -> Result<String> {
     let delta = delta || std::env::var_os("EGRESS_XDS").is_some_and(|protocol| protocol == "delta");
+    let xds = SocketAddr::new(CONTROL_PLANE, 15128).to_string();
     let output = Command::new(shim::binary()?)
         .args(["bootstrap", "--identity", identity, "--envoy-version", &envoy::version()?])
-        .args(["--xds", &SocketAddr::new(CONTROL_PLANE, 15128).to_string()])
+        .args(if flags.contains(&"--xds") { vec![] } else { vec!["--xds", &xds] })
         .args(delta.then_some("--delta"))
+        .args(flags)
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
@@ -158,6 +168,24 @@ pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
 /// When it does not get ready.
 pub fn sidecar(pod: &Pod, delta: bool) -> Result<Envoy<'_>> {
     Envoy::start(pod, &bootstrap("curl/curl", delta)?, 1)
+}
+
+/// A policy by which `curl/NAME` may reach a port of [`HTTPBIN`] by TCP.
+#[must_use]
+pub fn echo_policy(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: curl}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: {name}, namespace: curl}}]\n  \
+         ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {port}, protocol: tcp}}]\n"
+    )
+}
+
+/// Whether a workload gets an echo from that port.
+#[must_use]
+pub fn echoes(pod: &Pod, port: u16) -> bool {
+    let exchange = || client::exchange(SocketAddr::new(HTTPBIN, port), b"ping");
+    pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
 }
 
 /// What a workload that asks for `http://AUTHORITY/PATH` at an address gets.

@@ -1,5 +1,6 @@
 //! Runs the real control plane.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,24 +66,38 @@ impl<'n> Shim<'n> {
         source: &[&std::ffi::OsStr],
         flags: &[&str],
     ) -> Result<Self> {
-        let admin = SocketAddr::new(ip, 15129);
+        let mut arguments: Vec<OsString> = source.iter().map(|&word| word.to_owned()).collect();
+        // Proxies are believed, unless the flags say how else to identify them.
+        if !flags.iter().any(|flag| ["--client-ca", "--service-account-tokens"].contains(flag)) {
+            arguments.push("--insecure-node-identity".into());
+        }
+        if !flags.contains(&"--wasm") {
+            arguments.extend(["--wasm".into(), module()?.into()]);
+        }
+        for (flag, port) in [("--xds-listen", 15128), ("--admin-listen", 15129)] {
+            arguments.extend([flag.into(), SocketAddr::new(ip, port).to_string().into()]);
+        }
+        arguments.extend(flags.iter().map(Into::into));
+        Self::run(netns, ip, &arguments)
+    }
+
+    /// Starts `osm-egress serve` with these words and no others; its admin address is the usual one.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run(netns: &'n Netns, ip: std::net::IpAddr, arguments: &[OsString]) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
-        let mut command = netns.command(&binary()?.to_string_lossy());
-        command.args(["serve", "--insecure-node-identity"]).args(source);
-        if !flags.contains(&"--wasm") {
-            command.arg("--wasm").arg(module()?);
-        }
-        let child = command
-            .args(["--xds-listen", &SocketAddr::new(ip, 15128).to_string()])
-            .args(["--admin-listen", &admin.to_string()])
-            .args(flags)
+        let child = netns
+            .command(&binary()?.to_string_lossy())
+            .arg("serve")
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
             .context("cannot start osm-egress")?;
-        Ok(Self { child, netns, admin, log })
+        Ok(Self { child, netns, admin: SocketAddr::new(ip, 15129), log })
     }
 
     /// Waits until it is ready.
@@ -98,6 +113,21 @@ impl<'n> Shim<'n> {
             bail!("the control plane does not get ready:\n{}", shim.log());
         }
         Ok(shim)
+    }
+
+    /// Tells it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not, or fails; with its log.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        wait_for("the control plane to stop", Duration::from_secs(10), || {
+            self.child.try_wait().ok().flatten().is_some()
+        })?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the control plane stops with {status}:\n{}", self.log());
+        Ok(())
     }
 
     /// Asks the admin interface.
@@ -121,6 +151,25 @@ impl<'n> Shim<'n> {
     /// When it does not answer.
     pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.get("/status")?)?)
+    }
+
+    /// A counter or gauge. One with labels is 0 before it was counted.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.get("/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.or(name.contains('{').then_some("0"));
+        Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
+    }
+
+    /// How many streams were refused or cut for this reason.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn refused(&self, reason: &str) -> Result<u64> {
+        self.metric(&format!("osm_egress_xds_refused_total{{reason=\"{reason}\"}}"))
     }
 
     /// What it logged so far.

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_policy::Policy;
+use egress_policy::explain::Explainer;
 use egress_tests::client::{self, Outcome};
 use egress_tests::corpus::{self, Case, Corpus};
 use egress_tests::envoy::Envoy;
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Form, Pod, ensure_capable};
 use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::shim;
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
 
@@ -22,6 +24,52 @@ fn native_engine() -> Result<()> {
         let policy = Policy::new(corpus.document()?.as_ref().clone())?;
         for case in &corpus.cases {
             assert_eq!(corpus::ask(&policy, case), case.expect, "{}: {}", corpus.name, case.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn explanations() -> Result<()> {
+    for corpus in corpus::all()? {
+        let explainer = Explainer::new(corpus.document()?.as_ref().clone())?;
+        for case in &corpus.cases {
+            let explanation = corpus::explain(&explainer, case);
+            let said = corpus::explained(&explanation);
+            assert_eq!(said, case.expect, "{}: {}", corpus.name, case.name);
+            let by_rule = case.expect.starts_with("allow rule ");
+            let some_rule_allows = explanation.rules.iter().any(|rule| rule.allows());
+            assert_eq!(some_rule_allows, by_rule, "{}: {}", corpus.name, case.name);
+        }
+    }
+    Ok(())
+}
+
+/// The same by `osm-egress explain` on a folder, with what it makes of URLs and flags.
+#[test]
+fn on_the_command_line() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for corpus in corpus::all()? {
+        std::fs::write(folder.path().join("corpus.yaml"), &corpus.manifests)?;
+        for case in &corpus.cases {
+            let output = std::process::Command::new(shim::binary()?)
+                .args(["explain", "--source", "curl/curl", "--output", "json", "--config-dir"])
+                .arg(folder.path())
+                .args(corpus::explain_arguments(case))
+                .output()?;
+            let name = format!("{}: {}", corpus.name, case.name);
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("{name}: {}", String::from_utf8_lossy(&output.stderr)))?;
+            let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
+            let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
+            let to = match (report["goesTo"]["how"].as_str(), report["goesTo"]["host"].as_str()) {
+                (Some("resolved"), Some(host)) => format!(" -> {host}"),
+                (Some(how), _) => format!(" -> {how}"),
+                (None, _) => String::new(),
+            };
+            assert_eq!(said + &to, case.expect, "{name}");
+            let allowed = case.expect.starts_with("allow");
+            assert_eq!(output.status.code(), Some(if allowed { 0 } else { 3 }), "{name}");
         }
     }
     Ok(())

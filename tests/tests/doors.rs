@@ -255,6 +255,8 @@ fn bad_input_of_the_command_line() -> Result<()> {
     let address = taken.local_addr()?.to_string();
     let module = shim::module()?.to_string_lossy().into_owned();
     let serve = ["serve", "--config-dir", &dir, "--wasm", &module];
+    let believed = ["--insecure-node-identity"];
+    let elsewhere = ["--xds-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     for (case, arguments, code, expected) in [
         ("no command", vec![], 2, "Usage:"),
         ("unknown flag", vec!["serve", "--nope"], 2, "unexpected argument '--nope'"),
@@ -268,7 +270,107 @@ fn bad_input_of_the_command_line() -> Result<()> {
             2,
             "1.39 or newer",
         ),
-        ("no credentials", serve.to_vec(), 1, "--insecure-node-identity"),
+        ("no identification", serve.to_vec(), 2, "--service-account-tokens|--insecure-node-identity"),
+        (
+            "belief and credentials",
+            [&serve[..], &believed, &["--client-ca", "x", "--tls-cert", "x", "--tls-key", "x"]].concat(),
+            2,
+            "cannot be used with",
+        ),
+        (
+            "tokens in plaintext",
+            vec!["serve", "--wasm", &module, "--service-account-tokens"],
+            2,
+            "--tls-cert <FILE>",
+        ),
+        (
+            "client certificates in plaintext",
+            [&serve[..], &["--client-ca", "x"]].concat(),
+            2,
+            "--tls-cert <FILE>",
+        ),
+        (
+            "a certificate without a key",
+            [&serve[..], &believed, &["--tls-cert", "x"]].concat(),
+            2,
+            "--tls-key <FILE>",
+        ),
+        (
+            "tokens without a cluster",
+            [&serve[..], &["--service-account-tokens", "--tls-cert", "x", "--tls-key", "x"]].concat(),
+            2,
+            "cannot be used with",
+        ),
+        (
+            "a trust domain that is none",
+            [&serve[..], &believed, &["--trust-domain", "spiffe://a"]].concat(),
+            2,
+            "as in `cluster.local`",
+        ),
+        (
+            "a certificate that is not there",
+            [&serve[..], &believed, &elsewhere, &["--tls-cert", "/nowhere", "--tls-key", "/nowhere"]]
+                .concat(),
+            1,
+            "cannot read /nowhere",
+        ),
+        (
+            "a certificate that is none",
+            [&serve[..], &believed, &elsewhere, &["--tls-cert", "/etc/passwd", "--tls-key", "/etc/passwd"]]
+                .concat(),
+            1,
+            "/etc/passwd has no certificate: expected PEM",
+        ),
+        (
+            "a token in plaintext",
+            vec!["bootstrap", "--identity", "a/b", "--token-file", "/t"],
+            2,
+            "--xds-ca <FILE>",
+        ),
+        (
+            "a certificate that is not followed",
+            vec![
+                "bootstrap",
+                "--identity",
+                "a/b",
+                "--xds-ca",
+                "x",
+                "--client-cert",
+                "/c",
+                "--client-key",
+                "/k",
+            ],
+            2,
+            "--client-sds <PATH>",
+        ),
+        (
+            "a token and a certificate",
+            vec![
+                "bootstrap",
+                "--identity",
+                "a/b",
+                "--xds-ca",
+                "x",
+                "--token-file",
+                "/t",
+                "--client-cert",
+                "/c",
+            ],
+            2,
+            "cannot be used with",
+        ),
+        (
+            "a path on this machine",
+            vec!["bootstrap", "--identity", "a/b", "--xds-ca", "x", "--token-file", "token"],
+            2,
+            "use an absolute path",
+        ),
+        (
+            "an authority that is none",
+            vec!["bootstrap", "--identity", "a/b", "--xds-ca", "/etc/passwd"],
+            1,
+            "/etc/passwd: there is no certificate",
+        ),
         (
             "an address in place of a block",
             [&serve[..], &["--never-resolve-to", "10.0.0.0/8,10.0.0.1"]].concat(),

@@ -23,6 +23,8 @@ pub(super) struct Policy<'s> {
     pub(super) rules: Vec<Rule>,
     /// The clusters that its rules name.
     pub(super) clusters: Vec<OwnCluster>,
+    /// The field that names the settings of those.
+    pub(super) settings_field: String,
     /// What there is to say about it.
     pub(super) issues: Issues<'s>,
 }
@@ -37,7 +39,10 @@ pub(super) fn policies<'s>(
     for (reference, object) in objects {
         if let Body::Egress(egress) = &object.body {
             let issues = Issues::new(object);
-            policies.push(Reader { reference, object, egress, groups, settings, issues }.policy());
+            let settings_field = "spec.matches".to_owned();
+            policies.push(
+                Reader { reference, object, egress, groups, settings, settings_field, issues }.policy(),
+            );
         }
     }
     policies
@@ -62,6 +67,7 @@ struct Reader<'a, 's> {
     egress: &'s Egress,
     groups: &'a Groups<'a>,
     settings: &'a Settings<'a>,
+    settings_field: String,
     issues: Issues<'s>,
 }
 
@@ -91,7 +97,7 @@ impl<'s> Reader<'_, 's> {
                 clusters.extend(granted.1);
             }
         }
-        Policy { sources, rules, clusters, issues: self.issues }
+        Policy { sources, rules, clusters, settings_field: self.settings_field, issues: self.issues }
     }
 
     fn sources(&mut self) -> BTreeSet<Identity> {
@@ -153,15 +159,18 @@ impl<'s> Reader<'_, 's> {
                 count += 1;
                 let target = ObjectRef::new(Kind::UpstreamTrafficSetting, &self.reference.namespace, name);
                 match self.settings.get(&target) {
-                    Some(Ok(found)) => limits = Some(*found),
+                    Some(Ok(found)) => {
+                        limits = Some(*found);
+                        self.settings_field = field;
+                    }
                     Some(Err(Invalid)) => {
                         valid = false;
                         let advice = "correct the settings: until then the object grants nothing";
-                        self.issues.error(&field, format!("{target} is invalid"), Some(advice));
+                        self.issues.wrong_reference(&field, format!("{target} is invalid"), advice);
                     }
                     None => {
                         valid = false;
-                        self.issues.error(&field, format!("there is no {target}"), Some(NO_OBJECT));
+                        self.issues.wrong_reference(&field, format!("there is no {target}"), NO_OBJECT);
                     }
                 }
             }
@@ -220,16 +229,14 @@ impl<'s> Reader<'_, 's> {
                 Some(Err(Invalid)) => {
                     valid = false;
                     let message = format!("{target} is invalid");
-                    self.issues.error(
-                        &field,
-                        message,
-                        Some("correct the group: until then the http rules of the object grant nothing"),
-                    );
+                    let advice = "correct the group: until then the http rules of the object grant nothing";
+                    self.issues.wrong_reference(&field, message, advice);
                 }
                 None => {
                     valid = false;
                     let message = format!("there is no {target}");
-                    self.issues.error(&field, message, Some("add the group to the policy's own namespace, or remove this match: until then the http rules of the object grant nothing"));
+                    let advice = "add the group to the policy's own namespace, or remove this match: until then the http rules of the object grant nothing";
+                    self.issues.wrong_reference(&field, message, advice);
                 }
             }
         }

@@ -1,4 +1,4 @@
-use crate::manifest::{Object, Problem, Severity};
+use crate::manifest::{Cause, Object, Problem, Severity};
 
 /// Collects what there is to say about one object.
 #[derive(Debug)]
@@ -30,15 +30,31 @@ impl<'o> Issues<'o> {
         self.add(Severity::Info, field, message, advice);
     }
 
+    /// An object that this one names is missing or wrong.
+    pub(super) fn wrong_reference(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
+        let problem = self.problem(Severity::Error, field, message).advice(advice).cause(Cause::Reference);
+        self.problems.push(problem);
+    }
+
+    /// Another object says something else, and that counts.
+    pub(super) fn conflict(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
+        let problem = self.problem(Severity::Warning, field, message).advice(advice).cause(Cause::Conflict);
+        self.problems.push(problem);
+    }
+
     fn add(&mut self, severity: Severity, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
-        let problem = Problem::new(severity, message)
-            .at(&self.object.file, self.object.position(field))
-            .object(&self.object.reference)
-            .field(field);
+        let problem = self.problem(severity, field, message);
         self.problems.push(match advice {
             Some(advice) => problem.advice(advice),
             None => problem,
         });
+    }
+
+    fn problem(&self, severity: Severity, field: &str, message: impl AsRef<str>) -> Problem {
+        Problem::new(severity, message)
+            .at(&self.object.file, self.object.position(field))
+            .object(&self.object.reference)
+            .field(field)
     }
 
     pub(super) fn into_parts(self) -> (&'o Object, Vec<Problem>) {

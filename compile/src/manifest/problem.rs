@@ -37,6 +37,18 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What a problem follows from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The object alone, whatever else there is.
+    #[default]
+    Itself,
+    /// An object that this one names: it is missing, or has a mistake itself.
+    Reference,
+    /// Another object that says something else about the same.
+    Conflict,
+}
+
 /// Something to say about a manifest: where, what, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +72,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// What it follows from.
+    #[serde(skip)]
+    pub cause: Cause,
 }
 
 /// Without serde's feature `rc`, which would be on for the whole workspace.
@@ -78,6 +93,7 @@ impl Problem {
             field: None,
             message: one_line(message.as_ref()).into_owned(),
             advice: None,
+            cause: Cause::Itself,
         }
     }
 
@@ -113,6 +129,22 @@ impl Problem {
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
+    }
+
+    /// Says what it follows from.
+    #[must_use]
+    pub fn cause(mut self, cause: Cause) -> Self {
+        self.cause = cause;
+        self
+    }
+
+    /// What is wrong with which field, in one line.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match &self.field {
+            Some(field) => format!("{field}: {}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// The order in which people read: by place, then the worst first.

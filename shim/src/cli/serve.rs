@@ -41,6 +41,12 @@ pub(super) struct Serve {
     /// Where proxies connect.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15128")]
     xds_listen: SocketAddr,
+    /// Where an API server connects to have objects checked (/validate). Needs `--tls-cert`.
+    #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
+    webhook_listen: Option<SocketAddr>,
+    /// Name of this control plane among those of the same mesh. Default: the host's name.
+    #[arg(long, value_name = "NAME", value_parser = parse_replica)]
+    replica_name: Option<String>,
     /// Where /healthz, /readyz, /metrics and /status are.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15129")]
     admin_listen: SocketAddr,
@@ -133,14 +139,31 @@ fn parse_delivery(text: &str) -> Result<Delivery, String> {
     }
 }
 
-fn parse_block(text: &str) -> Result<Cidr, String> {
+pub(super) fn parse_block(text: &str) -> Result<Cidr, String> {
     Cidr::canonical(text).map_err(|e| e.to_string())
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
     let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
     if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
+}
+
+fn parse_replica(text: &str) -> Result<String, String> {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (first, last) = (text.bytes().next(), text.bytes().next_back());
+    let is_name = text.len() <= 200
+        && text.bytes().all(|byte| is_letter(byte) || byte == b'-')
+        && first.is_some_and(is_letter)
+        && last.is_some_and(is_letter);
+    if is_name { Ok(text.to_owned()) } else { Err("use lower-case letters, digits and `-`".to_owned()) }
+}
+
+/// The host's name, which is the pod's in a cluster, with what a name in a cluster cannot have replaced.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_lowercase();
+    let name = name.trim().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    parse_replica(name.trim_matches('-')).unwrap_or_else(|_| "host".to_owned())
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -189,6 +212,8 @@ impl Serve {
                 None => serve::Origin::Cluster(self.kubeconfig),
             },
             options: self.mesh.into(),
+            replica: self.replica_name.unwrap_or_else(host_name),
+            webhook: self.webhook_listen,
             envoy: Settings {
                 module,
                 listener_port: self.listener_port,

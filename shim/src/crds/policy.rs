@@ -19,6 +19,10 @@ pub(super) fn egress() -> Value {
             "name": "Accepted", "type": "string", "description": "Whether everything in it counts",
             "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
         },
+        {
+            "name": "Programmed", "type": "string", "jsonPath": ".status.programmed",
+            "description": "How many of the connected proxies have it, of how many",
+        },
         { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
     ]);
     let names = Names {
@@ -86,5 +90,6 @@ fn status() -> Value {
     let mut conditions = list("What became of the policy", condition);
     conditions["x-kubernetes-list-type"] = json!("map");
     conditions["x-kubernetes-list-map-keys"] = json!(["type"]);
-    object(&[], json!({ "conditions": conditions }))
+    let programmed = text("How many of the connected proxies of its sources have it, of how many: as in 2/3");
+    object(&[], json!({ "conditions": conditions, "programmed": programmed }))
 }

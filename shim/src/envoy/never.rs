@@ -1,6 +1,6 @@
 //! Where a name must never lead, whoever controls it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_policy::{Cidr, HostMatch};
 use envoy_types::pb::google::protobuf::UInt32Value;
@@ -75,27 +75,32 @@ pub(super) fn never(names: HostMatch, more: &[Cidr]) -> Vec<CidrRange> {
         .collect()
 }
 
+/// Whether an answer of a name server is dropped.
+#[must_use]
+pub fn is_dropped(names: HostMatch, more: &[Cidr], address: IpAddr) -> bool {
+    never(names, more).iter().any(|range| holds(range, address).unwrap_or(true))
+}
+
+/// As Envoy compares: a mapped address is an IPv6 address there.
+fn holds(range: &CidrRange, address: IpAddr) -> Option<bool> {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32_u32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    let length = range.prefix_len?.value;
+    let (network, width) = bits(range.address_prefix.parse().ok()?);
+    let (address, other) = bits(address);
+    let differ = network ^ address;
+    Some(width == other && differ.checked_shr(width.checked_sub(length)?).unwrap_or(0) == 0)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
-
-    /// As Envoy compares: a mapped address is an IPv6 address there.
-    fn holds(range: &CidrRange, address: IpAddr) -> bool {
-        let length = range.prefix_len.expect("a length").value;
-        let bits = |address: IpAddr| match address {
-            IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
-            IpAddr::V6(v6) => (v6.to_bits(), 128),
-        };
-        let (network, width) = bits(range.address_prefix.parse().expect("an address"));
-        let (address, other) = bits(address);
-        width == other && (network ^ address).checked_shr(width - length).unwrap_or(0) == 0
-    }
 
     fn is_dropped(names: HostMatch, address: &str) -> bool {
         let more = ["198.18.0.0/15".parse().expect("a block")];
-        never(names, &more).iter().any(|range| holds(range, address.parse().expect("an address")))
+        super::is_dropped(names, &more, address.parse().expect("an address"))
     }
 
     #[test]

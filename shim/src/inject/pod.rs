@@ -67,7 +67,7 @@ pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Inj
     let warnings = warnings(spec, &parts, native);
 
     let interception = lists::interception(mesh, annotations)?;
-    let of_mesh = mesh.sidecar.clone().unwrap_or_default();
+    let of_mesh = mesh.sidecar.as_deref().cloned().unwrap_or_default();
     let sidecar = containers::sidecar(settings, &of_mesh, native)?;
     if native {
         parts.init_containers.insert(0, sidecar);

@@ -216,7 +216,7 @@ fn mistakes_in_the_mesh_config() {
         "MeshConfig spec.traffic.networkInterfaceExclusionList[0]: `eth0 -j ACCEPT` is no name of a network interface"
     );
     let sidecar = Sidecar { envoy_image: Some("envoy:v1.22.2".to_owned()), ..Sidecar::default() };
-    let mesh = MeshConfig { sidecar: Some(sidecar), ..MeshConfig::default() };
+    let mesh = MeshConfig { sidecar: Some(Box::new(sidecar)), ..MeshConfig::default() };
     assert!(matches!(mutate(&plain(), &settings(), &mesh), Err(Refusal::Image { .. })));
 }
 

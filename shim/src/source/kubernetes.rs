@@ -11,7 +11,9 @@ mod follow;
 mod gather;
 mod kinds;
 mod object;
+mod once;
 mod probe;
+mod replicas;
 mod review;
 mod status;
 
@@ -25,11 +27,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use self::connect::{ConnectError, Connection, connect};
+pub(crate) use self::connect::{is_unknown, reason};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
+pub(crate) use self::object::{Item, is_ours, read};
 use self::object::{Key, Observed};
+pub use self::once::{Pod, pod, read_once};
+use self::replicas::{Exchange, Report};
 pub use self::review::{Review, Reviewer};
 use super::SourceState;
+use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};
 
 /// After something happened, how long to wait for more.
@@ -47,6 +54,7 @@ type Statuses = Arc<BTreeMap<Key, Arc<Observed>>>;
 pub struct Cluster {
     states: watch::Receiver<SourceState>,
     observed: watch::Receiver<Statuses>,
+    exchange: Option<Exchange>,
     tasks: JoinSet<()>,
 }
 
@@ -64,13 +72,41 @@ impl Cluster {
         }
         tasks.spawn(probe::probe(client.clone(), sender));
         tasks.spawn(run(gather, events, publish, publish_statuses));
-        Self { states, observed, tasks }
+        Self { states, observed, exchange: None, tasks }
     }
 
-    /// Says in the status of each policy what became of it.
-    pub fn write_statuses(&mut self, client: Client, compiled: watch::Receiver<Arc<Compiled>>) {
-        let (states, observed) = (self.states.clone(), self.observed.clone());
-        self.tasks.spawn(status::write(client, states, compiled, observed));
+    /// Says in the status of each policy what became of it, and which proxies have it: those of this control plane,
+    /// which has this name, and of all others.
+    pub fn write_statuses(
+        &mut self,
+        client: &Client,
+        options: &CompileOptions,
+        replica: &str,
+        compiled: &watch::Receiver<Arc<Compiled>>,
+        proxies: &Arc<Proxies>,
+    ) {
+        let exchange = Exchange::new(client, options, replica);
+        let (publish_own, own) = watch::channel(Arc::new(Report::default()));
+        let (publish_others, others) = watch::channel(None);
+        let inputs = status::Inputs {
+            states: self.states.clone(),
+            compiled: compiled.clone(),
+            observed: self.observed.clone(),
+            own,
+            others,
+        };
+        self.tasks.spawn(exchange.clone().publish(Arc::clone(proxies), compiled.clone(), publish_own));
+        self.tasks.spawn(exchange.clone().listen(publish_others));
+        self.tasks.spawn(status::write(client.clone(), inputs));
+        self.exchange = Some(exchange);
+    }
+
+    /// Stops watching and writing, and tells other control planes that this one has no proxies any more.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        if let Some(exchange) = &self.exchange {
+            exchange.leave().await;
+        }
     }
 
     /// What the cluster says, now and later.

@@ -86,7 +86,23 @@ async fn handshake(
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         tracing::debug!(%address, %error, "TLS handshake failed");
     } else {
-        tracing::warn!(%address, %error, "TLS handshake failed");
+        tracing::warn!(%address, %error, hint = hint(&error), "TLS handshake failed");
     }
     None
+}
+
+/// What to look at.
+fn hint(error: &io::Error) -> &'static str {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "the client's certificate must be of an authority in --client-ca, and be valid now"
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            "the client refuses this certificate: is it of the authority that the client has, and of the name that it asks for?"
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "the client does not speak TLS: give it a bootstrap with --xds-ca"
+        }
+        _ => "",
+    }
 }

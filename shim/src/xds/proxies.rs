@@ -8,7 +8,8 @@ use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::session::Event;
 use crate::snapshot::type_url::short;
@@ -65,6 +66,24 @@ pub struct Rejection {
     pub error: String,
 }
 
+/// What the proxies of one identity have, as far as policies go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// How many have each version of the policy document in force; empty where none is.
+    pub has: BTreeMap<String, u64>,
+    /// What one of them refuses: of several, the one of the first node id.
+    pub refusal: Option<Refusal>,
+}
+
+/// What a proxy refuses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Its node id.
+    pub node: String,
+    /// Envoy's own words.
+    pub error: String,
+}
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -91,10 +110,11 @@ impl Counts {
 #[derive(Debug, Default)]
 pub struct Proxies {
     streams: Mutex<BTreeMap<u64, Proxy>>,
-    /// What proxies that are gone had refused, by node id. Envoy acknowledges the very bytes that it
+    /// What proxies that are gone had refused, by identity and node id: nobody can touch what is another's. Envoy acknowledges the very bytes that it
     /// refused before, without applying them: a reconnect must not make a refusal look mended.
-    refusals: Mutex<BTreeMap<String, BTreeMap<&'static str, Rejection>>>,
+    refusals: Mutex<BTreeMap<(String, String), BTreeMap<&'static str, Rejection>>>,
     next: AtomicU64,
+    changes: watch::Sender<()>,
     /// Counts since the start.
     pub counts: Counts,
 }
@@ -122,12 +142,13 @@ impl Proxies {
             document_acknowledged: None,
             types: BTreeMap::new(),
         };
-        let known = lock(&self.refusals).remove(&node.id).unwrap_or_default();
+        let known = lock(&self.refusals).remove(&(identity.to_string(), node.id.clone())).unwrap_or_default();
         for (kind, rejection) in known {
             proxy.types.entry(kind).or_default().rejected = Some(rejection);
         }
         self.counts.streams.fetch_add(1, Ordering::Relaxed);
         lock(&self.streams).insert(key, proxy);
+        self.changes.send_replace(());
         Registration { proxies: self, key }
     }
 
@@ -136,6 +157,25 @@ impl Proxies {
         let mut list: Vec<_> = lock(&self.streams).values().cloned().collect();
         list.sort_by(|a, b| a.node.cmp(&b.node));
         list
+    }
+
+    /// What the proxies of each identity have.
+    pub fn fleets(&self) -> BTreeMap<String, Fleet> {
+        let mut fleets: BTreeMap<String, Fleet> = BTreeMap::new();
+        for proxy in lock(&self.streams).values() {
+            let fleet = fleets.entry(proxy.identity.clone()).or_default();
+            let has = proxy.document_acknowledged.clone().unwrap_or_default();
+            *fleet.has.entry(has).or_default() += 1;
+            let refused = proxy.types.values().find_map(|status| status.rejected.as_ref());
+            let refused = refused.map(|r| Refusal { node: proxy.node.clone(), error: r.error.clone() });
+            fleet.refusal = [fleet.refusal.take(), refused].into_iter().flatten().min();
+        }
+        fleets
+    }
+
+    /// Changes whenever something happens to one of them.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// How many are connected.
@@ -182,17 +222,20 @@ impl Registration<'_> {
         if ["cluster", "listener", "extension"].into_iter().all(settled) {
             proxy.document_acknowledged = Some(document.to_owned());
         }
+        drop(streams);
+        self.proxies.changes.send_replace(());
     }
 }
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
         let Some(proxy) = lock(&self.proxies.streams).remove(&self.key) else { return };
+        self.proxies.changes.send_replace(());
         let rejected: BTreeMap<_, _> =
             proxy.types.into_iter().filter_map(|(kind, status)| status.rejected.map(|r| (kind, r))).collect();
         let mut refusals = lock(&self.proxies.refusals);
         if !rejected.is_empty() && refusals.len() < MOST_REFUSALS {
-            refusals.insert(proxy.node, rejected);
+            refusals.insert((proxy.identity, proxy.node), rejected);
         }
     }
 }
@@ -236,11 +279,20 @@ mod tests {
         stream.record(&[event("2", Some("no"))], "d2");
         drop(stream);
         assert_eq!(proxies.connected(), 0);
+        // Somebody else who calls himself the same does not take it away.
+        let other = Identity::new("ns", "other").expect("valid");
+        let stream = proxies.register(&node, &other, Protocol::Sotw);
+        assert!(proxies.list()[0].types.is_empty());
+        drop(stream);
         let stream = proxies.register(&node, &identity, Protocol::Sotw);
         stream.record(&[event("2", None)], "d2");
         assert_eq!(rejected().as_deref(), Some("no"), "the same bytes again are not applied");
         assert_eq!(proxies.list()[0].document_acknowledged, None);
+        let fleet = || proxies.fleets().remove("ns/sa").expect("there");
+        assert_eq!(fleet().has, BTreeMap::from([(String::new(), 1)]));
+        assert_eq!(fleet().refusal.map(|refusal| refusal.error).as_deref(), Some("no"));
         stream.record(&[event("3", None)], "d3");
         assert_eq!(rejected(), None);
+        assert_eq!(fleet().refusal, None);
     }
 }

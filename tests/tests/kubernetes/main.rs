@@ -2,7 +2,13 @@
 //!
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
+mod admission;
+mod explain;
+mod identity;
 mod inject;
+mod install;
+mod installed;
 mod replicas;
 mod scale;
 mod source;
+mod status;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::client;
-use egress_tests::cluster::Cluster;
+use egress_tests::cluster::{Cluster, policy};
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
 use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::wait::wait_for;
 
-use crate::source::{echo, policy};
+use crate::source::echo;
 
 /// How long a change may take to arrive after something died. Proxies look for another control plane with
 /// growing pauses.

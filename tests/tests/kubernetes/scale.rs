@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use egress_tests::cluster::Cluster;
+use egress_tests::cluster::{Cluster, policy};
 use egress_tests::kube::User;
 use egress_tests::mesh::{self, HTTPBIN, World};
 use egress_tests::netns::ensure_capable;
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::source::{echo, policy};
+use crate::source::echo;
 
 const NAMESPACES: usize = 40;
 const ACCOUNTS: usize = 50;

@@ -6,22 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, allowed, objects, rules, until};
+use egress_tests::cluster::{
+    Cluster, EGRESS_OFF, EGRESS_ON, allowed, identified_by_tokens, objects, policy, rules, until,
+};
 use egress_tests::curl::Curl;
 use egress_tests::kube::User;
-use egress_tests::mesh::{self, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, World};
+use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::wait::wait_for;
-use serde_json::Value;
-
-/// A policy of `curl/curl` in a namespace.
-pub(crate) fn policy(namespace: &str, name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
-    )
-}
+use egress_tests::xds::Proxy;
 
 pub(crate) fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
     let mut stream =
@@ -223,7 +216,11 @@ fn what_counts() -> Result<()> {
     cluster.define(|text| text.contains("kind: MeshConfig") || text.contains("kind: Egress"))?;
     cluster.set_up()?;
     api.namespace("plain", false)?;
-    let shim = cluster.shim(&[])?;
+    // With everything for which it needs a permission.
+    let (authority, own) = identified_by_tokens()?;
+    let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
+    let flags = ["--service-account-tokens", "--tls-cert", &certificate, "--tls-key", &key];
+    let shim = cluster.shim(&flags)?;
     until(&shim, "the first state", |status| {
         objects(status).contains(&"MeshConfig osm-system/osm-mesh-config".to_owned())
     })?;
@@ -282,68 +279,25 @@ fn what_counts() -> Result<()> {
     })?;
 
     // One that begins now reads by lists what the other one read by changes.
-    let fresh = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    let fresh = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &flags)?.ready()?;
     let (one, other) = (shim.status()?, fresh.status()?);
     for part in ["objects", "identities", "problems", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
+    // A proxy comes with a token.
+    api.service_account("curl", "curl")?;
+    let bearer = format!("Bearer {}", api.token("curl", "curl", "osm-egress", None)?);
+    let host = CONTROL_PLANE.to_string();
+    let proxy =
+        Proxy { authority: Some(&authority.pem), host: &host, authorization: &[&bearer], ..Proxy::default() };
+    proxy.ask(&world.outside.netns, SocketAddr::new(CONTROL_PLANE, 15128))?.with_context(|| shim.log())?;
+    // One that stops takes back what it said of its proxies; one that stays renews it.
+    fresh.stop()?;
     // The role is enough, as was seen, and nothing in it is unused.
-    wait_for("every permission to be used", Duration::from_secs(10), || {
+    wait_for("every permission to be used", Duration::from_secs(30), || {
         api.asked().is_ok_and(|asked| allowed().is_ok_and(|allowed| asked == allowed))
     })
     .with_context(|| format!("{:?} instead of {:?}", api.asked(), allowed()))?;
-    Ok(())
-}
-
-/// What became of a policy stands in its status; and nothing is written that is there already.
-#[test]
-fn statuses() -> Result<()> {
-    ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
-    let api = &cluster.api;
-    let port = "ports: [{number: 9000, protocol: tcp}]";
-    api.apply(&policy("curl", "good", port))?;
-    api.apply(&policy("curl", "bad", "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]"))?;
-    let shim = cluster.shim(&[])?;
-    let get = |name: &str| -> Result<Value> {
-        Ok(serde_json::from_str(
-            &api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?,
-        )?)
-    };
-    let condition = |name: &str| get(name).map(|object| object["status"]["conditions"][0].clone());
-    let until = |name: &str, status: &str, reason: &str, generation: u64| -> Result<String> {
-        wait_for(&format!("{name} to be {reason}"), Duration::from_secs(10), || {
-            condition(name).is_ok_and(|condition| {
-                condition["type"] == "Accepted"
-                    && condition["status"] == status
-                    && condition["reason"] == reason
-                    && condition["observedGeneration"] == generation
-            })
-        })
-        .with_context(|| format!("{:#}\n{}", get(name).unwrap_or_default(), shim.log()))?;
-        Ok(condition(name)?["message"].as_str().unwrap_or_default().to_owned())
-    };
-    let message = until("good", "True", "Accepted", 1)?;
-    ensure!(message == "1 rule", "{message}");
-    let message = until("bad", "False", "Invalid", 1)?;
-    ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
-    let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
-    let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
-    ensure!(line("NAME").contains("ACCEPTED"), "{table}");
-    ensure!(line("good").contains("True") && line("bad").contains("False"), "{table}");
-    // A second one, and one that begins anew, find that everything is said.
-    let version = |name: &str| get(name).map(|object| object["metadata"]["resourceVersion"].clone());
-    let before = (version("good")?, version("bad")?);
-    let other = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
-    // Another policy's status is written by both or either: then the others were looked at as well.
-    api.apply(&policy("curl", "last", port))?;
-    until("last", "True", "Accepted", 1)?;
-    ensure!((version("good")?, version("bad")?) == before, "what was said was written again");
-    drop(other);
-    // What is mended is said, with the generation that it is about.
-    api.apply(&policy("curl", "bad", "hosts: [a.org]\n  ports: [{number: 80, protocol: http}]"))?;
-    until("bad", "True", "Accepted", 2)?;
     Ok(())
 }
 

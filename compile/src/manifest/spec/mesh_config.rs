@@ -13,7 +13,7 @@ pub struct MeshConfig {
     pub traffic: Option<Traffic>,
     /// How sidecars are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sidecar: Option<Sidecar>,
+    pub sidecar: Option<Box<Sidecar>>,
     /// The other sections, as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,

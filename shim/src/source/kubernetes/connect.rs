@@ -94,7 +94,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What an error of the API server says, in one line.
-pub(super) fn reason(error: &kube::Error) -> String {
+pub(crate) fn reason(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API server says {}: {}", status.code, status.message);
     }
@@ -104,6 +104,6 @@ pub(super) fn reason(error: &kube::Error) -> String {
 }
 
 /// Whether the API server does not know what it was asked for.
-pub(super) fn is_unknown(error: &kube::Error) -> bool {
+pub(crate) fn is_unknown(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }

@@ -13,28 +13,32 @@ use egress_compile::store::Change;
 const OURS: &str = "openservicemesh.io/";
 
 /// Which object: namespace, empty for kinds that have none, and name.
-pub(super) type Key = (String, String);
+pub(crate) type Key = (String, String);
 
 /// An object as it is now.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// Which object.
-    pub(super) key: Key,
+    pub(crate) key: Key,
     /// Its labels.
-    pub(super) labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// What it says, or why that cannot be read.
-    pub(super) change: Change,
+    pub(crate) change: Change,
     /// What its status says.
-    pub(super) status: Observed,
+    pub(crate) status: Observed,
 }
 
 /// What the status of an object says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Observed {
+pub(crate) struct Observed {
+    /// What no other object ever has.
+    pub(crate) uid: String,
     /// Counts changes of the specification.
-    pub(super) generation: Option<i64>,
+    pub(crate) generation: Option<i64>,
     /// `status.conditions`.
-    pub(super) conditions: Value,
+    pub(crate) conditions: Value,
+    /// `status.programmed`.
+    pub(crate) programmed: Option<String>,
 }
 
 /// Which object this is.
@@ -48,18 +52,24 @@ pub(super) fn file(kind: Kind, (namespace, name): &Key) -> Arc<str> {
     ObjectRef::new(kind, namespace, name).to_string().into()
 }
 
+/// Whether an annotation is one that is looked at.
+pub(crate) fn is_ours(annotation: &str) -> bool {
+    annotation.starts_with(OURS)
+}
+
 /// Reads an object.
-pub(super) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Item {
+pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Item {
     let key = key(&object);
     let labels = object.metadata.labels.unwrap_or_default();
     let ours = object.metadata.annotations.unwrap_or_default();
-    let ours: BTreeMap<String, String> =
-        ours.into_iter().filter(|(name, _)| name.starts_with(OURS)).collect();
+    let ours: BTreeMap<String, String> = ours.into_iter().filter(|(name, _)| is_ours(name)).collect();
     let mut map = if let Value::Object(map) = object.data { map } else { Map::new() };
     // Others write it, and it says nothing that is asked for: it must not look like a change.
     let mut status = map.remove("status").unwrap_or_default();
     let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
-    let status = Observed { generation: object.metadata.generation, conditions };
+    let programmed = status["programmed"].as_str().map(str::to_owned);
+    let uid = object.metadata.uid.unwrap_or_default();
+    let status = Observed { uid, generation: object.metadata.generation, conditions, programmed };
     // What a list holds does not say what it is.
     map.insert("apiVersion".to_owned(), json!(resource.api_version));
     map.insert("kind".to_owned(), json!(resource.kind));

@@ -1,0 +1,82 @@
+//! An address that stands for all those that nothing lists.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{Cidr, Document};
+
+/// Where the search begins.
+pub(super) const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// What the rules and the mesh list for a port.
+pub(super) fn listed(document: &Document, port: u16) -> Vec<Cidr> {
+    let rules = document.rules.iter().filter(|rule| rule.port.get() == port);
+    let blocks = rules.flat_map(|rule| rule.addresses.iter().flatten().copied());
+    let services = document.in_mesh.iter().filter(|service| service.ports.iter().any(|p| p.get() == port));
+    let addresses = services.flat_map(|service| service.addresses.iter().map(|a| Cidr::host(a.get())));
+    blocks.chain(addresses).collect()
+}
+
+/// The first address outside all blocks: of IPv4, else of IPv6.
+pub(super) fn unlisted(blocks: &[Cidr]) -> Option<IpAddr> {
+    let v4 = gap(blocks, true).and_then(|bits| u32::try_from(bits).ok()).map(Ipv4Addr::from_bits);
+    v4.map(IpAddr::V4).or_else(|| gap(blocks, false).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))))
+}
+
+/// An address of every part of the address space that rules can treat in its own way, services of the mesh
+/// aside: their addresses are dialled on purpose.
+pub(super) fn each_part(document: &Document, port: u16, blocks: &[Cidr]) -> Vec<IpAddr> {
+    let behind = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+        IpAddr::V6(v6) => v6.to_bits().checked_add(1).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+    };
+    let ends = blocks.iter().filter_map(|block| behind(block.net().broadcast()));
+    let mut parts: BTreeSet<IpAddr> = blocks.iter().map(|block| block.net().network()).chain(ends).collect();
+    for service in document.in_mesh.iter().filter(|service| service.ports.iter().any(|p| p.get() == port)) {
+        for address in &service.addresses {
+            parts.remove(&address.get());
+        }
+    }
+    parts.into_iter().collect()
+}
+
+fn gap(blocks: &[Cidr], v4: bool) -> Option<u128> {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let nets = blocks.iter().map(|block| block.net()).filter(|net| net.addr().is_ipv4() == v4);
+    let mut ranges: Vec<(u128, u128)> =
+        nets.map(|net| (bits(net.network()), bits(net.broadcast()))).collect();
+    ranges.sort_unstable();
+    let mut next = 0_u128;
+    for (first, last) in ranges {
+        if first > next {
+            break;
+        }
+        if last >= next {
+            next = last.checked_add(1)?;
+        }
+    }
+    (!v4 || next <= u128::from(u32::MAX)).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_that_nothing_lists() {
+        for (blocks, expected) in [
+            (&[][..], Some("0.0.0.0")),
+            (&["10.0.0.0/8"], Some("0.0.0.0")),
+            (&["0.0.0.0/8", "1.0.0.0/8", "0.0.0.0/32"], Some("2.0.0.0")),
+            (&["0.0.0.0/0"], Some("::")),
+            (&["0.0.0.0/1", "128.0.0.0/1", "::/1"], Some("8000::")),
+            (&["0.0.0.0/0", "::/0"], None),
+        ] {
+            let blocks: Vec<Cidr> = blocks.iter().map(|block| block.parse().expect("a block")).collect();
+            assert_eq!(unlisted(&blocks).map(|a| a.to_string()).as_deref(), expected, "{blocks:?}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What a rule lacks to allow a connection.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{NearHost, Nearness};
+use crate::ReasonCode;
+
+/// The longest piece of what a workload or a manifest said that is shown.
+const LONGEST: usize = 120;
+
+/// How far away a rule is that is about something else.
+pub(super) const UNRELATED: u32 = 20;
+
+/// One thing that keeps a rule from allowing a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Lack {
+    /// The port is another one.
+    Port {
+        /// The rule's.
+        listed: u16,
+        /// The one that is dialled.
+        dialled: u16,
+    },
+    /// The dialled address is not in the rule's blocks.
+    Address {
+        /// `null`: it is not known.
+        dialled: Option<IpAddr>,
+        /// The first blocks of the rule.
+        listed: Vec<String>,
+        /// How many more it has.
+        more: usize,
+    },
+    /// The name is not in the rule's hosts.
+    Host {
+        /// The name, by SNI or authority.
+        name: String,
+        /// The name of the rule that comes nearest.
+        near: Option<NearHost>,
+        /// The first hosts of the rule.
+        listed: Vec<String>,
+        /// How many more it has.
+        more: usize,
+    },
+    /// The rule wants TLS.
+    Tls,
+    /// The rule wants plaintext HTTP, and gets TLS.
+    Plaintext,
+    /// The rule wants HTTP, and gets other bytes.
+    Request,
+    /// The rule looks at the first bytes, and there are none.
+    FirstBytes,
+    /// The ClientHello cannot be read.
+    ClientHello {
+        /// Why.
+        reason: ReasonCode,
+    },
+    /// The ClientHello has no server name.
+    ServerName,
+    /// The server name is none.
+    ReadableServerName,
+    /// The ClientHello may hide another name.
+    VisibleName,
+    /// Routes have no meaning over TLS.
+    RoutesOverTls,
+    /// The request is CONNECT.
+    OtherMethod,
+    /// The rule does not allow this upgrade.
+    Upgrade {
+        /// What the request asks for.
+        asked: String,
+    },
+    /// The request has no authority.
+    Authority,
+    /// The authority is not a host with an optional port.
+    ReadableAuthority {
+        /// As it is.
+        authority: String,
+    },
+    /// The authority names another port.
+    AuthorityPort {
+        /// The one in the authority.
+        named: u16,
+        /// The one that is dialled.
+        dialled: u16,
+    },
+    /// The rule lists names, and the authority is an address.
+    Name {
+        /// The address in the authority.
+        address: IpAddr,
+    },
+    /// The authority is another address than the one that is dialled.
+    SameAddress {
+        /// The address in the authority.
+        named: IpAddr,
+    },
+    /// None of the rule's routes matches.
+    Route {
+        /// What each of them lacks.
+        routes: Vec<RouteLacks>,
+    },
+    /// The destination is a service of the mesh: rules are not looked at.
+    Egress,
+    /// The connection goes to the listener itself: rules are not looked at.
+    Interception,
+}
+
+/// What a route lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteLacks {
+    /// The route: `group/match`.
+    pub route: String,
+    /// What it lacks.
+    pub lacks: Vec<RoutePart>,
+}
+
+/// One thing that keeps a route from matching.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum RoutePart {
+    /// The path does not match.
+    Path {
+        /// The route's pattern.
+        pattern: String,
+        /// The path of the request.
+        path: String,
+    },
+    /// The method is not listed.
+    Method {
+        /// The route's methods.
+        listed: Vec<String>,
+        /// The method of the request.
+        method: String,
+    },
+    /// A header does not match.
+    Header {
+        /// Its name.
+        name: String,
+        /// The route's pattern.
+        pattern: String,
+        /// The request's value, where there is one.
+        value: Option<String>,
+    },
+}
+
+impl Lack {
+    /// How much it separates the rule from the connection. A rule for another host is about something else.
+    pub(super) fn distance(&self) -> u32 {
+        match self {
+            Self::Egress | Self::Interception => 0,
+            Self::Route { routes } => {
+                1_u32.saturating_add(routes.iter().map(RouteLacks::distance).min().unwrap_or_default())
+            }
+            Self::Address { .. } | Self::Upgrade { .. } | Self::VisibleName | Self::AuthorityPort { .. } => 2,
+            Self::ServerName
+            | Self::ReadableServerName
+            | Self::Authority
+            | Self::ReadableAuthority { .. }
+            | Self::OtherMethod
+            | Self::ClientHello { .. }
+            | Self::FirstBytes
+            | Self::RoutesOverTls
+            | Self::SameAddress { .. } => 3,
+            Self::Host { near: Some(_), .. } => 4,
+            Self::Tls | Self::Plaintext | Self::Request | Self::Port { .. } => 5,
+            Self::Name { .. } => 10,
+            Self::Host { near: None, .. } => UNRELATED,
+        }
+    }
+}
+
+impl RouteLacks {
+    fn distance(&self) -> u32 {
+        u32::try_from(self.lacks.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What others wrote, in backticks: short, and without what a terminal would obey.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`")?;
+        for (count, c) in self.0.chars().enumerate() {
+            if count >= LONGEST {
+                f.write_str("…")?;
+                break;
+            }
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+        }
+        f.write_str("`")
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, items: &[String], more: usize) -> fmt::Result {
+    for (count, item) in items.iter().enumerate() {
+        let between = match (count, count.saturating_add(1) == items.len() && more == 0) {
+            (0, _) => "",
+            (_, true) => " and ",
+            (_, false) => ", ",
+        };
+        write!(f, "{between}{}", Quoted(item))?;
+    }
+    if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
+}
+
+/// One line, as what is to be said of the rule.
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { listed, dialled } => write!(f, "is for port {listed}, not {dialled}"),
+            Self::Address { dialled: Some(dialled), listed: blocks, more } => {
+                write!(f, "does not have {dialled} in its addresses, which are ")?;
+                if blocks.is_empty() { f.write_str("none") } else { list(f, blocks, *more) }
+            }
+            Self::Address { dialled: None, listed: blocks, more } => {
+                f.write_str("wants the dialled address to be in ")?;
+                if blocks.is_empty() { f.write_str("an empty list") } else { list(f, blocks, *more) }
+            }
+            Self::Host { name, near: Some(NearHost { pattern, how }), .. } => {
+                let (name, pattern) = (Quoted(name), Quoted(pattern));
+                write!(f, "does not list {name}")?;
+                match how {
+                    Nearness::Apex => write!(f, ": {pattern} is for the names below it, not for itself"),
+                    Nearness::Below => write!(f, ": it lists {pattern}, which is not for the names below it"),
+                    Nearness::Above => write!(f, ": it lists {pattern}, a name below it"),
+                    Nearness::Alike => write!(f, ": it lists {pattern}"),
+                }
+            }
+            Self::Host { name, near: None, listed, more } => {
+                write!(f, "does not list {}, but ", Quoted(name))?;
+                if listed.is_empty() { f.write_str("no host at all") } else { list(f, listed, *more) }
+            }
+            Self::Tls => f.write_str("wants TLS, and the first bytes are not"),
+            Self::Plaintext => f.write_str("wants plaintext HTTP, and the first bytes are TLS"),
+            Self::Request => f.write_str("wants an HTTP request, and the first bytes are none"),
+            Self::FirstBytes => f.write_str("looks at the first bytes, and the workload sends none"),
+            Self::ClientHello { reason } => write!(f, "wants a ClientHello that can be read ({reason})"),
+            Self::ServerName => f.write_str("lists hosts, and the ClientHello names none"),
+            Self::ReadableServerName => f.write_str("lists hosts, and the server name is none"),
+            Self::VisibleName => f.write_str("does not take the visible name of an encrypted ClientHello"),
+            Self::RoutesOverTls => f.write_str("has routes, which cannot be seen inside TLS"),
+            Self::OtherMethod => f.write_str("does not allow CONNECT, as no rule does"),
+            Self::Upgrade { asked } => write!(f, "does not allow the upgrade {}", Quoted(asked)),
+            Self::Authority => f.write_str("lists hosts, and the request names none"),
+            Self::ReadableAuthority { authority } => {
+                write!(f, "wants a host with an optional port, and the authority is {}", Quoted(authority))
+            }
+            Self::AuthorityPort { named, dialled } => {
+                write!(f, "wants the dialled port {dialled}, and the authority names {named}")
+            }
+            Self::Name { address } => write!(f, "lists names, and the request is for the address {address}"),
+            Self::SameAddress { named } => {
+                write!(f, "wants the dialled address, and the request is for {named}")
+            }
+            Self::Route { routes } if routes.is_empty() => f.write_str("has an empty list of routes"),
+            Self::Route { routes } => {
+                f.write_str("has no route that matches")?;
+                for (count, route) in routes.iter().take(4).enumerate() {
+                    f.write_str(if count == 0 { ": " } else { "; " })?;
+                    route.fmt(f)?;
+                }
+                match routes.len().saturating_sub(4) {
+                    0 => Ok(()),
+                    more => write!(f, "; and {more} more routes"),
+                }
+            }
+            Self::Egress => f.write_str("is not looked at: the destination is a service of the mesh"),
+            Self::Interception => f.write_str("is not looked at: the connection was not intercepted"),
+        }
+    }
+}
+
+impl fmt::Display for RouteLacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", Quoted(&self.route))?;
+        for (count, part) in self.lacks.iter().enumerate() {
+            if count > 0 {
+                f.write_str(" and ")?;
+            }
+            part.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RoutePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path { pattern, path } => write!(f, "wants path {}, not {}", Quoted(pattern), Quoted(path)),
+            Self::Method { listed, method } => {
+                f.write_str("wants method ")?;
+                list(f, listed, 0)?;
+                write!(f, ", not {}", Quoted(method))
+            }
+            Self::Header { name, pattern, value: Some(value) } => {
+                write!(f, "wants header {} to be {}, not {}", Quoted(name), Quoted(pattern), Quoted(value))
+            }
+            Self::Header { name, pattern, value: None } => {
+                write!(f, "wants header {} to be {}, and there is none", Quoted(name), Quoted(pattern))
+            }
+        }
+    }
+}

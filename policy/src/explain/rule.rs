@@ -1,0 +1,190 @@
+//! What one rule lacks, by looking at it alone. The tests hold it against the engine.
+
+use std::net::IpAddr;
+
+use super::near::nearest;
+use super::{Lack, Question, RouteLacks, RoutePart, Traffic};
+use crate::authority::{self, Authority, AuthorityHost};
+use crate::{Cidr, EncryptedHello, FullMatch, Host, HostPattern, Protocol, Request, Route, Rule, Upgrade};
+
+/// How much of a long list is told.
+const SOME: usize = 4;
+
+/// Everything that keeps the rule from allowing the connection.
+pub(super) fn lacks(rule: &Rule, question: &Question<'_>, address: IpAddr) -> Vec<Lack> {
+    let mut lacks = Vec::new();
+    if rule.port.get() != question.port {
+        lacks.push(Lack::Port { listed: rule.port.get(), dialled: question.port });
+    }
+    if let Some(blocks) = &rule.addresses
+        && !blocks.iter().any(|block| block.contains(address))
+    {
+        let (listed, more) = some(blocks.iter().map(Cidr::to_string));
+        lacks.push(Lack::Address { dialled: question.address.map(|a| a.to_canonical()), listed, more });
+    }
+    match rule.protocol {
+        Protocol::Tcp => {}
+        Protocol::Https => tls(rule, question.traffic, &mut lacks),
+        Protocol::Http => http(rule, question, address, &mut lacks),
+    }
+    lacks
+}
+
+/// Whether a rule of another port has anything in common with the connection: a name that both have, or the
+/// address.
+pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
+    let has_name = match question.traffic {
+        Traffic::Tls { server_name, .. } => server_name.is_some(),
+        Traffic::Http(_) => true,
+        Traffic::BrokenTls(_) | Traffic::Other | Traffic::Silence => false,
+    };
+    let by_address = question.address.zip(rule.addresses.as_ref());
+    (has_name && rule.hosts.is_some() && rule.protocol != Protocol::Tcp)
+        || by_address.is_some_and(|(address, blocks)| blocks.iter().any(|block| block.contains(address)))
+}
+
+fn tls(rule: &Rule, traffic: Traffic<'_>, lacks: &mut Vec<Lack>) {
+    if rule.routes.is_some() {
+        lacks.push(Lack::RoutesOverTls);
+    }
+    match traffic {
+        Traffic::Tls { server_name, encrypted } => {
+            let Some(hosts) = &rule.hosts else { return };
+            if encrypted && rule.encrypted_hello == EncryptedHello::Refuse {
+                lacks.push(Lack::VisibleName);
+            }
+            match server_name.map(Host::canonical) {
+                None => lacks.push(Lack::ServerName),
+                Some(Err(_)) => lacks.push(Lack::ReadableServerName),
+                Some(Ok(name)) => lacks.extend(host(hosts, &name)),
+            }
+        }
+        Traffic::BrokenTls(reason) => lacks.push(Lack::ClientHello { reason }),
+        Traffic::Http(request) => {
+            lacks.push(Lack::Tls);
+            // Whether the same over TLS would do.
+            if let (Some(hosts), Some(name)) = (&rule.hosts, name_of(request)) {
+                lacks.extend(host(hosts, &name));
+            }
+        }
+        Traffic::Other => lacks.push(Lack::Tls),
+        Traffic::Silence => lacks.push(Lack::FirstBytes),
+    }
+}
+
+fn http(rule: &Rule, question: &Question<'_>, address: IpAddr, lacks: &mut Vec<Lack>) {
+    match question.traffic {
+        Traffic::Http(asked) => request(rule, question.port, address, asked, lacks),
+        Traffic::Tls { server_name, .. } => {
+            lacks.push(Lack::Plaintext);
+            if let (Some(hosts), Some(Ok(name))) = (&rule.hosts, server_name.map(Host::canonical)) {
+                lacks.extend(host(hosts, &name));
+            }
+        }
+        Traffic::BrokenTls(_) => lacks.push(Lack::Plaintext),
+        Traffic::Other => lacks.push(Lack::Request),
+        Traffic::Silence => lacks.push(Lack::FirstBytes),
+    }
+}
+
+fn request(rule: &Rule, port: u16, address: IpAddr, request: &Request<'_>, lacks: &mut Vec<Lack>) {
+    if request.method == "CONNECT" {
+        lacks.push(Lack::OtherMethod);
+    }
+    if let Some(asked) = request.upgrade {
+        let known = asked.eq_ignore_ascii_case("websocket") && rule.upgrades.contains(&Upgrade::Websocket);
+        if !known {
+            lacks.push(Lack::Upgrade { asked: asked.to_owned() });
+        }
+    }
+    let text = request.authority.unwrap_or_default();
+    let host_text = match Authority::parse(text) {
+        _ if text.is_empty() => {
+            lacks.push(Lack::Authority);
+            None
+        }
+        None => {
+            lacks.push(Lack::ReadableAuthority { authority: text.to_owned() });
+            None
+        }
+        Some(authority) => {
+            if let Some(named) = authority.port.filter(|named| *named != port) {
+                lacks.push(Lack::AuthorityPort { named, dialled: port });
+            }
+            match (authority.host, &rule.hosts) {
+                (AuthorityHost::Name(name), hosts) => {
+                    lacks.extend(hosts.as_ref().and_then(|hosts| host(hosts, &name)));
+                    Some(name.to_string())
+                }
+                (AuthorityHost::Address(named), Some(_)) => {
+                    lacks.push(Lack::Name { address: named });
+                    Some(authority::literal(text).to_ascii_lowercase())
+                }
+                (AuthorityHost::Address(named), None) => {
+                    if named != address {
+                        lacks.push(Lack::SameAddress { named });
+                    }
+                    Some(authority::literal(text).to_ascii_lowercase())
+                }
+            }
+        }
+    };
+    if let (Some(routes), Some(host)) = (&rule.routes, host_text) {
+        let missed: Vec<RouteLacks> = routes.iter().map(|route| missed(route, &host, request)).collect();
+        if missed.iter().all(|route| !route.lacks.is_empty()) {
+            lacks.push(Lack::Route { routes: missed });
+        }
+    }
+}
+
+fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
+    // A pattern that does not compile makes no policy at all.
+    let matches = |pattern: &str, text: &str| FullMatch::new(pattern).is_ok_and(|p| p.matches(text));
+    let mut lacks = Vec::new();
+    let path = request.path.split(['?', '#']).next().unwrap_or_default();
+    if let Some(pattern) = route.path.as_deref().filter(|pattern| !matches(pattern, path)) {
+        lacks.push(RoutePart::Path { pattern: pattern.to_owned(), path: path.to_owned() });
+    }
+    if let Some(listed) =
+        route.methods.as_ref().filter(|methods| !methods.iter().any(|m| m == request.method))
+    {
+        lacks.push(RoutePart::Method { listed: listed.clone(), method: request.method.to_owned() });
+    }
+    for header in &route.headers {
+        let name = header.name.to_ascii_lowercase();
+        let value = match name.as_str() {
+            "host" => Some(host.to_owned()),
+            name => request.headers.get(name).map(std::borrow::Cow::into_owned),
+        };
+        if !value.as_deref().is_some_and(|value| matches(&header.value, value)) {
+            lacks.push(RoutePart::Header { name, pattern: header.value.clone(), value });
+        }
+    }
+    RouteLacks { route: route.name.clone(), lacks }
+}
+
+/// The name that a request is for, where it is one.
+fn name_of(request: &Request<'_>) -> Option<Host> {
+    match Authority::parse(request.authority?)?.host {
+        AuthorityHost::Name(name) => Some(name),
+        AuthorityHost::Address(_) => None,
+    }
+}
+
+fn host(hosts: &[HostPattern], name: &Host) -> Option<Lack> {
+    let is_listed = hosts.iter().any(|pattern| match pattern {
+        HostPattern::Exact(host) => host == name,
+        HostPattern::Below(suffix) => name.ancestors().any(|above| above == suffix.as_str()),
+    });
+    if is_listed {
+        return None;
+    }
+    let (listed, more) = some(hosts.iter().map(HostPattern::to_string));
+    Some(Lack::Host { name: name.to_string(), near: nearest(hosts, name), listed, more })
+}
+
+/// The beginning of a list, and how many more there are.
+fn some(mut items: impl ExactSizeIterator<Item = String>) -> (Vec<String>, usize) {
+    let listed: Vec<String> = items.by_ref().take(SOME).collect();
+    (listed, items.len())
+}

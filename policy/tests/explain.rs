@@ -1,0 +1,148 @@
+//! Explanations against the engine and against the naive model, on random documents.
+
+mod generate;
+mod naive;
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use egress_policy::explain::{Explainer, Explanation, Lack, Question, Traffic as Sent, Verdict};
+use egress_policy::{Decision, Document, Grant, Headers, ReasonCode, Request};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use self::generate::{given, in_mesh, questions, rule, rules};
+use self::naive::{Traffic, ask, document, expected, policy, verdict};
+
+struct List<'a>(&'a [(&'a str, &'a str)]);
+
+impl Headers for List<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| Cow::Borrowed(*value))
+    }
+}
+
+fn explainer(document: &Value) -> Explainer {
+    let document: Document = serde_json::from_value(document.clone()).expect("a document");
+    Explainer::new(document).expect("a policy")
+}
+
+fn explain(explainer: &Explainer, to: SocketAddr, known: bool, traffic: Traffic<'_>) -> Explanation {
+    let headers = List(if let Traffic::Http { headers, .. } = traffic { headers } else { &[] });
+    let request = if let Traffic::Http { authority, method, path, upgrade, .. } = traffic {
+        Some(Request { authority, method, path, upgrade, headers: &headers })
+    } else {
+        None
+    };
+    let sent = match (traffic, &request) {
+        (Traffic::Tls { name, encrypted }, _) => Sent::Tls { server_name: name, encrypted },
+        (Traffic::BrokenTls, _) => Sent::BrokenTls(ReasonCode::TlsMalformed),
+        (Traffic::Late, _) => Sent::Silence,
+        (Traffic::Http { .. }, Some(request)) => Sent::Http(request),
+        (Traffic::Http { .. }, None) => Sent::Other,
+    };
+    let address = known.then(|| to.ip());
+    explainer.explain(&Question { address, port: to.port(), listener_port: 15001, traffic: sent })
+}
+
+/// Of each rule, whether it lacks nothing, by the name of its policy.
+fn allowing(explanation: &Explanation) -> Vec<&str> {
+    let mut names: Vec<&str> =
+        explanation.rules.iter().filter(|rule| rule.allows()).map(|rule| rule.policy.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_verdict_is_the_engines_and_what_lacks_nothing_allows(
+        mode in prop_oneof![8 => Just("enforce"), 1 => Just("audit"), 1 => Just("passthrough")],
+        rules in rules(),
+        in_mesh in in_mesh(),
+        questions in questions(),
+    ) {
+        let whole = document(mode, &rules, &in_mesh);
+        let (explainer, policy) = (explainer(&whole), policy(&whole));
+        for (to, traffic) in questions {
+            let case = format!("{to} {traffic:?}");
+            let explanation = explain(&explainer, to, true, traffic);
+            let decision = ask(&policy, to, traffic);
+            prop_assert_eq!(explanation.verdict == Verdict::Allow, verdict(&decision).is_some(), "{}", case);
+            prop_assert_eq!(explanation.reason, Some(decision.reason()), "{}", case);
+            prop_assert_eq!(explanation.rule.as_ref(), decision.rule(), "{}", case);
+            prop_assert_eq!(explanation.would_refuse, decision.would_refuse(), "{}", case);
+            if let Decision::Allow(permit) = &decision {
+                prop_assert_eq!(explanation.destination.as_ref(), Some(&permit.to), "{}", case);
+                prop_assert_eq!(explanation.cluster.as_deref(), permit.cluster, "{}", case);
+            }
+            prop_assert_eq!(explanation.rules.len(), rules.len());
+            let beyond =
+                matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied);
+            // By the naive model, which knows nothing of the engine.
+            let mut alone: Vec<&str> = rules
+                .iter()
+                .filter(|rule| {
+                    let alone = document("enforce", &[(*rule).clone()], &[]);
+                    !beyond && expected(&alone, to, traffic).is_some()
+                })
+                .filter_map(|rule| rule["policy"].as_str())
+                .collect();
+            alone.sort_unstable();
+            prop_assert_eq!(allowing(&explanation), alone, "{} {:#?}", case, explanation.rules);
+            if let Decision::Allow(permit) = &decision && let Grant::Rule(named) = &permit.by {
+                prop_assert!(allowing(&explanation).contains(&named.policy.as_str()), "{}", case);
+            }
+            if !decision.is_allowed() || decision.would_refuse().is_some() {
+                prop_assert!(explanation.rules.iter().all(|rule| !rule.allows()), "{}", case);
+            }
+            for pair in explanation.rules.windows(2) {
+                prop_assert!(pair[0].distance() <= pair[1].distance());
+            }
+            for lack in explanation.rules.iter().flat_map(|rule| &rule.lacks) {
+                let text = lack.to_string();
+                prop_assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?}");
+                serde_json::to_value(lack).expect("JSON");
+            }
+        }
+    }
+
+    /// What is allowed without an address is allowed at every address, and where an address would help,
+    /// the rule that wants it says so.
+    #[test]
+    fn an_address_that_is_not_known(
+        rules in rules(),
+        more in rule(),
+        in_mesh in in_mesh(),
+        questions in questions(),
+    ) {
+        let mut rules = rules;
+        rules.push(given(more, &[("policy", json!("ns/more"))]));
+        let whole = document("enforce", &rules, &in_mesh);
+        let (explainer, policy) = (explainer(&whole), policy(&whole));
+        for (to, traffic) in questions {
+            let case = format!("{to} {traffic:?}");
+            // A request for a bare address is about that address.
+            if let Traffic::Http { authority: Some(authority), .. } = traffic
+                && authority.starts_with(|c: char| c == '[' || c.is_ascii_digit())
+            {
+                continue;
+            }
+            let unknown = explain(&explainer, to, false, traffic);
+            let decision = ask(&policy, to, traffic);
+            if matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied) {
+                continue;
+            }
+            if unknown.verdict == Verdict::Allow {
+                prop_assert!(decision.is_allowed(), "{}", case);
+            } else if let Decision::Allow(permit) = &decision && let Grant::Rule(named) = &permit.by {
+                let ruling = unknown.rules.iter().find(|rule| rule.policy == named.policy);
+                let ruling = ruling.expect("every rule is there");
+                prop_assert!(ruling.lacks_only_the_address(), "{case} {ruling:#?}");
+                let unknown = matches!(ruling.lacks[..], [Lack::Address { dialled: None, .. }]);
+                prop_assert!(unknown, "{}", case);
+            }
+        }
+    }
+}

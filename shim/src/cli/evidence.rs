@@ -1,0 +1,85 @@
+//! The flags that say of which policy a question is asked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use egress_policy::{Cidr, Identity};
+
+use super::Mesh;
+use super::serve::{parse_block, parse_timeout};
+use crate::explain::evidence::Evidence;
+use crate::source::kubernetes::{Connection, connect, read_once};
+use egress_compile::CompileOptions;
+
+#[derive(Debug, Args)]
+pub(super) struct EvidenceArgs {
+    /// Folder of manifests. Without it and `--document`, objects are read from a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "document"])]
+    config_dir: Option<PathBuf>,
+    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    #[arg(long, value_name = "FILE", conflicts_with = "document")]
+    kubeconfig: Option<PathBuf>,
+    /// A policy document to ask, as the filter gets it.
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+    /// Blocks of addresses that names must not lead to, as `serve` was told; several by commas.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
+    pub(super) never_resolve_to: Vec<Cidr>,
+    /// Port of the outbound listener, as `serve` was told.
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) listener_port: u16,
+    /// How long reading the cluster may take.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    timeout: Duration,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+/// What is asked of, before it was read.
+pub(super) enum Origin {
+    /// Something that is read already.
+    Read(Evidence),
+    /// A cluster.
+    Cluster(Connection),
+}
+
+impl EvidenceArgs {
+    /// Reads a folder or a document, or makes a client of a cluster.
+    pub(super) async fn origin(&self) -> Result<Origin> {
+        Ok(match (&self.document, &self.config_dir) {
+            (Some(file), _) => Origin::Read(Evidence::file(file)?),
+            (None, Some(folder)) => Origin::Read(Evidence::folder(folder, &self.options())?),
+            (None, None) => Origin::Cluster(connect(self.kubeconfig.as_deref()).await?),
+        })
+    }
+
+    /// Reads what was not read yet.
+    pub(super) async fn read(&self, origin: Origin) -> Result<Evidence> {
+        match origin {
+            Origin::Read(evidence) => Ok(evidence),
+            Origin::Cluster(connection) => {
+                let options = self.options();
+                let state = read_once(&connection.client, &options, self.timeout).await;
+                let state = state.with_context(|| format!("asking {}", connection.server))?;
+                Ok(Evidence::cluster(&state, &options))
+            }
+        }
+    }
+
+    /// Whether objects are read, of which `--source` has to choose.
+    pub(super) fn needs_identity(&self) -> bool {
+        self.document.is_none()
+    }
+
+    fn options(&self) -> CompileOptions {
+        self.mesh.clone().into()
+    }
+}
+
+/// The identity that was named, or the only one.
+pub(super) fn identity(named: Option<&Identity>, evidence: &Evidence) -> Result<Identity> {
+    let identity = named.or(evidence.only_identity()).cloned();
+    identity.context("pass `--source NAMESPACE/SERVICE-ACCOUNT`")
+}

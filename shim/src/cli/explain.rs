@@ -1,0 +1,220 @@
+//! `osm-egress explain`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{ArgGroup, Args, ValueEnum};
+use egress_policy::Identity;
+
+use super::evidence::{EvidenceArgs, Origin, identity};
+use super::{Output, print};
+use crate::explain::call::{Call, Words};
+use crate::explain::evidence::Evidence;
+use crate::explain::{Ask, Report, explain, proxies};
+use crate::source::kubernetes;
+
+/// The exit code of a connection that is not allowed.
+const DENIED: u8 = 3;
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["to", "to_ext_port"]))]
+pub(super) struct ExplainArgs {
+    /// Who connects: namespace/service-account.
+    #[arg(long, value_name = "NS/SA", conflicts_with = "pod")]
+    source: Option<Identity>,
+    /// The pod that connects: namespace/name. Its service account is looked up in the cluster.
+    #[arg(long, value_name = "NS/POD", visible_alias = "from-pod", value_parser = parse_pod, conflicts_with_all = ["config_dir", "document"])]
+    pod: Option<(String, String)>,
+    /// What it connects to: `https://HOST:PORT/PATH`, `http://…`, `ws://…`, `tcp://HOST:PORT`,
+    /// `tcp-server-first://HOST:PORT`, or `HOST:PORT`.
+    #[arg(long, value_name = "TARGET")]
+    to: Option<String>,
+    /// Method of an HTTP request. Default: GET.
+    #[arg(long)]
+    method: Option<String>,
+    /// Header of an HTTP request; may be given several times.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// Server name in the ClientHello; empty for none. Default: the host.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// The ClientHello carries an encrypted one.
+    #[arg(long)]
+    ech: bool,
+    /// The first bytes of the connection, in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    client_hello_hex: Option<String>,
+    /// The address that is dialled for the host.
+    #[arg(long, value_name = "IP", conflicts_with = "resolve")]
+    address: Option<IpAddr>,
+    /// Ask this machine's name servers for the address.
+    #[arg(long)]
+    resolve: bool,
+    /// Port to connect to, as in `osm verify connectivity`.
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["to"], value_parser = clap::value_parser!(u16).range(1..))]
+    to_ext_port: Option<u16>,
+    /// Host to connect to, as in `osm verify connectivity`.
+    #[arg(long, value_name = "HOST", requires = "to_ext_port")]
+    to_ext_host: Option<String>,
+    /// Protocol, as in `osm verify connectivity`.
+    #[arg(long, value_enum, requires = "to_ext_port", default_value_t = AppProtocol::Http)]
+    app_protocol: AppProtocol,
+    /// A control plane's admin address: says which proxies have acknowledged the policy that was asked.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+    /// Show every rule, however far away.
+    #[arg(long)]
+    all: bool,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    evidence: EvidenceArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AppProtocol {
+    Http,
+    Https,
+    Tcp,
+    TcpServerFirst,
+}
+
+fn parse_pod(text: &str) -> Result<(String, String), String> {
+    let wrong = "write it as namespace/name";
+    let (namespace, name) = text.split_once('/').ok_or(wrong)?;
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        return Err(wrong.to_owned());
+    }
+    Ok((namespace.to_owned(), name.to_owned()))
+}
+
+/// Where the answer comes from, and whom it is about.
+struct Found {
+    evidence: Evidence,
+    identity: Identity,
+    notes: Vec<String>,
+}
+
+impl ExplainArgs {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let call = self.call()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let report = runtime.block_on(self.report(call))?;
+        // Tasks that follow a cluster are not waited for.
+        runtime.shutdown_background();
+        print(&match self.output {
+            Output::Json => format!("{:#}\n", report.to_json()),
+            Output::Text => format!("{}{}", self.osm_block(&report), report.text(self.all)),
+        })?;
+        Ok(if report.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
+    }
+
+    fn call(&self) -> Result<Call> {
+        let to = match (&self.to, self.to_ext_port) {
+            (Some(to), _) => to.clone(),
+            (None, Some(port)) => {
+                let scheme = match self.app_protocol {
+                    AppProtocol::Http => "http",
+                    AppProtocol::Https => "https",
+                    AppProtocol::Tcp => "tcp",
+                    AppProtocol::TcpServerFirst => "tcp-server-first",
+                };
+                let Some(host) = &self.to_ext_host else {
+                    bail!(
+                        "the answer depends on the destination: pass `--to-ext-host HOST` with `--to-ext-port`"
+                    )
+                };
+                format!("{scheme}://{host}:{port}")
+            }
+            (None, None) => bail!("pass `--to`"),
+        };
+        let words = Words {
+            to,
+            method: self.method.clone(),
+            headers: self.header.clone(),
+            sni: self.sni.clone(),
+            ech: self.ech,
+            client_hello: self.client_hello_hex.clone(),
+        };
+        Ok(words.read()?)
+    }
+
+    async fn report(&self, call: Call) -> Result<Report> {
+        let addresses = self.addresses(&call).await?;
+        let resolved = self.resolve && call.address.is_none();
+        let Found { evidence, identity, notes } = self.find().await?;
+        let ask = Ask {
+            identity,
+            call,
+            addresses,
+            resolved,
+            listener_port: self.evidence.listener_port,
+            never_resolve_to: self.evidence.never_resolve_to.clone(),
+        };
+        let mut report = explain(&evidence, &ask)?;
+        report.notes.extend(notes);
+        if let Some(admin) = self.admin {
+            let status = serde_json::from_str(&crate::status::fetch(admin).await?)
+                .context("the control plane sent no JSON")?;
+            let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
+            let document = evidence.document(&ask.identity)?;
+            report.proxies = Some(proxies::of(&status, &ask.identity, pod, &document));
+        }
+        Ok(report)
+    }
+
+    async fn addresses(&self, call: &Call) -> Result<Vec<IpAddr>> {
+        if let Some(address) = self.address.or(call.address) {
+            return Ok(vec![address]);
+        }
+        let Some(name) = call.name.as_ref().filter(|_| self.resolve) else { return Ok(Vec::new()) };
+        let found = tokio::net::lookup_host((name.as_str(), call.port)).await;
+        let found = found.with_context(|| format!("this machine finds no address for `{name}`"))?;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in found.map(|to| to.ip().to_canonical()) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    async fn find(&self) -> Result<Found> {
+        if self.evidence.needs_identity() && self.source.is_none() && self.pod.is_none() {
+            bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
+        }
+        let origin = self.evidence.origin().await?;
+        let mut notes = Vec::new();
+        let mut source = self.source.clone();
+        if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
+            let pod = kubernetes::pod(&connection.client, namespace, name).await?;
+            if !pod.has_sidecar {
+                notes.push(format!(
+                    "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
+                ));
+            }
+            source = Some(pod.identity);
+        }
+        let evidence = self.evidence.read(origin).await?;
+        let identity = identity(source.as_ref(), &evidence)?;
+        Ok(Found { evidence, identity, notes })
+    }
+
+    /// What `osm verify connectivity` prints, where its flags were used.
+    fn osm_block(&self, report: &Report) -> String {
+        let Some(port) = self.to_ext_port else { return String::new() };
+        let who = match &self.pod {
+            Some((namespace, name)) => format!("pod \"{namespace}/{name}\""),
+            None => format!("service account \"{}\"", report.identity),
+        };
+        let status = if report.is_allowed() { "Success" } else { "Failure" };
+        format!(
+            "---------------------------------------------\n\
+             [+] Context: Verify if {who} can access external service on port {port}\n\
+             Status: {status}\n\
+             ---------------------------------------------\n\n"
+        )
+    }
+}

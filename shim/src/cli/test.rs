@@ -1,0 +1,52 @@
+//! `osm-egress test`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::evidence::EvidenceArgs;
+use super::{Output, print};
+use crate::explain::expected::{Expected, Results};
+
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// What is expected: a YAML list of connections and verdicts; several files are one list.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Write a report that CI systems read.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    evidence: EvidenceArgs,
+}
+
+impl TestArgs {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let mut cases = Vec::new();
+        for file in &self.files {
+            cases.extend(Expected::read(file)?);
+        }
+        let runtime = tokio::runtime::Runtime::new()?;
+        let evidence = runtime.block_on(async {
+            let origin = self.evidence.origin().await?;
+            self.evidence.read(origin).await
+        })?;
+        runtime.shutdown_background();
+        let EvidenceArgs { listener_port, never_resolve_to, .. } = &self.evidence;
+        let results = Results::of(&cases, &evidence, *listener_port, never_resolve_to)?;
+        if let Some(file) = &self.junit {
+            std::fs::write(file, results.junit())
+                .with_context(|| format!("cannot write the report {}", file.display()))?;
+        }
+        print(&match self.output {
+            Output::Json => format!("{:#}\n", serde_json::json!(results)),
+            Output::Text => results.to_string(),
+        })?;
+        Ok(if results.all_as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}

@@ -1,0 +1,24 @@
+//! How long a command may wait.
+
+use std::time::Duration;
+
+use clap::Args;
+use egress_compile::duration;
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Timeout {
+    /// How long waiting may take, for each thing that is waited for, as in `5m` or `30s`.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse)]
+    timeout: Duration,
+}
+
+impl From<Timeout> for Duration {
+    fn from(timeout: Timeout) -> Self {
+        timeout.timeout
+    }
+}
+
+fn parse(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `5m` or `30s`")?;
+    if time.is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(time) }
+}

@@ -1,0 +1,88 @@
+//! What was probably meant, from what the nearest rules lack.
+
+use egress_policy::ReasonCode;
+use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verdict};
+
+use super::Ask;
+use super::evidence::Evidence;
+use egress_compile::{ENCRYPTED_HELLO_ANNOTATION, UPGRADES_ANNOTATION};
+
+/// More would not be read.
+const MOST: usize = 4;
+
+pub(super) fn hints(ask: &Ask, explanation: &Explanation, evidence: &Evidence) -> Vec<String> {
+    if explanation.verdict == Verdict::Allow && explanation.would_refuse.is_none() {
+        return Vec::new();
+    }
+    let mut hints: Vec<String> = Vec::new();
+    let reason = explanation.would_refuse.or(explanation.reason);
+    if reason == Some(ReasonCode::NoPolicy) {
+        hints.extend(evidence.others(&ask.identity).into_iter().map(|(whose, objects)| {
+            let more = match objects.len() {
+                0 | 1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            let first = objects.first().cloned().unwrap_or_default();
+            format!("{first}{more} {} for {whose}", if more.is_empty() { "is" } else { "are" })
+        }));
+    }
+    if reason == Some(ReasonCode::FirstBytesTimeout) {
+        hints.push(
+            "for a server that speaks first, give the port protocol `tcp` or `tcp-server-first`".to_owned(),
+        );
+    }
+    for ruling in explanation.rules.iter().filter(|ruling| !ruling.is_unrelated()) {
+        if hints.len() >= MOST {
+            break;
+        }
+        if let Some(hint) = hint(ask, ruling)
+            && !hints.contains(&hint)
+        {
+            hints.push(hint);
+        }
+    }
+    hints.truncate(MOST);
+    hints
+}
+
+fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
+    let policy = format!("Egress {}", ruling.policy);
+    Some(match ruling.lacks.as_slice() {
+        [Lack::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
+        [Lack::Tls] if ask.call.is_request() => format!("{policy} allows the same over TLS"),
+        [Lack::Port { listed, .. }, Lack::Tls] => {
+            format!("{policy} allows the same over TLS on port {listed}")
+        }
+        [Lack::Plaintext] => format!("{policy} allows this host over plaintext HTTP"),
+        [Lack::Port { listed, .. }, Lack::Plaintext] => {
+            format!("{policy} allows this host over plaintext HTTP on port {listed}")
+        }
+        [Lack::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
+            Nearness::Apex => format!("list `{name}` in {policy} too: `{pattern}` is for the names below it"),
+            Nearness::Below => {
+                format!("list `{name}`, or `*.{pattern}` for every name below, in {policy}")
+            }
+            Nearness::Above => format!("list `{name}` in {policy} too: it lists `{pattern}`"),
+            Nearness::Alike => format!("is `{pattern}` meant? {policy} lists it"),
+        },
+        [Lack::Address { dialled: None, .. }] => {
+            format!("{policy} allows some addresses: pass `--address IP`")
+        }
+        [Lack::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
+            format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")
+        }
+        [Lack::VisibleName] => {
+            format!(
+                "annotate {policy} with `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to take the visible name"
+            )
+        }
+        [Lack::ServerName] if ask.call.name.is_none() => {
+            format!("{policy} decides by name: dial the name, not the address")
+        }
+        [Lack::Name { .. }] => format!("{policy} decides by name: ask for the name, not the address"),
+        [Lack::AuthorityPort { dialled, .. }] => {
+            format!("leave the port out of the authority, or write {dialled}")
+        }
+        _ => return None,
+    })
+}

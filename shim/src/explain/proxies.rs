@@ -1,0 +1,110 @@
+//! Which proxies have a document, as the control plane knows it.
+
+use egress_policy::{Document, Identity};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The proxies that a question is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxies {
+    /// The document that the control plane has for the identity, where it is not the one that was asked.
+    pub other_document: Option<String>,
+    /// Why the control plane cannot read its objects now.
+    pub source_unavailable: Option<String>,
+    /// The proxies.
+    pub proxies: Vec<ProxyState>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyState {
+    /// Its node id.
+    pub node: String,
+    /// Whether it has the document that was asked.
+    pub acknowledged: bool,
+    /// The document that it has.
+    pub document: Option<String>,
+    /// What it refused, in Envoy's words.
+    pub rejected: Vec<String>,
+}
+
+/// Reads the status of a control plane.
+#[must_use]
+pub fn of(status: &Value, identity: &Identity, pod: Option<&str>, document: &Document) -> Proxies {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let known = text(&status["identities"][identity.to_string()]["document"]);
+    let mut proxies: Vec<ProxyState> = status["proxies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|proxy| proxy["identity"] == identity.to_string())
+        .filter_map(|proxy| {
+            let node = text(&proxy["node"])?;
+            if !pod.is_none_or(|pod| is_of(&node, pod)) {
+                return None;
+            }
+            let types = proxy["types"].as_object().into_iter().flatten();
+            let rejected = types.filter_map(|(kind, status)| {
+                Some(format!("{kind}: {}", status["rejected"]["error"].as_str()?))
+            });
+            let has = text(&proxy["documentAcknowledged"]);
+            let acknowledged = has.as_ref() == Some(&document.version);
+            Some(ProxyState { node, acknowledged, document: has, rejected: rejected.collect() })
+        })
+        .collect();
+    proxies.sort_by(|a, b| a.node.cmp(&b.node));
+    Proxies {
+        other_document: known.filter(|known| *known != document.version),
+        source_unavailable: text(&status["sourceUnavailable"]),
+        proxies,
+    }
+}
+
+/// Whether a node id is that of a pod's sidecar: it begins with the pod's name.
+fn is_of(node: &str, pod: &str) -> bool {
+    node.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use egress_policy::{ApiVersion, Mode};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_has_it() {
+        let identity = Identity::new("ns", "sa").expect("valid");
+        let document = Document {
+            api_version: ApiVersion::V1,
+            identity: identity.clone(),
+            version: "2".to_owned(),
+            mode: Mode::Enforce,
+            rules: vec![],
+            in_mesh: vec![].into(),
+        };
+        let proxy = |node: &str, identity: &str, has: Value| {
+            json!({"node": node, "identity": identity, "documentSent": "2", "documentAcknowledged": has,
+                   "types": {"listener": {"rejected": null}, "extension": {"rejected": {"error": "no"}}}})
+        };
+        let status = json!({
+            "identities": {"ns/sa": {"document": "3"}},
+            "proxies": [
+                proxy("p-2.sa.ns", "ns/sa", json!("1")),
+                proxy("p-1.sa.ns", "ns/sa", json!("2")),
+                proxy("p-10.sa.ns", "ns/sa", Value::Null),
+                proxy("p-1.other.ns", "ns/other", json!("2")),
+            ],
+        });
+        let who = |pod| -> Vec<String> {
+            let found = of(&status, &identity, pod, &document);
+            assert_eq!(found.other_document.as_deref(), Some("3"));
+            found.proxies.iter().map(|proxy| format!("{} {}", proxy.node, proxy.acknowledged)).collect()
+        };
+        assert_eq!(who(None), ["p-1.sa.ns true", "p-10.sa.ns false", "p-2.sa.ns false"]);
+        assert_eq!(who(Some("p-1")), ["p-1.sa.ns true"]);
+        assert_eq!(of(&status, &identity, None, &document).proxies[0].rejected, ["extension: no"]);
+    }
+}

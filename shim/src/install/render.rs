@@ -1,0 +1,144 @@
+//! From values to objects. Nobody is asked: equal input gives equal objects.
+
+mod access;
+mod mesh_config;
+mod network;
+mod webhooks;
+mod workload;
+
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+
+use super::certificates::Pair;
+use super::id::Id;
+use super::names::{CA_SECRET, IGNORE, MANAGED_BY, NAME, Names, TLS_SECRET};
+use super::values::Values;
+use crate::crds;
+
+pub(super) use self::access::rules;
+pub(super) use self::mesh_config::difference;
+
+/// What is rendered.
+#[derive(Debug)]
+pub(super) struct Input<'i> {
+    pub(super) values: &'i Values,
+    /// What the user gave, to be kept.
+    pub(super) given: &'i Value,
+    pub(super) names: &'i Names,
+    pub(super) cluster: &'i Facts,
+    pub(super) secrets: Secrets<'i>,
+}
+
+/// What the cluster is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The version of PodDisruptionBudget that it serves: v1 since 1.21, v1beta1 before.
+    pub(super) budget: &'static str,
+    /// Ports of its API server.
+    pub(super) api_server_ports: Vec<u16>,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self { budget: "policy/v1", api_server_ports: Vec::new() }
+    }
+}
+
+/// Where the control plane's certificate comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Secrets<'i> {
+    /// Ours.
+    Made { authority: &'i Pair, server: &'i Pair },
+    /// Somebody else keeps the secret; this is its authority.
+    Theirs { authority: &'i str },
+    /// Nobody yet: the secret, and the authority in webhooks, are to be filled in. For `deploy/osm-egress.yaml`.
+    #[cfg(test)]
+    Missing,
+}
+
+/// All objects, in an order in which none refers to one that comes later. Webhooks are the last: from then on
+/// the API server asks the control plane.
+pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
+    let names = input.names;
+    let mut objects = vec![namespace(names)];
+    objects.extend(definitions());
+    objects.extend(access::objects(names));
+    objects.extend(secrets(input));
+    objects.push(network::service(names));
+    if input.values.osm.egress.network_policy {
+        objects.push(network::policy(input));
+    }
+    objects.push(workload::budget(names, input.cluster));
+    objects.push(mesh_config::object(input.values, names));
+    objects.push(workload::deployment(input));
+    objects.extend(webhooks::objects(input));
+    for object in &mut objects {
+        let labels = if Id::of(object).is_definition() {
+            // They belong to no mesh, and have the labels that Open Service Mesh gives them.
+            json!({ MANAGED_BY: NAME, "app.kubernetes.io/part-of": NAME })
+        } else {
+            names.labels()
+        };
+        for (key, value) in labels.as_object().into_iter().flatten() {
+            object["metadata"]["labels"][key] = value.clone();
+        }
+    }
+    objects
+}
+
+/// Which objects there may be.
+pub(super) fn ids(names: &Names, cluster: &Facts) -> Vec<Id> {
+    let (values, given) = (Values::default(), json!({}));
+    let nobody = Pair { certificate: String::new(), key: String::new() };
+    let secrets = Secrets::Made { authority: &nobody, server: &nobody };
+    objects(&Input { values: &values, given: &given, names, cluster, secrets }).iter().map(Id::of).collect()
+}
+
+/// The definitions.
+pub(super) fn definitions() -> impl Iterator<Item = Value> {
+    crds::all().into_iter().map(|(_, definition)| definition)
+}
+
+fn namespace(names: &Names) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        // A mesh does not contain its own control plane.
+        "metadata": { "name": names.namespace, "labels": { IGNORE: "true" } },
+    })
+}
+
+fn secrets(input: &Input<'_>) -> Vec<Value> {
+    let Secrets::Made { authority, server } = input.secrets else { return Vec::new() };
+    let secret = |name: &str, kind: &str, data: Value| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": name, "namespace": input.names.namespace },
+            "type": kind,
+            "data": data,
+        })
+    };
+    let authority_data =
+        json!({ "ca.crt": encoded(&authority.certificate), "ca.key": encoded(&authority.key) });
+    let server_data = json!({
+        "ca.crt": encoded(&authority.certificate),
+        "tls.crt": encoded(&server.certificate),
+        "tls.key": encoded(&server.key),
+    });
+    vec![secret(CA_SECRET, "Opaque", authority_data), secret(TLS_SECRET, "kubernetes.io/tls", server_data)]
+}
+
+/// As Kubernetes writes bytes.
+fn encoded(text: &str) -> Value {
+    serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap_or_default()
+}
+
+/// The text of one key of a secret.
+pub(super) fn decoded(secret: &Value, key: &str) -> Option<String> {
+    let bytes: ByteString = serde_json::from_value(secret["data"].get(key)?.clone()).ok()?;
+    String::from_utf8(bytes.0).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+use crate::install::values::resolve;
+
+const AUTHORITY: &str = "the authority's certificate";
+
+fn render(given: &Value, names: &Names, secrets: Secrets<'_>) -> Vec<Value> {
+    let values = resolve(given).expect("valid");
+    objects(&Input { values: &values, given, names, cluster: &Facts::default(), secrets })
+}
+
+fn names() -> Names {
+    Names { mesh: "osm".to_owned(), namespace: "osm-system".to_owned() }
+}
+
+fn pair(what: &str) -> Pair {
+    Pair { certificate: format!("{what}'s certificate"), key: format!("{what}'s key") }
+}
+
+fn rendered(given: &Value) -> Vec<Value> {
+    let (authority, server) = (pair("the authority"), pair("the server"));
+    render(given, &names(), Secrets::Made { authority: &authority, server: &server })
+}
+
+fn find<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+const HEAD: &str = "# The control plane as `osm-egress install` makes it, without definitions (deploy/crds) and certificates.
+# To be complete it needs, in this namespace, a Secret `osm-egress-tls` with tls.crt, tls.key and ca.crt for
+# osm-egress.osm-system.svc and osm-egress.osm-system.svc.cluster.local, and ca.crt, in base64, as
+# `clientConfig.caBundle` of each webhook below. cert-manager fills it in by the annotation
+# `cert-manager.io/inject-ca-from`; `osm-egress install` does all of it.
+# Rendered: run the test `the_rendered_manifests_are_current` with UPDATE=1.
+";
+
+#[test]
+fn the_rendered_manifests_are_current() {
+    let objects = render(&json!({}), &names(), Secrets::Missing);
+    let objects = objects.iter().filter(|object| !Id::of(object).is_definition());
+    let text: String = objects.map(|object| format!("---\n{}", crds::document(object))).collect();
+    let text = format!("{HEAD}{text}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/osm-egress.yaml");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &text).expect("a file");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == text, "{} is not current: run this test with UPDATE=1", path.display());
+}
+
+/// With every value another one than the default's.
+#[test]
+fn values_reach_their_places() {
+    let given = json!({"osm": {
+        "enableEgress": true,
+        "enablePermissiveTrafficPolicy": false,
+        "outboundIPRangeExclusionList": ["10.0.0.0/8"],
+        "outboundIPRangeInclusionList": ["192.0.2.0/24"],
+        "outboundPortExclusionList": [5432],
+        "inboundPortExclusionList": [9100],
+        "networkInterfaceExclusionList": ["eth1"],
+        "sidecarImage": "registry.example/envoy:1",
+        "enablePrivilegedInitContainer": true,
+        "envoyLogLevel": "debug",
+        "localProxyMode": "PodIP",
+        "maxDataPlaneConnections": 9,
+        "imagePullSecrets": [{"name": "pull"}],
+        "controlPlaneTolerations": [{"operator": "Exists"}],
+        "egress": {
+            "image": "registry.example/osm-egress:1",
+            "imagePullPolicy": "Always",
+            "initImage": "registry.example/init:1",
+            "replicas": 3,
+            "resources": {"limits": {"cpu": "2"}},
+            "nodeSelector": {"a": "b"},
+            "httpDenyStatus": 404,
+            "neverResolveTo": ["10.1.0.0/16", "10.2.0.0/16"],
+            "dnsResolvers": ["10.96.0.10:53"],
+            "ipFamilies": "ipv4",
+            "apiServerPorts": [8443],
+            "webhookTimeoutSeconds": 5,
+        },
+    }});
+    let objects = rendered(&given);
+    let chosen: Vec<&Value> =
+        ["MeshConfig", "Deployment", "NetworkPolicy"].iter().map(|kind| find(&objects, kind)).collect();
+    insta::assert_yaml_snapshot!(chosen);
+    let without = rendered(&json!({"osm": {"egress": {"networkPolicy": false}}}));
+    assert!(without.iter().all(|object| object["kind"] != "NetworkPolicy"));
+}
+
+#[test]
+fn everything_is_in_the_namespace_of_the_mesh() {
+    let names = Names { mesh: "other".to_owned(), namespace: "elsewhere".to_owned() };
+    let objects = render(&json!({}), &names, Secrets::Theirs { authority: AUTHORITY });
+    let text = serde_json::to_string(&objects).expect("JSON");
+    assert!(!text.contains("osm-system"), "{text}");
+    assert_eq!(find(&objects, "MutatingWebhookConfiguration")["metadata"]["name"], "osm-egress-other");
+    assert!(objects.iter().all(|object| object["kind"] != "Secret"));
+    for object in objects.iter().filter(|object| !Id::of(object).is_definition()) {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "other", "{object}");
+    }
+}
+
+#[test]
+fn nothing_refers_to_what_comes_later() {
+    let objects = rendered(&json!({}));
+    let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    let at = |kind: &str| kinds.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let order = [
+        "Namespace",
+        "CustomResourceDefinition",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Secret",
+        "Service",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "MeshConfig",
+        "Deployment",
+        "ValidatingWebhookConfiguration",
+        "MutatingWebhookConfiguration",
+    ];
+    assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{kinds:?}");
+    assert_eq!(kinds.iter().collect::<BTreeSet<_>>().len(), order.len(), "{kinds:?}");
+    let ids: BTreeSet<Id> = objects.iter().map(Id::of).collect();
+    assert_eq!(ids.len(), objects.len());
+    assert_eq!(ids, super::ids(&names(), &Facts::default()).into_iter().collect());
+}
+
+#[test]
+fn what_runs_has_no_rights_that_it_does_not_need() {
+    let objects = rendered(&json!({}));
+    let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(pod.get("hostNetwork").is_none() && pod.get("hostPID").is_none());
+    for container in pod["containers"].as_array().expect("containers") {
+        let context = &container["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
+        assert!(container["resources"]["limits"]["memory"].is_string());
+        assert!(
+            container["volumeMounts"]
+                .as_array()
+                .expect("mounts")
+                .iter()
+                .all(|mount| mount["readOnly"] == true)
+        );
+    }
+    // The authority's key is in a secret that no pod mounts.
+    assert!(!pod.to_string().contains(CA_SECRET));
+    for object in &objects {
+        let everything = |list: &Value| list.as_array().is_some_and(|list| list.contains(&json!("*")));
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            assert!(!["verbs", "resources", "apiGroups"].iter().any(|key| everything(&rule[key])), "{rule}");
+            assert!(!rule["resources"].as_array().expect("resources").contains(&json!("secrets")), "{rule}");
+        }
+    }
+}
+
+#[test]
+fn webhooks_fail_closed_and_know_the_authority() {
+    let objects = rendered(&json!({}));
+    for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
+        for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {
+            assert_eq!(webhook["failurePolicy"], "Fail");
+            assert_eq!(webhook["sideEffects"], "None");
+            let bundle = json!({ "data": { "bundle": webhook["clientConfig"]["caBundle"] } });
+            assert_eq!(decoded(&bundle, "bundle").as_deref(), Some(AUTHORITY));
+        }
+    }
+}
+
+#[test]
+fn a_patch_has_what_is_different_and_was_asked_for() {
+    let existing = json!({"spec": {"traffic": {"enableEgress": false, "outboundPortExclusionList": [1]}}});
+    let given = json!({"osm": {"enableEgress": true, "outboundPortExclusionList": [1], "envoyLogLevel": "off",
+        "sidecarImage": "x"}});
+    assert_eq!(
+        difference(&given, &existing),
+        Some(json!({"spec": {"traffic": {"enableEgress": true}, "sidecar": {"logLevel": "off"}}}))
+    );
+    assert_eq!(difference(&json!({"osm": {"enableEgress": false}}), &existing), None);
+}
+
+#[test]
+fn the_role_is_read() {
+    let rules = rules(&names());
+    assert!(rules.iter().any(|rule| rule.to_string() == "patch egresses/status.policy.openservicemesh.io"));
+    assert!(rules.iter().any(|rule| rule.name.as_deref() == Some("osm-mesh-config")));
+    assert!(rules.len() > 10, "{rules:?}");
+}

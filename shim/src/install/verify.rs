@@ -1,0 +1,214 @@
+//! `verify`: what works, what does not, and what no sidecar sees.
+
+mod control_plane;
+mod pods;
+mod proxies;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::cluster::Cluster;
+use super::id::{Id, resource};
+use super::names::{IGNORE, INJECTION, MESH_CONFIG, MONITORED_BY, Names};
+use super::plan;
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Options {
+    /// Which cluster; else kubectl's.
+    pub kubeconfig: Option<PathBuf>,
+    /// The mesh.
+    pub names: Names,
+    /// Where a control plane can be asked which proxies it serves.
+    pub admin: Option<SocketAddr>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// Nothing is broken, but somebody should look at it.
+    Warn,
+    /// It does not work.
+    Fail,
+    /// Nobody could be asked.
+    Unknown,
+    /// Neither good nor bad.
+    Note,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What, in the same words at all times.
+    pub check: &'static str,
+    /// How it is.
+    pub state: State,
+    /// In full.
+    pub message: String,
+}
+
+/// Everything that was looked at.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// In the order in which one thing needs another.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// Whether everything works.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.checks.iter().all(|check| check.state != State::Fail)
+    }
+
+    fn add(&mut self, check: &'static str, state: State, message: impl Into<String>) {
+        self.checks.push(Check { check, state, message: message.into() });
+    }
+
+    /// What is wrong, or that nothing is.
+    fn sum(&mut self, check: &'static str, state: State, wrong: &[String], good: impl Into<String>) {
+        if wrong.is_empty() {
+            self.add(check, State::Ok, good);
+        } else {
+            self.add(check, state, wrong.join("; "));
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for Check { check, state, message } in &self.checks {
+            let state = match state {
+                State::Ok => "ok",
+                State::Warn => "warn",
+                State::Fail => "FAIL",
+                State::Unknown => "unknown",
+                State::Note => "note",
+            };
+            writeln!(f, "{state:7}  {check}: {message}")?;
+        }
+        let failed = self.checks.iter().filter(|check| check.state == State::Fail).count();
+        match failed {
+            0 => writeln!(f, "nothing failed"),
+            1 => writeln!(f, "1 check failed"),
+            _ => writeln!(f, "{failed} checks failed"),
+        }
+    }
+}
+
+/// Looks at everything. What cannot be read is a failed check, not an error.
+pub async fn run(options: &Options) -> Report {
+    let mut report = Report::default();
+    let cluster = match Cluster::connect(options.kubeconfig.as_deref()).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            report.add("API server", State::Fail, format!("{error:#}"));
+            return report;
+        }
+    };
+    report.add("API server", State::Ok, format!("{} is {}", cluster.server, cluster.version));
+    let names = &options.names;
+    let look = |check: &'static str, result: Result<()>, report: &mut Report| {
+        if let Err(error) = result {
+            report.add(check, State::Fail, format!("{error:#}"));
+        }
+    };
+    let result = control_plane::definitions(&cluster, &mut report).await;
+    look("definitions", result, &mut report);
+    let config = match mesh_config(&cluster, names, &mut report).await {
+        Ok(config) => config,
+        Err(error) => {
+            report.add("MeshConfig", State::Fail, format!("{error:#}"));
+            None
+        }
+    };
+    let result = control_plane::role(&cluster, names, &mut report).await;
+    look("role", result, &mut report);
+    let result = control_plane::deployment(&cluster, names, &mut report).await;
+    look("Deployment", result, &mut report);
+    let result = control_plane::certificate(&cluster, names, &mut report).await;
+    look("certificate", result, &mut report);
+    let result = control_plane::webhooks(&cluster, names, &mut report).await;
+    look("webhooks", result, &mut report);
+    let result = others(&cluster, names, &mut report).await;
+    look("Open Service Mesh", result, &mut report);
+    let result = namespaces(&cluster, names, &mut report).await;
+    look("namespaces", result, &mut report);
+    if let Some(config) = &config {
+        pods::excluded_everywhere(config, &mut report);
+    }
+    proxies::look(options.admin, &mut report).await;
+    report.add(
+        "not captured",
+        State::Note,
+        "UDP, and with it QUIC and HTTP/3, goes round every sidecar, as do ICMP, processes with uid 1500, init \
+         containers that run before ours, and workloads with NET_ADMIN: hold them with a NetworkPolicy \
+         (docs/threat-model.md)",
+    );
+    report
+}
+
+async fn mesh_config(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<Option<Value>> {
+    let id = Id::within("config.openservicemesh.io/v1alpha2", "MeshConfig", &names.namespace, MESH_CONFIG);
+    let found = cluster.get(&id).await?;
+    match &found {
+        None => report.add(
+            "MeshConfig",
+            State::Fail,
+            format!(
+                "{id} is not there: nothing that is not allowed may leave; `osm-egress upgrade` makes it"
+            ),
+        ),
+        Some(config) if config["spec"]["traffic"]["enableEgress"] == true => report.add(
+            "MeshConfig",
+            State::Ok,
+            format!("{id}: enableEgress is true: everything may leave, and policies are not looked at"),
+        ),
+        Some(_) => report.add(
+            "MeshConfig",
+            State::Ok,
+            format!("{id}: enableEgress is false: only what policies allow may leave"),
+        ),
+    }
+    Ok(found)
+}
+
+async fn others(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
+    let found = plan::others(cluster, names).await?;
+    report.sum("Open Service Mesh", State::Warn, &found, "its control plane is not there");
+    Ok(())
+}
+
+async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
+    let selector = format!("{MONITORED_BY}={}", names.mesh);
+    let found = cluster.list(&resource("v1", "Namespace"), None, &selector).await?;
+    let mut list = Vec::new();
+    let mut wrong = Vec::new();
+    for namespace in &found {
+        let metadata = &namespace["metadata"];
+        let name = metadata["name"].as_str().unwrap_or_default();
+        list.push(name);
+        if !metadata["labels"][IGNORE].is_null() || name == names.namespace {
+            wrong.push(format!("{name} is left out of injection and validation by label or name"));
+        } else if metadata["annotations"][INJECTION] != "enabled" {
+            wrong.push(format!("pods of {name} get no sidecars ({INJECTION} is not `enabled`)"));
+        }
+    }
+    if list.is_empty() {
+        let advice = "none belongs to the mesh: `osm-egress namespace add NAMESPACE`";
+        report.add("namespaces", State::Warn, advice);
+        return Ok(());
+    }
+    report.add("namespaces", State::Ok, list.join(", "));
+    if !wrong.is_empty() {
+        report.add("injection", State::Warn, wrong.join("; "));
+    }
+    pods::look(cluster, &list, report).await
+}

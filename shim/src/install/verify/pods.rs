@@ -1,0 +1,164 @@
+//! Pods that no sidecar holds, and connections that it does not see.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::super::cluster::Cluster;
+use super::super::id::resource;
+use super::{Report, State};
+
+/// The container that is the sidecar.
+const SIDECAR: &str = "envoy";
+/// The uid whose connections are not redirected: the sidecar's own.
+const SIDECAR_USER: u64 = 1500;
+/// What pods can say about what is not captured.
+const LISTS: [&str; 4] = [
+    "openservicemesh.io/outbound-port-exclusion-list",
+    "openservicemesh.io/inbound-port-exclusion-list",
+    "openservicemesh.io/outbound-ip-range-exclusion-list",
+    "openservicemesh.io/outbound-ip-range-inclusion-list",
+];
+
+/// What is remarkable about pods.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    without: Vec<String>,
+    host: Vec<String>,
+    user: Vec<String>,
+    lists: Vec<String>,
+    count: usize,
+}
+
+impl Found {
+    fn add(&mut self, pod: &Value) {
+        let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+        if ["Succeeded", "Failed"].contains(&phase) {
+            return;
+        }
+        self.count += 1;
+        let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let name = format!("{}/{}", text(&metadata["namespace"]), text(&metadata["name"]));
+        let containers = || {
+            ["containers", "initContainers"]
+                .into_iter()
+                .flat_map(|key| spec[key].as_array().into_iter().flatten())
+        };
+        if spec["hostNetwork"] == true {
+            self.host.push(name);
+            return;
+        }
+        if !containers().any(|container| container["name"] == SIDECAR) {
+            self.without.push(name);
+            return;
+        }
+        let usual = spec["securityContext"]["runAsUser"].as_u64();
+        let user = |container: &Value| container["securityContext"]["runAsUser"].as_u64().or(usual);
+        let others = spec["containers"].as_array().into_iter().flatten().filter(|c| c["name"] != SIDECAR);
+        for container in others.filter(|container| user(container) == Some(SIDECAR_USER)) {
+            self.user.push(format!("{name}: {}", text(&container["name"])));
+        }
+        for key in LISTS {
+            if let Some(list) = metadata["annotations"][key].as_str() {
+                let short = key.trim_start_matches("openservicemesh.io/");
+                self.lists.push(format!("{name}: {short} {list}"));
+            }
+        }
+    }
+}
+
+pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {
+    let mut found = Found::default();
+    for namespace in namespaces {
+        for pod in cluster.list(&resource("v1", "Pod"), Some(namespace), "").await? {
+            found.add(&pod);
+        }
+    }
+    let restart = "restart them once injection works";
+    let with = |list: Vec<String>, advice: &str| -> Vec<String> {
+        if list.is_empty() { Vec::new() } else { vec![format!("{} ({advice})", list.join(", "))] }
+    };
+    let count = found.count;
+    report.sum(
+        "pods without sidecar",
+        State::Warn,
+        &with(found.without, restart),
+        format!("none of {count}"),
+    );
+    let advice = "no sidecar can hold them";
+    report.sum(
+        "pods in the network of their host",
+        State::Warn,
+        &with(found.host, advice),
+        format!("none of {count}"),
+    );
+    let advice = "their connections count as the sidecar's own and go round it";
+    report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
+    report.sum("lists of pods", State::Warn, &found.lists, "no pod leaves anything out");
+    Ok(())
+}
+
+/// What the MeshConfig takes out of every sidecar's sight.
+pub(super) fn excluded_everywhere(config: &Value, report: &mut Report) {
+    let traffic = config["spec"]["traffic"].as_object();
+    let lists: Vec<String> = traffic
+        .into_iter()
+        .flatten()
+        .filter(|(key, list)| key.ends_with("List") && list.as_array().is_some_and(|list| !list.is_empty()))
+        .map(|(key, list)| format!("{key} {list}"))
+        .collect();
+    report.sum("lists of the MeshConfig", State::Warn, &lists, "they leave nothing out");
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(name: &str, annotations: Value, spec: Value) -> Value {
+        json!({ "metadata": { "namespace": "a", "name": name, "annotations": annotations }, "spec": spec })
+    }
+
+    #[test]
+    fn what_is_not_captured_is_found() {
+        let envoy = json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 } });
+        let mut found = Found::default();
+        let list = json!({ LISTS[0]: "5432" });
+        found.add(&pod("good", json!({}), json!({ "containers": [envoy, { "name": "app" }] })));
+        found.add(&pod("bare", json!({}), json!({ "containers": [{ "name": "app" }] })));
+        found.add(&pod("host", json!({}), json!({ "hostNetwork": true, "containers": [{ "name": "app" }] })));
+        found.add(&pod(
+            "lists",
+            list,
+            json!({ "containers": [{ "name": "app" }], "initContainers": [envoy] }),
+        ));
+        found.add(&pod("user", json!({}), json!({
+            "securityContext": { "runAsUser": 1500 },
+            "containers": [envoy, { "name": "one" }, { "name": "two", "securityContext": { "runAsUser": 1 } }],
+        })));
+        let mut done = pod("done", json!({}), json!({ "containers": [{ "name": "app" }] }));
+        done["status"]["phase"] = json!("Succeeded");
+        found.add(&done);
+        let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let expected = Found {
+            without: strings(&["a/bare"]),
+            host: strings(&["a/host"]),
+            user: strings(&["a/user: one"]),
+            lists: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
+            count: 5,
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn lists_of_the_mesh_are_found() {
+        let mut report = Report::default();
+        let traffic = json!({ "enableEgress": true, "inboundPortExclusionList": [],
+            "outboundPortExclusionList": [80], "outboundIPRangeInclusionList": ["10.0.0.0/8"] });
+        excluded_everywhere(&json!({ "spec": { "traffic": traffic } }), &mut report);
+        assert_eq!(report.checks[0].state, State::Warn);
+        assert!(report.checks[0].message.contains("outboundPortExclusionList [80]"), "{report}");
+        assert!(!report.to_string().contains("inbound"), "{report}");
+    }
+}

@@ -1,0 +1,117 @@
+//! A proxy that says what a test wants it to say.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, anyhow};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+use tokio_stream::StreamExt;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+
+use crate::authority::Pair;
+use crate::client::PATIENCE;
+use crate::netns::Netns;
+
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+
+/// What it says.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy<'a> {
+    /// The authority that the control plane's certificate must be of; without one it speaks plaintext.
+    pub authority: Option<&'a str>,
+    /// The host that this certificate must name.
+    pub host: &'a str,
+    /// A client certificate.
+    pub certificate: Option<&'a Pair>,
+    /// The values of `authorization`.
+    pub authorization: &'a [&'a str],
+    /// Its node id.
+    pub node: &'a str,
+    /// Its node's metadata.
+    pub metadata: &'a [(&'a str, &'a str)],
+    /// The node id of its second message.
+    pub then: Option<&'a str>,
+}
+
+impl Proxy<'_> {
+    /// Asks for listener and policy, and gives what comes, as text; or how the stream ends before anything came.
+    ///
+    /// # Errors
+    /// When there is no connection, or no end.
+    pub fn ask(&self, from: &Netns, to: SocketAddr) -> Result<Result<String, Status>> {
+        from.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let asking = tokio::time::timeout(PATIENCE * 2, self.stream(to));
+                asking
+                    .await
+                    .map_err(|_| anyhow!("the stream of `{}` neither gives anything nor ends", self.node))?
+            })
+        })?
+    }
+
+    async fn stream(&self, to: SocketAddr) -> Result<Result<String, Status>> {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{to}"))?;
+        if let Some(authority) = self.authority {
+            let mut tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(authority))
+                .domain_name(self.host);
+            if let Some(pair) = self.certificate {
+                tls = tls.identity(Identity::from_pem(&pair.certificate, &pair.key));
+            }
+            endpoint = endpoint.tls_config(tls)?;
+        }
+        // In TLS 1.3 a client learns with its first read that its certificate was refused.
+        let channel = match endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Ok(Err(Status::new(Code::Unavailable, format!("{error:?}")))),
+        };
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let fields = self.metadata.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+        let node =
+            |id: &str| Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() };
+        let first = DiscoveryRequest {
+            node: Some(node(self.node)),
+            type_url: LISTENER.to_owned(),
+            ..DiscoveryRequest::default()
+        };
+        let second = DiscoveryRequest {
+            node: self.then.map(|id| Node { id: id.to_owned(), ..Node::default() }),
+            type_url: EXTENSION.to_owned(),
+            resource_names: vec!["egress-policy".to_owned()],
+            ..DiscoveryRequest::default()
+        };
+        // The stream stays open after what it asks for.
+        let requests = tokio_stream::iter([first, second]).chain(tokio_stream::pending());
+        let mut request = Request::new(requests);
+        for value in self.authorization {
+            request.metadata_mut().append("authorization", value.parse()?);
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+        let mut answers = match client.stream_aggregated_resources(request).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return Ok(Err(status)),
+        };
+        let mut text = String::new();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(answer) => {
+                    for resource in answer.resources {
+                        text += &String::from_utf8_lossy(&resource.value);
+                    }
+                    if answer.type_url == EXTENSION {
+                        return Ok(Ok(text));
+                    }
+                }
+                Err(status) => return Ok(Err(status)),
+            }
+        }
+        Ok(Err(Status::cancelled("the stream ended without a word")))
+    }
+}

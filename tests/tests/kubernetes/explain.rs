@@ -1,0 +1,226 @@
+//! `osm-egress explain` on a cluster: what it says is what Envoy does, and it knows who has got the policy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::cluster::{Cluster, until};
+use egress_tests::curl::Curl;
+use egress_tests::kube::User;
+use egress_tests::mesh::{self, CONTROL_PLANE, World};
+use egress_tests::netns::ensure_capable;
+use egress_tests::shim;
+use egress_tests::wait::wait_for;
+use serde_json::Value;
+
+const POLICIES: &str = r#"
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+  matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: get}]
+---
+apiVersion: specs.smi-spec.io/v1alpha4
+kind: HTTPRouteGroup
+metadata: {name: get, namespace: curl}
+spec: {matches: [{name: get, pathRegex: /get, methods: [GET]}]}
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: echo, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ipAddresses: [203.0.113.10/32]
+  ports: [{number: 9000, protocol: tcp}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: sidecar, namespace: curl}
+spec:
+  serviceAccountName: curl
+  containers: [{name: curl, image: curl}, {name: envoy, image: envoy}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: bare, namespace: plain}
+spec: {containers: [{name: curl, image: curl}]}
+"#;
+
+/// One more port, so that the document is another one.
+const ANOTHER: &str = r#"
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: another, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ports: [{number: 9001, protocol: tcp}]
+"#;
+
+struct Explain<'c> {
+    cluster: &'c Cluster<'c>,
+}
+
+impl Explain<'_> {
+    fn run(&self, user: User, arguments: &[&str]) -> Result<Output> {
+        let kubeconfig: PathBuf = self.cluster.api.kubeconfig(user);
+        let mut command = self.cluster.world.outside.netns.command(&shim::binary()?.to_string_lossy());
+        Ok(command.arg("explain").arg("--kubeconfig").arg(kubeconfig).args(arguments).output()?)
+    }
+
+    /// The report about the pod, and the exit code.
+    fn ask(&self, arguments: &[&str]) -> Result<(Value, i32)> {
+        let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
+        let mut all = vec!["--pod", "curl/sidecar", "--admin", &admin, "--output", "json"];
+        all.extend_from_slice(arguments);
+        let output = self.run(User::Admin, &all)?;
+        let report = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok((report, output.status.code().unwrap_or(-1)))
+    }
+
+    fn is_refused(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
+        let output = self.run(user, arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{arguments:?}: {said}");
+        for expected in expected {
+            ensure!(said.contains(expected), "{arguments:?} lacks `{expected}`: {said}");
+        }
+        Ok(())
+    }
+}
+
+/// What is explained is what Envoy decided, word for word, for the same connection.
+#[test]
+fn what_it_says_is_what_envoy_does() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let cluster = Cluster::new(&world)?;
+    cluster.api.namespace("plain", false)?;
+    cluster.api.apply(POLICIES)?;
+    let shim = cluster.shim(&[])?;
+    until(&shim, "the policies", |status| status["identities"]["curl/curl"]["rules"] == 3)?;
+    let envoy = mesh::sidecar(&pod, false)?;
+    let explain = Explain { cluster: &cluster };
+
+    let mut decided = 0;
+    let elsewhere = "elsewhere.example:80:198.51.100.66";
+    let cases: [(&[&str], &[&str]); 10] = [
+        (&["http://httpbin.org/get"], &[]),
+        (&["http://httpbin.org/get", "-X", "POST"], &["--method", "POST"]),
+        (&["http://httpbin.org/status/200"], &[]),
+        (&["http://httpbin.org//x/../get"], &[]),
+        (&["http://elsewhere.example/get", "--resolve", elsewhere], &["--address", "198.51.100.66"]),
+        (&["https://httpbin.org/get", "-k"], &[]),
+        (&["https://203.0.113.10/get", "-k"], &[]),
+        (&["http://httpbin.org:443/get"], &[]),
+        (&["https://www.example.com/", "-k"], &[]),
+        (&["http://203.0.113.20:9000/"], &[]),
+    ];
+    for (curl, flags) in cases {
+        let _ = Curl::run(&pod, curl)?;
+        let decisions = || -> Vec<String> {
+            let lines = envoy.access_log();
+            lines.iter().filter_map(|line| line["decision"].as_str().map(str::to_owned)).collect()
+        };
+        wait_for("the decision in the access log", Duration::from_secs(5), || decisions().len() > decided)
+            .with_context(|| format!("{curl:?}"))?;
+        let all = decisions();
+        decided = all.len();
+        let said = all.last().context("no decision")?;
+
+        let (report, code) = explain.ask(&[&["--to", curl[0]], flags].concat())?;
+        let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
+        let explained = ["verdict", "reason", "policy", "rule"].map(text).join(" ");
+        ensure!(explained == *said, "{curl:?}: explained as `{explained}`, Envoy: `{said}`");
+        ensure!(code == if said.starts_with("allow") { 0 } else { 3 }, "{curl:?}: exit code {code}");
+        let denied = said.starts_with("deny");
+        ensure!(
+            report["rules"].as_array().is_some_and(|rules| rules.len() == 3
+                && (!denied
+                    || rules.iter().all(|rule| rule["lacks"].as_array().is_some_and(|l| !l.is_empty())))),
+            "{report:#}"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a pod's sidecar has got the policy; and what a change is until it has.
+#[test]
+fn who_has_acknowledged() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let cluster = Cluster::new(&world)?;
+    cluster.api.namespace("plain", false)?;
+    cluster.api.apply(POLICIES)?;
+    let shim = cluster.shim(&[])?;
+    let explain = Explain { cluster: &cluster };
+    let to = ["--to", "tcp://203.0.113.10:9001"];
+    // Nobody is there yet.
+    let (report, code) = explain.ask(&to)?;
+    ensure!(code == 3 && report["proxies"]["proxies"] == Value::Array(vec![]), "{report:#}");
+
+    let envoy = mesh::sidecar(&pod, false)?;
+    let has = |expected: bool| {
+        wait_for(&format!("acknowledged: {expected}"), Duration::from_secs(10), || {
+            explain.ask(&to).is_ok_and(|(report, _)| {
+                report["proxies"]["proxies"][0]["acknowledged"] == expected
+                    && report["proxies"]["otherDocument"].is_null()
+            })
+        })
+        .with_context(|| format!("{:#?}\n{}", explain.ask(&to).map(|(report, _)| report), shim.log()))
+    };
+    has(true)?;
+    // A sidecar that does not take what it is sent.
+    envoy.pause()?;
+    cluster.api.apply(ANOTHER)?;
+    until(&shim, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
+    has(false)?;
+    let (report, code) = explain.ask(&to)?;
+    ensure!(code == 0 && report["verdict"] == "allow" && report["policy"] == "curl/another", "{report:#}");
+    let text = explain.run(
+        User::Admin,
+        &[
+            "--pod",
+            "curl/sidecar",
+            "--to",
+            to[1],
+            "--admin",
+            &SocketAddr::new(CONTROL_PLANE, 15129).to_string(),
+        ],
+    )?;
+    let text = String::from_utf8(text.stdout)?;
+    ensure!(text.contains("sidecar.curl.curl: NOT YET"), "{text}");
+    envoy.go_on()?;
+    has(true)?;
+
+    // Questions without an answer.
+    let base = ["--to", "https://httpbin.org"];
+    let ask = |more: &[&'static str]| [&base[..], more].concat();
+    explain.is_refused(User::Admin, &ask(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
+    explain.is_refused(User::Nobody, &ask(&["--pod", "curl/sidecar"]), &["pod `curl/sidecar`", "403"])?;
+    let nobody = ask(&["--source", "curl/curl", "--timeout", "3s"]);
+    explain.is_refused(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
+    let nowhere = ask(&["--source", "curl/curl", "--admin", "203.0.113.2:1"]);
+    explain.is_refused(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
+    // The control plane's own role is enough for a service account.
+    let output = explain.run(User::Shim, &ask(&["--source", "curl/curl"]))?;
+    ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // A pod that nothing intercepts, in a namespace that is not of the mesh.
+    let output = explain.run(User::Admin, &ask(&["--pod", "plain/bare", "--output", "json"]))?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(report["identity"] == "plain/default" && report["reason"] == "no-policy", "{report:#}");
+    let notes = report["notes"].to_string();
+    ensure!(
+        notes.contains("does not belong to the mesh") && notes.contains("no container `envoy`"),
+        "{notes}"
+    );
+    Ok(())
+}

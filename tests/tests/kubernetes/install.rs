@@ -1,0 +1,458 @@
+//! What `install`, `upgrade`, `uninstall`, `namespace` and `verify` make of a real API server.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::cluster::Cluster;
+use egress_tests::installer::{Said, osm_egress};
+use egress_tests::kube::{ApiServer, Objects, User, with_namespace_controller};
+use egress_tests::mesh::World;
+use egress_tests::netns::ensure_capable;
+use egress_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+fn run(api: &ApiServer<'_>, words: &[&str]) -> Result<Said> {
+    osm_egress(api, User::Admin, words)
+}
+
+fn uninstall(api: &ApiServer<'_>, words: &[&str]) -> Result<Said> {
+    with_namespace_controller(api, || run(api, &[&["uninstall", "--timeout=60s"], words].concat())?.done())
+}
+
+fn read(api: &ApiServer<'_>, words: &[&str]) -> Result<Value> {
+    let text = api.kubectl(User::Admin, &[&["get", "-o", "json"], words].concat())?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// Only what is there in one of both.
+fn difference(before: &Objects, after: &Objects) -> Vec<String> {
+    let gone = before.keys().filter(|id| !after.contains_key(*id)).map(|id| format!("- {id}"));
+    let new = after.keys().filter(|id| !before.contains_key(*id)).map(|id| format!("+ {id}"));
+    gone.chain(new).collect()
+}
+
+/// The API server itself takes a moment to forget a kind.
+fn until_same(api: &ApiServer<'_>, before: &Objects) -> Result<()> {
+    let mut last = Vec::new();
+    let same = wait_for("the API server to have what it had before", Duration::from_secs(30), || {
+        last = api.objects().map_or_else(|error| vec![error.to_string()], |after| difference(before, &after));
+        last.is_empty()
+    });
+    same.with_context(|| format!("{last:#?}")).map(drop)
+}
+
+const EGRESS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+    metadata: {name: mine, namespace: default}\n\
+    spec:\n  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]\n  hosts: [httpbin.org]\n  \
+    ports: [{number: 443, protocol: https}]\n";
+
+/// The command of Open Service Mesh's page. Installed twice, nothing is written; taken away, nothing is left.
+#[test]
+fn it_comes_and_goes_without_a_trace() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let before = api.objects()?;
+    let first = run(api, &["install", "--set", "osm.enableEgress=true"])?.done()?;
+    ensure!(first.err.is_empty(), "{}", first.err);
+    ensure!(first.out.contains("egress: open"), "{}", first.out);
+    let installed = api.objects()?;
+    let config = read(api, &["meshconfig", "osm-mesh-config", "-n", "osm-system"])?;
+    ensure!(config["spec"]["traffic"]["enableEgress"] == true, "{config}");
+    ensure!(config["spec"]["traffic"]["enablePermissiveTrafficPolicyMode"] == true, "{config}");
+    let labelled = read(
+        api,
+        &[
+            "deployment,service,serviceaccount,secret,role,rolebinding,pdb,networkpolicy",
+            "-n",
+            "osm-system",
+            "-l",
+            "app.kubernetes.io/managed-by=osm-egress",
+        ],
+    )?;
+    ensure!(labelled["items"].as_array().is_some_and(|items| items.len() == 9), "{labelled}");
+
+    for again in [&["install"][..], &["upgrade"], &["install", "--set", "osm.enableEgress=true"]] {
+        let said = run(api, again)?.done()?;
+        ensure!(said.err.is_empty(), "{}", said.err);
+        ensure!(!said.out.contains(": changed") && !said.out.contains(": created"), "{}", said.out);
+        let now = api.objects()?;
+        let changed: Vec<_> = installed
+            .iter()
+            .filter(|(id, _)| !before.contains_key(*id))
+            .filter(|(id, version)| now.get(*id) != Some(version))
+            .collect();
+        ensure!(changed.is_empty(), "{again:?} wrote {changed:?}");
+    }
+
+    // Values are kept, laid over each other, and forgotten.
+    run(api, &["upgrade", "--set", "osm.egress.replicas=3"])?.done()?;
+    run(api, &["upgrade", "--set", "osm.egress.httpDenyStatus=404"])?.done()?;
+    let replicas = || -> Result<Value> {
+        Ok(read(api, &["deployment", "osm-egress", "-n", "osm-system"])?["spec"]["replicas"].clone())
+    };
+    ensure!(replicas()? == 3);
+    run(api, &["upgrade", "--reset-values", "--set", "osm.egress.networkPolicy=false"])?.done()?;
+    ensure!(replicas()? == 2);
+    ensure!(read(api, &["networkpolicy", "-n", "osm-system"])?["items"] == json!([]));
+    let kept = run(api, &["upgrade", "--set", "osm.enableEgress=false"])?.done()?;
+    let patch = r#"kubectl patch meshconfig osm-mesh-config -n osm-system --type=merge -p '{"spec":{"traffic":{"enableEgress":false}}}'"#;
+    ensure!(kept.out.contains(patch), "{}", kept.out);
+
+    let said = uninstall(api, &[])?;
+    ensure!(!said.out.contains("stays"), "{}", said.out);
+    until_same(api, &before)?;
+    let nothing = uninstall(api, &[])?;
+    ensure!(nothing.out.contains("there was nothing of mesh osm"), "{}", nothing.out);
+    let error = run(api, &["upgrade"])?.refused()?;
+    ensure!(error.contains("run `osm-egress install`"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn objects_of_the_user_survive() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let before = api.objects()?;
+    run(api, &["install"])?.done()?;
+    api.apply(EGRESS)?;
+    let mine = read(api, &["egress", "mine"])?;
+    api.kubectl(User::Admin, &["create", "configmap", "mine", "-n", "osm-system"])?;
+    api.kubectl(User::Admin, &["create", "serviceaccount", "osm-egress"])?;
+
+    let said = uninstall(api, &[])?;
+    for expected in [
+        "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it are there (1, the \
+         first is default/mine); `--delete-crds` deletes it with them",
+        "Namespace osm-system: stays, since it holds what `osm-egress install` did not make: ConfigMap mine",
+    ] {
+        ensure!(said.out.contains(expected), "{}", said.out);
+    }
+    ensure!(read(api, &["egress", "mine"])? == mine);
+    let left = difference(&before, &api.objects()?);
+    let expected = [
+        "APIService.apiregistration.k8s.io /v1alpha1.policy.openservicemesh.io",
+        "ConfigMap. osm-system/mine",
+        "CustomResourceDefinition.apiextensions.k8s.io /egresses.policy.openservicemesh.io",
+        "Egress.policy.openservicemesh.io default/mine",
+        "Namespace. /osm-system",
+        "ServiceAccount. default/osm-egress",
+    ];
+    // Kinds that are gone are listed a moment longer.
+    wait_for("only these to be left", Duration::from_secs(30), || {
+        api.objects().is_ok_and(|after| difference(&before, &after) == expected.map(|id| format!("+ {id}")))
+    })
+    .with_context(|| format!("{left:#?}"))?;
+
+    run(api, &["install"])?.done()?;
+    ensure!(read(api, &["egress", "mine"])? == mine);
+    api.kubectl(User::Admin, &["delete", "configmap", "mine", "-n", "osm-system"])?;
+    api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress"])?;
+    uninstall(api, &["--delete-crds"])?;
+    until_same(api, &before)
+}
+
+/// A cluster with Open Service Mesh in it: its definitions, MeshConfig and control plane.
+#[test]
+fn what_was_there_before_stays() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    api.namespace("osm-system", false)?;
+    api.apply(&osm_definition("egresses", "Egress", "policy.openservicemesh.io", &["v1alpha1"]))?;
+    api.apply(&osm_definition(
+        "meshconfigs",
+        "MeshConfig",
+        "config.openservicemesh.io",
+        &["v1alpha2", "v1alpha1"],
+    ))?;
+    wait_for("the definitions to be served", Duration::from_secs(30), || {
+        ["egress", "meshconfig"].iter().all(|kind| api.kubectl(User::Admin, &["get", kind, "-A"]).is_ok())
+    })?;
+    api.apply(EGRESS)?;
+    api.apply(
+        "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
+         metadata: {name: osm-mesh-config, namespace: osm-system}\n\
+         spec: {traffic: {enableEgress: false, outboundPortExclusionList: [5432]}}\n",
+    )?;
+    api.kubectl(User::Admin, &["create", "deployment", "osm-controller", "--image=osm", "-n", "osm-system"])?;
+    let (mine, config) = (
+        read(api, &["egress", "mine"])?,
+        read(api, &["meshconfig", "-n", "osm-system"])?["items"][0].clone(),
+    );
+    let before = api.objects()?;
+
+    let said = run(api, &["install", "--set", "osm.enableEgress=true,osm.outboundPortExclusionList={5432}"])?
+        .done()?;
+    let patch = r#"-p '{"spec":{"traffic":{"enableEgress":true}}}'"#;
+    ensure!(said.out.contains(patch) && said.out.contains("egress: closed"), "{}", said.out);
+    ensure!(said.out.contains("Namespace osm-system: was there before, and stays as it is"), "{}", said.out);
+    ensure!(said.err.contains("Open Service Mesh is still there"), "{}", said.err);
+    ensure!(said.err.contains("Deployment osm-system/osm-controller"), "{}", said.err);
+    ensure!(said.err.contains("its schema is taken over from kubectl-client-side-apply"), "{}", said.err);
+    ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
+    ensure!(read(api, &["meshconfig", "-n", "osm-system"])?["items"][0]["spec"] == config["spec"]);
+    let definition = read(api, &["crd", "egresses.policy.openservicemesh.io"])?;
+    ensure!(definition["spec"]["versions"][0]["subresources"]["status"].is_object(), "{definition}");
+    ensure!(definition["spec"]["conversion"] == json!({"strategy": "None"}), "{definition}");
+    ensure!(run(api, &["upgrade"])?.done()?.out.lines().all(|line| !line.ends_with(": changed")));
+
+    let said = uninstall(api, &[])?;
+    ensure!(said.out.contains("MeshConfig osm-system/osm-mesh-config: stays"), "{}", said.out);
+    until_same(api, &before)?;
+    ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
+    Ok(())
+}
+
+/// As Open Service Mesh 1.1 left them: converted by its own webhook.
+fn osm_definition(plural: &str, kind: &str, group: &str, versions: &[&str]) -> String {
+    let singular = kind.to_lowercase();
+    let versions: Vec<Value> = versions
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            json!({ "name": name, "served": true, "storage": i == 0, "schema": { "openAPIV3Schema": {
+                "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            }}})
+        })
+        .collect();
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.{group}"),
+            "labels": { "app.kubernetes.io/name": "openservicemesh.io" } },
+        "spec": {
+            "group": group, "scope": "Namespaced", "versions": versions,
+            "names": { "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": singular },
+            "conversion": { "strategy": "Webhook", "webhook": {
+                "conversionReviewVersions": ["v1beta1", "v1"],
+                "clientConfig": { "service": {
+                    "namespace": "osm-system", "name": "osm-bootstrap", "port": 9095, "path": "/convert",
+                }},
+            }},
+        },
+    })
+    .to_string()
+}
+
+#[test]
+fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let before = api.objects()?;
+    let said = run(api, &["install", "--dry-run"])?.done()?;
+    ensure!(said.out.contains("Deployment osm-system/osm-egress: would be created"), "{}", said.out);
+    let manifests =
+        run(api, &["install", "--dry-run", "-o", "yaml", "--set", "osm.enableEgress=true"])?.done()?.out;
+    ensure!(run(api, &["install", "--dry-run=client", "-o", "yaml"])?.done()?.out.contains("policy/v1\n"));
+    let after = api.objects()?;
+    ensure!(difference(&before, &after).is_empty(), "{:?}", difference(&before, &after));
+
+    cluster.define(|_| true)?;
+    api.apply(&manifests)?;
+    let config = read(api, &["meshconfig", "osm-mesh-config", "-n", "osm-system"])?;
+    ensure!(config["spec"]["traffic"]["enableEgress"] == true, "{config}");
+    let secret = read(api, &["secret", "osm-egress-tls", "-n", "osm-system"])?["data"].clone();
+    let applied = api.objects()?;
+    let error = run(api, &["install", "--dry-run", "--set", "osm.egress.replicas=5"])?.refused()?;
+    ensure!(error.contains("kubectl-client-side-apply") && error.contains(".spec.replicas"), "{error}");
+    ensure!(error.contains("somebody else set these fields"), "{error}");
+    run(api, &["install", "--dry-run"])?.done()?;
+    ensure!(api.objects()? == applied);
+    // What kubectl applied counts as installed.
+    run(api, &["install"])?.done()?;
+    ensure!(read(api, &["secret", "osm-egress-tls", "-n", "osm-system"])?["data"] == secret);
+    Ok(())
+}
+
+#[test]
+fn errors_say_what_to_do() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let before = api.objects()?;
+    for (words, expected) in [
+        (&["install", "--set", "osm.enableEgres=true"][..], "did you mean `osm.enableEgress`?"),
+        (&["install", "--set", "osm.enableEgress=maybe"], "value `osm.enableEgress`: invalid type"),
+        (&["install", "-f", "/no/such/file"], "cannot use the values of /no/such/file"),
+        (&["install", "--mesh-name", "A"], "`A` (--mesh-name) is no name"),
+        (&["install", "--kubeconfig", "/no/such/file"], "cannot use /no/such/file"),
+        (&["namespace", "add", "kube-system"], "kube-system is the cluster's own namespace"),
+        (&["namespace", "add", "osm-system"], "osm-system is the control plane's own namespace"),
+        (&["namespace", "add", "nowhere"], "there is no namespace nowhere"),
+    ] {
+        let error = run(api, words)?.refused()?;
+        ensure!(error.contains(expected), "{words:?}: {error}");
+    }
+    let nobody = osm_egress(api, User::Nobody, &["install"])?.refused()?;
+    ensure!(nobody.contains("403") && nobody.contains("cluster-admin"), "{nobody}");
+    ensure!(difference(&before, &api.objects()?).is_empty());
+
+    api.namespace("osm-system", false)?;
+    api.kubectl(User::Admin, &["create", "serviceaccount", "osm-egress", "-n", "osm-system"])?;
+    let with = api.objects()?;
+    let error = run(api, &["install"])?.refused()?;
+    ensure!(
+        error.contains("ServiceAccount osm-system/osm-egress") && error.contains("Nothing was changed"),
+        "{error}"
+    );
+    ensure!(api.objects()? == with);
+    api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress", "-n", "osm-system"])?;
+
+    // One that stops half-way goes on from there.
+    let broken = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": { "name": "broken" },
+        "webhooks": [{
+            "name": "broken.example.com", "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 1,
+            "admissionReviewVersions": ["v1"], "clientConfig": { "url": "https://127.0.0.1:1/" },
+            "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"], "operations": ["*"] }],
+        }],
+    });
+    api.apply(&broken.to_string())?;
+    let refuses = || {
+        let probe =
+            ["create", "service", "clusterip", "probe", "--tcp=1", "-n", "osm-system", "--dry-run=server"];
+        api.kubectl(User::Admin, &probe).is_err()
+    };
+    wait_for("the webhook to be in force", Duration::from_secs(10), refuses)?;
+    let error = run(api, &["install"])?.refused()?;
+    ensure!(error.contains("cannot apply Service osm-system/osm-egress: the API server says 500"), "{error}");
+    ensure!(error.contains("a webhook does not answer"), "{error}");
+    ensure!(error.contains("run the same command again"), "{error}");
+    api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "broken"])?;
+    wait_for("the webhook to be gone", Duration::from_secs(10), || !refuses())?;
+    let said = run(api, &["install"])?.done()?;
+    ensure!(said.out.contains("ServiceAccount osm-system/osm-egress: unchanged"), "{}", said.out);
+    ensure!(said.out.contains("Service osm-system/osm-egress: created"), "{}", said.out);
+
+    let error = run(api, &["install", "--mesh-name", "other"])?.refused()?;
+    ensure!(error.contains("belongs to mesh `osm`"), "{error}");
+    let error = run(api, &["install", "--osm-namespace", "other"])?.refused()?;
+    ensure!(error.contains("is for namespace osm-system"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn namespaces_as_in_open_service_mesh() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    for name in ["one", "two", "three"] {
+        api.namespace(name, false)?;
+    }
+    api.kubectl(User::Admin, &["label", "namespace", "three", "openservicemesh.io/monitored-by=other"])?;
+    let before = read(api, &["namespace", "one"])?["metadata"]["labels"].clone();
+    let said = run(api, &["namespace", "add", "one", "two"])?.done()?;
+    ensure!(said.out.contains("Namespace [one] successfully added to mesh [osm]"), "{}", said.out);
+    run(api, &["namespace", "add", "two", "--disable-sidecar-injection"])?.done()?;
+    let one = read(api, &["namespace", "one"])?["metadata"].clone();
+    ensure!(one["labels"]["openservicemesh.io/monitored-by"] == "osm", "{one}");
+    ensure!(one["annotations"]["openservicemesh.io/sidecar-injection"] == "enabled", "{one}");
+    let error = run(api, &["namespace", "add", "one", "three"])?.refused()?;
+    ensure!(error.contains("belongs to mesh other"), "{error}");
+    let error = run(api, &["namespace", "remove", "three"])?.refused()?;
+    ensure!(error.contains("belongs to mesh other"), "{error}");
+    let list = run(api, &["namespace", "list", "--mesh-name", "osm"])?.done()?.out;
+    let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    let expected =
+        [["NAMESPACE", "MESH", "SIDECAR-INJECTION"], ["one", "osm", "enabled"], ["two", "osm", "disabled"]];
+    ensure!(rows == expected, "{list}");
+    let all: Value = serde_json::from_str(&run(api, &["namespace", "list", "-o", "json"])?.done()?.out)?;
+    ensure!(all.as_array().is_some_and(|all| all.len() == 3), "{all}");
+    run(api, &["namespace", "remove", "one"])?.done()?;
+    let one = read(api, &["namespace", "one"])?["metadata"].clone();
+    ensure!(one["labels"] == before && one["annotations"].is_null(), "{one}");
+    Ok(())
+}
+
+/// The checks that are in a state.
+fn checks(report: &Value, state: &str) -> Vec<String> {
+    let all = report["checks"].as_array().into_iter().flatten();
+    all.filter(|check| check["state"] == state)
+        .map(|check| check["check"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn verify(api: &ApiServer<'_>) -> Result<(bool, Value)> {
+    let said = run(api, &["verify", "-o", "json"])?;
+    let report = serde_json::from_str(&said.out).with_context(|| said.err)?;
+    Ok((said.ok, report))
+}
+
+/// What the controller of Deployments would write, since none runs here.
+fn make_available(api: &ApiServer<'_>) -> Result<()> {
+    let mut deployment = read(api, &["deployment", "osm-egress", "-n", "osm-system"])?;
+    deployment["status"] = json!({ "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 2,
+        "observedGeneration": deployment["metadata"]["generation"] });
+    let path = "/apis/apps/v1/namespaces/osm-system/deployments/osm-egress/status";
+    let mut kubectl = api
+        .command("kubectl", User::Admin)
+        .args(["replace", "--raw", path, "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    kubectl.stdin.take().context("no stdin")?.write_all(deployment.to_string().as_bytes())?;
+    ensure!(kubectl.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn verify_finds_what_is_wrong() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let (ok, report) = verify(api)?;
+    ensure!(!ok, "{report}");
+    let missing = ["definitions", "MeshConfig", "role", "Deployment", "certificate", "webhooks"];
+    ensure!(checks(&report, "fail") == missing, "{report:#}");
+
+    api.namespace("curl", false)?;
+    api.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bare, namespace: curl}\nspec: {containers: [{name: a, image: a}]}\n")?;
+    run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    run(api, &["namespace", "add", "curl"])?.done()?;
+    let (ok, report) = verify(api)?;
+    ensure!(!ok && checks(&report, "fail") == ["Deployment"], "{report:#}");
+    make_available(api)?;
+    let (ok, report) = verify(api)?;
+    ensure!(ok && checks(&report, "fail").is_empty(), "{report:#}");
+    ensure!(checks(&report, "warn") == ["pods without sidecar", "lists of the MeshConfig"], "{report:#}");
+    ensure!(checks(&report, "unknown") == ["proxies"], "{report:#}");
+    ensure!(report.to_string().contains("curl/bare"), "{report:#}");
+    let text = run(api, &["verify"])?.done()?.out;
+    ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
+
+    // Each of these breaks one thing, and an upgrade mends it.
+    let unlabel =
+        r#"{"webhooks":[{"name":"inject.osm-egress.openservicemesh.io","clientConfig":{"caBundle":null}}]}"#;
+    for (words, check) in [
+        (&["delete", "clusterrolebinding", "osm-egress"][..], "role"),
+        (&["delete", "validatingwebhookconfiguration", "osm-egress-osm"], "webhooks"),
+        (&["patch", "mutatingwebhookconfiguration", "osm-egress-osm", "-p", unlabel], "webhooks"),
+        (&["delete", "crd", "traffictargets.access.smi-spec.io"], "definitions"),
+        (&["delete", "secret", "osm-egress-tls", "-n", "osm-system"], "certificate"),
+    ] {
+        api.kubectl(User::Admin, words)?;
+        let (ok, report) = verify(api)?;
+        let failed = checks(&report, "fail");
+        ensure!(!ok && failed.iter().any(|name| name == check), "{words:?}: {report:#}");
+        run(api, &["upgrade"])?.done()?;
+        let (ok, report) = verify(api)?;
+        ensure!(ok, "{words:?}: {report:#}");
+    }
+    api.kubectl(User::Admin, &["delete", "meshconfig", "osm-mesh-config", "-n", "osm-system"])?;
+    ensure!(checks(&verify(api)?.1, "fail") == ["MeshConfig"]);
+    Ok(())
+}

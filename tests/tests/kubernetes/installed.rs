@@ -1,0 +1,186 @@
+//! A control plane that runs with exactly what `install` made: its arguments, certificate, role and Service.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::authority::Volume;
+use egress_tests::client::{self, Outcome, PATIENCE};
+use egress_tests::cluster::Cluster;
+use egress_tests::envoy::Envoy;
+use egress_tests::installer::osm_egress;
+use egress_tests::kube::{ApiServer, User};
+use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World};
+use egress_tests::netns::{Netns, ensure_capable};
+use egress_tests::shim::{self, Shim};
+use egress_tests::wait::wait_for;
+use serde_json::Value;
+
+const HOST: &str = "osm-egress.osm-system.svc";
+
+fn read(api: &ApiServer<'_>, words: &[&str]) -> Result<Value> {
+    let text = api.kubectl(User::Admin, &[&["get", "-n", "osm-system", "-o", "json"], words].concat())?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// The secret, as the kubelet mounts it.
+fn mount(api: &ApiServer<'_>) -> Result<Volume> {
+    let file = |key: &str| -> Result<String> {
+        let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        api.kubectl(User::Admin, &["get", "secret", "osm-egress-tls", "-n", "osm-system", "-o", &template])
+    };
+    Volume::new(&[
+        ("tls.crt", &file("tls.crt")?),
+        ("tls.key", &file("tls.key")?),
+        ("ca.crt", &file("ca.crt")?),
+    ])
+}
+
+/// The arguments of the Deployment, with the paths and addresses of this world for the pod's.
+fn arguments(api: &ApiServer<'_>, mounted: &Volume) -> Result<Vec<OsString>> {
+    let deployment = read(api, &["deployment", "osm-egress"])?;
+    let words = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().context("args")?;
+    let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+    let (first, rest) = words.split_first().context("no arguments")?;
+    ensure!(*first == "serve", "{words:?}");
+    let folder = mounted.path("tls.crt");
+    let folder = folder.parent().context("no folder")?.to_string_lossy().into_owned();
+    let module = shim::module()?.to_string_lossy().into_owned();
+    let mut arguments: Vec<OsString> = rest
+        .iter()
+        .map(|word| {
+            word.replace("/etc/osm-egress/tls", &folder)
+                .replace("/egress_filter.wasm", &module)
+                .replace("0.0.0.0", &CONTROL_PLANE.to_string())
+                .into()
+        })
+        .collect();
+    // What a pod finds by itself.
+    arguments.extend(["--kubeconfig".into(), api.kubeconfig(User::Shim).into()]);
+    Ok(arguments)
+}
+
+/// What kube-proxy does for the Service, for those inside and those outside of this namespace.
+fn proxy(netns: &Netns, service: &Value) -> Result<String> {
+    let address = service["spec"]["clusterIP"].as_str().context("no address")?.to_owned();
+    netns.ip("route add 10.96.0.0/16 dev lo src 203.0.113.3")?;
+    for (port, target) in [(443, 9443), (15128, 15128)] {
+        for chain in ["OUTPUT", "PREROUTING"] {
+            netns.tool(
+                "iptables",
+                &format!(
+                    "-t nat -A {chain} -d {address}/32 -p tcp --dport {port} -j DNAT --to-destination \
+                     {CONTROL_PLANE}:{target}"
+                ),
+            )?;
+        }
+    }
+    Ok(address)
+}
+
+fn policy(protocol: &str, hosts: &str) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: mine, namespace: curl}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {hosts}\n  \
+         ports: [{{number: 9000, protocol: {protocol}}}]\n"
+    )
+}
+
+#[test]
+fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let netns = &world.outside.netns;
+    for name in ["curl", "other"] {
+        api.namespace(name, false)?;
+    }
+    api.service_account("curl", "curl")?;
+    let run = |words: &[&str]| osm_egress(api, User::Admin, words)?.done();
+    run(&["install"])?;
+    run(&["namespace", "add", "curl"])?;
+
+    // Nobody answers: nothing is let in where the mesh is, and everything elsewhere.
+    let good = policy("tcp", &format!("ipAddresses: [{HTTPBIN}/32]"));
+    let refused = api.apply(&good).err().context("a policy was let in")?.to_string();
+    ensure!(refused.contains("failed calling webhook"), "{refused}");
+    let pod_of = |namespace: &str| {
+        api.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: one, namespace: {namespace}}}\n\
+             spec: {{serviceAccountName: curl, containers: [{{name: c, image: none}}]}}\n"
+        ))
+    };
+    ensure!(pod_of("curl").is_err(), "a pod was let in");
+    pod_of("other")?;
+
+    let mounted = mount(api)?;
+    let service = proxy(netns, &read(api, &["service", "osm-egress"])?)?;
+    let shim = Shim::run(netns, CONTROL_PLANE, &arguments(api, &mounted)?)?.ready()?;
+    ensure!(shim.get("/servingz")? == "ok\n");
+
+    // The API server finds it by its Service, and knows it by its authority.
+    let bad = policy("http", "hosts: ['*']");
+    let refused = api.apply(&bad).err().context("a policy with a mistake was let in")?.to_string();
+    ensure!(
+        refused.contains("policies.osm-egress.openservicemesh.io") && refused.contains("hosts"),
+        "{refused}"
+    );
+    api.apply(&good)?;
+    api.kubectl(
+        User::Admin,
+        &[
+            "patch",
+            "meshconfig",
+            "osm-mesh-config",
+            "-n",
+            "osm-system",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"traffic":{"enableEgress":false}}}"#,
+        ],
+    )?;
+    pod_of("curl")?;
+    let injected = api.kubectl(User::Admin, &["get", "pod", "one", "-n", "curl", "-o", "json"])?;
+    let injected: Value = serde_json::from_str(&injected)?;
+    let names: Vec<&str> = injected["spec"]["containers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container["name"].as_str())
+        .collect();
+    ensure!(names.contains(&"envoy"), "{injected:#}");
+
+    // A sidecar finds it by the same name, and knows it by the same authority.
+    world.dns.set(HOST, &[service.parse()?]);
+    let token = Volume::new(&[("token", &api.token("curl", "curl", "osm-egress", Some("one"))?)])?;
+    let (ca, token) = (mounted.text("ca.crt"), token.text("token"));
+    let flags = ["--xds", &format!("{HOST}:15128"), "--xds-ca", &ca, "--token-file", &token];
+    let _envoy = Envoy::start(&pod, &mesh::bootstrap_with("curl/curl", false, &flags)?, 1)?;
+    let reaches = || {
+        let exchange = || client::exchange(SocketAddr::new(HTTPBIN, 9000), b"ping");
+        pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
+    };
+    wait_for("the policy", PATIENCE, reaches).with_context(|| shim.log())?;
+
+    // The doctor sees the proxy. Only what no controller does here is missing.
+    let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
+    let said = osm_egress(api, User::Admin, &["verify", "--admin", &admin])?;
+    ensure!(said.out.contains("proxies: 1 connected, all with what they were sent"), "{}", said.out);
+    ensure!(
+        said.out.ends_with("1 check failed\n") && said.out.contains("FAIL     Deployment"),
+        "{}",
+        said.out
+    );
+
+    // Everything that it asked for, the installed role allows.
+    let refused = || shim.log().contains("403");
+    ensure!(!refused(), "{}", shim.log());
+    // Gone, nothing is let in again.
+    drop(shim);
+    let gone = || api.apply(&policy("https", "hosts: [httpbin.org]")).is_err();
+    wait_for("its absence to be noticed", Duration::from_secs(15), gone)?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! What the control planes say in statuses and events.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::cluster::{Cluster, policy};
+use egress_tests::envoy::Envoy;
+use egress_tests::kube::{ApiServer, User};
+use egress_tests::mesh::{self, CONTROL_PLANE, SECOND_CONTROL_PLANE, World};
+use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::wait::wait_for;
+use serde_json::Value;
+
+const PORT: &str = "ports: [{number: 9000, protocol: tcp}]";
+const BAD: &str = "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]";
+
+fn get(api: &ApiServer<'_>, name: &str) -> Result<Value> {
+    let text = api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn condition(object: &Value, kind: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().find(|condition| condition["type"] == kind).cloned().unwrap_or_default()
+}
+
+/// Waits for a condition's reason, about a generation; gives the message.
+fn until(
+    api: &ApiServer<'_>,
+    name: &str,
+    kind: &str,
+    reason: &str,
+    generation: u64,
+    longest: u64,
+) -> Result<String> {
+    let mut message = String::new();
+    wait_for(&format!("{kind} of {name} to be {reason}"), Duration::from_secs(longest), || {
+        let condition = get(api, name).map(|object| condition(&object, kind)).unwrap_or_default();
+        condition["message"].as_str().unwrap_or_default().clone_into(&mut message);
+        condition["reason"] == reason && condition["observedGeneration"] == generation
+    })
+    .with_context(|| format!("{:#}", get(api, name).unwrap_or_default()))?;
+    Ok(message)
+}
+
+/// Waits for what `kubectl get` shows of proxies.
+fn programmed(api: &ApiServer<'_>, name: &str, expected: &str, longest: u64) -> Result<Duration> {
+    wait_for(&format!("{name} to be programmed {expected}"), Duration::from_secs(longest), || {
+        get(api, name).is_ok_and(|object| object["status"]["programmed"] == expected)
+    })
+    .with_context(|| format!("{:#}", get(api, name).unwrap_or_default()["status"]))
+}
+
+fn version(api: &ApiServer<'_>, name: &str) -> Result<String> {
+    Ok(get(api, name)?["metadata"]["resourceVersion"].to_string())
+}
+
+/// A sidecar of `curl/curl` with a name of its own, at a control plane.
+fn sidecar<'p>(pod: &'p Pod, name: &str, at: std::net::IpAddr) -> Result<Envoy<'p>> {
+    let xds = std::net::SocketAddr::new(at, 15128).to_string();
+    Envoy::start(pod, &mesh::bootstrap_with("curl/curl", false, &["--proxy", name, "--xds", &xds])?, 1)
+}
+
+/// What a control plane says of its proxies, renewed all the time; nothing where it says nothing.
+fn mark(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
+    let name = format!("osm-egress-proxies-at-{}", at.to_string().replace('.', "-"));
+    let path = "jsonpath={.data.renewed}";
+    api.kubectl(User::Admin, &["get", "configmap", &name, "-n", "osm-system", "-o", path]).ok()
+}
+
+/// The events of a policy, as `TYPE REASON`.
+fn events(api: &ApiServer<'_>, name: &str) -> Result<Vec<String>> {
+    let field = format!("involvedObject.name={name}");
+    let path = "jsonpath={range .items[*]}{.type} {.reason}{\"\\n\"}{end}";
+    let text =
+        api.kubectl(User::Admin, &["get", "events", "-n", "curl", "--field-selector", &field, "-o", path])?;
+    let mut events: Vec<String> = text.lines().map(str::to_owned).collect();
+    events.sort();
+    Ok(events)
+}
+
+/// What became of a policy stands in its status and in events; and nothing is written that is there already.
+#[test]
+fn statuses() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::new(&world)?;
+    let api = &cluster.api;
+    api.apply(&policy("curl", "good", PORT))?;
+    api.apply(&policy("curl", "bad", BAD))?;
+    let shim = cluster.shim(&[])?;
+    let message = until(api, "good", "Accepted", "Accepted", 1, 10).with_context(|| shim.log())?;
+    ensure!(message == "1 rule", "{message}");
+    let message = until(api, "bad", "Accepted", "Invalid", 1, 10)?;
+    ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
+    until(api, "good", "Programmed", "NoProxies", 1, 10)?;
+    until(api, "bad", "Programmed", "NoProxies", 1, 10)?;
+    let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
+    let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    ensure!(line("NAME").contains("ACCEPTED") && line("NAME").contains("PROGRAMMED"), "{table}");
+    ensure!(line("good").contains("True") && line("bad").contains("False"), "{table}");
+    ensure!(line("good").contains("0/0"), "{table}");
+    // A second one, and one that begins anew, find that everything is said.
+    let before = (version(api, "good")?, version(api, "bad")?);
+    let other = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    // Another policy's status is written by both or either: then the others were looked at as well.
+    api.apply(&policy("curl", "last", BAD))?;
+    until(api, "last", "Accepted", "Invalid", 1, 10)?;
+    // So do the marks that both renew.
+    let marks = (mark(api, CONTROL_PLANE), mark(api, SECOND_CONTROL_PLANE));
+    wait_for("both to renew their marks", Duration::from_secs(30), || {
+        mark(api, CONTROL_PLANE) != marks.0 && mark(api, SECOND_CONTROL_PLANE) != marks.1
+    })?;
+    ensure!((version(api, "good")?, version(api, "bad")?) == before, "what was said was written again");
+    // Both were there, and it is told once, with its field.
+    ensure!(events(api, "last")? == ["Warning Invalid"], "{:?}", events(api, "last"));
+    let described = api.kubectl(User::Admin, &["describe", "egress", "last", "-n", "curl"])?;
+    let told: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
+    ensure!(told.len() == 1 && told[0].contains("spec.hosts[0]"), "{described}");
+    ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
+    other.stop()?;
+    ensure!(mark(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
+    // What is mended is said, with the generation that it is about.
+    api.apply(&policy("curl", "bad", "hosts: [a.org]\n  ports: [{number: 80, protocol: http}]"))?;
+    until(api, "bad", "Accepted", "Accepted", 2, 10)?;
+    ensure!(events(api, "bad")? == ["Normal Accepted", "Warning Invalid"], "{:?}", events(api, "bad"));
+    Ok(())
+}
+
+/// Two Envoys at one control plane: both have it, and one of them refuses.
+#[test]
+fn proxies_of_one_control_plane() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pods = [world.pod()?, world.pod()?, world.pod()?];
+    let cluster = Cluster::new(&world)?;
+    let api = &cluster.api;
+    api.apply(&policy("curl", "p", PORT))?;
+    let shim = cluster.shim(&[])?;
+    let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
+    programmed(api, "p", "1/1", 10).with_context(|| shim.log())?;
+    let _two = sidecar(&pods[1], "two", CONTROL_PLANE)?;
+    programmed(api, "p", "2/2", 10)?;
+    let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
+    ensure!(table.lines().any(|line| line.contains("True") && line.contains("2/2")), "{table}");
+    api.apply(&policy("curl", "p", "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]"))?;
+    let message = until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    ensure!(message == "2 of 2 proxies have it", "{message}");
+    // Who has no place for its listener says no.
+    let taken = pods[2].sidecar.run(|| TcpListener::bind("0.0.0.0:15001"))??;
+    let third = mesh::bootstrap_with("curl/curl", false, &["--proxy", "third"])?;
+    let third = Envoy::launch(&pods[2], &third, 1)?;
+    let message = until(api, "p", "Programmed", "Rejected", 2, 15)
+        .with_context(|| format!("{}\n{}", third.log_tail(20), shim.log()))?;
+    ensure!(message.starts_with("2 of 3 proxies have it; `third.curl.curl` refused it: "), "{message}");
+    ensure!(message.contains("15001"), "{message}");
+    programmed(api, "p", "2/3", 10)?;
+    ensure!(events(api, "p")? == ["Warning Rejected"], "{:?}", events(api, "p"));
+    drop((third, taken));
+    programmed(api, "p", "2/2", 10)?;
+    until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    Ok(())
+}
+
+/// An Envoy at each of two control planes: both count both, also while and after the API server is away.
+#[test]
+fn proxies_of_two_control_planes() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pods = [world.pod()?, world.pod()?, world.pod()?];
+    let mut cluster = Cluster::new(&world)?;
+    cluster.api.apply(&policy("curl", "p", PORT))?;
+    let first = cluster.shim(&[])?;
+    let second = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
+    let two = sidecar(&pods[1], "two", SECOND_CONTROL_PLANE)?;
+    programmed(&cluster.api, "p", "2/2", 15).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    // They agree: while both look, nothing is written.
+    let before = version(&cluster.api, "p")?;
+    let marks = mark(&cluster.api, CONTROL_PLANE);
+    wait_for("a mark to be renewed", Duration::from_secs(30), || mark(&cluster.api, CONTROL_PLANE) != marks)?;
+    ensure!(version(&cluster.api, "p")? == before, "the control planes do not agree");
+    // What happens while the API server is away is right afterwards.
+    cluster.api.kill();
+    wait_for("both to notice", Duration::from_secs(10), || {
+        first.get("/readyz").is_err() && second.get("/readyz").is_err()
+    })?;
+    let three = sidecar(&pods[2], "three", SECOND_CONTROL_PLANE)?;
+    cluster.api.resume()?;
+    programmed(&cluster.api, "p", "3/3", 30).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    drop(three);
+    programmed(&cluster.api, "p", "2/2", 20)?;
+    // One that is killed says nothing of it.
+    drop(second);
+    ensure!(mark(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
+    let took = programmed(&cluster.api, "p", "1/1", 60)?;
+    println!("the proxies of a control plane that was killed stopped counting after {took:?}");
+    drop(two);
+    Ok(())
+}
