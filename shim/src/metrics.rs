@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::status::Shared;
-use crate::xds::identify::{Accepted, Identification};
+use crate::xds::identify::Identification;
 use egress_compile::manifest::Severity;
 
 /// The text that Prometheus scrapes.
@@ -68,7 +68,9 @@ pub fn text(shared: &Shared) -> String {
             count(&counts.handshakes_failed),
         );
     }
-    if let Identification::Credentials(Accepted { tokens: Some(tokens), .. }) = &*shared.identification {
+    if let Identification::Credentials(accepted) = &*shared.identification
+        && let Some(tokens) = &accepted.tokens
+    {
         registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
     }
     let mut text = String::new();

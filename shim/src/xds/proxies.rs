@@ -112,12 +112,15 @@ pub struct Proxies {
     streams: Mutex<BTreeMap<u64, Proxy>>,
     /// What proxies that are gone had refused, by identity and node id: nobody can touch what is another's. Envoy acknowledges the very bytes that it
     /// refused before, without applying them: a reconnect must not make a refusal look mended.
-    refusals: Mutex<BTreeMap<(String, String), BTreeMap<&'static str, Rejection>>>,
+    refusals: Mutex<BTreeMap<(String, String), Rejections>>,
     next: AtomicU64,
     changes: watch::Sender<()>,
     /// Counts since the start.
     pub counts: Counts,
 }
+
+/// What a proxy had refused, by type.
+type Rejections = BTreeMap<&'static str, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
 const MOST_REFUSALS: usize = 10_000;
