@@ -84,13 +84,16 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// A count for each value of one label.
+pub type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Streams that were opened.
     pub streams: AtomicU64,
     /// Streams that were refused or cut, by `reason`.
-    pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    pub refused: Labelled,
     /// Responses that were sent.
     pub sent: AtomicU64,
     /// Responses that were acknowledged.
