@@ -12,6 +12,7 @@ mod listeners;
 mod names;
 mod never;
 mod plugins;
+pub mod standalone;
 pub mod versions;
 
 use std::net::SocketAddr;

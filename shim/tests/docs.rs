@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use egress_policy::ReasonCode;
+use egress_shim::xds::identify::Refusal;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -15,6 +16,18 @@ fn every_reason_code() {
     for reason in ReasonCode::ALL {
         let row = format!("| `{reason}` | {} |", reason.meaning().trim());
         assert!(text.contains(&row), "docs/policy-reference.md lacks: {row}");
+    }
+}
+
+#[test]
+fn every_reason_to_refuse_a_proxy() {
+    let code = read("shim/src/xds/identify/refusal.rs");
+    let text = read("docs/identity.md");
+    let body = code.split("fn reason(").nth(1).and_then(|rest| rest.split("\nimpl").next()).expect("there");
+    let reasons: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert_eq!(reasons, Refusal::REASONS);
+    for reason in reasons {
+        assert!(text.contains(&format!("`{reason}`")), "docs/identity.md lacks {reason}");
     }
 }
 
@@ -35,9 +48,11 @@ fn links_lead_somewhere() {
         "README.md",
         "docs/bypasses.md",
         "docs/concepts.md",
+        "docs/explain.md",
+        "docs/identity.md",
         "docs/injection.md",
         "docs/interception.md",
-        "docs/explain.md",
+        "docs/kubernetes.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",

@@ -114,6 +114,12 @@ impl Volume {
         Ok(volume)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The path of a file.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

@@ -72,7 +72,7 @@ impl<'p> Envoy<'p> {
     pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
         let arguments =
             ["--disable-hot-restart", "--log-level", "info", "--component-log-level", "wasm:info"];
-        Self::run(pod, |command, folder| {
+        Self::run(pod, None, |command, folder| {
             let path = folder.join("envoy.yaml");
             fs::write(&path, config)?;
             command.arg("-c").arg(path).args(arguments).args(["--concurrency", &workers.to_string()]);
@@ -80,24 +80,32 @@ impl<'p> Envoy<'p> {
         })
     }
 
-    /// Starts one with these arguments, which need not get ready.
+    /// Starts the sidecar of a pod that was injected, with these arguments and its token in this folder. It need
+    /// not get ready.
     ///
     /// # Errors
     /// When it cannot be run.
-    pub fn with_arguments(pod: &'p Pod, arguments: &[String]) -> Result<Self> {
-        Self::run(pod, |command, _| {
+    pub fn injected(pod: &'p Pod, arguments: &[String], token: &Path) -> Result<Self> {
+        Self::run(pod, Some(token), |command, _| {
             command.args(arguments);
             Ok(())
         })
     }
 
-    fn run(pod: &'p Pod, set_up: impl FnOnce(&mut Command, &Path) -> Result<()>) -> Result<Self> {
+    fn run(
+        pod: &'p Pod,
+        token: Option<&Path>,
+        set_up: impl FnOnce(&mut Command, &Path) -> Result<()>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         // Envoy has another uid.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let log = File::create(folder.path().join("envoy.log"))?;
         let binary = reachable(&binary()?, folder.path())?;
-        let mut command = pod.sidecar_command(&binary.to_string_lossy());
+        let mut command = match token {
+            Some(token) => pod.sidecar_command_with_token(&binary.to_string_lossy(), token),
+            None => pod.sidecar_command(&binary.to_string_lossy()),
+        };
         set_up(&mut command, folder.path())?;
         let child = command
             .args(["--drain-time-s", "1", "--file-flush-interval-msec", "20"])

@@ -170,6 +170,24 @@ pub fn sidecar(pod: &Pod, delta: bool) -> Result<Envoy<'_>> {
     Envoy::start(pod, &bootstrap("curl/curl", delta)?, 1)
 }
 
+/// A policy by which `curl/NAME` may reach a port of [`HTTPBIN`] by TCP.
+#[must_use]
+pub fn echo_policy(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: curl}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: {name}, namespace: curl}}]\n  \
+         ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {port}, protocol: tcp}}]\n"
+    )
+}
+
+/// Whether a workload gets an echo from that port.
+#[must_use]
+pub fn echoes(pod: &Pod, port: u16) -> bool {
+    let exchange = || client::exchange(SocketAddr::new(HTTPBIN, port), b"ping");
+    pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
+}
+
 /// What a workload that asks for `http://AUTHORITY/PATH` at an address gets.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::wait::wait_for;
 
 /// The uid of Envoy, as in Open Service Mesh.
 pub const ENVOY_UID: u32 = 1500;
-/// The same for `setpriv`.
-const AS_ENVOY: [&str; 7] = ["--reuid", "1500", "--regid", "1500", "--clear-groups", "--pdeathsig", "KILL"];
+const AS_SIDECAR: [&str; 8] =
+    ["setpriv", "--reuid", "1500", "--regid", "1500", "--clear-groups", "--pdeathsig", "KILL"];
 /// Set for the process that was started again in a user namespace.
 const INSIDE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
 
@@ -353,22 +353,43 @@ impl Pod {
     /// # Errors
     /// When its files cannot be written.
     pub fn sidecar_command_asking(&self, program: &str, name_server: IpAddr) -> Result<Command> {
-        if self.workload.is_some() {
-            return self.asking(&self.sidecar, program, name_server);
+        match self.as_sidecar() {
+            [tool, arguments @ ..] => {
+                let mut command = self.asking(&self.sidecar, tool, name_server)?;
+                command.args(arguments).arg(program);
+                Ok(command)
+            }
+            [] => self.asking(&self.sidecar, program, name_server),
         }
-        let mut command = self.asking(&self.sidecar, "setpriv", name_server)?;
-        command.args(AS_ENVOY).arg(program);
-        Ok(command)
+    }
+
+    /// A command that runs as the sidecar of a pod, with this folder where the token of an injected one is.
+    #[must_use]
+    pub fn sidecar_command_with_token(&self, program: &str, folder: &Path) -> Command {
+        let mut command = self.sidecar.command("unshare");
+        let script = "mount -t tmpfs tmpfs /var/run && mkdir -p /var/run/secrets/osm-egress && \
+                      mount --bind \"$1\" /var/run/secrets/osm-egress && shift && exec \"$@\"";
+        command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(folder);
+        command.args(self.as_sidecar()).arg(program);
+        command
+    }
+
+    /// What makes a command one of the sidecar.
+    fn as_sidecar(&self) -> &'static [&'static str] {
+        // An ordinary user has one uid only, and then the sidecar has a namespace of its own.
+        if self.workload.is_some() { &[] } else { &AS_SIDECAR }
     }
 
     /// A command that runs as the sidecar.
     #[must_use]
     pub fn sidecar_command(&self, program: &str) -> Command {
-        if self.workload.is_some() {
-            return self.sidecar.command(program);
+        match self.as_sidecar() {
+            [tool, arguments @ ..] => {
+                let mut command = self.sidecar.command(tool);
+                command.args(arguments).arg(program);
+                command
+            }
+            [] => self.sidecar.command(program),
         }
-        let mut command = self.sidecar.command("setpriv");
-        command.args(AS_ENVOY).arg(program);
-        command
     }
 }

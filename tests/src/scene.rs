@@ -175,9 +175,7 @@ impl Scene<'_> {
     /// # Errors
     /// When there is none of this name.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let text = self.shim.get("/metrics")?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
+        self.shim.metric(name)
     }
 
     /// A request for `http://AUTHORITY/PATH` to an address.

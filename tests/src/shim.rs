@@ -153,6 +153,24 @@ impl<'n> Shim<'n> {
         Ok(serde_json::from_str(&self.get("/status")?)?)
     }
 
+    /// A counter or gauge.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.get("/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
+    }
+
+    /// How many streams were refused or cut for this reason.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn refused(&self, reason: &str) -> Result<u64> {
+        self.metric(&format!("osm_egress_xds_refused_total{{reason=\"{reason}\"}}"))
+    }
+
     /// What it logged so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -69,16 +69,18 @@ fn matches(expected: &[String], lines: &[&str]) -> bool {
     match expected.split_first() {
         None => lines.is_empty(),
         Some((first, rest)) if first == "…" => (0..=lines.len()).any(|skip| matches(rest, &lines[skip..])),
-        Some((first, rest)) => lines.split_first().is_some_and(|(line, lines)| is_like(first, line) && matches(rest, lines)),
+        Some((first, rest)) => {
+            lines.split_first().is_some_and(|(line, lines)| is_like(first, line) && matches(rest, lines))
+        }
     }
 }
 
 fn is_like(pattern: &str, line: &str) -> bool {
     match pattern.split_once('…') {
         None => pattern == line,
-        Some((before, after)) => line
-            .strip_prefix(before)
-            .is_some_and(|rest| rest.char_indices().any(|(at, _)| is_like(after, &rest[at..])) || is_like(after, "")),
+        Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
+            rest.char_indices().any(|(at, _)| is_like(after, &rest[at..])) || is_like(after, "")
+        }),
     }
 }
 

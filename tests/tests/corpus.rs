@@ -91,7 +91,8 @@ fn envoy_in_the_routed_form() -> Result<()> {
     through_envoy(false, Form::Routed)
 }
 
-/// The same decisions without a control plane: `envoy/standalone.yaml` with the corpus' policies in it.
+/// The same decisions without a control plane: `envoy/standalone.yaml` with the corpus' policies in it, by
+/// `osm-egress compile`.
 #[test]
 fn standalone() -> Result<()> {
     ensure_capable()?;
@@ -99,8 +100,9 @@ fn standalone() -> Result<()> {
     let standalone = Standalone::new()?;
     for corpus in corpus::all()? {
         let pod = world.pod()?;
-        let envoy = Envoy::start(&pod, &standalone.with(&corpus.document()?)?, 1)
-            .with_context(|| corpus.name.clone())?;
+        world.write("corpus.yaml", &corpus.manifests)?;
+        let config = standalone.compiled(world.manifests.path()).with_context(|| corpus.name.clone())?;
+        let envoy = Envoy::start(&pod, &config, 1).with_context(|| corpus.name.clone())?;
         let mut decided = 0;
         for case in &corpus.cases {
             check(&world, &pod, &envoy, &corpus, case, &mut decided)

@@ -3,19 +3,22 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use egress_tests::client::Outcome;
+use anyhow::{Context, Result, bail, ensure};
+use egress_tests::client::{self, Outcome};
 use egress_tests::envoy::{self, Envoy};
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
-use egress_tests::netns::{ensure_capable, has_uids};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, World};
+use egress_tests::netns::{Pod, ensure_capable, has_uids};
 use egress_tests::origin::ADDRESS_HEADER;
-use egress_tests::shim;
+use egress_tests::shim::{self, Shim};
 use egress_tests::standalone::Standalone;
+use egress_tests::tour;
+use egress_tests::wait::wait_for;
 
 /// The whole demo as somebody who is not root.
 #[test]
@@ -57,7 +60,7 @@ fn standalone() -> Result<()> {
     let world = World::new()?;
     let pod = world.pod()?;
     let standalone = Standalone::new()?;
-    let _envoy = Envoy::start(&pod, standalone.text(), 1)?;
+    let _envoy = Envoy::start(&pod, &standalone.example()?, 1)?;
     let served = |outcome: Outcome| match outcome {
         Outcome::Http(answer) if answer.status == 200 => {
             answer.header(ADDRESS_HEADER).unwrap_or_default().to_owned()
@@ -83,6 +86,143 @@ fn standalone() -> Result<()> {
         Outcome::Http(answer) => assert_eq!(answer.header("x-egress-denied"), Some("host-not-allowed")),
         other => panic!("{other:?}"),
     }
+    Ok(())
+}
+
+/// What func-e adds to a configuration that has no admin interface.
+const FUNC_E_ADMIN: &str = "admin: {address: {socket_address: {address: '127.0.0.1', port_value: 0}}}";
+
+/// An Envoy with exactly the arguments of `func-e run -c FILE`, in a folder that looks like the repository's root;
+/// it goes when this is dropped.
+struct FuncE<'p> {
+    child: Child,
+    pod: &'p Pod,
+    folder: tempfile::TempDir,
+}
+
+impl<'p> FuncE<'p> {
+    fn run(pod: &'p Pod, file: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        // Envoy has another uid, and writes where its admin interface is.
+        open(folder.path(), 0o777)?;
+        for name in ["envoy", "target"] {
+            fs::create_dir(folder.path().join(name))?;
+            open(&folder.path().join(name), 0o755)?;
+        }
+        for (from, name) in [
+            (mesh::root().join(file), file),
+            (shim::module()?, "target/egress_filter.wasm"),
+            (envoy::binary()?, "e"),
+        ] {
+            let to = folder.path().join(name);
+            fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+            open(&to, 0o755)?;
+        }
+        let mut command =
+            pod.sidecar_command_asking(&folder.path().join("e").to_string_lossy(), NAME_SERVER)?;
+        command.current_dir(folder.path()).args(["-c", file]);
+        if !fs::read_to_string(mesh::root().join(file))?.lines().any(|line| line.starts_with("admin:")) {
+            command.args(["--config-yaml", FUNC_E_ADMIN]);
+        }
+        let child = command
+            .arg("--admin-address-path")
+            .arg(folder.path().join("admin-address.txt"))
+            .stdout(fs::File::create(folder.path().join("log"))?)
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn()?;
+        let func_e = Self { child, pod, folder };
+        wait_for("Envoy to be ready", Duration::from_secs(20), || func_e.is_ready().unwrap_or(false))
+            .with_context(|| fs::read_to_string(func_e.folder.path().join("log")).unwrap_or_default())?;
+        Ok(func_e)
+    }
+
+    /// As func-e finds out.
+    fn is_ready(&self) -> Result<bool> {
+        let admin: SocketAddr = fs::read_to_string(self.folder.path().join("admin-address.txt"))?.parse()?;
+        let request = client::request("GET", "/ready", &[("host", "admin"), ("connection", "close")]);
+        let outcome = self.pod.sidecar.run(|| client::http(admin, &request))?;
+        Ok(matches!(outcome, Outcome::Http(answer) if answer.status == 200))
+    }
+}
+
+impl Drop for FuncE<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `func-e run -c envoy/standalone.yaml` and `func-e run -c envoy/bootstrap.yaml`, by the file that they name. One
+/// after the other: func-e leaves hot restart on, of which a machine has one.
+#[test]
+fn func_e() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let http = SocketAddr::new(HTTPBIN, 80);
+    let decides = |pod: &Pod| -> Result<()> {
+        let outcome = mesh::get(pod, http, "httpbin.org", "/get")?;
+        ensure!(matches!(&outcome, Outcome::Http(answer) if answer.status == 200), "{outcome:?}");
+        match mesh::get(pod, http, "www.example.com", "/")? {
+            Outcome::Http(answer) => ensure!(answer.header("x-egress-denied") == Some("host-not-allowed")),
+            other => bail!("{other:?}"),
+        }
+        Ok(())
+    };
+    {
+        let pod = world.pod()?;
+        let _envoy = FuncE::run(&pod, "envoy/standalone.yaml")?;
+        decides(&pod).context("envoy/standalone.yaml")?;
+    }
+    let pod = world.pod()?;
+    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &[])?;
+    let _envoy = FuncE::run(&pod, "envoy/bootstrap.yaml")?;
+    decides(&pod).context("envoy/bootstrap.yaml")
+}
+
+/// `envoy/bootstrap.yaml` is what the program prints.
+#[test]
+fn the_checked_in_bootstrap() -> Result<()> {
+    let output = Command::new(shim::binary()?).args(["bootstrap", "--identity", "curl/curl"]).output()?;
+    let text = fs::read_to_string(mesh::root().join("envoy/bootstrap.yaml"))?;
+    ensure!(
+        text == String::from_utf8_lossy(&output.stdout),
+        "envoy/bootstrap.yaml is old: osm-egress bootstrap --identity curl/curl > envoy/bootstrap.yaml"
+    );
+    Ok(())
+}
+
+/// `docs/plain-envoy.md`, command by command; and Envoy takes what comes of it.
+#[test]
+fn plain_envoy() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let binary = shim::binary()?;
+    std::os::unix::fs::symlink(&binary, folder.path().join("osm-egress"))?;
+    std::os::unix::fs::symlink(mesh::root().join("envoy"), folder.path().join("envoy"))?;
+    let shell = |script: &str| {
+        let mut command = Command::new("bash");
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
+        command.current_dir(folder.path()).env("PATH", path).arg("-c").arg(script).stdin(Stdio::null());
+        command
+    };
+    let text = fs::read_to_string(mesh::root().join("docs/plain-envoy.md"))?;
+    let steps = tour::steps(&text);
+    ensure!(steps.len() >= 5, "docs/plain-envoy.md has {} commands only", steps.len());
+    for step in steps {
+        step.play(shell, Duration::ZERO).context("docs/plain-envoy.md")?;
+    }
+    let config = fs::read_to_string(folder.path().join("envoy.yaml"))?;
+    let module = shim::module()?;
+    let config = config.replace("/etc/envoy/egress_filter.wasm", &module.to_string_lossy());
+    fs::write(folder.path().join("envoy.yaml"), config)?;
+    let output = Command::new(envoy::binary()?)
+        .current_dir(folder.path())
+        .args(["-c", "envoy.yaml", "--mode", "validate", "--disable-hot-restart"])
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::{Authority, Names, Pair, Volume};
 use egress_tests::client::{self, PATIENCE};
-use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World};
-use egress_tests::netns::{Pod, ensure_capable};
-use egress_tests::shim::Shim;
+use egress_tests::envoy::{self, Envoy};
+use egress_tests::mesh::{self, CONTROL_PLANE, World, echo_policy, echoes};
+use egress_tests::netns::{Netns, ensure_capable};
+use egress_tests::shim::{self, Shim};
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
 use tonic::Code;
@@ -18,16 +18,6 @@ const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
 /// Under which name proxies know the control plane.
 const HOST: &str = "osm-egress.osm-system.svc";
 const UUID: &str = "0b1e2d3c-4f5a-6789-abcd-ef0123456789";
-
-/// A policy of `curl/NAME` for a port of its own.
-fn policy(name: &str, port: u16) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: {name}, namespace: curl}}]\n  \
-         ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {port}, protocol: tcp}}]\n"
-    )
-}
 
 /// A certificate of `curl/NAME`, as Open Service Mesh gave them out.
 fn named(authority: &Authority, name: &str) -> Result<Pair> {
@@ -44,23 +34,11 @@ fn server(authority: &Authority) -> Result<Pair> {
 /// The control plane with these files, over policies of `curl/a` (port 9000) and `curl/b` (port 9100).
 fn shim<'w>(world: &'w World, own: &Volume, ca: &Volume, flags: &[&str]) -> Result<Shim<'w>> {
     world.global_egress(false)?;
-    world.write("a.yaml", &policy("a", 9000))?;
-    world.write("b.yaml", &policy("b", 9100))?;
+    world.write("a.yaml", &echo_policy("a", 9000))?;
+    world.write("b.yaml", &echo_policy("b", 9100))?;
     let (certificate, key, ca) = (own.text("tls.crt"), own.text("tls.key"), ca.text("ca.crt"));
     let all = [&["--tls-cert", &certificate, "--tls-key", &key, "--client-ca", &ca], flags].concat();
     world.shim(&all)
-}
-
-fn metric(shim: &Shim<'_>, name: &str) -> Result<u64> {
-    let text = shim.get("/metrics")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(value.unwrap_or("0").trim().parse()?)
-}
-
-fn reaches(pod: &Pod, port: u16) -> Result<bool> {
-    pod.workload().run(|| {
-        matches!(client::exchange(SocketAddr::new(HTTPBIN, port), b"ping"), client::Outcome::Bytes(_))
-    })
 }
 
 /// Where Envoy finds its certificate, and the file by which it follows that.
@@ -111,38 +89,38 @@ fn an_envoy_with_a_certificate() -> Result<()> {
     let shim = shim(&world, &own, &ca, &["--credential-review-interval", "1s"])?;
     let client = Client::new(&named(&authority, "a")?)?;
     let envoy = Envoy::start(&pod, &client.bootstrap("curl/a", &ca)?, 1)?;
-    wait_for("the policy", PATIENCE, || reaches(&pod, 9000).unwrap_or(false)).with_context(|| envoy.log())?;
-    ensure!(!reaches(&pod, 9100)?, "the policy of another is in force");
+    wait_for("the policy", PATIENCE, || echoes(&pod, 9000)).with_context(|| envoy.log())?;
+    ensure!(!echoes(&pod, 9100), "the policy of another is in force");
     ensure!(shim.log().contains("by=\"certificate\""), "{}", shim.log());
 
     // A new certificate of the control plane is shown to those who come, and nobody is cut.
     let before = shown(&world, &authority)?;
-    let streams = metric(&shim, "osm_egress_xds_streams_total")?;
+    let streams = shim.metric("osm_egress_xds_streams_total")?;
     own.put(&[("tls.crt", "none"), ("tls.key", "none")])?;
-    let broken = || metric(&shim, "osm_egress_tls_reload_failures_total").is_ok_and(|count| count == 1);
+    let broken = || shim.metric("osm_egress_tls_reload_failures_total").is_ok_and(|count| count == 1);
     wait_for("the broken file to be seen", PATIENCE, broken)?;
     ensure!(shim.log().contains("the last good certificates stay in force"), "{}", shim.log());
     ensure!(shown(&world, &authority)? == before, "a broken file is in force");
-    let expiry = metric(&shim, "osm_egress_tls_certificate_expiry_timestamp_seconds")?;
+    let expiry = shim.metric("osm_egress_tls_certificate_expiry_timestamp_seconds")?;
     own.put_pair(&server(&authority)?)?;
     wait_for("the new certificate to be shown", PATIENCE, || {
         shown(&world, &authority).is_ok_and(|now| now != before)
     })?;
-    ensure!(metric(&shim, "osm_egress_tls_reloads_total")? == 1);
-    ensure!(expiry > 0 && metric(&shim, "osm_egress_tls_certificate_expiry_timestamp_seconds")? > 0);
+    ensure!(shim.metric("osm_egress_tls_reloads_total")? == 1);
+    ensure!(expiry > 0 && shim.metric("osm_egress_tls_certificate_expiry_timestamp_seconds")? > 0);
     // What changes now arrives by the stream that was open all the time.
-    world.write("a.yaml", &policy("a", 9100))?;
-    wait_for("a change", PATIENCE, || reaches(&pod, 9100).unwrap_or(false))?;
-    ensure!(metric(&shim, "osm_egress_xds_streams_total")? == streams, "the stream was cut");
+    world.write("a.yaml", &echo_policy("a", 9100))?;
+    wait_for("a change", PATIENCE, || echoes(&pod, 9100))?;
+    ensure!(shim.metric("osm_egress_xds_streams_total")? == streams, "the stream was cut");
 
     // The authority is replaced: the old certificate is good no more, and Envoy comes back with a new one.
     let other = Authority::new()?;
     ca.put(&[("ca.crt", &other.pem)])?;
-    let revoked = || metric(&shim, r#"osm_egress_xds_refused_total{reason="revoked"}"#).is_ok_and(|n| n == 1);
+    let revoked = || shim.refused("revoked").is_ok_and(|n| n == 1);
     wait_for("the stream to be cut", Duration::from_secs(10), revoked).with_context(|| shim.log())?;
     client.volume.put_pair(&named(&other, "a")?)?;
-    world.write("a.yaml", &policy("a", 9000))?;
-    wait_for("a change after that", Duration::from_secs(30), || reaches(&pod, 9000).unwrap_or(false))
+    world.write("a.yaml", &echo_policy("a", 9000))?;
+    wait_for("a change after that", Duration::from_secs(30), || echoes(&pod, 9000))
         .with_context(|| format!("{}\n{}", shim.log(), envoy.log_tail(20)))?;
     ensure!(envoy.stat("listener_manager.listener_modified")? == 0);
     Ok(())
@@ -161,14 +139,73 @@ fn a_certificate_that_expires() -> Result<()> {
     let names = Names { uris: &["spiffe://cluster.local/ns/curl/sa/a"], ..Names::default() };
     let client = Client::new(&authority.issue_until(&names, SystemTime::now() + Duration::from_secs(6))?)?;
     let envoy = Envoy::start(&pod, &client.bootstrap("curl/a", &ca)?, 1)?;
-    wait_for("the policy", PATIENCE, || reaches(&pod, 9000).unwrap_or(false)).with_context(|| envoy.log())?;
+    wait_for("the policy", PATIENCE, || echoes(&pod, 9000)).with_context(|| envoy.log())?;
     client.volume.put_pair(&authority.issue(&names)?)?;
-    let expired = || metric(&shim, r#"osm_egress_xds_refused_total{reason="expired"}"#).is_ok_and(|n| n == 1);
+    let expired = || shim.refused("expired").is_ok_and(|n| n == 1);
     wait_for("the stream to end", Duration::from_secs(20), expired).with_context(|| shim.log())?;
     ensure!(shim.log().contains("the certificate expired"), "{}", shim.log());
-    world.write("a.yaml", &policy("a", 9100))?;
-    wait_for("a change after that", Duration::from_secs(20), || reaches(&pod, 9100).unwrap_or(false))
+    world.write("a.yaml", &echo_policy("a", 9100))?;
+    wait_for("a change after that", Duration::from_secs(20), || echoes(&pod, 9100))
         .with_context(|| format!("{}\n{}", shim.log(), envoy.log_tail(20)))?;
+    Ok(())
+}
+
+/// The commands of `docs/identity.md` do what it says: those of bootstraps, and the control plane over a folder.
+#[test]
+fn the_commands_of_the_page() -> Result<()> {
+    ensure_capable()?;
+    let (folder, netns) = (tempfile::tempdir()?, Netns::new()?);
+    let authority = Authority::new()?;
+    let own = server(&authority)?;
+    let module = shim::module()?;
+    std::os::unix::fs::symlink(module, folder.path().join("egress_filter.wasm"))?;
+    std::fs::create_dir(folder.path().join("manifests"))?;
+    for (name, text) in [
+        ("tls.crt", &own.certificate),
+        ("tls.key", &own.key),
+        ("ca.crt", &authority.pem),
+        ("clients.crt", &authority.pem),
+    ] {
+        std::fs::write(folder.path().join(name), text)?;
+    }
+    let page = std::fs::read_to_string(mesh::root().join("docs/identity.md"))?;
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let commands: Vec<String> = blocks
+        // Of a machine that is not this one.
+        .map(|block| block.replace("/etc/envoy", &folder.path().to_string_lossy()))
+        .map(|block| {
+            block.replace("osm-egress ", &format!("{} ", shim::binary().unwrap_or_default().display()))
+        })
+        .collect();
+    ensure!(commands.len() == 4, "{commands:#?}");
+    for command in &commands {
+        let mut run = netns.command("sh");
+        run.current_dir(folder.path()).args(["-ec", &format!("exec {command}")]);
+        if command.contains("--service-account-tokens") {
+            // It needs a cluster, and says so; the rest of it is in order.
+            let output = run.env_remove("KUBECONFIG").env("HOME", "/nowhere").output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(said.contains("pass `--config-dir DIR`, or `--kubeconfig FILE`"), "{command}: {said}");
+        } else if command.contains(" serve ") {
+            let mut child = run.stderr(std::process::Stdio::null()).spawn()?;
+            let address = SocketAddr::from(([127, 0, 0, 1], 15129));
+            let ready = client::request("GET", "/readyz", &[("host", "a"), ("connection", "close")]);
+            let waited = wait_for(command, PATIENCE, || {
+                let outcome = netns.run(|| client::http(address, &ready));
+                matches!(outcome, Ok(client::Outcome::Http(answer)) if answer.status == 200)
+            });
+            child.kill()?;
+            child.wait()?;
+            waited?;
+        } else {
+            let output = run.output()?;
+            ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+            let mut validate = std::process::Command::new(envoy::binary()?);
+            let bootstrap = folder.path().join("bootstrap.yaml");
+            let output = validate.args(["--mode", "validate", "-c"]).arg(bootstrap).output()?;
+            ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
     Ok(())
 }
 
@@ -224,7 +261,9 @@ fn who_is_refused() -> Result<()> {
             "{case}: not the policy of curl/a alone"
         );
     }
-    ensure!(metric(&shim, "osm_egress_xds_refused_total")? == 0, "{}", shim.get("/metrics")?);
+    for reason in ["no-credentials", "certificate", "other-identity", "node-changed"] {
+        ensure!(shim.refused(reason)? == 0, "{}", shim.get("/metrics")?);
+    }
 
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let metadata = [("NAMESPACE", "curl"), ("SERVICE_ACCOUNT", "b")];
@@ -297,11 +336,10 @@ fn who_is_refused() -> Result<()> {
             "the node of a stream cannot change: it was `p.a.curl`, and is `p.b.curl`",
         ),
     ] {
-        let name = format!("osm_egress_xds_refused_total{{reason=\"{reason}\"}}");
-        let (count, log) = (metric(&shim, &name)?, shim.log().len());
+        let (count, log) = (shim.refused(reason)?, shim.log().len());
         let status = ask(&proxy)?.err().with_context(|| format!("{case}: it was told something"))?;
         ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
-        ensure!(metric(&shim, &name)? == count + 1, "{case}: {}", shim.get("/metrics")?);
+        ensure!(shim.refused(reason)? == count + 1, "{case}: {}", shim.get("/metrics")?);
         let log = shim.log().split_off(log);
         ensure!(log.contains("proxy refused") && log.contains(said), "{case}: {log}");
         ensure!(log.contains(&format!("peer={CONTROL_PLANE}:")), "{case}: {log}");
@@ -318,9 +356,9 @@ fn who_is_refused() -> Result<()> {
         ("plaintext", Proxy { authority: None, ..good.clone() }, "TLS handshake failed"),
         ("a control plane of another", Proxy { authority: Some(&stranger.pem), ..good.clone() }, "UnknownCA"),
     ] {
-        let (count, log) = (metric(&shim, "osm_egress_tls_handshake_failures_total")?, shim.log().len());
+        let (count, log) = (shim.metric("osm_egress_tls_handshake_failures_total")?, shim.log().len());
         ensure!(ask(&proxy)?.is_err(), "{case}: it was told something");
-        let seen = || metric(&shim, "osm_egress_tls_handshake_failures_total").is_ok_and(|now| now > count);
+        let seen = || shim.metric("osm_egress_tls_handshake_failures_total").is_ok_and(|now| now > count);
         wait_for(case, PATIENCE, seen).with_context(|| shim.log())?;
         let logged = || shim.log().split_off(log).contains(said);
         wait_for(said, PATIENCE, logged).with_context(|| format!("{case}: {}", shim.log()))?;

@@ -76,9 +76,13 @@ fn bootstrap(archive: &Path) -> Result<()> {
     let tree = folder.join("tree");
     let _ = fs::remove_dir_all(&tree);
     let mut make = Command::new("debootstrap");
-    make.args(["--variant=minbase", "--include=ca-certificates,curl,iptables", SUITE]).arg(&tree).args(mirror()?);
+    make.args(["--variant=minbase", "--include=ca-certificates,curl,iptables", SUITE])
+        .arg(&tree)
+        .args(mirror()?);
     tools::quietly("making a small Debian by debootstrap (half a minute)", &mut make)?;
-    for folder in ["usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache", "var/log"] {
+    for folder in
+        ["usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache", "var/log"]
+    {
         empty(&tree.join(folder))?;
     }
     empty(&tree.join("var/lib/apt/lists"))?;

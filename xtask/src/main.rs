@@ -132,7 +132,9 @@ fn run(task: Task) -> Result<()> {
         Task::Images { profile, envoy } => {
             let _docker = docker::Docker::find()?;
             images::build(&profile, envoy.as_deref())?;
-            println!("\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md");
+            println!(
+                "\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md"
+            );
             Ok(())
         }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),

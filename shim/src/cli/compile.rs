@@ -9,6 +9,8 @@ use egress_policy::{Identity, Plugin};
 
 use super::{Mesh, print};
 use crate::check;
+use crate::envoy::bootstrap::{CURRENT, EnvoyVersion};
+use crate::envoy::standalone;
 
 #[derive(Debug, Args)]
 pub(super) struct Compile {
@@ -17,9 +19,18 @@ pub(super) struct Compile {
     /// Whose policy: namespace/service-account.
     #[arg(long, value_name = "NS/SA")]
     identity: Identity,
+    /// Print it even where something is wrong: that grants nothing, as in the control plane, and the rest counts.
+    #[arg(long)]
+    keep_going: bool,
     /// What to print.
     #[arg(long, short, value_enum, default_value_t = Form::Json)]
     output: Form,
+    /// Where Envoy finds the module, for `--output envoy`.
+    #[arg(long, value_name = "PATH", default_value = "target/egress_filter.wasm")]
+    wasm: PathBuf,
+    /// The Envoy that will read it, for `--output envoy`.
+    #[arg(long, value_name = "VERSION", default_value_t = CURRENT)]
+    envoy_version: EnvoyVersion,
     #[command(flatten)]
     mesh: Mesh,
 }
@@ -32,18 +43,19 @@ enum Form {
     Network,
     /// The configuration of the HTTP filter, with the document in it.
     Http,
+    /// A whole configuration of Envoy: envoy/standalone.yaml with this policy.
+    Envoy,
 }
 
 impl Compile {
-    /// Problems are told on the standard error. Where something is wrong nothing is printed, so that no half of a
-    /// policy gets anywhere.
+    /// Problems are told on the standard error. Where something is wrong nothing is printed unless one asks for it.
     pub(super) fn run(self) -> Result<ExitCode> {
         let (report, compiled) = check::compiled(&self.dir, &self.mesh.into());
         let code = report.exit_code(false);
         for problem in &report.problems {
             eprintln!("{problem}");
         }
-        if code != 0 {
+        if code != 0 && !self.keep_going {
             eprintln!("{}", report.summary);
             return Ok(ExitCode::from(code));
         }
@@ -55,12 +67,13 @@ impl Compile {
         for own in compiled.clusters(&self.identity) {
             eprintln!("note: the document leads to a cluster of its own, `{}`: define it", own.name);
         }
-        let wrapped =
-            |plugin: Plugin| serde_json::json!({"plugin": plugin, "version": document.version, "policy": *document});
         let text = match self.output {
             Form::Json => serde_json::to_string_pretty(&*document)?,
-            Form::Network => wrapped(Plugin::Network).to_string(),
-            Form::Http => wrapped(Plugin::Http).to_string(),
+            Form::Network => standalone::plugin(Plugin::Network, &document),
+            Form::Http => standalone::plugin(Plugin::Http, &document),
+            Form::Envoy => {
+                return print(&standalone::configuration(&document, &self.wasm, self.envoy_version));
+            }
         };
         print(&format!("{text}\n"))
     }

@@ -130,9 +130,8 @@ fn mesh_config(file: &Path) -> Result<MeshConfig> {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", problems.join("\n"))
     })?;
-    let mut found = parsed.objects.iter().filter_map(|object| match &object.body {
-        Body::MeshConfig(mesh) => Some(mesh.clone()),
-        _ => None,
+    let mut found = parsed.objects.iter().filter_map(|object| {
+        if let Body::MeshConfig(mesh) = &object.body { Some(mesh.clone()) } else { None }
     });
     match (found.next(), found.next()) {
         (Some(mesh), None) => Ok(mesh),

@@ -157,7 +157,8 @@ mod tests {
         let (_, tools) = file("xtask/src/tools.rs");
         let line = tools.lines().find(|line| line.contains("const ENVOY_VERSIONS:")).expect("versions");
         let tested: Vec<_> = line.split('"').skip(1).step_by(2).collect();
-        let minors: Vec<_> = tested.iter().map(|text| text.parse::<EnvoyVersion>().expect("a version")).collect();
+        let minors: Vec<_> =
+            tested.iter().map(|text| text.parse::<EnvoyVersion>().expect("a version")).collect();
         assert_eq!(minors, SUPPORTED);
     }
 

@@ -84,13 +84,16 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// A count for each value of one label.
+pub type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Streams that were opened.
     pub streams: AtomicU64,
     /// Streams that were refused or cut, by `reason`.
-    pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    pub refused: Labelled,
     /// Responses that were sent.
     pub sent: AtomicU64,
     /// Responses that were acknowledged.
@@ -110,14 +113,17 @@ impl Counts {
 #[derive(Debug, Default)]
 pub struct Proxies {
     streams: Mutex<BTreeMap<u64, Proxy>>,
-    /// What proxies that are gone had refused, by node id. Envoy acknowledges the very bytes that it
+    /// What proxies that are gone had refused, by identity and node id: nobody can touch what is another's. Envoy acknowledges the very bytes that it
     /// refused before, without applying them: a reconnect must not make a refusal look mended.
-    refusals: Mutex<BTreeMap<String, BTreeMap<&'static str, Rejection>>>,
+    refusals: Mutex<BTreeMap<(String, String), Rejections>>,
     next: AtomicU64,
     changes: watch::Sender<()>,
     /// Counts since the start.
     pub counts: Counts,
 }
+
+/// What a proxy had refused, by type.
+type Rejections = BTreeMap<&'static str, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
 const MOST_REFUSALS: usize = 10_000;
@@ -142,7 +148,7 @@ impl Proxies {
             document_acknowledged: None,
             types: BTreeMap::new(),
         };
-        let known = lock(&self.refusals).remove(&node.id).unwrap_or_default();
+        let known = lock(&self.refusals).remove(&(identity.to_string(), node.id.clone())).unwrap_or_default();
         for (kind, rejection) in known {
             proxy.types.entry(kind).or_default().rejected = Some(rejection);
         }
@@ -235,7 +241,7 @@ impl Drop for Registration<'_> {
             proxy.types.into_iter().filter_map(|(kind, status)| status.rejected.map(|r| (kind, r))).collect();
         let mut refusals = lock(&self.proxies.refusals);
         if !rejected.is_empty() && refusals.len() < MOST_REFUSALS {
-            refusals.insert(proxy.node, rejected);
+            refusals.insert((proxy.identity, proxy.node), rejected);
         }
     }
 }
@@ -279,6 +285,11 @@ mod tests {
         stream.record(&[event("2", Some("no"))], "d2");
         drop(stream);
         assert_eq!(proxies.connected(), 0);
+        // Somebody else who calls himself the same does not take it away.
+        let other = Identity::new("ns", "other").expect("valid");
+        let stream = proxies.register(&node, &other, Protocol::Sotw);
+        assert!(proxies.list()[0].types.is_empty());
+        drop(stream);
         let stream = proxies.register(&node, &identity, Protocol::Sotw);
         stream.record(&[event("2", None)], "d2");
         assert_eq!(rejected().as_deref(), Some("no"), "the same bytes again are not applied");

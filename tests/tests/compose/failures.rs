@@ -11,7 +11,11 @@ use crate::prober::{Attempts, Prober};
 /// What a server that speaks first says.
 macro_rules! greeting {
     ($address:literal) => {
-        concat!("timeout 2 bash -c 'read line < /dev/tcp/", $address, "/9001 && [[ $line == 220* ]]' 2>/dev/null")
+        concat!(
+            "timeout 2 bash -c 'read line < /dev/tcp/",
+            $address,
+            "/9001 && [[ $line == 220* ]]' 2>/dev/null"
+        )
     };
 }
 

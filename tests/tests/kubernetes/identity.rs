@@ -1,18 +1,17 @@
 //! A proxy is who the API server says of its token, whatever its node says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::{Authority, Names, Pair, Volume};
-use egress_tests::client::{self, Outcome, PATIENCE};
+use egress_tests::client::PATIENCE;
 use egress_tests::cluster::{Cluster, identified_by_tokens};
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
 use egress_tests::kube::tokens::sign;
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, SECOND_CONTROL_PLANE, World};
-use egress_tests::netns::{Pod, ensure_capable};
-use egress_tests::shim::Shim;
+use egress_tests::mesh::{self, CONTROL_PLANE, SECOND_CONTROL_PLANE, World, echo_policy, echoes};
+use egress_tests::netns::ensure_capable;
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
 use rcgen::KeyPair;
@@ -20,26 +19,6 @@ use tonic::Code;
 
 const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
 const AUDIENCE: &str = "osm-egress";
-
-fn policy(name: &str, port: u16) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: {name}, namespace: curl}}]\n  \
-         ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {port}, protocol: tcp}}]\n"
-    )
-}
-
-fn reaches(pod: &Pod, port: u16) -> bool {
-    let exchange = || client::exchange(SocketAddr::new(HTTPBIN, port), b"ping");
-    pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
-}
-
-fn metric(shim: &Shim<'_>, name: &str) -> Result<u64> {
-    let text = shim.get("/metrics")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(value.unwrap_or("0").trim().parse()?)
-}
 
 /// A pod of `curl/a` that nobody runs: tokens are bound to it.
 fn run(cluster: &Cluster<'_>, name: &str) -> Result<()> {
@@ -70,8 +49,8 @@ impl<'w> Stage<'w> {
         let cluster = Cluster::new(world)?;
         let uid = cluster.api.service_account("curl", "a")?;
         cluster.api.service_account("curl", "b")?;
-        cluster.api.apply(&policy("a", 9000))?;
-        cluster.api.apply(&policy("b", 9100))?;
+        cluster.api.apply(&echo_policy("a", 9000))?;
+        cluster.api.apply(&echo_policy("b", 9100))?;
         let (authority, own) = identified_by_tokens()?;
         Ok(Self { cluster, authority, own, uid })
     }
@@ -128,16 +107,16 @@ fn an_envoy_with_a_token() -> Result<()> {
     run(cluster, "one")?;
     let volume = Volume::new(&[("token", &cluster.api.token("curl", "a", AUDIENCE, Some("one"))?)])?;
     let envoy = Envoy::start(&pod, &stage.bootstrap(&ca, &volume)?, 1)?;
-    wait_for("the policy", PATIENCE, || reaches(&pod, 9000)).with_context(|| shim.log())?;
-    ensure!(!reaches(&pod, 9100), "the policy of another is in force");
+    wait_for("the policy", PATIENCE, || echoes(&pod, 9000)).with_context(|| shim.log())?;
+    ensure!(!echoes(&pod, 9100), "the policy of another is in force");
     ensure!(shim.log().contains("by=\"token\""), "{}", shim.log());
     // It is asked about again, and stays.
     let confirmed = r#"osm_egress_token_reviews_total{result="confirmed"}"#;
-    wait_for("a second review", PATIENCE, || metric(&shim, confirmed).is_ok_and(|n| n >= 2))?;
-    ensure!(metric(&shim, "osm_egress_xds_streams_total")? == 1, "{}", shim.log());
+    wait_for("a second review", PATIENCE, || shim.metric(confirmed).is_ok_and(|n| n >= 2))?;
+    ensure!(shim.metric("osm_egress_xds_streams_total")? == 1, "{}", shim.log());
 
     remove(cluster, "pod", "one")?;
-    let revoked = || metric(&shim, r#"osm_egress_xds_refused_total{reason="revoked"}"#).is_ok_and(|n| n == 1);
+    let revoked = || shim.refused("revoked").is_ok_and(|n| n == 1);
     // The API server itself remembers for ten seconds what it found.
     wait_for("the stream to be cut", Duration::from_secs(30), revoked).with_context(|| shim.log())?;
     ensure!(
@@ -145,14 +124,14 @@ fn an_envoy_with_a_token() -> Result<()> {
         "{}",
         shim.log()
     );
-    let refused = || metric(&shim, r#"osm_egress_xds_refused_total{reason="token"}"#).is_ok_and(|n| n >= 1);
+    let refused = || shim.refused("token").is_ok_and(|n| n >= 1);
     wait_for("the old token to be refused", PATIENCE, refused).with_context(|| shim.log())?;
-    ensure!(reaches(&pod, 9000), "what was allowed ended with the token");
+    ensure!(echoes(&pod, 9000), "what was allowed ended with the token");
     // The kubelet would have renewed the file.
     run(cluster, "two")?;
     volume.put(&[("token", &cluster.api.token("curl", "a", AUDIENCE, Some("two"))?)])?;
-    cluster.api.apply(&policy("a", 9100))?;
-    wait_for("a change, by the new token", Duration::from_secs(40), || reaches(&pod, 9100))
+    cluster.api.apply(&echo_policy("a", 9100))?;
+    wait_for("a change, by the new token", Duration::from_secs(40), || echoes(&pod, 9100))
         .with_context(|| format!("{}\n{}", shim.log(), envoy.log_tail(20)))?;
     ensure!(!envoy.admin("/config_dump")?.contains("eyJ"), "the token stands in Envoy's configuration");
     Ok(())
@@ -172,15 +151,15 @@ fn a_token_that_expires() -> Result<()> {
     let account = ("curl", "a", stage.uid.as_str());
     let volume = Volume::new(&[("token", &cluster.api.sign(account, AUDIENCE, 6)?)])?;
     let envoy = Envoy::start(&pod, &stage.bootstrap(&ca, &volume)?, 1)?;
-    wait_for("the policy", PATIENCE, || reaches(&pod, 9000)).with_context(|| shim.log())?;
+    wait_for("the policy", PATIENCE, || echoes(&pod, 9000)).with_context(|| shim.log())?;
     volume.put(&[("token", &cluster.api.token("curl", "a", AUDIENCE, None)?)])?;
-    let expired = || metric(&shim, r#"osm_egress_xds_refused_total{reason="expired"}"#).is_ok_and(|n| n == 1);
+    let expired = || shim.refused("expired").is_ok_and(|n| n == 1);
     wait_for("the stream to end", Duration::from_secs(20), expired).with_context(|| shim.log())?;
     ensure!(shim.log().contains("the token expired"), "{}", shim.log());
-    cluster.api.apply(&policy("a", 9100))?;
-    wait_for("a change, by the new token", Duration::from_secs(40), || reaches(&pod, 9100))
+    cluster.api.apply(&echo_policy("a", 9100))?;
+    wait_for("a change, by the new token", Duration::from_secs(40), || echoes(&pod, 9100))
         .with_context(|| format!("{}\n{}", shim.log(), envoy.log_tail(20)))?;
-    ensure!(metric(&shim, "osm_egress_xds_refused_total{reason=\"token\"}")? == 0, "{}", shim.log());
+    ensure!(shim.refused("token")? == 0, "{}", shim.log());
     Ok(())
 }
 
@@ -211,7 +190,9 @@ fn who_is_refused() -> Result<()> {
     remove(&stage.cluster, "serviceaccount", "gone")?;
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let unconfirmed = "the API server does not confirm it: ";
-    let cases: [(&str, &str, Vec<String>, Code, &str, &str); 12] = [
+    // What is shown by whom, and how that is answered, counted and told.
+    type Case<'t> = (&'t str, &'t str, Vec<String>, Code, &'t str, &'t str);
+    let cases: [Case<'_>; 12] = [
         ("none", "p.a.curl", vec![], unauthenticated, "no-credentials", "the stream shows no credentials"),
         ("two", "p.a.curl", vec![good.clone(), good.clone()], unauthenticated, "token", "several values"),
         ("empty", "p.a.curl", vec![String::new()], unauthenticated, "token", "is not of the form `Bearer"),
@@ -283,13 +264,12 @@ fn who_is_refused() -> Result<()> {
         ),
     ];
     for (case, node, tokens, code, reason, said) in cases {
-        let name = format!("osm_egress_xds_refused_total{{reason=\"{reason}\"}}");
-        let (count, log) = (metric(&shim, &name)?, shim.log().len());
+        let (count, log) = (shim.refused(reason)?, shim.log().len());
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
         let status =
             stage.ask(node, &tokens)?.err().with_context(|| format!("{case}: it was told something"))?;
         ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
-        ensure!(metric(&shim, &name)? == count + 1, "{case}: {}", shim.get("/metrics")?);
+        ensure!(shim.refused(reason)? == count + 1, "{case}: {}", shim.get("/metrics")?);
         let log = shim.log().split_off(log);
         ensure!(log.contains("proxy refused") && log.contains(said), "{case}: {log}");
         println!("{case}: {}", status.message());
@@ -337,8 +317,7 @@ fn the_api_server_is_away() -> Result<()> {
     let status = stage.ask("p.b.curl", &[&unknown])?.err().context("an unknown token was told something")?;
     ensure!(status.code() == Code::Unavailable, "{status:?}");
     ensure!(status.message().contains("tokens cannot be reviewed now: the API server"), "{status:?}");
-    let unavailable = r#"osm_egress_xds_refused_total{reason="unavailable"}"#;
-    ensure!(metric(&shim, unavailable)? == 1, "{}", shim.get("/metrics")?);
+    ensure!(shim.refused("unavailable")? == 1, "{}", shim.get("/metrics")?);
     // What needs no API server is said all the same.
     let status = stage.ask("p.a.curl", &["garbage"])?.err().context("garbage was told something")?;
     ensure!(status.code() == Code::Unauthenticated, "{status:?}");
@@ -356,18 +335,18 @@ fn without_the_role() -> Result<()> {
     let world = World::new()?;
     let stage = Stage::new(&world)?;
     let own = stage.own();
-    let address = SECOND_CONTROL_PLANE;
-    stage.cluster.api.kubectl(
-        User::Admin,
-        &["patch", "clusterrole", "osm-egress", "--type=json", "-p", WITHOUT_REVIEWS],
-    )?;
-    let shim = stage.cluster.launch(User::Shim, address, &stage.flags(&own, &[]))?.ready()?;
+    let without = ROLE.replace(REVIEWS, "");
+    ensure!(without.len() < ROLE.len(), "the role has another rule for tokens");
+    stage.cluster.api.apply(&without)?;
+    let shim = stage.cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &stage.flags(&own, &[]))?.ready()?;
     let token = stage.cluster.api.token("curl", "a", AUDIENCE, None)?;
-    let to = SocketAddr::new(address, 15128);
+    let to = SocketAddr::new(SECOND_CONTROL_PLANE, 15128);
     let status = stage.ask_at(to, "p.a.curl", &[&token])?.err().context("it was told something")?;
     ensure!(status.code() == Code::Unavailable && status.message().contains("403"), "{status:?}");
     ensure!(shim.log().contains("cannot create resource \"tokenreviews\""), "{}", shim.log());
     Ok(())
 }
 
-const WITHOUT_REVIEWS: &str = r#"[{"op": "test", "path": "/rules/6/resources/0", "value": "tokenreviews"}, {"op": "remove", "path": "/rules/6"}]"#;
+const ROLE: &str = include_str!("../../../deploy/rbac.yaml");
+const REVIEWS: &str =
+    "- apiGroups: [authentication.k8s.io]\n  resources: [tokenreviews]\n  verbs: [create]\n";

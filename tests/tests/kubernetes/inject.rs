@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::authority::Volume;
 use egress_tests::client::{self, Outcome};
-use egress_tests::cluster::{Cluster, until};
+use egress_tests::cluster::{Cluster, identified_by_tokens, until};
 use egress_tests::envoy::{self, Envoy};
 use egress_tests::kube::User;
 use egress_tests::mesh::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, World};
@@ -68,6 +69,12 @@ fn inject(text: &str, flags: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+fn write(folder: &Path, name: &str, text: &str) -> Result<String> {
+    let file = folder.join(name);
+    std::fs::write(&file, text)?;
+    Ok(file.to_string_lossy().into_owned())
+}
+
 fn get(cluster: &Cluster<'_>, kind: &str, name: &str) -> Result<Value> {
     let text = cluster.api.kubectl(User::Admin, &["get", kind, name, "-n", "curl", "-o", "json"])?;
     Ok(serde_json::from_str(&text)?)
@@ -105,14 +112,6 @@ fn rules(netns: &Netns, tool: &str) -> Result<Vec<String>> {
     Ok(text.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
 }
 
-/// A certificate for `--xds-ca`: somebody's.
-fn authority(folder: &Path) -> Result<String> {
-    let file = folder.join("ca.crt");
-    let issuer = rcgen::generate_simple_self_signed(vec!["osm-egress.osm-system.svc".to_owned()])?;
-    std::fs::write(&file, issuer.cert.pem())?;
-    Ok(file.to_string_lossy().into_owned())
-}
-
 /// An API server takes what is made, with and without a native sidecar, and once more what it has by then.
 #[test]
 fn an_api_server_takes_what_is_made() -> Result<()> {
@@ -120,11 +119,10 @@ fn an_api_server_takes_what_is_made() -> Result<()> {
     let world = World::new()?;
     let cluster = Cluster::new(&world)?;
     let folder = tempfile::tempdir()?;
-    let authority = authority(folder.path())?;
+    let (authority, _) = identified_by_tokens()?;
+    let authority = write(folder.path(), "ca.crt", &authority.pem)?;
     let injected = inject(MANIFESTS, &["--xds-ca", &authority])?;
-    let file = folder.path().join("injected.yaml");
-    std::fs::write(&file, &injected)?;
-    let file = file.to_string_lossy();
+    let file = write(folder.path(), "injected.yaml", &injected)?;
     cluster.api.kubectl(User::Admin, &["apply", "--dry-run=server", "-f", &file])?;
     cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
     // Twice is once, also for what the API server filled in.
@@ -224,11 +222,18 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     )?;
     let xds = SocketAddr::new(CONTROL_PLANE, 15128).to_string();
     let image = format!("envoyproxy/envoy:v{}", envoy::version()?);
-    cluster.api.apply(&inject(MANIFESTS, &["--xds-address", &xds, "--sidecar-image", &image])?)?;
+    let folder = tempfile::tempdir()?;
+    let (authority, own) = identified_by_tokens()?;
+    let authority = write(folder.path(), "ca.crt", &authority.pem)?;
+    let flags = ["--xds-address", &xds, "--sidecar-image", &image, "--xds-ca", &authority];
+    cluster.api.apply(&inject(MANIFESTS, &flags)?)?;
     let pod = get(&cluster, "pod", "alone")?;
     let sidecar = container(&pod, "containers", "envoy")?;
     ensure!(sidecar["command"] == json!(["envoy"]), "{sidecar}");
-    let mut envoy = Envoy::with_arguments(&place, &arguments(&pod, sidecar)?)?;
+    // What the kubelet does: the token, where the pod asks for it.
+    let (audience, file) = token(&pod, sidecar)?;
+    let token = Volume::new(&[(&file, &cluster.api.token("curl", "curl", &audience, Some("alone"))?)])?;
+    let mut envoy = Envoy::injected(&place, &arguments(&pod, sidecar)?, token.folder())?;
 
     let probe = &sidecar["readinessProbe"]["httpGet"];
     let port = probe["port"].as_u64().and_then(|port| u16::try_from(port).ok()).context("no port")?;
@@ -248,7 +253,8 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     ensure!(envoy.exited().is_none(), "{}", envoy.log_tail(30));
     ensure!(!ready()?, "it is ready before anybody told it anything");
 
-    let shim = cluster.shim(&[])?;
+    let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
+    let shim = cluster.shim(&["--service-account-tokens", "--tls-cert", &certificate, "--tls-key", &key])?;
     wait_for("the sidecar to be ready", Duration::from_secs(20), || ready().unwrap_or(false))
         .with_context(|| envoy.log_tail(30))?;
     until(&shim, "the sidecar to be known by its names", |status| {
@@ -259,7 +265,19 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     })
     .with_context(|| envoy.log_tail(30))?;
     ensure!(!echo(&place, ELSEWHERE)?, "what no policy allows got out");
+    ensure!(shim.log().contains("by=\"token\""), "{}", shim.log());
     Ok(())
+}
+
+/// Audience and file of the token that a sidecar sees.
+fn token(pod: &Value, sidecar: &Value) -> Result<(String, String)> {
+    ensure!(sidecar["volumeMounts"][0]["mountPath"] == "/var/run/secrets/osm-egress", "{sidecar}");
+    let name = &sidecar["volumeMounts"][0]["name"];
+    let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let volume = volumes.find(|volume| volume["name"] == *name).context("no such volume")?;
+    let token = &volume["projected"]["sources"][0]["serviceAccountToken"];
+    let text = |field: &str| token[field].as_str().map(str::to_owned).with_context(|| token.to_string());
+    Ok((text("audience")?, text("path")?))
 }
 
 fn echo(pod: &Pod, to: IpAddr) -> Result<bool> {

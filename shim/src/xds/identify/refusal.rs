@@ -81,6 +81,20 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All that [`Self::reason`] gives.
+    pub const REASONS: [&str; 10] = [
+        "no-credentials",
+        "certificate",
+        "token",
+        "unavailable",
+        "credentials-disagree",
+        "other-identity",
+        "node-changed",
+        "node",
+        "expired",
+        "revoked",
+    ];
+
     /// In one word, for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
