@@ -1,7 +1,6 @@
 //! Runs a stock Envoy as the sidecar of a pod.
 
 use std::fs::{self, File};
-use std::net::IpAddr;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
