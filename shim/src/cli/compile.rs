@@ -67,10 +67,6 @@ impl Compile {
         for own in compiled.clusters(&self.identity) {
             eprintln!("note: the document leads to a cluster of its own, `{}`: define it", own.name);
         }
-<<<<<<< HEAD
-=======
-        let wrapped = |plugin: Plugin| serde_json::json!({"plugin": plugin, "version": document.version, "policy": *document});
->>>>>>> main
         let text = match self.output {
             Form::Json => serde_json::to_string_pretty(&*document)?,
             Form::Network => standalone::plugin(Plugin::Network, &document),
