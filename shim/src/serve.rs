@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::envoy::{Generator, Settings};
+use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
 use crate::source::kubernetes::{Cluster, Connection, Reviewer, connect};
@@ -38,6 +39,8 @@ pub struct Config {
     pub replica: String,
     /// Where an API server connects to ask about objects.
     pub webhook: Option<SocketAddr>,
+    /// How pods that it asks about get their sidecars; without it they cannot.
+    pub sidecars: Option<inject::Settings>,
     /// What every proxy gets.
     pub envoy: Settings,
     /// The certificate of the control plane, and whose client certificates count.
@@ -172,6 +175,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let webhooks = Webhooks {
         options: config.options.clone(),
+        sidecars: config.sidecars,
         source: source.clone(),
         compiled: compiled.clone(),
         reviews: shared.reviews.clone(),

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 pub use self::connections::serve;
 use self::validate::Known;
+use crate::inject;
 use crate::source::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 
@@ -34,6 +35,8 @@ pub type Reviews = Family<[(&'static str, &'static str); 2], Counter>;
 pub struct Webhooks {
     /// The mesh's names.
     pub options: CompileOptions,
+    /// How pods get their sidecars. Without it there is no `/mutate`, and what asks for it fails.
+    pub sidecars: Option<inject::Settings>,
     /// The objects as they come.
     pub source: watch::Receiver<SourceState>,
     /// What follows from them.
@@ -45,17 +48,25 @@ pub struct Webhooks {
 impl Webhooks {
     /// The paths that there are.
     pub fn routes(self) -> Router {
-        Router::new()
-            .route("/validate", post(validating))
-            // `/mutate`, with `inject::review` for an answer, goes here.
-            .layer(DefaultBodyLimit::max(LONGEST))
-            .with_state(Arc::new(self))
+        let mut router = Router::new().route("/validate", post(validating));
+        if self.sidecars.is_some() {
+            router = router.route("/mutate", post(mutating));
+        }
+        router.layer(DefaultBodyLimit::max(LONGEST)).with_state(Arc::new(self))
     }
 
     fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
         validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled })
+    }
+
+    fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+        let store = Arc::clone(&self.source.borrow().store);
+        match &self.sidecars {
+            Some(settings) => inject::review(settings, &store, &self.options, request),
+            None => AdmissionResponse::from(request).deny("this control plane gives no sidecars"),
+        }
     }
 
     fn answered(
@@ -76,6 +87,10 @@ impl Webhooks {
 
 async fn validating(State(webhooks): State<Arc<Webhooks>>, headers: HeaderMap, body: Bytes) -> Response {
     review("validate", webhooks, headers, body, Webhooks::validate).await
+}
+
+async fn mutating(State(webhooks): State<Arc<Webhooks>>, headers: HeaderMap, body: Bytes) -> Response {
+    review("mutate", webhooks, headers, body, Webhooks::mutate).await
 }
 
 /// Reads a review, has it answered, and writes it down.

@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use egress_policy::Cidr;
 
 use super::Mesh;
+use super::inject::SidecarArgs;
 use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve::{self, By};
 use crate::tls::Files;
@@ -41,7 +42,8 @@ pub(super) struct Serve {
     /// Where proxies connect.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15128")]
     xds_listen: SocketAddr,
-    /// Where an API server connects to have objects checked (/validate). Needs `--tls-cert`.
+    /// Where an API server connects to have objects checked (/validate), and, with `--xds-ca`, to have pods given
+    /// their sidecars (/mutate). Needs `--tls-cert`.
     #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
     webhook_listen: Option<SocketAddr>,
     /// Name of this control plane among those of the same mesh. Default: the host's name.
@@ -72,6 +74,8 @@ pub(super) struct Serve {
     /// How logs are written.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    #[command(flatten)]
+    sidecar: SidecarArgs,
     #[command(flatten)]
     mesh: Mesh,
 }
@@ -205,7 +209,9 @@ impl Serve {
                 Module::Inline(Bytes::from(bytes))
             }
         };
+        let token_audience = self.identity.token_audience.clone();
         let (tls, identity) = self.identity.split();
+        let sidecars = self.sidecar.settings(self.ip_families, token_audience)?;
         let config = serve::Config {
             origin: match self.config_dir {
                 Some(folder) => serve::Origin::Folder(folder),
@@ -214,6 +220,8 @@ impl Serve {
             options: self.mesh.into(),
             replica: self.replica_name.unwrap_or_else(host_name),
             webhook: self.webhook_listen,
+            // Without an authority they could not show who they are, and would get nothing.
+            sidecars: sidecars.xds_ca.is_some().then_some(sidecars),
             envoy: Settings {
                 module,
                 listener_port: self.listener_port,

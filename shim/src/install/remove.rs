@@ -11,6 +11,7 @@ use super::id::{Id, resource};
 use super::names::{INSTANCE, MONITORED_BY, NAME, Names};
 use super::plan::{is_ours, look};
 use super::{render, say, warn};
+use crate::source::kubernetes::REPORTS_LABEL;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ pub async fn run(options: &Options) -> Result<()> {
         until_gone(&cluster, &id, &object, options.timeout).await.map_err(|error| left().context(error))?;
         if id.kind == "Deployment" {
             until_pods_gone(&cluster, names, options.timeout).await?;
+            delete_reports(&cluster, names).await?;
         }
         say(format!("{id}: deleted"));
     }
@@ -112,6 +114,16 @@ async fn until_pods_gone(cluster: &Cluster, names: &Names, patience: Duration) -
     let labels = format!("app.kubernetes.io/name={NAME},{INSTANCE}={}", names.mesh);
     let what = format!("pods of Deployment {}/{NAME} are not gone", names.namespace);
     wait(&what, patience, || async { Ok(cluster.pods(&names.namespace, &labels).await?.is_empty()) }).await
+}
+
+/// What control planes told each other: one that was killed could not take it away.
+async fn delete_reports(cluster: &Cluster, names: &Names) -> Result<()> {
+    let labels = format!("{REPORTS_LABEL}={}", names.mesh);
+    for report in cluster.list(&resource("v1", "ConfigMap"), Some(&names.namespace), &labels).await? {
+        let name = report["metadata"]["name"].as_str().unwrap_or_default();
+        cluster.delete(&Id::within("v1", "ConfigMap", &names.namespace, name)).await?;
+    }
+    Ok(())
 }
 
 /// What is in the namespace that neither `install` made nor the cluster by itself.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::Volume;
@@ -10,7 +9,7 @@ use egress_tests::client::{self, Outcome, PATIENCE};
 use egress_tests::cluster::Cluster;
 use egress_tests::envoy::Envoy;
 use egress_tests::installer::osm_egress;
-use egress_tests::kube::{ApiServer, User};
+use egress_tests::kube::{ApiServer, User, with_namespace_controller};
 use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World};
 use egress_tests::netns::{Netns, ensure_capable};
 use egress_tests::shim::{self, Shim};
@@ -178,9 +177,11 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     // Everything that it asked for, the installed role allows.
     let refused = || shim.log().contains("403");
     ensure!(!refused(), "{}", shim.log());
-    // Gone, nothing is let in again.
+    // Killed, it leaves something behind, which uninstall takes away with the rest.
     drop(shim);
-    let gone = || api.apply(&policy("https", "hosts: [httpbin.org]")).is_err();
-    wait_for("its absence to be noticed", Duration::from_secs(15), gone)?;
+    let reports = || api.kubectl(User::Admin, &["get", "configmap", "-n", "osm-system", "-o", "name"]);
+    ensure!(reports()?.contains("osm-egress-proxies-"), "{}", reports()?);
+    let said = with_namespace_controller(api, || run(&["uninstall"]))?;
+    ensure!(said.out.contains("Namespace osm-system: deleted"), "{}", said.out);
     Ok(())
 }

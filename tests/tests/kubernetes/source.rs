@@ -1,4 +1,4 @@
-//! What the control plane reads from a cluster, and what it says in statuses.
+//! What the control plane reads from a cluster, and how it goes on without it.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -94,8 +94,8 @@ fn statuses() -> Result<()> {
     ensure!(message == "1 rule", "{message}");
     let message = until(api, "bad", "Accepted", "Invalid", 1, 10)?;
     ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
-    until(api, "good", "Programmed", "NoProxies", 1, 10)?;
-    until(api, "bad", "Programmed", "NoProxies", 1, 10)?;
+    until(api, "good", "Programmed", "NoProxies", 1, 20)?;
+    until(api, "bad", "Programmed", "NoProxies", 1, 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     ensure!(line("NAME").contains("ACCEPTED") && line("NAME").contains("PROGRAMMED"), "{table}");
@@ -139,9 +139,9 @@ fn proxies_of_one_control_plane() -> Result<()> {
     api.apply(&policy("curl", "p", PORT))?;
     let shim = cluster.shim(&[])?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
-    programmed(api, "p", "1/1", 10).with_context(|| shim.log())?;
+    programmed(api, "p", "1/1", 20).with_context(|| shim.log())?;
     let _two = sidecar(&pods[1], "two", CONTROL_PLANE)?;
-    programmed(api, "p", "2/2", 10)?;
+    programmed(api, "p", "2/2", 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     ensure!(table.lines().any(|line| line.contains("True") && line.contains("2/2")), "{table}");
     api.apply(&policy("curl", "p", "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]"))?;
@@ -155,10 +155,10 @@ fn proxies_of_one_control_plane() -> Result<()> {
         .with_context(|| format!("{}\n{}", third.log_tail(20), shim.log()))?;
     ensure!(message.starts_with("2 of 3 proxies have it; `third.curl.curl` refused it: "), "{message}");
     ensure!(message.contains("15001"), "{message}");
-    programmed(api, "p", "2/3", 10)?;
+    programmed(api, "p", "2/3", 20)?;
     ensure!(events(api, "p")? == ["Warning Rejected"], "{:?}", events(api, "p"));
     drop((third, taken));
-    programmed(api, "p", "2/2", 10)?;
+    programmed(api, "p", "2/2", 20)?;
     until(api, "p", "Programmed", "Programmed", 2, 10)?;
     Ok(())
 }

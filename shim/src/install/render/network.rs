@@ -44,8 +44,6 @@ pub(super) fn policy(input: &Input<'_>) -> Value {
             "egress": [
                 { "ports": server.into_iter().map(tcp).collect::<Vec<_>>() },
                 { "ports": [{ "port": 53, "protocol": "UDP" }, tcp(53)] },
-                // Control planes tell each other which proxies they serve.
-                { "to": [{ "podSelector": { "matchLabels": names.selector() } }], "ports": [tcp(ADMIN_PORT)] },
             ],
         },
     })

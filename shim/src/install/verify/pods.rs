@@ -6,9 +6,8 @@ use serde_json::Value;
 use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::{Report, State};
+use crate::inject::SIDECAR;
 
-/// The container that is the sidecar.
-const SIDECAR: &str = "envoy";
 /// The uid whose connections are not redirected: the sidecar's own.
 const SIDECAR_USER: u64 = 1500;
 /// What pods can say about what is not captured.

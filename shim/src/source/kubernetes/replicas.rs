@@ -28,7 +28,7 @@ use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};
 
 /// The label of the ConfigMaps; its value is the name of the mesh.
-const LABEL: &str = "openservicemesh.io/egress-proxies";
+pub(crate) const LABEL: &str = "openservicemesh.io/egress-proxies";
 /// What their names begin with.
 const PREFIX: &str = "osm-egress-proxies-";
 /// How often the mark is renewed.

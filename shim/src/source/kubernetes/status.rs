@@ -36,6 +36,9 @@ const EGRESS: (&str, &str) = ("egresses", "policy.openservicemesh.io/v1alpha1");
 const REST: Duration = Duration::from_millis(100);
 /// How often an object is written at most, and how long proxies must be as they are to be written about.
 const PACE: Duration = Duration::from_secs(1);
+/// How long proxies have to come when this begins. Until then what was said of them stays: they come back from
+/// another control plane, or from this one before it was started again.
+const ARRIVAL: Duration = Duration::from_secs(5);
 /// How many objects are written at a time.
 const AT_A_TIME: usize = 8;
 /// After a failure, how long to wait.
@@ -92,6 +95,7 @@ struct Write {
 /// Writes, for as long as there is anything to say.
 pub(super) async fn write(client: Client, mut inputs: Inputs) {
     let mut writer = Writer::new(client);
+    let arrived = Instant::now() + ARRIVAL;
     let mut known: BTreeMap<Key, Arc<Verdict>> = BTreeMap::new();
     let mut judged: Option<Arc<Compiled>> = None;
     loop {
@@ -102,7 +106,8 @@ pub(super) async fn write(client: Client, mut inputs: Inputs) {
         }
         let statuses = Arc::clone(&inputs.observed.borrow_and_update());
         let own = Arc::clone(&inputs.own.borrow_and_update());
-        let reports = inputs.others.borrow_and_update().clone().map(|mut reports| {
+        let is_early = Instant::now() < arrived;
+        let reports = inputs.others.borrow_and_update().clone().filter(|_| !is_early).map(|mut reports| {
             // An empty name is nobody else's.
             reports.insert(String::new(), own);
             reports
@@ -114,6 +119,7 @@ pub(super) async fn write(client: Client, mut inputs: Inputs) {
             let changed = tokio::select! {
                 changed = inputs.changed() => changed,
                 () = until(next) => true,
+                () = tokio::time::sleep_until(arrived), if is_early => true,
             };
             if !changed {
                 return;
