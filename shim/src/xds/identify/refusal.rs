@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use super::certificate::CertificateError;
 use super::token::TokenError;
+use crate::envoy::bootstrap::{EnvoyVersion, OLDEST};
 
 /// Why a proxy is told nothing, or nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,9 @@ pub enum Refusal {
     /// A name in it is no Kubernetes name.
     #[error("node id `{0}`: {1}")]
     Name(String, #[source] IdentityError),
+    /// An Envoy that skips, with a warning, what the listener needs.
+    #[error("Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer")]
+    TooOld(EnvoyVersion),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
@@ -93,6 +97,7 @@ impl Refusal {
             Self::OtherIdentity { .. } => "other-identity",
             Self::NodeChanged { .. } => "node-changed",
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
+            Self::TooOld(_) => "envoy-version",
             Self::Expired { .. } => "expired",
             Self::Revoked(_) => "revoked",
         }
@@ -106,6 +111,7 @@ impl From<&Refusal> for Status {
             Refusal::Disagreement { .. } | Refusal::OtherIdentity { .. } | Refusal::NodeChanged { .. } => {
                 Code::PermissionDenied
             }
+            Refusal::TooOld(_) => Code::FailedPrecondition,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)
