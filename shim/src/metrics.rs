@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::status::Shared;
-use crate::xds::identify::{Accepted, Identification};
+use crate::xds::identify::{Identification, Refusal, Tokens};
+use crate::xds::proxies::Labelled;
 use egress_compile::manifest::Severity;
 
 /// The text that Prometheus scrapes.
@@ -26,6 +27,7 @@ pub fn text(shared: &Shared) -> String {
         gauge
     };
     registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
+    begin_at_zero(&counts.refused, "reason", &Refusal::REASONS);
     registry.register(
         "xds_refused",
         "Streams refused or cut for want of good credentials, by reason",
@@ -68,7 +70,10 @@ pub fn text(shared: &Shared) -> String {
             count(&counts.handshakes_failed),
         );
     }
-    if let Identification::Credentials(Accepted { tokens: Some(tokens), .. }) = &*shared.identification {
+    if let Identification::Credentials(accepted) = &*shared.identification
+        && let Some(tokens) = &accepted.tokens
+    {
+        begin_at_zero(&tokens.counts, "result", &Tokens::RESULTS);
         registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
     }
     let mut text = String::new();
@@ -77,4 +82,11 @@ pub fn text(shared: &Shared) -> String {
         let _ = writeln!(text, "# EOF");
     }
     text
+}
+
+/// An increase is seen only of what was there before.
+fn begin_at_zero(counts: &Labelled, label: &'static str, values: &[&'static str]) {
+    for value in values {
+        drop(counts.get_or_create(&[(label, *value)]));
+    }
 }

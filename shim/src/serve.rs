@@ -123,7 +123,8 @@ impl Reading {
         };
         let tls = tls.filter(|tls| tls.asks_clients()).cloned();
         let certificates = tls.map(|tls| Certificates { tls, trust_domain });
-        Ok(Identification::Credentials(Accepted { certificates, tokens, review_interval }))
+        let accepted = Accepted { certificates, tokens, review_interval };
+        Ok(Identification::Credentials(Box::new(accepted)))
     }
 
     /// Says what became of the objects where others look for it.

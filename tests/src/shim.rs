@@ -153,14 +153,13 @@ impl<'n> Shim<'n> {
         Ok(serde_json::from_str(&self.get("/status")?)?)
     }
 
-    /// A counter or gauge. One with labels is 0 before it was counted.
+    /// A counter or gauge.
     ///
     /// # Errors
     /// When there is none of this name.
     pub fn metric(&self, name: &str) -> Result<u64> {
         let text = self.get("/metrics")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = value.or(name.contains('{').then_some("0"));
         Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
     }
 

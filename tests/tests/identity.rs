@@ -261,7 +261,9 @@ fn who_is_refused() -> Result<()> {
             "{case}: not the policy of curl/a alone"
         );
     }
-    ensure!(!shim.get("/metrics")?.contains("osm_egress_xds_refused_total"), "{}", shim.get("/metrics")?);
+    for reason in ["no-credentials", "certificate", "other-identity", "node-changed"] {
+        ensure!(shim.refused(reason)? == 0, "{}", shim.get("/metrics")?);
+    }
 
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let metadata = [("NAMESPACE", "curl"), ("SERVICE_ACCOUNT", "b")];

@@ -89,9 +89,8 @@ pub(super) fn look(certificate: &str) -> Result<Facts> {
         ensure!(begins <= now, "it is valid from {} on only", validity.not_before);
         ensure!(left > 0, "it ended at {}", validity.not_after);
         let hosts = certificate.subject_alternative_name()?.into_iter().flat_map(|names| {
-            names.value.general_names.iter().filter_map(|name| match name {
-                GeneralName::DNSName(host) => Some((*host).to_owned()),
-                _ => None,
+            names.value.general_names.iter().filter_map(|name| {
+                if let GeneralName::DNSName(host) = name { Some((*host).to_owned()) } else { None }
             })
         });
         Ok(Facts {

@@ -133,20 +133,19 @@ impl Look {
             (Some(file), Some(pem)) => Some(verifier(file, pem)?),
             _ => None,
         };
-        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| match error {
-            PemError::NoItemsFound => {
-                TlsError::Lacks { file: name(&files.key), what: "key", label: "PRIVATE KEY" }
+        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
+            let file = name(&files.key);
+            if matches!(error, PemError::NoItemsFound) {
+                return TlsError::Lacks { file, what: "key", label: "PRIVATE KEY" };
             }
-            error => TlsError::Broken { file: name(&files.key), reason: error.to_string() },
+            TlsError::Broken { file, reason: error.to_string() }
         })?;
-        let unusable = |error: rustls::Error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                TlsError::Mismatch { certificate: name(&files.certificate), key: name(&files.key) }
+        let unusable = |error: rustls::Error| {
+            let (certificate, key) = (name(&files.certificate), name(&files.key));
+            if matches!(error, rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
+                return TlsError::Mismatch { certificate, key };
             }
-            error => TlsError::Broken {
-                file: format!("{} with {}", name(&files.certificate), name(&files.key)),
-                reason: error.to_string(),
-            },
+            TlsError::Broken { file: format!("{certificate} with {key}"), reason: error.to_string() }
         };
         let begin = || {
             let provider = Arc::new(rustls::crypto::ring::default_provider());

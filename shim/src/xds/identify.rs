@@ -28,7 +28,7 @@ pub enum Identification {
     /// By what they say of themselves: for one machine and for tests (`--insecure-node-identity`).
     NodeId,
     /// By their credentials.
-    Credentials(Accepted),
+    Credentials(Box<Accepted>),
 }
 
 /// The credentials that count.

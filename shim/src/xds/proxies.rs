@@ -84,13 +84,16 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// A count for each value of one label.
+pub type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Streams that were opened.
     pub streams: AtomicU64,
     /// Streams that were refused or cut, by `reason`.
-    pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    pub refused: Labelled,
     /// Responses that were sent.
     pub sent: AtomicU64,
     /// Responses that were acknowledged.
@@ -112,12 +115,15 @@ pub struct Proxies {
     streams: Mutex<BTreeMap<u64, Proxy>>,
     /// What proxies that are gone had refused, by identity and node id: nobody can touch what is another's. Envoy acknowledges the very bytes that it
     /// refused before, without applying them: a reconnect must not make a refusal look mended.
-    refusals: Mutex<BTreeMap<(String, String), BTreeMap<&'static str, Rejection>>>,
+    refusals: Mutex<BTreeMap<(String, String), Rejections>>,
     next: AtomicU64,
     changes: watch::Sender<()>,
     /// Counts since the start.
     pub counts: Counts,
 }
+
+/// What a proxy had refused, by type.
+type Rejections = BTreeMap<&'static str, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
 const MOST_REFUSALS: usize = 10_000;

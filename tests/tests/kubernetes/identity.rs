@@ -190,7 +190,9 @@ fn who_is_refused() -> Result<()> {
     remove(&stage.cluster, "serviceaccount", "gone")?;
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let unconfirmed = "the API server does not confirm it: ";
-    let cases: [(&str, &str, Vec<String>, Code, &str, &str); 12] = [
+    // What is shown by whom, and how that is answered, counted and told.
+    type Case<'t> = (&'t str, &'t str, Vec<String>, Code, &'t str, &'t str);
+    let cases: [Case<'_>; 12] = [
         ("none", "p.a.curl", vec![], unauthenticated, "no-credentials", "the stream shows no credentials"),
         ("two", "p.a.curl", vec![good.clone(), good.clone()], unauthenticated, "token", "several values"),
         ("empty", "p.a.curl", vec![String::new()], unauthenticated, "token", "is not of the form `Bearer"),

@@ -85,6 +85,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All that [`Self::reason`] gives.
+    pub const REASONS: [&str; 11] = [
+        "no-credentials",
+        "certificate",
+        "token",
+        "unavailable",
+        "credentials-disagree",
+        "other-identity",
+        "node-changed",
+        "node",
+        "envoy-version",
+        "expired",
+        "revoked",
+    ];
+
     /// In one word, for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

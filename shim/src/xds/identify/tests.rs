@@ -55,7 +55,7 @@ fn a_node_that_is_believed() {
 #[test]
 fn a_node_that_asks_for_anothers() {
     let accepted = Accepted { certificates: None, tokens: None, review_interval: Duration::from_secs(300) };
-    let ways = Identification::Credentials(accepted);
+    let ways = Identification::Credentials(Box::new(accepted));
     let identity = Identity::new("ns", "sa").expect("valid");
     let verified = Verified { identity, by: "token", expires: UNIX_EPOCH };
     let uuid = "0b1e2d3c-4f5a-6789-abcd-ef0123456789";

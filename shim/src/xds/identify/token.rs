@@ -10,8 +10,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use egress_policy::{Identity, IdentityError};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -19,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::refusal::Refusal;
 use super::{Authorization, Look, Verified};
 use crate::source::kubernetes::{Review, Reviewer};
+use crate::xds::proxies::Labelled;
 
 /// How long a confirmed token is taken without asking again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -37,7 +36,7 @@ pub struct Tokens {
     known: Mutex<HashMap<[u8; 32], Known>>,
     reviews: Semaphore,
     /// How reviews ended, by `result`.
-    pub counts: Family<[(&'static str, &'static str); 1], Counter>,
+    pub counts: Labelled,
 }
 
 /// A token that the API server confirmed.
@@ -103,11 +102,14 @@ impl Default for Audiences {
 }
 
 impl Tokens {
+    /// How a review can end, for metrics.
+    pub const RESULTS: [&str; 4] = ["known", "confirmed", "refused", "unavailable"];
+
     /// Tokens for this audience.
     #[must_use]
     pub fn new(reviewer: Reviewer, audience: String) -> Self {
         let (known, reviews) = (Mutex::default(), Semaphore::new(MOST_REVIEWS));
-        Self { reviewer, audience, known, reviews, counts: Family::default() }
+        Self { reviewer, audience, known, reviews, counts: Labelled::default() }
     }
 
     pub(super) async fn verify(
