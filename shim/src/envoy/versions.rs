@@ -89,7 +89,9 @@ pub const TRIED: [(&str, &str); 7] = [
 /// The version that an Envoy says of itself; none: it does not say.
 #[must_use]
 pub fn of(node: &Node) -> Option<EnvoyVersion> {
-    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type else { return None };
+    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type else {
+        return None;
+    };
     let version = build.version.as_ref()?;
     let part = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
     Some(EnvoyVersion { major: part(version.major_number), minor: part(version.minor_number) })

@@ -71,7 +71,9 @@ pub enum Refusal {
     #[error("node id `{0}`: {1}")]
     Name(String, #[source] IdentityError),
     /// An Envoy that skips, with a warning, what the listener needs.
-    #[error("Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer")]
+    #[error(
+        "Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer"
+    )]
     TooOld(EnvoyVersion),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
