@@ -69,7 +69,7 @@ enum Command {
     Status(StatusArgs),
     /// Put the control plane into a cluster.
     #[command(
-        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/osm-egress:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
+        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/shim:0.1.0,osm.egress.initImage=registry.example/init:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
     )]
     Install(Box<Install>),
     /// Bring an installed control plane up to date, and renew its certificate. The MeshConfig stays as it is.

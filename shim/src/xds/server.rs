@@ -23,6 +23,8 @@ use tracing::Instrument;
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
+use crate::envoy::bootstrap::OLDEST;
+use crate::envoy::versions;
 use crate::snapshot::Snapshot;
 use crate::tls::{self, ServerTls};
 
@@ -147,6 +149,9 @@ impl<S: Snapshots> Server<S> {
         // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        if let Some(version) = versions::of(&node).filter(|version| *version < OLDEST) {
+            return Err(refuse(Refusal::TooOld(version)));
+        }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
         let (answers, receiver) = mpsc::channel(4);
         let span = tracing::info_span!("proxy", node = %node.id, %identity);

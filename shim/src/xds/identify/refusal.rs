@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use super::certificate::CertificateError;
 use super::token::TokenError;
+use crate::envoy::bootstrap::{EnvoyVersion, OLDEST};
 
 /// Why a proxy is told nothing, or nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,11 @@ pub enum Refusal {
     /// A name in it is no Kubernetes name.
     #[error("node id `{0}`: {1}")]
     Name(String, #[source] IdentityError),
+    /// An Envoy that skips, with a warning, what the listener needs.
+    #[error(
+        "Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer"
+    )]
+    TooOld(EnvoyVersion),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
@@ -82,7 +88,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All that [`Self::reason`] gives.
-    pub const REASONS: [&str; 10] = [
+    pub const REASONS: [&str; 11] = [
         "no-credentials",
         "certificate",
         "token",
@@ -91,6 +97,7 @@ impl Refusal {
         "other-identity",
         "node-changed",
         "node",
+        "envoy-version",
         "expired",
         "revoked",
     ];
@@ -107,6 +114,7 @@ impl Refusal {
             Self::OtherIdentity { .. } => "other-identity",
             Self::NodeChanged { .. } => "node-changed",
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
+            Self::TooOld(_) => "envoy-version",
             Self::Expired { .. } => "expired",
             Self::Revoked(_) => "revoked",
         }
@@ -120,6 +128,7 @@ impl From<&Refusal> for Status {
             Refusal::Disagreement { .. } | Refusal::OtherIdentity { .. } | Refusal::NodeChanged { .. } => {
                 Code::PermissionDenied
             }
+            Refusal::TooOld(_) => Code::FailedPrecondition,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)
