@@ -334,6 +334,10 @@ impl Published {
 }
 
 impl Snapshots for Published {
+    fn most_proxies(&self) -> Option<usize> {
+        self.compiled.borrow().most_proxies()
+    }
+
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that an update between the two is not lost.

@@ -38,6 +38,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 pub trait Snapshots: Send + Sync + 'static {
     /// The snapshot of an identity, now and whenever it changes.
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>>;
+    /// The most proxies that may connect, where there is a limit.
+    fn most_proxies(&self) -> Option<usize>;
 }
 
 /// The service.
@@ -151,6 +153,10 @@ impl<S: Snapshots> Server<S> {
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
         if let Some(version) = versions::of(&node).filter(|version| *version < OLDEST) {
             return Err(refuse(Refusal::TooOld(version)));
+        }
+        let connected = self.proxies.connected();
+        if self.snapshots.most_proxies().is_some_and(|most| connected >= most) {
+            return Err(refuse(Refusal::TooMany(connected)));
         }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
         let (answers, receiver) = mpsc::channel(4);

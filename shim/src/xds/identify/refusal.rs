@@ -75,6 +75,11 @@ pub enum Refusal {
         "Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer"
     )]
     TooOld(EnvoyVersion),
+    /// There are as many proxies as there may be.
+    #[error(
+        "{0} proxies are connected, which is the most (`sidecar.maxDataPlaneConnections` of the MeshConfig)"
+    )]
+    TooMany(usize),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
@@ -88,7 +93,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All that [`Self::reason`] gives.
-    pub const REASONS: [&str; 11] = [
+    pub const REASONS: [&str; 12] = [
         "no-credentials",
         "certificate",
         "token",
@@ -98,6 +103,7 @@ impl Refusal {
         "node-changed",
         "node",
         "envoy-version",
+        "too-many",
         "expired",
         "revoked",
     ];
@@ -115,6 +121,7 @@ impl Refusal {
             Self::NodeChanged { .. } => "node-changed",
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
             Self::TooOld(_) => "envoy-version",
+            Self::TooMany(_) => "too-many",
             Self::Expired { .. } => "expired",
             Self::Revoked(_) => "revoked",
         }
@@ -129,6 +136,7 @@ impl From<&Refusal> for Status {
                 Code::PermissionDenied
             }
             Refusal::TooOld(_) => Code::FailedPrecondition,
+            Refusal::TooMany(_) => Code::ResourceExhausted,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)
