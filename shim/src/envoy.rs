@@ -3,7 +3,7 @@
 //! Listeners never change. What changes with policy is the configuration of the two plugins and
 //! whether the cluster `passthrough-outbound` exists.
 
-mod access_log;
+pub(crate) mod access_log;
 pub mod bootstrap;
 mod clusters;
 pub mod credentials;
@@ -32,8 +32,10 @@ use prost::{Message, Name};
 pub use self::never::is_dropped;
 use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
-/// The names that other parts of the system know. The first three are Open Service Mesh's.
+/// The names that other parts of the system know. The second to fourth are Open Service Mesh's.
 pub mod name {
+    /// The cluster of the control plane, in the bootstrap.
+    pub const CONTROL_PLANE: &str = "osm-egress";
     /// The listener that outbound connections are redirected to.
     pub const LISTENER: &str = "outbound-listener";
     /// The same for IPv6.
@@ -95,6 +97,8 @@ pub struct Settings {
     pub first_bytes_timeout: Duration,
     /// Which connections are intercepted.
     pub ip_families: IpFamilies,
+    /// Whether proxies tell the control plane of each connection and request.
+    pub flow_log: bool,
 }
 
 /// Makes snapshots.
@@ -230,6 +234,7 @@ mod tests {
             dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
             never_resolve_to: vec![],
             first_bytes_timeout: Duration::from_secs(5),
+            flow_log: false,
             ip_families: IpFamilies::Dual,
         })
     }
