@@ -227,7 +227,11 @@ mod tests {
     }
 
     fn generator() -> Generator {
-        Generator::new(Settings {
+        Generator::new(settings())
+    }
+
+    fn settings() -> Settings {
+        Settings {
             module: Module::Inline(Bytes::from_static(b"\0asm")),
             listener_port: 15001,
             http_deny_status: 403,
@@ -236,7 +240,7 @@ mod tests {
             first_bytes_timeout: Duration::from_secs(5),
             flow_log: false,
             ip_families: IpFamilies::Dual,
-        })
+        }
     }
 
     fn versions(snapshot: &Snapshot) -> Vec<(String, String)> {
@@ -253,6 +257,22 @@ mod tests {
             for url in type_url::ALL {
                 assert!(one.of_type(url).eq(other.of_type(url)), "{url}");
             }
+        }
+    }
+
+    /// It is in all listeners or in none, whatever the policy.
+    #[test]
+    fn the_flow_log_is_part_of_the_listeners() {
+        let told = |flow_log: bool, mode: Mode| -> Vec<bool> {
+            let generator = Generator::new(Settings { flow_log, ..settings() });
+            let snapshot = generator.snapshot(&document(mode, "1"), &[]);
+            let listeners = snapshot.of_type(type_url::LISTENER);
+            let text = |body: &Any| String::from_utf8_lossy(&body.value).into_owned();
+            listeners.map(|listener| text(&listener.body()).contains("GrpcAccessLogConfig")).collect()
+        };
+        for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
+            assert_eq!(told(false, mode), [false; 3]);
+            assert_eq!(told(true, mode), [true; 3]);
         }
     }
 

@@ -39,7 +39,7 @@ impl FlowsArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new()?;
         let mut filter = Filter { identity: self.source.clone(), verdict: self.verdict, after: 0 };
-        let flows = runtime.block_on(fetch(self.admin, &filter))?;
+        let mut flows = runtime.block_on(fetch(self.admin, &filter))?;
         if flows.dropped > 0 {
             eprintln!(
                 "note: {} flows were forgotten because others came: raise `serve --flows-per-identity`",
@@ -47,6 +47,7 @@ impl FlowsArgs {
             );
         }
         if !self.follow {
+            flows.flows.sort_by_key(|flow| (flow.identity.clone(), flow.destination(), flow.decided.clone()));
             return print(&self.text(&flows)?);
         }
         let mut news = flows;

@@ -27,10 +27,8 @@ pub fn request(entry: &HttpAccessLogEntry) -> Option<Observation> {
     let request = entry.request.as_ref()?;
     let [decision, ..] = filter_states(common);
     let method = RequestMethod::try_from(request.request_method).unwrap_or_default();
-    let method = match method {
-        RequestMethod::MethodUnspecified => "?",
-        _ => method.as_str_name(),
-    };
+    // One that is not well known is not told.
+    let method = if method == RequestMethod::MethodUnspecified { "?" } else { method.as_str_name() };
     let upgrade = request.request_headers.get("upgrade").map(String::as_str);
     let refused = entry.response.as_ref().and_then(|response| response.response_headers.get(DENIED_HEADER));
     let path = if request.original_path.is_empty() { &request.path } else { &request.original_path };

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use egress_compile::Compiled;
-use egress_policy::explain::{Explainer, Lack, Question, Stage, Traffic};
+use egress_policy::explain::{Explainer, Lack, Question, RoutePart, Stage, Traffic};
 use egress_policy::{Headers, Identity, Protocol, ReasonCode, Request};
 use serde::Serialize;
 
@@ -220,13 +220,8 @@ fn ask(
 
 /// Whether all that is lacked may be headers, which nobody has seen.
 fn may_be_headers(lack: &Lack) -> bool {
-    use egress_policy::explain::RoutePart;
-    match lack {
-        Lack::Route { routes, .. } => {
-            routes.iter().any(|route| route.lacks.iter().all(|part| matches!(part, RoutePart::Header { .. })))
-        }
-        _ => false,
-    }
+    let is_header = |part: &RoutePart| matches!(part, RoutePart::Header { .. });
+    matches!(lack, Lack::Route { routes } if routes.iter().any(|route| route.lacks.iter().all(is_header)))
 }
 
 /// Headers are not remembered.
