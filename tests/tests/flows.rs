@@ -111,7 +111,7 @@ fn off_unless_asked() -> Result<()> {
     let pod = world.pod()?;
     let shim = world.shim(&[])?;
     let envoy = mesh::sidecar(&pod, false)?;
-    ensure!(!envoy.admin("/config_dump")?.contains("tcp_grpc"));
+    ensure!(!envoy.admin("/config_dump?resource=dynamic_listeners")?.contains("tcp_grpc"));
     ensure!(serde_json::from_str::<Value>(&shim.get("/flows")?)?["enabled"] == false);
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let output = world

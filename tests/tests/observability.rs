@@ -21,7 +21,8 @@ fn metrics_and_status() -> Result<()> {
     // Over TLS, and believed all the same.
     let (authority, own) = identified_by_tokens()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
-    let shim = world.shim(&["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key")])?;
+    let tls = ["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key")];
+    let shim = world.shim(&[&tls[..], &["--flow-log"]].concat())?;
     let bootstrap = mesh::bootstrap_with("curl/curl", false, &["--xds-ca", &ca.text("ca.crt")])?;
     let envoy = Envoy::start(&pod, &bootstrap, 1)?;
 
