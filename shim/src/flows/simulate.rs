@@ -142,6 +142,8 @@ fn is_beyond_policy(flow: &Flow) -> bool {
         decided::code(flow.decided.refusal()),
         Some(
             ReasonCode::AddressForbidden
+                | ReasonCode::InMesh
+                | ReasonCode::InMeshDenied
                 | ReasonCode::NotIntercepted
                 | ReasonCode::PolicyInvalid
                 | ReasonCode::Revoked

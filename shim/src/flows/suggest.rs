@@ -64,6 +64,15 @@ enum Way {
     Not(&'static str),
 }
 
+/// The flow as an address can allow it: an `http` rule allows names only.
+fn by_address(flow: &Flow) -> Flow {
+    let mut flow = flow.clone();
+    if flow.protocol == Protocol::Http {
+        flow.protocol = Protocol::Tcp;
+    }
+    flow
+}
+
 impl Suggestion {
     /// Makes policies for what was refused, or would have been.
     #[must_use]
@@ -78,7 +87,7 @@ impl Suggestion {
             for way in ways(flow) {
                 match way {
                     Way::Name(name) => names.entry(name).or_default().add(flow),
-                    Way::Address(address) => addresses.entry(address).or_default().add(flow),
+                    Way::Address(address) => addresses.entry(address).or_default().add(&by_address(flow)),
                     Way::Not(why) => left.push(format!(
                         "{} ({}): {}: {why}",
                         flow.destination(),
