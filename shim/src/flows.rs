@@ -1,6 +1,6 @@
 //! What workloads talk to: remembered from the access logs of their sidecars, and what follows from it.
 //!
-//! Data flows one way: a log entry ([`entry`], [`line`]) is an [`Observation`]; a [`memory::Memory`] makes
+//! Data flows one way: a log entry ([`entry`], [`mod@line`]) is an [`Observation`]; a [`memory::Memory`] makes
 //! [`Flow`]s of them; [`suggest`] and [`simulate`] read flows.
 
 pub mod clean;
