@@ -52,6 +52,9 @@ enum Task {
         /// Less of everything, to see that it works.
         #[arg(long)]
         quick: bool,
+        /// Compare ours with and without `serve --flow-log` instead.
+        #[arg(long)]
+        flow_log: bool,
     },
     /// Fuzz what reads foreign input; needs a nightly compiler.
     Fuzz {
@@ -114,13 +117,14 @@ fn run(task: Task) -> Result<()> {
             let built = build("dev")?;
             tools::system()?;
             let envoy = tools::envoy(None)?;
-            built.run("demo", "dev", &envoy, keep.then_some("--keep"))
+            built.run("demo", "dev", &envoy, keep.then_some("--keep").as_slice())
         }
-        Task::Bench { quick } => {
+        Task::Bench { quick, flow_log } => {
             let built = build("release")?;
             tools::system()?;
             let envoy = tools::envoy(None)?;
-            built.run("bench", "release", &envoy, quick.then_some("--quick"))
+            let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log")];
+            built.run("bench", "release", &envoy, &flags.into_iter().flatten().collect::<Vec<_>>())
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
         Task::Test { fast, envoy, without } => test(fast, envoy.as_deref(), &without),
@@ -184,7 +188,7 @@ impl Built {
     }
 
     /// Runs a program of the harness.
-    fn run(&self, program: &str, profile: &str, envoy: &Path, argument: Option<&str>) -> Result<()> {
+    fn run(&self, program: &str, profile: &str, envoy: &Path, arguments: &[&str]) -> Result<()> {
         let mut command = cargo(&[
             "run",
             "--quiet",
@@ -196,7 +200,7 @@ impl Built {
             profile,
             "--",
         ])?;
-        command.args(argument);
+        command.args(arguments);
         self.environment(&mut command, envoy);
         must(program, &mut command)
     }

@@ -14,8 +14,9 @@ use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use egress_tests::client::{self, Outcome};
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{self, Pod};
+use egress_tests::shim::Shim;
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -25,6 +26,9 @@ struct Args {
     /// Only the comparisons whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Compare ours with and without `serve --flow-log` instead.
+    #[arg(long)]
+    flow_log: bool,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,9 @@ fn run(args: &Args) -> Result<()> {
     world.write("bench.yaml", POLICY)?;
     world.global_egress(false)?;
     let shim = world.shim(&[])?;
+    if args.flow_log {
+        return flow_log(&world, args);
+    }
     let folder = mesh::root().join("tests/bench");
     let pods = [world.pod()?, world.pod()?, world.pod()?];
     let bare = Envoy::start(&pods[0], &std::fs::read_to_string(folder.join("bare.yaml"))?, 1)?;
@@ -68,12 +75,7 @@ fn run(args: &Args) -> Result<()> {
         egress_tests::envoy::version()?
     );
     println!("{:<34}{:>11}{:>11}{:>11}{:>12}{:>12}", "", "bare", "osm", "ours", "ours/bare", "ours/osm");
-    for (name, work) in [
-        ("new TCP connection", tcp as Work),
-        ("new TLS connection", tls),
-        ("HTTP request, kept alive", http_kept),
-        ("HTTP request, Connection: close", http_closed),
-    ] {
+    for (name, work) in WORKS {
         if args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
@@ -105,6 +107,67 @@ fn run(args: &Args) -> Result<()> {
 }
 
 type Work = fn(u32) -> Result<()>;
+
+const WORKS: [(&str, Work); 4] = [
+    ("new TCP connection", tcp),
+    ("new TLS connection", tls),
+    ("HTTP request, kept alive", http_kept),
+    ("HTTP request, Connection: close", http_closed),
+];
+
+/// What it costs Envoy to tell the control plane of connections and requests. It tells a second later: so all of its
+/// time counts until everything was told, and not the time of each round.
+fn flow_log(world: &World, args: &Args) -> Result<()> {
+    let told = Shim::start(
+        &world.outside.netns,
+        SECOND_CONTROL_PLANE,
+        world.manifests.path(),
+        &["--flow-log", "--dns-resolver", &SocketAddr::new(NAME_SERVER, 53).to_string()],
+    )?;
+    let pods = [world.pod()?, world.pod()?];
+    let without = mesh::sidecar(&pods[0], false)?;
+    let xds = SocketAddr::new(SECOND_CONTROL_PLANE, 15128).to_string();
+    let with = Envoy::start(&pods[1], &mesh::bootstrap_with("curl/curl", false, &["--xds", &xds])?, 1)?;
+    let (rounds, count) = if args.quick { (3, 50) } else { (40, 300) };
+    println!(
+        "Envoy {}: processor time of Envoy, mean of {rounds} rounds of {count}",
+        egress_tests::envoy::version()?
+    );
+    println!("{:<34}{:>11}{:>11}{:>14}", "", "without", "flow log", "with/without");
+    for (name, work) in WORKS {
+        // It warms up.
+        for pod in &pods {
+            pod.workload().run(|| work(count))??;
+        }
+        settle(&told)?;
+        let before = [without.cpu()?, with.cpu()?];
+        for _ in 0..rounds {
+            for pod in &pods {
+                pod.workload().run(|| work(count))??;
+            }
+        }
+        settle(&told)?;
+        let cost = |now: u64, before: u64| (now - before) as f64 / f64::from(count * rounds) / 1000.0;
+        let (without, with) = (cost(without.cpu()?, before[0]), cost(with.cpu()?, before[1]));
+        println!("{name:<34}{without:>8.1} µs{with:>8.1} µs{:>14.3}", with / without);
+    }
+    println!("told of {} connections and requests", told.metric("osm_egress_flow_entries_total")?);
+    Ok(())
+}
+
+/// Waits until nothing more is told.
+fn settle(told: &Shim<'_>) -> Result<()> {
+    let entries = || told.metric("osm_egress_flow_entries_total");
+    let (mut last, mut since) = (entries()?, Instant::now());
+    egress_tests::wait::wait_for("the end of what is told", Duration::from_secs(20), || {
+        let now = entries().unwrap_or(last);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(2)
+    })?;
+    Ok(())
+}
 
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
