@@ -196,6 +196,11 @@ fn write_environment(envoy: &str) -> Result<()> {
             println!("  {ENVIRONMENT} is yours: set ENVOY_IMAGE={envoy} there");
             Ok(())
         }
-        _ => fs::write(&path, format!("{ours}ENVOY_IMAGE={envoy}\n")).context("cannot write .env"),
+        _ => {
+            // A bootstrap is made for the version that reads it.
+            let version = envoy.rsplit_once(':').map_or("", |(_, version)| version);
+            let text = format!("{ours}ENVOY_IMAGE={envoy}\nENVOY_VERSION={version}\n");
+            fs::write(&path, text).context("cannot write .env")
+        }
     }
 }
