@@ -4,12 +4,18 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow};
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::data::accesslog::v3::TcpAccessLogEntry;
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
+    Identifier, LogEntries, TcpAccessLogEntries,
+};
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use tokio_stream::StreamExt;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
 use crate::authority::Pair;
@@ -44,18 +50,49 @@ impl Proxy<'_> {
     /// # Errors
     /// When there is no connection, or no end.
     pub fn ask(&self, from: &Netns, to: SocketAddr) -> Result<Result<String, Status>> {
+        self.run(from, self.stream(to))
+    }
+
+    /// Tells of these connections, as a sidecar's access log does, and gives how the control plane ends that.
+    ///
+    /// # Errors
+    /// When there is no connection, or no end.
+    pub fn tell(
+        &self,
+        from: &Netns,
+        to: SocketAddr,
+        log_entry: Vec<TcpAccessLogEntry>,
+    ) -> Result<Result<(), Status>> {
+        self.run(from, async {
+            let channel = match self.connect(to).await? {
+                Ok(channel) => channel,
+                Err(status) => return Ok(Err(status)),
+            };
+            let identifier =
+                Identifier { node: Some(self.node(self.node)), log_name: "connections".to_owned() };
+            let message = StreamAccessLogsMessage {
+                identifier: Some(identifier),
+                log_entries: Some(LogEntries::TcpLogs(TcpAccessLogEntries { log_entry })),
+            };
+            let request = self.with_authorization(tokio_stream::once(message))?;
+            let mut client = AccessLogServiceClient::new(channel);
+            Ok(client.stream_access_logs(request).await.map(|_| ()))
+        })
+    }
+
+    fn run<T: Send>(
+        &self,
+        from: &Netns,
+        stream: impl Future<Output = Result<Result<T, Status>>> + Send,
+    ) -> Result<Result<T, Status>> {
         from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let asking = tokio::time::timeout(PATIENCE * 2, self.stream(to));
-                asking
-                    .await
-                    .map_err(|_| anyhow!("the stream of `{}` neither gives anything nor ends", self.node))?
-            })
+            let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE * 2, stream).await });
+            ended.map_err(|_| anyhow!("the stream of `{}` neither gives anything nor ends", self.node))?
         })?
     }
 
-    async fn stream(&self, to: SocketAddr) -> Result<Result<String, Status>> {
+    async fn connect(&self, to: SocketAddr) -> Result<Result<Channel, Status>> {
         let scheme = if self.authority.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{to}"))?;
         if let Some(authority) = self.authority {
@@ -68,16 +105,31 @@ impl Proxy<'_> {
             endpoint = endpoint.tls_config(tls)?;
         }
         // In TLS 1.3 a client learns with its first read that its certificate was refused.
-        let channel = match endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Err(Status::new(Code::Unavailable, format!("{error:?}")))),
-        };
+        let connected = endpoint.connect().await;
+        Ok(connected.map_err(|error| Status::new(Code::Unavailable, format!("{error:?}"))))
+    }
+
+    fn node(&self, id: &str) -> Node {
         let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
         let fields = self.metadata.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
-        let node =
-            |id: &str| Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() };
+        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Node::default() }
+    }
+
+    fn with_authorization<T>(&self, message: T) -> Result<Request<T>> {
+        let mut request = Request::new(message);
+        for value in self.authorization {
+            request.metadata_mut().append("authorization", value.parse()?);
+        }
+        Ok(request)
+    }
+
+    async fn stream(&self, to: SocketAddr) -> Result<Result<String, Status>> {
+        let channel = match self.connect(to).await? {
+            Ok(channel) => channel,
+            Err(status) => return Ok(Err(status)),
+        };
         let first = DiscoveryRequest {
-            node: Some(node(self.node)),
+            node: Some(self.node(self.node)),
             type_url: LISTENER.to_owned(),
             ..DiscoveryRequest::default()
         };
@@ -89,10 +141,7 @@ impl Proxy<'_> {
         };
         // The stream stays open after what it asks for.
         let requests = tokio_stream::iter([first, second]).chain(tokio_stream::pending());
-        let mut request = Request::new(requests);
-        for value in self.authorization {
-            request.metadata_mut().append("authorization", value.parse()?);
-        }
+        let request = self.with_authorization(requests)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
         let mut answers = match client.stream_aggregated_resources(request).await {
             Ok(answers) => answers.into_inner(),

@@ -12,6 +12,12 @@ use egress_tests::netns::{Netns, ensure_capable};
 use egress_tests::shim::{self, Shim};
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, SocketAddress, address, socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, TcpAccessLogEntry};
+use envoy_types::pb::google::protobuf::{Any, StringValue};
+use prost::Message;
 use tonic::Code;
 
 const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
@@ -206,6 +212,68 @@ fn the_commands_of_the_page() -> Result<()> {
             ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+    Ok(())
+}
+
+/// A connection that was refused, as a sidecar tells of it.
+fn refused_connection() -> TcpAccessLogEntry {
+    let socket = SocketAddress {
+        address: "203.0.113.10".into(),
+        port_specifier: Some(PortSpecifier::PortValue(25)),
+        ..Default::default()
+    };
+    let decision = Any {
+        type_url: "type.googleapis.com/google.protobuf.StringValue".to_owned(),
+        value: StringValue { value: "deny no-rule - -".to_owned() }.encode_to_vec(),
+    };
+    TcpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            downstream_local_address: Some(Address {
+                address: Some(address::Address::SocketAddress(socket)),
+            }),
+            filter_state_objects: [("wasm.egress.decision".to_owned(), decision)].into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// What a proxy tells of is its own, whatever it says: policies are suggested from that.
+#[test]
+fn who_tells_of_connections() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let authority = Authority::new()?;
+    let own = Volume::of_pair(&server(&authority)?)?;
+    let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
+    let shim = shim(&world, &own, &ca, &["--flow-log"])?;
+    let a = named(&authority, "a")?;
+    let good = Proxy {
+        authority: Some(&authority.pem),
+        host: HOST,
+        certificate: Some(&a),
+        node: "p.a.curl",
+        ..Proxy::default()
+    };
+    let tell = |proxy: &Proxy<'_>| proxy.tell(&world.outside.netns, XDS, vec![refused_connection()]);
+    for (case, proxy, code) in [
+        ("no credentials", Proxy { certificate: None, ..good.clone() }, Code::Unauthenticated),
+        ("another's node id", Proxy { node: "p.b.curl", ..good.clone() }, Code::PermissionDenied),
+        (
+            "another's metadata",
+            Proxy { metadata: &[("NAMESPACE", "curl"), ("SERVICE_ACCOUNT", "b")], ..good.clone() },
+            Code::PermissionDenied,
+        ),
+    ] {
+        let status = tell(&proxy)?.err().with_context(|| format!("{case}: it was listened to"))?;
+        ensure!(status.code() == code, "{case}: {status:?}");
+    }
+    let flows = || -> Result<serde_json::Value> { Ok(serde_json::from_str(&shim.get("/flows")?)?) };
+    ensure!(flows()?["flows"].as_array().is_some_and(Vec::is_empty), "{:#}", flows()?);
+    tell(&good)?.context("who is known")?;
+    let all = flows()?;
+    ensure!(all["flows"].as_array().is_some_and(|flows| flows.len() == 1), "{all:#}");
+    ensure!(all["flows"][0]["identity"] == "curl/a" && all["flows"][0]["port"] == 25, "{all:#}");
     Ok(())
 }
 
