@@ -73,7 +73,7 @@ impl EvidenceArgs {
         self.document.is_none()
     }
 
-    fn options(&self) -> CompileOptions {
+    pub(super) fn options(&self) -> CompileOptions {
         self.mesh.clone().into()
     }
 }

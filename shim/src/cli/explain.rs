@@ -60,7 +60,8 @@ pub(super) struct ExplainArgs {
     /// Protocol, as in `osm verify connectivity`.
     #[arg(long, value_enum, requires = "to_ext_port", default_value_t = AppProtocol::Http)]
     app_protocol: AppProtocol,
-    /// A control plane's admin address: says which proxies have acknowledged the policy that was asked.
+    /// A control plane's admin address: says which proxies have acknowledged the policy that was asked. Without it
+    /// a cluster says how many.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
     /// Show every rule, however far away.
@@ -186,6 +187,10 @@ impl ExplainArgs {
             bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
         }
         let origin = self.evidence.origin().await?;
+        let client = match &origin {
+            Origin::Cluster(connection) if self.admin.is_none() => Some(connection.client.clone()),
+            Origin::Cluster(_) | Origin::Read(_) => None,
+        };
         let mut notes = Vec::new();
         let mut source = self.source.clone();
         if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
@@ -199,6 +204,16 @@ impl ExplainArgs {
         }
         let evidence = self.evidence.read(origin).await?;
         let identity = identity(source.as_ref(), &evidence)?;
+        if let Some(client) = client {
+            let document = evidence.document(&identity)?;
+            let said = kubernetes::last_said(&client, &self.evidence.options(), &identity).await;
+            notes.push(match said {
+                Ok(said) => proxies::in_short(&said, &identity, &document),
+                Err(reason) => {
+                    format!("which proxies have this document cannot be read ({reason}): pass `--admin`")
+                }
+            });
+        }
         Ok(Found { evidence, identity, notes })
     }
 

@@ -1,5 +1,7 @@
 //! Which proxies have a document, as the control plane knows it.
 
+use std::collections::BTreeMap;
+
 use egress_policy::{Document, Identity};
 use serde::Serialize;
 use serde_json::Value;
@@ -60,6 +62,18 @@ pub fn of(status: &Value, identity: &Identity, pod: Option<&str>, document: &Doc
         source_unavailable: text(&status["sourceUnavailable"]),
         proxies,
     }
+}
+
+/// How many proxies of an identity have a document, by how many have which version.
+#[must_use]
+pub fn in_short(has: &BTreeMap<String, u64>, identity: &Identity, document: &Document) -> String {
+    let connected: u64 = has.values().sum();
+    let current = has.get(&document.version).copied().unwrap_or_default();
+    if connected == 0 {
+        return format!("control planes know of no proxy of {identity}");
+    }
+    let which = if current == connected { "" } else { ": `--admin` says which" };
+    format!("{current} of {connected} proxies of {identity} have acknowledged this document{which}")
 }
 
 /// Whether a node id is that of a pod's sidecar: it begins with the pod's name.

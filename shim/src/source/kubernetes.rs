@@ -34,6 +34,7 @@ pub(crate) use self::object::{Item, is_ours, read};
 use self::object::{Key, Observed};
 pub use self::once::{Pod, pod, read_once};
 pub(crate) use self::replicas::LABEL as REPORTS_LABEL;
+pub use self::replicas::last_said;
 use self::replicas::{Exchange, Report};
 pub use self::review::{Review, Reviewer};
 use super::SourceState;

@@ -177,6 +177,13 @@ fn who_has_acknowledged() -> Result<()> {
         .with_context(|| format!("{:#?}\n{}", explain.ask(&to).map(|(report, _)| report), shim.log()))
     };
     has(true)?;
+    let note = |expected: &str| {
+        wait_for(&format!("a note `{expected}`"), Duration::from_secs(20), || {
+            let output = explain.run(User::Admin, &["--pod", "curl/sidecar", "--to", to[1]]);
+            output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(expected))
+        })
+    };
+    note("1 of 1 proxies of curl/curl have acknowledged this document\n")?;
     // A sidecar that does not take what it is sent.
     envoy.pause()?;
     cluster.api.apply(ANOTHER)?;
@@ -197,6 +204,7 @@ fn who_has_acknowledged() -> Result<()> {
     )?;
     let text = String::from_utf8(text.stdout)?;
     ensure!(text.contains("sidecar.curl.curl: NOT YET"), "{text}");
+    note("0 of 1 proxies of curl/curl have acknowledged this document: `--admin` says which\n")?;
     envoy.go_on()?;
     has(true)?;
 

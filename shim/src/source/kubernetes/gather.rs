@@ -8,11 +8,9 @@ use std::sync::Arc;
 
 use super::object::{Item, Key, Observed, file};
 use crate::source::{Availability, SourceState};
+use egress_compile::MONITORED_LABEL;
 use egress_compile::manifest::Kind;
 use egress_compile::store::{Change, FileUpdate, Store};
-
-/// The label of a namespace that belongs to a mesh.
-const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]

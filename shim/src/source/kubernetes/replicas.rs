@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use egress_policy::Identity;
 use futures::StreamExt;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -57,17 +58,10 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Of the control plane of this name.
     pub(super) fn new(client: &Client, options: &CompileOptions, replica: &str) -> Self {
-        let resource = ApiResource {
-            group: String::new(),
-            version: "v1".to_owned(),
-            api_version: "v1".to_owned(),
-            kind: "ConfigMap".to_owned(),
-            plural: "configmaps".to_owned(),
-        };
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let parts = [replica.as_bytes(), &std::process::id().to_be_bytes(), &now.as_nanos().to_be_bytes()];
         Self {
-            api: Api::namespaced_with(client.clone(), &options.mesh_config_namespace, &resource),
+            api: config_maps(client, options),
             name: format!("{PREFIX}{replica}"),
             mesh: options.mesh_name.clone(),
             instance: hash(parts),
@@ -150,7 +144,7 @@ impl Exchange {
 
     /// Listens to the others, for as long as anybody wants to know.
     pub(super) async fn listen(self, publish: watch::Sender<Reports>) {
-        let config = watcher::Config::default().labels(&format!("{LABEL}={}", self.mesh));
+        let config = watcher::Config::default().labels(&selector(&self.mesh));
         let mut stream = std::pin::pin!(watcher::watcher(self.api.clone(), config));
         let mut seen = Seen::new(&self.name, &self.instance);
         let mut look = tokio::time::interval(LOOK);
@@ -211,6 +205,42 @@ impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Exchange").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+fn config_maps(client: &Client, options: &CompileOptions) -> Api<DynamicObject> {
+    let resource = ApiResource {
+        group: String::new(),
+        version: "v1".to_owned(),
+        api_version: "v1".to_owned(),
+        kind: "ConfigMap".to_owned(),
+        plural: "configmaps".to_owned(),
+    };
+    Api::namespaced_with(client.clone(), &options.mesh_config_namespace, &resource)
+}
+
+fn selector(mesh: &str) -> String {
+    format!("{LABEL}={mesh}")
+}
+
+/// How many proxies of an identity have which version of its document, as all control planes said last. One that
+/// died a moment ago is still among them.
+///
+/// # Errors
+/// When that cannot be read.
+pub async fn last_said(
+    client: &Client,
+    options: &CompileOptions,
+    identity: &Identity,
+) -> Result<BTreeMap<String, u64>, String> {
+    let params = ListParams::default().labels(&selector(&options.mesh_name));
+    let list = config_maps(client, options).list(&params).await.map_err(|error| reason(&error))?;
+    let mut all = BTreeMap::new();
+    for report in list.items.iter().filter_map(|object| Report::read(value(object, "proxies")?)) {
+        for (version, count) in report.of_identity(identity) {
+            *all.entry(version.clone()).or_default() += count;
+        }
+    }
+    Ok(all)
 }
 
 /// A value of a ConfigMap.

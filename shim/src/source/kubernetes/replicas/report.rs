@@ -66,6 +66,11 @@ impl Report {
         serde_json::from_str(text).ok()
     }
 
+    /// How many proxies of an identity have which version.
+    pub(super) fn of_identity(&self, identity: &Identity) -> impl Iterator<Item = (&String, &u64)> {
+        self.identities.get(&identity.to_string()).into_iter().flat_map(|entry| &entry.has)
+    }
+
     /// Whether it cannot be said what proxies of this identity have.
     fn is_silent_on(&self, identity: &str) -> bool {
         let last = self.identities.keys().next_back();
