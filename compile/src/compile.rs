@@ -35,7 +35,9 @@ pub const UPGRADES_ANNOTATION: &str = "openservicemesh.io/egress-upgrades";
 /// The annotation that says what the https rules of an Egress object do with encrypted ClientHellos.
 pub const ENCRYPTED_HELLO_ANNOTATION: &str = "openservicemesh.io/egress-ech";
 /// The label of a namespace that belongs to a mesh.
-const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
+pub const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
+/// The label of a namespace that belongs to no mesh, whatever else it says.
+pub const IGNORE_LABEL: &str = "openservicemesh.io/ignore";
 
 /// What is not said by objects.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,6 @@ pub mod manifest;
 pub mod store;
 
 pub use compile::{
-    CompileOptions, Compiled, Condition, ENCRYPTED_HELLO_ANNOTATION, Limits, MODE_ANNOTATION, OwnCluster,
-    UPGRADES_ANNOTATION, compile,
+    CompileOptions, Compiled, Condition, ENCRYPTED_HELLO_ANNOTATION, IGNORE_LABEL, Limits, MODE_ANNOTATION,
+    MONITORED_LABEL, OwnCluster, UPGRADES_ANNOTATION, compile,
 };

@@ -12,10 +12,7 @@ use crate::source::folder::Folder;
 use crate::source::{Availability, SourceState};
 use egress_compile::manifest::{Body, Kind, ObjectRef, Problem, Severity};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, Compiled, Condition, compile};
-
-/// The label of a namespace that belongs to a mesh.
-const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
+use egress_compile::{CompileOptions, Compiled, Condition, MONITORED_LABEL, compile};
 
 /// What a question is asked of.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! The answer to an API server that is about to make a pod.
 
-use egress_compile::CompileOptions;
 use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
 use egress_compile::store::Store;
+use egress_compile::{CompileOptions, IGNORE_LABEL, MONITORED_LABEL};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
@@ -13,8 +13,6 @@ use super::{INJECTION_ANNOTATION, Refusal, Settings, mutate};
 
 /// Namespaces of Kubernetes itself.
 const NEVER: [&str; 2] = ["kube-system", "kube-public"];
-const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
-const IGNORE_LABEL: &str = "openservicemesh.io/ignore";
 
 /// Whether an annotation says yes or no; nothing where there is none.
 pub type Choice = Option<bool>;

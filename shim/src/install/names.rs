@@ -17,12 +17,6 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Keeps the values that were given, so that an upgrade need not be told them again.
 pub const VALUES: &str = "openservicemesh.io/osm-egress-values";
-/// On a namespace: the mesh that it belongs to.
-pub const MONITORED_BY: &str = "openservicemesh.io/monitored-by";
-/// On a namespace: it belongs to no mesh, whatever else it says.
-pub const IGNORE: &str = "openservicemesh.io/ignore";
-/// On a namespace or a pod: whether pods get sidecars.
-pub const INJECTION: &str = "openservicemesh.io/sidecar-injection";
 
 /// Port of the control plane for proxies.
 pub const XDS_PORT: u16 = 15128;

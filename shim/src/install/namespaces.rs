@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::id::{Id, resource};
-use super::names::{IGNORE, INJECTION, MONITORED_BY};
 use super::{say, warn};
+use crate::inject::INJECTION_ANNOTATION;
+use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
 /// Never part of a mesh: what is in them keeps the cluster running.
 const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -29,7 +30,7 @@ fn id(name: &str) -> Id {
 }
 
 fn mesh_of(namespace: &Value) -> Option<&str> {
-    namespace["metadata"]["labels"][MONITORED_BY].as_str()
+    namespace["metadata"]["labels"][MONITORED_LABEL].as_str()
 }
 
 async fn read(cluster: &Cluster, name: &str) -> Result<Value> {
@@ -62,14 +63,14 @@ pub async fn add(mesh: &Mesh<'_>, namespaces: &[String], inject: bool) -> Result
                 "namespace {name} belongs to mesh {other}: remove it there first, or pass `--mesh-name {other}`"
             );
         }
-        if !namespace["metadata"]["labels"][IGNORE].is_null() {
-            bail!("namespace {name} has the label {IGNORE}: remove that first");
+        if !namespace["metadata"]["labels"][IGNORE_LABEL].is_null() {
+            bail!("namespace {name} has the label {IGNORE_LABEL}: remove that first");
         }
     }
     let injection = if inject { "enabled" } else { "disabled" };
     let patch = json!({ "metadata": {
-        "labels": { MONITORED_BY: mesh.name },
-        "annotations": { INJECTION: injection },
+        "labels": { MONITORED_LABEL: mesh.name },
+        "annotations": { INJECTION_ANNOTATION: injection },
     }});
     for name in namespaces {
         cluster.patch(&id(name), &patch).await?;
@@ -106,8 +107,8 @@ pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
         }
     }
     let patch = json!({ "metadata": {
-        "labels": { MONITORED_BY: null },
-        "annotations": { INJECTION: null },
+        "labels": { MONITORED_LABEL: null },
+        "annotations": { INJECTION_ANNOTATION: null },
     }});
     for name in namespaces {
         cluster.patch(&id(name), &patch).await?;
@@ -123,7 +124,8 @@ pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
 /// When the API server does not say.
 pub async fn list(kubeconfig: Option<&Path>, mesh: Option<&str>, as_json: bool) -> Result<()> {
     let cluster = Cluster::connect(kubeconfig).await?;
-    let selector = mesh.map_or_else(|| MONITORED_BY.to_owned(), |mesh| format!("{MONITORED_BY}={mesh}"));
+    let selector =
+        mesh.map_or_else(|| MONITORED_LABEL.to_owned(), |mesh| format!("{MONITORED_LABEL}={mesh}"));
     let found = cluster.list(&resource("v1", "Namespace"), None, &selector).await?;
     let rows: Vec<[&str; 3]> = found
         .iter()
@@ -132,7 +134,7 @@ pub async fn list(kubeconfig: Option<&Path>, mesh: Option<&str>, as_json: bool) 
             [
                 metadata["name"].as_str().unwrap_or_default(),
                 mesh_of(namespace).unwrap_or_default(),
-                metadata["annotations"][INJECTION].as_str().unwrap_or("-"),
+                metadata["annotations"][INJECTION_ANNOTATION].as_str().unwrap_or("-"),
             ]
         })
         .collect();

@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, wait};
 use super::id::{Id, resource};
-use super::names::{INSTANCE, MONITORED_BY, NAME, Names};
+use super::names::{INSTANCE, NAME, Names};
 use super::plan::{is_ours, look};
 use super::{render, say, warn};
 use crate::source::kubernetes::REPORTS_LABEL;
+use egress_compile::MONITORED_LABEL;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ pub async fn run(options: &Options) -> Result<()> {
     if !found {
         say(format!("there was nothing of mesh {} in {}", names.mesh, cluster.server));
     }
-    let monitored = format!("{MONITORED_BY}={}", names.mesh);
+    let monitored = format!("{MONITORED_LABEL}={}", names.mesh);
     let enrolled = cluster.list(&resource("v1", "Namespace"), None, &monitored).await?;
     if !enrolled.is_empty() {
         let list: Vec<&str> =

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::certificates::Pair;
 use super::id::Id;
-use super::names::{CA_SECRET, IGNORE, MANAGED_BY, NAME, Names, TLS_SECRET};
+use super::names::{CA_SECRET, MANAGED_BY, NAME, Names, TLS_SECRET};
 use super::values::Values;
 use crate::crds;
+use egress_compile::IGNORE_LABEL;
 
 pub(super) use self::access::rules;
 pub(super) use self::mesh_config::difference;
@@ -104,7 +105,7 @@ fn namespace(names: &Names) -> Value {
         "apiVersion": "v1",
         "kind": "Namespace",
         // A mesh does not contain its own control plane.
-        "metadata": { "name": names.namespace, "labels": { IGNORE: "true" } },
+        "metadata": { "name": names.namespace, "labels": { IGNORE_LABEL: "true" } },
     })
 }
 

@@ -13,8 +13,10 @@ use serde_json::Value;
 
 use super::cluster::Cluster;
 use super::id::{Id, resource};
-use super::names::{IGNORE, INJECTION, MESH_CONFIG, MONITORED_BY, Names};
+use super::names::{MESH_CONFIG, Names};
 use super::plan;
+use crate::inject::{INJECTION_ANNOTATION, choice};
+use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -187,7 +189,7 @@ async fn others(cluster: &Cluster, names: &Names, report: &mut Report) -> Result
 }
 
 async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
-    let selector = format!("{MONITORED_BY}={}", names.mesh);
+    let selector = format!("{MONITORED_LABEL}={}", names.mesh);
     let found = cluster.list(&resource("v1", "Namespace"), None, &selector).await?;
     let mut list = Vec::new();
     let mut wrong = Vec::new();
@@ -195,10 +197,13 @@ async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Re
         let metadata = &namespace["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
         list.push(name);
-        if !metadata["labels"][IGNORE].is_null() || name == names.namespace {
+        if !metadata["labels"][IGNORE_LABEL].is_null() || name == names.namespace {
             wrong.push(format!("{name} is left out of injection and validation by label or name"));
-        } else if metadata["annotations"][INJECTION] != "enabled" {
-            wrong.push(format!("pods of {name} get no sidecars ({INJECTION} is not `enabled`)"));
+        } else if !matches!(
+            choice(metadata["annotations"][INJECTION_ANNOTATION].as_str(), INJECTION_ANNOTATION),
+            Ok(Some(true))
+        ) {
+            wrong.push(format!("pods of {name} get no sidecars ({INJECTION_ANNOTATION} is not `enabled`)"));
         }
     }
     if list.is_empty() {

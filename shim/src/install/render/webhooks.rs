@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{Input, Secrets, encoded};
-use crate::install::names::{IGNORE, MONITORED_BY, NAME};
+use crate::install::names::NAME;
+use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let namespaces = json!({
         "matchExpressions": [
-            { "key": MONITORED_BY, "operator": "In", "values": [input.names.mesh] },
-            { "key": IGNORE, "operator": "DoesNotExist" },
-            // Set by API servers from 1.21 on; those before have IGNORE.
+            { "key": MONITORED_LABEL, "operator": "In", "values": [input.names.mesh] },
+            { "key": IGNORE_LABEL, "operator": "DoesNotExist" },
+            // Set by API servers from 1.21 on; those before have IGNORE_LABEL.
             { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [input.names.namespace] },
         ],
     });
