@@ -9,6 +9,7 @@ mod flow_source;
 mod flows;
 mod inject;
 mod install;
+mod installation;
 mod iptables;
 mod namespace;
 mod serve;
