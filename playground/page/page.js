@@ -70,9 +70,19 @@ metadata: {name: wide, namespace: shop}
 spec:
   sources:
   - {kind: ServiceAccount, name: app, namespace: shop}
-  hosts: ["*.github.io", "*.example.com", 203.0.113.7]
+  hosts: ["*.github.io", "*.example.com"]
   ports:
   - {number: 443, protocol: https}
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: literal, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  hosts: [203.0.113.7]
+  ports:
+  - {number: 8443, protocol: https}
 ---
 apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -138,6 +148,7 @@ class Editor {
     this.text.addEventListener("scroll", () => this.follow());
     this.text.addEventListener("input", () => { this.number(); change(); });
     new ResizeObserver(() => this.follow()).observe(this.text);
+    this.number();
   }
   get value() { return this.text.value; }
   set value(text) { this.text.value = text; this.number(); }
@@ -190,7 +201,7 @@ function check() {
     return element("li", {},
       place(problem.line), " ",
       element("strong", { class: problem.severity }, problem.severity), " ",
-      element("span", { class: "mono" }, [object, problem.field].filter(Boolean).join(" ")), ": ",
+      object ? element("span", { class: "mono" }, [object, problem.field].filter(Boolean).join(" ")) : null, object ? ": " : "",
       problem.message,
       problem.advice ? element("div", { class: "quiet" }, problem.advice) : null);
   }));
@@ -455,6 +466,7 @@ async function start() {
   byId("example").addEventListener("change", (event) => { load(Number(event.target.value)); remember(); });
   byId("upload").addEventListener("change", upload);
   byId("connection").addEventListener("input", soon);
+  byId("connection").addEventListener("change", soon);
   const now = () => { everything(); remember(); };
   byId("connection").addEventListener("submit", (event) => { event.preventDefault(); now(); });
   document.addEventListener("keydown", (event) => {

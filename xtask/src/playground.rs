@@ -44,7 +44,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     let mut flags = vec!["-Cllvm-args=-inline-threshold=3".to_owned()];
     flags.extend(paths::remapped(root)?);
     let arguments =
-        ["build", "--quiet", "--package", "egress-playground", "--profile", "playground", "--target", TARGET];
+        ["build", "--quiet", "--package", "egress-playground", "--profile", "browser", "--target", TARGET];
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
         .args(arguments)
@@ -52,7 +52,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
         .status()
         .context("cannot run cargo")?;
     ensure!(status.success(), "the playground does not build");
-    let compiled = root.join("target").join(TARGET).join("playground/egress_playground.wasm");
+    let compiled = root.join("target").join(TARGET).join("browser/egress_playground.wasm");
     let mut output = Bindgen::new()
         .input_path(&compiled)
         .web(true)?

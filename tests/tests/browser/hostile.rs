@@ -56,6 +56,6 @@ fn long_and_broken() -> Result<()> {
     page.load(&format!("#{}", fragment.as_str().unwrap_or_default()))?;
     page.wait("the cases", "#cases", "Remove")?;
     page.browser.click("#run")?;
-    page.wait("what is wrong with them", "#cases", "says no port")?;
+    page.wait("what is wrong with them", "#cases", "is not HOST:PORT")?;
     page.is_well()
 }
