@@ -303,10 +303,18 @@ function add() {
   changedCases();
 }
 
-function changedCases() {
-  outcomes = null;
+// What was said of the cases is no longer so.
+function forget() {
+  if (outcomes) {
+    outcomes = null;
+    showCases();
+  }
   byId("diff").hidden = true;
   byId("changes").textContent = "";
+}
+
+function changedCases() {
+  forget();
   showCases();
   remember();
 }
@@ -422,17 +430,17 @@ function everything() {
   else { byId("answer").replaceChildren(); manifests.mark(null); }
 }
 
-const soon = later(() => { everything(); if (outcomes) { outcomes = null; showCases(); } remember(); }, 150);
+const soon = later(() => { everything(); remember(); }, 150);
 const soonRemember = later(remember, 150);
-const manifests = new Editor(byId("editor"), soon);
-const changed = new Editor(byId("changed-editor"), soonRemember);
+const manifests = new Editor(byId("editor"), () => { forget(); soon(); });
+const changed = new Editor(byId("changed-editor"), () => { forget(); soonRemember(); });
 
 function load(example) {
   const [, text, said] = EXAMPLES[example];
   manifests.value = text;
   setConnection({ source: "shop/app", ...said });
+  forget();
   everything();
-  if (outcomes) { outcomes = null; showCases(); }
 }
 
 async function upload() {
@@ -440,6 +448,7 @@ async function upload() {
   if (!texts.length) return;
   manifests.value = texts.map((text) => (text.endsWith("\n") ? text : `${text}\n`)).join("---\n");
   byId("upload").value = "";
+  forget();
   soon();
 }
 
@@ -475,7 +484,7 @@ async function start() {
   byId("add").addEventListener("click", add);
   byId("run").addEventListener("click", runAll);
   byId("save").addEventListener("click", save);
-  byId("copy").addEventListener("click", () => { changed.value = manifests.value; remember(); });
+  byId("copy").addEventListener("click", () => { changed.value = manifests.value; forget(); remember(); });
   byId("compare").addEventListener("click", compare);
   byId("whose").addEventListener("change", showDocuments);
   addEventListener("hashchange", () => { if (recall()) { everything(); showCases(); } });
