@@ -119,6 +119,12 @@ impl Compiled {
         self.clusters.get(identity).map_or(&[], Vec::as_slice)
     }
 
+    /// The most proxies that one control plane lets connect, where there is a limit.
+    #[must_use]
+    pub fn most_proxies(&self) -> Option<usize> {
+        self.modes.most_proxies()
+    }
+
     /// The mode of identities for which nothing else is said.
     #[must_use]
     pub fn default_mode(&self) -> Mode {

@@ -3,14 +3,13 @@
 //! Unlike the problems of [`Condition`](crate::Condition)s, which objects carry in a cluster, these look at all
 //! policies together and are for whoever writes them.
 
-mod multi_tenant;
 mod shadow;
+pub mod shared_suffixes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use egress_policy::{Document, Host, HostPattern, Protocol};
 
-pub use self::multi_tenant::multi_tenant;
 use crate::Compiled;
 use crate::compile::host;
 use crate::manifest::spec::Egress;
@@ -58,7 +57,7 @@ fn about_pattern(
 ) -> Vec<Problem> {
     let HostPattern::Below(above) = pattern else { return Vec::new() };
     let mut problems = Vec::new();
-    if let Some(suffix) = multi_tenant(above) {
+    if let Some(suffix) = shared_suffixes::below(above) {
         let message = format!("anybody can get a name below `{suffix}`, and `{pattern}` allows it");
         let advice = "name the hosts that are meant: data can leave through a stranger's";
         problems.push(lint(Severity::Warning, object, field, message).advice(advice));

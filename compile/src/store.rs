@@ -88,6 +88,27 @@ impl Store {
         true
     }
 
+    /// What there would be if the objects of another store were applied to these: they take the place of those of
+    /// the same kind and name.
+    #[must_use]
+    pub fn overlaid(&self, with: &Self) -> Self {
+        let replaced = with.index().objects;
+        let mut files: BTreeMap<Arc<str>, File> = BTreeMap::new();
+        for (name, file) in &self.files {
+            let objects = file.objects.iter().filter(|object| !replaced.contains_key(&object.reference));
+            files.insert(Arc::clone(name), File { objects: objects.cloned().collect(), ..file.clone() });
+        }
+        for (name, file) in &with.files {
+            // A file of the same name says something else.
+            let mut own = name.to_string();
+            while files.contains_key(own.as_str()) {
+                own = format!("new {own}");
+            }
+            files.insert(own.into(), file.clone());
+        }
+        Self { files }
+    }
+
     /// The names of the files.
     pub fn files(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()

@@ -129,6 +129,9 @@ impl<H: Connection> Network<H> {
                         if encrypted {
                             record::encrypted_hello(&self.host, &decision);
                         }
+                        if !leads_to_a_name(&decision) {
+                            record::server_name(&self.host, server_name);
+                        }
                         Seen::Tls { server_name: server_name.map(Into::into), encrypted }
                     }
                     Opening::BrokenTls(_) => Seen::Tls { server_name: None, encrypted: false },
@@ -162,6 +165,11 @@ impl<H: Connection> Network<H> {
             }
         }
     }
+}
+
+/// Whether Envoy resolves the name, and so knows it.
+fn leads_to_a_name(decision: &Decision<'_>) -> bool {
+    matches!(decision, Decision::Allow(permit) if matches!(permit.to, Destination::Resolved(..)))
 }
 
 /// A connection has waited too long for its first bytes.

@@ -9,6 +9,15 @@ use crate::host::Host;
 /// One field for everything, because each costs as much as the rest of the plugin together.
 pub(crate) const DECISION: &str = "egress.decision";
 
+/// The filter-state key of the server name in the ClientHello, where nothing else says it: a name that Envoy
+/// resolves is a filter state already.
+pub(crate) const SERVER_NAME: &str = "egress.server_name";
+
+/// Writes down which server name a ClientHello has; `-` stands for none.
+pub(crate) fn server_name(host: &impl Host, name: Option<&str>) {
+    host.note(SERVER_NAME, name.unwrap_or("-"));
+}
+
 /// Writes a decision down: `VERDICT REASON POLICY RULE`, and in audit mode the reason for which it
 /// would have been refused. `-` stands for no policy and no rule.
 pub(crate) fn decision(host: &impl Host, decision: &Decision<'_>, protocol: Protocol) {

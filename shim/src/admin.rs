@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 
+use crate::flows::memory::{Filter, Flows};
 use crate::metrics;
 use crate::source::Availability;
 use crate::status::{Shared, Status};
@@ -29,6 +30,7 @@ pub async fn serve(
         .route("/servingz", get(serving))
         .route("/metrics", get(metrics_text))
         .route("/status", get(status))
+        .route("/flows", get(flows))
         .with_state(shared);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await
 }
@@ -64,4 +66,9 @@ async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
     Json(Status::now(&shared))
+}
+
+/// What workloads talk to: `?identity=ns/sa&verdict=deny&after=SEQUENCE`.
+async fn flows(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Json<Flows> {
+    Json(shared.flows.as_ref().map(|memory| memory.flows(&filter)).unwrap_or_default())
 }

@@ -5,12 +5,16 @@ mod check;
 mod compile;
 mod evidence;
 mod explain;
+mod flow_source;
+mod flows;
 mod inject;
 mod install;
 mod iptables;
 mod namespace;
 mod serve;
+mod simulate;
 mod status;
+mod suggest;
 mod test;
 mod uninstall;
 mod verify;
@@ -26,12 +30,15 @@ use self::bootstrap::BootstrapArgs;
 use self::check::Check;
 use self::compile::Compile;
 use self::explain::ExplainArgs;
+use self::flows::FlowsArgs;
 use self::inject::Inject;
 use self::install::Install;
 use self::iptables::Iptables;
 use self::namespace::Namespace;
 use self::serve::Serve;
+use self::simulate::SimulateArgs;
 use self::status::StatusArgs;
+use self::suggest::SuggestArgs;
 use self::test::TestArgs;
 use self::uninstall::Uninstall;
 use self::verify::Verify;
@@ -69,7 +76,7 @@ enum Command {
     Status(StatusArgs),
     /// Put the control plane into a cluster.
     #[command(
-        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/osm-egress:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
+        after_help = "Examples:\n  osm-egress install --set osm.egress.image=registry.example/shim:0.1.0,osm.egress.initImage=registry.example/init:0.1.0\n  osm-egress install --set osm.enableEgress=true -f values.yaml\n  osm-egress install --dry-run -o yaml"
     )]
     Install(Box<Install>),
     /// Bring an installed control plane up to date, and renew its certificate. The MeshConfig stays as it is.
@@ -107,6 +114,20 @@ enum Command {
         after_help = "Example:\n  osm-egress test --config-dir manifests expected.yaml --junit report.xml"
     )]
     Test(TestArgs),
+    /// Show what workloads talk to, and what was decided: for a control plane that runs with `--flow-log`.
+    #[command(after_help = "Example:\n  osm-egress flows --source curl/curl --verdict deny --follow")]
+    Flows(FlowsArgs),
+    /// Print policies that allow what a workload was refused, or would have been refused outside of audit mode.
+    #[command(
+        after_help = "Examples:\n  osm-egress suggest --source curl/curl > suggested.yaml\n  kubectl logs curl-7bb5845476-zwxbt -c envoy | osm-egress suggest --source curl/curl --log -"
+    )]
+    Suggest(SuggestArgs),
+    /// Say what changed manifests would change for the flows that were seen; exit code 1 if something that is
+    /// allowed would be refused.
+    #[command(
+        after_help = "Examples:\n  osm-egress simulate -f manifests-as-they-would-be\n  osm-egress simulate -f suggested.yaml --cluster --source curl/curl"
+    )]
+    Simulate(Box<SimulateArgs>),
     /// Print the definitions of the objects, for an API server.
     #[command(after_help = "Example:\n  osm-egress crds | kubectl apply -f -")]
     Crds,
@@ -178,6 +199,9 @@ impl Cli {
             Command::Iptables(args) => args.run(),
             Command::Explain(args) => args.run(),
             Command::Test(args) => args.run(),
+            Command::Flows(args) => args.run(),
+            Command::Suggest(args) => args.run(),
+            Command::Simulate(args) => args.run(),
             Command::Crds => print(&crds::yaml()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);

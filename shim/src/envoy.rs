@@ -3,7 +3,7 @@
 //! Listeners never change. What changes with policy is the configuration of the two plugins and
 //! whether the cluster `passthrough-outbound` exists.
 
-mod access_log;
+pub(crate) mod access_log;
 pub mod bootstrap;
 mod clusters;
 pub mod credentials;
@@ -33,6 +33,8 @@ use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
 /// The names that other parts of the system know. The listeners and the chain are Open Service Mesh's.
 pub mod name {
+    /// The cluster of the control plane, in the bootstrap.
+    pub const CONTROL_PLANE: &str = "osm-egress";
     /// The listener that outbound connections are redirected to.
     pub const LISTENER: &str = "outbound-listener";
     /// The same for IPv6.
@@ -88,6 +90,8 @@ pub struct Settings {
     pub first_bytes_timeout: Duration,
     /// Which connections are intercepted.
     pub ip_families: IpFamilies,
+    /// Whether proxies tell the control plane of each connection and request.
+    pub flow_log: bool,
 }
 
 /// Makes snapshots.
@@ -216,15 +220,20 @@ mod tests {
     }
 
     fn generator() -> Generator {
-        Generator::new(Settings {
+        Generator::new(settings())
+    }
+
+    fn settings() -> Settings {
+        Settings {
             module: Module::Inline(Bytes::from_static(b"\0asm")),
             listener_port: 15001,
             http_deny_status: 403,
             dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
             never_resolve_to: vec![],
             first_bytes_timeout: Duration::from_secs(5),
+            flow_log: false,
             ip_families: IpFamilies::Dual,
-        })
+        }
     }
 
     fn versions(snapshot: &Snapshot) -> Vec<(String, String)> {
@@ -241,6 +250,22 @@ mod tests {
             for url in type_url::ALL {
                 assert!(one.of_type(url).eq(other.of_type(url)), "{url}");
             }
+        }
+    }
+
+    /// It is in all listeners or in none, whatever the policy.
+    #[test]
+    fn the_flow_log_is_part_of_the_listeners() {
+        let told = |flow_log: bool, mode: Mode| -> Vec<bool> {
+            let generator = Generator::new(Settings { flow_log, ..settings() });
+            let snapshot = generator.snapshot(&document(mode, "1"), &[]);
+            let listeners = snapshot.of_type(type_url::LISTENER);
+            let text = |body: &Any| String::from_utf8_lossy(&body.value).into_owned();
+            listeners.map(|listener| text(&listener.body()).contains("GrpcAccessLogConfig")).collect()
+        };
+        for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
+            assert_eq!(told(false, mode), [false; 3]);
+            assert_eq!(told(true, mode), [true; 3]);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Puts the control plane into a cluster and takes it out again: `install`, `upgrade`, `uninstall`, `namespace`
 //! and `verify`.
 //!
-//! What is there follows from typed [`values`] by [`render`], which asks nobody. [`apply`] and [`remove`] bring
+//! What is there follows from typed [`values`] by `render`, which asks nobody. [`apply`] and [`remove`] bring
 //! the API server there and back. An object counts as ours by a label ([`names`]): what was there before is
 //! never taken away.
 

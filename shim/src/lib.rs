@@ -10,6 +10,7 @@ pub mod cli;
 pub mod crds;
 pub mod envoy;
 pub mod explain;
+pub mod flows;
 pub mod inject;
 pub mod install;
 pub mod interception;

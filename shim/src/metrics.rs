@@ -76,6 +76,25 @@ pub fn text(shared: &Shared) -> String {
         begin_at_zero(&tokens.counts, "result", &Tokens::RESULTS);
         registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
     }
+    if let Some(flows) = &shared.flows {
+        let counts = &flows.counts;
+        registry.register(
+            "flow_entries",
+            "Connections and requests that proxies told of",
+            count(&counts.entries),
+        );
+        registry.register(
+            "flow_entries_undecided",
+            "Entries of proxies' logs in which nothing was decided",
+            count(&counts.undecided),
+        );
+        registry.register(
+            "flows_dropped",
+            "Flows that were forgotten because others came",
+            count(&counts.dropped),
+        );
+        registry.register("flows", "Flows that are remembered", gauge(flows.len()));
+    }
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         // Only a formatter can fail here, and a string does not.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::envoy::{Generator, Settings};
+use crate::flows::memory::Memory;
 use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
@@ -43,6 +45,8 @@ pub struct Config {
     pub sidecars: Option<inject::Settings>,
     /// What every proxy gets.
     pub envoy: Settings,
+    /// How many flows are remembered of each identity, where proxies tell of them.
+    pub flows_per_identity: NonZeroUsize,
     /// The certificate of the control plane, and whose client certificates count.
     pub tls: Option<Files>,
     /// How proxies are identified.
@@ -165,6 +169,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(AtomicBool::new(false));
+    let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
     let shared = Shared {
         source: source.clone(),
         compiled: compiled.clone(),
@@ -173,6 +178,7 @@ pub async fn run(config: Config) -> Result<()> {
         tls: tls.clone(),
         identification: Arc::clone(&identification),
         reviews: Reviews::default(),
+        flows: flows.clone(),
     };
     let webhooks = Webhooks {
         options: config.options.clone(),
@@ -201,7 +207,7 @@ pub async fn run(config: Config) -> Result<()> {
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, identification, proxies);
-            let xds = tokio::spawn(server.serve(xds, tls, wait(stopped.clone())));
+            let xds = tokio::spawn(server.serve(xds, tls, flows, wait(stopped.clone())));
             let webhook = webhook.map(|connections| {
                 tokio::spawn(webhook::serve(connections, webhooks.routes(), wait(stopped)))
             });
@@ -334,6 +340,10 @@ impl Published {
 }
 
 impl Snapshots for Published {
+    fn most_proxies(&self) -> Option<usize> {
+        self.compiled.borrow().most_proxies()
+    }
+
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that an update between the two is not lost.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::flows::memory::Memory;
 use crate::source::{Availability, SourceState};
 use crate::tls::ServerTls;
 use crate::webhook::Reviews;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub tls: Option<ServerTls>,
     /// How proxies are identified.
     pub identification: Arc<Identification>,
+    /// What workloads talk to, where proxies tell of it.
+    pub flows: Option<Arc<Memory>>,
 }
 
 /// Everything, at one moment.
@@ -116,7 +119,7 @@ pub async fn ready(admin: SocketAddr) -> Result<String> {
     ask(admin, "/readyz").await
 }
 
-async fn ask(admin: SocketAddr, path: &str) -> Result<String> {
+pub(crate) async fn ask(admin: SocketAddr, path: &str) -> Result<String> {
     let stream = tokio::net::TcpStream::connect(admin).await.with_context(|| {
         format!("cannot reach a control plane at {admin}: is `osm-egress serve` running?")
     })?;

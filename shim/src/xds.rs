@@ -3,6 +3,7 @@
 //! [`session`] holds the protocol without any I/O: what a stream has, and what must be sent next.
 //! [`server`] is the gRPC around it, and [`proxies`] remembers who is connected and what they said.
 
+mod access_logs;
 pub mod identify;
 pub mod proxies;
 pub mod server;

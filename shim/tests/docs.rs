@@ -53,6 +53,7 @@ fn links_lead_somewhere() {
         "docs/injection.md",
         "docs/interception.md",
         "docs/kubernetes.md",
+        "docs/learn.md",
         "docs/metrics.md",
         "docs/operations.md",
         "docs/policy-reference.md",

@@ -1,7 +1,7 @@
 //! Runs a stock Envoy as the sidecar of a pod.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,13 +49,57 @@ pub fn version() -> Result<String> {
     Ok(version.split('-').next().unwrap_or(version).to_owned())
 }
 
+fn configure(command: &mut Command, folder: &Path, config: &str, workers: u32) -> Result<()> {
+    let path = folder.join("envoy.yaml");
+    fs::write(&path, config)?;
+    command.arg("-c").arg(path);
+    command.args(["--disable-hot-restart", "--log-level", "info", "--component-log-level", "wasm:info"]);
+    command.args(["--concurrency", &workers.to_string()]);
+    Ok(())
+}
+
 impl<'p> Envoy<'p> {
     /// Starts one and waits until it is ready.
     ///
     /// # Errors
     /// When it does not get ready; with the end of its log.
     pub fn start(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
-        let mut envoy = Self::launch(pod, config, workers)?;
+        Self::launch(pod, config, workers)?.ready()
+    }
+
+    /// The same, with this name server in its `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// When it does not get ready; with the end of its log.
+    pub fn start_asking(pod: &'p Pod, config: &str, name_server: IpAddr) -> Result<Self> {
+        let command = |binary: &str| pod.sidecar_command_asking(binary, name_server);
+        Self::run(pod, command, |command, folder| configure(command, folder, config, 1))?.ready()
+    }
+
+    /// Starts one that need not get ready.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let command = |binary: &str| Ok(pod.sidecar_command(binary));
+        Self::run(pod, command, |command, folder| configure(command, folder, config, workers))
+    }
+
+    /// Starts the sidecar of a pod that was injected, with these arguments and its token in this folder. It need
+    /// not get ready.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn injected(pod: &'p Pod, arguments: &[String], token: &Path) -> Result<Self> {
+        let command = |binary: &str| Ok(pod.sidecar_command_with_token(binary, token));
+        Self::run(pod, command, |command, _| {
+            command.args(arguments);
+            Ok(())
+        })
+    }
+
+    fn ready(self) -> Result<Self> {
+        let mut envoy = self;
         let ready = wait_for("Envoy to be ready", Duration::from_secs(20), || {
             matches!(envoy.admin("/ready"), Ok(text) if text.contains("LIVE")) || envoy.exited().is_some()
         });
@@ -65,36 +109,9 @@ impl<'p> Envoy<'p> {
         Ok(envoy)
     }
 
-    /// Starts one that need not get ready.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
-        let arguments =
-            ["--disable-hot-restart", "--log-level", "info", "--component-log-level", "wasm:info"];
-        Self::run(pod, None, |command, folder| {
-            let path = folder.join("envoy.yaml");
-            fs::write(&path, config)?;
-            command.arg("-c").arg(path).args(arguments).args(["--concurrency", &workers.to_string()]);
-            Ok(())
-        })
-    }
-
-    /// Starts the sidecar of a pod that was injected, with these arguments and its token in this folder. It need
-    /// not get ready.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub fn injected(pod: &'p Pod, arguments: &[String], token: &Path) -> Result<Self> {
-        Self::run(pod, Some(token), |command, _| {
-            command.args(arguments);
-            Ok(())
-        })
-    }
-
     fn run(
         pod: &'p Pod,
-        token: Option<&Path>,
+        command: impl FnOnce(&str) -> Result<Command>,
         set_up: impl FnOnce(&mut Command, &Path) -> Result<()>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
@@ -102,10 +119,7 @@ impl<'p> Envoy<'p> {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let log = File::create(folder.path().join("envoy.log"))?;
         let binary = reachable(&binary()?, folder.path())?;
-        let mut command = match token {
-            Some(token) => pod.sidecar_command_with_token(&binary.to_string_lossy(), token),
-            None => pod.sidecar_command(&binary.to_string_lossy()),
-        };
+        let mut command = command(&binary.to_string_lossy())?;
         set_up(&mut command, folder.path())?;
         let child = command
             .args(["--drain-time-s", "1", "--file-flush-interval-msec", "20"])

@@ -223,6 +223,9 @@ impl Outside {
     /// When this process may not make one.
     pub fn new(addresses: &[IpAddr]) -> Result<Self> {
         let netns = Netns::new()?;
+        // A machine with Docker forwards, and namespaces take after it: an address that nobody has would then be
+        // answered for, instead of not at all.
+        netns.tool("sysctl", "-qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")?;
         for address in addresses {
             match address {
                 IpAddr::V4(v4) => netns.ip(&format!("addr add {v4}/32 dev lo"))?,

@@ -21,7 +21,8 @@ fn metrics_and_status() -> Result<()> {
     // Over TLS, and believed all the same.
     let (authority, own) = identified_by_tokens()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
-    let shim = world.shim(&["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key")])?;
+    let tls = ["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key")];
+    let shim = world.shim(&[&tls[..], &["--flow-log"]].concat())?;
     let bootstrap = mesh::bootstrap_with("curl/curl", false, &["--xds-ca", &ca.text("ca.crt")])?;
     let envoy = Envoy::start(&pod, &bootstrap, 1)?;
 
@@ -30,8 +31,8 @@ fn metrics_and_status() -> Result<()> {
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `osm_egress_")?.split(['`', '{']).next()?.to_owned()))
         .map(|name| format!("osm_egress_{name}"))
-        // Only where tokens are reviewed; the tests on an API server look at it.
-        .filter(|name| name != "osm_egress_token_reviews_total")
+        // Only where tokens are reviewed, and where there is a webhook; the tests on an API server look at them.
+        .filter(|name| !["osm_egress_token_reviews_total", "osm_egress_admission_total"].contains(&&**name))
         .collect();
     let found: Vec<String> = text
         .lines()

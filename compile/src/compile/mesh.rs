@@ -15,6 +15,7 @@ use crate::manifest::{Body, Object, Problem, Severity, annotation_path};
 pub(super) struct Modes {
     mesh: Option<Mode>,
     permissive: bool,
+    most_proxies: Option<usize>,
     namespaces: BTreeMap<String, Mode>,
     identities: BTreeMap<Identity, Mode>,
 }
@@ -29,6 +30,11 @@ impl Modes {
     /// Whether everything in the mesh may be reached.
     pub(super) fn permissive(&self) -> bool {
         self.permissive
+    }
+
+    /// The most proxies that may connect, where there is a limit.
+    pub(super) fn most_proxies(&self) -> Option<usize> {
+        self.most_proxies
     }
 
     /// Without a MeshConfig, egress is enforced.
@@ -60,6 +66,7 @@ pub(super) fn modes(
                     let traffic = config.traffic.as_ref();
                     modes.permissive =
                         traffic.and_then(|t| t.enable_permissive_traffic_policy_mode) == Some(true);
+                    modes.most_proxies = most_proxies(config, &mut issues);
                 } else {
                     let advice =
                         format!("the one that counts is `{mesh_config_namespace}/{mesh_config_name}`");
@@ -159,4 +166,16 @@ fn annotated_mode(object: &Object, compiler: &mut Compiler) -> Option<Mode> {
         compiler.describe(issues, 0);
     }
     Some(mode.unwrap_or(Mode::Enforce))
+}
+
+/// Zero is no limit, as in Open Service Mesh, and so is what is no number of proxies: a mistake here must not
+/// leave sidecars without policy.
+fn most_proxies(config: &MeshConfig, issues: &mut Issues<'_>) -> Option<usize> {
+    let most = config.sidecar.as_ref()?.max_data_plane_connections?;
+    let Ok(most) = usize::try_from(most) else {
+        let message = format!("`{most}` is no number of proxies, so there is no limit");
+        issues.error("spec.sidecar.maxDataPlaneConnections", message, Some("write 0 for any number"));
+        return None;
+    };
+    (most > 0).then_some(most)
 }

@@ -39,7 +39,7 @@ fn apexes() {
 fn names_that_anybody_can_get() {
     for (hosts, expected) in [
         ("'*.github.io'", Some("github.io")),
-        ("'*.amazonaws.com'", Some("s3.amazonaws.com")),
+        ("'*.amazonaws.com'", Some("amazonaws.com")),
         ("'*.windows.net'", Some("blob.core.windows.net")),
         ("me.github.io", None),
         ("'*.me.github.io', me.github.io", None),

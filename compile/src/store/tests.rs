@@ -82,3 +82,26 @@ fn the_first_definition_counts() {
     store.apply(FileUpdate { file: "a.yaml".into(), change: Change::Removed });
     assert_eq!(names(&store), ["x=vb"]);
 }
+
+#[test]
+fn applied_objects_take_the_place_of_their_like() {
+    let object = |name: &str, host: &str| {
+        format!(
+            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: n}}\n\
+             spec:\n  sources: [{{kind: ServiceAccount, name: a, namespace: n}}]\n  hosts: [{host}]\n  \
+             ports: [{{number: 443, protocol: https}}]\n"
+        )
+    };
+    let store = |texts: &[String]| {
+        let mut store = Store::default();
+        store.apply(FileUpdate::read("a.yaml".into(), texts.join("---\n").as_bytes()));
+        store
+    };
+    let base = store(&[object("one", "a.org"), object("two", "b.org")]);
+    let all = base.overlaid(&store(&[object("two", "c.org"), object("three", "d.org")]));
+    let index = all.index();
+    let names: Vec<String> = index.objects.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["Egress n/one", "Egress n/three", "Egress n/two"]);
+    assert!(index.duplicates.is_empty());
+    assert_eq!(base.overlaid(&Store::default()), base);
+}

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(super) struct Serve {
     /// Name of this control plane among those of the same mesh. Default: the host's name.
     #[arg(long, value_name = "NAME", value_parser = parse_replica)]
     replica_name: Option<String>,
-    /// Where /healthz, /readyz, /metrics and /status are.
+    /// Where /healthz, /readyz, /metrics, /status and /flows are.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15129")]
     admin_listen: SocketAddr,
     /// Port of the outbound listener in every sidecar.
@@ -71,6 +72,12 @@ pub(super) struct Serve {
     /// Which connections are redirected to sidecars; `ipv4` where machines have no IPv6.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     ip_families: IpFamilies,
+    /// Have proxies tell of each connection and request, for `osm-egress flows`, `suggest` and `simulate`.
+    #[arg(long)]
+    flow_log: bool,
+    /// How many flows are remembered of each identity. The one that was seen least recently makes room.
+    #[arg(long, value_name = "NUMBER", default_value = "10000", requires = "flow_log")]
+    flows_per_identity: NonZeroUsize,
     /// How logs are written.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -230,7 +237,9 @@ impl Serve {
                 never_resolve_to: self.never_resolve_to,
                 first_bytes_timeout: self.first_bytes_timeout,
                 ip_families: self.ip_families,
+                flow_log: self.flow_log,
             },
+            flows_per_identity: self.flows_per_identity,
             tls,
             identity,
             xds: self.xds_listen,

@@ -1,9 +1,17 @@
-//! One JSON line per connection and per request, on Envoy's standard output.
+//! One JSON line per connection and per request on Envoy's standard output, and, where flows are remembered, an
+//! entry for the control plane.
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+};
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
+
+use super::{Settings, name};
 
 /// What the filter says: `VERDICT REASON POLICY RULE`.
 const DECISION: (&str, &str) = ("decision", "%FILTER_STATE(wasm.egress.decision:PLAIN)%");
@@ -17,18 +25,22 @@ const BOTH: [(&str, &str); 6] = [
     ("duration_ms", "%DURATION%"),
 ];
 
-const CONNECTION: [(&str, &str); 4] = [
+const CONNECTION: [(&str, &str); 6] = [
     ("kind", "connection"),
+    // The name that the sidecar resolved, and where it resolved none, the one that a ClientHello had.
+    ("name", "%FILTER_STATE(envoy.upstream.dynamic_host:PLAIN)%"),
+    ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
     ("cluster", "%UPSTREAM_CLUSTER%"),
     ("flags", "%RESPONSE_FLAGS%"),
     ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
 ];
 
-const REQUEST: [(&str, &str); 8] = [
+const REQUEST: [(&str, &str); 9] = [
     ("kind", "request"),
     ("authority", "%REQ(:AUTHORITY)%"),
     ("method", "%REQ(:METHOD)%"),
     ("path", "%REQ(:PATH)%"),
+    ("upgrade", "%REQ(UPGRADE)%"),
     ("status", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
     ("details", "%RESPONSE_CODE_DETAILS%"),
@@ -36,15 +48,60 @@ const REQUEST: [(&str, &str); 8] = [
     ("refused", "%RESP(x-egress-denied)%"),
 ];
 
-/// The line of a connection.
-pub(super) fn connection() -> AccessLog {
-    stdout(CONNECTION.iter().chain(&BOTH).chain([&DECISION]))
+/// Where a connection is logged: a line, and with `--flow-log` an entry for the control plane.
+pub(super) fn connection(settings: &Settings) -> Vec<AccessLog> {
+    let line = stdout(CONNECTION.iter().chain(&BOTH).chain([&DECISION]));
+    let entry = settings.flow_log.then(|| {
+        let config = TcpGrpcAccessLogConfig { common_config: Some(to_control_plane("connections")) };
+        entry("envoy.access_loggers.tcp_grpc", &config)
+    });
+    [line].into_iter().chain(entry).collect()
 }
 
-/// The line of a request.
-pub(super) fn request() -> AccessLog {
-    stdout(REQUEST.iter().chain(&BOTH).chain([&DECISION]))
+/// The same for a request.
+pub(super) fn request(settings: &Settings) -> Vec<AccessLog> {
+    let line = stdout(REQUEST.iter().chain(&BOTH).chain([&DECISION]));
+    let entry = settings.flow_log.then(|| {
+        let config = HttpGrpcAccessLogConfig {
+            common_config: Some(to_control_plane("requests")),
+            additional_request_headers_to_log: vec!["upgrade".to_owned()],
+            additional_response_headers_to_log: vec![name::DENIED_HEADER.to_owned()],
+            ..Default::default()
+        };
+        entry("envoy.access_loggers.http_grpc", &config)
+    });
+    [line].into_iter().chain(entry).collect()
 }
+
+fn entry<M: Message + Name>(name: &str, config: &M) -> AccessLog {
+    AccessLog {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(super::any(config))),
+        ..Default::default()
+    }
+}
+
+/// By the cluster, and so with the credentials, of xDS. What a control plane does not take in time, and what
+/// happens while there is none, is dropped beyond this buffer, of which each worker has two.
+fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
+    let control_plane = EnvoyGrpc { cluster_name: name::CONTROL_PLANE.to_owned(), ..Default::default() };
+    CommonGrpcAccessLogConfig {
+        log_name: log.to_owned(),
+        grpc_service: Some(GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(control_plane)),
+            ..Default::default()
+        }),
+        transport_api_version: ApiVersion::V3.into(),
+        buffer_flush_interval: Some(Duration { seconds: 1, nanos: 0 }),
+        buffer_size_bytes: Some(UInt32Value { value: 64 << 10 }),
+        filter_state_objects_to_log: FILTER_STATES.map(str::to_owned).to_vec(),
+        ..Default::default()
+    }
+}
+
+/// What the filter says: the decision, the name that the sidecar resolved, and the one in a ClientHello.
+pub(crate) const FILTER_STATES: [&str; 3] =
+    ["wasm.egress.decision", "envoy.upstream.dynamic_host", "wasm.egress.server_name"];
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {
     let fields = fields.map(|(key, format)| ordered::Entry {

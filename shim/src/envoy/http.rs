@@ -85,7 +85,7 @@ fn connection_manager(settings: &Settings) -> HttpConnectionManager {
             ],
             ..Default::default()
         }),
-        access_log: vec![access_log::request()],
+        access_log: access_log::request(settings),
         http_filters: vec![plugin, router],
         route_specifier: Some(RouteSpecifier::RouteConfig(routes())),
         ..Default::default()

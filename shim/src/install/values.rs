@@ -72,7 +72,7 @@ pub struct Egress {
     pub image: String,
     /// When it is pulled.
     pub image_pull_policy: PullPolicy,
-    /// Image of the init container; empty for the same.
+    /// Image of the init container of pods: it has iptables, which the control plane's has not.
     pub init_image: String,
     /// How many control planes run.
     pub replicas: NonZeroU16,
@@ -169,9 +169,9 @@ impl Default for Egress {
             "limits": { "memory": "1Gi" },
         });
         Self {
-            image: concat!("osm-egress:", env!("CARGO_PKG_VERSION")).to_owned(),
+            image: concat!("osm-egress/shim:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: PullPolicy::IfNotPresent,
-            init_image: String::new(),
+            init_image: concat!("osm-egress/init:", env!("CARGO_PKG_VERSION")).to_owned(),
             replicas: NonZeroU16::MIN.saturating_add(1),
             resources: resources.as_object().cloned().unwrap_or_default(),
             node_selector: BTreeMap::new(),
@@ -261,9 +261,11 @@ impl Values {
                 anyhow!("value `osm.egress.dnsResolvers[{i}]`: `{address}`: write it as `ADDRESS:PORT`")
             })?;
         }
-        for (key, image) in
-            [("osm.sidecarImage", &self.osm.sidecar_image), ("osm.egress.image", &egress.image)]
-        {
+        for (key, image) in [
+            ("osm.sidecarImage", &self.osm.sidecar_image),
+            ("osm.egress.image", &egress.image),
+            ("osm.egress.initImage", &egress.init_image),
+        ] {
             if image.is_empty() || image.contains(char::is_whitespace) {
                 bail!("value `{key}`: `{image}` is no image");
             }

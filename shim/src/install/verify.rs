@@ -144,7 +144,7 @@ pub async fn run(options: &Options) -> Report {
     if let Some(config) = &config {
         pods::excluded_everywhere(config, &mut report);
     }
-    proxies::look(options.admin, &mut report).await;
+    proxies::look(options.admin, names, &mut report).await;
     report.add(
         "not captured",
         State::Note,

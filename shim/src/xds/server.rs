@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -20,14 +21,18 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
+use super::access_logs::AccessLogs;
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
+use crate::envoy::bootstrap::OLDEST;
+use crate::envoy::versions;
+use crate::flows::memory::Memory;
 use crate::snapshot::Snapshot;
 use crate::tls::{self, ServerTls};
 
 /// How long a stream may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// When a connection takes no new streams. A stream that ends with its certificate must not come back by the
 /// connection of that certificate.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
@@ -36,6 +41,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 pub trait Snapshots: Send + Sync + 'static {
     /// The snapshot of an identity, now and whenever it changes.
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>>;
+    /// The most proxies that may connect, where there is a limit.
+    fn most_proxies(&self) -> Option<usize>;
 }
 
 /// The service.
@@ -98,7 +105,7 @@ impl<S: Snapshots> Server<S> {
         Self { snapshots, identify, proxies }
     }
 
-    /// Serves until `stop` resolves: over TLS, if there is any.
+    /// Serves until `stop` resolves: over TLS, if there is any; with `flows`, access logs too.
     ///
     /// # Errors
     /// When the transport fails.
@@ -106,8 +113,13 @@ impl<S: Snapshots> Server<S> {
         self,
         listener: TcpListener,
         tls: Option<ServerTls>,
+        flows: Option<Arc<Memory>>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
+        let access_logs = flows.map(|flows| {
+            let (identify, proxies) = (Arc::clone(&self.identify), Arc::clone(&self.proxies));
+            AccessLogServiceServer::new(AccessLogs { flows, identify, proxies })
+        });
         let service = AggregatedDiscoveryServiceServer::new(self)
             // A policy of a hundred thousand hosts, twice, and the module.
             .max_encoding_message_size(256 << 20);
@@ -116,7 +128,8 @@ impl<S: Snapshots> Server<S> {
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .max_connection_age(CONNECTION_AGE)
             .tcp_nodelay(true)
-            .add_service(service);
+            .add_service(service)
+            .add_optional_service(access_logs);
         match tls {
             Some(tls) => {
                 let incoming = tls::incoming(listener, tls, ServerTls::xds);
@@ -126,19 +139,13 @@ impl<S: Snapshots> Server<S> {
         }
     }
 
-    fn refuse(&self, shown: &Shown, refusal: &Refusal) -> Status {
-        self.proxies.counts.refused(refusal.reason());
-        tracing::warn!(peer = %shown.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
-        Status::from(refusal)
-    }
-
     async fn open<T: Session>(
         &self,
         request: Request<Streaming<T::Request>>,
     ) -> Result<Response<Answers<T::Response>>, Status> {
         let shown = shown(&request);
         let mut requests = request.into_inner();
-        let refuse = |refusal: Refusal| self.refuse(&shown, &refusal);
+        let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
         let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
         let first = tokio::time::timeout(PATIENCE, requests.message())
             .await
@@ -147,6 +154,13 @@ impl<S: Snapshots> Server<S> {
         // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        if let Some(version) = versions::of(&node).filter(|version| *version < OLDEST) {
+            return Err(refuse(Refusal::TooOld(version)));
+        }
+        let connected = self.proxies.connected();
+        if self.snapshots.most_proxies().is_some_and(|most| connected >= most) {
+            return Err(refuse(Refusal::TooMany(connected)));
+        }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
         let (answers, receiver) = mpsc::channel(4);
         let span = tracing::info_span!("proxy", node = %node.id, %identity);
@@ -165,7 +179,7 @@ impl<S: Snapshots> Server<S> {
                     Ok(()) => {}
                     Err(End::Broken(status)) => tracing::info!(error = %status.message(), "stream broke"),
                     Err(End::Refused(refusal)) => {
-                        let status = server.refuse(&shown, &refusal);
+                        let status = self::refuse(&server.proxies, &shown, &refusal);
                         // A proxy that has not read what came before does not get to know why.
                         let _ = answers.try_send(Err(status));
                     }
@@ -178,8 +192,15 @@ impl<S: Snapshots> Server<S> {
     }
 }
 
+/// Counts and logs a refusal.
+pub(super) fn refuse(proxies: &Proxies, shown: &Shown, refusal: &Refusal) -> Status {
+    proxies.counts.refused(refusal.reason());
+    tracing::warn!(peer = %shown.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+    Status::from(refusal)
+}
+
 /// What a stream shows of who is behind it.
-fn shown<T>(request: &Request<T>) -> Shown {
+pub(super) fn shown<T>(request: &Request<T>) -> Shown {
     let authorization = request.metadata().get_all("authorization").iter();
     Shown {
         address: request.remote_addr(),

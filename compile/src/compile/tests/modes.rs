@@ -144,3 +144,22 @@ fn the_mesh_config_may_have_another_name() {
         mesh("{traffic: {enableEgress: true}}").replace("osm-mesh-config", "c").replace("osm-system", "m");
     assert_eq!(compile(&store(&text), &options, None).default_mode(), Mode::Passthrough);
 }
+
+#[test]
+fn the_most_proxies() {
+    for (sidecar, most, accepted) in [
+        ("", None, true),
+        ("sidecar: {}", None, true),
+        ("sidecar: {maxDataPlaneConnections: 0}", None, true),
+        ("sidecar: {maxDataPlaneConnections: 7}", Some(7), true),
+        ("sidecar: {maxDataPlaneConnections: -1}", None, false),
+    ] {
+        let text = format!(
+            "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
+             metadata: {{name: osm-mesh-config, namespace: osm-system}}\nspec:\n  traffic: {{}}\n  {sidecar}\n"
+        );
+        let compiled = compiled(&text);
+        assert_eq!(compiled.most_proxies(), most, "{sidecar}");
+        assert_eq!(compiled.conditions.values().all(|condition| condition.accepted), accepted, "{sidecar}");
+    }
+}

@@ -56,6 +56,9 @@ pub struct Sidecar {
     /// Whether init containers run privileged.
     #[serde(default)]
     pub enable_privileged_init_container: Option<bool>,
+    /// The most proxies that one control plane lets connect; 0 for any number.
+    #[serde(default)]
+    pub max_data_plane_connections: Option<i64>,
     /// The log level of Envoy.
     #[serde(default)]
     pub log_level: Option<String>,

@@ -197,3 +197,22 @@ fn the_role_is_read() {
     assert!(rules.iter().any(|rule| rule.name.as_deref() == Some("osm-mesh-config")));
     assert!(rules.len() > 10, "{rules:?}");
 }
+
+/// The image, its user and its files are those that the Deployment counts on.
+#[test]
+fn the_image_is_that_of_the_dockerfile() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile");
+    let text = std::fs::read_to_string(path).expect("Dockerfile");
+    let (_, shim) = text.split_once(" AS shim\n").expect("a target shim");
+    let (shim, _) = shim.split_once("\nFROM").expect("an end");
+    let objects = rendered(&json!({}));
+    let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    let user = &pod["securityContext"]["runAsUser"];
+    assert!(shim.contains(&format!("USER {user}:{user}")), "{shim}");
+    assert!(
+        shim.contains("ENTRYPOINT [\"/osm-egress\"]") && shim.contains("/egress_filter.wasm /\n"),
+        "{shim}"
+    );
+    assert!(pod["containers"][0]["args"].to_string().contains("--wasm=/egress_filter.wasm"));
+    assert!(text.contains(" AS init\n"));
+}

@@ -102,7 +102,6 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     let Input { values, names, .. } = input;
     let given = &values.osm.egress;
     let [host, _] = names.hosts();
-    let init = if given.init_image.is_empty() { &given.image } else { &given.init_image };
     let mut arguments = vec!["serve".to_owned()];
     let mut flag = |name: &str, value: String| arguments.push(format!("--{name}={value}"));
     flag("wasm", "/egress_filter.wasm".to_owned());
@@ -116,7 +115,7 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("xds-address", format!("{host}:{XDS_PORT}"));
     flag("xds-ca", format!("{TLS}/ca.crt"));
     flag("sidecar-image", values.osm.sidecar_image.clone());
-    flag("init-image", init.clone());
+    flag("init-image", given.init_image.clone());
     flag("http-deny-status", given.http_deny_status.to_string());
     if given.ip_families == super::super::values::IpFamilies::Ipv4 {
         flag("ip-families", "ipv4".to_owned());

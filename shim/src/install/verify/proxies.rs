@@ -4,17 +4,21 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use super::super::names::{ADMIN_PORT, NAME, Names};
 use super::{Report, State};
 
 const CHECK: &str = "proxies";
 
-pub(super) async fn look(admin: Option<SocketAddr>, report: &mut Report) {
+pub(super) async fn look(admin: Option<SocketAddr>, names: &Names, report: &mut Report) {
     let Some(admin) = admin else {
         report.add(
             CHECK,
             State::Unknown,
-            "nobody was asked: `kubectl -n osm-system port-forward deploy/osm-egress 15129` and `--admin 127.0.0.1:15129` \
-             asks a control plane",
+            format!(
+                "nobody was asked: `kubectl -n {} port-forward deploy/{NAME} {ADMIN_PORT}` and `--admin \
+                 127.0.0.1:{ADMIN_PORT}` asks a control plane",
+                names.namespace
+            ),
         );
         return;
     };

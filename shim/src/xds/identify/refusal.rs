@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use super::certificate::CertificateError;
 use super::token::TokenError;
+use crate::envoy::bootstrap::{EnvoyVersion, OLDEST};
 
 /// Why a proxy is told nothing, or nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,16 @@ pub enum Refusal {
     /// A name in it is no Kubernetes name.
     #[error("node id `{0}`: {1}")]
     Name(String, #[source] IdentityError),
+    /// An Envoy that skips, with a warning, what the listener needs.
+    #[error(
+        "Envoy {0} is too old, and would not do all that it is told: the listener needs {OLDEST} or newer"
+    )]
+    TooOld(EnvoyVersion),
+    /// There are as many proxies as there may be.
+    #[error(
+        "{0} proxies are connected, which is the most (`sidecar.maxDataPlaneConnections` of the MeshConfig)"
+    )]
+    TooMany(usize),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
@@ -82,7 +93,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All that [`Self::reason`] gives.
-    pub const REASONS: [&str; 10] = [
+    pub const REASONS: [&str; 12] = [
         "no-credentials",
         "certificate",
         "token",
@@ -91,6 +102,8 @@ impl Refusal {
         "other-identity",
         "node-changed",
         "node",
+        "envoy-version",
+        "too-many",
         "expired",
         "revoked",
     ];
@@ -107,6 +120,8 @@ impl Refusal {
             Self::OtherIdentity { .. } => "other-identity",
             Self::NodeChanged { .. } => "node-changed",
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
+            Self::TooOld(_) => "envoy-version",
+            Self::TooMany(_) => "too-many",
             Self::Expired { .. } => "expired",
             Self::Revoked(_) => "revoked",
         }
@@ -120,6 +135,8 @@ impl From<&Refusal> for Status {
             Refusal::Disagreement { .. } | Refusal::OtherIdentity { .. } | Refusal::NodeChanged { .. } => {
                 Code::PermissionDenied
             }
+            Refusal::TooOld(_) => Code::FailedPrecondition,
+            Refusal::TooMany(_) => Code::ResourceExhausted,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)

@@ -1,0 +1,116 @@
+//! `osm-egress simulate`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use egress_compile::manifest::{Problem, Severity};
+use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, compile};
+use egress_policy::Identity;
+
+use super::flow_source::FlowSource;
+use super::serve::parse_timeout;
+use super::{Mesh, Output, print};
+use crate::flows::memory::Filter;
+use crate::flows::simulate::Simulation;
+use crate::source::Availability;
+use crate::source::folder::Folder;
+use crate::source::kubernetes::{connect, read_once};
+
+#[derive(Debug, Args)]
+pub(super) struct SimulateArgs {
+    /// The manifests as they would be: a folder, or a file. Without `--config-dir` and `--cluster`, these are all
+    /// that there would be; with one of them, they are applied to what is there.
+    #[arg(long, short, value_name = "NEW")]
+    file: PathBuf,
+    /// The folder of manifests as they are. Without this and `--cluster`, what the sidecars decided is compared.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["cluster", "kubeconfig"])]
+    config_dir: Option<PathBuf>,
+    /// Compare with the objects of the cluster that this runs in, or of kubectl's.
+    #[arg(long)]
+    cluster: bool,
+    /// The same, of the cluster of this kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Only flows of this namespace/service-account.
+    #[arg(long, value_name = "NS/SA")]
+    source: Option<Identity>,
+    #[command(flatten)]
+    flows: FlowSource,
+    /// Port of the outbound listener, as `serve` was told.
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    listener_port: u16,
+    /// How long reading the cluster may take.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    timeout: Duration,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+impl SimulateArgs {
+    /// Exit code 1: something that is allowed would be refused, or may be.
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let options: CompileOptions = self.mesh.clone().into();
+        let new = read(&self.file)?;
+        let old = self.old(&options)?;
+        let all = match &old {
+            Some(old) => old.overlaid(&new),
+            None => new,
+        };
+        let before = old.map(|old| compile(&old, &options, None));
+        let after = compile(&all, &options, None);
+        for problem in all.problems().chain(after.problems().cloned()).filter(is_error) {
+            eprintln!("{problem}");
+        }
+        let filter = Filter { identity: self.source.clone(), ..Filter::default() };
+        let flows = self.flows.read(&filter)?;
+        let simulation = Simulation::of(&flows.flows, before.as_ref(), &after, self.listener_port)?;
+        print(&match self.output {
+            Output::Json => format!("{:#}\n", serde_json::json!(simulation)),
+            Output::Text => simulation.to_string(),
+        })?;
+        Ok(if simulation.loses() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn old(&self, options: &CompileOptions) -> Result<Option<Store>> {
+        if let Some(folder) = &self.config_dir {
+            return read(folder).map(Some);
+        }
+        if !self.cluster && self.kubeconfig.is_none() {
+            return Ok(None);
+        }
+        let runtime = tokio::runtime::Runtime::new()?;
+        let state = runtime.block_on(async {
+            let connection = connect(self.kubeconfig.as_deref()).await?;
+            let state = read_once(&connection.client, options, self.timeout).await;
+            state.with_context(|| format!("asking {}", connection.server))
+        })?;
+        runtime.shutdown_background();
+        Ok(Some(state.store.as_ref().clone()))
+    }
+}
+
+fn is_error(problem: &Problem) -> bool {
+    problem.severity == Severity::Error
+}
+
+/// Reads a folder, or a file.
+fn read(path: &Path) -> Result<Store> {
+    if path.is_dir() {
+        let state = Folder::load_once(path);
+        return match &state.availability {
+            Availability::Unavailable { reason } => bail!("{reason}"),
+            Availability::Available => Ok(state.store.as_ref().clone()),
+        };
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut store = Store::default();
+    store.apply(FileUpdate::read(path.display().to_string().into(), &bytes));
+    Ok(store)
+}

@@ -1,0 +1,44 @@
+//! `sidecar.maxDataPlaneConnections` of the MeshConfig.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client::{self, Outcome};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, HTTPBIN, World};
+use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::wait::wait_for;
+
+fn connects(pod: &Pod) -> bool {
+    let to = SocketAddr::new(HTTPBIN, 9000);
+    let outcome = pod.workload().run(|| client::exchange(to, b"ping"));
+    matches!(outcome, Ok(Outcome::Bytes(bytes)) if bytes == b"ping")
+}
+
+#[test]
+fn no_more_proxies_than_there_may_be() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pods = [world.pod()?, world.pod()?];
+    world.write("open.yaml", &mesh::sample("tcp-443.yaml")?.replace("443", "9000"))?;
+    let limit = |most: &str| -> Result<()> {
+        let sidecar = format!("spec:\n  sidecar: {{maxDataPlaneConnections: {most}}}");
+        world.write("meshconfig.yaml", &mesh::sample("meshconfig.yaml")?.replace("spec:", &sidecar))
+    };
+    limit("1")?;
+    let shim = world.shim(&[])?;
+    let _first = mesh::sidecar(&pods[0], false)?;
+    wait_for("the first proxy's policy", Duration::from_secs(10), || connects(&pods[0]))?;
+    let second = Envoy::launch(&pods[1], &mesh::bootstrap("curl/curl", false)?, 1)?;
+    let refused = || shim.refused("too-many").is_ok_and(|count| count > 0);
+    wait_for("the second proxy to be refused", Duration::from_secs(10), refused)
+        .with_context(|| format!("{}\n{}", shim.log(), second.log()))?;
+    ensure!(!connects(&pods[1]), "without a policy it is open");
+    ensure!(connects(&pods[0]));
+    ensure!(shim.log().contains("1 proxies are connected, which is the most"), "{}", shim.log());
+    limit("0")?;
+    // Envoy asks again after pauses that grow.
+    wait_for("the second proxy's policy", Duration::from_secs(40), || connects(&pods[1]))?;
+    Ok(())
+}
