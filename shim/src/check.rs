@@ -30,7 +30,9 @@ fn report(dir: &Path, state: &SourceState, compiled: &Compiled) -> Report {
             let message = format!("there is no manifest in `{}`", dir.display());
             let advice =
                 "manifests are files that end in `.yaml`, `.yml` or `.json` and do not begin with `.`";
-            Report::with(vec![Problem::new(Severity::Warning, message).advice(advice)], store, compiled)
+            let mut problems = Report::of(store, compiled).problems;
+            problems.push(Problem::new(Severity::Warning, message).advice(advice));
+            Report::with(problems, store, compiled)
         }
         Availability::Available => Report::of(store, compiled),
         Availability::Unavailable { reason } => {
