@@ -7,7 +7,7 @@
 mod address;
 mod annotations;
 mod egress;
-mod host;
+pub(crate) mod host;
 mod in_mesh;
 mod issues;
 mod mesh;

@@ -1,12 +1,18 @@
 //! From manifests to policy documents.
 //!
 //! Text becomes typed objects ([`manifest`]), the objects of all files a [`store`], and a store one
-//! immutable document per workload identity ([`compile`]). Nothing here does I/O or knows Envoy or a
+//! immutable document per workload identity ([`compile`]). What follows for a connection is said by
+//! [`explain`](mod@explain). Nothing here does I/O or knows Envoy or a
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
+pub mod check;
+pub mod cluster;
 mod compile;
 pub mod duration;
+pub mod explain;
+pub mod lint;
 pub mod manifest;
+pub mod never;
 pub mod store;
 
 pub use compile::{

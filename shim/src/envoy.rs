@@ -29,10 +29,9 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-pub use self::never::is_dropped;
 use crate::snapshot::{Resource, Shared, Snapshot, type_url};
 
-/// The names that other parts of the system know. The second to fourth are Open Service Mesh's.
+/// The names that other parts of the system know. The listeners and the chain are Open Service Mesh's.
 pub mod name {
     /// The cluster of the control plane, in the bootstrap.
     pub const CONTROL_PLANE: &str = "osm-egress";
@@ -42,16 +41,10 @@ pub mod name {
     pub const LISTENER_IPV6: &str = "outbound-listener-ipv6";
     /// Their filter chain.
     pub const FILTER_CHAIN: &str = "outbound-egress-filter-chain";
-    /// The cluster of global egress; it exists only while that is on.
-    pub const PASSTHROUGH: &str = "passthrough-outbound";
+    /// Clusters.
+    pub use egress_compile::cluster::{DNS, DNS_WILDCARD, ORIGINAL_DST, PASSTHROUGH};
     /// The cluster and internal listener where HTTP requests are decided.
     pub const HTTP: &str = "egress-http";
-    /// The cluster of dialled addresses.
-    pub const ORIGINAL_DST: &str = "egress-original-dst";
-    /// The cluster of names that the sidecar resolves.
-    pub const DNS: &str = "egress-dns";
-    /// The same for names that only a wildcard lists.
-    pub const DNS_WILDCARD: &str = "egress-dns-wildcard";
     /// The network plugin.
     pub const NETWORK_PLUGIN: &str = "egress-policy";
     /// The HTTP plugin.

@@ -8,7 +8,6 @@ mod decided;
 pub mod entry;
 pub mod line;
 pub mod memory;
-mod shared_suffixes;
 pub mod simulate;
 pub mod suggest;
 #[cfg(test)]

@@ -211,6 +211,18 @@ pub fn explained(explanation: &Explanation) -> String {
     }
 }
 
+/// A report of `osm-egress explain` in the words of the corpus.
+#[must_use]
+pub fn reported(report: &serde_json::Value) -> String {
+    let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
+    let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
+    match (report["goesTo"]["how"].as_str(), report["goesTo"]["host"].as_str()) {
+        (Some("resolved"), Some(host)) => format!("{said} -> {host}"),
+        (Some(how), _) => format!("{said} -> {how}"),
+        (None, _) => said,
+    }
+}
+
 fn show(decision: &Decision<'_>) -> String {
     let policy = decision.rule().map_or("-", |rule| rule.policy.as_str());
     let reason = decision.reason();

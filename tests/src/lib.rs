@@ -6,6 +6,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test that meets what it did not expect fails with it")]
 
 pub mod authority;
+pub mod browser;
 pub mod bulk;
 pub mod bypass;
 pub mod client;

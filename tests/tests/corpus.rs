@@ -60,14 +60,7 @@ fn on_the_command_line() -> Result<()> {
             let name = format!("{}: {}", corpus.name, case.name);
             let report: serde_json::Value = serde_json::from_slice(&output.stdout)
                 .with_context(|| format!("{name}: {}", String::from_utf8_lossy(&output.stderr)))?;
-            let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
-            let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
-            let to = match (report["goesTo"]["how"].as_str(), report["goesTo"]["host"].as_str()) {
-                (Some("resolved"), Some(host)) => format!(" -> {host}"),
-                (Some(how), _) => format!(" -> {how}"),
-                (None, _) => String::new(),
-            };
-            assert_eq!(said + &to, case.expect, "{name}");
+            assert_eq!(corpus::reported(&report), case.expect, "{name}");
             let allowed = case.expect.starts_with("allow");
             assert_eq!(output.status.code(), Some(if allowed { 0 } else { 3 }), "{name}");
         }

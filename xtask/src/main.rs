@@ -8,8 +8,10 @@ mod images;
 mod kubernetes;
 mod module;
 mod paths;
+mod playground;
 mod tools;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -87,6 +89,18 @@ enum Task {
     },
     /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
     Kubernetes,
+    /// Build the playground: policies and questions in the browser.
+    Playground {
+        /// Then serve it on loopback.
+        #[arg(long)]
+        serve: bool,
+        /// Where.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15180", requires = "serve")]
+        listen: SocketAddr,
+        /// Serve what was built before.
+        #[arg(long, requires = "serve")]
+        no_build: bool,
+    },
     /// Remove what was built and fetched.
     Clean,
 }
@@ -98,6 +112,8 @@ enum Without {
     Kubernetes,
     /// Those of the local mesh, in containers.
     Docker,
+    /// Those of the playground, in Chromium.
+    Browser,
 }
 
 fn main() -> ExitCode {
@@ -142,6 +158,16 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
+        Task::Playground { serve, listen, no_build } => {
+            if !no_build {
+                playground::build(root()?)?;
+            }
+            if serve {
+                return playground::serve(root()?, listen);
+            }
+            println!("\n`cargo xtask playground --serve` shows it; any web server can: docs/playground.md");
+            Ok(())
+        }
         Task::Clean => clean(),
     }
 }
@@ -216,7 +242,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
         )?;
         // Not among all targets, because they run as steps of their own.
-        for test in ["kubernetes", "compose"] {
+        for test in ["kubernetes", "compose", "browser"] {
             let test = ["--package", "egress-tests", "--test", test, "--quiet"];
             must("clippy", cargo(&["clippy"])?.args(test).args(["--", "-D", "warnings"]))?;
         }
@@ -243,6 +269,11 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     })?;
     if !fast {
         let built = steps.run("build", || build("dev"))?;
+        if without.contains(&Without::Browser) {
+            steps.skip("tests in a browser", &"--without browser");
+        } else {
+            in_browser(&mut steps)?;
+        }
         tools::system()?;
         let versions = match envoy {
             Some("all") => tools::ENVOY_VERSIONS.into_iter().map(Some).collect(),
@@ -289,6 +320,25 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     }
     println!("\n{}{} in {:.0} s", steps.done, steps.verdict(), start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The playground, in Chromium.
+fn in_browser(steps: &mut Steps) -> Result<()> {
+    steps.run("playground", || {
+        playground::build(root()?)?;
+        tools::packages(&[
+            ("chromium", "chromium"),
+            ("chromedriver", "chromium-driver"),
+            ("fc-list", "fontconfig"),
+        ])
+        .context("leave what needs a browser out by name: `cargo xtask test --without browser`")
+    })?;
+    steps.run("tests in a browser", || {
+        let mut command = cargo(&["test", "--package", "egress-tests", "--test", "browser"])?;
+        // Each has a browser of its own.
+        command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
+        must("tests in a browser", &mut command)
+    })
 }
 
 /// The mesh of docker-compose.yml, with images that are made for it.

@@ -40,7 +40,7 @@ pub(super) fn patterns(
 }
 
 /// Brings a name into normal form and reads it.
-fn pattern(text: &str) -> Result<HostPattern, HostError> {
+pub(crate) fn pattern(text: &str) -> Result<HostPattern, HostError> {
     let (wildcard, name) = match text.strip_prefix("*.") {
         Some(name) => ("*.", name),
         None => ("", text),

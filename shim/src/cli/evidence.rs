@@ -9,7 +9,7 @@ use egress_policy::{Cidr, Identity};
 
 use super::Mesh;
 use super::serve::{parse_block, parse_timeout};
-use crate::explain::evidence::Evidence;
+use crate::explain::evidence::{self, Evidence};
 use crate::source::kubernetes::{Connection, connect, read_once};
 use egress_compile::CompileOptions;
 
@@ -49,8 +49,8 @@ impl EvidenceArgs {
     /// Reads a folder or a document, or makes a client of a cluster.
     pub(super) async fn origin(&self) -> Result<Origin> {
         Ok(match (&self.document, &self.config_dir) {
-            (Some(file), _) => Origin::Read(Evidence::file(file)?),
-            (None, Some(folder)) => Origin::Read(Evidence::folder(folder, &self.options())?),
+            (Some(file), _) => Origin::Read(evidence::file(file)?),
+            (None, Some(folder)) => Origin::Read(evidence::folder(folder, &self.options())?),
             (None, None) => Origin::Cluster(connect(self.kubeconfig.as_deref()).await?),
         })
     }
@@ -63,7 +63,7 @@ impl EvidenceArgs {
                 let options = self.options();
                 let state = read_once(&connection.client, &options, self.timeout).await;
                 let state = state.with_context(|| format!("asking {}", connection.server))?;
-                Ok(Evidence::cluster(&state, &options))
+                Ok(evidence::cluster(&state, &options))
             }
         }
     }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::evidence::EvidenceArgs;
 use super::{Output, print};
-use crate::explain::expected::{Expected, Results};
+use crate::explain::expected::{self, Results};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -29,7 +29,7 @@ impl TestArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let mut cases = Vec::new();
         for file in &self.files {
-            cases.extend(Expected::read(file)?);
+            cases.extend(expected::read(file)?);
         }
         let runtime = tokio::runtime::Runtime::new()?;
         let evidence = runtime.block_on(async {

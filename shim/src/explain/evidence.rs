@@ -1,208 +1,48 @@
-//! The objects, or the document, that a question is asked of.
+//! The objects, or the document, that a question is asked of: from a folder, a cluster or a file.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use egress_policy::{Document, Identity};
-use serde::Serialize;
+use egress_compile::CompileOptions;
+pub use egress_compile::explain::evidence::{Evidence, Objects, Place};
+use egress_policy::Document;
 
 use crate::source::folder::Folder;
 use crate::source::{Availability, SourceState};
-use egress_compile::manifest::{Body, Kind, ObjectRef, Problem, Severity};
-use egress_compile::store::Store;
-use egress_compile::{CompileOptions, Compiled, Condition, MONITORED_LABEL, compile};
 
-/// What a question is asked of.
-#[derive(Debug)]
-pub enum Evidence {
-    /// Objects, and what follows from them.
-    Objects(Box<Objects>),
-    /// One document.
-    Document(Arc<Document>),
+/// Reads a folder of manifests.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn folder(dir: &Path, options: &CompileOptions) -> Result<Evidence> {
+    let state = Folder::load_once(dir);
+    if let Availability::Unavailable { reason } = &state.availability {
+        bail!("{reason}: name a folder that exists and that you may read");
+    }
+    ensure!(
+        state.store.files().next().is_some(),
+        "there is no manifest in `{}`: manifests are files that end in `.yaml`, `.yml` or `.json`",
+        dir.display()
+    );
+    Ok(Evidence::objects(state.store, options, None))
 }
 
-/// Objects, and what follows from them.
-#[derive(Debug)]
-pub struct Objects {
-    store: Arc<Store>,
-    compiled: Compiled,
-    /// The mesh of whose namespaces alone objects count.
-    mesh: Option<String>,
+/// Takes what a cluster says.
+#[must_use]
+pub fn cluster(state: &SourceState, options: &CompileOptions) -> Evidence {
+    Evidence::objects(Arc::clone(&state.store), options, Some(options.mesh_name.clone()))
 }
 
-/// Where something stands in a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The file.
-    pub file: String,
-    /// The line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<u32>,
-}
-
-impl Evidence {
-    /// Reads a folder of manifests.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn folder(dir: &Path, options: &CompileOptions) -> Result<Self> {
-        let state = Folder::load_once(dir);
-        if let Availability::Unavailable { reason } = &state.availability {
-            bail!("{reason}: name a folder that exists and that you may read");
-        }
-        ensure!(
-            state.store.files().next().is_some(),
-            "there is no manifest in `{}`: manifests are files that end in `.yaml`, `.yml` or `.json`",
-            dir.display()
-        );
-        Ok(Self::of(&state, options, None))
-    }
-
-    /// Takes what a cluster says.
-    #[must_use]
-    pub fn cluster(state: &SourceState, options: &CompileOptions) -> Self {
-        Self::of(state, options, Some(options.mesh_name.clone()))
-    }
-
-    fn of(state: &SourceState, options: &CompileOptions, mesh: Option<String>) -> Self {
-        let store = Arc::clone(&state.store);
-        let compiled = compile(&store, options, None);
-        Self::Objects(Box::new(Objects { store, compiled, mesh }))
-    }
-
-    /// Reads a policy document, as the filter reads it.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is none.
-    pub fn file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the document {}", path.display()))?;
-        let document: Document = egress_policy::json::from_str(&text)
-            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
-            .context("this is no policy document (`osm-egress schema` has its form)")?;
-        Ok(Self::Document(Arc::new(document)))
-    }
-
-    /// Whose document this is, if there is only one.
-    #[must_use]
-    pub fn only_identity(&self) -> Option<&Identity> {
-        match self {
-            Self::Objects(_) => None,
-            Self::Document(document) => Some(&document.identity),
-        }
-    }
-
-    /// The document of an identity.
-    ///
-    /// # Errors
-    /// When it is another's.
-    pub fn document(&self, identity: &Identity) -> Result<Arc<Document>> {
-        match self {
-            Self::Objects(objects) => Ok(objects.compiled.document(identity)),
-            Self::Document(document) => {
-                let whose = &document.identity;
-                ensure!(whose == identity, "the document is {whose}'s, not {identity}'s");
-                Ok(Arc::clone(document))
-            }
-        }
-    }
-
-    fn objects(&self) -> Option<&Objects> {
-        match self {
-            Self::Objects(objects) => Some(objects),
-            Self::Document(_) => None,
-        }
-    }
-
-    /// Where a rule stands.
-    pub(super) fn place(&self, policy: &str, rule: &str) -> Option<Place> {
-        let (namespace, name) = policy.split_once('/')?;
-        let kind = if rule == "Service" { Kind::Service } else { Kind::Egress };
-        let reference = ObjectRef::new(kind, namespace, name);
-        let index = self.objects()?.store.index();
-        let object = index.objects.get(&reference)?;
-        let line = object.position(rule).map(|at| at.line);
-        // An object of a cluster is its own file.
-        (*object.file != *reference.to_string()).then(|| Place { file: object.file.to_string(), line })
-    }
-
-    /// The policies that name an identity and have mistakes.
-    pub(super) fn not_accepted(&self, identity: &Identity) -> Vec<Condition> {
-        let Some(objects) = self.objects() else { return Vec::new() };
-        let names: BTreeSet<ObjectRef> = objects
-            .sources()
-            .filter(|(_, namespace, name)| {
-                (*namespace, *name) == (identity.namespace(), identity.service_account())
-            })
-            .map(|(object, _, _)| object.clone())
-            .collect();
-        let conditions = names.iter().filter_map(|name| objects.compiled.conditions.get(name));
-        conditions
-            .filter(|condition| !condition.accepted)
-            .map(|condition| {
-                let mut condition = condition.clone();
-                condition.problems.retain(|problem| problem.severity == Severity::Error);
-                condition
-            })
-            .collect()
-    }
-
-    /// What cannot be read: policies may be missing.
-    pub(super) fn unreadable(&self) -> Vec<Problem> {
-        let problems = self.objects().into_iter().flat_map(|objects| objects.store.problems());
-        problems.filter(|problem| problem.severity == Severity::Error).collect()
-    }
-
-    /// Service accounts with the same name, or in the same namespace, and the policies that name them.
-    pub(super) fn others(&self, identity: &Identity) -> Vec<(String, Vec<String>)> {
-        let Some(objects) = self.objects() else { return Vec::new() };
-        // The same name comes first: the namespace was probably mistaken.
-        let mut others: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
-        for (object, namespace, name) in objects.sources() {
-            let same_name = name == identity.service_account();
-            if same_name || namespace == identity.namespace() {
-                others
-                    .entry((!same_name, format!("{namespace}/{name}")))
-                    .or_default()
-                    .push(object.to_string());
-            }
-        }
-        others.into_iter().map(|((_, whose), objects)| (whose, objects)).collect()
-    }
-
-    /// What there is to know about the objects.
-    pub(super) fn notes(&self, identity: &Identity) -> Vec<String> {
-        let Some(Objects { store, mesh: Some(mesh), .. }) = self.objects() else { return Vec::new() };
-        let namespace = identity.namespace();
-        let index = store.index();
-        match index.objects.get(&ObjectRef::new(Kind::Namespace, "", namespace)) {
-            None => vec![format!("there is no namespace `{namespace}`")],
-            Some(object) => {
-                let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(MONITORED_LABEL));
-                let is_monitored = label == Some(mesh);
-                (!is_monitored)
-                    .then(|| {
-                        format!(
-                            "namespace `{namespace}` does not belong to the mesh: it has no label \
-                             `{MONITORED_LABEL}={mesh}`, so its pods get no sidecar and its policies do not count"
-                        )
-                    })
-                    .into_iter()
-                    .collect()
-            }
-        }
-    }
-}
-
-impl Objects {
-    /// Who is named by which policy: object, namespace and name.
-    fn sources(&self) -> impl Iterator<Item = (&ObjectRef, &str, &str)> {
-        self.store.index().objects.into_iter().flat_map(|(reference, object)| {
-            let sources =
-                if let Body::Egress(egress) = &object.body { egress.sources.as_slice() } else { &[] };
-            sources.iter().map(move |source| (reference, source.namespace.as_str(), source.name.as_str()))
-        })
-    }
+/// Reads a policy document, as the filter reads it.
+///
+/// # Errors
+/// When it cannot be read, or is none.
+pub fn file(path: &Path) -> Result<Evidence> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the document {}", path.display()))?;
+    let document: Document = egress_policy::json::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+        .context("this is no policy document (`osm-egress schema` has its form)")?;
+    Ok(Evidence::Document(Arc::new(document)))
 }

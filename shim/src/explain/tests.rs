@@ -3,6 +3,9 @@ use std::path::Path;
 use super::call::Words;
 use super::*;
 use egress_compile::CompileOptions;
+use egress_policy::ReasonCode;
+
+use super::evidence::Evidence;
 
 const MANIFESTS: &str = r#"
 apiVersion: policy.openservicemesh.io/v1alpha1
@@ -55,10 +58,10 @@ kind: Namespace
 metadata: {name: free, annotations: {openservicemesh.io/egress-mode: passthrough}}
 "#;
 
-fn evidence() -> (tempfile::TempDir, Evidence) {
+fn shop() -> (tempfile::TempDir, Evidence) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("shop.yaml"), MANIFESTS).expect("written");
-    let evidence = Evidence::folder(folder.path(), &CompileOptions::default()).expect("readable");
+    let evidence = evidence::folder(folder.path(), &CompileOptions::default()).expect("readable");
     (folder, evidence)
 }
 
@@ -80,7 +83,7 @@ fn ask(identity: &str, words: &Words, addresses: &[&str]) -> Ask {
 }
 
 fn text(identity: &str, words: &Words, addresses: &[&str]) -> String {
-    let (folder, evidence) = evidence();
+    let (folder, evidence) = shop();
     let report = explain(&evidence, &ask(identity, words, addresses)).expect("an answer");
     let version = report.document.clone();
     let text = report.text(false).to_string();
@@ -142,7 +145,7 @@ fn not_intercepted() {
 /// Where every address that a name has is dropped, Envoy refuses what the engine allows.
 #[test]
 fn a_name_that_must_not_lead_there() {
-    let (_folder, evidence) = evidence();
+    let (_folder, evidence) = shop();
     let mut ask = ask("shop/app", &words("http://httpbin.org"), &["127.0.0.1", "169.254.169.254"]);
     let allowed = explain(&evidence, &ask).expect("an answer");
     assert!(allowed.is_allowed() && allowed.notes.iter().any(|note| note.contains("address-forbidden")));
@@ -155,7 +158,7 @@ fn a_name_that_must_not_lead_there() {
 
 #[test]
 fn as_json() {
-    let (folder, evidence) = evidence();
+    let (folder, evidence) = shop();
     let words = Words { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
     let report = explain(&evidence, &ask("shop/app", &words, &[])).expect("an answer");
     let json = format!("{:#}", report.to_json());
@@ -166,11 +169,11 @@ fn as_json() {
 /// A document alone answers too; it has no files.
 #[test]
 fn a_document() {
-    let (folder, evidence) = evidence();
+    let (folder, evidence) = shop();
     let document = evidence.document(&"shop/app".parse().expect("an identity")).expect("there");
     let path = folder.path().join("policy.json");
     std::fs::write(&path, serde_json::to_string(&*document).expect("JSON")).expect("written");
-    let alone = Evidence::file(&path).expect("a document");
+    let alone = evidence::file(&path).expect("a document");
     let ask = ask("shop/app", &words("https://httpbin.org"), &[]);
     let (one, other) = (explain(&evidence, &ask).expect("one"), explain(&alone, &ask).expect("other"));
     assert_eq!((one.reason, one.policy, one.goes_to), (other.reason, other.policy, other.goes_to));
@@ -179,9 +182,9 @@ fn a_document() {
     let error = explain(&alone, &wrong).expect_err("another's").to_string();
     assert_eq!(error, "the document is shop/app's, not shop/other's");
     std::fs::write(&path, "{}").expect("written");
-    let error = format!("{:#}", Evidence::file(&path).expect_err("none"));
+    let error = format!("{:#}", evidence::file(&path).expect_err("none"));
     assert!(error.contains("no policy document"), "{error}");
-    assert!(Evidence::folder(Path::new("/nowhere"), &CompileOptions::default()).is_err());
+    assert!(evidence::folder(Path::new("/nowhere"), &CompileOptions::default()).is_err());
 }
 
 /// What others wrote never gets to the terminal as it is, and never takes a line of its own.

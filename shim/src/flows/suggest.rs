@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use egress_compile::lint::shared_suffixes;
 use egress_policy::{Host, Identity, Protocol, ReasonCode};
 use jiff::Timestamp;
 
-use super::{Flow, clean, decided, protocol, shared_suffixes};
+use super::{Flow, clean, decided, protocol};
 use crate::snapshot::hash;
 
 /// What is suggested for an identity.

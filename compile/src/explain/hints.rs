@@ -5,7 +5,7 @@ use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verd
 
 use super::Ask;
 use super::evidence::Evidence;
-use egress_compile::{ENCRYPTED_HELLO_ANNOTATION, UPGRADES_ANNOTATION};
+use crate::{ENCRYPTED_HELLO_ANNOTATION, UPGRADES_ANNOTATION};
 
 /// More would not be read.
 const MOST: usize = 4;

@@ -1,0 +1,494 @@
+// The page: reads fields, asks the module, and shows what it says. It decides nothing itself.
+// Whatever comes from manifests or from the address is put into the page as text, never as HTML.
+import init, * as engine from "./egress_playground.js";
+
+const byId = (id) => document.getElementById(id);
+const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
+const SWITCHES = ["noSni", "ech"];
+// Longer ones are cut by browsers and chats.
+const LONGEST_FRAGMENT = 100_000;
+const LINE = 20;
+
+const web = `apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  hosts:
+  - httpbin.org
+  - "*.example.com"
+  ports:
+  - {number: 80, protocol: http}
+  - {number: 443, protocol: https}
+`;
+const routes = `apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: orders, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  hosts: [api.partner.net]
+  ports:
+  - {number: 80, protocol: http}
+  matches:
+  - {apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: orders}
+---
+apiVersion: specs.smi-spec.io/v1alpha4
+kind: HTTPRouteGroup
+metadata: {name: orders, namespace: shop}
+spec:
+  matches:
+  - {name: read, pathRegex: "/orders.*", methods: [GET]}
+  - {name: write, pathRegex: /orders, methods: [POST], headers: [{x-key: "[0-9]+"}]}
+`;
+const database = `apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: database, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  ipAddresses: [198.51.100.0/24]
+  ports:
+  - {number: 5432, protocol: tcp}
+`;
+const mode = (mode) => `apiVersion: v1
+kind: Namespace
+metadata:
+  name: shop
+  annotations: {openservicemesh.io/egress-mode: ${mode}}
+`;
+const mesh = `apiVersion: config.openservicemesh.io/v1alpha2
+kind: MeshConfig
+metadata: {name: osm-mesh-config, namespace: osm-system}
+spec:
+  traffic: {enableEgress: true}
+`;
+const lints = `apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: wide, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  hosts: ["*.github.io", "*.example.com"]
+  ports:
+  - {number: 443, protocol: https}
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: literal, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  hosts: [203.0.113.7]
+  ports:
+  - {number: 8443, protocol: https}
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: everything, namespace: shop}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: app, namespace: shop}
+  ports:
+  - {number: 22, protocol: tcp}
+---
+${database.replace("name: database", "name: first")}---
+${database.replace("name: database", "name: second").replace("198.51.100.0/24", "198.51.100.7/32")}`;
+const EXAMPLES = [
+  ["Names, over HTTP and HTTPS", web, { to: "https://www.example.com/" }],
+  ["Routes: path, method, headers", routes, { to: "http://api.partner.net/orders", method: "POST" }],
+  ["Addresses: a database", database, { to: "tcp://198.51.100.7:5432" }],
+  ["Audit mode", `${mode("audit")}---\n${web}`, { to: "https://openservicemesh.io" }],
+  ["Global egress", mesh, { to: "tcp://203.0.113.1:22" }],
+  ["What lints say", lints, { to: "https://me.github.io" }],
+];
+
+// State: what is in the fields, and the cases. Answers follow from it.
+let cases = [];
+// The answers that belong to the cases, or none.
+let outcomes = null;
+let identities = [];
+let broken = false;
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "class") made.className = value;
+    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+function fail(text) {
+  byId("failure").textContent = text;
+  byId("failure").hidden = false;
+}
+
+// A trap leaves the module unusable.
+function ask(question, ...texts) {
+  try {
+    return JSON.parse(engine[question](...texts));
+  } catch (error) {
+    broken = true;
+    fail(`The module stopped: ${error}. Load the page again.`);
+    return { error: "no answer" };
+  }
+}
+
+// Editors: a textarea between line numbers and marked lines.
+class Editor {
+  constructor(box, change) {
+    this.text = box.querySelector("textarea");
+    this.numbers = box.querySelector(".numbers");
+    this.layer = box.querySelector(".marks");
+    this.count = 0;
+    this.text.addEventListener("scroll", () => this.follow());
+    this.text.addEventListener("input", () => { this.number(); change(); });
+    new ResizeObserver(() => this.follow()).observe(this.text);
+    this.number();
+  }
+  get value() { return this.text.value; }
+  set value(text) { this.text.value = text; this.number(); }
+  number() {
+    const count = this.text.value.split("\n").length;
+    if (count === this.count) return;
+    this.count = count;
+    this.numbers.textContent = Array.from({ length: count }, (_, i) => i + 1).join("\n") + "\n\n";
+    this.follow();
+  }
+  follow() {
+    this.numbers.scrollTop = this.text.scrollTop;
+    this.layer.style.transform = `translateY(${-this.text.scrollTop}px)`;
+  }
+  mark(line, kind) {
+    this.layer.replaceChildren();
+    if (!line) return;
+    const mark = element("div", { class: `mark ${kind}`, "data-line": line });
+    mark.style.top = `${(line - 1) * LINE}px`;
+    this.layer.append(mark);
+  }
+  show(line) {
+    const top = (line - 1) * LINE;
+    const { scrollTop, clientHeight } = this.text;
+    if (top < scrollTop || top > scrollTop + clientHeight - 3 * LINE) {
+      this.text.scrollTop = Math.max(0, top - clientHeight / 3);
+    }
+  }
+  // Puts the cursor there.
+  go(line) {
+    const before = this.text.value.split("\n").slice(0, line - 1);
+    const at = before.reduce((sum, text) => sum + text.length + 1, 0);
+    this.text.focus({ preventScroll: true });
+    this.text.setSelectionRange(at, at);
+    this.text.scrollLeft = 0;
+    this.show(line);
+    this.text.scrollIntoView({ block: "nearest" });
+  }
+}
+
+const place = (line) => line
+  ? element("button", { type: "button", class: "place", onclick: () => manifests.go(line) }, `line ${line}`)
+  : null;
+
+function check() {
+  const { problems, summary, identities: found } = ask("check", manifests.value);
+  if (broken) return;
+  byId("problems").replaceChildren(...problems.map((problem) => {
+    const object = problem.object ? [problem.object.kind, [problem.object.namespace, problem.object.name].filter(Boolean).join("/")].join(" ") : "";
+    return element("li", {},
+      place(problem.line), " ",
+      element("strong", { class: problem.severity }, problem.severity), " ",
+      object ? element("span", { class: "mono" }, [object, problem.field].filter(Boolean).join(" ")) : null, object ? ": " : "",
+      problem.message,
+      problem.advice ? element("div", { class: "quiet" }, problem.advice) : null);
+  }));
+  if (!problems.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
+  const s = (count, one, many) => `${count} ${count === 1 ? one : many}`;
+  byId("summary").textContent = [
+    s(summary.policies, "policy", "policies"), s(summary.identities, "identity", "identities"),
+    s(summary.errors, "error", "errors"), s(summary.warnings, "warning", "warnings"),
+  ].join(", ");
+  identities = found;
+  byId("identities").replaceChildren(...identities.map((name) => element("option", { value: name })));
+  showDocuments();
+}
+
+function showDocuments() {
+  const documents = ask("documents", manifests.value);
+  const whose = byId("whose");
+  const chosen = whose.value;
+  whose.replaceChildren(...identities.map((name) => element("option", { value: name }, name)));
+  whose.value = identities.includes(chosen) ? chosen : identities[0] ?? "";
+  const document = documents[whose.value];
+  byId("document").textContent = document ? JSON.stringify(document, null, 2) : "The manifests name no identity.";
+}
+
+function connection() {
+  const said = {};
+  for (const field of FIELDS) said[field] = byId(field).value;
+  for (const field of SWITCHES) said[field] = byId(field).checked;
+  return said;
+}
+
+function setConnection(said) {
+  for (const field of FIELDS) byId(field).value = typeof said[field] === "string" ? said[field] : "";
+  for (const field of SWITCHES) byId(field).checked = said[field] === true;
+}
+
+function evaluate() {
+  const answer = byId("answer");
+  const said = ask("explain", manifests.value, JSON.stringify(connection()));
+  if (said.error !== undefined) {
+    manifests.mark(null);
+    answer.replaceChildren(element("p", { class: "bad", id: "mistake" }, said.error));
+    return null;
+  }
+  const { report, rules } = said;
+  const allowed = report.verdict === "allow";
+  const term = (name, ...values) => [element("dt", {}, name), element("dd", {}, ...values)];
+  const facts = element("dl", {}, ...term("asked", element("code", {}, report.connection)));
+  if (report.policy) {
+    const by = allowed && !report.wouldRefuse ? "by" : "nearest";
+    facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), " ", place(report.line)));
+  }
+  if (report.wouldRefuse) facts.append(...term("would be", element("strong", { class: "warning" }, report.wouldRefuse)));
+  if (report.goesTo) {
+    const { how, host, port, cluster } = report.goesTo;
+    const to = { dialled: "the address that was dialled", passthrough: "the address that was dialled, by global egress", resolved: `${host}:${port}, as the sidecar resolves it` }[how];
+    facts.append(...term("goes to", to, " ", element("span", { class: "quiet" }, `(cluster ${cluster})`)));
+  }
+  facts.append(...term("decided by", { connection: "port and address", "first-bytes": "the first bytes", request: "the request" }[report.stage]));
+  facts.append(...term("mode", report.mode));
+  const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
+  const others = report.rules.map((rule, index) => [rule, rules[index]]).filter(([rule]) => !decides(rule));
+  answer.replaceChildren(
+    element("p", { class: `verdict ${allowed ? "good" : "bad"}` },
+      element("span", { id: "verdict" }, allowed ? "ALLOWED" : "DENIED"), " ",
+      element("code", { id: "reason" }, report.reason ?? "")),
+    element("p", {}, report.meaning),
+    facts,
+    ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
+    ...list("Probably meant", report.hints.map((hint) => [hint])),
+    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", others.map(([rule, lacks]) => [
+      element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule.line),
+      element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
+    ]), "others"),
+    ...list("Policies with mistakes", report.notAccepted.map((condition) => [
+      element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
+      element("ul", {}, ...condition.problems.map((problem) => element("li", {}, problem.message))),
+    ])),
+    ...list("Notes", report.notes.map((note) => [note])),
+  );
+  manifests.mark(report.line, allowed ? "allow" : "deny");
+  if (report.line) manifests.show(report.line);
+  byId("expect").value = report.verdict;
+  return report;
+}
+
+function list(title, items, id) {
+  if (!items.length) return [];
+  const made = element("ul", { class: "list" }, ...items.map((item) => element("li", {}, ...item)));
+  if (id) made.id = id;
+  return [element("h3", {}, title), made];
+}
+
+// Cases.
+
+function add() {
+  const now = connection();
+  cases.push({ name: now.to, expect: byId("expect").value, connection: now });
+  changedCases();
+}
+
+// What was said of the cases is no longer so.
+function forget() {
+  if (outcomes) {
+    outcomes = null;
+    showCases();
+  }
+  byId("diff").hidden = true;
+  byId("changes").textContent = "";
+}
+
+function changedCases() {
+  forget();
+  showCases();
+  remember();
+}
+
+function summaryOf({ to, address, method, path, headers, sni, noSni, ech, clientHello }) {
+  const more = [
+    address && `at ${address}`, method, path, headers && headers.split("\n").filter(Boolean).join("; "),
+    sni && `server name ${sni}`, noSni && "no server name", ech && "ECH", clientHello && `bytes ${clientHello.slice(0, 24)}`,
+  ].filter(Boolean);
+  return [element("code", {}, to), more.length ? element("span", { class: "quiet" }, ` ${more.join(", ")}`) : ""];
+}
+
+function showCases() {
+  byId("no-cases").hidden = cases.length > 0;
+  byId("cases").hidden = !cases.length;
+  byId("cases").tBodies[0].replaceChildren(...cases.map((one, index) => {
+    const outcome = outcomes?.[index];
+    const choice = element("select", { "aria-label": `expected of case ${index + 1}`, onchange: () => { one.expect = choice.value; changedCases(); } },
+      ...["allow", "deny"].map((verdict) => element("option", { value: verdict }, verdict)));
+    choice.value = one.expect;
+    const found = !outcome ? element("span", { class: "quiet" }, "not run")
+      : outcome.error !== undefined ? element("span", { class: "bad" }, outcome.error)
+      : element("span", { class: outcome.asExpected ? "good" : "bad" }, `${outcome.asExpected ? "as expected" : "WRONG"}: ${outcome.found}`);
+    return element("tr", {},
+      element("td", {}, ...summaryOf(one.connection)),
+      element("td", { class: "mono" }, one.connection.source),
+      element("td", {}, choice),
+      element("td", {}, found),
+      element("td", { class: "actions" },
+        element("button", { type: "button", "aria-label": `show case ${index + 1}`, onclick: () => { setConnection(one.connection); evaluate(); remember(); } }, "Show"), " ",
+        element("button", { type: "button", "aria-label": `remove case ${index + 1}`, onclick: () => { cases.splice(index, 1); changedCases(); } }, "Remove")));
+  }));
+  if (!outcomes) { byId("tally").textContent = ""; return; }
+  const wrong = outcomes.filter((outcome) => !outcome.asExpected).length;
+  byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${wrong} not as expected`;
+}
+
+function runAll() {
+  const said = ask("run", manifests.value, JSON.stringify(cases));
+  if (said.error !== undefined) return fail(said.error);
+  outcomes = said;
+  showCases();
+}
+
+function compare() {
+  const all = cases.length ? cases : [{ name: "", expect: "deny", connection: connection() }];
+  const said = ask("diff", manifests.value, changed.value, JSON.stringify(all));
+  if (said.error !== undefined) return fail(said.error);
+  const table = byId("diff");
+  table.hidden = false;
+  table.tBodies[0].replaceChildren(...said.map((outcome, index) => element("tr", outcome.changed ? { class: "changed" } : {},
+    element("td", {}, ...summaryOf(all[index].connection)),
+    ...(outcome.error !== undefined
+      ? [element("td", { class: "bad", colspan: "2" }, outcome.error)]
+      : [element("td", {}, outcome.before), element("td", {}, outcome.after)]))));
+  const count = said.filter((outcome) => outcome.changed).length;
+  byId("changes").textContent = `${count} of ${said.length} ${count === 1 ? "changes" : "change"}`;
+}
+
+function save() {
+  const said = ask("file", JSON.stringify(cases));
+  if (said.error !== undefined) return fail(said.error);
+  // JSON is YAML: `osm-egress test` reads it.
+  const url = URL.createObjectURL(new Blob([`${JSON.stringify(said, null, 2)}\n`], { type: "application/json" }));
+  element("a", { href: url, download: "cases.yaml" }).click();
+  URL.revokeObjectURL(url);
+}
+
+// The address: everything that was typed, so that a link shows the same.
+
+function remember() {
+  const state = { manifests: manifests.value, connection: connection(), cases, changed: changed.value };
+  const bytes = new TextEncoder().encode(JSON.stringify(state));
+  let text = "";
+  for (const byte of bytes) text += String.fromCharCode(byte);
+  const fragment = btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  history.replaceState(null, "", fragment.length > LONGEST_FRAGMENT ? location.pathname : `#${fragment}`);
+}
+
+function recall() {
+  const fragment = location.hash.slice(1);
+  if (!fragment) return false;
+  try {
+    const text = atob(fragment.replaceAll("-", "+").replaceAll("_", "/"));
+    const state = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (c) => c.charCodeAt(0))));
+    const string = (value) => (typeof value === "string" ? value : "");
+    manifests.value = string(state.manifests);
+    changed.value = string(state.changed);
+    setConnection(state.connection ?? {});
+    cases = (Array.isArray(state.cases) ? state.cases : []).map((one) => {
+      const said = {};
+      for (const field of FIELDS) said[field] = string(one?.connection?.[field]);
+      for (const field of SWITCHES) said[field] = one?.connection?.[field] === true;
+      return { name: string(one?.name), expect: one?.expect === "allow" ? "allow" : "deny", connection: said };
+    });
+    outcomes = null;
+    return true;
+  } catch {
+    fail("What stands behind # in the address is not from this page: it was not read.");
+    return false;
+  }
+}
+
+function later(act, wait) {
+  let timer;
+  return () => { clearTimeout(timer); timer = setTimeout(act, wait); };
+}
+
+function everything() {
+  if (broken) return;
+  check();
+  if (byId("to").value) evaluate();
+  else { byId("answer").replaceChildren(); manifests.mark(null); }
+}
+
+const soon = later(() => { everything(); remember(); }, 150);
+const soonRemember = later(remember, 150);
+const manifests = new Editor(byId("editor"), () => { forget(); soon(); });
+const changed = new Editor(byId("changed-editor"), () => { forget(); soonRemember(); });
+
+function load(example) {
+  const [, text, said] = EXAMPLES[example];
+  manifests.value = text;
+  setConnection({ source: "shop/app", ...said });
+  forget();
+  everything();
+}
+
+async function upload() {
+  const texts = await Promise.all(Array.from(byId("upload").files, (file) => file.text()));
+  if (!texts.length) return;
+  manifests.value = texts.map((text) => (text.endsWith("\n") ? text : `${text}\n`)).join("---\n");
+  byId("upload").value = "";
+  forget();
+  soon();
+}
+
+// The module is packed; a server that says so has the browser unpack it already.
+async function module() {
+  const answer = await fetch("egress_playground.wasm.gz");
+  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+  const bytes = await answer.arrayBuffer();
+  const [first, second] = new Uint8Array(bytes, 0, 2);
+  if (first !== 0x1f || second !== 0x8b) return bytes;
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
+async function start() {
+  EXAMPLES.forEach(([name], index) => byId("example").append(element("option", { value: index }, name)));
+  try {
+    await init({ module_or_path: await module() });
+  } catch (error) {
+    fail(`The module does not load: ${error}`);
+    return;
+  }
+  if (recall()) everything(); else load(0);
+  showCases();
+  byId("example").addEventListener("change", (event) => { load(Number(event.target.value)); remember(); });
+  byId("upload").addEventListener("change", upload);
+  byId("connection").addEventListener("input", soon);
+  byId("connection").addEventListener("change", soon);
+  const now = () => { everything(); remember(); };
+  byId("connection").addEventListener("submit", (event) => { event.preventDefault(); now(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); now(); }
+  });
+  byId("add").addEventListener("click", add);
+  byId("run").addEventListener("click", runAll);
+  byId("save").addEventListener("click", save);
+  byId("copy").addEventListener("click", () => { changed.value = manifests.value; forget(); remember(); });
+  byId("compare").addEventListener("click", compare);
+  byId("whose").addEventListener("change", showDocuments);
+  addEventListener("hashchange", () => { if (recall()) { everything(); showCases(); } });
+  document.documentElement.dataset.ready = "yes";
+}
+
+start();

@@ -1,0 +1,98 @@
+//! What the page of the playground asks: texts in, JSON out. Nothing here decides anything; the answers are
+//! those of `osm-egress check`, `explain` and `test`, by the same code.
+
+mod ask;
+mod case;
+
+use std::sync::Arc;
+
+use egress_compile::check::{Report, Summary};
+use egress_compile::explain::evidence::Evidence;
+use egress_compile::manifest::Problem;
+use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, Compiled, compile};
+use serde::Serialize;
+use serde_json::{Value, json};
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// What the one text of manifests is called in places.
+const FILE: &str = "manifests.yaml";
+
+/// Everything that there is to say about manifests, and the identities that they name.
+#[wasm_bindgen]
+#[must_use]
+pub fn check(manifests: &str) -> String {
+    #[derive(Serialize)]
+    struct Checked {
+        problems: Vec<Problem>,
+        summary: Summary,
+        identities: Vec<String>,
+    }
+    let (store, compiled) = compiled(manifests);
+    let identities = compiled.documents.keys().map(ToString::to_string).collect();
+    let Report { problems, summary } = Report::of(&store, &compiled);
+    json!(Checked { problems, summary, identities }).to_string()
+}
+
+/// The answer about a connection: `{report, rules}`, where `rules` says of each rule of the report what it
+/// lacks, in words; or `{error}`.
+#[wasm_bindgen]
+#[must_use]
+pub fn explain(manifests: &str, connection: &str) -> String {
+    answer(ask::explain(&evidence(manifests), connection))
+}
+
+/// The policy documents of the identities that manifests name: `{identity: document}`.
+#[wasm_bindgen]
+#[must_use]
+pub fn documents(manifests: &str) -> String {
+    let (_, compiled) = compiled(manifests);
+    let documents = compiled.documents.iter();
+    let documents: serde_json::Map<String, Value> =
+        documents.map(|(identity, document)| (identity.to_string(), json!(document))).collect();
+    Value::Object(documents).to_string()
+}
+
+/// What becomes of each case: a list of `{asExpected, expected, found}` or `{error}`.
+#[wasm_bindgen]
+#[must_use]
+pub fn run(manifests: &str, cases: &str) -> String {
+    answer(case::run(&evidence(manifests), cases))
+}
+
+/// What becomes of each case under other manifests: a list of `{before, after, changed}` or `{error}`.
+#[wasm_bindgen]
+#[must_use]
+pub fn diff(before: &str, after: &str, cases: &str) -> String {
+    answer(case::diff(&evidence(before), &evidence(after), cases))
+}
+
+/// The cases as a file for `osm-egress test`.
+#[wasm_bindgen]
+#[must_use]
+pub fn file(cases: &str) -> String {
+    answer(case::file(cases))
+}
+
+fn store(manifests: &str) -> Store {
+    let mut store = Store::default();
+    store.apply(FileUpdate::read(FILE.into(), manifests.as_bytes()));
+    store
+}
+
+fn compiled(manifests: &str) -> (Store, Compiled) {
+    let store = store(manifests);
+    let compiled = compile(&store, &CompileOptions::default(), None);
+    (store, compiled)
+}
+
+fn evidence(manifests: &str) -> Evidence {
+    Evidence::objects(Arc::new(store(manifests)), &CompileOptions::default(), None)
+}
+
+fn answer(answer: Result<Value, String>) -> String {
+    answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The page, open in a browser.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::browser::{Browser, Playground};
+use egress_tests::mesh::root;
+use egress_tests::wait::wait_for;
+use serde_json::json;
+
+pub(crate) const MANIFESTS: &str = r#"apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: shop}
+spec:
+  sources: [{kind: ServiceAccount, name: app, namespace: shop}]
+  hosts: [httpbin.org, "*.example.com"]
+  ports:
+  - {number: 80, protocol: http}
+  - {number: 443, protocol: https}
+"#;
+
+pub(crate) struct Page {
+    pub(crate) browser: Browser,
+    pub(crate) playground: Playground,
+}
+
+impl Page {
+    /// Opens it with an example in it.
+    pub(crate) fn open() -> Result<Self> {
+        let page = Self { playground: Playground::serve()?, browser: Browser::start(1280, 1000)? };
+        page.load("")?;
+        Ok(page)
+    }
+
+    pub(crate) fn load(&self, fragment: &str) -> Result<()> {
+        // Another fragment alone would load nothing.
+        self.browser.go("about:blank")?;
+        self.browser.go(&format!("{}{fragment}", self.playground.url))?;
+        self.wait("the page to be ready", "html[data-ready=yes]", "")
+    }
+
+    /// Types manifests and a connection of `shop/app`.
+    pub(crate) fn ask(&self, manifests: &str, to: &str) -> Result<()> {
+        self.browser.fill("#manifests", manifests)?;
+        self.browser.fill("#source", "shop/app")?;
+        self.browser.fill("#to", to)
+    }
+
+    /// Waits until the first that matches has this in its text.
+    pub(crate) fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
+        let exists =
+            || self.browser.script("return !!document.querySelector(arguments[0])", &json!([selector]));
+        let found = wait_for(what, Duration::from_secs(10), || {
+            exists().is_ok_and(|exists| exists == true)
+                && self.browser.text(selector).is_ok_and(|found| found.contains(text))
+        });
+        found.map(|_| ()).with_context(|| {
+            let failure = self.browser.text("#failure").unwrap_or_default();
+            let found = self.browser.text(selector).unwrap_or_default();
+            format!("`{text}` in {selector}: `{found}` {failure} {:?}", self.browser.console())
+        })
+    }
+
+    /// Waits for a verdict with a reason.
+    pub(crate) fn verdict(&self, verdict: &str, reason: &str) -> Result<()> {
+        self.wait("the reason", "#reason", reason)?;
+        self.wait("the verdict", "#verdict", verdict)
+    }
+
+    /// Nothing is wrong, and nothing was loaded from elsewhere.
+    pub(crate) fn is_well(&self) -> Result<()> {
+        let console = self.browser.console()?;
+        ensure!(console.is_empty(), "the console says {console:#?}");
+        ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);
+        let names = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
+        let names = self.browser.script(names, &json!([]))?;
+        for name in names.as_array().into_iter().flatten() {
+            ensure!(name.as_str().unwrap_or_default().starts_with(&self.playground.url), "{name} was loaded");
+        }
+        Ok(())
+    }
+
+    /// A picture for the documentation.
+    pub(crate) fn picture(&self, name: &str) -> Result<()> {
+        if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
+            return Ok(());
+        }
+        let folder = root().join("docs/images");
+        std::fs::create_dir_all(&folder)?;
+        Ok(std::fs::write(folder.join(name), self.browser.screenshot()?)?)
+    }
+}
