@@ -22,7 +22,6 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
 /// A name by which the admin interface may be asked, in lower case and without a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +111,6 @@ pub(super) async fn headers(mut response: Response) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
         (RESOURCE_POLICY, "same-origin"),
-        (OPENER_POLICY, "same-origin"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

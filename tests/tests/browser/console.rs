@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_tests::browser::Browser;
 use egress_tests::mesh::{self, CONTROL_PLANE, World};
-use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::netns::{Netns, Pod, ensure_capable};
 use egress_tests::shim::Shim;
 use egress_tests::wait::wait_for;
 use serde_json::json;
@@ -32,6 +32,7 @@ pub(crate) struct Console<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) shim: &'a Shim<'a>,
     pub(crate) manifests: &'a Path,
+    pub(crate) netns: &'a Netns,
 }
 
 /// Opens the console of a control plane over these manifests, with a sidecar of `curl/curl`.
@@ -59,10 +60,10 @@ pub(crate) fn open(
             proxy["documentSent"].is_string() && proxy["documentSent"] == proxy["documentAcknowledged"]
         })
     })?;
-    let (pod, shim, manifests) = (&pod, &shim, world.manifests.path());
+    let (pod, shim, manifests, netns) = (&pod, &shim, world.manifests.path(), &world.outside.netns);
     // The browser is where the control plane is, as one behind `kubectl port-forward` is.
-    world.outside.netns.run(|| {
-        let console = Console { browser: Browser::start(1280, 900)?, pod, shim, manifests };
+    netns.run(|| {
+        let console = Console { browser: Browser::start(1280, 900)?, pod, shim, manifests, netns };
         test(&console).with_context(|| shim.log())
     })?
 }
@@ -115,6 +116,14 @@ impl Console<'_> {
         let unexpected: Vec<&String> = console.iter().filter(|line| !expected(line)).collect();
         ensure!(unexpected.is_empty(), "the console says {unexpected:#?}");
         Ok(())
+    }
+
+    /// Whether it can be seen.
+    pub(crate) fn can_be_seen(&self, selector: &str) -> Result<bool> {
+        let seen = self
+            .browser
+            .script("return document.querySelector(arguments[0]).checkVisibility()", &json!([selector]))?;
+        Ok(seen == true)
     }
 
     /// How often something matches.

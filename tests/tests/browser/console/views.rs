@@ -109,7 +109,7 @@ fn each_view() -> Result<()> {
         browser.wait("a mistake", "#mistake", "is not HOST:PORT")?;
         console.says(|line| line.contains("400"))?;
         for hidden in ["#switching", "#writing", "#applying", "#playground"] {
-            ensure!(browser.text(hidden)?.is_empty(), "{hidden} can be seen");
+            ensure!(!console.can_be_seen(hidden)?, "{hidden} can be seen");
         }
         console.is_well()
     })
@@ -143,8 +143,15 @@ fn by_keyboard_on_a_narrow_screen() -> Result<()> {
         browser.resize(380, 800)?;
         for view in ["mesh", "proxies", "policies", "flows", "ask"] {
             console.load(view)?;
-            let wide = "return document.documentElement.scrollWidth > document.documentElement.clientWidth";
-            ensure!(browser.script(wide, &json!([]))? == false, "{view} is wider than the screen");
+            let wide = "const width = document.documentElement.clientWidth; \
+                if (document.documentElement.scrollWidth <= width) return []; \
+                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll') \
+                && one.getBoundingClientRect().right > width).map((one) => `${one.localName}#${one.id}.${one.className}`)";
+            ensure!(
+                browser.script(wide, &json!([]))? == json!([]),
+                "{view} is wider than the screen: {}",
+                browser.script(wide, &json!([]))?
+            );
             // Every field has a name for those who do not see it.
             let unnamed = "return [...document.querySelectorAll('input, select, textarea, button')].filter((field) => \
                 !field.closest('[hidden]') && !(field.labels?.length || field.ariaLabel || field.innerText)).map((field) => field.id)";
