@@ -56,7 +56,7 @@ fn check(names: &[HostName], request: &Request) -> Result<(), String> {
             .and_then(|host| host.parse::<Authority>().ok())
             .ok_or("the request does not say for which host it is")?,
     };
-    if !is_ours(host.host(), names) {
+    if host.as_str().contains('@') || !is_ours(host.host(), names) {
         return Err(format!(
             "`{}` is not a name of this control plane: use its address or `localhost`, or pass `--admin-host` to \
              `osm-egress serve`",

@@ -196,6 +196,7 @@ async fn pages_of_others_are_kept_out() {
             "attacker.example",
             "attacker.example:15129",
             "127.0.0.1.attacker.example",
+            "attacker.example@127.0.0.1",
             "localhost.attacker.example",
         ] {
             let (status, _, text) = admin.get(path, &[("host", host)]).await;

@@ -118,6 +118,14 @@ impl Console<'_> {
         Ok(())
     }
 
+    /// A picture for the documentation, without the name of a folder that is made anew each time.
+    pub(crate) fn picture(&self, name: &str) -> Result<()> {
+        let script = "const all = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); \
+            while (all.nextNode()) all.currentNode.data = all.currentNode.data.replaceAll(arguments[0], 'manifests')";
+        self.browser.script(script, &json!([self.manifests]))?;
+        self.browser.picture(name)
+    }
+
     /// Whether it can be seen.
     pub(crate) fn can_be_seen(&self, selector: &str) -> Result<bool> {
         let seen = self

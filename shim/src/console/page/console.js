@@ -18,6 +18,7 @@ const TOKEN = "osm-egress-console-token";
 let settings = { writes: false, playground: false, flows: false, meshConfig: "" };
 let status = null;
 let statusAt = 0;
+let statusTook = 0;
 // Flows by what makes them one, the last change that was seen, and what they were asked with.
 let flows = new Map();
 let sequence = 0;
@@ -71,6 +72,7 @@ async function mesh() {
   }
   const up = status.proxies.filter(isUpToDate).length;
   const egress = status.policies.length;
+  const versions = [...new Set(status.proxies.map((proxy) => proxy.envoy || "unknown"))].sort();
   const refused = sums.osm_egress_xds_refused_total ?? 0;
   const rejected = sums.osm_egress_xds_rejected_total ?? 0;
   const facts = [
@@ -83,6 +85,7 @@ async function mesh() {
     ["policies", egress, `${count(status.policies.filter((one) => condition(one, "Accepted")?.status !== "True").length, "is", "are")} not accepted`, ""],
     ["identities", Object.keys(status.identities).length, "that a policy or an annotation names", ""],
     ["proxies", status.proxies.length, `${up} up to date`, up < status.proxies.length ? "bad" : ""],
+    ["Envoy", versions.join(", ") || "-", "versions of proxies", ""],
     ["streams refused", refused, "for want of good credentials, since the start", refused ? "warning" : ""],
     ["rejected", rejected, "responses that proxies did not take, since the start", rejected ? "warning" : ""],
     ["flows", settings.flows ? sums.osm_egress_flows ?? 0 : "off", settings.flows ? `remembered, ${sums.osm_egress_flows_dropped_total ?? 0} forgotten for others` : "osm-egress serve --flow-log has sidecars tell of them", ""],
@@ -262,7 +265,16 @@ function flowRow(flow) {
     element("td", {}, element("code", {}, flow.wouldRefuse ?? flow.reason),
       flow.policy ? element("div", { class: "quiet mono" }, `${flow.policy} ${flow.rule ?? ""}`) : null),
     element("td", {}, String(flow.count), element("div", { class: "quiet when" }, "since ", seconds(flow.firstSeen))),
-    element("td", { class: "actions" }, element("button", { type: "button", "aria-label": `explain ${destination(flow)}`, onclick: () => { location.hash = `#ask?${question(flow)}`; } }, "Explain")));
+    element("td", { class: "actions" }, element("button", { type: "button", "aria-label": `explain ${destination(flow)}`, onclick: () => ask(flow) }, "Explain")));
+}
+
+// The flow that is explained, as it was seen.
+let seen = { hash: "", said: "" };
+
+function ask(flow) {
+  const times = `${count(flow.count, "time", "times")}, last at ${flow.lastSeen}`;
+  location.hash = `#ask?${question(flow)}`;
+  seen = { hash: location.hash, said: `Seen as ${verdict(flow)} ${flow.wouldRefuse ?? flow.reason}, ${times}. What follows is what the policy says now.` };
 }
 
 const verdict = (flow) => (flow.wouldRefuse ? "audit" : flow.verdict);
@@ -440,8 +452,10 @@ function view() {
 }
 
 async function look() {
+  const begun = Date.now();
   status = await json("status");
   statusAt = Date.now();
+  statusTook = statusAt - begun;
   identities = [...new Set([...Object.keys(status.identities), ...status.proxies.map((proxy) => proxy.identity)])].sort();
   show("identities", identities, () => identities.map((name) => element("option", { value: name })));
 }
@@ -449,7 +463,8 @@ async function look() {
 async function refresh() {
   try {
     const now = view();
-    if (!status || Date.now() - statusAt >= AGE[now]) await look();
+    // A large mesh is not asked all the time.
+    if (!status || Date.now() - statusAt >= Math.max(AGE[now], 20 * statusTook)) await look();
     if (now === "mesh") await mesh();
     if (now === "proxies") proxies();
     if (now === "policies") policies();
@@ -471,6 +486,7 @@ function route() {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   byId("writing").hidden = !settings.writes || !["mesh", "ask"].includes(now);
+  byId("seen").textContent = seen.hash === location.hash ? seen.said : "";
   const [, asked] = location.hash.split("?");
   if (now === "ask" && asked) {
     fillIn(new URLSearchParams(asked));

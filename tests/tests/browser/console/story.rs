@@ -29,9 +29,9 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         wait_for("four flows", Duration::from_secs(10), || {
             console.count("tr.flow").is_ok_and(|all| all == 4)
         })?;
-        browser.picture("console-flows.png")?;
+        console.picture("console-flows.png")?;
         browser.prefer("dark")?;
-        browser.picture("console-flows-dark.png")?;
+        console.picture("console-flows-dark.png")?;
         browser.prefer("light")?;
         let text = browser.text("body")?;
         ensure!(!text.contains("secret"), "{text}");
@@ -51,13 +51,14 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         console.is_at("ask")?;
         browser.wait("the verdict", "#verdict", "DENIED")?;
         browser.wait("the reason", "#reason", "sni-not-allowed")?;
+        browser.wait("what was seen", "#seen", "Seen as deny sni-not-allowed, 1 time")?;
         browser.wait("what a rule lacks", "#others", "does not list `www.example.com`")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         ensure!(browser.value("#address")? == EXAMPLE.to_string());
         browser.wait("whose suggestion", "#suggested-for", "curl/curl")?;
         let suggested = browser.value("#suggested")?;
         ensure!(suggested.contains("- www.example.com #") && !suggested.contains("secret"), "{suggested}");
-        browser.picture("console-explain.png")?;
+        console.picture("console-explain.png")?;
         browser.click("#copy")?;
         browser.wait("that it is copied", "#suggest-said", "copied")?;
 

@@ -48,9 +48,9 @@ fn each_view() -> Result<()> {
         browser.wait("the problem", "#problems", "Egress curl/wrong spec.hosts[0]: `not a host`")?;
         browser.wait("its place", "#problems", "wrong.yaml:6")?;
         browser.wait("how many are wrong", "#facts", "1 is not accepted")?;
-        browser.picture("console.png")?;
+        console.picture("console.png")?;
         browser.prefer("dark")?;
-        browser.picture("console-dark.png")?;
+        console.picture("console-dark.png")?;
         browser.prefer("light")?;
 
         console.visit("proxies")?;
@@ -76,7 +76,7 @@ fn each_view() -> Result<()> {
         ] {
             browser.wait("the policies", "#policy-rows", expected)?;
         }
-        browser.picture("console-policies.png")?;
+        console.picture("console-policies.png")?;
         browser.fill("#policy-text", "nobody")?;
         browser.wait("one policy", "#policy-count", "1")?;
         browser.wait("that nobody has it", "#policy-rows", "no proxy of its sources is connected")?;
@@ -157,7 +157,6 @@ fn by_keyboard_on_a_narrow_screen() -> Result<()> {
                 !field.closest('[hidden]') && !(field.labels?.length || field.ariaLabel || field.innerText)).map((field) => field.id)";
             ensure!(browser.script(unnamed, &json!([]))? == json!([]), "{view}");
         }
-        browser.picture("console-narrow.png")?;
         browser.script("document.querySelector('nav a[href=\"#ask\"]').focus()", &json!([]))?;
         for next in ["identity", "to", "address"] {
             browser.keys(&[TAB])?;
@@ -167,6 +166,7 @@ fn by_keyboard_on_a_narrow_screen() -> Result<()> {
         browser.press("#to", "https://httpbin.org")?;
         browser.keys(&[ENTER])?;
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
+        console.picture("console-narrow.png")?;
         browser.script("document.querySelector('nav a[href=\"#flows\"]').focus()", &json!([]))?;
         browser.keys(&[ENTER])?;
         console.is_at("flows")?;
