@@ -26,6 +26,9 @@ const NEW: &str = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\
     spec:\n  sources: [{kind: ServiceAccount, name: app, namespace: shop}]\n  hosts: [a.org]\n  \
     ports: [{number: 443, protocol: https}]\n";
 
+/// Headers that are not what the page sends; `None`: not sent.
+type Changed<'a> = &'a [(&'a str, Option<&'a str>)];
+
 /// A control plane over a folder.
 struct Admin {
     folder: tempfile::TempDir,
@@ -84,13 +87,7 @@ impl Admin {
     }
 
     /// A write as the page sends it, but for what is changed.
-    async fn write(
-        &self,
-        path: &str,
-        body: &str,
-        changed: &[(&str, Option<&str>)],
-        from: &str,
-    ) -> (u16, String) {
+    async fn write(&self, path: &str, body: &str, changed: Changed<'_>, from: &str) -> (u16, String) {
         let bearer = format!("Bearer {}", self.token);
         let mut headers = vec![
             ("host", Some("127.0.0.1:15129")),
@@ -290,7 +287,7 @@ async fn what_a_write_must_show() {
     let admin = Admin::new(true);
     let wrong = format!("Bearer {}x", admin.token);
     let basic = format!("Basic {}", admin.token);
-    let cases: [(&[(&str, Option<&str>)], &str, u16, &str); 13] = [
+    let cases: [(Changed<'_>, &str, u16, &str); 13] = [
         (&[("authorization", None)], "127.0.0.1:1", 401, "needs the console's token"),
         (&[("authorization", Some(&basic))], "127.0.0.1:1", 401, "needs the console's token"),
         (&[("authorization", Some("Bearer "))], "127.0.0.1:1", 401, "this is not the console's token"),

@@ -96,7 +96,7 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         // Never over one that is there.
-        console.load(&format!("ask?identity=curl/curl&to=https://openservicemesh.io"))?;
+        console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl")?;
         ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
         browser.script(
