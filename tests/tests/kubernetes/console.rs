@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::{Cluster, allowed, allowed_by, policy, rules, until};
+use egress_tests::installer::osm_egress;
 use egress_tests::kube::User;
 use egress_tests::mesh::{CONTROL_PLANE, NAME_SERVER, World};
 use egress_tests::netns::ensure_capable;
@@ -140,6 +141,38 @@ fn what_the_console_writes() -> Result<()> {
         "{log}"
     );
     ensure!(!log.contains(TOKEN), "{log}");
+    Ok(())
+}
+
+/// `install` gives what writing needs where that is asked for, and takes it back.
+#[test]
+fn the_role_comes_and_goes() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let may = |verb: &str, what: &str| {
+        let who = "--as=system:serviceaccount:osm-system:osm-egress";
+        let said = api.kubectl(User::Admin, &["auth", "can-i", verb, what, who, "-n", "osm-system"]);
+        // It exits with 1 for no.
+        said.is_ok_and(|said| said.trim() == "yes")
+    };
+    let writes = || [may("create", "egresses"), may("patch", "meshconfigs/osm-mesh-config")];
+    let never = || [may("delete", "egresses"), may("update", "egresses"), may("get", "secrets")];
+    let arguments = || -> Result<String> {
+        let what = "jsonpath={.spec.template.spec.containers[0].args}";
+        api.kubectl(User::Admin, &["get", "deployment", "osm-egress", "-n", "osm-system", "-o", what])
+    };
+    osm_egress(api, User::Admin, &["install"])?.done()?;
+    ensure!(writes() == [false, false] && !arguments()?.contains("console"), "{}", arguments()?);
+    let with = ["upgrade", "--set", "osm.egress.consoleTokenSecret=console-token"];
+    osm_egress(api, User::Admin, &with)?.done()?;
+    wait_for("the role to count", Duration::from_secs(10), || writes() == [true, true])?;
+    ensure!(never() == [false, false, false]);
+    ensure!(arguments()?.contains("--console-token-file=/etc/osm-egress/console/token"), "{}", arguments()?);
+    osm_egress(api, User::Admin, &["upgrade", "--set", "osm.egress.consoleTokenSecret="])?.done()?;
+    wait_for("the role not to count", Duration::from_secs(10), || writes() == [false, false])?;
+    ensure!(!arguments()?.contains("console"), "{}", arguments()?);
     Ok(())
 }
 
