@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::*;
+use crate::console::playground::Playground;
 use crate::console::write::{Target, Token, Writes};
 use crate::source::SourceState;
 use crate::xds::identify::Identification;
@@ -38,6 +39,10 @@ struct Admin {
 
 impl Admin {
     fn new(writes: bool) -> Self {
+        Self::with(writes, None)
+    }
+
+    fn with(writes: bool, playground: Option<&std::path::Path>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("all.yaml");
         std::fs::write(&path, MANIFESTS).expect("written");
@@ -66,7 +71,7 @@ impl Admin {
             never_resolve_to: Vec::new(),
             names: vec!["Console.example".parse().expect("a name")],
             writes: writes.then_some(Writes { token, target }),
-            playground: None,
+            playground: playground.map(|folder| Playground::open(folder).expect("a playground")),
         };
         Self { folder, routes: routes(shared, console), token: text }
     }
@@ -269,6 +274,56 @@ async fn questions_are_answered() {
     assert!(!text.contains("kind: Egress"), "{text}");
     let (_, _, text) = admin.get("/console/settings", &HERE).await;
     assert!(text.contains(r#""writes":false"#), "{text}");
+}
+
+/// Only the files that were there, of kinds that a page has.
+#[tokio::test]
+async fn the_playground_is_a_folder_of_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str| std::fs::write(folder.path().join(name), name).expect("written");
+    assert!(
+        Playground::open(folder.path()).is_err_and(|error| error.to_string().contains("has no index.html"))
+    );
+    assert!(Playground::open(&folder.path().join("none")).is_err());
+    std::fs::create_dir(folder.path().join("sub")).expect("a folder");
+    for name in ["index.html", "page.js", "module.wasm.gz", "notes.txt", ".hidden.js", "sub/page.js"] {
+        write(name);
+    }
+    std::os::unix::fs::symlink("/etc/passwd", folder.path().join("linked.js")).expect("a link");
+    let admin = Admin::with(false, Some(folder.path()));
+    write("later.js");
+    for (path, expected) in [
+        ("/playground/", "index.html"),
+        ("/playground/page.js", "page.js"),
+        ("/playground/module.wasm.gz", "module.wasm.gz"),
+    ] {
+        let (status, headers, text) = admin.get(path, &HERE).await;
+        assert_eq!((status, text.as_str()), (200, expected), "{path}");
+        let policy = headers["content-security-policy"].to_str().expect("text");
+        assert!(
+            policy.contains("script-src 'self' 'wasm-unsafe-eval'")
+                && policy.contains("frame-ancestors 'none'")
+        );
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["cache-control"], "no-cache");
+    }
+    for path in [
+        "notes.txt",
+        ".hidden.js",
+        "sub/page.js",
+        "sub%2fpage.js",
+        "linked.js",
+        "later.js",
+        "..%2fall.yaml",
+        "%2fetc%2fpasswd",
+        "../console/console.js",
+        "nothing",
+    ] {
+        let (status, ..) = admin.get(&format!("/playground/{path}"), &HERE).await;
+        assert_eq!(status, 404, "{path}");
+    }
+    assert_eq!(admin.get("/playground/", &[("host", "attacker.example")]).await.0, 403);
+    assert_eq!(Admin::new(false).get("/playground/", &HERE).await.0, 404);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::browser::Browser;
+use egress_tests::envoy::Envoy;
 use egress_tests::mesh::{self, CONTROL_PLANE, World};
 use egress_tests::netns::{Netns, Pod, ensure_capable};
 use egress_tests::shim::Shim;
@@ -24,7 +25,6 @@ spec:
   hosts: [httpbin.org, '*.example.net']
   ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
 ";
-pub(crate) const TOKEN: &str = "the-token-of-the-console";
 
 /// The console, open in a browser.
 pub(crate) struct Console<'a> {
@@ -35,10 +35,20 @@ pub(crate) struct Console<'a> {
     pub(crate) netns: &'a Netns,
 }
 
-/// Opens the console of a control plane over these manifests, with a sidecar of `curl/curl`.
+/// Opens the console of a control plane over these manifests, with a sidecar of `curl/curl` that has its policy.
 pub(crate) fn open(
     manifests: &[(&str, &str)],
     flags: &[&str],
+    test: impl FnOnce(&Console<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    open_when(manifests, flags, |pod, config| Envoy::start(pod, config, 1), test)
+}
+
+/// The same with a sidecar that is started like this.
+pub(crate) fn open_when(
+    manifests: &[(&str, &str)],
+    flags: &[&str],
+    start: impl for<'p> FnOnce(&'p Pod, &str) -> Result<Envoy<'p>>,
     test: impl FnOnce(&Console<'_>) -> Result<()> + Send,
 ) -> Result<()> {
     ensure_capable()?;
@@ -47,17 +57,15 @@ pub(crate) fn open(
     for (name, text) in manifests {
         world.write(name, text)?;
     }
-    let token = tempfile::NamedTempFile::new()?;
-    std::fs::write(token.path(), TOKEN)?;
-    let token = token.path().to_string_lossy();
-    let flags: Vec<&str> = flags.iter().map(|flag| if *flag == "TOKEN" { &*token } else { *flag }).collect();
     let pod = world.pod()?;
-    let shim = world.shim(&flags)?;
-    let _envoy = mesh::sidecar(&pod, false)?;
-    wait_for("the sidecar to have its policy", Duration::from_secs(10), || {
+    let shim = world.shim(flags)?;
+    let _envoy = start(&pod, &mesh::bootstrap("curl/curl", false)?)?;
+    wait_for("the sidecar to take its policy or not", Duration::from_secs(20), || {
         shim.status().is_ok_and(|status| {
             let proxy = &status["proxies"][0];
-            proxy["documentSent"].is_string() && proxy["documentSent"] == proxy["documentAcknowledged"]
+            let has =
+                proxy["documentSent"].is_string() && proxy["documentSent"] == proxy["documentAcknowledged"];
+            has || proxy["types"]["extension"]["rejected"].is_object()
         })
     })?;
     let (pod, shim, manifests, netns) = (&pod, &shim, world.manifests.path(), &world.outside.netns);

@@ -3,19 +3,23 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN};
 use egress_tests::wait::wait_for;
 use serde_json::json;
 
-use super::{TOKEN, WEB, open};
+use super::{WEB, open};
 
-const FLAGS: [&str; 4] = ["--flow-log", "--console-write", "--console-token-file", "TOKEN"];
+const TOKEN: &str = "the-token-of-the-console";
 
 #[test]
 fn from_a_refusal_to_a_policy() -> Result<()> {
-    open(&[("web.yaml", WEB)], &FLAGS, |console| {
+    let token = tempfile::NamedTempFile::new()?;
+    std::fs::write(token.path(), format!("{TOKEN}\n"))?;
+    let file = token.path().to_string_lossy();
+    let flags = ["--flow-log", "--console-write", "--console-token-file", &file];
+    open(&[("web.yaml", WEB)], &flags, |console| {
         let browser = &console.browser;
         let allowed = || mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
         ensure!(allowed()? == Outcome::Closed, "it was not refused");
@@ -121,10 +125,10 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
     })
 }
 
-/// Global egress, on and off again, in the file of the MeshConfig.
+/// Global egress, on and off again, in the file of the MeshConfig; with the token that stands in the log.
 #[test]
 fn the_switch() -> Result<()> {
-    open(&[], &FLAGS, |console| {
+    open(&[], &["--console-write"], |console| {
         let browser = &console.browser;
         let file = console.manifests.join("meshconfig.yaml");
         let before = std::fs::read_to_string(&file)?;
@@ -135,7 +139,10 @@ fn the_switch() -> Result<()> {
         ensure!(!open(), "it is open to begin with");
         console.load("mesh")?;
         browser.wait("the mode", "#fact-mode", "enforce")?;
-        browser.fill("#token", TOKEN)?;
+        let log = console.shim.log();
+        let token = log.split_once("token=\"").and_then(|(_, rest)| rest.split_once('"'));
+        let (token, _) = token.context("the log has no token")?;
+        browser.fill("#token", token)?;
         for on in [true, false] {
             browser.wait(
                 "the switch",

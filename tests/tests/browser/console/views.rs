@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use egress_tests::browser::{ENTER, TAB};
+use egress_tests::envoy::Envoy;
 use egress_tests::mesh::root;
 use serde_json::json;
 
-use super::{WEB, open};
+use super::{WEB, open, open_when};
 
 const WRONG: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -113,6 +114,37 @@ fn each_view() -> Result<()> {
         }
         console.is_well()
     })
+}
+
+/// What a proxy does not take is shown in Envoy's words.
+#[test]
+fn what_envoy_refuses() -> Result<()> {
+    let module = tempfile::NamedTempFile::new()?;
+    // A module without anything in it.
+    std::fs::write(module.path(), b"\0asm\x01\0\0\0")?;
+    let file = module.path().to_string_lossy();
+    open_when(
+        &[("web.yaml", WEB)],
+        &["--wasm", &file],
+        |pod, config| Envoy::launch(pod, config, 1),
+        |console| {
+            let browser = &console.browser;
+            console.load("proxies")?;
+            browser.wait("how many", "#proxy-count", "1 connected, 1 not up to date")?;
+            browser.wait("that it is late", "#proxy-rows", "NOT up to date")?;
+            browser.wait("what it says", "#proxy-rows .bad", "")?;
+            browser.wait("Envoy's words", "#proxy-rows", "Wasm")?;
+            console.picture("console-refused.png")?;
+            console.visit("policies")?;
+            browser.wait("what became of the policy", "#policy-rows", "Programmed 0/1 Rejected")?;
+            browser.wait("the words", "#policy-rows", "refused it")?;
+            console.load("ask?identity=curl/curl&to=https://httpbin.org")?;
+            browser.wait("the verdict", "#verdict", "ALLOWED")?;
+            browser.wait("who has it", "#having", "0 of 1 have acknowledged this document")?;
+            browser.wait("why not", "#having", "refused extension: ")?;
+            console.is_well()
+        },
+    )
 }
 
 /// The playground opens with the manifests and the connection in it.
