@@ -251,7 +251,8 @@ function showFlows() {
 }
 
 const VERDICTS = { allow: "good", audit: "warning", deny: "bad" };
-const seconds = (time) => element("time", { datetime: time }, time.replace("T", " ").replace(/\.\d+Z$/, "Z"));
+const toSecond = (time) => time.replace("T", " ").replace(/\.\d+Z$/, "Z");
+const seconds = (time) => element("time", { datetime: time }, toSecond(time));
 
 function flowRow(flow) {
   const requests = flow.requests ?? [];
@@ -272,7 +273,7 @@ function flowRow(flow) {
 let seen = { hash: "", said: "" };
 
 function ask(flow) {
-  const times = `${count(flow.count, "time", "times")}, last at ${flow.lastSeen}`;
+  const times = `${count(flow.count, "time", "times")}, last at ${toSecond(flow.lastSeen)}`;
   location.hash = `#ask?${question(flow)}`;
   seen = { hash: location.hash, said: `Seen as ${verdict(flow)} ${flow.wouldRefuse ?? flow.reason}, ${times}. What follows is what the policy says now.` };
 }
