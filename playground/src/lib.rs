@@ -3,6 +3,7 @@
 
 mod ask;
 mod case;
+mod standalone;
 
 use std::sync::Arc;
 
@@ -72,6 +73,21 @@ pub fn diff(before: &str, after: &str, cases: &str) -> String {
 #[must_use]
 pub fn file(cases: &str) -> String {
     answer(case::file(cases))
+}
+
+/// The configuration of an Envoy without a control plane that has the policy of an identity: `{text}` or `{error}`.
+/// `module` is where it finds the filter; empty: where `osm-egress compile` has it.
+#[wasm_bindgen]
+#[must_use]
+pub fn envoy(manifests: &str, identity: &str, version: &str, module: &str) -> String {
+    answer(standalone::configuration(manifests, identity, version, module))
+}
+
+/// The versions of Envoy to choose from.
+#[wasm_bindgen]
+#[must_use]
+pub fn envoys() -> String {
+    standalone::versions().to_string()
 }
 
 fn store(manifests: &str) -> Store {

@@ -88,3 +88,24 @@ fn problems_and_documents() {
     assert_eq!(json(&check("a: ["))["summary"]["errors"], 1);
     assert_eq!(json(&documents(MANIFESTS))["shop/app"]["rules"].as_array().map(Vec::len), Some(2));
 }
+
+#[test]
+fn a_configuration_of_envoy() {
+    let ask =
+        |identity: &str, version: &str, module: &str| json(&envoy(MANIFESTS, identity, version, module));
+    let text = |said: &Value| said["text"].as_str().unwrap_or_default().to_owned();
+    let said = ask("shop/app", "1.40", "");
+    assert!(text(&said).contains("filename: target/egress_filter.wasm"), "{said}");
+    assert!(text(&said).contains("\"hosts\": [\"httpbin.org\", \"*.example.com\"]"), "{said}");
+    // As the command line: one that nothing names has a policy too.
+    assert!(text(&ask("shop/other", "1.39", "/f.wasm")).contains("\"rules\": []"));
+    for (identity, version, expected) in [
+        ("x", "1.40", "`x`: "),
+        ("shop/app", "1.2", "Envoy 1.2 is too old"),
+        ("shop/app", "", "is not an Envoy version"),
+    ] {
+        let said = ask(identity, version, "");
+        assert!(said["error"].as_str().unwrap_or_default().contains(expected), "{said}");
+    }
+    assert_eq!(json(&envoys())[0], "1.40");
+}
