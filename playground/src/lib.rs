@@ -3,7 +3,7 @@
 
 mod ask;
 mod case;
-mod standalone;
+mod given;
 
 use std::sync::Arc;
 
@@ -36,22 +36,11 @@ pub fn check(manifests: &str) -> String {
 }
 
 /// The answer about a connection: `{report, rules}`, where `rules` says of each rule of the report what it
-/// lacks, in words; or `{error}`.
+/// `lacks`, in words, and whether it is `unrelated`; or `{error}`.
 #[wasm_bindgen]
 #[must_use]
 pub fn explain(manifests: &str, connection: &str) -> String {
     answer(ask::explain(&evidence(manifests), connection))
-}
-
-/// The policy documents of the identities that manifests name: `{identity: document}`.
-#[wasm_bindgen]
-#[must_use]
-pub fn documents(manifests: &str) -> String {
-    let (_, compiled) = compiled(manifests);
-    let documents = compiled.documents.iter();
-    let documents: serde_json::Map<String, Value> =
-        documents.map(|(identity, document)| (identity.to_string(), json!(document))).collect();
-    Value::Object(documents).to_string()
 }
 
 /// What becomes of each case: a list of `{asExpected, expected, found}` or `{error}`.
@@ -75,19 +64,19 @@ pub fn file(cases: &str) -> String {
     answer(case::file(cases))
 }
 
-/// The configuration of an Envoy without a control plane that has the policy of an identity: `{text}` or `{error}`.
-/// `module` is where it finds the filter; empty: where `osm-egress compile` has it.
+/// What an Envoy with the policy of an identity is given: `{document, envoy}`, or `{error}`. `module` is where it finds
+/// the filter.
 #[wasm_bindgen]
 #[must_use]
-pub fn envoy(manifests: &str, identity: &str, version: &str, module: &str) -> String {
-    answer(standalone::configuration(manifests, identity, version, module))
+pub fn given(manifests: &str, identity: &str, version: &str, module: &str) -> String {
+    answer(given::given(manifests, identity, version, module))
 }
 
-/// The versions of Envoy to choose from.
+/// What there is to choose from for that: `{versions, module}`.
 #[wasm_bindgen]
 #[must_use]
-pub fn envoys() -> String {
-    standalone::versions().to_string()
+pub fn choices() -> String {
+    given::choices().to_string()
 }
 
 fn store(manifests: &str) -> Store {

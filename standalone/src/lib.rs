@@ -68,19 +68,21 @@ impl Configuration<'_> {
         let (mode, policy) = (mode.as_str(), plugin::escaped(policy));
         write!(
             f,
-            "# Envoy {version} with the policy of {identity}, and no control plane. Made by `osm-egress compile --output \
-             envoy`.\n#\n\
-             # The mode is `{mode}`, and the policy has version {policy}. It stands in both plugins: after a change of \
-             manifests,\n# make this file again.\n\
+            "# Envoy {version} with the policy of {identity}, and no control plane.\n\
+             # Made by `osm-egress compile --output envoy`.\n#\n\
+             # The mode is `{mode}`. The policy, of version {policy}, stands in both plugins:\n\
+             # after a change of manifests, make this file again.\n\
              # The module is read from {}.\n\
-             # Connections must be redirected to port 15001 (`osm-egress iptables`): what is not, meets no policy.\n\
-             # It listens for IPv4 only: where IPv6 gets out at all, add the same listener on `::`, or nothing stops it.\n",
+             # Connections must be redirected to port 15001 (`osm-egress iptables`): what is not, meets\n\
+             # no policy.\n\
+             # It listens for IPv4 only: where IPv6 gets out at all, add the same listener on `::`, or\n\
+             # nothing stops it.\n",
             self.module()
         )?;
         if never_resolve_to.is_empty() {
             f.write_str(
-                "# Names may lead to the addresses of your pods and services, unless `--never-resolve-to` says where they \
-                 must not.\n",
+                "# Names may lead to the addresses of your pods and services: `--never-resolve-to` says where\n\
+                 # they must not lead.\n",
             )?;
         }
         if !clusters.is_empty() {

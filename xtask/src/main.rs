@@ -272,7 +272,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
         if without.contains(&Without::Browser) {
             steps.skip("tests in a browser", &"--without browser");
         } else {
-            in_browser(&mut steps)?;
+            in_browser(&mut steps, &built)?;
         }
         tools::system()?;
         let versions = match envoy {
@@ -323,7 +323,8 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
 }
 
 /// The playground, in Chromium.
-fn in_browser(steps: &mut Steps) -> Result<()> {
+fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
+    let envoy = tools::envoy(None)?;
     steps.run("playground", || {
         playground::build(root()?)?;
         tools::packages(&[
@@ -337,6 +338,7 @@ fn in_browser(steps: &mut Steps) -> Result<()> {
         let mut command = cargo(&["test", "--package", "egress-tests", "--test", "browser"])?;
         // Each has a browser of its own.
         command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
+        built.environment(&mut command, &envoy);
         must("tests in a browser", &mut command)
     })
 }

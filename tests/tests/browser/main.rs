@@ -1,9 +1,13 @@
-//! The playground in a real Chromium, by clicking and typing. `cargo xtask test` builds it and sets `XTASK_BIN`.
+//! The playground in a real Chromium, by clicking and typing. `cargo xtask test` builds it and sets `XTASK_BIN`,
+//! and what the command line and Envoy need for comparison.
 //! With `UPDATE_SCREENSHOTS=1` the pictures of the documentation are taken.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 mod corpus;
 mod features;
+mod given;
 mod hostile;
+mod links;
+mod looks;
 mod page;
