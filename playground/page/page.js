@@ -10,6 +10,7 @@ const LONGEST_FRAGMENT = 100_000;
 const LINE = 20;
 // So many other rules are all shown at once.
 const MANY = 6;
+const MOST_NEAR = 20;
 
 const web = `apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -283,7 +284,9 @@ function evaluate() {
   facts.append(...term("mode", report.mode));
   const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
   const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter(({ rule }) => !decides(rule));
-  const [near, far] = [others.filter((one) => !one.unrelated), others.filter((one) => one.unrelated)];
+  // The nearest come first.
+  const near = others.filter((one) => !one.unrelated).slice(0, MOST_NEAR);
+  const far = others.slice(near.length);
   const ruling = ({ rule, lacks }) => [
     element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule.line),
     element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
@@ -293,11 +296,12 @@ function evaluate() {
       element("span", { id: "verdict" }, allowed ? "ALLOWED" : "DENIED"), " ",
       element("code", { id: "reason" }, report.reason ?? "")),
     element("p", {}, report.meaning),
+    report.unreadable.length ? element("p", { id: "unreadable", class: "warning" }, "The manifests have parts that cannot be read: what stands there is missing here.") : "",
     facts,
     ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
     ...list("Probably meant", report.hints.map((hint) => [hint])),
     ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", near.map(ruling), "others"),
-    ...unrelated(far.map(ruling), others.length <= MANY),
+    ...aside(far.map(ruling), far.every((one) => one.unrelated), others.length <= MANY),
     ...list("Policies with mistakes", report.notAccepted.map((condition) => [
       element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
       element("ul", {}, ...condition.problems.map((problem) => element("li", {}, problem.message))),
@@ -320,11 +324,12 @@ function list(title, texts, id) {
   return texts.length ? [element("h3", {}, title), items(texts, id)] : [];
 }
 
-// Rules that have nothing in common with what is asked: out of the way where there are many.
-function unrelated(rules, open) {
+// Rules that have little or nothing in common with what is asked: out of the way where there are many.
+function aside(rules, unrelated, open) {
   if (!rules.length) return [];
-  const many = `${rules.length} ${rules.length === 1 ? "rule is" : "rules are"} about something else`;
-  return [element("details", open ? { id: "unrelated", open: "" } : { id: "unrelated" }, element("summary", {}, many), items(rules))];
+  const count = (one, many) => `${rules.length} ${rules.length === 1 ? one : many}`;
+  const many = unrelated ? `${count("rule is", "rules are")} about something else` : count("more rule", "more rules");
+  return [element("details", { id: "aside", ...(open && { open: "" }) }, element("summary", {}, many), items(rules))];
 }
 
 // Cases.
@@ -379,7 +384,7 @@ function showCases() {
       : element("span", { class: outcome.asExpected ? "good" : "bad" }, `${outcome.asExpected ? "as expected" : "WRONG"}: ${outcome.found}`);
     return element("tr", {},
       element("td", {}, ...summaryOf(one.connection)),
-      element("td", { class: "mono", "data-head": "source" }, one.connection.source),
+      element("td", { class: "mono whole", "data-head": "source" }, one.connection.source),
       element("td", { "data-head": "expected" }, choice),
       element("td", { "data-head": "found" }, found),
       element("td", { class: "actions" },

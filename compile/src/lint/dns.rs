@@ -36,8 +36,8 @@ pub(super) fn refused(store: &Store, compiled: &Compiled) -> Option<Problem> {
     };
     let named = identities.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
     let message = format!(
-        "no rule of {named}{more} lets DNS over TCP out (port {PORT}): names are asked for over UDP, which goes round \
-         the sidecar, but an answer that is too long for UDP is asked for again over TCP, and refused"
+        "nothing here lets DNS over TCP (port {PORT}) out for {named}{more}: names resolve over UDP, which goes round the \
+         sidecar, but an answer that is too long for UDP is asked for again over TCP, and refused"
     );
     let advice = "if such answers are to be expected: an Egress with `ipAddresses: [NAME-SERVER/32]` and `ports: \
                   [{number: 53, protocol: tcp}]`, or that block in the MeshConfig's \

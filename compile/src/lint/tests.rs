@@ -167,7 +167,7 @@ fn dns_over_tcp() {
     assert_eq!(
         said.first().map(String::as_str),
         Some(
-            "osm-mesh-config spec.traffic: no rule of `shop/app` lets DNS over TCP out (port 53): names are asked for over \
+            "osm-mesh-config spec.traffic: nothing here lets DNS over TCP (port 53) out for `shop/app`: names resolve over \
              UDP, which goes round the sidecar, but an answer that is too long for UDP is asked for again over TCP, and \
              refused"
         )
@@ -186,5 +186,5 @@ fn dns_of_many() {
     );
     let said = said_with(&egress, &[]);
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("`shop/a0`, `shop/a1`, `shop/a2` and 6 more lets"), "{said:?}");
+    assert!(said[0].contains("out for `shop/a0`, `shop/a1`, `shop/a2` and 6 more:"), "{said:?}");
 }

@@ -138,7 +138,7 @@ fn problems_and_lints() -> Result<()> {
         (
             policy(&https.replace("HOSTS", "a.org")),
             None,
-            "no rule of `shop/app` lets DNS over TCP out (port 53)",
+            "nothing here lets DNS over TCP (port 53) out for `shop/app`",
         ),
     ] {
         page.ask(&manifests, "https://a.org")?;
@@ -156,6 +156,7 @@ fn problems_and_lints() -> Result<()> {
     page.wait("the counts", "#summary", "1 policy, 1 identity, 0 errors, 1 warning")?;
     page.browser.fill("#manifests", "a: [")?;
     page.wait("the place", "#problems", "this is not YAML")?;
+    page.wait("that the answer has a gap", "#unreadable", "cannot be read")?;
     page.is_well()
 }
 

@@ -115,6 +115,13 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
 
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.wait("a configuration", "#envoy", "with the policy of shop/app")?;
+    // The policy is what one looks for.
+    let scroll = "const text = document.querySelector('#envoy'); \
+        const line = text.textContent.split('\\n').findIndex((line) => line.includes('egress-policy/v1')); \
+        text.scrollTop = (line - 8) * text.scrollHeight / text.textContent.split('\\n').length; \
+        document.querySelector('#given-title').scrollIntoView()";
+    page.browser.script(scroll, &json!([]))?;
+    page.picture("playground-envoy.png")?;
     let taken = "const taken = []; \
         Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { taken.push(text); } }, configurable: true }); \
         const made = URL.createObjectURL; \
