@@ -205,7 +205,8 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
         (explanation.verdict, explanation.reason)
     };
     let (policy, rule) = rule.map(|id| (id.policy, id.name)).unzip();
-    let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| evidence.place(policy, rule));
+    let places = evidence.places();
+    let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| places.of(policy, rule));
     let not_accepted = evidence.not_accepted(&ask.identity);
     let hints = hints::hints(ask, &explanation, evidence);
     let unknown = address.is_none() && !explanation.rules.iter().any(Ruling::allows);
@@ -234,7 +235,7 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
         rules: explanation
             .rules
             .into_iter()
-            .map(|ruling| PlacedRuling { place: evidence.place(&ruling.policy, &ruling.rule), ruling })
+            .map(|ruling| PlacedRuling { place: places.of(&ruling.policy, &ruling.rule), ruling })
             .collect(),
         not_accepted,
         unreadable: evidence.unreadable(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use egress_compile::explain::call::Words;
 use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::{Ask, Report, explain as answer};
+use egress_compile::explain::{Ask, PlacedRuling, Report, explain as answer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,10 +34,11 @@ pub(crate) fn explain(evidence: &Evidence, connection: &str) -> Result<Value, St
     let connection: Connection = serde_json::from_str(connection).map_err(|error| error.to_string())?;
     let ask = connection.ask()?;
     let report: Report = answer(evidence, &ask).map_err(|error| error.to_string())?;
-    let in_words = |ruling: &egress_policy::explain::Ruling| -> Vec<String> {
-        ruling.lacks.iter().map(ToString::to_string).collect()
+    let in_words = |rule: &PlacedRuling| {
+        let lacks: Vec<_> = rule.ruling.lacks.iter().map(ToString::to_string).collect();
+        json!({ "lacks": lacks, "unrelated": rule.ruling.is_unrelated() })
     };
-    let rules: Vec<Vec<String>> = report.rules.iter().map(|rule| in_words(&rule.ruling)).collect();
+    let rules: Vec<Value> = report.rules.iter().map(in_words).collect();
     Ok(json!({ "report": report, "rules": rules }))
 }
 

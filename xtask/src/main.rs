@@ -324,6 +324,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
 
 /// The playground and the console, in Chromium; the console over a real mesh.
 fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
+    let envoy = tools::envoy(None)?;
     steps.run("playground", || {
         playground::build(root()?)?;
         tools::packages(&[
@@ -337,7 +338,7 @@ fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
         let mut command = cargo(&["test", "--package", "egress-tests", "--test", "browser"])?;
         // Each has a browser of its own.
         command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
-        built.environment(&mut command, &tools::envoy(None)?);
+        built.environment(&mut command, &envoy);
         must("tests in a browser", &mut command)
     })
 }

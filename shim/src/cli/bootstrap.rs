@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use egress_policy::Identity;
+use egress_standalone::{CURRENT, EnvoyVersion};
 
-use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
+use crate::envoy::bootstrap::Bootstrap;
 use crate::envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, Security};
 
 #[derive(Debug, Args)]
