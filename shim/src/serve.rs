@@ -22,7 +22,7 @@ use crate::flows::memory::Memory;
 use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
-use crate::source::kubernetes::{Cluster, Connection, PolicyStatuses, Reviewer, Writer, connect};
+use crate::source::kubernetes::{Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::tls::{Files, ServerTls, incoming};
@@ -153,7 +153,7 @@ impl Reading {
         match self {
             Self::Folder(_, root) => Target::Folder(root.clone()),
             Self::Cluster(_, connection) => {
-                Target::Cluster(Writer::new(connection.client.clone(), options.clone()))
+                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
             }
         }
     }
