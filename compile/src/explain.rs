@@ -6,6 +6,7 @@
 pub mod call;
 pub mod evidence;
 pub mod expected;
+pub mod form;
 mod hints;
 pub mod proxies;
 mod text;
@@ -103,6 +104,30 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Who has this document, where that was asked.
     pub proxies: Option<Proxies>,
+}
+
+/// The answer, and in words what each rule of it lacks: for pages that show both.
+#[derive(Debug, Clone, Serialize)]
+pub struct InWords {
+    report: Report,
+    rules: Vec<RuleInWords>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct RuleInWords {
+    lacks: Vec<String>,
+    /// It has little in common with what is asked.
+    unrelated: bool,
+}
+
+impl From<Report> for InWords {
+    fn from(report: Report) -> Self {
+        let in_words = |PlacedRuling { ruling, .. }: &PlacedRuling| RuleInWords {
+            lacks: ruling.lacks.iter().map(ToString::to_string).collect(),
+            unrelated: ruling.is_unrelated(),
+        };
+        Self { rules: report.rules.iter().map(in_words).collect(), report }
+    }
 }
 
 /// Where an allowed connection goes.

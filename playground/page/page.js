@@ -1,6 +1,7 @@
 // The page: reads fields, asks the module, and shows what it says. It decides nothing itself.
 // Whatever comes from manifests or from the address is put into the page as text, never as HTML.
 import init, * as engine from "./egress_playground.js";
+import { answer as parts, element } from "./answer.js";
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
@@ -8,9 +9,6 @@ const SWITCHES = ["noSni", "ech"];
 // Longer ones are cut by browsers and chats.
 const LONGEST_FRAGMENT = 100_000;
 const LINE = 20;
-// So many other rules are all shown at once.
-const MANY = 6;
-const MOST_NEAR = 20;
 
 const web = `apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -113,17 +111,6 @@ let cases = [];
 let outcomes = null;
 let identities = [];
 let broken = false;
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "class") made.className = value;
-    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 // What is read aloud is said once.
 function say(id, text) {
@@ -234,8 +221,11 @@ function showGiven() {
   const source = byId("source").value.trim();
   const names = source.includes("/") && !identities.includes(source) ? [...identities, source] : identities;
   const chosen = whose.value;
-  whose.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
-  whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
+  // A list that somebody has opened stays, unless it is another.
+  if ([...whose.options].map((option) => option.value).join("\n") !== names.join("\n")) {
+    whose.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+    whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
+  }
   const said = whose.value
     ? ask("given", manifests.value, whose.value, byId("version").value, byId("module").value)
     : { error: "The manifests name no identity, and the connection has no source." };
@@ -265,71 +255,13 @@ function evaluate() {
     say("said", said.error);
     return null;
   }
-  const { report, rules } = said;
+  const { report } = said;
   const allowed = report.verdict === "allow";
-  const term = (name, ...values) => [element("dt", {}, name), element("dd", {}, ...values)];
-  const facts = element("dl", {}, ...term("asked", element("code", {}, report.connection)));
-  if (report.policy) {
-    const by = allowed && !report.wouldRefuse ? "by" : "nearest";
-    const rule = report.rules.find((rule) => rule.policy === report.policy && rule.rule === report.rule);
-    facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), rule ? ` (${rule.protocol} ${rule.port}) ` : " ", place(report.line)));
-  }
-  if (report.wouldRefuse) facts.append(...term("would be", element("strong", { class: "warning" }, report.wouldRefuse)));
-  if (report.goesTo) {
-    const { how, host, port, cluster } = report.goesTo;
-    const to = { dialled: "the address that was dialled", passthrough: "the address that was dialled, by global egress", resolved: `${host}:${port}, as the sidecar resolves it` }[how];
-    facts.append(...term("goes to", to, " ", element("span", { class: "quiet" }, `(cluster ${cluster})`)));
-  }
-  facts.append(...term("decided by", { connection: "port and address", "first-bytes": "the first bytes", request: "the request" }[report.stage]));
-  facts.append(...term("mode", report.mode));
-  const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
-  const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter(({ rule }) => !decides(rule));
-  // The nearest come first.
-  const near = others.filter((one) => !one.unrelated).slice(0, MOST_NEAR);
-  const far = others.slice(near.length);
-  const ruling = ({ rule, lacks }) => [
-    element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule.line),
-    element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
-  ];
-  answer.replaceChildren(
-    element("p", { class: `verdict ${allowed ? "good" : "bad"}` },
-      element("span", { id: "verdict" }, allowed ? "ALLOWED" : "DENIED"), " ",
-      element("code", { id: "reason" }, report.reason ?? "")),
-    element("p", {}, report.meaning),
-    report.unreadable.length ? element("p", { id: "unreadable", class: "warning" }, "The manifests have parts that cannot be read: what stands there is missing here.") : "",
-    facts,
-    ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
-    ...list("Probably meant", report.hints.map((hint) => [hint])),
-    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", near.map(ruling), "others"),
-    ...aside(far.map(ruling), far.every((one) => one.unrelated), others.length <= MANY),
-    ...list("Policies with mistakes", report.notAccepted.map((condition) => [
-      element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
-      element("ul", {}, ...condition.problems.map((problem) => element("li", {}, problem.message))),
-    ])),
-    ...list("Notes", report.notes.map((note) => [note])),
-  );
+  answer.replaceChildren(...parts(said, ({ line }) => place(line)));
   manifests.mark(report.line, allowed ? "allow" : "deny");
   if (report.line) manifests.show(report.line);
   say("said", `${allowed ? "Allowed" : "Denied"}: ${report.meaning}`);
   byId("expect").value = report.verdict;
-}
-
-function items(texts, id) {
-  const made = element("ul", { class: "list" }, ...texts.map((text) => element("li", {}, ...text)));
-  if (id) made.id = id;
-  return made;
-}
-
-function list(title, texts, id) {
-  return texts.length ? [element("h3", {}, title), items(texts, id)] : [];
-}
-
-// Rules that have little or nothing in common with what is asked: out of the way where there are many.
-function aside(rules, unrelated, open) {
-  if (!rules.length) return [];
-  const count = (one, many) => `${rules.length} ${rules.length === 1 ? one : many}`;
-  const many = unrelated ? `${count("rule is", "rules are")} about something else` : count("more rule", "more rules");
-  return [element("details", { id: "aside", ...(open && { open: "" }) }, element("summary", {}, many), items(rules))];
 }
 
 // Cases.

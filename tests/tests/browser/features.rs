@@ -156,7 +156,7 @@ fn problems_and_lints() -> Result<()> {
     page.wait("the counts", "#summary", "1 policy, 1 identity, 0 errors, 1 warning")?;
     page.browser.fill("#manifests", "a: [")?;
     page.wait("the place", "#problems", "this is not YAML")?;
-    page.wait("that the answer has a gap", "#unreadable", "cannot be read")?;
+    page.wait("that the answer has a gap", "#unreadable", "this is not YAML")?;
     page.is_well()
 }
 
