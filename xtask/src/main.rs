@@ -269,12 +269,12 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     })?;
     if !fast {
         let built = steps.run("build", || build("dev"))?;
+        tools::system()?;
         if without.contains(&Without::Browser) {
             steps.skip("tests in a browser", &"--without browser");
         } else {
             in_browser(&mut steps, &built)?;
         }
-        tools::system()?;
         let versions = match envoy {
             Some("all") => tools::ENVOY_VERSIONS.into_iter().map(Some).collect(),
             version => vec![version],
@@ -322,7 +322,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     Ok(())
 }
 
-/// The playground, in Chromium.
+/// The playground and the console, in Chromium; the console over a real mesh.
 fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
     let envoy = tools::envoy(None)?;
     steps.run("playground", || {

@@ -9,6 +9,8 @@ use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK
 const USER: u32 = 65532;
 /// Where the secret is mounted.
 const TLS: &str = "/etc/osm-egress/tls";
+/// Where that of the console is.
+const CONSOLE: &str = "/etc/osm-egress/console";
 
 pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
     json!({
@@ -43,6 +45,12 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         "containers": [container(input)],
         "volumes": [{ "name": "tls", "secret": { "secretName": TLS_SECRET, "defaultMode": 0o440 } }],
     });
+    if !given.console_token_secret.is_empty()
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        let secret = json!({ "secretName": given.console_token_secret, "defaultMode": 0o440 });
+        volumes.push(json!({ "name": "console", "secret": secret }));
+    }
     if !given.node_selector.is_empty() {
         pod["nodeSelector"] = json!(given.node_selector);
     }
@@ -78,6 +86,10 @@ fn container(input: &Input<'_>) -> Value {
             "periodSeconds": every, "timeoutSeconds": 3, "failureThreshold": failures,
         })
     };
+    let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS, "readOnly": true })];
+    if !given.console_token_secret.is_empty() {
+        mounts.push(json!({ "name": "console", "mountPath": CONSOLE, "readOnly": true }));
+    }
     json!({
         "name": NAME,
         "image": given.image,
@@ -94,7 +106,7 @@ fn container(input: &Input<'_>) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
         },
-        "volumeMounts": [{ "name": "tls", "mountPath": TLS, "readOnly": true }],
+        "volumeMounts": mounts,
     })
 }
 
@@ -126,7 +138,13 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     if !given.never_resolve_to.is_empty() {
         flag("never-resolve-to", given.never_resolve_to.join(","));
     }
+    if !given.console_token_secret.is_empty() {
+        flag("console-token-file", format!("{CONSOLE}/token"));
+    }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());
+    if !given.console_token_secret.is_empty() {
+        arguments.push("--console-write".to_owned());
+    }
     arguments
 }
