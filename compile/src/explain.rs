@@ -327,7 +327,7 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
     if ask.addresses.is_empty() && explanation.address_matters {
         notes.push(
             "the dialled address is not known: this is the answer for one that no rule and no service of the \
-             mesh lists (`--address IP` or `--resolve` gives one)"
+             mesh lists (`address` says which it is; on the command line `--resolve` asks for it)"
                 .to_owned(),
         );
     }

@@ -70,7 +70,10 @@ fn cases_and_what_changes() {
     let ran = json(&run(MANIFESTS, &cases.to_string()));
     assert_eq!((&ran[0]["asExpected"], &ran[1]["asExpected"]), (&json!(true), &json!(false)));
     assert_eq!(ran[1]["found"], "deny sni-not-allowed");
-    assert_eq!(ran[2]["error"], "`a.org` says no port: write it as HOST:PORT");
+    assert_eq!(
+        ran[2]["error"],
+        "`a.org` says no port: write it as HOST:PORT, or as a URL with `https://` or `http://`"
+    );
     let other = MANIFESTS.replace("httpbin.org", "a.org");
     let changes = json(&diff(MANIFESTS, &other, &cases.to_string()));
     assert_eq!(changes[0]["before"], "allow rule by shop/web spec.ports[1]");

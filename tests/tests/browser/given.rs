@@ -73,7 +73,7 @@ fn the_same_as_on_the_command_line() -> Result<()> {
         page.wait(
             "the mode",
             "#document",
-            &mode.trim_end().replace('}', "").rsplit(' ').next().unwrap_or_default(),
+            mode.trim_end().replace('}', "").rsplit(' ').next().unwrap_or_default(),
         )?;
         for other in ["1.39", "1.40"] {
             page.browser.choose("#version", other)?;
