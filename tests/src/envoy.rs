@@ -212,7 +212,9 @@ impl<'p> Envoy<'p> {
     /// What it logged and printed so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
+        // What a workload sent need not be text, and must not hide the rest.
+        let bytes = fs::read(self.folder.path().join("envoy.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The access log: a JSON object per connection and per request that has ended.

@@ -26,11 +26,12 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Ask for changes only (delta), or for the state of the world.
     pub delta: bool,
-    /// Where Envoy says that it has been told what to do.
+    /// Where Envoy says that it has been told what to do, and what it counts.
     pub ready: Option<Ready>,
 }
 
-/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before.
+/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before. It shows
+/// Envoy's metrics too: nothing else of the admin interface, which can stop Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// Its port, on all addresses.
@@ -40,6 +41,14 @@ pub struct Ready {
 }
 
 impl Ready {
+    fn cluster(admin_port: u16) -> String {
+        format!(
+            "\n  - name: egress-admin\n    connect_timeout: 1s\n    load_assignment:\n      cluster_name: \
+             egress-admin\n      endpoints:\n      - lb_endpoints:\n        - endpoint: {{address: \
+             {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}}}"
+        )
+    }
+
     fn listener(self) -> String {
         let Self { port, ipv6 } = self;
         let address = if ipv6 { "'::', ipv4_compat: true" } else { "0.0.0.0" };
@@ -60,6 +69,8 @@ impl Ready {
               domains: ['*']
               routes:
               - {{match: {{path: /ready}}, direct_response: {{status: 200}}}}
+              - match: {{path: /stats/prometheus, headers: [{{name: ':method', string_match: {{exact: GET}}}}]}}
+                route: {{cluster: egress-admin}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
@@ -80,6 +91,7 @@ impl fmt::Display for Bootstrap {
         }
         // Whoever waits for `ready` waits until there is an answer.
         let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
+        let admin = ready.map(|_| Ready::cluster(*admin_port)).unwrap_or_default();
         let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
         let mut guards: String = versions::guards(*version)
@@ -116,7 +128,7 @@ dynamic_resources:
   cds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
   lds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
 static_resources:{ready}
-  clusters:
+  clusters:{admin}
   - name: osm-egress
     type: STRICT_DNS
     connect_timeout: 5s
