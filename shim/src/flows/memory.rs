@@ -1,6 +1,7 @@
 //! The flows that are remembered: a bounded number, the most recently seen.
 
 mod asked;
+mod gone;
 mod table;
 
 use std::num::NonZeroUsize;
@@ -12,12 +13,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::asked::{Filter, Limit, Wanted};
+pub(crate) use self::gone::Gone;
 pub(crate) use self::table::Key;
 use self::table::Table;
 use super::{Flow, Observation};
 
 /// How many flows are remembered of all identities together. None is larger than about 2 kB.
 const MOST: usize = 100_000;
+
+/// By how much the sequence of a memory that is restored is ahead of the last that was written: changes may have been
+/// told of that were not written, and clients ask for what came after those.
+const AHEAD: u64 = 1 << 32;
 
 /// What is remembered.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub struct Counts {
     pub undecided: AtomicU64,
     /// Flows that were forgotten because others came.
     pub dropped: AtomicU64,
+    /// Times that flows could not be written to their file.
+    pub db_errors: AtomicU64,
 }
 
 /// What `/flows` says.
@@ -107,6 +115,44 @@ impl Memory {
         let sequence = table.sequence();
         drop(table);
         Flows { enabled: true, sequence, dropped: self.counts.dropped.load(Ordering::Relaxed), more, flows }
+    }
+
+    /// The last change.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.lock().sequence()
+    }
+
+    /// Takes in what was written, the least recently seen first, by the rows in which it is, and says what the last
+    /// change of it was. From now on rows that are gone are told of.
+    pub(crate) fn restore(&self, rows: Vec<(u64, Flow)>) -> u64 {
+        let mut dropped = 0;
+        let mut table = self.lock();
+        table.follow_rows();
+        for (row, flow) in rows {
+            let Ok(identity) = flow.identity.parse() else { continue };
+            table.restore(&identity, row, flow);
+            dropped += table.make_room(&identity, self.per_identity.get(), self.most);
+        }
+        let last = table.sequence();
+        table.skip(AHEAD);
+        drop(table);
+        self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+        last
+    }
+
+    /// The first flows that changed after this, with their rows.
+    pub(crate) fn changed(&self, after: u64, most: usize) -> Vec<(u64, Flow)> {
+        self.lock().changed(after, most)
+    }
+
+    /// The rows that are gone since this was asked for.
+    pub(crate) fn take_gone(&self) -> Gone {
+        self.lock().take_gone()
+    }
+
+    /// Takes them back, where they could not be deleted.
+    pub(crate) fn put_back(&self, gone: Gone) {
+        self.lock().put_back(gone);
     }
 
     /// Nothing is left half done under this lock.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use egress_policy::{Identity, Protocol};
 use jiff::Timestamp;
 
-use super::{Filter, Wanted};
+use super::{Filter, Gone, Wanted};
 use crate::flows::{Decided, Flow, Observation, Sample, clean};
 
 /// How many of its addresses, proxies and requests a flow remembers.
@@ -18,13 +18,24 @@ const LONGEST_NODE: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// Each by its sequence: the first was seen least recently.
-    flows: BTreeMap<u64, Flow>,
+    flows: BTreeMap<u64, Kept>,
     /// The sequences within each choice, so that an answer takes no longer where there are many others.
     order: BTreeSet<(Choice, u64)>,
     identities: HashMap<Identity, Known>,
     /// How many identities had a number so far.
     numbers: u64,
     sequence: u64,
+    /// How many flows had a row so far.
+    rows: u64,
+    /// The rows of flows that were forgotten, where these are in a file.
+    gone: Option<Gone>,
+}
+
+/// A flow, and its row in a file: it stays the same as long as the flow is remembered.
+#[derive(Debug)]
+struct Kept {
+    row: u64,
+    flow: Flow,
 }
 
 /// What can be asked for; `None` stands for any.
@@ -83,21 +94,26 @@ impl Table {
             decided: decided.clone(),
         };
         let before = self.identities.get(identity).and_then(|known| known.flows.get(&key).copied());
-        let mut flow = before.and_then(|sequence| self.remove(identity, sequence)).unwrap_or_else(|| Flow {
-            identity: identity.to_string(),
-            name,
-            addresses: Vec::new(),
-            port: to.port(),
-            protocol,
-            decided,
-            count: 0,
-            first_seen: now,
-            last_seen: now,
-            nodes: Vec::new(),
-            requests: Vec::new(),
-            more_requests: false,
-            sequence: 0,
+        let mut kept = before.and_then(|sequence| self.remove(identity, sequence)).unwrap_or_else(|| {
+            self.rows += 1;
+            let flow = Flow {
+                identity: identity.to_string(),
+                name,
+                addresses: Vec::new(),
+                port: to.port(),
+                protocol,
+                decided,
+                count: 0,
+                first_seen: now,
+                last_seen: now,
+                nodes: Vec::new(),
+                requests: Vec::new(),
+                more_requests: false,
+                sequence: 0,
+            };
+            Kept { row: self.rows, flow }
         });
+        let flow = &mut kept.flow;
         flow.count = flow.count.saturating_add(1);
         flow.last_seen = now;
         self.sequence += 1;
@@ -107,7 +123,47 @@ impl Table {
         if let Some(request) = request {
             flow.more_requests |= !add::<Sample>(&mut flow.requests, request);
         }
-        self.insert(identity, key, flow);
+        self.insert(identity, key, kept);
+    }
+
+    /// Takes in a flow as it was written. The sequence goes on from the highest.
+    pub(super) fn restore(&mut self, identity: &Identity, row: u64, flow: Flow) {
+        let key = Key::of(&flow);
+        let before = self.identities.get(identity).and_then(|known| known.flows.get(&key).copied());
+        self.rows = self.rows.max(row);
+        if before.is_some() || self.flows.contains_key(&flow.sequence) {
+            // No two are written.
+            self.is_gone(row);
+            return;
+        }
+        self.sequence = self.sequence.max(flow.sequence);
+        self.insert(identity, key, Kept { row, flow });
+    }
+
+    /// Counts changes that nobody saw.
+    pub(super) fn skip(&mut self, changes: u64) {
+        self.sequence += changes;
+    }
+
+    /// From now on says what rows are gone.
+    pub(super) fn follow_rows(&mut self) {
+        self.gone = Some(Gone::default());
+    }
+
+    pub(super) fn take_gone(&mut self) -> Gone {
+        self.gone.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn put_back(&mut self, gone: Gone) {
+        if let Some(now) = &mut self.gone {
+            now.add(gone);
+        }
+    }
+
+    /// The first flows that changed after this, with their rows.
+    pub(super) fn changed(&self, after: u64, most: usize) -> Vec<(u64, Flow)> {
+        let changed = self.flows.range(after.saturating_add(1)..);
+        changed.take(most).map(|(_, kept)| (kept.row, kept.flow.clone())).collect()
     }
 
     /// Forgets what was seen least recently, and says how many flows that are: of this identity where it has too
@@ -135,7 +191,7 @@ impl Table {
         };
         let choice = Choice { identity, verdict: *verdict };
         let range = self.order.range((choice, after.saturating_add(1))..=(choice, u64::MAX));
-        let flow = |(_, sequence): &(Choice, u64)| self.flows.get(sequence).cloned();
+        let flow = |(_, sequence): &(Choice, u64)| Some(self.flows.get(sequence)?.flow.clone());
         let one_more = limit.get() + 1;
         let mut flows: Vec<Flow> = if *newest {
             range.rev().take(one_more).filter_map(flow).collect()
@@ -147,31 +203,41 @@ impl Table {
         (flows, more)
     }
 
-    fn insert(&mut self, identity: &Identity, key: Key, flow: Flow) {
+    fn insert(&mut self, identity: &Identity, key: Key, kept: Kept) {
+        let sequence = kept.flow.sequence;
         let known = self.identities.entry(identity.clone()).or_insert_with(|| {
             self.numbers += 1;
             Known { number: self.numbers, flows: HashMap::new() }
         });
-        known.flows.insert(key, flow.sequence);
-        self.order.extend(choices(known.number, &flow).map(|choice| (choice, flow.sequence)));
-        self.flows.insert(flow.sequence, flow);
+        known.flows.insert(key, sequence);
+        self.order.extend(choices(known.number, &kept.flow).map(|choice| (choice, sequence)));
+        self.flows.insert(sequence, kept);
     }
 
     /// Takes a flow out of the order. Its key stays.
-    fn remove(&mut self, identity: &Identity, sequence: u64) -> Option<Flow> {
+    fn remove(&mut self, identity: &Identity, sequence: u64) -> Option<Kept> {
         let number = self.identities.get(identity)?.number;
-        let flow = self.flows.remove(&sequence)?;
-        for choice in choices(number, &flow) {
+        let kept = self.flows.remove(&sequence)?;
+        for choice in choices(number, &kept.flow) {
             self.order.remove(&(choice, sequence));
         }
-        Some(flow)
+        Some(kept)
+    }
+
+    fn is_gone(&mut self, row: u64) {
+        if let Some(gone) = &mut self.gone {
+            gone.add(Gone { rows: vec![row], too_many: false });
+        }
     }
 
     fn forget(&mut self, identity: &Identity) -> u64 {
         let Some(number) = self.identities.get(identity).map(|known| known.number) else { return 0 };
         let choice = Choice { identity: Some(number), verdict: None };
         let oldest = self.order.range((choice, 0)..=(choice, u64::MAX)).next().map(|(_, sequence)| *sequence);
-        let Some(flow) = oldest.and_then(|sequence| self.remove(identity, sequence)) else { return 0 };
+        let Some(Kept { row, flow }) = oldest.and_then(|sequence| self.remove(identity, sequence)) else {
+            return 0;
+        };
+        self.is_gone(row);
         if let Some(known) = self.identities.get_mut(identity) {
             known.flows.remove(&Key::of(&flow));
             if known.flows.is_empty() {

@@ -9,6 +9,8 @@ use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK
 const USER: u32 = 65532;
 /// Where the secret is mounted.
 const TLS: &str = "/etc/osm-egress/tls";
+/// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
+const FLOWS: &str = "/var/lib/osm-egress";
 
 pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
     json!({
@@ -43,6 +45,11 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         "containers": [container(input)],
         "volumes": [{ "name": "tls", "secret": { "secretName": TLS_SECRET, "defaultMode": 0o440 } }],
     });
+    if given.flow_log
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        volumes.push(json!({ "name": "flows", "emptyDir": {} }));
+    }
     if !given.node_selector.is_empty() {
         pod["nodeSelector"] = json!(given.node_selector);
     }
@@ -78,6 +85,10 @@ fn container(input: &Input<'_>) -> Value {
             "periodSeconds": every, "timeoutSeconds": 3, "failureThreshold": failures,
         })
     };
+    let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS, "readOnly": true })];
+    if given.flow_log {
+        mounts.push(json!({ "name": "flows", "mountPath": FLOWS }));
+    }
     json!({
         "name": NAME,
         "image": given.image,
@@ -94,7 +105,7 @@ fn container(input: &Input<'_>) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
         },
-        "volumeMounts": [{ "name": "tls", "mountPath": TLS, "readOnly": true }],
+        "volumeMounts": mounts,
     })
 }
 
@@ -126,7 +137,14 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     if !given.never_resolve_to.is_empty() {
         flag("never-resolve-to", given.never_resolve_to.join(","));
     }
+    if given.flow_log {
+        flag("flows-per-identity", given.flows_per_identity.to_string());
+        flag("flow-db", format!("{FLOWS}/flows.db"));
+    }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());
+    if given.flow_log {
+        arguments.push("--flow-log".to_owned());
+    }
     arguments
 }

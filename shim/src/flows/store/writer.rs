@@ -1,0 +1,77 @@
+//! The thread that writes flows down.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::Store;
+use crate::flows::memory::Memory;
+
+/// How often flows are written: what a killed process loses is what came since.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How much longer than writing the pause after it is: a tenth of a core is enough for this.
+const SHARE: u32 = 9;
+/// The longest pause, and the one after a failure.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// A thread that writes flows until it is stopped.
+#[derive(Debug)]
+pub struct Writer {
+    stop: Sender<()>,
+    /// Ends with the thread.
+    ended: Receiver<()>,
+}
+
+impl Writer {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start(mut store: Store, memory: Arc<Memory>) -> io::Result<Self> {
+        let (stop, stopped) = channel();
+        let (ends, ended) = channel();
+        std::thread::Builder::new().name("flow-db".to_owned()).spawn(move || {
+            let _ends = ends;
+            let mut pause = PAUSE;
+            let mut is_failing = false;
+            loop {
+                let stopping = stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout);
+                let start = Instant::now();
+                match store.save(&memory) {
+                    Ok(()) => {
+                        if is_failing {
+                            tracing::info!("flows are written down again");
+                        }
+                        is_failing = false;
+                        pause = (start.elapsed() * SHARE).clamp(PAUSE, LONGEST);
+                    }
+                    Err(error) => {
+                        memory.counts.db_errors.fetch_add(1, Ordering::Relaxed);
+                        // Once: what is in the way stays there for long.
+                        if !is_failing || stopping {
+                            tracing::warn!(
+                                error = format!("{error:#}"),
+                                "flows are in memory only, until this is mended"
+                            );
+                        }
+                        is_failing = true;
+                        pause = LONGEST;
+                    }
+                }
+                if stopping {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { stop, ended })
+    }
+
+    /// Writes once more, and ends; says whether that was possible within this time.
+    #[must_use]
+    pub fn stop(self, within: Duration) -> bool {
+        drop(self.stop);
+        self.ended.recv_timeout(within) == Err(RecvTimeoutError::Disconnected)
+    }
+}
