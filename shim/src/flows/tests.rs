@@ -1,3 +1,5 @@
+mod any_bytes;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
@@ -277,6 +279,46 @@ fn what_is_suggested_is_enough() {
     let with = compile(&enforce.overlaid(&store(&suggested)), &options, None);
     let simulation = Simulation::of(&flows, Some(&before), &with, 15001).expect("it compiles");
     insta::assert_snapshot!("with_the_suggestion", simulation);
+}
+
+/// Ten thousand destinations are said to be many, and are policies that can be applied.
+#[test]
+fn many_destinations() {
+    let memory = memory(20_000);
+    let app = identity("shop/app");
+    for number in 0..10_000 {
+        let name = format!("n{number}.example.com");
+        let seen = connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&name), None);
+        memory.record(&app, "p", at(0), vec![seen]);
+    }
+    for number in 0..2_000 {
+        let seen =
+            connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&format!("<{number}>")), None);
+        memory.record(&app, "p", at(0), vec![seen]);
+    }
+    let filter = Filter { limit: Limit::MOST, ..Filter::default() };
+    let mut flows = memory.flows(&filter).flows;
+    flows.extend(memory.flows(&Filter { after: 10_000, ..filter }).flows);
+    let suggestion = Suggestion::of(&app, &flows);
+    let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
+                example.com";
+    assert_eq!(suggestion.many().as_deref(), Some(many));
+    let yaml = suggestion.yaml();
+    assert!(yaml.contains(&format!("# MANY: {many}.\n")) && !yaml.contains('*'));
+    assert_eq!(yaml.lines().filter(|line| line.starts_with("# Not suggested: ")).count(), 101);
+    assert!(yaml.contains("# Not suggested: 1900 others\n"));
+    assert!(yaml.split("\n---\n").all(|policy| policy.len() < 200_000));
+    let enforced = compiled(&yaml);
+    let problems: Vec<_> = enforced.problems().filter(|problem| problem.object.is_some()).collect();
+    assert_eq!(problems, Vec::<&egress_compile::manifest::Problem>::new());
+    let simulation = Simulation::of(&flows, None, &enforced, 15001).expect("it compiles");
+    assert_eq!(simulation.changes.len(), 10_000);
+    let text = simulation.to_string();
+    assert!(
+        text.contains("… and 9800 other changes: `-o json` has all of them\n12000 flows looked at"),
+        "{text}"
+    );
+    assert!(text.lines().count() < 610 && Suggestion::of(&app, &audited()).many().is_none());
 }
 
 #[test]
