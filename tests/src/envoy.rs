@@ -212,7 +212,13 @@ impl<'p> Envoy<'p> {
     /// What it logged and printed so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
+    }
+
+    /// The same as it is.
+    #[must_use]
+    pub fn log_bytes(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("envoy.log")).unwrap_or_default()
     }
 
     /// The access log: a JSON object per connection and per request that has ended.

@@ -18,7 +18,8 @@ pub(crate) use self::table::Key;
 use self::table::Table;
 use super::{Flow, Observation};
 
-/// How many flows are remembered of all identities together. None is larger than about 2 kB.
+/// How many flows are remembered of all identities together. None takes more than about 4 kB, with its key and its
+/// places in the order.
 const MOST: usize = 100_000;
 
 /// By how much the sequence of a memory that is restored is ahead of the last that was written: changes may have been

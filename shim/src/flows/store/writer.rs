@@ -13,8 +13,10 @@ use crate::flows::memory::Memory;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than writing the pause after it is: a tenth of a core is enough for this.
 const SHARE: u32 = 9;
-/// The longest pause, and the one after a failure.
+/// The longest pause.
 const LONGEST: Duration = Duration::from_secs(10);
+/// The pause after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// A thread that writes flows until it is stopped.
 #[derive(Debug)]
@@ -33,7 +35,6 @@ impl Writer {
         let (stop, stopped) = channel();
         let (ends, ended) = channel();
         std::thread::Builder::new().name("flow-db".to_owned()).spawn(move || {
-            let _ends = ends;
             let mut pause = PAUSE;
             let mut is_failing = false;
             loop {
@@ -57,13 +58,16 @@ impl Writer {
                             );
                         }
                         is_failing = true;
-                        pause = LONGEST;
+                        pause = AFTER_FAILURE;
                     }
                 }
                 if stopping {
                     break;
                 }
             }
+            // In this order: closing brings everything into the file.
+            drop(store);
+            drop(ends);
         })?;
         Ok(Self { stop, ended })
     }
