@@ -1,15 +1,22 @@
-//! The admin interface: health, metrics and status over HTTP.
+//! The admin interface: health, metrics, status and flows over HTTP, and the console.
+
+mod guard;
+mod peer;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 
+pub use self::guard::HostName;
+pub use self::peer::Peer;
+use crate::console::{self, Console};
 use crate::flows::memory::{Filter, Flows};
 use crate::metrics;
 use crate::source::Availability;
@@ -21,18 +28,32 @@ use crate::status::{Shared, Status};
 /// When the transport fails.
 pub async fn serve(
     shared: Shared,
+    console: Console,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let routes = Router::new()
+    let routes = routes(shared, console).into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+}
+
+/// The paths that there are. Those of probes and of Prometheus answer whoever asks, by any name; what says more
+/// is guarded against web pages of others.
+fn routes(shared: Shared, console: Console) -> Router {
+    let names: Arc<[HostName]> = console.names.clone().into();
+    let guarded = Router::new()
+        .route("/status", get(status))
+        .route("/flows", get(flows))
+        .with_state(shared.clone())
+        .merge(console::routes(shared.clone(), console))
+        .layer(middleware::from_fn_with_state(names, guard::guard));
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/servingz", get(serving))
         .route("/metrics", get(metrics_text))
-        .route("/status", get(status))
-        .route("/flows", get(flows))
-        .with_state(shared);
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+        .with_state(shared)
+        .merge(guarded)
+        .layer(middleware::map_response(guard::headers))
 }
 
 /// Ready while proxies are served and the source can be read: then what they get is what the user wrote.
@@ -72,3 +93,6 @@ async fn status(State(shared): State<Shared>) -> Json<Status> {
 async fn flows(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Json<Flows> {
     Json(shared.flows.as_ref().map(|memory| memory.flows(&filter)).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

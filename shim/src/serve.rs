@@ -13,14 +13,17 @@ use egress_policy::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin;
+use crate::admin::{self, HostName};
+use crate::console::Console;
+use crate::console::playground::Playground;
+use crate::console::write::{Target, Token, Writes};
 use crate::envoy::{Generator, Settings};
 use crate::flows::memory::Memory;
-use crate::flows::store::{Store, Writer};
+use crate::flows::store::{Keeper, Store};
 use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
-use crate::source::kubernetes::{Cluster, Connection, Reviewer, connect};
+use crate::source::kubernetes::{Cluster, Connection, PolicyStatuses, Reviewer, Writer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::tls::{Files, ServerTls, incoming};
@@ -58,6 +61,12 @@ pub struct Config {
     pub xds: SocketAddr,
     /// Where people and Prometheus connect.
     pub admin: SocketAddr,
+    /// Names by which they may ask, besides addresses and `localhost`.
+    pub admin_hosts: Vec<HostName>,
+    /// What the console must be shown to write, if it may.
+    pub console_token: Option<Token>,
+    /// The playground that the console links to.
+    pub playground: Option<Playground>,
 }
 
 /// How proxies are identified.
@@ -88,7 +97,7 @@ pub enum Origin {
 /// What is read until the process ends.
 #[derive(Debug)]
 enum Reading {
-    Folder(Folder),
+    Folder(Folder, PathBuf),
     Cluster(Box<Cluster>, Connection),
 }
 
@@ -97,7 +106,7 @@ impl Reading {
         Ok(match origin {
             Origin::Folder(folder) => {
                 let reading = Folder::watch(folder).context("cannot start a thread")?;
-                (Self::Folder(reading), folder.display().to_string())
+                (Self::Folder(reading, folder.clone()), folder.display().to_string())
             }
             Origin::Cluster(kubeconfig) => {
                 let connection = connect(kubeconfig.as_deref()).await?;
@@ -109,7 +118,7 @@ impl Reading {
 
     fn states(&self) -> watch::Receiver<SourceState> {
         match self {
-            Self::Folder(folder) => folder.states(),
+            Self::Folder(folder, _) => folder.states(),
             Self::Cluster(cluster, _) => cluster.states(),
         }
     }
@@ -123,7 +132,7 @@ impl Reading {
             (Some(audience), Self::Cluster(_, connection)) => {
                 Some(Tokens::new(Reviewer::new(connection.client.clone()), audience))
             }
-            (Some(_), Self::Folder(_)) => {
+            (Some(_), Self::Folder(..)) => {
                 bail!("a folder of manifests has no API server that reviews tokens")
             }
             (None, _) => None,
@@ -132,6 +141,24 @@ impl Reading {
         let certificates = tls.map(|tls| Certificates { tls, trust_domain });
         let accepted = Accepted { certificates, tokens, review_interval };
         Ok(Identification::Credentials(Box::new(accepted)))
+    }
+
+    /// What is said of policies.
+    fn policy_statuses(&self) -> PolicyStatuses {
+        match self {
+            Self::Folder(..) => PolicyStatuses::default(),
+            Self::Cluster(cluster, _) => cluster.policy_statuses(),
+        }
+    }
+
+    /// Where the console writes.
+    fn target(&self, options: &CompileOptions) -> Target {
+        match self {
+            Self::Folder(_, root) => Target::Folder(root.clone()),
+            Self::Cluster(_, connection) => {
+                Target::Cluster(Writer::new(connection.client.clone(), options.clone()))
+            }
+        }
     }
 
     /// Says what became of the objects where others look for it.
@@ -160,7 +187,7 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 /// When an address is taken, or the transport fails.
 pub async fn run(config: Config) -> Result<()> {
     let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
-    let writer = match config.flow_db.as_deref().zip(flows.as_ref()) {
+    let keeper = match config.flow_db.as_deref().zip(flows.as_ref()) {
         Some((file, memory)) => Some(restore(file, memory)?),
         None => None,
     };
@@ -189,6 +216,17 @@ pub async fn run(config: Config) -> Result<()> {
         identification: Arc::clone(&identification),
         reviews: Reviews::default(),
         flows: flows.clone(),
+        policies: reading.policy_statuses(),
+    };
+    let target = || reading.target(&config.options);
+    let console = Console {
+        options: config.options.clone(),
+        of_cluster: matches!(config.origin, Origin::Cluster(_)),
+        listener_port: config.envoy.listener_port,
+        never_resolve_to: config.envoy.never_resolve_to.clone(),
+        names: config.admin_hosts,
+        writes: config.console_token.map(|token| Writes { token, target: target() }),
+        playground: config.playground,
     };
     let webhooks = Webhooks {
         options: config.options.clone(),
@@ -202,7 +240,7 @@ pub async fn run(config: Config) -> Result<()> {
         // An error means that the sender is gone, which says the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let admin = tokio::spawn(admin::serve(shared, admin_listener, wait(stopped.clone())));
+    let admin = tokio::spawn(admin::serve(shared, console, admin_listener, wait(stopped.clone())));
     let served = tokio::select! {
         result = signalled() => {
             result?;
@@ -238,15 +276,15 @@ pub async fn run(config: Config) -> Result<()> {
             let _ = webhook.await;
         }
     }
-    if let Some(writer) = writer {
+    if let Some(keeper) = keeper {
         // After those that tell of flows were cut off.
-        let in_time = tokio::task::block_in_place(|| writer.stop(LAST_WRITE));
+        let in_time = tokio::task::block_in_place(|| keeper.stop(LAST_WRITE));
         if !in_time {
             tracing::error!("the last flows were not written in time");
         }
     }
     match reading {
-        Reading::Folder(folder) => folder.stop(),
+        Reading::Folder(folder, _) => folder.stop(),
         // While the API server is away others notice by themselves.
         Reading::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE, cluster.stop()).await),
     }
@@ -254,11 +292,11 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Remembers what the file holds, and writes down there what follows.
-fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Writer> {
+fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Keeper> {
     let mut store = Store::open(file)?;
     store.load(memory)?;
     tracing::info!(file = %file.display(), flows = memory.len(), "flows are remembered from before");
-    Writer::start(store, Arc::clone(memory)).context("cannot start a thread")
+    Keeper::start(store, Arc::clone(memory)).context("cannot start a thread")
 }
 
 /// The state to begin with. A folder that cannot be read has no objects; a cluster that was not read yet

@@ -35,4 +35,13 @@ impl Availability {
     pub fn is_available(&self) -> bool {
         matches!(self, Self::Available)
     }
+
+    /// Why the source cannot be read, if it cannot.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Available => None,
+            Self::Unavailable { reason } => Some(reason),
+        }
+    }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::flows::memory::Memory;
+use crate::source::kubernetes::{PolicyStatus, PolicyStatuses};
 use crate::source::{Availability, SourceState};
 use crate::tls::ServerTls;
 use crate::webhook::Reviews;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub identification: Arc<Identification>,
     /// What workloads talk to, where proxies tell of it.
     pub flows: Option<Arc<Memory>>,
+    /// What is said of policies.
+    pub policies: PolicyStatuses,
 }
 
 /// Everything, at one moment.
@@ -47,10 +50,14 @@ pub struct Status {
     pub version: &'static str,
     /// Why the source cannot be read now.
     pub source_unavailable: Option<String>,
+    /// Whether proxies are served.
+    pub serving: bool,
     /// What happens to what no rule allows, where nothing else is said.
     pub mesh_mode: &'static str,
     /// What became of each object.
     pub objects: Vec<Condition>,
+    /// The conditions of each policy.
+    pub policies: Vec<PolicyStatus>,
     /// All that is wrong, with objects and with files.
     pub problems: Vec<Problem>,
     /// The identities that some policy names, and their documents.
@@ -90,8 +97,10 @@ impl Status {
                 Availability::Available => None,
                 Availability::Unavailable { reason } => Some(reason),
             },
+            serving: shared.serving.load(Ordering::Acquire),
             mesh_mode: compiled.default_mode().as_str(),
             objects: compiled.conditions.values().cloned().collect(),
+            policies: shared.policies.now(&compiled, &source.store, &shared.proxies),
             problems,
             identities: compiled
                 .documents

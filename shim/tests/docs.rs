@@ -48,6 +48,7 @@ fn links_lead_somewhere() {
         "README.md",
         "docs/bypasses.md",
         "docs/concepts.md",
+        "docs/console.md",
         "docs/explain.md",
         "docs/identity.md",
         "docs/injection.md",

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::client::{self, Outcome};
 use crate::mesh::root;
+use crate::wait::wait_for;
 
 /// A command may start a browser.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -217,6 +218,36 @@ impl Browser {
     pub fn text(&self, selector: &str) -> Result<String> {
         let script = "return document.querySelector(arguments[0])?.innerText ?? ''";
         Ok(self.script(script, &json!([selector]))?.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until the first that matches has this in its text.
+    ///
+    /// # Errors
+    /// When it has not in time; with what it has, and what the console says.
+    pub fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
+        let exists = || self.script("return !!document.querySelector(arguments[0])", &json!([selector]));
+        let found = wait_for(what, Duration::from_secs(10), || {
+            exists().is_ok_and(|exists| exists == true)
+                && self.text(selector).is_ok_and(|found| found.contains(text))
+        });
+        found.map(|_| ()).with_context(|| {
+            let failure = self.text("#failure").unwrap_or_default();
+            let found = self.text(selector).unwrap_or_default();
+            format!("`{text}` in {selector}: `{found}` {failure} {:?}", self.console())
+        })
+    }
+
+    /// A picture for the documentation, with `UPDATE_SCREENSHOTS=1`.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub fn picture(&self, name: &str) -> Result<()> {
+        if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
+            return Ok(());
+        }
+        let folder = root().join("docs/images");
+        std::fs::create_dir_all(&folder)?;
+        Ok(std::fs::write(folder.join(name), self.screenshot()?)?)
     }
 
     /// The value of a field.

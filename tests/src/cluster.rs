@@ -24,7 +24,15 @@ const ROLE: &str = include_str!("../../deploy/rbac.yaml");
 /// # Errors
 /// When it cannot be read.
 pub fn allowed() -> Result<BTreeSet<String>> {
-    let documents = yaml::parse(ROLE)?;
+    allowed_by(ROLE)
+}
+
+/// Everything that a role allows, as `VERB GROUP/RESOURCE`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn allowed_by(role: &str) -> Result<BTreeSet<String>> {
+    let documents = yaml::parse(role)?;
     let list = |rule: &Value, key: &str| -> Vec<String> {
         rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };

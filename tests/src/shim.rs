@@ -135,7 +135,8 @@ impl<'n> Shim<'n> {
     /// # Errors
     /// When it does not answer with 200.
     pub fn get(&self, path: &str) -> Result<String> {
-        let request = client::request("GET", path, &[("host", "shim"), ("connection", "close")]);
+        let request =
+            client::request("GET", path, &[("host", &self.admin.to_string()), ("connection", "close")]);
         match self.netns.run(|| client::http(self.admin, &request))? {
             Outcome::Http(answer) if answer.status == 200 => Ok(String::from_utf8(answer.body)?),
             Outcome::Http(answer) => {

@@ -269,12 +269,12 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     })?;
     if !fast {
         let built = steps.run("build", || build("dev"))?;
+        tools::system()?;
         if without.contains(&Without::Browser) {
             steps.skip("tests in a browser", &"--without browser");
         } else {
-            in_browser(&mut steps)?;
+            in_browser(&mut steps, &built)?;
         }
-        tools::system()?;
         let versions = match envoy {
             Some("all") => tools::ENVOY_VERSIONS.into_iter().map(Some).collect(),
             version => vec![version],
@@ -322,8 +322,8 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
     Ok(())
 }
 
-/// The playground, in Chromium.
-fn in_browser(steps: &mut Steps) -> Result<()> {
+/// The playground and the console, in Chromium; the console over a real mesh.
+fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
     steps.run("playground", || {
         playground::build(root()?)?;
         tools::packages(&[
@@ -337,6 +337,7 @@ fn in_browser(steps: &mut Steps) -> Result<()> {
         let mut command = cargo(&["test", "--package", "egress-tests", "--test", "browser"])?;
         // Each has a browser of its own.
         command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
+        built.environment(&mut command, &tools::envoy(None)?);
         must("tests in a browser", &mut command)
     })
 }

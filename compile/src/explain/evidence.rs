@@ -24,7 +24,7 @@ pub enum Evidence {
 #[derive(Debug)]
 pub struct Objects {
     store: Arc<Store>,
-    compiled: Compiled,
+    compiled: Arc<Compiled>,
     /// The mesh of whose namespaces alone objects count.
     mesh: Option<String>,
 }
@@ -43,7 +43,13 @@ impl Evidence {
     /// Takes objects; with a mesh, only those of its namespaces count.
     #[must_use]
     pub fn objects(store: Arc<Store>, options: &CompileOptions, mesh: Option<String>) -> Self {
-        let compiled = compile(&store, options, None);
+        let compiled = Arc::new(compile(&store, options, None));
+        Self::compiled(store, compiled, mesh)
+    }
+
+    /// Takes objects of which it is known what follows from them.
+    #[must_use]
+    pub fn compiled(store: Arc<Store>, compiled: Arc<Compiled>, mesh: Option<String>) -> Self {
         Self::Objects(Box::new(Objects { store, compiled, mesh }))
     }
 

@@ -1,6 +1,5 @@
 //! The flags that say where flows come from.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,8 +9,8 @@ use clap::Args;
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use crate::flows::memory::{Filter, Flows, Key, Limit, Memory};
-use crate::flows::{Flow, line};
+use crate::flows::line;
+use crate::flows::memory::{Filter, Flows, Memory, all};
 use crate::status;
 
 #[derive(Debug, Args)]
@@ -36,30 +35,6 @@ impl FlowSource {
             }
         }
     }
-}
-
-/// Asks page by page. A flow that changes meanwhile comes again, as it is then.
-pub(super) fn all(filter: &Filter, mut ask: impl FnMut(&Filter) -> Result<Flows>) -> Result<Flows> {
-    let mut page = Filter { limit: Limit::MOST, newest: false, ..filter.clone() };
-    let mut flows: HashMap<(String, Key), Flow> = HashMap::new();
-    let answer = loop {
-        let mut answer = ask(&page)?;
-        if answer.sequence < page.after {
-            // Another control plane, or it started anew: what was said before is not what it knows.
-            page.after = 0;
-            flows.clear();
-            continue;
-        }
-        let last = answer.flows.last().map(|flow| flow.sequence);
-        flows.extend(answer.flows.drain(..).map(|flow| ((flow.identity.clone(), Key::of(&flow)), flow)));
-        match last {
-            Some(last) if answer.more && last > page.after => page.after = last,
-            Some(_) | None => break answer,
-        }
-    };
-    let mut flows: Vec<Flow> = flows.into_values().collect();
-    flows.sort_by_key(|flow| flow.sequence);
-    Ok(Flows { flows, more: false, ..answer })
 }
 
 /// Asks a running control plane once.
@@ -103,55 +78,5 @@ fn from_log(file: &std::path::Path, filter: &Filter) -> Result<Flows> {
         "there is no decision in {}: name the output of an Envoy, with its access log",
         file.display()
     );
-    all(filter, |page| Ok(memory.flows(page)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALLOWED: &str = r#"{"kind":"connection","dialled":"192.0.2.1:PORT","decision":"allow rule a/b c"}"#;
-
-    fn see(memory: &Memory, port: u16) {
-        let seen = line::read(&ALLOWED.replace("PORT", &port.to_string()));
-        assert!(seen.is_some());
-        memory.record(&"shop/app".parse().expect("an identity"), "p", Timestamp::now(), vec![seen]);
-    }
-
-    fn memory(flows: u16) -> Memory {
-        let memory = Memory::new(NonZeroUsize::new(60_000).expect("not zero"));
-        (1..=flows).for_each(|port| see(&memory, port));
-        memory
-    }
-
-    #[test]
-    fn until_there_is_no_more() {
-        let memory = memory(25_000);
-        let mut pages = 0;
-        let flows = all(&Filter::default(), |page| {
-            let answer = memory.flows(page);
-            pages += 1;
-            // One that was told of already changes, and another that was not.
-            see(&memory, 1);
-            see(&memory, 24_000);
-            Ok(answer)
-        })
-        .expect("flows");
-        assert_eq!((pages, flows.flows.len(), flows.more), (3, 25_000, false));
-        let counts: Vec<_> =
-            flows.flows.iter().filter(|flow| flow.count > 1).map(|flow| (flow.port, flow.count)).collect();
-        assert_eq!(counts, [(1, 3), (24_000, 3)]);
-        assert!(flows.flows.is_sorted_by_key(|flow| flow.sequence));
-    }
-
-    #[test]
-    fn a_control_plane_that_starts_anew() {
-        let (old, new) = (memory(12_000), memory(3));
-        let mut pages = 0;
-        let flows = all(&Filter::default(), |page| {
-            pages += 1;
-            Ok(if pages == 1 { old.flows(page) } else { new.flows(page) })
-        });
-        assert_eq!(flows.expect("flows").flows.len(), 3);
-    }
+    Ok(memory.all(filter))
 }

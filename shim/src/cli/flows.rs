@@ -8,9 +8,9 @@ use anyhow::Result;
 use clap::Args;
 use egress_policy::Identity;
 
-use super::flow_source::{all, fetch};
+use super::flow_source::fetch;
 use super::{Output, print};
-use crate::flows::memory::{Filter, Flows, Wanted};
+use crate::flows::memory::{Filter, Flows, Wanted, all};
 use crate::flows::text;
 
 /// How often a control plane is asked for what is new.

@@ -13,6 +13,9 @@ use egress_policy::Cidr;
 
 use super::Mesh;
 use super::inject::SidecarArgs;
+use crate::admin::HostName;
+use crate::console::playground::Playground;
+use crate::console::write::Token;
 use crate::envoy::{IpFamilies, Module, Settings};
 use crate::serve::{self, By};
 use crate::tls::Files;
@@ -50,9 +53,22 @@ pub(super) struct Serve {
     /// Name of this control plane among those of the same mesh. Default: the host's name.
     #[arg(long, value_name = "NAME", value_parser = parse_replica)]
     replica_name: Option<String>,
-    /// Where /healthz, /readyz, /metrics, /status and /flows are.
+    /// Where /healthz, /readyz, /metrics, /status, /flows and the console are.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15129")]
     admin_listen: SocketAddr,
+    /// Name by which browsers may ask there, besides addresses and `localhost`; several by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    admin_host: Vec<HostName>,
+    /// Let the console switch global egress and make policies: for who connects from this machine or pod and has its
+    /// token.
+    #[arg(long)]
+    console_write: bool,
+    /// File with that token. Default: a random one, which is logged at the start; not for a cluster.
+    #[arg(long, value_name = "FILE", requires = "console_write")]
+    console_token_file: Option<PathBuf>,
+    /// Folder of the playground, as `cargo xtask playground` writes it: served at /playground/, and linked.
+    #[arg(long, value_name = "DIR")]
+    playground: Option<PathBuf>,
     /// Port of the outbound listener in every sidecar.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     listener_port: u16,
@@ -194,6 +210,25 @@ enum LogFormat {
 }
 
 impl Serve {
+    /// What the console must be shown to write. The log of a cluster is read by many and kept for long, and each of
+    /// several control planes would have another token.
+    fn console_token(&self) -> Result<Option<Token>> {
+        if !self.console_write {
+            return Ok(None);
+        }
+        if let Some(file) = &self.console_token_file {
+            return Token::file(file.clone()).map(Some);
+        }
+        if self.config_dir.is_none() {
+            bail!(
+                "on a cluster the console writes only with a token of yours: pass `--console-token-file FILE`"
+            );
+        }
+        let (token, text) = Token::random()?;
+        tracing::warn!(token = text, "the console may write, for who has this token");
+        Ok(Some(token))
+    }
+
     pub(super) fn run(self) -> Result<()> {
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(
@@ -205,6 +240,8 @@ impl Serve {
             LogFormat::Text => subscriber.init(),
             LogFormat::Json => subscriber.json().init(),
         }
+        let console_token = self.console_token()?;
+        let playground = self.playground.as_deref().map(Playground::open).transpose()?;
         let module = match self.module_delivery {
             Delivery::File(path) => Module::File(path),
             Delivery::Inline => {
@@ -249,6 +286,9 @@ impl Serve {
             identity,
             xds: self.xds_listen,
             admin: self.admin_listen,
+            admin_hosts: self.admin_host,
+            console_token,
+            playground,
         };
         if matches!(config.identity, By::NodeId) && !config.xds.ip().is_loopback() {
             tracing::warn!(address = %config.xds, "whoever reaches this address can read every policy");

@@ -2,8 +2,10 @@
 
 mod asked;
 mod gone;
+mod pages;
 mod table;
 
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::asked::{Filter, Limit, Wanted};
 pub(crate) use self::gone::Gone;
-pub(crate) use self::table::Key;
-use self::table::Table;
+pub(crate) use self::pages::all;
+use self::table::{Key, Table};
 use super::{Flow, Observation};
 
 /// How many flows are remembered of all identities together. None takes more than about 4 kB, with its key and its
@@ -116,6 +118,13 @@ impl Memory {
         let sequence = table.sequence();
         drop(table);
         Flows { enabled: true, sequence, dropped: self.counts.dropped.load(Ordering::Relaxed), more, flows }
+    }
+
+    /// All that are wanted, however many, the oldest first.
+    #[must_use]
+    pub fn all(&self, filter: &Filter) -> Flows {
+        let Ok(flows) = all(filter, |page| Ok::<_, Infallible>(self.flows(page)));
+        flows
     }
 
     /// The last change.

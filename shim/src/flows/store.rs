@@ -1,8 +1,8 @@
 //! The file in which flows survive a restart: a copy of the memory, which stays what answers are made of.
 
+mod keeper;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
@@ -15,7 +15,7 @@ use egress_policy::Identity;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
-pub use self::writer::Writer;
+pub use self::keeper::Keeper;
 use super::memory::{Gone, Memory};
 use super::{Decided, Flow, Sample};
 

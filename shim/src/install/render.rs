@@ -64,6 +64,9 @@ pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
     let mut objects = vec![namespace(names)];
     objects.extend(definitions());
     objects.extend(access::objects(names));
+    if !input.values.osm.egress.console_token_secret.is_empty() {
+        objects.extend(access::writing(names));
+    }
     objects.extend(secrets(input));
     objects.push(network::service(names));
     if input.values.osm.egress.network_policy {
@@ -89,7 +92,8 @@ pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
 
 /// Which objects there may be.
 pub(super) fn ids(names: &Names, cluster: &Facts) -> Vec<Id> {
-    let (values, given) = (Values::default(), json!({}));
+    let (mut values, given) = (Values::default(), json!({}));
+    values.osm.egress.console_token_secret = NAME.to_owned();
     let nobody = Pair { certificate: String::new(), key: String::new() };
     let secrets = Secrets::Made { authority: &nobody, server: &nobody };
     objects(&Input { values: &values, given: &given, names, cluster, secrets }).iter().map(Id::of).collect()

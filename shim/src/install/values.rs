@@ -98,6 +98,8 @@ pub struct Egress {
     pub api_server_ports: Vec<NonZeroU16>,
     /// How long the API server waits for an answer of a webhook.
     pub webhook_timeout_seconds: u8,
+    /// Secret with the token by which the console writes, as `token`; empty: it does not.
+    pub console_token_secret: String,
 }
 
 /// Log levels of Envoy.
@@ -188,6 +190,7 @@ impl Default for Egress {
             network_policy: true,
             api_server_ports: [443, 6443].into_iter().filter_map(NonZeroU16::new).collect(),
             webhook_timeout_seconds: 10,
+            console_token_secret: String::new(),
         }
     }
 }
@@ -283,6 +286,15 @@ impl Values {
         }
         if !(400..=599).contains(&egress.http_deny_status) {
             bail!("value `osm.egress.httpDenyStatus`: {} is not 400 to 599", egress.http_deny_status);
+        }
+        let is_name = |text: &str| {
+            text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        };
+        if !is_name(&egress.console_token_secret) {
+            bail!(
+                "value `osm.egress.consoleTokenSecret`: `{}` is no name of a Secret",
+                egress.console_token_secret
+            );
         }
         if !(1..=30).contains(&egress.webhook_timeout_seconds) {
             bail!(

@@ -16,6 +16,7 @@ mod probe;
 mod replicas;
 mod review;
 mod status;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub(crate) use self::replicas::LABEL as REPORTS_LABEL;
 pub use self::replicas::last_said;
 use self::replicas::{Exchange, Report};
 pub use self::review::{Review, Reviewer};
+pub use self::status::{PolicyStatus, PolicyStatuses, Told};
+pub use self::write::{Refused, Writer};
 use super::SourceState;
 use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};
@@ -109,6 +112,12 @@ impl Cluster {
         if let Some(exchange) = &self.exchange {
             exchange.leave().await;
         }
+    }
+
+    /// What is said of policies.
+    #[must_use]
+    pub fn policy_statuses(&self) -> PolicyStatuses {
+        PolicyStatuses::of_cluster(self.observed.clone())
     }
 
     /// What the cluster says, now and later.

@@ -1,8 +1,10 @@
-//! The playground in a real Chromium, by clicking and typing. `cargo xtask test` builds it and sets `XTASK_BIN`.
+//! The playground and the console in a real Chromium, by clicking and typing. `cargo xtask test` builds them and sets
+//! `XTASK_BIN`, and for the console what a real mesh needs.
 //! With `UPDATE_SCREENSHOTS=1` the pictures of the documentation are taken.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
+mod console;
 mod corpus;
 mod features;
 mod hostile;

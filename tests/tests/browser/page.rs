@@ -1,11 +1,7 @@
 //! The page, open in a browser.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use egress_tests::browser::{Browser, Playground};
-use egress_tests::mesh::root;
-use egress_tests::wait::wait_for;
 use serde_json::json;
 
 pub(crate) const MANIFESTS: &str = r#"apiVersion: policy.openservicemesh.io/v1alpha1
@@ -48,17 +44,7 @@ impl Page {
 
     /// Waits until the first that matches has this in its text.
     pub(crate) fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
-        let exists =
-            || self.browser.script("return !!document.querySelector(arguments[0])", &json!([selector]));
-        let found = wait_for(what, Duration::from_secs(10), || {
-            exists().is_ok_and(|exists| exists == true)
-                && self.browser.text(selector).is_ok_and(|found| found.contains(text))
-        });
-        found.map(|_| ()).with_context(|| {
-            let failure = self.browser.text("#failure").unwrap_or_default();
-            let found = self.browser.text(selector).unwrap_or_default();
-            format!("`{text}` in {selector}: `{found}` {failure} {:?}", self.browser.console())
-        })
+        self.browser.wait(what, selector, text)
     }
 
     /// Waits for a verdict with a reason.
@@ -82,11 +68,6 @@ impl Page {
 
     /// A picture for the documentation.
     pub(crate) fn picture(&self, name: &str) -> Result<()> {
-        if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
-            return Ok(());
-        }
-        let folder = root().join("docs/images");
-        std::fs::create_dir_all(&folder)?;
-        Ok(std::fs::write(folder.join(name), self.browser.screenshot()?)?)
+        self.browser.picture(name)
     }
 }

@@ -3,6 +3,7 @@
 //! One program, so that it is linked once and its tests run side by side; a file for each subject.
 
 mod admission;
+mod console;
 mod explain;
 mod identity;
 mod inject;

@@ -54,7 +54,7 @@ struct Known {
 
 /// What makes two connections the same flow.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
+pub(super) struct Key {
     /// The name; without one, the address.
     destination: Result<String, Option<IpAddr>>,
     port: u16,
@@ -64,7 +64,7 @@ pub(crate) struct Key {
 
 impl Key {
     /// The key of a flow among those of its identity.
-    pub(crate) fn of(flow: &Flow) -> Self {
+    pub(super) fn of(flow: &Flow) -> Self {
         Self {
             // One without a name has one address.
             destination: flow.name.clone().ok_or_else(|| flow.addresses.first().copied()),

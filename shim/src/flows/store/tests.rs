@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::{Store, Writer};
+use super::{Keeper, Store};
 use crate::flows::memory::{Filter, Limit, Memory};
 use crate::flows::suggest::Suggestion;
 use crate::flows::{Flow, Observation};
@@ -296,16 +296,16 @@ fn a_thread_that_writes() {
     let (_folder, path) = file();
     let (store, memory) = opened(&path, 100);
     let memory = Arc::new(memory);
-    let writer = Writer::start(store, Arc::clone(&memory)).expect("a thread");
+    let keeper = Keeper::start(store, Arc::clone(&memory)).expect("a thread");
     see(&memory, "shop/app", "a.org");
-    assert!(writer.stop(std::time::Duration::from_secs(20)));
+    assert!(keeper.stop(std::time::Duration::from_secs(20)));
     assert_eq!(all(&opened(&path, 100).1), all(&memory));
     // What cannot be written at the end is said, and counted.
     let (store, memory) = opened(&path, 100);
     let memory = Arc::new(memory);
     fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("a folder in its place");
-    let writer = Writer::start(store, Arc::clone(&memory)).expect("a thread");
-    assert!(writer.stop(std::time::Duration::from_secs(20)));
+    let keeper = Keeper::start(store, Arc::clone(&memory)).expect("a thread");
+    assert!(keeper.stop(std::time::Duration::from_secs(20)));
     assert_eq!(memory.counts.db_errors.load(Ordering::Relaxed), 1);
 }
 

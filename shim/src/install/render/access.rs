@@ -1,4 +1,4 @@
-//! The service account and what it may do: `deploy/rbac.yaml`.
+//! The service account and what it may do: `deploy/rbac.yaml`, and `deploy/console-write.yaml` where that is asked for.
 
 use egress_compile::manifest::yaml;
 use serde_json::{Value, json};
@@ -6,13 +6,23 @@ use serde_json::{Value, json};
 use crate::install::names::Names;
 
 const ROLE: &str = include_str!("../../../../deploy/rbac.yaml");
+const WRITING: &str = include_str!("../../../../deploy/console-write.yaml");
 /// The namespace that it is written for.
 const WRITTEN_FOR: &str = "osm-system";
 
 /// Its objects, for a namespace.
 pub(super) fn objects(names: &Names) -> Vec<Value> {
-    // A test reads it.
-    let documents = yaml::parse(ROLE).unwrap_or_default();
+    read(ROLE, names)
+}
+
+/// What lets the console write.
+pub(super) fn writing(names: &Names) -> Vec<Value> {
+    read(WRITING, names)
+}
+
+fn read(text: &str, names: &Names) -> Vec<Value> {
+    // A test reads them.
+    let documents = yaml::parse(text).unwrap_or_default();
     let mut objects: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
     for object in &mut objects {
         rename(&mut object["metadata"], &names.namespace);

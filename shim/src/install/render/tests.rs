@@ -83,6 +83,7 @@ fn values_reach_their_places() {
             "flowsPerIdentity": 500,
             "apiServerPorts": [8443],
             "webhookTimeoutSeconds": 5,
+            "consoleTokenSecret": "console-token",
         },
     }});
     let objects = rendered(&given);
@@ -132,7 +133,37 @@ fn nothing_refers_to_what_comes_later() {
     assert_eq!(kinds.iter().collect::<BTreeSet<_>>().len(), order.len(), "{kinds:?}");
     let ids: BTreeSet<Id> = objects.iter().map(Id::of).collect();
     assert_eq!(ids.len(), objects.len());
-    assert_eq!(ids, super::ids(&names(), &Facts::default()).into_iter().collect());
+    let possible: BTreeSet<Id> = super::ids(&names(), &Facts::default()).into_iter().collect();
+    assert!(possible.is_superset(&ids));
+    // With everything that can be asked for.
+    let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
+    assert_eq!(all.iter().map(Id::of).collect::<BTreeSet<_>>(), possible);
+}
+
+/// What the console may write, the control plane may write only where that is asked for; and nothing more.
+#[test]
+fn nothing_is_written_unless_asked() {
+    let allows = |given: &Value| -> Vec<String> {
+        let verbs = |rule: &Value| {
+            let of = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
+            let resources = of("resources");
+            of("verbs").into_iter().flat_map(move |verb| {
+                resources.clone().into_iter().map(move |resource| {
+                    format!("{} {}", verb.as_str().unwrap_or_default(), resource.as_str().unwrap_or_default())
+                })
+            })
+        };
+        let objects = rendered(given);
+        let rules = objects.iter().flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default());
+        let allowed = rules.flat_map(|rule| verbs(&rule).collect::<Vec<_>>());
+        allowed.filter(|rule| rule.ends_with(" meshconfigs") || rule.ends_with(" egresses")).collect()
+    };
+    let usual = ["list meshconfigs", "watch meshconfigs", "list egresses", "watch egresses"];
+    assert_eq!(allows(&json!({})), usual);
+    let writes = allows(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
+    assert_eq!(writes, [&usual[..], &["patch meshconfigs", "create egresses"]].concat());
+    let text = serde_json::to_string(&rendered(&json!({}))).expect("JSON");
+    assert!(!text.contains("console"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK
 const USER: u32 = 65532;
 /// Where the secret is mounted.
 const TLS: &str = "/etc/osm-egress/tls";
+/// Where that of the console is.
+const CONSOLE: &str = "/etc/osm-egress/console";
 /// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
 const FLOWS: &str = "/var/lib/osm-egress";
 
@@ -50,6 +52,12 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
     {
         volumes.push(json!({ "name": "flows", "emptyDir": {} }));
     }
+    if !given.console_token_secret.is_empty()
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        let secret = json!({ "secretName": given.console_token_secret, "defaultMode": 0o440 });
+        volumes.push(json!({ "name": "console", "secret": secret }));
+    }
     if !given.node_selector.is_empty() {
         pod["nodeSelector"] = json!(given.node_selector);
     }
@@ -88,6 +96,9 @@ fn container(input: &Input<'_>) -> Value {
     let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS, "readOnly": true })];
     if given.flow_log {
         mounts.push(json!({ "name": "flows", "mountPath": FLOWS }));
+    }
+    if !given.console_token_secret.is_empty() {
+        mounts.push(json!({ "name": "console", "mountPath": CONSOLE, "readOnly": true }));
     }
     json!({
         "name": NAME,
@@ -141,10 +152,16 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
         flag("flows-per-identity", given.flows_per_identity.to_string());
         flag("flow-db", format!("{FLOWS}/flows.db"));
     }
+    if !given.console_token_secret.is_empty() {
+        flag("console-token-file", format!("{CONSOLE}/token"));
+    }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());
     if given.flow_log {
         arguments.push("--flow-log".to_owned());
+    }
+    if !given.console_token_secret.is_empty() {
+        arguments.push("--console-write".to_owned());
     }
     arguments
 }

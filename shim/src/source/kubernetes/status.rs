@@ -5,6 +5,7 @@
 //! at most; and which proxies have a policy is written when it has been so for a second, as it changes quickly.
 
 mod events;
+mod now;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::events::Events;
+pub use self::now::{PolicyStatus, PolicyStatuses, Told};
 use self::verdict::{News, Said, Verdict, programmed, verdicts};
 use super::Statuses;
 use super::connect::{is_unknown, reason};

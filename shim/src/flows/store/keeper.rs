@@ -20,13 +20,13 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// A thread that writes flows until it is stopped.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Keeper {
     stop: Sender<()>,
     /// Ends with the thread.
     ended: Receiver<()>,
 }
 
-impl Writer {
+impl Keeper {
     /// Starts it.
     ///
     /// # Errors

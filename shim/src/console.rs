@@ -1,0 +1,91 @@
+//! The console: a page on the admin port that shows what the control plane knows, and answers questions.
+//!
+//! It decides nothing. `/status` and `/flows` are what `osm-egress status` and `flows` print; `/explain` and `/suggest`
+//! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` ([`mod@write`]).
+
+mod ask;
+mod files;
+mod manifests;
+pub mod playground;
+pub mod write;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Redirect;
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use egress_compile::CompileOptions;
+use egress_policy::Cidr;
+use serde_json::{Value, json};
+
+use self::playground::Playground;
+use self::write::Writes;
+use crate::admin::HostName;
+use crate::status::Shared;
+
+/// What the console is told.
+#[derive(Debug)]
+pub struct Console {
+    /// The mesh's names.
+    pub options: CompileOptions,
+    /// Whether objects come from a cluster, where those of other namespaces do not count.
+    pub of_cluster: bool,
+    /// The port of the outbound listener.
+    pub listener_port: u16,
+    /// Where names must not lead, besides what is never allowed.
+    pub never_resolve_to: Vec<Cidr>,
+    /// Names by which it may be asked, besides addresses and `localhost`.
+    pub names: Vec<HostName>,
+    /// How it writes, if it does.
+    pub writes: Option<Writes>,
+    /// The playground that it links to.
+    pub playground: Option<Playground>,
+}
+
+/// What its routes look at.
+#[derive(Clone, Debug)]
+struct Served {
+    shared: Shared,
+    console: Arc<Console>,
+}
+
+/// The paths of the console.
+pub(crate) fn routes(shared: Shared, console: Console) -> Router {
+    let served = Served { shared, console: Arc::new(console) };
+    let writing = Router::new()
+        .route("/console/global-egress", post(write::global_egress))
+        .route("/console/policies", post(write::policies))
+        .layer(axum::extract::DefaultBodyLimit::max(write::LONGEST))
+        // Before the body is read.
+        .route_layer(middleware::from_fn_with_state(served.clone(), write::authorize));
+    let mut router = Router::new()
+        .route("/", get(|| async { Redirect::temporary("/console/") }))
+        .route("/console", get(|| async { Redirect::temporary("/console/") }))
+        .route("/console/", get(files::index))
+        .route("/console/{file}", get(files::file))
+        .route("/console/settings", get(settings))
+        .route("/console/manifests", get(manifests::manifests))
+        .route("/explain", get(ask::explain))
+        .route("/suggest", get(ask::suggest))
+        .merge(writing);
+    if served.console.playground.is_some() {
+        router = router
+            .route("/playground", get(|| async { Redirect::temporary("/playground/") }))
+            .route("/playground/", get(playground::index))
+            .route("/playground/{file}", get(playground::file));
+    }
+    router.with_state(served)
+}
+
+/// What the page has to know of how the control plane was started.
+async fn settings(State(Served { shared, console }): State<Served>) -> Json<Value> {
+    let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = &console.options;
+    Json(json!({
+        "writes": console.writes.is_some(),
+        "playground": console.playground.is_some(),
+        "flows": shared.flows.is_some(),
+        "source": if console.of_cluster { "cluster" } else { "folder" },
+        "meshConfig": format!("{mesh_config_namespace}/{mesh_config_name}"),
+    }))
+}

@@ -1,0 +1,115 @@
+//! The manifests that an identity's policy follows from, for the playground: written anew from what was read, so that it
+//! is the same for a folder and a cluster.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use egress_compile::manifest::spec::Egress;
+use egress_compile::manifest::{Body, Kind, Object};
+use egress_compile::store::Store;
+use egress_compile::{CompileOptions, MODE_ANNOTATION};
+use egress_policy::Identity;
+use serde_json::{Value, json};
+
+use super::Served;
+use super::ask::Whose;
+use crate::yaml;
+
+pub(super) async fn manifests(
+    State(Served { shared, console }): State<Served>,
+    Query(Whose { identity }): Query<Whose>,
+) -> impl IntoResponse {
+    let store = Arc::clone(&shared.source.borrow().store);
+    ([(header::CONTENT_TYPE, "application/yaml; charset=utf-8")], of(&store, &console.options, &identity))
+}
+
+/// MeshConfig, modes, the policies that name the identity, and what these refer to.
+fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
+    let objects = store.index().objects;
+    let own = |object: &Object| {
+        egress(object).is_some_and(|policy| {
+            policy.sources.iter().any(|source| {
+                (source.namespace.as_str(), source.name.as_str())
+                    == (identity.namespace(), identity.service_account())
+            })
+        })
+    };
+    let policies: Vec<&Object> = objects.values().copied().filter(|object| own(object)).collect();
+    let is_referred_to = |object: &Object| {
+        let name = &object.reference.name;
+        policies.iter().filter(|policy| policy.reference.namespace == object.reference.namespace).any(
+            |policy| {
+                egress(policy)
+                    .is_some_and(|policy| policy.matches.iter().flatten().any(|found| found.name == *name))
+            },
+        )
+    };
+    let text = objects.values().filter_map(|object| match &object.body {
+        Body::MeshConfig(config) => {
+            let is_it = object.reference.namespace == options.mesh_config_namespace
+                && object.reference.name == options.mesh_config_name;
+            let on = config.traffic.as_ref().and_then(|traffic| traffic.enable_egress).unwrap_or_default();
+            is_it.then(|| manifest(object, json!({ "traffic": { "enableEgress": on } })))
+        }
+        Body::Egress(egress) => own(object).then(|| manifest(object, json!(egress))),
+        Body::HttpRouteGroup(group) => is_referred_to(object).then(|| manifest(object, json!(group))),
+        Body::UpstreamTrafficSetting(setting) => {
+            is_referred_to(object).then(|| manifest(object, json!(setting)))
+        }
+        Body::Namespace => {
+            let is_it = object.reference.name == identity.namespace() && has_mode(object);
+            is_it.then(|| manifest(object, Value::Null))
+        }
+        Body::ServiceAccount => {
+            let is_it = object.reference.namespace == identity.namespace()
+                && object.reference.name == identity.service_account()
+                && has_mode(object);
+            is_it.then(|| manifest(object, Value::Null))
+        }
+        Body::Service(_) | Body::Endpoints(..) | Body::Workload(..) | Body::TrafficTarget(_) => None,
+    });
+    text.collect::<Vec<_>>().join("---\n")
+}
+
+fn egress(object: &Object) -> Option<&Egress> {
+    if let Body::Egress(egress) = &object.body { Some(egress) } else { None }
+}
+
+fn has_mode(object: &Object) -> bool {
+    object.metadata.annotation(MODE_ANNOTATION).is_some()
+}
+
+/// An object as it may be applied.
+pub(super) fn manifest(object: &Object, spec: Value) -> String {
+    yaml::text(&value(object, spec))
+}
+
+/// The same as a value: with our annotations, and no others.
+pub(super) fn value(object: &Object, spec: Value) -> Value {
+    let reference = &object.reference;
+    let kind: Kind = reference.kind;
+    let version = kind.versions().first().copied().unwrap_or_default();
+    let api_version = match kind.group() {
+        "" => version.to_owned(),
+        group => format!("{group}/{version}"),
+    };
+    let mut metadata = json!({ "name": reference.name });
+    if !reference.namespace.is_empty() {
+        metadata["namespace"] = json!(reference.namespace);
+    }
+    let annotations = object.metadata.annotations.iter().flatten();
+    let ours: serde_json::Map<String, Value> = annotations
+        .filter(|(name, _)| crate::source::kubernetes::is_ours(name))
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    if !ours.is_empty() {
+        metadata["annotations"] = Value::Object(ours);
+    }
+    let mut manifest = json!({ "apiVersion": api_version, "kind": kind.as_str(), "metadata": metadata });
+    if !spec.is_null() {
+        manifest["spec"] = spec;
+    }
+    manifest
+}

@@ -1,0 +1,105 @@
+//! The conditions of policies, for those who do not ask an API server: the console, and `osm-egress status`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::super::Statuses;
+use super::super::object::Observed;
+use super::super::replicas::{Report, tally};
+use super::verdict::{Condition, PROGRAMMED, find, programmed, verdicts};
+use crate::xds::proxies::Proxies;
+use egress_compile::Compiled;
+use egress_compile::store::Store;
+
+/// Where conditions come from: from what this control plane knows, and in a cluster from what all of them said.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyStatuses {
+    observed: Option<watch::Receiver<Statuses>>,
+}
+
+/// What there is to say of a policy, as `kubectl describe egress` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `Accepted`, `Programmed`, and `Conflicts` where there are any.
+    pub conditions: Vec<Told>,
+    /// How many of how many proxies have it, as `2/3`.
+    pub programmed: String,
+    /// Whether these are the proxies of all control planes, and not of this one alone.
+    pub of_all: bool,
+}
+
+/// A condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// Which.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// The same in a line.
+    pub message: String,
+}
+
+impl PolicyStatuses {
+    pub(in crate::source::kubernetes) fn of_cluster(observed: watch::Receiver<Statuses>) -> Self {
+        Self { observed: Some(observed) }
+    }
+
+    /// What there is to say now, in the order of names.
+    #[must_use]
+    pub fn now(&self, compiled: &Compiled, store: &Store, proxies: &Proxies) -> Vec<PolicyStatus> {
+        let own = Arc::new(Report::of(proxies.fleets(), compiled));
+        let reports = BTreeMap::from([(String::new(), own)]);
+        let observed = self.observed.as_ref().map(|observed| Arc::clone(&observed.borrow()));
+        let verdicts = verdicts(compiled, store).into_iter();
+        verdicts
+            .map(|(key, verdict)| {
+                let written = observed.as_ref().and_then(|all| all_said(all.get(&key)?));
+                let of_all = written.is_some();
+                let (condition, programmed) = written.unwrap_or_else(|| {
+                    let (condition, short) = programmed(&tally(&verdict.sources, &reports, compiled));
+                    (Told::from(&condition), short)
+                });
+                let mut conditions = vec![Told::from(&verdict.accepted), condition];
+                conditions.extend(verdict.conflicts.as_ref().map(Told::from));
+                let (namespace, name) = key;
+                PolicyStatus { namespace, name, conditions, programmed, of_all }
+            })
+            .collect()
+    }
+}
+
+/// What all control planes together said of the proxies.
+fn all_said(observed: &Observed) -> Option<(Told, String)> {
+    let condition = find(observed, PROGRAMMED)?;
+    let text = |key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let told = Told {
+        kind: PROGRAMMED.to_owned(),
+        status: text("status"),
+        reason: text("reason"),
+        message: text("message"),
+    };
+    Some((told, observed.programmed.clone()?))
+}
+
+impl From<&Condition> for Told {
+    fn from(Condition { kind, status, reason, message }: &Condition) -> Self {
+        Self {
+            kind: (*kind).to_owned(),
+            status: (*status).to_owned(),
+            reason: (*reason).to_owned(),
+            message: message.clone(),
+        }
+    }
+}

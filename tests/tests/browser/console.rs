@@ -1,0 +1,152 @@
+//! The console of a real control plane with a real sidecar, in a real Chromium.
+
+mod hostile;
+mod story;
+mod views;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::browser::Browser;
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{self, CONTROL_PLANE, World};
+use egress_tests::netns::{Netns, Pod, ensure_capable};
+use egress_tests::shim::Shim;
+use egress_tests::wait::wait_for;
+use serde_json::json;
+
+pub(crate) const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org, '*.example.net']
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+";
+
+/// The console, open in a browser.
+pub(crate) struct Console<'a> {
+    pub(crate) browser: Browser,
+    pub(crate) pod: &'a Pod,
+    pub(crate) shim: &'a Shim<'a>,
+    pub(crate) manifests: &'a Path,
+    pub(crate) netns: &'a Netns,
+}
+
+/// Opens the console of a control plane over these manifests, with a sidecar of `curl/curl` that has its policy.
+pub(crate) fn open(
+    manifests: &[(&str, &str)],
+    flags: &[&str],
+    test: impl FnOnce(&Console<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    open_when(manifests, flags, |pod, config| Envoy::start(pod, config, 1), test)
+}
+
+/// The same with a sidecar that is started like this.
+pub(crate) fn open_when(
+    manifests: &[(&str, &str)],
+    flags: &[&str],
+    start: impl for<'p> FnOnce(&'p Pod, &str) -> Result<Envoy<'p>>,
+    test: impl FnOnce(&Console<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    world.global_egress(false)?;
+    for (name, text) in manifests {
+        world.write(name, text)?;
+    }
+    let pod = world.pod()?;
+    let shim = world.shim(flags)?;
+    let _envoy = start(&pod, &mesh::bootstrap("curl/curl", false)?)?;
+    wait_for("the sidecar to take its policy or not", Duration::from_secs(20), || {
+        shim.status().is_ok_and(|status| {
+            let proxy = &status["proxies"][0];
+            let has =
+                proxy["documentSent"].is_string() && proxy["documentSent"] == proxy["documentAcknowledged"];
+            has || proxy["types"]["extension"]["rejected"].is_object()
+        })
+    })?;
+    let (pod, shim, manifests, netns) = (&pod, &shim, world.manifests.path(), &world.outside.netns);
+    // The browser is where the control plane is, as one behind `kubectl port-forward` is.
+    netns.run(|| {
+        let console = Console { browser: Browser::start(1280, 900)?, pod, shim, manifests, netns };
+        test(&console).with_context(|| shim.log())
+    })?
+}
+
+impl Console<'_> {
+    /// Loads the page with this view.
+    pub(crate) fn load(&self, view: &str) -> Result<()> {
+        // Another fragment alone would load nothing.
+        self.browser.go("about:blank")?;
+        self.browser.go(&format!("{}#{view}", self.url()))?;
+        self.is_at(view.split('?').next().unwrap_or_default())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/console/", SocketAddr::new(CONTROL_PLANE, 15129))
+    }
+
+    /// Goes to a view, by its link.
+    pub(crate) fn visit(&self, view: &str) -> Result<()> {
+        self.browser.click(&format!("nav a[href='#{view}']"))?;
+        self.is_at(view)
+    }
+
+    pub(crate) fn is_at(&self, view: &str) -> Result<()> {
+        self.browser.wait("the view", &format!("html[data-ready={view}]"), "")?;
+        let shown = self.browser.script(
+            "return [...document.querySelectorAll('main > section:not([hidden])')].map((one) => one.id)[0]",
+            &json!([]),
+        )?;
+        ensure!(shown == view, "{shown} is shown instead of {view}");
+        Ok(())
+    }
+
+    /// Nothing is wrong, and nothing was loaded from elsewhere.
+    pub(crate) fn is_well(&self) -> Result<()> {
+        self.says(|_| false)?;
+        ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);
+        let names = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
+        let names = self.browser.script(names, &json!([]))?;
+        let own = self.url().replace("console/", "");
+        for name in names.as_array().into_iter().flatten() {
+            ensure!(name.as_str().unwrap_or_default().starts_with(&own), "{name} was loaded");
+        }
+        Ok(())
+    }
+
+    /// The console has nothing to say but what is expected.
+    pub(crate) fn says(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
+        let console = self.browser.console()?;
+        let unexpected: Vec<&String> = console.iter().filter(|line| !expected(line)).collect();
+        ensure!(unexpected.is_empty(), "the console says {unexpected:#?}");
+        Ok(())
+    }
+
+    /// A picture for the documentation, without the name of a folder that is made anew each time.
+    pub(crate) fn picture(&self, name: &str) -> Result<()> {
+        let script = "const all = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); \
+            while (all.nextNode()) all.currentNode.data = all.currentNode.data.replaceAll(arguments[0], 'manifests')";
+        self.browser.script(script, &json!([self.manifests]))?;
+        self.browser.picture(name)
+    }
+
+    /// Whether it can be seen.
+    pub(crate) fn can_be_seen(&self, selector: &str) -> Result<bool> {
+        let seen = self
+            .browser
+            .script("return document.querySelector(arguments[0]).checkVisibility()", &json!([selector]))?;
+        Ok(seen == true)
+    }
+
+    /// How often something matches.
+    pub(crate) fn count(&self, selector: &str) -> Result<u64> {
+        let count = self
+            .browser
+            .script("return document.querySelectorAll(arguments[0]).length", &json!([selector]))?;
+        count.as_u64().context("no number")
+    }
+}

@@ -1,0 +1,135 @@
+//! What workloads and writers of manifests chose is shown, and is nothing but text.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client;
+use egress_tests::hello::Hello;
+use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN};
+use egress_tests::wait::wait_for;
+use egress_tests::xds::Proxy;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, SocketAddress, address, socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, TcpAccessLogEntry};
+use envoy_types::pb::google::protobuf::{Any, BytesValue};
+use prost::Message;
+use serde_json::json;
+
+use super::{WEB, open};
+
+const EVIL: &str = "<img src=x onerror=window.hit=1><script>window.hit=1</script>";
+const ESCAPES: &str = "\u{1b}[31m\u{202e}&lt;\r\n";
+
+/// A refused connection with any server name, as a sidecar that somebody took over may tell of it.
+fn told(server_name: &str) -> TcpAccessLogEntry {
+    let socket = SocketAddress {
+        address: EXAMPLE.to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(443)),
+        ..Default::default()
+    };
+    let state = |text: &str| Any {
+        type_url: "type.googleapis.com/google.protobuf.BytesValue".to_owned(),
+        value: BytesValue { value: text.as_bytes().to_vec() }.encode_to_vec(),
+    };
+    let states = [
+        ("wasm.egress.decision".to_owned(), state("deny sni-not-allowed - -")),
+        ("wasm.egress.server_name".to_owned(), state(server_name)),
+    ];
+    TcpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            downstream_local_address: Some(Address {
+                address: Some(address::Address::SocketAddress(socket)),
+            }),
+            filter_state_objects: states.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn html_and_escapes_are_text() -> Result<()> {
+    let wrong = format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: wrong, namespace: curl}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [a.org, \"{EVIL}\"]\n  \
+         ports: [{{number: 443, protocol: \"{EVIL}\"}}]\n"
+    );
+    open(&[("web.yaml", WEB), ("<b>wrong.yaml", &wrong)], &["--flow-log"], |console| {
+        let browser = &console.browser;
+        let to = |ip, port| SocketAddr::new(ip, port);
+        // By a real sidecar, as far as it lets them through.
+        let name = format!("{EVIL}{ESCAPES}");
+        let long = "x".repeat(64 << 10);
+        console.pod.workload().run(|| {
+            for name in [EVIL, &name, &long] {
+                let _ = client::exchange(to(EXAMPLE, 443), &Hello::with_names(&[name.as_bytes()]).bytes());
+            }
+            let path = format!("/%22%3E{}", EVIL.replace(' ', "/"));
+            for (method, path, host) in [
+                ("GET", &*path, "httpbin.org"),
+                ("GET", "/", EVIL),
+                ("<b>GET</b>", "/", "x.org"),
+                ("GET", &long, "y.org"),
+            ] {
+                let request = client::request(method, path, &[("host", host), ("connection", "close")]);
+                let _ = client::http(to(HTTPBIN, 80), &request);
+            }
+        })?;
+        mesh::get(console.pod, to(HTTPBIN, 80), "httpbin.org", "/get")?;
+        // By one that says what it wants.
+        let node = format!("{EVIL}{ESCAPES}.curl.curl");
+        let proxy = Proxy { node: &node, ..Proxy::default() };
+        let entries = vec![told(&name), told(EVIL), told(&long)];
+        proxy.tell(console.netns, to(CONTROL_PLANE, 15128), entries)?.context("it was not listened to")?;
+
+        console.load("flows")?;
+        browser.wait("the path", "#flow-rows", "onerror=window.hit=1")?;
+        browser.wait("the server name", "#flow-rows", "https://<img src=x onerror=window.hit=1>")?;
+        // Control characters are escaped, and what turns text around is.
+        let rows = browser.text("#flow-rows")?;
+        ensure!(
+            !rows.contains(['\u{1b}', '\u{202e}']) && rows.contains("\\u{1b}[31m\\u{202e}&lt;"),
+            "{rows}"
+        );
+        wait_for("five flows", Duration::from_secs(10), || {
+            console.count("tr.flow").is_ok_and(|all| all >= 5)
+        })
+        .context(rows)?;
+        let all = console.count("tr.flow")?;
+        // Each is explained by clicking.
+        for index in 0..all {
+            console.visit("flows")?;
+            wait_for("the flows", Duration::from_secs(10), || {
+                console.count("tr.flow").is_ok_and(|now| now >= all)
+            })?;
+            browser.script("document.querySelector('#answer').replaceChildren()", &json!([]))?;
+            browser.script(
+                "document.querySelectorAll('tr.flow button')[arguments[0]].click()",
+                &json!([index]),
+            )?;
+            console.is_at("ask")?;
+            browser.wait("an answer", "#answer #verdict", "")?;
+        }
+        for (view, list) in [("mesh", "#problems"), ("policies", "#policy-rows")] {
+            console.visit(view)?;
+            browser.wait("the problem", list, "<script>window.hit=1</script>")?;
+            browser.wait("its file", list, "<b>wrong.yaml")?;
+        }
+        console.visit("ask")?;
+        browser.fill("#identity", "curl/curl")?;
+        browser.fill("#to", &format!("https://{EVIL}"))?;
+        browser.click("#evaluate")?;
+        browser.wait("what is wrong", "#mistake", "<img src=x")?;
+        console.load(&format!("ask?identity={EVIL}&to={EVIL}&nothing={EVIL}"))?;
+        browser.wait("what is wrong", "#mistake", "<img src=x")?;
+        console.says(|line| line.contains("400 (Bad Request)"))?;
+        let hit = browser.script(
+            "return [window.hit ?? null, document.images.length, document.querySelectorAll('body script').length]",
+            &json!([]),
+        )?;
+        ensure!(hit == json!([null, 0, 0]), "{hit}");
+        console.is_well()
+    })
+}

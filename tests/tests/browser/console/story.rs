@@ -1,0 +1,165 @@
+//! From a refusal to a policy, by clicking.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::client::Outcome;
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN};
+use egress_tests::wait::wait_for;
+use serde_json::json;
+
+use super::{WEB, open};
+
+const TOKEN: &str = "the-token-of-the-console";
+
+#[test]
+fn from_a_refusal_to_a_policy() -> Result<()> {
+    let token = tempfile::NamedTempFile::new()?;
+    std::fs::write(token.path(), format!("{TOKEN}\n"))?;
+    let file = token.path().to_string_lossy();
+    let flags = ["--flow-log", "--console-write", "--console-token-file", &file];
+    open(&[("web.yaml", WEB)], &flags, |console| {
+        let browser = &console.browser;
+        let allowed = || mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
+        ensure!(allowed()? == Outcome::Closed, "it was not refused");
+        mesh::get_tls(console.pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?;
+        mesh::get(console.pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get?secret=1")?;
+        mesh::get(console.pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get?secret=1")?;
+
+        console.load("flows")?;
+        browser.wait("the refused connection", "#flow-rows", "https://www.example.com:443")?;
+        browser.wait("the allowed request", "#flow-rows", "http://httpbin.org:80")?;
+        wait_for("four flows", Duration::from_secs(10), || {
+            console.count("tr.flow").is_ok_and(|all| all == 4)
+        })?;
+        console.picture("console-flows.png")?;
+        browser.prefer("dark")?;
+        console.picture("console-flows-dark.png")?;
+        browser.prefer("light")?;
+        let text = browser.text("body")?;
+        ensure!(!text.contains("secret"), "{text}");
+        browser.choose("#flow-verdict", "deny")?;
+        wait_for("two flows", Duration::from_secs(10), || {
+            console.count("tr.flow").is_ok_and(|all| all == 2)
+        })?;
+        browser.fill("#flow-text", "sni-not-allowed")?;
+        wait_for("one flow", Duration::from_secs(10), || console.count("tr.flow").is_ok_and(|all| all == 1))?;
+        browser.fill("#flow-identity", "nobody")?;
+        browser.wait("no flow", "#flow-rows", "None yet")?;
+        browser.fill("#flow-identity", "curl/curl")?;
+        browser.wait("the flow", "#flow-rows", "www.example.com")?;
+        browser.wait("why", "#flow-rows", "sni-not-allowed")?;
+
+        browser.click("#flow-rows button")?;
+        console.is_at("ask")?;
+        browser.wait("the verdict", "#verdict", "DENIED")?;
+        browser.wait("the reason", "#reason", "sni-not-allowed")?;
+        browser.wait("what was seen", "#seen", "Seen as deny sni-not-allowed, 1 time")?;
+        browser.wait("what a rule lacks", "#others", "does not list `www.example.com`")?;
+        browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
+        ensure!(browser.value("#address")? == EXAMPLE.to_string());
+        browser.wait("whose suggestion", "#suggested-for", "curl/curl")?;
+        let suggested = browser.value("#suggested")?;
+        ensure!(suggested.contains("- www.example.com #") && !suggested.contains("secret"), "{suggested}");
+        console.picture("console-explain.png")?;
+        browser.click("#copy")?;
+        browser.wait("that it is copied", "#suggest-said", "copied")?;
+
+        // No token, a wrong one, and the right one.
+        browser.click("#apply")?;
+        browser.wait("what is missing", "#apply-said", "fill in the token")?;
+        ensure!(browser.focus()? == "token");
+        browser.fill("#token", "not-the-token-of-the-console")?;
+        browser.click("#apply")?;
+        browser.wait("that it is wrong", "#apply-said", "this is not the console's token")?;
+        console.says(|line| line.contains("401"))?;
+        ensure!(browser.value("#token")?.is_empty(), "a wrong token is kept");
+        browser.fill("#token", TOKEN)?;
+        // Only what it should reach.
+        let kept: Vec<&str> =
+            suggested.split("---\n").filter(|part| part.contains("protocol: https")).collect();
+        browser.fill("#suggested", "kind: Egress")?;
+        browser.click("#apply")?;
+        browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
+        console.says(|line| line.contains("422"))?;
+        browser.script(
+            "document.querySelector('#suggested').value = arguments[0]",
+            &json!([kept.join("---\n")]),
+        )?;
+        browser.click("#apply")?;
+        browser.wait("what was written", "#apply-said", "written: Egress curl/curl-")?;
+        let written = browser.text("#apply-said")?;
+        let file = written.rsplit(", ").next().unwrap_or_default().to_owned();
+        ensure!(std::path::Path::new(&file).starts_with(console.manifests), "{file}");
+        ensure!(std::fs::read_to_string(&file)? == kept.join("---\n"), "{file}");
+        wait_for("it to be allowed", Duration::from_secs(10), || {
+            allowed().is_ok_and(|outcome| matches!(outcome, Outcome::Http(answer) if answer.status == 200))
+        })?;
+        browser.click("#evaluate")?;
+        browser.wait("the verdict", "#verdict", "ALLOWED")?;
+        browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
+        // Never over one that is there.
+        console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
+        browser.wait("a suggestion", "#suggested-for", "curl/curl")?;
+        ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
+        browser.script(
+            "document.querySelector('#suggested').value = arguments[0]",
+            &json!([kept.join("---\n")]),
+        )?;
+        browser.script("document.querySelector('#apply').click()", &json!([]))?;
+        browser.wait("that it is there", "#applying", "is there already: it was left as it is").or_else(
+            |_| {
+                // Nothing is left to suggest, so there is no button.
+                ensure!(browser.text("#applying")?.is_empty());
+                Ok(())
+            },
+        )?;
+        console.says(|line| line.contains("409"))?;
+        let log = console.shim.log();
+        for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
+            ensure!(log.contains(expected), "{log}");
+        }
+        ensure!(!log.contains(TOKEN), "{log}");
+        console.is_well()
+    })
+}
+
+/// Global egress, on and off again, in the file of the MeshConfig; with the token that stands in the log.
+#[test]
+fn the_switch() -> Result<()> {
+    open(&[], &["--console-write"], |console| {
+        let browser = &console.browser;
+        let file = console.manifests.join("meshconfig.yaml");
+        let before = std::fs::read_to_string(&file)?;
+        let open = || {
+            mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), None)
+                .is_ok_and(|outcome| matches!(outcome, Outcome::Http(_)))
+        };
+        ensure!(!open(), "it is open to begin with");
+        console.load("mesh")?;
+        browser.wait("the mode", "#fact-mode", "enforce")?;
+        let log = console.shim.log();
+        let token = log.split_once("token=\"").and_then(|(_, rest)| rest.split_once('"'));
+        let (token, _) = token.context("the log has no token")?;
+        browser.fill("#token", token)?;
+        for on in [true, false] {
+            browser.wait(
+                "the switch",
+                "#switch",
+                if on { "Switch global egress on" } else { "Switch global egress off" },
+            )?;
+            browser.click("#switch")?;
+            ensure!(browser.focus()? == "switch-no");
+            browser.click("#switch-no")?;
+            ensure!(std::fs::read_to_string(&file)?.contains(&format!("enableEgress: {}", !on)));
+            browser.click("#switch")?;
+            browser.click("#switch-yes")?;
+            browser.wait("what was written", "#switch-said", "written: ")?;
+            browser.wait("the mode", "#fact-mode", if on { "passthrough" } else { "enforce" })?;
+            wait_for("the sidecar to follow", Duration::from_secs(10), || open() == on)?;
+        }
+        ensure!(std::fs::read_to_string(&file)? == before);
+        console.is_well()
+    })
+}
