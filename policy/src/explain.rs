@@ -175,17 +175,24 @@ impl Explainer {
     /// Answers.
     #[must_use]
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let mut answer = self.answer(question);
+        let beyond = answer.reason.and_then(beyond_rules);
+        let rulings = self.document.rules.iter();
+        answer.rules = rulings.map(|rule| ruling(rule, question, answer.address, beyond.clone())).collect();
+        // Stable: of rules that are equally near, the first of the document stays the first.
+        answer.rules.sort_by_key(Ruling::distance);
+        answer
+    }
+
+    /// Answers without a look at what rules lack, which takes long where there are many names.
+    #[must_use]
+    pub fn answer(&self, question: &Question<'_>) -> Explanation {
         let blocks = anywhere::listed(&self.document, question.port);
         let address = match question.address {
             Some(address) => address.to_canonical(),
             None => self.anywhere(question, &blocks),
         };
         let (stage, decision) = self.decide(question, address);
-        let beyond = decision.as_ref().and_then(|decision| beyond_rules(decision.reason()));
-        let mut rules: Vec<Ruling> =
-            self.document.rules.iter().map(|rule| ruling(rule, question, address, beyond.clone())).collect();
-        // Stable: of rules that are equally near, the first of the document stays the first.
-        rules.sort_by_key(Ruling::distance);
         let permit = match &decision {
             Some(Decision::Allow(permit)) => Some(permit),
             Some(Decision::Deny(_)) | None => None,
@@ -200,7 +207,7 @@ impl Explainer {
             cluster: permit.and_then(|permit| permit.cluster).map(str::to_owned),
             address,
             address_matters: !blocks.is_empty(),
-            rules,
+            rules: Vec::new(),
         }
     }
 

@@ -44,6 +44,7 @@ use self::test::TestArgs;
 use self::uninstall::Uninstall;
 use self::verify::Verify;
 use crate::crds;
+use crate::flows::clean;
 use egress_compile::CompileOptions;
 
 /// Egress control for workloads behind stock Envoy sidecars.
@@ -177,7 +178,7 @@ pub fn run() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", clean::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

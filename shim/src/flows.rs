@@ -1,7 +1,7 @@
 //! What workloads talk to: remembered from the access logs of their sidecars, and what follows from it.
 //!
 //! Data flows one way: a log entry ([`entry`], [`mod@line`]) is an [`Observation`]; a [`memory::Memory`] makes
-//! [`Flow`]s of them; [`suggest`] and [`simulate`] read flows.
+//! [`Flow`]s of them, and a [`store::Store`] keeps these; [`suggest`] and [`simulate`] read flows.
 
 pub mod clean;
 mod decided;
@@ -9,6 +9,7 @@ pub mod entry;
 pub mod line;
 pub mod memory;
 pub mod simulate;
+pub mod store;
 pub mod suggest;
 #[cfg(test)]
 mod tests;

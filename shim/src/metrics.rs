@@ -106,6 +106,11 @@ pub fn text(shared: &Shared) -> String {
             "Flows that were forgotten because others came",
             count(&counts.dropped),
         );
+        registry.register(
+            "flow_db_errors",
+            "Times that flows could not be written to their file",
+            count(&counts.db_errors),
+        );
         registry.register("flows", "Flows that are remembered", gauge(flows.len()));
     }
     let mut text = String::new();

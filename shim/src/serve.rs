@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::console::playground::Playground;
 use crate::console::write::{Target, Token, Writes};
 use crate::envoy::{Generator, Settings};
 use crate::flows::memory::Memory;
+use crate::flows::store::{Keeper, Store};
 use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
@@ -50,6 +51,8 @@ pub struct Config {
     pub envoy: Settings,
     /// How many flows are remembered of each identity, where proxies tell of them.
     pub flows_per_identity: NonZeroUsize,
+    /// The file in which they survive a restart.
+    pub flow_db: Option<PathBuf>,
     /// The certificate of the control plane, and whose client certificates count.
     pub tls: Option<Files>,
     /// How proxies are identified.
@@ -175,11 +178,19 @@ impl Reading {
 /// When stopping, how long telling other control planes may take.
 const LEAVE: Duration = Duration::from_secs(1);
 
+/// When stopping, how long writing the last flows may take.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
 /// Serves until the process is told to stop.
 ///
 /// # Errors
 /// When an address is taken, or the transport fails.
 pub async fn run(config: Config) -> Result<()> {
+    let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
+    let keeper = match config.flow_db.as_deref().zip(flows.as_ref()) {
+        Some((file, memory)) => Some(restore(file, memory)?),
+        None => None,
+    };
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
     let tls = config.tls.map(ServerTls::follow).transpose()?;
@@ -196,7 +207,6 @@ pub async fn run(config: Config) -> Result<()> {
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(AtomicBool::new(false));
-    let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
     let shared = Shared {
         source: source.clone(),
         compiled: compiled.clone(),
@@ -266,12 +276,27 @@ pub async fn run(config: Config) -> Result<()> {
             let _ = webhook.await;
         }
     }
+    if let Some(keeper) = keeper {
+        // After those that tell of flows were cut off.
+        let in_time = tokio::task::block_in_place(|| keeper.stop(LAST_WRITE));
+        if !in_time {
+            tracing::error!("the last flows were not written in time");
+        }
+    }
     match reading {
         Reading::Folder(folder, _) => folder.stop(),
         // While the API server is away others notice by themselves.
         Reading::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE, cluster.stop()).await),
     }
     Ok(())
+}
+
+/// Remembers what the file holds, and writes down there what follows.
+fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Keeper> {
+    let mut store = Store::open(file)?;
+    store.load(memory)?;
+    tracing::info!(file = %file.display(), flows = memory.len(), "flows are remembered from before");
+    Keeper::start(store, Arc::clone(memory)).context("cannot start a thread")
 }
 
 /// The state to begin with. A folder that cannot be read has no objects; a cluster that was not read yet

@@ -213,8 +213,13 @@ impl<'p> Envoy<'p> {
     #[must_use]
     pub fn log(&self) -> String {
         // What a workload sent need not be text, and must not hide the rest.
-        let bytes = fs::read(self.folder.path().join("envoy.log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
+    }
+
+    /// The same as it is.
+    #[must_use]
+    pub fn log_bytes(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("envoy.log")).unwrap_or_default()
     }
 
     /// The access log: a JSON object per connection and per request that has ended.

@@ -30,6 +30,7 @@ pub mod scene;
 pub mod shim;
 pub mod slow;
 pub mod standalone;
+pub mod told;
 pub mod tour;
 pub mod wait;
 pub mod websocket;

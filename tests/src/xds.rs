@@ -4,12 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow};
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::data::accesslog::v3::TcpAccessLogEntry;
 use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-    Identifier, LogEntries, TcpAccessLogEntries,
-};
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{Identifier, LogEntries};
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -53,28 +50,23 @@ impl Proxy<'_> {
         self.run(from, self.stream(to))
     }
 
-    /// Tells of these connections, as a sidecar's access log does, and gives how the control plane ends that.
+    /// Tells of these, message by message, as a sidecar's access log does, and gives how the control plane ends that.
     ///
     /// # Errors
     /// When there is no connection, or no end.
-    pub fn tell(
-        &self,
-        from: &Netns,
-        to: SocketAddr,
-        log_entry: Vec<TcpAccessLogEntry>,
-    ) -> Result<Result<(), Status>> {
+    pub fn tell(&self, from: &Netns, to: SocketAddr, entries: Vec<LogEntries>) -> Result<Result<(), Status>> {
         self.run(from, async {
             let channel = match self.connect(to).await? {
                 Ok(channel) => channel,
                 Err(status) => return Ok(Err(status)),
             };
-            let identifier =
-                Identifier { node: Some(self.node(self.node)), log_name: "connections".to_owned() };
-            let message = StreamAccessLogsMessage {
-                identifier: Some(identifier),
-                log_entries: Some(LogEntries::TcpLogs(TcpAccessLogEntries { log_entry })),
-            };
-            let request = self.with_authorization(tokio_stream::once(message))?;
+            let identifier = Identifier { node: Some(self.node(self.node)), log_name: "test".to_owned() };
+            let messages = entries.into_iter().map(move |entries| StreamAccessLogsMessage {
+                identifier: Some(identifier.clone()),
+                log_entries: Some(entries),
+            });
+            let messages: Vec<_> = messages.collect();
+            let request = self.with_authorization(tokio_stream::iter(messages))?;
             let mut client = AccessLogServiceClient::new(channel);
             Ok(client.stream_access_logs(request).await.map(|_| ()))
         })

@@ -10,14 +10,9 @@ use egress_tests::envoy::{self, Envoy};
 use egress_tests::mesh::{self, CONTROL_PLANE, World, echo_policy, echoes};
 use egress_tests::netns::{Netns, ensure_capable};
 use egress_tests::shim::{self, Shim};
+use egress_tests::told;
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
-use envoy_types::pb::envoy::config::core::v3::{
-    Address, SocketAddress, address, socket_address::PortSpecifier,
-};
-use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, TcpAccessLogEntry};
-use envoy_types::pb::google::protobuf::{Any, StringValue};
-use prost::Message;
 use tonic::Code;
 
 const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
@@ -215,29 +210,6 @@ fn the_commands_of_the_page() -> Result<()> {
     Ok(())
 }
 
-/// A connection that was refused, as a sidecar tells of it.
-fn refused_connection() -> TcpAccessLogEntry {
-    let socket = SocketAddress {
-        address: "203.0.113.10".into(),
-        port_specifier: Some(PortSpecifier::PortValue(25)),
-        ..Default::default()
-    };
-    let decision = Any {
-        type_url: "type.googleapis.com/google.protobuf.StringValue".to_owned(),
-        value: StringValue { value: "deny no-rule - -".to_owned() }.encode_to_vec(),
-    };
-    TcpAccessLogEntry {
-        common_properties: Some(AccessLogCommon {
-            downstream_local_address: Some(Address {
-                address: Some(address::Address::SocketAddress(socket)),
-            }),
-            filter_state_objects: [("wasm.egress.decision".to_owned(), decision)].into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
 /// What a proxy tells of is its own, whatever it says: policies are suggested from that.
 #[test]
 fn who_tells_of_connections() -> Result<()> {
@@ -255,7 +227,10 @@ fn who_tells_of_connections() -> Result<()> {
         node: "p.a.curl",
         ..Proxy::default()
     };
-    let tell = |proxy: &Proxy<'_>| proxy.tell(&world.outside.netns, XDS, vec![refused_connection()]);
+    let refused = told::connection(SocketAddr::new(mesh::HTTPBIN, 25), b"deny no-rule - -", None);
+    let tell = |proxy: &Proxy<'_>| {
+        proxy.tell(&world.outside.netns, XDS, vec![told::connections(vec![refused.clone()])])
+    };
     for (case, proxy, code) in [
         ("no credentials", Proxy { certificate: None, ..good.clone() }, Code::Unauthenticated),
         ("another's node id", Proxy { node: "p.b.curl", ..good.clone() }, Code::PermissionDenied),

@@ -12,6 +12,7 @@ use super::{Output, print};
 use crate::explain::call::{Call, Words};
 use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, Report, explain, proxies};
+use crate::flows::clean;
 use crate::source::kubernetes;
 
 /// The exit code of a connection that is not allowed.
@@ -105,10 +106,11 @@ impl ExplainArgs {
         let report = runtime.block_on(self.report(call))?;
         // Tasks that follow a cluster are not waited for.
         runtime.shutdown_background();
-        print(&match self.output {
+        // What is asked about may be what a workload chose.
+        print(&clean::lines(&match self.output {
             Output::Json => format!("{:#}\n", report.to_json()),
             Output::Text => format!("{}{}", self.osm_block(&report), report.text(self.all)),
-        })?;
+        }))?;
         Ok(if report.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
     }
 

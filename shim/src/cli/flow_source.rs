@@ -10,7 +10,7 @@ use egress_policy::Identity;
 use jiff::Timestamp;
 
 use crate::flows::line;
-use crate::flows::memory::{Filter, Flows, Memory};
+use crate::flows::memory::{Filter, Flows, Memory, all};
 use crate::status;
 
 #[derive(Debug, Args)]
@@ -25,25 +25,21 @@ pub(super) struct FlowSource {
 }
 
 impl FlowSource {
-    /// The flows that are wanted; of a log, all are of one identity.
+    /// All flows that are wanted; of a log, all are of one identity.
     pub(super) fn read(&self, filter: &Filter) -> Result<Flows> {
         match &self.log {
             Some(file) => from_log(file, filter),
-            None => tokio::runtime::Runtime::new()?.block_on(fetch(self.admin, filter)),
+            None => {
+                let runtime = tokio::runtime::Runtime::new()?;
+                all(filter, |page| runtime.block_on(fetch(self.admin, page)))
+            }
         }
     }
 }
 
-/// Asks a running control plane.
+/// Asks a running control plane once.
 pub(super) async fn fetch(admin: SocketAddr, filter: &Filter) -> Result<Flows> {
-    let mut path = format!("/flows?after={}", filter.after);
-    if let Some(identity) = &filter.identity {
-        path += &format!("&identity={identity}");
-    }
-    if let Some(verdict) = filter.verdict {
-        path += &format!("&verdict={}", verdict.word());
-    }
-    let text = status::ask(admin, &path).await?;
+    let text = status::ask(admin, &filter.path()).await?;
     let flows: Flows = serde_json::from_str(&text).context("the control plane sent no flows")?;
     ensure!(flows.enabled, "the control plane at {admin} remembers no flows: run it with `serve --flow-log`");
     Ok(flows)
@@ -82,5 +78,5 @@ fn from_log(file: &std::path::Path, filter: &Filter) -> Result<Flows> {
         "there is no decision in {}: name the output of an Envoy, with its access log",
         file.display()
     );
-    Ok(memory.flows(filter))
+    Ok(memory.all(filter))
 }

@@ -10,7 +10,7 @@ use egress_policy::Identity;
 
 use super::flow_source::fetch;
 use super::{Output, print};
-use crate::flows::memory::{Filter, Flows, Wanted};
+use crate::flows::memory::{Filter, Flows, Wanted, all};
 use crate::flows::text;
 
 /// How often a control plane is asked for what is new.
@@ -38,8 +38,9 @@ pub(super) struct FlowsArgs {
 impl FlowsArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new()?;
-        let mut filter = Filter { identity: self.source.clone(), verdict: self.verdict, after: 0 };
-        let mut flows = runtime.block_on(fetch(self.admin, &filter))?;
+        let ask = |filter: &Filter| all(filter, |page| runtime.block_on(fetch(self.admin, page)));
+        let mut filter = Filter { identity: self.source.clone(), verdict: self.verdict, ..Filter::default() };
+        let mut flows = ask(&filter)?;
         if flows.dropped > 0 {
             eprintln!(
                 "note: {} flows were forgotten because others came: raise `serve --flows-per-identity`",
@@ -47,7 +48,9 @@ impl FlowsArgs {
             );
         }
         if !self.follow {
-            flows.flows.sort_by_key(|flow| (flow.identity.clone(), flow.destination(), flow.decided.clone()));
+            flows
+                .flows
+                .sort_by_cached_key(|flow| (flow.identity.clone(), flow.destination(), flow.decided.clone()));
             return print(&self.text(&flows)?);
         }
         let mut news = flows;
@@ -55,12 +58,7 @@ impl FlowsArgs {
             print(&self.text(&news)?)?;
             filter.after = news.sequence;
             std::thread::sleep(PAUSE);
-            news = runtime.block_on(fetch(self.admin, &filter))?;
-            if news.sequence < filter.after {
-                // Another control plane, or it began anew.
-                filter.after = 0;
-                news = runtime.block_on(fetch(self.admin, &filter))?;
-            }
+            news = ask(&filter)?;
         }
     }
 

@@ -94,6 +94,10 @@ pub(super) struct Serve {
     /// How many flows are remembered of each identity. The one that was seen least recently makes room.
     #[arg(long, value_name = "NUMBER", default_value = "10000", requires = "flow_log")]
     flows_per_identity: NonZeroUsize,
+    /// Keep flows in this file (SQLite), so that they survive a restart. It is made where it does not exist, and is
+    /// of one control plane alone.
+    #[arg(long, value_name = "FILE", requires = "flow_log")]
+    flow_db: Option<PathBuf>,
     /// How logs are written.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -277,6 +281,7 @@ impl Serve {
                 flow_log: self.flow_log,
             },
             flows_per_identity: self.flows_per_identity,
+            flow_db: self.flow_db,
             tls,
             identity,
             xds: self.xds_listen,

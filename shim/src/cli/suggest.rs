@@ -34,6 +34,9 @@ impl SuggestArgs {
         if suggestion.is_empty() {
             eprintln!("note: of {} flows none was refused, or would have been", flows.flows.len());
         }
+        if let Some(many) = suggestion.many() {
+            eprintln!("note: {many}");
+        }
         print(&suggestion.yaml())
     }
 }

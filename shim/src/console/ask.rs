@@ -75,7 +75,7 @@ pub(super) async fn suggest(
         return Err((StatusCode::CONFLICT, why.to_owned()));
     };
     let suggestion = tokio::task::spawn_blocking(move || {
-        let flows = memory.flows(&Filter { identity: Some(identity.clone()), ..Filter::default() });
+        let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
         let suggestion = Suggestion::of(&identity, &flows.flows);
         json!({
             "identity": identity.to_string(),

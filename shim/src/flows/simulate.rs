@@ -14,6 +14,9 @@ use serde::Serialize;
 
 use super::{Flow, Sample, Verdict, decided};
 
+/// How many changes are shown to people.
+const SHOWN: usize = 200;
+
 /// The flows, with what is different.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Simulation {
@@ -179,30 +182,35 @@ fn ask(
     address: Option<IpAddr>,
     listener_port: u16,
 ) -> Answer {
-    let question = |traffic| engine.explain(&Question { address, port: flow.port, listener_port, traffic });
+    let question = |traffic| Question { address, port: flow.port, listener_port, traffic };
     let refusal = decided::code(flow.decided.refusal());
     // What was seen of the first bytes.
-    let (explanation, seen) = match (flow.protocol, refusal) {
+    let none = Sample { method: "GET".to_owned(), path: "/".to_owned(), upgrade: None };
+    let Sample { method, path, upgrade } = request.unwrap_or(&none);
+    let request = Request {
+        authority: flow.name.as_deref(),
+        method,
+        path,
+        upgrade: upgrade.as_deref(),
+        headers: &NotSeen,
+    };
+    let (traffic, seen) = match (flow.protocol, refusal) {
         (_, Some(reason @ (ReasonCode::TlsMalformed | ReasonCode::TlsOversize))) => {
-            (question(Traffic::BrokenTls(reason)), true)
+            (Traffic::BrokenTls(reason), true)
         }
         (Protocol::Https, reason) => {
             let encrypted = reason == Some(ReasonCode::EchRefused);
-            (question(Traffic::Tls { server_name: flow.name.as_deref(), encrypted }), true)
+            (Traffic::Tls { server_name: flow.name.as_deref(), encrypted }, true)
         }
-        (Protocol::Http, _) => {
-            let none = Sample { method: "GET".to_owned(), path: "/".to_owned(), upgrade: None };
-            let Sample { method, path, upgrade } = request.unwrap_or(&none);
-            let authority = flow.name.as_deref();
-            let (upgrade, headers) = (upgrade.as_deref(), &NotSeen);
-            (question(Traffic::Http(&Request { authority, method, path, upgrade, headers })), true)
-        }
-        (Protocol::Tcp, Some(ReasonCode::TlsRequired)) => (question(Traffic::Other), true),
-        (Protocol::Tcp, Some(ReasonCode::FirstBytesTimeout)) => (question(Traffic::Silence), true),
-        (Protocol::Tcp, _) => (question(Traffic::Silence), false),
+        (Protocol::Http, _) => (Traffic::Http(&request), true),
+        (Protocol::Tcp, Some(ReasonCode::TlsRequired)) => (Traffic::Other, true),
+        (Protocol::Tcp, Some(ReasonCode::FirstBytesTimeout)) => (Traffic::Silence, true),
+        (Protocol::Tcp, _) => (Traffic::Silence, false),
     };
+    let explanation = engine.answer(&question(traffic));
     let by_headers = explanation.reason == Some(ReasonCode::RouteNotAllowed)
-        && explanation
+        && engine
+            .explain(&question(traffic))
             .rules
             .iter()
             .any(|rule| rule.lacks.iter().all(may_be_headers) && !rule.lacks.is_empty());
@@ -268,7 +276,12 @@ impl fmt::Display for Answer {
 
 impl fmt::Display for Simulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for change in &self.changes {
+        let mut changes: Vec<&Change> = self.changes.iter().collect();
+        if changes.len() > SHOWN {
+            // What matters most.
+            changes.sort_by_key(|change| (!change.is_loss(), std::cmp::Reverse(change.count)));
+        }
+        for change in changes.iter().take(SHOWN) {
             let Change { identity, destination, count, request, before, after } = change;
             let sign = match (change.is_loss(), after.verdict) {
                 (_, None) => '?',
@@ -285,6 +298,9 @@ impl fmt::Display for Simulation {
                 "{sign} {identity} -> {what}, seen {}\n    now  {before}\n    then {after}",
                 super::suggest::times(*count)
             )?;
+        }
+        if changes.len() > SHOWN {
+            writeln!(f, "… and {} other changes: `-o json` has all of them", changes.len() - SHOWN)?;
         }
         let losses = self.changes.iter().filter(|change| change.is_loss()).count();
         let gains = self.changes.len() - losses;

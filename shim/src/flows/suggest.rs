@@ -11,6 +11,13 @@ use jiff::Timestamp;
 use super::{Flow, clean, decided, protocol};
 use crate::snapshot::hash;
 
+/// The most destinations of one policy: `kubectl apply` keeps a copy of an object in an annotation of 256 kB.
+const MOST: usize = 1_000;
+/// From so many destinations on they are worth a word.
+const MANY: usize = 200;
+/// How many of those that are not suggested are listed.
+const LISTED: usize = 100;
+
 /// What is suggested for an identity.
 #[derive(Debug)]
 pub struct Suggestion {
@@ -111,6 +118,31 @@ impl Suggestion {
         self.policies.is_empty()
     }
 
+    /// A word where there are more destinations than anybody writes down, or reads.
+    #[must_use]
+    pub fn many(&self) -> Option<String> {
+        let all: usize = self.policies.iter().map(|policy| policy.destinations.len()).sum();
+        if all < MANY {
+            return None;
+        }
+        let mut text =
+            format!("{all} destinations. What has so many crawls, scans, or carries data away in names");
+        let mut parents: BTreeMap<&str, usize> = BTreeMap::new();
+        for policy in &self.policies {
+            let Destinations::Names(names) = &policy.destinations else { continue };
+            for (_, parent) in names.keys().filter_map(|name| name.split_once('.')) {
+                *parents.entry(parent).or_default() += 1;
+            }
+        }
+        if let Some((parent, count)) = parents.into_iter().max_by_key(|(_, count)| *count)
+            && count >= MANY
+        {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "; {count} are below {parent}");
+        }
+        Some(text)
+    }
+
     /// The manifests.
     #[must_use]
     pub fn yaml(&self) -> String {
@@ -122,9 +154,15 @@ impl Suggestion {
         if policies.is_empty() {
             text.push_str("# Nothing is suggested.\n");
         }
-        for line in left {
+        if let Some(many) = self.many() {
             // Writing to a string cannot fail.
+            let _ = writeln!(text, "# MANY: {many}.");
+        }
+        for line in left.iter().take(LISTED) {
             let _ = writeln!(text, "# Not suggested: {line}");
+        }
+        if left.len() > LISTED {
+            let _ = writeln!(text, "# Not suggested: {} others", left.len() - LISTED);
         }
         for policy in policies {
             text.push_str(&policy.yaml(identity));
@@ -141,7 +179,27 @@ fn by_ports<K: Ord>(
     for (destination, seen) in seen {
         groups.entry(seen.ports.clone()).or_default().insert(destination, seen);
     }
-    groups.into_iter().map(|(ports, seen)| Policy { ports, destinations: destinations(seen) }).collect()
+    let mut policies = Vec::new();
+    for (ports, seen) in groups {
+        let mut seen = seen.into_iter();
+        loop {
+            let part: BTreeMap<K, Seen> = seen.by_ref().take(MOST).collect();
+            if part.is_empty() {
+                break;
+            }
+            policies.push(Policy { ports: ports.clone(), destinations: destinations(part) });
+        }
+    }
+    policies
+}
+
+impl Destinations {
+    fn len(&self) -> usize {
+        match self {
+            Self::Names(names) => names.len(),
+            Self::Addresses(addresses) => addresses.len(),
+        }
+    }
 }
 
 impl Policy {

@@ -1,3 +1,5 @@
+mod any_bytes;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
@@ -6,7 +8,7 @@ use egress_compile::{CompileOptions, Compiled, compile};
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use super::memory::{Filter, Flows, Memory, Wanted};
+use super::memory::{Filter, Flows, Limit, Memory, Wanted};
 use super::simulate::Simulation;
 use super::suggest::Suggestion;
 use super::{Flow, Observation, line, text};
@@ -51,9 +53,47 @@ fn a_hundred_thousand_destinations() {
     assert_eq!(memory.counts.dropped.load(Ordering::Relaxed), 90_000);
     assert_eq!(memory.counts.entries.load(Ordering::Relaxed), 100_001);
     // The last ones are there, and another identity's are not touched.
-    let flows = memory.flows(&Filter { identity: Some(loud), ..Filter::default() });
+    let of_loud = Filter { identity: Some(loud), ..Filter::default() };
+    let flows = memory.flows(&of_loud);
     assert_eq!(flows.flows.first().and_then(|flow| flow.name.clone()).as_deref(), Some("n90000.example.com"));
+    assert_eq!((flows.flows.len(), flows.more), (1_000, true));
     assert_eq!(memory.flows(&Filter { identity: Some(quiet), ..Filter::default() }).flows.len(), 1);
+}
+
+#[test]
+fn page_by_page() {
+    let memory = memory(100);
+    for number in 0..10 {
+        let verdict = if number % 2 == 0 { "deny no-rule - -" } else { "allow audit - - no-rule" };
+        let seen = connection(verdict, &format!("192.0.2.{number}:25"), None, None);
+        memory.record(&identity(&format!("shop/app-{}", number / 6)), "p", at(0), vec![seen]);
+    }
+    let page = |filter: &Filter| {
+        let Flows { flows, more, sequence, .. } = memory.flows(filter);
+        assert_eq!(sequence, 10);
+        (flows.iter().map(|flow| flow.sequence).collect::<Vec<_>>(), more)
+    };
+    let limit = |number: usize| Limit::try_from(number).expect("a limit");
+    let filter = |after, number| Filter { after, limit: limit(number), ..Filter::default() };
+    assert_eq!(page(&filter(0, 4)), (vec![1, 2, 3, 4], true));
+    assert_eq!(page(&filter(4, 4)), (vec![5, 6, 7, 8], true));
+    assert_eq!(page(&filter(8, 4)), (vec![9, 10], false));
+    assert_eq!(page(&filter(6, 4)), (vec![7, 8, 9, 10], false));
+    assert_eq!(page(&filter(10, 4)), (vec![], false));
+    assert_eq!(page(&filter(u64::MAX, 4)), (vec![], false));
+    let newest = |after, number| Filter { newest: true, ..filter(after, number) };
+    assert_eq!(page(&newest(0, 4)), (vec![10, 9, 8, 7], true));
+    assert_eq!(page(&newest(7, 4)), (vec![10, 9, 8], false));
+    let denied = |filter: Filter| Filter { verdict: Some(Wanted::Deny), ..filter };
+    assert_eq!(page(&denied(filter(2, 2))), (vec![3, 5], true));
+    assert_eq!(page(&denied(newest(0, 9))), (vec![9, 7, 5, 3, 1], false));
+    let of = |number: usize, filter: Filter| Filter {
+        identity: Some(identity(&format!("shop/app-{number}"))),
+        ..filter
+    };
+    assert_eq!(page(&of(0, denied(newest(0, 2)))), (vec![5, 3], true));
+    assert_eq!(page(&of(1, filter(0, 4))), (vec![7, 8, 9, 10], false));
+    assert_eq!(page(&of(7, filter(0, 4))), (vec![], false));
 }
 
 /// Whoever is believed by his node id can be anybody; all together are bounded too.
@@ -239,6 +279,46 @@ fn what_is_suggested_is_enough() {
     let with = compile(&enforce.overlaid(&store(&suggested)), &options, None);
     let simulation = Simulation::of(&flows, Some(&before), &with, 15001).expect("it compiles");
     insta::assert_snapshot!("with_the_suggestion", simulation);
+}
+
+/// Ten thousand destinations are said to be many, and are policies that can be applied.
+#[test]
+fn many_destinations() {
+    let memory = memory(20_000);
+    let app = identity("shop/app");
+    for number in 0..10_000 {
+        let name = format!("n{number}.example.com");
+        let seen = connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&name), None);
+        memory.record(&app, "p", at(0), vec![seen]);
+    }
+    for number in 0..2_000 {
+        let seen =
+            connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&format!("<{number}>")), None);
+        memory.record(&app, "p", at(0), vec![seen]);
+    }
+    let filter = Filter { limit: Limit::MOST, ..Filter::default() };
+    let mut flows = memory.flows(&filter).flows;
+    flows.extend(memory.flows(&Filter { after: 10_000, ..filter }).flows);
+    let suggestion = Suggestion::of(&app, &flows);
+    let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
+                example.com";
+    assert_eq!(suggestion.many().as_deref(), Some(many));
+    let yaml = suggestion.yaml();
+    assert!(yaml.contains(&format!("# MANY: {many}.\n")) && !yaml.contains('*'));
+    assert_eq!(yaml.lines().filter(|line| line.starts_with("# Not suggested: ")).count(), 101);
+    assert!(yaml.contains("# Not suggested: 1900 others\n"));
+    assert!(yaml.split("\n---\n").all(|policy| policy.len() < 200_000));
+    let enforced = compiled(&yaml);
+    let problems: Vec<_> = enforced.problems().filter(|problem| problem.object.is_some()).collect();
+    assert_eq!(problems, Vec::<&egress_compile::manifest::Problem>::new());
+    let simulation = Simulation::of(&flows, None, &enforced, 15001).expect("it compiles");
+    assert_eq!(simulation.changes.len(), 10_000);
+    let text = simulation.to_string();
+    assert!(
+        text.contains("… and 9800 other changes: `-o json` has all of them\n12000 flows looked at"),
+        "{text}"
+    );
+    assert!(text.lines().count() < 610 && Suggestion::of(&app, &audited()).many().is_none());
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod foreign;
 mod set;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -88,6 +88,10 @@ pub struct Egress {
     pub dns_resolvers: Vec<String>,
     /// Which connections are redirected to sidecars.
     pub ip_families: IpFamilies,
+    /// Whether sidecars tell of each connection and request.
+    pub flow_log: bool,
+    /// How many flows each control plane remembers of each identity.
+    pub flows_per_identity: NonZeroU32,
     /// Whether there is a NetworkPolicy around the control plane.
     pub network_policy: bool,
     /// Ports of the API server that it lets through, besides those that the cluster names.
@@ -181,6 +185,8 @@ impl Default for Egress {
             never_resolve_to: Vec::new(),
             dns_resolvers: Vec::new(),
             ip_families: IpFamilies::Dual,
+            flow_log: false,
+            flows_per_identity: NonZeroU32::MIN.saturating_add(9_999),
             network_policy: true,
             api_server_ports: [443, 6443].into_iter().filter_map(NonZeroU16::new).collect(),
             webhook_timeout_seconds: 10,

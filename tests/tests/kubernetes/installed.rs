@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::Volume;
@@ -37,7 +38,7 @@ fn mount(api: &ApiServer<'_>) -> Result<Volume> {
 }
 
 /// The arguments of the Deployment, with the paths and addresses of this world for the pod's.
-fn arguments(api: &ApiServer<'_>, mounted: &Volume) -> Result<Vec<OsString>> {
+fn arguments(api: &ApiServer<'_>, mounted: &Volume, flows: &Path) -> Result<Vec<OsString>> {
     let deployment = read(api, &["deployment", "osm-egress"])?;
     let words = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().context("args")?;
     let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
@@ -50,6 +51,7 @@ fn arguments(api: &ApiServer<'_>, mounted: &Volume) -> Result<Vec<OsString>> {
         .iter()
         .map(|word| {
             word.replace("/etc/osm-egress/tls", &folder)
+                .replace("/var/lib/osm-egress", &flows.to_string_lossy())
                 .replace("/egress_filter.wasm", &module)
                 .replace("0.0.0.0", &CONTROL_PLANE.to_string())
                 .into()
@@ -99,7 +101,7 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     }
     api.service_account("curl", "curl")?;
     let run = |words: &[&str]| osm_egress(api, User::Admin, words)?.done();
-    run(&["install"])?;
+    run(&["install", "--set", "osm.egress.flowLog=true"])?;
     run(&["namespace", "add", "curl"])?;
 
     // Nobody answers: nothing is let in where the mesh is, and everything elsewhere.
@@ -117,7 +119,8 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
 
     let mounted = mount(api)?;
     let service = proxy(netns, &read(api, &["service", "osm-egress"])?)?;
-    let shim = Shim::run(netns, CONTROL_PLANE, &arguments(api, &mounted)?)?.ready()?;
+    let flows = tempfile::tempdir()?;
+    let shim = Shim::run(netns, CONTROL_PLANE, &arguments(api, &mounted, flows.path())?)?.ready()?;
     ensure!(shim.get("/servingz")? == "ok\n");
 
     // The API server finds it by its Service, and knows it by its authority.
@@ -163,6 +166,11 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
     };
     wait_for("the policy", PATIENCE, reaches).with_context(|| shim.log())?;
+    // And tells of it.
+    wait_for("a flow", PATIENCE, || {
+        shim.get("/flows?identity=curl/curl&verdict=allow").is_ok_and(|flows| flows.contains("curl/mine"))
+    })?;
+    ensure!(flows.path().join("flows.db").is_file());
 
     // The doctor sees the proxy. Only what no controller does here is missing.
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();

@@ -11,6 +11,8 @@ const USER: u32 = 65532;
 const TLS: &str = "/etc/osm-egress/tls";
 /// Where that of the console is.
 const CONSOLE: &str = "/etc/osm-egress/console";
+/// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
+const FLOWS: &str = "/var/lib/osm-egress";
 
 pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
     json!({
@@ -45,6 +47,11 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         "containers": [container(input)],
         "volumes": [{ "name": "tls", "secret": { "secretName": TLS_SECRET, "defaultMode": 0o440 } }],
     });
+    if given.flow_log
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        volumes.push(json!({ "name": "flows", "emptyDir": {} }));
+    }
     if !given.console_token_secret.is_empty()
         && let Some(volumes) = pod["volumes"].as_array_mut()
     {
@@ -87,6 +94,9 @@ fn container(input: &Input<'_>) -> Value {
         })
     };
     let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS, "readOnly": true })];
+    if given.flow_log {
+        mounts.push(json!({ "name": "flows", "mountPath": FLOWS }));
+    }
     if !given.console_token_secret.is_empty() {
         mounts.push(json!({ "name": "console", "mountPath": CONSOLE, "readOnly": true }));
     }
@@ -138,11 +148,18 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     if !given.never_resolve_to.is_empty() {
         flag("never-resolve-to", given.never_resolve_to.join(","));
     }
+    if given.flow_log {
+        flag("flows-per-identity", given.flows_per_identity.to_string());
+        flag("flow-db", format!("{FLOWS}/flows.db"));
+    }
     if !given.console_token_secret.is_empty() {
         flag("console-token-file", format!("{CONSOLE}/token"));
     }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());
+    if given.flow_log {
+        arguments.push("--flow-log".to_owned());
+    }
     if !given.console_token_secret.is_empty() {
         arguments.push("--console-write".to_owned());
     }

@@ -1,5 +1,9 @@
 //! What sidecars tell of, and what follows from it: `docs/learn.md`, command by command.
 
+mod hostile;
+mod kept;
+mod many;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -127,6 +131,33 @@ fn off_unless_asked() -> Result<()> {
     Ok(())
 }
 
+/// A question that means nothing is answered with what is wrong with it.
+#[test]
+fn wrong_questions() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let shim = world.shim(&["--flow-log"])?;
+    for (question, answer) in [
+        ("limit=0", "must be 1 to 10000"),
+        ("limit=10001", "must be 1 to 10000"),
+        ("limit=many", "limit: invalid digit"),
+        ("after=-1", "after: invalid digit"),
+        ("newest=perhaps", "newest: "),
+        ("verdict=refused", "unknown variant `refused`"),
+        ("identity=curl", "`curl` is not of the form `namespace/service-account`"),
+        ("identiy=curl/curl", "unknown field `identiy`"),
+    ] {
+        let error =
+            shim.get(&format!("/flows?{question}")).err().with_context(|| format!("{question} is taken"))?;
+        let error = format!("{error:#}");
+        ensure!(error.contains(" 400 ") && error.contains(answer), "{question}: {error}");
+    }
+    let page: Value =
+        serde_json::from_str(&shim.get("/flows?limit=10000&newest=true&after=7&verdict=audit")?)?;
+    ensure!(page["more"] == false && page["flows"] == json!([]), "{page}");
+    Ok(())
+}
+
 /// `docs/learn.md`: from audit to enforced, and nothing is refused on the way.
 #[test]
 fn from_audit_to_enforced() -> Result<()> {
@@ -168,6 +199,25 @@ fn from_audit_to_enforced() -> Result<()> {
         told(&shim, "curl/curl")?.into_iter().filter(|flow| flow["verdict"] == "deny").collect();
     ensure!(refused.len() == 1 && refused[0]["name"] == "openservicemesh.io", "{refused:#?}");
     Ok(())
+}
+
+/// What a command of ours prints.
+struct Said {
+    out: String,
+    err: String,
+    success: bool,
+}
+
+fn run(world: &World, words: &[&str]) -> Result<Said> {
+    let mut command = world.outside.netns.command(&shim::binary()?.to_string_lossy());
+    let output = command.args(words).output()?;
+    let text = |bytes| String::from_utf8(bytes).context("what is printed is no text");
+    Ok(Said { out: text(output.stdout)?, err: text(output.stderr)?, success: output.status.success() })
+}
+
+/// The same of one that asks the control plane.
+fn ask(world: &World, words: &[&str]) -> Result<Said> {
+    run(world, &[words, &["--admin", &SocketAddr::new(CONTROL_PLANE, 15129).to_string()]].concat())
 }
 
 fn told(shim: &Shim<'_>, identity: &str) -> Result<Vec<Value>> {
