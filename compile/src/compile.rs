@@ -121,6 +121,12 @@ impl Compiled {
         self.clusters.get(identity).map_or(&[], Vec::as_slice)
     }
 
+    /// The MeshConfig that counts, where there is one.
+    #[must_use]
+    pub fn mesh_config(&self) -> Option<&ObjectRef> {
+        self.modes.config()
+    }
+
     /// The most proxies that one control plane lets connect, where there is a limit.
     #[must_use]
     pub fn most_proxies(&self) -> Option<usize> {

@@ -6,6 +6,7 @@
 pub mod call;
 pub mod evidence;
 pub mod expected;
+pub mod form;
 mod hints;
 pub mod proxies;
 mod text;
@@ -103,6 +104,30 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Who has this document, where that was asked.
     pub proxies: Option<Proxies>,
+}
+
+/// The answer, and in words what each rule of it lacks: for pages that show both.
+#[derive(Debug, Clone, Serialize)]
+pub struct InWords {
+    report: Report,
+    rules: Vec<RuleInWords>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct RuleInWords {
+    lacks: Vec<String>,
+    /// It has little in common with what is asked.
+    unrelated: bool,
+}
+
+impl From<Report> for InWords {
+    fn from(report: Report) -> Self {
+        let in_words = |PlacedRuling { ruling, .. }: &PlacedRuling| RuleInWords {
+            lacks: ruling.lacks.iter().map(ToString::to_string).collect(),
+            unrelated: ruling.is_unrelated(),
+        };
+        Self { rules: report.rules.iter().map(in_words).collect(), report }
+    }
 }
 
 /// Where an allowed connection goes.
@@ -205,7 +230,8 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
         (explanation.verdict, explanation.reason)
     };
     let (policy, rule) = rule.map(|id| (id.policy, id.name)).unzip();
-    let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| evidence.place(policy, rule));
+    let places = evidence.places();
+    let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| places.of(policy, rule));
     let not_accepted = evidence.not_accepted(&ask.identity);
     let hints = hints::hints(ask, &explanation, evidence);
     let unknown = address.is_none() && !explanation.rules.iter().any(Ruling::allows);
@@ -234,7 +260,7 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
         rules: explanation
             .rules
             .into_iter()
-            .map(|ruling| PlacedRuling { place: evidence.place(&ruling.policy, &ruling.rule), ruling })
+            .map(|ruling| PlacedRuling { place: places.of(&ruling.policy, &ruling.rule), ruling })
             .collect(),
         not_accepted,
         unreadable: evidence.unreadable(),
@@ -301,7 +327,7 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
     if ask.addresses.is_empty() && explanation.address_matters {
         notes.push(
             "the dialled address is not known: this is the answer for one that no rule and no service of the \
-             mesh lists (`--address IP` or `--resolve` gives one)"
+             mesh lists (`address` says which it is; on the command line `--resolve` asks for it)"
                 .to_owned(),
         );
     }

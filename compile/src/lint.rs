@@ -3,6 +3,7 @@
 //! Unlike the problems of [`Condition`](crate::Condition)s, which objects carry in a cluster, these look at all
 //! policies together and are for whoever writes them.
 
+mod dns;
 mod shadow;
 pub mod shared_suffixes;
 
@@ -22,7 +23,7 @@ pub fn lints(store: &Store, compiled: &Compiled) -> Vec<Problem> {
     let documents: Vec<&Document> = compiled.documents.values().map(AsRef::as_ref).collect();
     let shadowed = shadow::shadowed(&documents);
     let apexes = uncovered_apexes(&documents);
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem> = dns::refused(store, compiled).into_iter().collect();
     for object in store.index().objects.into_values() {
         let Body::Egress(egress) = &object.body else { continue };
         let policy = format!("{}/{}", object.reference.namespace, object.reference.name);

@@ -40,6 +40,10 @@ impl Host for Fake {
         self.counted.borrow_mut().push(format!("{verdict} {reason} {}", protocol.as_str()));
     }
 
+    fn count_audited(&self, reason: ReasonCode, protocol: Protocol) {
+        self.counted.borrow_mut().push(format!("audited {reason} {}", protocol.as_str()));
+    }
+
     fn count_encrypted_hello(&self, verdict: &'static str) {
         self.counted.borrow_mut().push(format!("encrypted hello {verdict}"));
     }

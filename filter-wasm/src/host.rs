@@ -25,6 +25,8 @@ pub(crate) trait Host {
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol);
+    /// Counts what only audit mode let through.
+    fn count_audited(&self, reason: ReasonCode, protocol: Protocol);
     /// Counts a ClientHello whose real name may be encrypted.
     fn count_encrypted_hello(&self, verdict: &'static str);
     /// Sets a well-known filter state; says whether Envoy took it.
@@ -89,6 +91,7 @@ pub(crate) struct Envoy;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Counter {
     Decisions(&'static str, ReasonCode, Protocol),
+    Audited(ReasonCode, Protocol),
     EncryptedHellos(&'static str),
 }
 
@@ -109,6 +112,9 @@ impl Counter {
                 protocol.as_str(),
             ]
             .concat(),
+            Self::Audited(reason, protocol) => {
+                ["egress_audited_total.reason.", reason.as_str(), ".protocol.", protocol.as_str()].concat()
+            }
             Self::EncryptedHellos(verdict) => ["egress_encrypted_hellos_total.verdict.", verdict].concat(),
         }
     }
@@ -141,6 +147,10 @@ impl Host for Envoy {
 
     fn count(&self, verdict: &'static str, reason: ReasonCode, protocol: Protocol) {
         Counter::Decisions(verdict, reason, protocol).increment();
+    }
+
+    fn count_audited(&self, reason: ReasonCode, protocol: Protocol) {
+        Counter::Audited(reason, protocol).increment();
     }
 
     fn count_encrypted_hello(&self, verdict: &'static str) {
@@ -297,7 +307,7 @@ fn revoke(config: &Config) {
         Plugin::Network => {
             for (id, protocol) in live::forbidden_by(&config.policy) {
                 if hostcalls::set_effective_context(id).is_ok() {
-                    record::decision(&Envoy, &live::revocation(), protocol);
+                    record::decision(&Envoy, Some(&config.policy), &live::revocation(), protocol);
                     Envoy.close();
                 }
             }
@@ -305,7 +315,7 @@ fn revoke(config: &Config) {
         Plugin::Http => {
             for id in requests::forbidden_by(&config.policy) {
                 if hostcalls::set_effective_context(id).is_ok() {
-                    record::decision(&Envoy, &live::revocation(), Protocol::Http);
+                    record::decision(&Envoy, Some(&config.policy), &live::revocation(), Protocol::Http);
                     let _ = hostcalls::reset_http_request();
                 }
             }

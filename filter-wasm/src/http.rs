@@ -50,7 +50,7 @@ impl<H: Exchange> Http<H> {
         let headers = HostHeaders { host: &self.host, seen: RefCell::default() };
         let decision = asked.decide(&config.policy, to, &headers);
         let seen = headers.seen.into_inner();
-        record::decision(&self.host, &decision, Protocol::Http);
+        record::decision(&self.host, Some(&config.policy), &decision, Protocol::Http);
         match &decision {
             Decision::Deny(refusal) => self.respond(refusal.reason, config.deny_status),
             Decision::Allow(permit) => {
@@ -76,7 +76,8 @@ impl<H: Exchange> Http<H> {
     }
 
     fn refuse(&self, reason: ReasonCode, status: u16) -> Flow {
-        record::decision(&self.host, &Decision::Deny(reason.into()), Protocol::Http);
+        let policy = self.config.as_ref().map(|config| &*config.policy);
+        record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Http);
         self.respond(reason, status)
     }
 

@@ -48,7 +48,7 @@ impl<H: Connection> Network<H> {
         };
         match config.policy.connection(to) {
             OnConnection::Decided(decision) => {
-                let entry = act(&self.host, self.id, &decision, to, Seen::Nothing);
+                let entry = act(&self.host, self.id, &config.policy, &decision, to, Seen::Nothing);
                 self.settle(entry)
             }
             OnConnection::NeedFirstBytes => {
@@ -117,7 +117,7 @@ impl<H: Connection> Network<H> {
             && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
         {
             let refusal = Refusal { reason: ReasonCode::AddressForbidden, rule: Some(rule) };
-            record::decision(&self.host, &Decision::Deny(refusal), Protocol::Https);
+            record::decision(&self.host, Some(&config.policy), &Decision::Deny(refusal), Protocol::Https);
         }
     }
 
@@ -138,9 +138,10 @@ impl<H: Connection> Network<H> {
                     Opening::NotTls => Seen::Plain,
                     Opening::Late => Seen::Nothing,
                 };
-                act(&self.host, self.id, &decision, to, seen)
+                act(&self.host, self.id, policy, &decision, to, seen)
             }
             OnOpening::EachRequest => {
+                record::each_request(&self.host, policy);
                 steer_to(&self.host, self.id, steer::HTTP, Live { to, opening: Seen::Plain })
             }
         };
@@ -148,7 +149,8 @@ impl<H: Connection> Network<H> {
     }
 
     fn refuse(&mut self, reason: ReasonCode) -> Flow {
-        record::decision(&self.host, &Decision::Deny(reason.into()), Protocol::Tcp);
+        let policy = self.config.as_ref().map(|config| &*config.policy);
+        record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Tcp);
         self.host.close();
         self.settle(None)
     }
@@ -178,7 +180,7 @@ pub(crate) fn give_up(host: &impl Connection, late: &Late) {
         return host.close();
     };
     // In audit mode it goes on, and so may a server that speaks first.
-    if let Some(entry) = act(host, late.id, &decision, late.to, Seen::Nothing) {
+    if let Some(entry) = act(host, late.id, &late.policy, &decision, late.to, Seen::Nothing) {
         waiting::let_through(late, entry);
         host.resume();
     }
@@ -188,12 +190,13 @@ pub(crate) fn give_up(host: &impl Connection, late: &Late) {
 fn act(
     host: &impl Connection,
     id: u32,
+    policy: &Policy,
     decision: &Decision<'_>,
     to: SocketAddr,
     seen: Seen,
 ) -> Option<live::Entry> {
     let live = Live { to, opening: seen };
-    record::decision(host, decision, live.protocol());
+    record::decision(host, Some(policy), decision, live.protocol());
     let Decision::Allow(permit) = decision else {
         host.close();
         return None;

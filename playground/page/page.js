@@ -1,6 +1,7 @@
 // The page: reads fields, asks the module, and shows what it says. It decides nothing itself.
 // Whatever comes from manifests or from the address is put into the page as text, never as HTML.
 import init, * as engine from "./egress_playground.js";
+import { answer as parts, element } from "./answer.js";
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
@@ -111,15 +112,9 @@ let outcomes = null;
 let identities = [];
 let broken = false;
 
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "class") made.className = value;
-    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+// What is read aloud is said once.
+function say(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
 }
 
 function fail(text) {
@@ -189,41 +184,54 @@ class Editor {
   }
 }
 
-const place = (line) => line
-  ? element("button", { type: "button", class: "place", onclick: () => manifests.go(line) }, `line ${line}`)
+const place = (line, editor = manifests) => line
+  ? element("button", { type: "button", class: "place", onclick: () => editor.go(line) }, `line ${line}`)
   : null;
+
+function problemItem(problem, at) {
+  const object = problem.object ? [problem.object.kind, [problem.object.namespace, problem.object.name].filter(Boolean).join("/")].join(" ") : "";
+  return element("li", {},
+    at, at ? " " : null,
+    element("strong", { class: problem.severity }, problem.severity), " ",
+    object ? element("span", { class: "mono" }, [object, problem.field].filter(Boolean).join(" ")) : null, object ? ": " : "",
+    problem.message,
+    problem.advice ? element("div", { class: "quiet" }, problem.advice) : null);
+}
 
 function check() {
   const { problems, summary, identities: found } = ask("check", manifests.value);
   if (broken) return;
-  byId("problems").replaceChildren(...problems.map((problem) => {
-    const object = problem.object ? [problem.object.kind, [problem.object.namespace, problem.object.name].filter(Boolean).join("/")].join(" ") : "";
-    return element("li", {},
-      place(problem.line), " ",
-      element("strong", { class: problem.severity }, problem.severity), " ",
-      object ? element("span", { class: "mono" }, [object, problem.field].filter(Boolean).join(" ")) : null, object ? ": " : "",
-      problem.message,
-      problem.advice ? element("div", { class: "quiet" }, problem.advice) : null);
-  }));
+  // What is about no line in particular comes last.
+  const [placed, others] = [problems.filter((one) => one.line), problems.filter((one) => !one.line)];
+  byId("problems").replaceChildren(...[...placed, ...others].map((problem) => problemItem(problem, place(problem.line))));
   if (!problems.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
   const s = (count, one, many) => `${count} ${count === 1 ? one : many}`;
-  byId("summary").textContent = [
+  say("summary", [
     s(summary.policies, "policy", "policies"), s(summary.identities, "identity", "identities"),
     s(summary.errors, "error", "errors"), s(summary.warnings, "warning", "warnings"),
-  ].join(", ");
+  ].join(", "));
   identities = found;
   byId("identities").replaceChildren(...identities.map((name) => element("option", { value: name })));
-  showDocuments();
+  showGiven();
 }
 
-function showDocuments() {
-  const documents = ask("documents", manifests.value);
+// What Envoy gets: of the identities that the manifests name, or of the one that asks.
+function showGiven() {
   const whose = byId("whose");
+  const source = byId("source").value.trim();
+  const names = source.includes("/") && !identities.includes(source) ? [...identities, source] : identities;
   const chosen = whose.value;
-  whose.replaceChildren(...identities.map((name) => element("option", { value: name }, name)));
-  whose.value = identities.includes(chosen) ? chosen : identities[0] ?? "";
-  const document = documents[whose.value];
-  byId("document").textContent = document ? JSON.stringify(document, null, 2) : "The manifests name no identity.";
+  // A list that somebody has opened stays, unless it is another.
+  if ([...whose.options].map((option) => option.value).join("\n") !== names.join("\n")) {
+    whose.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+    whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
+  }
+  const said = whose.value
+    ? ask("given", manifests.value, whose.value, byId("version").value, byId("module").value)
+    : { error: "The manifests name no identity, and the connection has no source." };
+  say("no-identity", said.error ?? "");
+  byId("document").textContent = said.document ?? "";
+  byId("envoy").textContent = said.envoy ?? "";
 }
 
 function connection() {
@@ -244,55 +252,16 @@ function evaluate() {
   if (said.error !== undefined) {
     manifests.mark(null);
     answer.replaceChildren(element("p", { class: "bad", id: "mistake" }, said.error));
+    say("said", said.error);
     return null;
   }
-  const { report, rules } = said;
+  const { report } = said;
   const allowed = report.verdict === "allow";
-  const term = (name, ...values) => [element("dt", {}, name), element("dd", {}, ...values)];
-  const facts = element("dl", {}, ...term("asked", element("code", {}, report.connection)));
-  if (report.policy) {
-    const by = allowed && !report.wouldRefuse ? "by" : "nearest";
-    facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), " ", place(report.line)));
-  }
-  if (report.wouldRefuse) facts.append(...term("would be", element("strong", { class: "warning" }, report.wouldRefuse)));
-  if (report.goesTo) {
-    const { how, host, port, cluster } = report.goesTo;
-    const to = { dialled: "the address that was dialled", passthrough: "the address that was dialled, by global egress", resolved: `${host}:${port}, as the sidecar resolves it` }[how];
-    facts.append(...term("goes to", to, " ", element("span", { class: "quiet" }, `(cluster ${cluster})`)));
-  }
-  facts.append(...term("decided by", { connection: "port and address", "first-bytes": "the first bytes", request: "the request" }[report.stage]));
-  facts.append(...term("mode", report.mode));
-  const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
-  const others = report.rules.map((rule, index) => [rule, rules[index]]).filter(([rule]) => !decides(rule));
-  answer.replaceChildren(
-    element("p", { class: `verdict ${allowed ? "good" : "bad"}` },
-      element("span", { id: "verdict" }, allowed ? "ALLOWED" : "DENIED"), " ",
-      element("code", { id: "reason" }, report.reason ?? "")),
-    element("p", {}, report.meaning),
-    facts,
-    ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
-    ...list("Probably meant", report.hints.map((hint) => [hint])),
-    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", others.map(([rule, lacks]) => [
-      element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule.line),
-      element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
-    ]), "others"),
-    ...list("Policies with mistakes", report.notAccepted.map((condition) => [
-      element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
-      element("ul", {}, ...condition.problems.map((problem) => element("li", {}, problem.message))),
-    ])),
-    ...list("Notes", report.notes.map((note) => [note])),
-  );
+  answer.replaceChildren(...parts(said, ({ line }) => place(line)));
   manifests.mark(report.line, allowed ? "allow" : "deny");
   if (report.line) manifests.show(report.line);
+  say("said", `${allowed ? "Allowed" : "Denied"}: ${report.meaning}`);
   byId("expect").value = report.verdict;
-  return report;
-}
-
-function list(title, items, id) {
-  if (!items.length) return [];
-  const made = element("ul", { class: "list" }, ...items.map((item) => element("li", {}, ...item)));
-  if (id) made.id = id;
-  return [element("h3", {}, title), made];
 }
 
 // Cases.
@@ -309,8 +278,13 @@ function forget() {
     outcomes = null;
     showCases();
   }
+  forgetChanges();
+}
+
+function forgetChanges() {
   byId("diff").hidden = true;
   byId("changes").textContent = "";
+  byId("changed-problems").replaceChildren();
 }
 
 function changedCases() {
@@ -328,6 +302,8 @@ function summaryOf({ to, address, method, path, headers, sni, noSni, ech, client
 }
 
 function showCases() {
+  // Fields are made anew: the focus stays on what takes the place of the one that had it.
+  const focused = byId("cases").contains(document.activeElement) ? document.activeElement.ariaLabel : null;
   byId("no-cases").hidden = cases.length > 0;
   byId("cases").hidden = !cases.length;
   byId("cases").tBodies[0].replaceChildren(...cases.map((one, index) => {
@@ -340,13 +316,14 @@ function showCases() {
       : element("span", { class: outcome.asExpected ? "good" : "bad" }, `${outcome.asExpected ? "as expected" : "WRONG"}: ${outcome.found}`);
     return element("tr", {},
       element("td", {}, ...summaryOf(one.connection)),
-      element("td", { class: "mono" }, one.connection.source),
-      element("td", {}, choice),
-      element("td", {}, found),
+      element("td", { class: "mono whole", "data-head": "source" }, one.connection.source),
+      element("td", { "data-head": "expected" }, choice),
+      element("td", { "data-head": "found" }, found),
       element("td", { class: "actions" },
         element("button", { type: "button", "aria-label": `show case ${index + 1}`, onclick: () => { setConnection(one.connection); evaluate(); remember(); } }, "Show"), " ",
         element("button", { type: "button", "aria-label": `remove case ${index + 1}`, onclick: () => { cases.splice(index, 1); changedCases(); } }, "Remove")));
   }));
+  if (focused) (byId("cases").querySelector(`[aria-label='${focused}']`) ?? byId("add")).focus();
   if (!outcomes) { byId("tally").textContent = ""; return; }
   const wrong = outcomes.filter((outcome) => !outcome.asExpected).length;
   byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${wrong} not as expected`;
@@ -363,13 +340,16 @@ function compare() {
   const all = cases.length ? cases : [{ name: "", expect: "deny", connection: connection() }];
   const said = ask("diff", manifests.value, changed.value, JSON.stringify(all));
   if (said.error !== undefined) return fail(said.error);
+  const { problems } = ask("check", changed.value);
+  const errors = (problems ?? []).filter((problem) => problem.severity === "error");
+  byId("changed-problems").replaceChildren(...errors.map((problem) => problemItem(problem, place(problem.line, changed))));
   const table = byId("diff");
   table.hidden = false;
   table.tBodies[0].replaceChildren(...said.map((outcome, index) => element("tr", outcome.changed ? { class: "changed" } : {},
     element("td", {}, ...summaryOf(all[index].connection)),
     ...(outcome.error !== undefined
       ? [element("td", { class: "bad", colspan: "2" }, outcome.error)]
-      : [element("td", {}, outcome.before), element("td", {}, outcome.after)]))));
+      : [element("td", { "data-head": "now" }, outcome.before), element("td", { "data-head": "then" }, outcome.after)]))));
   const count = said.filter((outcome) => outcome.changed).length;
   byId("changes").textContent = `${count} of ${said.length} ${count === 1 ? "changes" : "change"}`;
 }
@@ -378,20 +358,45 @@ function save() {
   const said = ask("file", JSON.stringify(cases));
   if (said.error !== undefined) return fail(said.error);
   // JSON is YAML: `osm-egress test` reads it.
-  const url = URL.createObjectURL(new Blob([`${JSON.stringify(said, null, 2)}\n`], { type: "application/json" }));
-  element("a", { href: url, download: "cases.yaml" }).click();
+  download("cases.yaml", `${JSON.stringify(said, null, 2)}\n`);
+}
+
+function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  element("a", { href: url, download: name }).click();
   URL.revokeObjectURL(url);
+}
+
+// Says beside the button what came of it.
+async function copy(text, status) {
+  try {
+    await navigator.clipboard.writeText(text);
+    status.textContent = "copied";
+  } catch {
+    // Browsers refuse where the page came unencrypted from elsewhere.
+    status.textContent = "the browser refuses: select and copy";
+  }
+  setTimeout(() => { status.textContent = ""; }, 3000);
 }
 
 // The address: everything that was typed, so that a link shows the same.
 
-function remember() {
+function remember(how = "replaceState") {
   const state = { manifests: manifests.value, connection: connection(), cases, changed: changed.value };
   const bytes = new TextEncoder().encode(JSON.stringify(state));
   let text = "";
   for (const byte of bytes) text += String.fromCharCode(byte);
   const fragment = btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  history.replaceState(null, "", fragment.length > LONGEST_FRAGMENT ? location.pathname : `#${fragment}`);
+  const fits = fragment.length <= LONGEST_FRAGMENT;
+  history[how](null, "", fits ? `#${fragment}` : location.pathname + location.search);
+  byId("share").disabled = !fits;
+  say("shared", fits ? "" : "too much text for a link");
+}
+
+// Before something takes the place of what was typed: the browser's Back brings it back.
+function keep() {
+  remember();
+  history.pushState(null, "", location.href);
 }
 
 function recall() {
@@ -427,15 +432,16 @@ function everything() {
   if (broken) return;
   check();
   if (byId("to").value) evaluate();
-  else { byId("answer").replaceChildren(); manifests.mark(null); }
+  else { byId("answer").replaceChildren(); say("said", ""); manifests.mark(null); }
 }
 
 const soon = later(() => { everything(); remember(); }, 150);
 const soonRemember = later(remember, 150);
-const manifests = new Editor(byId("editor"), () => { forget(); soon(); });
-const changed = new Editor(byId("changed-editor"), () => { forget(); soonRemember(); });
+const manifests = new Editor(byId("editor"), () => { byId("example").value = ""; forget(); soon(); });
+const changed = new Editor(byId("changed-editor"), () => { forgetChanges(); soonRemember(); });
 
 function load(example) {
+  byId("example").value = example;
   const [, text, said] = EXAMPLES[example];
   manifests.value = text;
   setConnection({ source: "shop/app", ...said });
@@ -443,11 +449,13 @@ function load(example) {
   everything();
 }
 
-async function upload() {
-  const texts = await Promise.all(Array.from(byId("upload").files, (file) => file.text()));
+async function read(files) {
+  const texts = await Promise.all(Array.from(files, (file) => file.text()));
   if (!texts.length) return;
+  keep();
   manifests.value = texts.map((text) => (text.endsWith("\n") ? text : `${text}\n`)).join("---\n");
   byId("upload").value = "";
+  byId("example").value = "";
   forget();
   soon();
 }
@@ -463,6 +471,7 @@ async function module() {
 }
 
 async function start() {
+  byId("example").append(element("option", { value: "" }, "choose …"));
   EXAMPLES.forEach(([name], index) => byId("example").append(element("option", { value: index }, name)));
   try {
     await init({ module_or_path: await module() });
@@ -470,10 +479,24 @@ async function start() {
     fail(`The module does not load: ${error}`);
     return;
   }
-  if (recall()) everything(); else load(0);
+  const { versions, module: where } = ask("choices");
+  byId("version").replaceChildren(...versions.map((version) => element("option", { value: version }, version)));
+  byId("module").value = where;
+  if (recall()) { byId("example").value = ""; everything(); } else load(0);
   showCases();
-  byId("example").addEventListener("change", (event) => { load(Number(event.target.value)); remember(); });
-  byId("upload").addEventListener("change", upload);
+  byId("example").addEventListener("change", (event) => {
+    if (event.target.value === "") return;
+    keep();
+    load(Number(event.target.value));
+    remember();
+  });
+  byId("upload").addEventListener("change", (event) => read(event.target.files));
+  byId("editor").addEventListener("dragover", (event) => event.preventDefault());
+  byId("editor").addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    read(event.dataTransfer.files);
+  });
   byId("connection").addEventListener("input", soon);
   byId("connection").addEventListener("change", soon);
   const now = () => { everything(); remember(); };
@@ -484,10 +507,19 @@ async function start() {
   byId("add").addEventListener("click", add);
   byId("run").addEventListener("click", runAll);
   byId("save").addEventListener("click", save);
-  byId("copy").addEventListener("click", () => { changed.value = manifests.value; forget(); remember(); });
+  byId("copy").addEventListener("click", () => { changed.value = manifests.value; forgetChanges(); remember(); });
   byId("compare").addEventListener("click", compare);
-  byId("whose").addEventListener("change", showDocuments);
-  addEventListener("hashchange", () => { if (recall()) { everything(); showCases(); } });
+  for (const id of ["whose", "version"]) byId(id).addEventListener("change", showGiven);
+  byId("module").addEventListener("input", later(showGiven, 150));
+  byId("share").addEventListener("click", () => copy(location.href, byId("shared")));
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", () => copy(byId(button.dataset.copy).textContent, button.parentElement.querySelector("[role=status]")));
+  }
+  for (const button of document.querySelectorAll("[data-download]")) {
+    button.addEventListener("click", () => download(button.dataset.name, byId(button.dataset.download).textContent));
+  }
+  addEventListener("hashchange", () => { if (recall()) { byId("example").value = ""; forget(); everything(); showCases(); } });
+  performance.mark("answered");
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -2,10 +2,11 @@
 
 use egress_compile::explain::evidence::Evidence;
 use egress_compile::explain::expected::{Expected, Outcome, Results};
+use egress_compile::explain::form::Form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ask::{Connection, LISTENER_PORT};
+use crate::ask::{LISTENER_PORT, as_case};
 
 /// A row of the table.
 #[derive(Debug, Deserialize)]
@@ -13,12 +14,12 @@ use crate::ask::{Connection, LISTENER_PORT};
 struct Row {
     name: String,
     expect: String,
-    connection: Connection,
+    connection: Form,
 }
 
 impl Row {
     fn case(&self) -> Result<Value, String> {
-        let mut case = self.connection.as_case()?;
+        let mut case = as_case(&self.connection)?;
         case.insert("name".to_owned(), json!(self.name));
         case.insert("expect".to_owned(), json!(self.expect));
         Ok(Value::Object(case))

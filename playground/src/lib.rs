@@ -3,6 +3,7 @@
 
 mod ask;
 mod case;
+mod given;
 
 use std::sync::Arc;
 
@@ -35,22 +36,11 @@ pub fn check(manifests: &str) -> String {
 }
 
 /// The answer about a connection: `{report, rules}`, where `rules` says of each rule of the report what it
-/// lacks, in words; or `{error}`.
+/// `lacks`, in words, and whether it is `unrelated`; or `{error}`.
 #[wasm_bindgen]
 #[must_use]
 pub fn explain(manifests: &str, connection: &str) -> String {
     answer(ask::explain(&evidence(manifests), connection))
-}
-
-/// The policy documents of the identities that manifests name: `{identity: document}`.
-#[wasm_bindgen]
-#[must_use]
-pub fn documents(manifests: &str) -> String {
-    let (_, compiled) = compiled(manifests);
-    let documents = compiled.documents.iter();
-    let documents: serde_json::Map<String, Value> =
-        documents.map(|(identity, document)| (identity.to_string(), json!(document))).collect();
-    Value::Object(documents).to_string()
 }
 
 /// What becomes of each case: a list of `{asExpected, expected, found}` or `{error}`.
@@ -72,6 +62,21 @@ pub fn diff(before: &str, after: &str, cases: &str) -> String {
 #[must_use]
 pub fn file(cases: &str) -> String {
     answer(case::file(cases))
+}
+
+/// What an Envoy with the policy of an identity is given: `{document, envoy}`, or `{error}`. `module` is where it finds
+/// the filter.
+#[wasm_bindgen]
+#[must_use]
+pub fn given(manifests: &str, identity: &str, version: &str, module: &str) -> String {
+    answer(given::given(manifests, identity, version, module))
+}
+
+/// What there is to choose from for that: `{versions, module}`.
+#[wasm_bindgen]
+#[must_use]
+pub fn choices() -> String {
+    given::choices().to_string()
 }
 
 fn store(manifests: &str) -> Store {

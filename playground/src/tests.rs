@@ -26,8 +26,11 @@ fn the_rule_that_decides_has_a_line() {
     let report = &said["report"];
     assert_eq!((report["verdict"].as_str(), report["line"].as_u64()), (Some("allow"), Some(10)));
     assert_eq!(said["rules"].as_array().map(Vec::len), Some(2));
-    let other = said["rules"].as_array().into_iter().flatten().find(|lacks| **lacks != json!([]));
-    assert!(other.is_some_and(|lacks| lacks[0].as_str().is_some_and(|text| text.contains("443"))), "{said}");
+    let other = said["rules"].as_array().into_iter().flatten().find(|rule| rule["lacks"] != json!([]));
+    assert!(
+        other.is_some_and(|rule| rule["lacks"][0].as_str().is_some_and(|text| text.contains("443"))),
+        "{said}"
+    );
 }
 
 #[test]
@@ -67,7 +70,10 @@ fn cases_and_what_changes() {
     let ran = json(&run(MANIFESTS, &cases.to_string()));
     assert_eq!((&ran[0]["asExpected"], &ran[1]["asExpected"]), (&json!(true), &json!(false)));
     assert_eq!(ran[1]["found"], "deny sni-not-allowed");
-    assert_eq!(ran[2]["error"], "`a.org` says no port: write it as HOST:PORT");
+    assert_eq!(
+        ran[2]["error"],
+        "`a.org` says no port: write it as HOST:PORT, or as a URL with `https://` or `http://`"
+    );
     let other = MANIFESTS.replace("httpbin.org", "a.org");
     let changes = json(&diff(MANIFESTS, &other, &cases.to_string()));
     assert_eq!(changes[0]["before"], "allow rule by shop/web spec.ports[1]");
@@ -79,12 +85,34 @@ fn cases_and_what_changes() {
 }
 
 #[test]
-fn problems_and_documents() {
+fn problems() {
     let checked = json(&check(&MANIFESTS.replace("number: 80", "number: 0")));
     let problems = checked["problems"].as_array().expect("a list");
     let error = problems.iter().find(|problem| problem["severity"] == "error").expect("an error");
     assert_eq!((&error["line"], &error["field"]), (&json!(9), &json!("spec.ports[0].number")));
     assert_eq!(checked["identities"], json!(["shop/app"]));
     assert_eq!(json(&check("a: ["))["summary"]["errors"], 1);
-    assert_eq!(json(&documents(MANIFESTS))["shop/app"]["rules"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn what_an_envoy_is_given() {
+    let ask =
+        |identity: &str, version: &str, module: &str| json(&given(MANIFESTS, identity, version, module));
+    let text = |said: &Value| said["envoy"].as_str().unwrap_or_default().to_owned();
+    let said = ask("shop/app", "1.40", "");
+    assert!(text(&said).contains("filename: target/egress_filter.wasm"), "{said}");
+    assert!(text(&said).contains(r#""hosts": ["httpbin.org", "*.example.com"]"#), "{said}");
+    let document = json(said["document"].as_str().unwrap_or_default());
+    assert_eq!(document["rules"].as_array().map(Vec::len), Some(2));
+    // As the command line: one that nothing names has a policy too.
+    assert!(text(&ask("shop/other", "1.39", "/f.wasm")).contains(r#""rules": []"#));
+    for (identity, version, expected) in [
+        ("x", "1.40", "`x`: "),
+        ("shop/app", "1.2", "Envoy 1.2 is too old"),
+        ("shop/app", "", "is not an Envoy version"),
+    ] {
+        let said = ask(identity, version, "");
+        assert!(said["error"].as_str().unwrap_or_default().contains(expected), "{said}");
+    }
+    assert_eq!(json(&choices())["versions"][0], "1.40");
 }

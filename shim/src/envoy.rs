@@ -12,8 +12,7 @@ mod listeners;
 mod names;
 mod never;
 mod plugins;
-pub mod standalone;
-pub mod versions;
+pub mod reported;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::status::Shared;
@@ -26,6 +27,8 @@ pub fn text(shared: &Shared) -> String {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge
     };
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version of this program", build);
     registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
     begin_at_zero(&counts.refused, "reason", &Refusal::REASONS);
     registry.register(
@@ -37,6 +40,16 @@ pub fn text(shared: &Shared) -> String {
     registry.register("xds_acknowledged", "Responses that proxies acknowledged", count(&counts.acknowledged));
     registry.register("xds_rejected", "Responses that proxies rejected", count(&counts.rejected));
     registry.register("proxies", "Connected proxies", gauge(shared.proxies.connected()));
+    registry.register(
+        "proxies_outdated",
+        "Connected proxies that have not acknowledged what was sent last",
+        gauge(shared.proxies.outdated()),
+    );
+    registry.register(
+        "proxies_refusing",
+        "Connected proxies that refuse what they were sent",
+        gauge(shared.proxies.refusing()),
+    );
     registry.register("objects", "Objects that count", gauge(compiled.conditions.len()));
     registry.register("identities", "Identities that some policy names", gauge(compiled.documents.len()));
     let problems = state.store.problems().chain(compiled.problems().cloned());

@@ -23,7 +23,7 @@ use crate::flows::store::{Keeper, Store};
 use crate::inject;
 use crate::snapshot::Snapshot;
 use crate::source::folder::Folder;
-use crate::source::kubernetes::{Cluster, Connection, PolicyStatuses, Reviewer, Writer, connect};
+use crate::source::kubernetes::{Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::tls::{Files, ServerTls, incoming};
@@ -156,7 +156,7 @@ impl Reading {
         match self {
             Self::Folder(_, root) => Target::Folder(root.clone()),
             Self::Cluster(_, connection) => {
-                Target::Cluster(Writer::new(connection.client.clone(), options.clone()))
+                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
             }
         }
     }

@@ -212,6 +212,7 @@ impl<'p> Envoy<'p> {
     /// What it logged and printed so far.
     #[must_use]
     pub fn log(&self) -> String {
+        // What a workload sent need not be text, and must not hide the rest.
         String::from_utf8_lossy(&self.log_bytes()).into_owned()
     }
 

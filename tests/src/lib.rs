@@ -25,6 +25,7 @@ pub mod log;
 pub mod mesh;
 pub mod netns;
 pub mod origin;
+pub mod prometheus;
 pub mod scene;
 pub mod shim;
 pub mod slow;

@@ -35,6 +35,15 @@ pub fn decided(envoy: &Envoy<'_>, decision: &str, upstream: &str) -> Result<Valu
     })
 }
 
+/// The decision as its columns say it, in the words of the field `decision`.
+#[must_use]
+pub fn columns(line: &Value) -> String {
+    let column = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
+    let mut words = ["verdict", "reason", "policy", "rule"].map(column).to_vec();
+    words.extend(line["would_refuse"].as_str().map(str::to_owned));
+    words.join(" ")
+}
+
 /// A number of a line. Envoy 1.39 writes some as `1000000.0`.
 #[must_use]
 pub fn number(line: &Value, field: &str) -> Option<u64> {

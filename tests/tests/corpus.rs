@@ -11,6 +11,7 @@ use egress_policy::explain::Explainer;
 use egress_tests::client::{self, Outcome};
 use egress_tests::corpus::{self, Case, Corpus};
 use egress_tests::envoy::Envoy;
+use egress_tests::log;
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Form, Pod, ensure_capable};
 use egress_tests::origin::ADDRESS_HEADER;
@@ -149,6 +150,10 @@ fn check(
     let said = decision.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let expected = case.expect.split(" -> ").next().unwrap_or_default();
     ensure!(said == expected, "Envoy decided `{said}`, expected `{}` ({outcome:?})", case.expect);
+    ensure!(log::columns(line) == decision, "the columns say something else: {line}");
+    for field in ["identity", "mode", "policy_version", "protocol"] {
+        ensure!(line[field].is_string(), "no `{field}`: {line}");
+    }
     let after = arrivals(world);
     let served: Option<IpAddr> = match case.destination() {
         None => None,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::client::{self, Outcome};
+use egress_tests::corpus;
 use egress_tests::envoy::{self, Envoy};
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, World};
 use egress_tests::netns::{Pod, ensure_capable, has_uids};
@@ -223,6 +225,33 @@ fn plain_envoy() -> Result<()> {
         .args(["-c", "envoy.yaml", "--mode", "validate", "--disable-hot-restart"])
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What `osm-egress compile` prints has the limits that the control plane sends, of every cluster.
+#[test]
+fn the_limits_of_clusters_without_a_control_plane() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let corpus =
+        corpus::all()?.into_iter().find(|corpus| corpus.name == "settings").context("no settings")?;
+    world.write("corpus.yaml", &corpus.manifests)?;
+    let limits = |envoy: &Envoy<'_>| -> Result<BTreeSet<String>> {
+        let text = envoy.admin("/clusters")?;
+        let is_limit = |line: &&str| line.contains("_priority::max_") && !line.starts_with("osm-egress::");
+        Ok(text.lines().filter(is_limit).map(str::to_owned).collect())
+    };
+    let pod = world.pod()?;
+    let standalone = Standalone::new()?;
+    let alone = Envoy::start(&pod, &standalone.compiled(world.manifests.path())?, 1)?;
+    let found = limits(&alone)?;
+    let other = world.pod()?;
+    let _shim = world.shim(&[])?;
+    let envoy = mesh::sidecar(&other, false)?;
+    wait_for("the same limits", Duration::from_secs(10), || limits(&envoy).is_ok_and(|l| l == found))
+        .with_context(|| format!("{found:#?} and {:#?}", limits(&envoy)))?;
+    ensure!(found.contains("httpbin.org:443::default_priority::max_connections::3"), "{found:#?}");
+    ensure!(found.contains("egress-dns::default_priority::max_connections::4294967295"), "{found:#?}");
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use egress_tests::authority::Volume;
+use egress_tests::client;
 use egress_tests::cluster::identified_by_tokens;
 use egress_tests::envoy::Envoy;
+use egress_tests::hello::Hello;
 use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World, root};
 use egress_tests::netns::ensure_capable;
 use egress_tests::wait::wait_for;
@@ -67,6 +69,98 @@ fn metrics_and_status() -> Result<()> {
     counted(r#"verdict="allow",reason="rule",protocol="http""#)?;
     counted(r#"verdict="deny",reason="host-not-allowed",protocol="http""#)?;
     counted(r#"verdict="deny",reason="no-rule",protocol="tcp""#)?;
+    Ok(())
+}
+
+const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}, {kind: ServiceAccount, name: watched, namespace: curl}]
+  hosts: [httpbin.org]
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
+";
+
+/// Envoy's metrics have the documented names, and labels with documented values.
+#[test]
+fn metrics_of_envoy() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    world.write("web.yaml", WEB)?;
+    let _shim = world.shim(&["--flow-log"])?;
+    let documentation = std::fs::read_to_string(root().join("docs/metrics.md"))?;
+    let reasons = std::fs::read_to_string(root().join("docs/policy-reference.md"))?;
+    let rows = |prefix: &str| -> Vec<String> {
+        let names = documentation.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+    };
+    for identity in ["curl/curl", "curl/watched"] {
+        let pod = world.pod()?;
+        let envoy = Envoy::start(&pod, &mesh::bootstrap(identity, false)?, 1)?;
+        let at = |ip, port| SocketAddr::new(ip, port);
+        mesh::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
+        mesh::get(&pod, at(EXAMPLE, 80), "www.example.com", "/get")?;
+        mesh::get_tls(&pod, at(HTTPBIN, 443), Some("httpbin.org"))?;
+        mesh::get_tls(&pod, at(EXAMPLE, 443), Some("www.example.com"))?;
+        let encrypted = Hello::named("httpbin.org").encrypted().bytes();
+        pod.workload().run(|| client::exchange(at(HTTPBIN, 443), &encrypted))?;
+        pod.workload().run(|| client::exchange(at(EXAMPLE, 9000), b"ping"))?;
+        // Not a reason: what a workload chooses is no label.
+        let hostile = client::request("GET", "/", &[("host", "x.verdict.allow.reason.rule")]);
+        pod.workload().run(|| client::http(at(EXAMPLE, 80), &hostile))?;
+        let expected = if identity == "curl/curl" {
+            [
+                (r#"egress_decisions_total{verdict="allow",reason="rule",protocol="http"}"#, 1),
+                (r#"egress_decisions_total{verdict="allow",reason="rule",protocol="https"}"#, 1),
+                (r#"egress_decisions_total{verdict="deny",reason="host-not-allowed",protocol="http"}"#, 2),
+                (r#"egress_decisions_total{verdict="deny",reason="sni-not-allowed",protocol="https"}"#, 1),
+                (r#"egress_decisions_total{verdict="deny",reason="no-rule",protocol="tcp"}"#, 1),
+                (r#"egress_encrypted_hellos_total{verdict="deny"}"#, 1),
+            ]
+        } else {
+            [
+                (r#"egress_decisions_total{verdict="allow",reason="audit",protocol="http"}"#, 2),
+                (r#"egress_decisions_total{verdict="allow",reason="audit",protocol="tcp"}"#, 1),
+                (r#"egress_audited_total{reason="host-not-allowed",protocol="http"}"#, 2),
+                (r#"egress_audited_total{reason="sni-not-allowed",protocol="https"}"#, 1),
+                (r#"egress_audited_total{reason="no-rule",protocol="tcp"}"#, 1),
+                (r#"egress_encrypted_hellos_total{verdict="allow"}"#, 1),
+            ]
+        };
+        let mut text = String::new();
+        for (series, count) in expected {
+            let line = format!("{series} {count}");
+            wait_for(&line, Duration::from_secs(5), || {
+                text = envoy.admin("/stats/prometheus").unwrap_or_default();
+                text.lines().any(|found| found == line)
+            })
+            .with_context(|| text.lines().filter(|line| line.starts_with("egress_")).collect::<String>())?;
+        }
+        for name in rows("envoy_") {
+            let is_there = text.lines().any(|line| line.starts_with(&format!("{name}{{")));
+            ensure!(is_there, "docs/metrics.md has {name}, Envoy has not");
+        }
+        for line in text.lines().filter(|line| line.starts_with("egress_")) {
+            let (name, labels) = line.split_once('{').with_context(|| line.to_owned())?;
+            let row = documentation.lines().find(|row| row.starts_with(&format!("| `{name}`")));
+            let row = row.with_context(|| format!("docs/metrics.md has not {name}"))?;
+            for label in labels.split('}').next().unwrap_or_default().split(',') {
+                let (key, value) = label.split_once('=').with_context(|| line.to_owned())?;
+                let value = value.trim_matches('"');
+                let known = match key {
+                    "verdict" => ["allow", "deny"].contains(&value),
+                    "protocol" => ["tcp", "https", "http"].contains(&value),
+                    "reason" => reasons.contains(&format!("\n| `{value}` |")),
+                    _ => false,
+                };
+                ensure!(known && row.contains(&format!("`{key}`")), "{line}");
+            }
+        }
+    }
     Ok(())
 }
 

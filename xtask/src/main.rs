@@ -9,6 +9,7 @@ mod kubernetes;
 mod module;
 mod paths;
 mod playground;
+mod prometheus;
 mod tools;
 
 use std::net::SocketAddr;
@@ -114,6 +115,8 @@ enum Without {
     Docker,
     /// Those of the playground, in Chromium.
     Browser,
+    /// Those of dashboard and alerts, with Prometheus.
+    Prometheus,
 }
 
 fn main() -> ExitCode {
@@ -242,7 +245,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
         )?;
         // Not among all targets, because they run as steps of their own.
-        for test in ["kubernetes", "compose", "browser"] {
+        for test in ["kubernetes", "compose", "browser", "monitoring"] {
             let test = ["--package", "egress-tests", "--test", test, "--quiet"];
             must("clippy", cargo(&["clippy"])?.args(test).args(["--", "-D", "warnings"]))?;
         }
@@ -293,6 +296,17 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
                     must("tests on an API server", &mut command)
                 })?;
             }
+            if without.contains(&Without::Prometheus) {
+                steps.skip("tests of dashboard and alerts", &"--without prometheus");
+            } else {
+                let folder = steps.run("Prometheus", prometheus::folder)?;
+                let name = format!("tests of dashboard and alerts with {}", envoy.display());
+                steps.run(&name, || {
+                    let mut command = cargo(&["test", "--package", "egress-tests", "--test", "monitoring"])?;
+                    built.environment(&mut command, &envoy);
+                    must("tests of dashboard and alerts", command.env("PROMETHEUS_PATH", &folder))
+                })?;
+            }
             if without.contains(&Without::Docker) {
                 steps.skip("tests of the local mesh", &"--without docker");
             } else {
@@ -324,6 +338,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
 
 /// The playground and the console, in Chromium; the console over a real mesh.
 fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
+    let envoy = tools::envoy(None)?;
     steps.run("playground", || {
         playground::build(root()?)?;
         tools::packages(&[
@@ -337,7 +352,7 @@ fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
         let mut command = cargo(&["test", "--package", "egress-tests", "--test", "browser"])?;
         // Each has a browser of its own.
         command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
-        built.environment(&mut command, &tools::envoy(None)?);
+        built.environment(&mut command, &envoy);
         must("tests in a browser", &mut command)
     })
 }

@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::issues::Issues;
 use super::{CompileOptions, Compiler, MODE_ANNOTATION, Objects, address};
 use crate::manifest::spec::{MeshConfig, Traffic};
-use crate::manifest::{Body, Object, Problem, Severity, annotation_path};
+use crate::manifest::{Body, Object, ObjectRef, Problem, Severity, annotation_path};
 
 /// Which mode an identity has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Modes {
+    config: Option<ObjectRef>,
     mesh: Option<Mode>,
     permissive: bool,
     most_proxies: Option<usize>,
@@ -30,6 +31,11 @@ impl Modes {
     /// Whether everything in the mesh may be reached.
     pub(super) fn permissive(&self) -> bool {
         self.permissive
+    }
+
+    /// The MeshConfig that counts.
+    pub(super) fn config(&self) -> Option<&ObjectRef> {
+        self.config.as_ref()
     }
 
     /// The most proxies that may connect, where there is a limit.
@@ -62,6 +68,7 @@ pub(super) fn modes(
                 let mut issues = Issues::new(object);
                 let reference = &object.reference;
                 if reference.namespace == *mesh_config_namespace && reference.name == *mesh_config_name {
+                    modes.config = Some(reference.clone());
                     modes.mesh = Some(mesh_mode(config, &mut issues));
                     let traffic = config.traffic.as_ref();
                     modes.permissive =

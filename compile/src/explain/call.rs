@@ -71,7 +71,7 @@ pub enum CallError {
     #[error("`{0}` is not HOST:PORT or SCHEME://HOST:PORT/PATH: {1}")]
     Form(String, String),
     /// A port is needed.
-    #[error("`{0}` says no port: write it as HOST:PORT")]
+    #[error("`{0}` says no port: write it as HOST:PORT, or as a URL with `https://` or `http://`")]
     Port(String),
     /// The host is none.
     #[error("`{0}`: {1}")]

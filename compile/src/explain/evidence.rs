@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::ExplainError;
 use crate::manifest::{Body, Kind, ObjectRef, Problem, Severity};
-use crate::store::Store;
+use crate::store::{Index, Store};
 use crate::{CompileOptions, Compiled, Condition, MONITORED_LABEL, compile};
 
 /// What a question is asked of.
@@ -85,16 +85,9 @@ impl Evidence {
         }
     }
 
-    /// Where a rule stands.
-    pub(super) fn place(&self, policy: &str, rule: &str) -> Option<Place> {
-        let (namespace, name) = policy.split_once('/')?;
-        let kind = if rule == "Service" { Kind::Service } else { Kind::Egress };
-        let reference = ObjectRef::new(kind, namespace, name);
-        let index = self.read()?.store.index();
-        let object = index.objects.get(&reference)?;
-        let line = object.position(rule).map(|at| at.line);
-        // An object of a cluster is its own file.
-        (*object.file != *reference.to_string()).then(|| Place { file: object.file.to_string(), line })
+    /// Where rules stand.
+    pub(super) fn places(&self) -> Places<'_> {
+        Places(self.read().map(|objects| objects.store.index()))
     }
 
     /// The policies that name an identity and have mistakes.
@@ -162,6 +155,22 @@ impl Evidence {
                     .collect()
             }
         }
+    }
+}
+
+/// Where rules stand, looked up once for all of them.
+pub(super) struct Places<'e>(Option<Index<'e>>);
+
+impl Places<'_> {
+    /// Where one stands.
+    pub(super) fn of(&self, policy: &str, rule: &str) -> Option<Place> {
+        let (namespace, name) = policy.split_once('/')?;
+        let kind = if rule == "Service" { Kind::Service } else { Kind::Egress };
+        let reference = ObjectRef::new(kind, namespace, name);
+        let object = self.0.as_ref()?.objects.get(&reference)?;
+        let line = object.position(rule).map(|at| at.line);
+        // An object of a cluster is its own file.
+        (*object.file != *reference.to_string()).then(|| Place { file: object.file.to_string(), line })
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) fn hints(ask: &Ask, explanation: &Explanation, evidence: &Evidence) -
                 count => format!(" and {} more", count - 1),
             };
             let first = objects.first().cloned().unwrap_or_default();
-            format!("{first}{more} {} for {whose}", if more.is_empty() { "is" } else { "are" })
+            let are = if more.is_empty() { "is" } else { "are" };
+            format!("{first}{more} {are} for {whose}: is that the source that is meant?")
         }));
     }
     if reason == Some(ReasonCode::FirstBytesTimeout) {
@@ -66,7 +67,7 @@ fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
             Nearness::Alike => format!("is `{pattern}` meant? {policy} lists it"),
         },
         [Lack::Address { dialled: None, .. }] => {
-            format!("{policy} allows some addresses: pass `--address IP`")
+            format!("{policy} allows some addresses: say which is dialled (`address`)")
         }
         [Lack::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
             format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")

@@ -87,10 +87,10 @@ impl Report {
         self.rules(out, all)?;
         let missing = self.verdict == Verdict::Deny || self.would_refuse.is_some();
         for condition in self.not_accepted.iter().filter(|_| missing) {
-            let what = if condition.rules == 0 {
-                "nothing".to_owned()
-            } else {
-                format!("{} rules only", condition.rules)
+            let what = match condition.rules {
+                0 => "nothing".to_owned(),
+                1 => "1 rule only".to_owned(),
+                more => format!("{more} rules only"),
             };
             writeln!(out, "\n{} has mistakes and grants {what}", one_line(&condition.object.to_string()))?;
             for problem in &condition.problems {

@@ -4,19 +4,25 @@ use crate::{CompileOptions, compile};
 
 /// What is said about policies of `shop/app`, as `policy field: message`.
 fn said(specs: &[&str]) -> Vec<String> {
+    // What is said of the mesh as a whole has tests of its own.
+    said_with("", specs).into_iter().filter(|text| !text.contains("DNS over TCP")).collect()
+}
+
+/// The same beside other manifests.
+fn said_with(others: &str, specs: &[&str]) -> Vec<String> {
     let policies = specs.iter().enumerate().map(|(i, spec)| {
         format!(
             "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: p{i}, namespace: shop}}\n\
              spec: {{sources: [{{kind: ServiceAccount, name: app, namespace: shop}}], {spec}}}\n"
         )
     });
-    let text = policies.collect::<Vec<_>>().join("---\n");
+    let text = policies.chain([others.to_owned()]).collect::<Vec<_>>().join("---\n");
     let mut store = Store::default();
     store.apply(FileUpdate::read("a.yaml".into(), text.as_bytes()));
     let compiled = compile(&store, &CompileOptions::default(), None);
     assert_eq!(store.problems().count(), 0, "{text}");
     let about = |problem: &Problem| {
-        assert!(problem.position.is_some());
+        assert_eq!(problem.position.is_some(), problem.object.is_some());
         let policy = problem.object.as_ref().map(|object| object.name.clone()).unwrap_or_default();
         format!("{policy} {}: {}", problem.field.clone().unwrap_or_default(), problem.message)
     };
@@ -97,4 +103,88 @@ fn superfluous_ports() {
         assert_eq!(said.len(), usize::from(expected.is_some()), "{specs:?}: {said:?}");
         assert!(expected.is_none_or(|text| said[0].starts_with(&text)), "{specs:?}: {said:?}");
     }
+}
+
+#[test]
+fn dns_over_tcp() {
+    const MESH: &str = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
+        metadata: {name: osm-mesh-config, namespace: osm-system}\nspec: {traffic: TRAFFIC}\n";
+    const NAMES: &str = "hosts: [a.org], ports: [{number: 443, protocol: https}]";
+    let mesh = |traffic: &str| MESH.replace("TRAFFIC", traffic);
+    let mode = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{openservicemesh.io/egress-mode: {mode}}}}}\n"
+        )
+    };
+    let rule = |port: u16, protocol: &str| {
+        format!("ports: [{{number: {port}, protocol: {protocol}}}], ipAddresses: [10.96.0.10/32]")
+    };
+    let service = "apiVersion: v1\nkind: Namespace\nmetadata: {name: dns, labels: {openservicemesh.io/monitored-by: osm}}\n---\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: dns, namespace: dns}\n\
+        spec: {clusterIP: 10.96.0.10, selector: {app: dns}, ports: [{port: 53}]}\n";
+    let permissive = mesh("{enablePermissiveTrafficPolicyMode: true}");
+    for (name, others, specs, is_said) in [
+        ("nothing else", String::new(), vec![NAMES.to_owned()], true),
+        ("a MeshConfig", mesh("{}"), vec![NAMES.to_owned()], true),
+        ("another port", mesh("{outboundPortExclusionList: [5353]}"), vec![NAMES.to_owned()], true),
+        (
+            "the port is left out",
+            mesh("{outboundPortExclusionList: [22, 53]}"),
+            vec![NAMES.to_owned()],
+            false,
+        ),
+        (
+            "blocks are left out",
+            mesh("{outboundIPRangeExclusionList: [10.0.0.0/8]}"),
+            vec![NAMES.to_owned()],
+            false,
+        ),
+        (
+            "some blocks only",
+            mesh("{outboundIPRangeInclusionList: [10.0.0.0/8]}"),
+            vec![NAMES.to_owned()],
+            false,
+        ),
+        ("an interface", mesh("{networkInterfaceExclusionList: [eth1]}"), vec![NAMES.to_owned()], false),
+        ("lists without anything", mesh("{outboundIPRangeExclusionList: []}"), vec![NAMES.to_owned()], true),
+        ("global egress", mesh("{enableEgress: true}"), vec![NAMES.to_owned()], false),
+        ("audit", mode("audit"), vec![NAMES.to_owned()], false),
+        ("passthrough", mode("passthrough"), vec![NAMES.to_owned()], false),
+        ("a rule", String::new(), vec![NAMES.to_owned(), rule(53, "tcp")], false),
+        ("a rule that wants TLS", String::new(), vec![NAMES.to_owned(), rule(53, "https")], true),
+        ("a rule for another port", String::new(), vec![NAMES.to_owned(), rule(5353, "tcp")], true),
+        ("no names", String::new(), vec![rule(5432, "tcp")], false),
+        ("a service of the mesh", format!("{permissive}---\n{service}"), vec![NAMES.to_owned()], false),
+        ("a service that is refused", format!("{}---\n{service}", mesh("{}")), vec![NAMES.to_owned()], true),
+        ("no policy", String::new(), vec![], false),
+    ] {
+        let specs: Vec<_> = specs.iter().map(String::as_str).collect();
+        let said = said_with(&others, &specs);
+        let found = said.iter().filter(|text| text.contains("DNS over TCP")).count();
+        assert_eq!(found, usize::from(is_said), "{name}: {said:?}");
+    }
+    let said = said_with(&mesh("{}"), &[NAMES]);
+    assert_eq!(
+        said.first().map(String::as_str),
+        Some(
+            "osm-mesh-config spec.traffic: nothing here lets DNS over TCP (port 53) out for `shop/app`: names resolve over \
+             UDP, which goes round the sidecar, but an answer that is too long for UDP is asked for again over TCP, and \
+             refused"
+        )
+    );
+}
+
+/// Once, however many there are.
+#[test]
+fn dns_of_many() {
+    let sources: Vec<_> =
+        (0..9).map(|i| format!("{{kind: ServiceAccount, name: a{i}, namespace: shop}}")).collect();
+    let egress = format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: all, namespace: shop}}\n\
+         spec: {{sources: [{}], hosts: [a.org], ports: [{{number: 443, protocol: https}}]}}\n",
+        sources.join(", ")
+    );
+    let said = said_with(&egress, &[]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("out for `shop/a0`, `shop/a1`, `shop/a2` and 6 more:"), "{said:?}");
 }

@@ -24,6 +24,8 @@ fn fixtures() -> PathBuf {
 fn the_samples_are_right() {
     let dir = workspace("envoy/samples");
     insta::assert_snapshot!(text(&dir), @r"
+    DIR/meshconfig.yaml:8:3: info: MeshConfig osm-system/osm-mesh-config spec.traffic: nothing here lets DNS over TCP (port 53) out for `curl/curl`: names resolve over UDP, which goes round the sidecar, but an answer that is too long for UDP is asked for again over TCP, and refused
+        help: if such answers are to be expected: an Egress with `ipAddresses: [NAME-SERVER/32]` and `ports: [{number: 53, protocol: tcp}]`, or that block in the MeshConfig's `spec.traffic.outboundIPRangeExclusionList`
     DIR/route-group.yaml:24:5: info: Egress curl/httpbin-80-routes spec.ports[0]: everything that this port allows, Egress curl/httpbin-80 spec.ports[0] allows too
         help: one of the two is enough
     DIR/tcp-443.yaml:13:5: info: Egress curl/tcp-443 spec.ports[0]: this allows any address on port 443

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use egress_policy::Identity;
+use egress_standalone::{CURRENT, EnvoyVersion};
 
-use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion};
+use crate::envoy::bootstrap::{Bootstrap, Ready};
 use crate::envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, Security};
 
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub(super) struct BootstrapArgs {
     /// Envoy's admin port on loopback.
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
     admin_port: u16,
+    /// Answer /ready, once Envoy has been told what to do, and /stats/prometheus on this port of all addresses.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    ready_port: Option<u16>,
     /// Ask for changes only instead of the state of the world.
     #[arg(long)]
     delta: bool,
@@ -102,7 +106,7 @@ impl BootstrapArgs {
             xds_port,
             admin_port: self.admin_port,
             delta: self.delta,
-            ready: None,
+            ready: self.ready_port.map(|port| Ready { port, ipv6: false }),
         })
     }
 }

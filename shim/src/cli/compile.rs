@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use egress_policy::{Identity, Plugin};
+use egress_compile::manifest::Severity;
+use egress_policy::{Cidr, Identity, Plugin};
+use egress_standalone::{CURRENT, Configuration, EnvoyVersion, MODULE, plugin};
 
+use super::serve::parse_block;
 use super::{Mesh, print};
 use crate::check;
-use crate::envoy::bootstrap::{CURRENT, EnvoyVersion};
-use crate::envoy::standalone;
 
 #[derive(Debug, Args)]
 pub(super) struct Compile {
@@ -26,11 +27,15 @@ pub(super) struct Compile {
     #[arg(long, short, value_enum, default_value_t = Form::Json)]
     output: Form,
     /// Where Envoy finds the module, for `--output envoy`.
-    #[arg(long, value_name = "PATH", default_value = "target/egress_filter.wasm")]
-    wasm: PathBuf,
+    #[arg(long, value_name = "PATH", default_value = MODULE)]
+    wasm: String,
     /// The Envoy that will read it, for `--output envoy`.
     #[arg(long, value_name = "VERSION", default_value_t = CURRENT)]
     envoy_version: EnvoyVersion,
+    /// Blocks of addresses that names must not lead to, besides loopback, link-local and the like, for
+    /// `--output envoy`; several by commas.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
+    never_resolve_to: Vec<Cidr>,
     #[command(flatten)]
     mesh: Mesh,
 }
@@ -52,7 +57,8 @@ impl Compile {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (report, compiled) = check::compiled(&self.dir, &self.mesh.into());
         let code = report.exit_code(false);
-        for problem in &report.problems {
+        // What is only good to know is for `check`.
+        for problem in report.problems.iter().filter(|problem| problem.severity != Severity::Info) {
             eprintln!("{problem}");
         }
         if code != 0 && !self.keep_going {
@@ -64,15 +70,25 @@ impl Compile {
             let mode = document.mode.as_str();
             eprintln!("note: no policy names {}; its mode is `{mode}`", self.identity);
         }
-        for own in compiled.clusters(&self.identity) {
-            eprintln!("note: the document leads to a cluster of its own, `{}`: define it", own.name);
+        let clusters = compiled.clusters(&self.identity);
+        if self.output != Form::Envoy {
+            for own in clusters {
+                eprintln!("note: the document leads to a cluster of its own, `{}`: define it", own.name);
+            }
         }
         let text = match self.output {
             Form::Json => serde_json::to_string_pretty(&*document)?,
-            Form::Network => standalone::plugin(Plugin::Network, &document),
-            Form::Http => standalone::plugin(Plugin::Http, &document),
+            Form::Network => plugin(Plugin::Network, &document),
+            Form::Http => plugin(Plugin::Http, &document),
             Form::Envoy => {
-                return print(&standalone::configuration(&document, &self.wasm, self.envoy_version));
+                let configuration = Configuration {
+                    document: &document,
+                    clusters,
+                    module: &self.wasm,
+                    version: self.envoy_version,
+                    never_resolve_to: &self.never_resolve_to,
+                };
+                return print(&configuration.to_string());
             }
         };
         print(&format!("{text}\n"))

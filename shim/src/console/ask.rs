@@ -1,18 +1,18 @@
 //! Questions: may this leave, and what would allow what was refused. The answers are those of `osm-egress explain` and
 //! `suggest`, of what this control plane serves now.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use egress_compile::explain::InWords;
+use egress_compile::explain::form::Form;
 use egress_policy::Identity;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{Console, Served};
-use crate::explain::call::Words;
 use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, proxies};
 use crate::flows::memory::Filter;
@@ -26,58 +26,13 @@ fn mistake(why: impl std::fmt::Display) -> Mistake {
     (StatusCode::BAD_REQUEST, format!("{why}\n"))
 }
 
-/// A question, as the flags of `osm-egress explain` have it. What is empty is not said.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct Question {
-    identity: String,
-    to: String,
-    address: String,
-    method: String,
-    /// `NAME: VALUE`, one a line.
-    headers: String,
-    sni: String,
-    /// There is no server name at all.
-    no_sni: bool,
-    ech: bool,
-    client_hello: String,
-}
-
-impl Question {
-    fn words(&self) -> Words {
-        Words {
-            to: self.to.trim().to_owned(),
-            method: some(&self.method),
-            headers: self.headers.lines().filter_map(some).collect(),
-            sni: if self.no_sni { Some(String::new()) } else { some(&self.sni) },
-            ech: self.ech,
-            client_hello: some(&self.client_hello),
-        }
-    }
-
-    fn ask(&self, console: &Console) -> Result<Ask, Mistake> {
-        let call = self.words().read().map_err(mistake)?;
-        let address = some(&self.address)
-            .map(|text| text.parse::<IpAddr>().map_err(|_| mistake(format!("`{text}` is not an IP address"))))
-            .transpose()?;
-        Ok(Ask {
-            identity: identity(&self.identity)?,
-            addresses: address.or(call.address).into_iter().collect(),
-            call,
-            resolved: false,
-            listener_port: console.listener_port,
-            never_resolve_to: console.never_resolve_to.clone(),
-        })
-    }
-}
-
 /// The answer about a connection: `report` is what `osm-egress explain -o json` prints, and `rules` says of each rule
 /// of it what it lacks, in words.
 pub(super) async fn explain(
     State(Served { shared, console }): State<Served>,
-    Query(question): Query<Question>,
-) -> Result<Json<Value>, Mistake> {
-    let ask = question.ask(&console)?;
+    Query(form): Query<Form>,
+) -> Result<Json<InWords>, Mistake> {
+    let ask = form.ask(console.listener_port, console.never_resolve_to.clone()).map_err(mistake)?;
     // A large policy takes a while, and others must not wait for it.
     let answer = tokio::task::spawn_blocking(move || answer(&shared, &console, &ask));
     answer
@@ -86,7 +41,7 @@ pub(super) async fn explain(
         .map(Json)
 }
 
-fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<Value, Mistake> {
+fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mistake> {
     let compiled = Arc::clone(&shared.compiled.borrow());
     let store = Arc::clone(&shared.source.borrow().store);
     let mesh = console.of_cluster.then(|| console.options.mesh_name.clone());
@@ -99,9 +54,7 @@ fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<Value, Mistak
         "sourceUnavailable": shared.source.borrow().availability.reason(),
     });
     report.proxies = Some(proxies::of(&status, &ask.identity, None, &document));
-    let rules = report.rules.iter().map(|rule| rule.ruling.lacks.iter().map(ToString::to_string).collect());
-    let rules: Vec<Vec<String>> = rules.collect();
-    Ok(json!({ "report": report, "rules": rules }))
+    Ok(InWords::from(report))
 }
 
 /// Whose suggestion is wanted.
@@ -138,18 +91,6 @@ pub(super) async fn suggest(
         .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no suggestion\n".to_owned()))
 }
 
-pub(super) fn identity(text: &str) -> Result<Identity, Mistake> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(mistake("say who connects: NAMESPACE/SERVICE-ACCOUNT"));
-    }
-    text.parse().map_err(|error| mistake(format!("`{text}`: {error}")))
-}
-
 fn parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Identity, D::Error> {
     String::deserialize(deserializer)?.trim().parse().map_err(serde::de::Error::custom)
-}
-
-fn some(text: &str) -> Option<String> {
-    Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned)
 }

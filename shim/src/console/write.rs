@@ -27,7 +27,7 @@ use self::policy::Policies;
 pub use self::token::Token;
 use super::Served;
 use crate::admin::Peer;
-use crate::source::kubernetes::{Refused, Writer};
+use crate::source::kubernetes::{ClusterWriter, Refused};
 use crate::status::Shared;
 
 /// The longest request.
@@ -48,7 +48,7 @@ pub enum Target {
     /// To the folder of manifests.
     Folder(std::path::PathBuf),
     /// To a cluster.
-    Cluster(Writer),
+    Cluster(ClusterWriter),
 }
 
 /// Why nothing was written: for whoever asked, with what to do.

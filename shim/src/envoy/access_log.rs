@@ -13,13 +13,21 @@ use prost::{Message, Name};
 
 use super::{Settings, name};
 
-/// What the filter says: `VERDICT REASON POLICY RULE`.
-const DECISION: (&str, &str) = ("decision", "%FILTER_STATE(wasm.egress.decision:PLAIN)%");
-
-const BOTH: [(&str, &str); 6] = [
+/// Of both kinds: `docs/access-log.md` says what they mean.
+const BOTH: [(&str, &str); 16] = [
     ("time", "%START_TIME%"),
+    ("identity", "%FILTER_STATE(wasm.egress.identity:PLAIN)%"),
+    ("mode", "%FILTER_STATE(wasm.egress.mode:PLAIN)%"),
+    ("policy_version", "%FILTER_STATE(wasm.egress.policy_version:PLAIN)%"),
+    ("verdict", "%FILTER_STATE(wasm.egress.verdict:PLAIN)%"),
+    ("reason", "%FILTER_STATE(wasm.egress.reason:PLAIN)%"),
+    ("policy", "%FILTER_STATE(wasm.egress.policy:PLAIN)%"),
+    ("rule", "%FILTER_STATE(wasm.egress.rule:PLAIN)%"),
+    ("would_refuse", "%FILTER_STATE(wasm.egress.would_refuse:PLAIN)%"),
+    ("decision", "%FILTER_STATE(wasm.egress.decision:PLAIN)%"),
     ("dialled", "%DOWNSTREAM_LOCAL_ADDRESS%"),
     ("upstream", "%UPSTREAM_HOST%"),
+    ("flags", "%RESPONSE_FLAGS%"),
     ("sent", "%BYTES_RECEIVED%"),
     ("received", "%BYTES_SENT%"),
     ("duration_ms", "%DURATION%"),
@@ -27,22 +35,22 @@ const BOTH: [(&str, &str); 6] = [
 
 const CONNECTION: [(&str, &str); 6] = [
     ("kind", "connection"),
+    ("protocol", "%FILTER_STATE(wasm.egress.protocol:PLAIN)%"),
     // The name that the sidecar resolved, and where it resolved none, the one that a ClientHello had.
     ("name", "%FILTER_STATE(envoy.upstream.dynamic_host:PLAIN)%"),
     ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
     ("cluster", "%UPSTREAM_CLUSTER%"),
-    ("flags", "%RESPONSE_FLAGS%"),
     ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
 ];
 
 const REQUEST: [(&str, &str); 9] = [
     ("kind", "request"),
+    ("protocol", "http"),
     ("authority", "%REQ(:AUTHORITY)%"),
     ("method", "%REQ(:METHOD)%"),
     ("path", "%REQ(:PATH)%"),
     ("upgrade", "%REQ(UPGRADE)%"),
     ("status", "%RESPONSE_CODE%"),
-    ("flags", "%RESPONSE_FLAGS%"),
     ("details", "%RESPONSE_CODE_DETAILS%"),
     // Of refusals by Envoy itself too, which the plugin does not see.
     ("refused", "%RESP(x-egress-denied)%"),
@@ -50,7 +58,7 @@ const REQUEST: [(&str, &str); 9] = [
 
 /// Where a connection is logged: a line, and with `--flow-log` an entry for the control plane.
 pub(super) fn connection(settings: &Settings) -> Vec<AccessLog> {
-    let line = stdout(CONNECTION.iter().chain(&BOTH).chain([&DECISION]));
+    let line = stdout(CONNECTION.iter().chain(&BOTH));
     let entry = settings.flow_log.then(|| {
         let config = TcpGrpcAccessLogConfig { common_config: Some(to_control_plane("connections")) };
         entry("envoy.access_loggers.tcp_grpc", &config)
@@ -60,7 +68,7 @@ pub(super) fn connection(settings: &Settings) -> Vec<AccessLog> {
 
 /// The same for a request.
 pub(super) fn request(settings: &Settings) -> Vec<AccessLog> {
-    let line = stdout(REQUEST.iter().chain(&BOTH).chain([&DECISION]));
+    let line = stdout(REQUEST.iter().chain(&BOTH));
     let entry = settings.flow_log.then(|| {
         let config = HttpGrpcAccessLogConfig {
             common_config: Some(to_control_plane("requests")),
@@ -154,5 +162,29 @@ mod ordered {
     pub(super) struct Value {
         #[prost(string, tag = "3")]
         pub(super) string_value: String,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_control_plane_the_same_is_logged() {
+        let text = include_str!("../../../envoy/standalone.yaml");
+        let logs: Vec<&str> = text.split("json_format:\n").skip(1).collect();
+        assert_eq!(logs.len(), 2);
+        for (log, own) in logs.into_iter().zip([&CONNECTION[..], &REQUEST]) {
+            let line = log.lines().next().unwrap_or_default();
+            let indent = line.len() - line.trim_start().len();
+            let of_format = |line: &&str| line.len() - line.trim_start().len() == indent;
+            let mut found: Vec<_> =
+                log.lines().take_while(of_format).map(|line| line.trim().replace('"', "")).collect();
+            let mut expected: Vec<_> =
+                own.iter().chain(&BOTH).map(|(key, format)| format!("{key}: {format}")).collect();
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected);
+        }
     }
 }

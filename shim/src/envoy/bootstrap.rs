@@ -1,58 +1,11 @@
 //! The bootstrap that makes a stock Envoy ask the control plane for everything else.
 
 use std::fmt;
-use std::str::FromStr;
 
 use egress_policy::Identity;
+use egress_standalone::{EnvoyVersion, versions};
 
 use super::credentials::Security;
-use super::versions;
-
-/// A version of Envoy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EnvoyVersion {
-    /// Always 1 so far.
-    pub major: u16,
-    /// The release.
-    pub minor: u16,
-}
-
-/// The oldest Envoy that has everything the listener needs.
-pub const OLDEST: EnvoyVersion = EnvoyVersion { major: 1, minor: 39 };
-/// The Envoy that the tests and the demo use.
-pub const CURRENT: EnvoyVersion = EnvoyVersion { major: 1, minor: 40 };
-
-/// Why a text is not a version of Envoy that works.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EnvoyVersionError {
-    /// Not a version.
-    #[error("`{0}` is not an Envoy version: write it as `1.40` or `1.40.0`")]
-    Form(String),
-    /// An Envoy that lacks what the listener needs.
-    #[error("Envoy {0} is too old: the listener needs {OLDEST} or newer")]
-    TooOld(EnvoyVersion),
-}
-
-impl FromStr for EnvoyVersion {
-    type Err = EnvoyVersionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let form = || EnvoyVersionError::Form(text.to_owned());
-        let mut parts = text.strip_prefix('v').unwrap_or(text).split('.').map(str::parse);
-        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else { return Err(form()) };
-        if parts.next().is_some_and(|patch: Result<u16, _>| patch.is_err()) || parts.next().is_some() {
-            return Err(form());
-        }
-        let version = Self { major, minor };
-        if version < OLDEST { Err(EnvoyVersionError::TooOld(version)) } else { Ok(version) }
-    }
-}
-
-impl fmt::Display for EnvoyVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 /// What a bootstrap is made for.
 #[derive(Clone, Debug)]
@@ -73,11 +26,12 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Ask for changes only (delta), or for the state of the world.
     pub delta: bool,
-    /// Where Envoy says that it has been told what to do.
+    /// Where Envoy says that it has been told what to do, and what it counts.
     pub ready: Option<Ready>,
 }
 
-/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before.
+/// A listener that answers `GET /ready` once Envoy has been told what to do, and is not there before. It shows
+/// Envoy's metrics too: nothing else of the admin interface, which can stop Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// Its port, on all addresses.
@@ -87,6 +41,14 @@ pub struct Ready {
 }
 
 impl Ready {
+    fn cluster(admin_port: u16) -> String {
+        format!(
+            "\n  - name: egress-admin\n    connect_timeout: 1s\n    load_assignment:\n      cluster_name: \
+             egress-admin\n      endpoints:\n      - lb_endpoints:\n        - endpoint: {{address: \
+             {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}}}"
+        )
+    }
+
     fn listener(self) -> String {
         let Self { port, ipv6 } = self;
         let address = if ipv6 { "'::', ipv4_compat: true" } else { "0.0.0.0" };
@@ -107,6 +69,8 @@ impl Ready {
               domains: ['*']
               routes:
               - {{match: {{path: /ready}}, direct_response: {{status: 200}}}}
+              - match: {{path: /stats/prometheus, headers: [{{name: ':method', string_match: {{exact: GET}}}}]}}
+                route: {{cluster: egress-admin}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
@@ -127,6 +91,7 @@ impl fmt::Display for Bootstrap {
         }
         // Whoever waits for `ready` waits until there is an answer.
         let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
+        let admin = ready.map(|_| Ready::cluster(*admin_port)).unwrap_or_default();
         let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
         let mut guards: String = versions::guards(*version)
@@ -163,7 +128,7 @@ dynamic_resources:
   cds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
   lds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
 static_resources:{ready}
-  clusters:
+  clusters:{admin}
   - name: osm-egress
     type: STRICT_DNS
     connect_timeout: 5s
@@ -184,28 +149,5 @@ static_resources:{ready}
 "#
         )?;
         security.write(f, xds_host)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions() {
-        for (text, expected) in [
-            ("1.40", Ok("1.40")),
-            ("1.40.0", Ok("1.40")),
-            ("v1.39.2", Ok("1.39")),
-            ("1.38.1", Err("Envoy 1.38 is too old: the listener needs 1.39 or newer")),
-            ("latest", Err("`latest` is not an Envoy version: write it as `1.40` or `1.40.0`")),
-            ("1.40.0.1", Err("`1.40.0.1` is not an Envoy version: write it as `1.40` or `1.40.0`")),
-        ] {
-            let found = text.parse::<EnvoyVersion>();
-            assert_eq!(
-                found.map(|v| v.to_string()).map_err(|e| e.to_string()),
-                expected.map(str::to_owned).map_err(str::to_owned)
-            );
-        }
     }
 }

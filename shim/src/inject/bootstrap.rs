@@ -3,10 +3,12 @@
 //! Who the sidecar is stands on Envoy's command line, where Kubernetes fills in the names that a pod has
 //! only later. A port says to the kubelet when it is ready; the admin interface is on loopback.
 
+use egress_standalone::{CURRENT, EnvoyVersion, EnvoyVersionError};
+
 use super::containers::{TOKEN_FILE, TOKEN_FOLDER};
 use super::{Refusal, Settings};
 use crate::envoy::IpFamilies;
-use crate::envoy::bootstrap::{Bootstrap, CURRENT, EnvoyVersion, EnvoyVersionError, Ready};
+use crate::envoy::bootstrap::{Bootstrap, Ready};
 use crate::envoy::credentials::{Credentials, EnvoyPath, Security};
 
 /// Where the kubelet asks: Open Service Mesh's port for health checks.

@@ -39,7 +39,7 @@ pub use self::replicas::last_said;
 use self::replicas::{Exchange, Report};
 pub use self::review::{Review, Reviewer};
 pub use self::status::{PolicyStatus, PolicyStatuses, Told};
-pub use self::write::{Refused, Writer};
+pub use self::write::{ClusterWriter, Refused};
 use super::SourceState;
 use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};

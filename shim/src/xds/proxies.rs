@@ -188,6 +188,18 @@ impl Proxies {
     pub fn connected(&self) -> usize {
         lock(&self.streams).len()
     }
+
+    /// How many of them have something else in force than what was sent last.
+    pub fn outdated(&self) -> usize {
+        let is_outdated = |proxy: &&Proxy| proxy.document_acknowledged.as_ref() != Some(&proxy.document_sent);
+        lock(&self.streams).values().filter(is_outdated).count()
+    }
+
+    /// How many of them refuse what they were sent.
+    pub fn refusing(&self) -> usize {
+        let refuses = |proxy: &&Proxy| proxy.types.values().any(|status| status.rejected.is_some());
+        lock(&self.streams).values().filter(refuses).count()
+    }
 }
 
 impl Registration<'_> {
@@ -293,12 +305,18 @@ mod tests {
         let stream = proxies.register(&node, &identity, Protocol::Sotw);
         stream.record(&[event("2", None)], "d2");
         assert_eq!(rejected().as_deref(), Some("no"), "the same bytes again are not applied");
+        assert_eq!((proxies.outdated(), proxies.refusing()), (1, 1));
         assert_eq!(proxies.list()[0].document_acknowledged, None);
         let fleet = || proxies.fleets().remove("ns/sa").expect("there");
         assert_eq!(fleet().has, BTreeMap::from([(String::new(), 1)]));
         assert_eq!(fleet().refusal.map(|refusal| refusal.error).as_deref(), Some("no"));
         stream.record(&[event("3", None)], "d3");
         assert_eq!(rejected(), None);
+        assert_eq!(
+            (proxies.outdated(), proxies.refusing()),
+            (1, 0),
+            "clusters and listeners are still to come"
+        );
         assert_eq!(fleet().refusal, None);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egress_policy::Identity;
+use egress_standalone::OLDEST;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -25,8 +26,7 @@ use super::access_logs::AccessLogs;
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
-use crate::envoy::bootstrap::OLDEST;
-use crate::envoy::versions;
+use crate::envoy::reported;
 use crate::flows::memory::Memory;
 use crate::snapshot::Snapshot;
 use crate::tls::{self, ServerTls};
@@ -154,7 +154,7 @@ impl<S: Snapshots> Server<S> {
         // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
-        if let Some(version) = versions::of(&node).filter(|version| *version < OLDEST) {
+        if let Some(version) = reported::version(&node).filter(|version| *version < OLDEST) {
             return Err(refuse(Refusal::TooOld(version)));
         }
         let connected = self.proxies.connected();

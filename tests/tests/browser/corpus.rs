@@ -1,7 +1,11 @@
-//! The shared corpus in the browser's module.
+//! The shared corpus in the browser's module: everything that it says is what the command line says.
 
-use anyhow::{Context, Result};
-use egress_tests::corpus;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::{corpus, shim};
 use serde_json::{Value, json};
 
 use crate::page::Page;
@@ -33,22 +37,62 @@ fn connection(case: &corpus::Case) -> Value {
     form
 }
 
+/// What the command line prints as JSON, where the folder has this one file.
+fn native(folder: &Path, command: &str, arguments: &[String]) -> Result<Value> {
+    let output = Command::new(shim::binary()?)
+        .args([command, "--output", "json", "--config-dir"])
+        .arg(folder)
+        .args(arguments)
+        .output()?;
+    let text = String::from_utf8(output.stdout)?.replace(&format!("{}/", folder.display()), "");
+    serde_json::from_str(&text).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn the_same_as_everywhere() -> Result<()> {
     let page = Page::open()?;
+    let folder = tempfile::tempdir()?;
     for corpus in corpus::all()? {
+        fs::write(folder.path().join("manifests.yaml"), &corpus.manifests)?;
+        let asked: Vec<Value> = corpus.cases.iter().map(connection).collect();
+        // Expected is what is so, of every other one.
+        let rows = corpus.cases.iter().zip(&asked).enumerate().map(|(index, (case, connection))| {
+            let is_so = case.expect.starts_with("allow") == (index % 2 == 0);
+            json!({ "name": case.name, "expect": if is_so { "allow" } else { "deny" }, "connection": connection })
+        });
+        let rows: Vec<Value> = rows.collect();
         // The page's own module, with the page's own glue.
         let script = "const engine = await import('/egress_playground.js'); \
-            return arguments[1].map((one) => engine.explain(arguments[0], JSON.stringify(one)));";
+            const [manifests, asked, rows] = [arguments[0], arguments[1], JSON.stringify(arguments[2])]; \
+            return [asked.map((one) => engine.explain(manifests, JSON.stringify(one))), \
+                engine.run(manifests, rows), engine.file(rows)];";
         let script = format!("return (async (...arguments) => {{ {script} }})(...arguments)");
-        let asked: Vec<Value> = corpus.cases.iter().map(connection).collect();
-        let said = page.browser.script(&script, &json!([corpus.manifests, asked]))?;
+        let said = page.browser.script(&script, &json!([corpus.manifests, asked, rows]))?;
         for (index, case) in corpus.cases.iter().enumerate() {
             let name = format!("{}: {}", corpus.name, case.name);
-            let text = said[index].as_str().with_context(|| format!("{name}: no answer"))?;
+            let text = said[0][index].as_str().with_context(|| format!("{name}: no answer"))?;
             let said: Value = serde_json::from_str(text)?;
             assert_eq!(corpus::reported(&said["report"]), case.expect, "{name}: {said:#}");
+            let mut arguments = corpus::explain_arguments(case);
+            arguments.push("--source=curl/curl".to_owned());
+            let native = native(folder.path(), "explain", &arguments)?;
+            assert_eq!(said["report"], native, "{name}");
         }
+        // The table of cases, and `osm-egress test` on the file that it is saved as.
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), said[2].as_str().context("no file")?)?;
+        let native = native(folder.path(), "test", &[file.path().to_string_lossy().into_owned()])?;
+        let table: Vec<Value> = serde_json::from_str(said[1].as_str().context("no table")?)?;
+        for (index, row) in table.iter().enumerate() {
+            for part in ["asExpected", "expected", "found"] {
+                assert_eq!(
+                    row[part], native["cases"][index][part],
+                    "{}: {}",
+                    corpus.name, corpus.cases[index].name
+                );
+            }
+        }
+        ensure!(native["cases"].as_array().map(Vec::len) == Some(table.len()), "{native:#}");
     }
     page.is_well()
 }

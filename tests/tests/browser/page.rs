@@ -17,13 +17,26 @@ spec:
 
 pub(crate) struct Page {
     pub(crate) browser: Browser,
-    pub(crate) playground: Playground,
+    /// Where it is.
+    pub(crate) url: String,
+    _playground: Option<Playground>,
 }
 
 impl Page {
     /// Opens it with an example in it.
     pub(crate) fn open() -> Result<Self> {
-        let page = Self { playground: Playground::serve()?, browser: Browser::start(1280, 1000)? };
+        let playground = Playground::serve()?;
+        let url = playground.url.clone();
+        Self::begin(url, Some(playground))
+    }
+
+    /// Opens it where somebody else serves it.
+    pub(crate) fn at(url: String) -> Result<Self> {
+        Self::begin(url, None)
+    }
+
+    fn begin(url: String, playground: Option<Playground>) -> Result<Self> {
+        let page = Self { browser: Browser::start(1280, 1000)?, url, _playground: playground };
         page.load("")?;
         Ok(page)
     }
@@ -31,7 +44,7 @@ impl Page {
     pub(crate) fn load(&self, fragment: &str) -> Result<()> {
         // Another fragment alone would load nothing.
         self.browser.go("about:blank")?;
-        self.browser.go(&format!("{}{fragment}", self.playground.url))?;
+        self.browser.go(&format!("{}{fragment}", self.url))?;
         self.wait("the page to be ready", "html[data-ready=yes]", "")
     }
 
@@ -61,7 +74,7 @@ impl Page {
         let names = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
         let names = self.browser.script(names, &json!([]))?;
         for name in names.as_array().into_iter().flatten() {
-            ensure!(name.as_str().unwrap_or_default().starts_with(&self.playground.url), "{name} was loaded");
+            ensure!(name.as_str().unwrap_or_default().starts_with(&self.url), "{name} was loaded");
         }
         Ok(())
     }

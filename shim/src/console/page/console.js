@@ -1,6 +1,6 @@
 // The console: asks the control plane that serves it, and shows what it says. It decides nothing itself.
 // Whatever others wrote (names, paths, Envoy's words) is put into the page as text, never as HTML.
-import { answer, element, list, place, problemText, term } from "./answer.js";
+import { answer, element, problemText, term } from "./answer.js";
 
 const byId = (id) => document.getElementById(id);
 const VIEWS = ["mesh", "proxies", "policies", "flows", "ask"];
@@ -53,6 +53,7 @@ function show(id, what, children) {
   byId(id).replaceChildren(...children());
 }
 
+const place = ({ file, line }) => (file ? element("span", { class: "quiet mono" }, line ? `${file}:${line}` : file) : null);
 const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 const named = ({ kind, namespace, name }) => `${kind} ${namespace ? `${namespace}/` : ""}${name}`;
 
@@ -338,7 +339,7 @@ async function evaluate() {
     return;
   }
   if (mine !== asking) return;
-  byId("answer").replaceChildren(...answer(said));
+  byId("answer").replaceChildren(...answer(said, place));
   const { report } = said;
   const refused = report.verdict === "deny" || report.wouldRefuse;
   await Promise.all([suggest(refused ? report.identity : null), linkPlayground(report.identity, asked)]);

@@ -14,7 +14,7 @@ const MANAGER: &str = "osm-egress-console";
 
 /// Writes to a cluster.
 #[derive(Clone)]
-pub struct Writer {
+pub struct ClusterWriter {
     client: Client,
     options: CompileOptions,
 }
@@ -30,13 +30,13 @@ pub enum Refused {
     Server(String),
 }
 
-impl std::fmt::Debug for Writer {
+impl std::fmt::Debug for ClusterWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").finish_non_exhaustive()
+        f.debug_struct("ClusterWriter").finish_non_exhaustive()
     }
 }
 
-impl Writer {
+impl ClusterWriter {
     /// Writes by this client.
     #[must_use]
     pub fn new(client: Client, options: CompileOptions) -> Self {

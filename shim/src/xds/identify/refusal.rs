@@ -1,11 +1,11 @@
 //! Why a proxy is told nothing, or nothing more.
 
 use egress_policy::{Identity, IdentityError};
+use egress_standalone::{EnvoyVersion, OLDEST};
 use tonic::{Code, Status};
 
 use super::certificate::CertificateError;
 use super::token::TokenError;
-use crate::envoy::bootstrap::{EnvoyVersion, OLDEST};
 
 /// Why a proxy is told nothing, or nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

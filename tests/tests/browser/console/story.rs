@@ -56,7 +56,7 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("the verdict", "#verdict", "DENIED")?;
         browser.wait("the reason", "#reason", "sni-not-allowed")?;
         browser.wait("what was seen", "#seen", "Seen as deny sni-not-allowed, 1 time")?;
-        browser.wait("what a rule lacks", "#others", "does not list `www.example.com`")?;
+        browser.wait("what a rule lacks", "#answer", "does not list `www.example.com`")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         ensure!(browser.value("#address")? == EXAMPLE.to_string());
         browser.wait("whose suggestion", "#suggested-for", "curl/curl")?;

@@ -1,4 +1,9 @@
-// Shows what `osm-egress explain` says. Whatever others wrote is put into the page as text, never as HTML.
+// Shows what `osm-egress explain` says, in the playground and in the console. Whatever others wrote is put into the page
+// as text, never as HTML.
+
+// So many other rules are all shown at once.
+const MANY = 6;
+const MOST_NEAR = 20;
 
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -13,14 +18,13 @@ export function element(name, attributes = {}, ...children) {
 
 export const term = (name, ...values) => [element("dt", {}, name), element("dd", {}, ...values)];
 
-export function list(title, items, id) {
-  if (!items.length) return [];
-  const made = element("ul", { class: "list" }, ...items.map((item) => element("li", {}, ...item)));
+function items(texts, id) {
+  const made = element("ul", { class: "list" }, ...texts.map((text) => element("li", {}, ...text)));
   if (id) made.id = id;
-  return [element("h3", {}, title), made];
+  return made;
 }
 
-export const place = ({ file, line }) => (file ? element("span", { class: "quiet mono" }, line ? `${file}:${line}` : file) : null);
+const list = (title, texts, id) => (texts.length ? [element("h3", {}, title), items(texts, id)] : []);
 
 export function problemText({ field, message, advice }) {
   return [field ? element("code", {}, field) : null, field ? ": " : "", message, advice ? element("div", { class: "quiet" }, advice) : null];
@@ -29,13 +33,14 @@ export function problemText({ field, message, advice }) {
 const HOW = { dialled: "the address that was dialled", passthrough: "the address that was dialled, by global egress" };
 const STAGE = { connection: "port and address", "first-bytes": "the first bytes", request: "the request" };
 
-// The parts of an answer: verdict, facts, rules, hints, proxies.
-export function answer({ report, rules }) {
+// The parts of an answer: verdict, facts, proxies, rules, hints. `place` shows where something stands.
+export function answer({ report, rules }, place) {
   const allowed = report.verdict === "allow";
   const facts = element("dl", {}, ...term("asked", element("code", {}, `${report.identity} -> ${report.connection}`)));
   if (report.policy) {
     const by = allowed && !report.wouldRefuse ? "by" : "nearest";
-    facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), " ", place(report)));
+    const rule = report.rules.find((rule) => rule.policy === report.policy && rule.rule === report.rule);
+    facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), rule ? ` (${rule.protocol} ${rule.port}) ` : " ", place(report)));
   }
   if (report.wouldRefuse) facts.append(...term("would be", element("strong", { class: "warning" }, report.wouldRefuse)));
   if (report.goesTo) {
@@ -46,7 +51,14 @@ export function answer({ report, rules }) {
   facts.append(...term("decided by", STAGE[report.stage] ?? report.stage));
   facts.append(...term("mode", `${report.mode}, document ${report.document}`));
   const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
-  const others = report.rules.map((rule, index) => [rule, rules[index]]).filter(([rule]) => !decides(rule));
+  const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter(({ rule }) => !decides(rule));
+  // The nearest come first.
+  const near = others.filter((one) => !one.unrelated).slice(0, MOST_NEAR);
+  const far = others.slice(near.length);
+  const ruling = ({ rule, lacks }) => [
+    element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule),
+    element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
+  ];
   return [
     element("p", { class: `verdict ${allowed ? "good" : "bad"}` },
       element("span", { id: "verdict" }, allowed ? "ALLOWED" : "DENIED"), " ",
@@ -56,17 +68,23 @@ export function answer({ report, rules }) {
     ...proxies(report.proxies),
     ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
     ...list("Probably meant", report.hints.map((hint) => [hint]), "hints"),
-    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", others.map(([rule, lacks]) => [
-      element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule),
-      element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
-    ]), "others"),
+    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", near.map(ruling), "others"),
+    ...aside(far.map(ruling), far.every((one) => one.unrelated), others.length <= MANY),
     ...list("Policies with mistakes", report.notAccepted.map((condition) => [
       element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
       element("ul", {}, ...condition.problems.map((problem) => element("li", {}, ...problemText(problem)))),
     ])),
-    ...list("Cannot be read", report.unreadable.map((problem) => [place(problem), " ", ...problemText(problem)])),
+    ...list("Cannot be read, so what stands there is missing here", report.unreadable.map((problem) => [place(problem), " ", ...problemText(problem)]), "unreadable"),
     ...list("Notes", report.notes.map((note) => [note])),
   ];
+}
+
+// Rules that have little or nothing in common with what is asked: out of the way where there are many.
+function aside(rules, unrelated, open) {
+  if (!rules.length) return [];
+  const count = (one, many) => `${rules.length} ${rules.length === 1 ? one : many}`;
+  const many = unrelated ? `${count("rule is", "rules are")} about something else` : count("more rule", "more rules");
+  return [element("details", { id: "aside", ...(open && { open: "" }) }, element("summary", {}, many), items(rules))];
 }
 
 // Whether the sidecars have the document that was asked.

@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
-
-use super::bootstrap::EnvoyVersion;
+use crate::EnvoyVersion;
 
 /// A runtime guard that a version needs. Versions before it log an error about a guard that they do not know.
 #[derive(Clone, Copy, Debug)]
@@ -87,17 +84,6 @@ pub const TRIED: [(&str, &str); 8] = [
     ("older", "not tried"),
 ];
 
-/// The version that an Envoy says of itself; none: it does not say.
-#[must_use]
-pub fn of(node: &Node) -> Option<EnvoyVersion> {
-    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type else {
-        return None;
-    };
-    let version = build.version.as_ref()?;
-    let part = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    Some(EnvoyVersion { major: part(version.major_number), minor: part(version.minor_number) })
-}
-
 /// The guards that a version's bootstrap sets.
 pub fn guards(version: EnvoyVersion) -> impl Iterator<Item = Guard> {
     GUARDS.into_iter().filter(move |guard| version >= guard.since)
@@ -136,11 +122,8 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use envoy_types::pb::envoy::config::core::v3::BuildVersion;
-    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
-
-    use super::super::bootstrap::{CURRENT, OLDEST};
     use super::*;
+    use crate::{CURRENT, OLDEST};
 
     fn file(name: &str) -> (PathBuf, String) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
@@ -167,21 +150,6 @@ mod tests {
         assert_eq!(SUPPORTED.last(), Some(&CURRENT));
         assert_eq!(NEEDS.iter().map(|need| need.since).max(), Some(OLDEST));
         assert!(GUARDS.iter().all(|guard| guard.since <= CURRENT));
-    }
-
-    #[test]
-    fn what_an_envoy_says_of_itself() {
-        let node = |minor_number| Node {
-            user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
-                version: Some(SemanticVersion { major_number: 1, minor_number, patch: 3 }),
-                metadata: None,
-            })),
-            ..Node::default()
-        };
-        assert!(of(&node(38)).expect("a version") < OLDEST);
-        assert_eq!(of(&node(40)), Some(CURRENT));
-        assert!(of(&node(70_000)).expect("a version") > CURRENT);
-        assert_eq!(of(&Node::default()), None);
     }
 
     /// `cargo xtask test --envoy all` cannot ask this crate.

@@ -1,0 +1,32 @@
+//! What an Envoy is given: the policy document, and a whole configuration without a control plane. Both are what
+//! `osm-egress compile` prints.
+
+use egress_policy::Identity;
+use egress_standalone::versions::SUPPORTED;
+use egress_standalone::{Configuration, EnvoyVersion, EnvoyVersionError, MODULE};
+use serde_json::{Value, json};
+
+use crate::compiled;
+
+pub(crate) fn given(manifests: &str, identity: &str, version: &str, module: &str) -> Result<Value, String> {
+    let identity: Identity = identity.parse().map_err(|error| format!("`{identity}`: {error}"))?;
+    let version: EnvoyVersion = version.parse().map_err(|error: EnvoyVersionError| error.to_string())?;
+    let module = module.trim();
+    let (_, compiled) = compiled(manifests);
+    let document = compiled.document(&identity);
+    let configuration = Configuration {
+        document: &document,
+        clusters: compiled.clusters(&identity),
+        module: if module.is_empty() { MODULE } else { module },
+        version,
+        never_resolve_to: &[],
+    };
+    let document = serde_json::to_string_pretty(&*document).map_err(|error| error.to_string())?;
+    Ok(json!({ "document": document + "\n", "envoy": configuration.to_string() }))
+}
+
+/// The versions of Envoy to choose from, the newest first, and where it finds the module if nothing is said.
+pub(crate) fn choices() -> Value {
+    let versions: Vec<_> = SUPPORTED.iter().rev().map(ToString::to_string).collect();
+    json!({ "versions": versions, "module": MODULE })
+}

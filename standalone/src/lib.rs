@@ -1,0 +1,156 @@
+//! Envoy without a control plane: `envoy/standalone.yaml` with another policy, as text; and what versions of Envoy
+//! need.
+//!
+//! It knows the engine, what the compiler makes, and how Envoy calls things. There is no I/O and no protobuf, so
+//! the command line and a browser share it.
+
+mod clusters;
+mod plugin;
+mod version;
+pub mod versions;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use egress_compile::OwnCluster;
+use egress_policy::{Cidr, Document, Mode, Plugin};
+
+pub use self::plugin::plugin;
+pub use self::version::{CURRENT, EnvoyVersion, EnvoyVersionError, OLDEST};
+
+const TEXT: &str = include_str!("../../envoy/standalone.yaml");
+/// Where the file itself begins, behind what it says of itself.
+const START: &str = "node: {";
+/// The module that the file names.
+pub const MODULE: &str = "target/egress_filter.wasm";
+/// The blocks to which a name must not lead, of each DNS cache.
+const RANGES: &str = "              ranges:\n";
+const GUARDS: &str = "    static_layer:\n";
+
+/// A whole configuration. Its text ends with the list of clusters.
+#[derive(Clone, Copy, Debug)]
+pub struct Configuration<'a> {
+    /// The policy.
+    pub document: &'a Document,
+    /// The clusters of its own that it names.
+    pub clusters: &'a [OwnCluster],
+    /// Where Envoy finds the module.
+    pub module: &'a str,
+    /// The Envoy that will read it.
+    pub version: EnvoyVersion,
+    /// Where names must not lead, besides what is never allowed.
+    pub never_resolve_to: &'a [Cidr],
+}
+
+impl fmt::Display for Configuration<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.header(f)?;
+        let text = self.around();
+        // What is put in is never searched.
+        let mut rest = text.as_str();
+        for which in [Plugin::Network, Plugin::Http] {
+            let (start, end) = place(rest, which);
+            let column = start - rest[..start].rfind('\n').map_or(0, |end| end + 1);
+            f.write_str(&rest[..start])?;
+            f.write_str(&plugin::readable(which, self.document, column))?;
+            rest = &rest[end..];
+        }
+        f.write_str(rest)?;
+        self.clusters.iter().try_for_each(|own| f.write_str(&clusters::own(own)))
+    }
+}
+
+impl Configuration<'_> {
+    /// What it is, and what has to be known to use it.
+    fn header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { document, clusters, module: _, version, never_resolve_to } = self;
+        let Document { identity, version: policy, mode, in_mesh, .. } = document;
+        let (mode, policy) = (mode.as_str(), plugin::escaped(policy));
+        write!(
+            f,
+            "# Envoy {version} with the policy of {identity}, and no control plane.\n\
+             # Made by `osm-egress compile --output envoy`.\n#\n\
+             # The mode is `{mode}`. The policy, of version {policy}, stands in both plugins:\n\
+             # after a change of manifests, make this file again.\n\
+             # The module is read from {}.\n\
+             # Connections must be redirected to port 15001 (`osm-egress iptables`): what is not, meets\n\
+             # no policy.\n\
+             # It listens for IPv4 only: where IPv6 gets out at all, add the same listener on `::`, or\n\
+             # nothing stops it.\n",
+            self.module()
+        )?;
+        if never_resolve_to.is_empty() {
+            f.write_str(
+                "# Names may lead to the addresses of your pods and services: `--never-resolve-to` says where\n\
+                 # they must not lead.\n",
+            )?;
+        }
+        if !clusters.is_empty() {
+            f.write_str("# The last clusters are those of policies with connection settings.\n")?;
+        }
+        if !in_mesh.is_empty() {
+            f.write_str("# Services of the mesh have the addresses that they had when this was made.\n")?;
+        }
+        Ok(())
+    }
+
+    /// Everything around the policy.
+    fn around(&self) -> String {
+        let mut text = TEXT[TEXT.find(START).unwrap_or_default()..].replace(MODULE, &self.module());
+        text = without_strange_guards(&text, self.version);
+        let more = self.never_resolve_to.iter().map(|block| {
+            let (address, length) = (block.net().addr(), block.net().prefix_len());
+            format!("              - {{address_prefix: \"{address}\", prefix_len: {length}}}\n")
+        });
+        text = text.replace(RANGES, &format!("{RANGES}{}", more.collect::<String>()));
+        if self.document.mode == Mode::Passthrough {
+            // Where nobody steers, and nothing else has this cluster.
+            text += clusters::PASSTHROUGH;
+        }
+        text
+    }
+
+    /// As YAML has it; quoted where it is no plain path.
+    fn module(&self) -> Cow<'_, str> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        if self.module.starts_with(|c: char| c != '-' && is_plain(c)) && self.module.chars().all(is_plain) {
+            Cow::Borrowed(self.module)
+        } else {
+            Cow::Owned(quoted(self.module))
+        }
+    }
+}
+
+/// Without the guards that a version does not know, and what is said about them.
+fn without_strange_guards(text: &str, version: EnvoyVersion) -> String {
+    let is_strange =
+        |line: &str| versions::GUARDS.iter().any(|guard| version < guard.since && line.contains(guard.name));
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        if is_strange(line) {
+            while lines.pop_if(|line| line.trim_start().starts_with('#')).is_some() {}
+        } else {
+            lines.push(line);
+        }
+    }
+    let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+    if versions::guards(version).next().is_none() {
+        return text.replace(GUARDS, "    static_layer: {}\n");
+    }
+    text
+}
+
+/// Where the example's configuration of a plugin is.
+fn place(text: &str, which: Plugin) -> (usize, usize) {
+    let start = text.find(&format!("{{\"plugin\": \"{}\"", plugin::name(which))).unwrap_or_default();
+    let end = text[start..].find("]}}").map_or(start, |length| start + length + 3);
+    (start, end)
+}
+
+/// A string of JSON, which is one of YAML too: whatever might end a line or is not seen is escaped.
+fn quoted(text: &str) -> String {
+    plugin::escaped(&serde_json::Value::from(text).to_string())
+}
+
+#[cfg(test)]
+mod tests;

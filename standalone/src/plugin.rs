@@ -1,0 +1,90 @@
+//! What the plugins read: the document, and what is not said is as the control plane has it by default.
+
+use std::fmt::Write;
+use std::io;
+
+use egress_policy::{Document, Plugin};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+/// What one of the plugins reads, in a line.
+#[must_use]
+pub fn plugin(plugin: Plugin, document: &Document) -> String {
+    serde_json::json!({"plugin": plugin, "version": document.version, "policy": document}).to_string()
+}
+
+/// The same for people: a line for each rule and service. Lines after the first are indented.
+pub(super) fn readable(plugin: Plugin, document: &Document, column: usize) -> String {
+    let Document { api_version, identity, version, mode, rules, in_mesh } = document;
+    let mut text = format!(
+        "{{\"plugin\": {}, \"version\": {}, \"policy\": {{\n  \"apiVersion\": {},\n  \"identity\": {},\n  \
+         \"version\": {}, \"mode\": {},\n  \"rules\": {}",
+        json(&plugin),
+        json(version),
+        json(api_version),
+        json(identity),
+        json(version),
+        json(mode),
+        list(rules),
+    );
+    if !in_mesh.is_empty() {
+        // Writing to a string does not fail.
+        let _ = write!(text, ",\n  \"inMesh\": {}", list(in_mesh));
+    }
+    text.push_str("}}");
+    text.replace('\n', &format!("\n{}", " ".repeat(column)))
+}
+
+fn list<T: Serialize>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(|item| format!("\n    {}", json(item))).collect();
+    if items.is_empty() { "[]".to_owned() } else { format!("[{}\n  ]", items.join(",")) }
+}
+
+/// One line of nothing but visible ASCII. Documents are made of strings, numbers and lists: they cannot fail to be
+/// written, and what is missing is a document that the filter refuses.
+fn json(value: &impl Serialize) -> String {
+    let mut text = Vec::new();
+    let _ = value.serialize(&mut Serializer::with_formatter(&mut text, Spaced));
+    escaped(&String::from_utf8(text).unwrap_or_default())
+}
+
+/// As people write it, in one line.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+}
+
+/// JSON in ASCII: some of the other characters end lines in YAML, or are not seen.
+pub(super) fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if (' '..='~').contains(&c) {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+/// As in JSON.
+pub(super) const fn name(plugin: Plugin) -> &'static str {
+    match plugin {
+        Plugin::Network => "network",
+        Plugin::Http => "http",
+    }
+}

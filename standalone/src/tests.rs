@@ -1,0 +1,157 @@
+use egress_compile::manifest::yaml;
+use egress_compile::never::never;
+use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, compile};
+use egress_policy::{HostMatch, Identity, PluginConfig, ReasonCode};
+use serde_json::{Value, json};
+
+use super::*;
+
+const CLUSTERS: &str = "  clusters:\n";
+
+fn document(mode: &str) -> Document {
+    let json = json!({
+        "apiVersion": "egress-policy/v1", "version": "v7", "mode": mode, "rules": [],
+        "identity": {"namespace": "shop", "serviceAccount": "backend"},
+    });
+    serde_json::from_value(json).expect("a document")
+}
+
+fn configuration(document: &Document) -> Configuration<'_> {
+    Configuration { document, clusters: &[], module: MODULE, version: CURRENT, never_resolve_to: &[] }
+}
+
+/// What the plugins of a configuration read.
+fn plugins(text: &str) -> [Value; 2] {
+    ["\"network\"", "\"http\""].map(|name| {
+        let start = text.find(&format!("{{\"plugin\": {name}")).expect("a plugin");
+        let end = text[start..].find("}}\n").expect("its end") + 2;
+        let read: PluginConfig<Document> = serde_json::from_str(&text[start..start + end]).expect("JSON");
+        json!(read.policy)
+    })
+}
+
+#[test]
+fn the_file_has_what_is_replaced() {
+    for which in [Plugin::Network, Plugin::Http] {
+        let (start, end) = place(TEXT, which);
+        let example: Value = serde_json::from_str(&TEXT[start..end]).expect("JSON");
+        assert_eq!(example["plugin"], plugin::name(which));
+        assert_eq!(example["policy"]["mode"], "enforce");
+    }
+    for (part, times) in [(CLUSTERS, 1), (MODULE, 2), (GUARDS, 1), (RANGES, 2), (START, 1)] {
+        assert_eq!(TEXT.matches(part).count(), times, "{part}");
+    }
+    // Clusters are added at the end.
+    let clusters = &TEXT[TEXT.find(CLUSTERS).expect("clusters") + CLUSTERS.len()..];
+    assert!(clusters.lines().all(|line| line.starts_with("  ")), "{clusters}");
+    for name in ["&http", "&unlimited", "&dns", "&dns_wildcard"] {
+        assert_eq!(TEXT.lines().filter(|line| line.ends_with(&format!(" {name}"))).count(), 1, "{name}");
+    }
+}
+
+/// What the control plane says elsewhere.
+#[test]
+fn the_file_says_what_the_control_plane_says() {
+    for names in [HostMatch::Exact, HostMatch::Wildcard] {
+        let ranges = never(names, &[]).into_iter().map(|(address, length)| {
+            format!("              - {{address_prefix: \"{address}\", prefix_len: {length}}}\n")
+        });
+        let ranges = format!("{RANGES}{}      -", ranges.collect::<String>());
+        // Another way to write the same.
+        let ranges = ranges.replace("::ffff:0.0.0.0", "::ffff:0:0");
+        assert!(TEXT.contains(&ranges), "{ranges}");
+    }
+    for reason in [ReasonCode::UpgradeRefused, ReasonCode::AddressForbidden] {
+        let body = format!("\"egress denied: {reason}: {}\\n\"", reason.meaning().trim());
+        assert!(TEXT.contains(&body), "{body}");
+    }
+}
+
+#[test]
+fn a_configuration_of_ones_own() {
+    let document = document("enforce");
+    let text = Configuration { module: "/lib/f.wasm", ..configuration(&document) }.to_string();
+    assert_eq!(plugins(&text), [json!(document), json!(document)]);
+    assert!(text.contains("filename: /lib/f.wasm") && !text.contains("httpbin"));
+    assert!(!text.contains("name: passthrough-outbound"), "{text}");
+    let open = self::document("passthrough");
+    let text =
+        Configuration { version: "1.39".parse().expect("a version"), ..configuration(&open) }.to_string();
+    assert!(text.contains("- name: passthrough-outbound\n    type: ORIGINAL_DST"), "{text}");
+    assert!(text.contains("static_layer: {}\nstatic_resources:"), "{text}");
+}
+
+/// Whatever a document or a path has in it: it is one string of YAML, and nothing beside it.
+#[test]
+fn what_is_put_in_stays_in_its_place() {
+    const ODD: &str = "a\u{85}\u{2028}\u{feff}\u{1f600}\u{7f}\r\n]}}\" # {\"plugin\": \"http\" target/egress_filter.wasm \
+        envoy.reloadable_features.enable_send_rst_on_user_space_socket";
+    let mut document = document("enforce");
+    document.version = ODD.to_owned();
+    for version in [OLDEST, CURRENT] {
+        let mut header = document.clone();
+        header.version = "v".to_owned();
+        let plain = Configuration { version, ..configuration(&header) }.to_string();
+        let text =
+            Configuration { version, module: "/a b/{#}\n.wasm", ..configuration(&document) }.to_string();
+        assert_eq!(text.lines().count(), plain.lines().count(), "{text}");
+        assert!(text.contains(r#"filename: "/a b/{#}\u000a.wasm""#) || text.contains(r#""/a b/{#}\n.wasm""#));
+        assert!(text.chars().all(|c| c == '\n' || (' '..='~').contains(&c)));
+        let documents = yaml::parse(&text).expect("YAML");
+        let value = &documents[0].value;
+        let filters = &value["static_resources"]["listeners"][0]["default_filter_chain"]["filters"];
+        let read = filters[0]["typed_config"]["config"]["configuration"]["value"].as_str().expect("text");
+        let read: PluginConfig<Document> = serde_json::from_str(read).expect("JSON");
+        assert_eq!((read.version.as_str(), read.policy), (ODD, document.clone()));
+    }
+}
+
+#[test]
+fn connection_settings_and_blocks() {
+    let settings = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
+        metadata: {name: s, namespace: shop}\nspec: {host: s, connectionSettings: {tcp: {maxConnections: 7, \
+        connectTimeout: 1500ms}, http: {maxRequestsPerConnection: 3}}}\n";
+    let egress = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{sources: [{{kind: ServiceAccount, name: app, namespace: shop}}], {spec}, matches: [{{apiGroup: \
+             policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}}]}}\n"
+        )
+    };
+    let manifests = [
+        settings.to_owned(),
+        egress("names", "hosts: [a.org, '*.b.org'], ports: [{number: 443, protocol: https}]"),
+        egress("address", "ipAddresses: [198.51.100.0/24], ports: [{number: 22, protocol: tcp}]"),
+    ];
+    let mut store = Store::default();
+    store.apply(FileUpdate::read("a.yaml".into(), manifests.concat().as_bytes()));
+    let compiled = compile(&store, &CompileOptions::default(), None);
+    let identity = Identity::new("shop", "app").expect("valid");
+    let document = compiled.document(&identity);
+    let text = Configuration {
+        clusters: compiled.clusters(&identity),
+        never_resolve_to: &["10.96.0.0/12".parse().expect("a block")],
+        ..configuration(&document)
+    }
+    .to_string();
+    assert_eq!(plugins(&text), [json!(document), json!(document)]);
+    let value = yaml::parse(&text).expect("YAML").remove(0).value;
+    let named = |name: &str| {
+        let clusters = value["static_resources"]["clusters"].as_array().expect("a list");
+        clusters.iter().find(|cluster| cluster["name"] == name).unwrap_or_else(|| panic!("{name}: {text}"))
+    };
+    for (name, cache) in [("a.org:443", "egress-dns"), ("*.b.org:443", "egress-dns-wildcard")] {
+        let dns = &named(name)["cluster_type"]["typed_config"]["dns_cache_config"];
+        assert_eq!(dns["name"], cache);
+        let ranges = dns["resolved_address_filter"]["ranges"].as_array().expect("blocks");
+        assert!(ranges.contains(&json!({"address_prefix": "10.96.0.0", "prefix_len": 12})), "{ranges:?}");
+    }
+    let own = named("22");
+    assert_eq!((&own["type"], &own["connect_timeout"]), (&json!("ORIGINAL_DST"), &json!("1.5s")));
+    assert_eq!(own["circuit_breakers"]["thresholds"][0]["max_connections"], 7);
+    // Each rule names a cluster that is there.
+    for rule in &document.rules {
+        assert!(rule.cluster.iter().all(|name| named(name)["connect_timeout"] == "1.5s"), "{rule:?}");
+    }
+}
