@@ -225,7 +225,10 @@ impl<'p> Envoy<'p> {
     /// The access log: a JSON object per connection and per request that has ended.
     #[must_use]
     pub fn access_log(&self) -> Vec<serde_json::Value> {
-        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        // Envoy prints other JSON too.
+        lines.filter(|line| line["kind"].is_string()).collect()
     }
 
     /// The last lines of that.
