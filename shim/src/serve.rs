@@ -293,8 +293,7 @@ pub async fn run(config: Config) -> Result<()> {
 
 /// Remembers what the file holds, and writes down there what follows.
 fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Keeper> {
-    let mut store = Store::open(file)?;
-    store.load(memory)?;
+    let store = Store::restored(file, memory)?;
     tracing::info!(file = %file.display(), flows = memory.len(), "flows are remembered from before");
     Keeper::start(store, Arc::clone(memory)).context("cannot start a thread")
 }

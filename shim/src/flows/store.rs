@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use egress_policy::Identity;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
@@ -48,6 +48,26 @@ struct Open {
 }
 
 impl Store {
+    /// Opens the file, or makes it, and gives the memory what it holds. A damaged one is put aside, and another begun:
+    /// what is only remembered must not keep a control plane from serving policy.
+    ///
+    /// # Errors
+    /// When it is no database of flows, is in use, or cannot be written.
+    pub fn restored(path: &Path, memory: &Memory) -> Result<Self> {
+        let restore = || -> Result<Self> {
+            let mut store = Self::open(path)?;
+            store.load(memory)?;
+            Ok(store)
+        };
+        let error = match restore() {
+            Err(error) if error.is::<Damaged>() => error,
+            result => return result,
+        };
+        let aside = put_aside(path).with_context(|| failed(path))?;
+        tracing::warn!(error = format!("{error:#}"), moved_to = %aside.display(), "flows are learnt anew");
+        restore()
+    }
+
     /// Opens the file, or makes it. No other process can until this is dropped.
     ///
     /// # Errors
@@ -90,8 +110,8 @@ impl Store {
         for row in rows {
             let (id, text): (i64, String) = row.map_err(explained)?;
             let row = u64::try_from(id).ok().filter(|row| *row < HIGHEST);
-            let row = row.with_context(|| format!("it has a row {id}: {DAMAGED}"))?;
-            let flow = read(&text).with_context(|| format!("row {id} of it is no flow: {DAMAGED}"))?;
+            let row = row.with_context(|| format!("it has a row {id}")).context(Damaged)?;
+            let flow = read(&text).with_context(|| format!("row {id} of it is no flow")).context(Damaged)?;
             flows.push((row, flow));
         }
         flows.sort_by_key(|(_, flow)| flow.sequence);
@@ -216,7 +236,9 @@ fn check(connection: &Connection) -> Result<()> {
     );
     let damage: String =
         connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(explained)?;
-    ensure!(damage == "ok", "{}: {DAMAGED}", damage.lines().next().unwrap_or_default());
+    if damage != "ok" {
+        return Err(anyhow!("{}", damage.lines().next().unwrap_or_default()).context(Damaged));
+    }
     Ok(())
 }
 
@@ -249,7 +271,26 @@ fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_graphic() || c == ' ' || c == '…')
 }
 
-const DAMAGED: &str = "the file is damaged; move it away, and flows are learnt anew";
+/// What is in the file cannot be believed, though it was ours.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the file is damaged; move it away, and flows are learnt anew")]
+struct Damaged;
+
+/// Puts a damaged file out of the way, with the journal that belongs to it.
+fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let named = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let aside = named(".damaged");
+    match fs::rename(named("-wal"), named(".damaged-wal")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
 
 fn failed(path: &Path) -> String {
     format!("cannot keep flows in {}", path.display())
@@ -259,7 +300,7 @@ fn failed(path: &Path) -> String {
 fn explained(error: rusqlite::Error) -> anyhow::Error {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => "it is no database: name another file",
-        Some(ErrorCode::DatabaseCorrupt) => DAMAGED,
+        Some(ErrorCode::DatabaseCorrupt) => return anyhow::Error::new(error).context(Damaged),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process has it: each control plane needs a file of its own"
         }

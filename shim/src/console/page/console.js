@@ -190,7 +190,11 @@ async function news() {
     sequence = 0;
   }
   const asked = flowQuery;
+  query.set("limit", MOST);
   for (let more = true; more;) {
+    // To begin with the last ones; then what changed since.
+    const first = sequence === 0;
+    if (first) query.set("newest", "true"); else query.delete("newest");
     query.set("after", sequence);
     const said = await json(`flows?${query}`);
     if (asked !== flowQuery) return;
@@ -201,6 +205,7 @@ async function news() {
       sequence = 0;
       continue;
     }
+    if (first) said.flows.reverse();
     for (const flow of said.flows) {
       flows.delete(key(flow));
       flows.set(key(flow), flow);
@@ -209,7 +214,7 @@ async function news() {
       if (flows.size <= MOST) break;
       flows.delete(oldest);
     }
-    more = said.more === true && said.flows.length > 0;
+    more = !first && said.more && said.flows.length > 0;
     sequence = more ? said.flows.at(-1).sequence : said.sequence;
   }
 }

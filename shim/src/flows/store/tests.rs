@@ -192,7 +192,10 @@ fn no_file_of_flows() {
 fn a_file_that_cannot_be_believed() {
     for (sql, expected) in [
         ("PRAGMA user_version = 2", "a newer osm-egress wrote it (its schema is 2, this one knows 1)"),
-        ("UPDATE flows SET flow = '{}'", "row 1 of it is no flow: the file is damaged; move it away"),
+        (
+            "UPDATE flows SET flow = '{}'",
+            "the file is damaged; move it away, and flows are learnt anew: row 1 of it",
+        ),
         ("UPDATE flows SET id = -1", "it has a row -1"),
         (
             "UPDATE flows SET flow = json_set(flow, '$.sequence', 9007199254740992)",
@@ -233,6 +236,36 @@ fn a_file_that_cannot_be_believed() {
     fs::write(&path, &bytes).expect("a file");
     let said = refused(&path);
     assert!(said.contains("the file is damaged; move it away"), "{said}");
+}
+
+/// A control plane starts all the same, and what was there is still there to be looked at.
+#[test]
+fn a_damaged_file_is_put_aside() {
+    for damage in
+        ["UPDATE flows SET flow = '{}'", "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET rootpage = 99"]
+    {
+        let (folder, path) = file();
+        let (mut store, before) = opened(&path, 10);
+        see(&before, "shop/app", "a.org");
+        store.save(&before).expect("it is written");
+        drop(store);
+        Connection::open(&path)
+            .and_then(|connection| connection.execute_batch(damage))
+            .expect("it can be changed");
+        let after = memory(10);
+        let mut store = Store::restored(&path, &after).expect("it is made anew");
+        assert!(after.is_empty());
+        see(&after, "shop/app", "b.org");
+        store.save(&after).expect("it is written");
+        drop(store);
+        assert_eq!(rows(&path), 1);
+        assert!(folder.path().join("flows.db.damaged").is_file());
+    }
+    // What is not ours stays where it is.
+    let (_folder, path) = file();
+    fs::write(&path, "flows: none\n".repeat(1000)).expect("a file");
+    Store::restored(&path, &memory(10)).expect_err("it is no database");
+    assert!(path.is_file());
 }
 
 #[test]

@@ -7,47 +7,15 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::client;
 use egress_tests::hello::Hello;
 use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN};
+use egress_tests::told;
 use egress_tests::wait::wait_for;
 use egress_tests::xds::Proxy;
-use envoy_types::pb::envoy::config::core::v3::{
-    Address, SocketAddress, address, socket_address::PortSpecifier,
-};
-use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, TcpAccessLogEntry};
-use envoy_types::pb::google::protobuf::{Any, BytesValue};
-use prost::Message;
 use serde_json::json;
 
 use super::{WEB, open};
 
 const EVIL: &str = "<img src=x onerror=window.hit=1><script>window.hit=1</script>";
 const ESCAPES: &str = "\u{1b}[31m\u{202e}&lt;\r\n";
-
-/// A refused connection with any server name, as a sidecar that somebody took over may tell of it.
-fn told(server_name: &str) -> TcpAccessLogEntry {
-    let socket = SocketAddress {
-        address: EXAMPLE.to_string(),
-        port_specifier: Some(PortSpecifier::PortValue(443)),
-        ..Default::default()
-    };
-    let state = |text: &str| Any {
-        type_url: "type.googleapis.com/google.protobuf.BytesValue".to_owned(),
-        value: BytesValue { value: text.as_bytes().to_vec() }.encode_to_vec(),
-    };
-    let states = [
-        ("wasm.egress.decision".to_owned(), state("deny sni-not-allowed - -")),
-        ("wasm.egress.server_name".to_owned(), state(server_name)),
-    ];
-    TcpAccessLogEntry {
-        common_properties: Some(AccessLogCommon {
-            downstream_local_address: Some(Address {
-                address: Some(address::Address::SocketAddress(socket)),
-            }),
-            filter_state_objects: states.into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
 
 #[test]
 fn html_and_escapes_are_text() -> Result<()> {
@@ -81,7 +49,10 @@ fn html_and_escapes_are_text() -> Result<()> {
         // By one that says what it wants.
         let node = format!("{EVIL}{ESCAPES}.curl.curl");
         let proxy = Proxy { node: &node, ..Proxy::default() };
-        let entries = vec![told(&name), told(EVIL), told(&long)];
+        let refused = |name: &str| {
+            told::connection(to(EXAMPLE, 443), b"deny sni-not-allowed - -", Some(name.as_bytes()))
+        };
+        let entries = vec![told::connections([&name, EVIL, &long].map(refused).to_vec())];
         proxy.tell(console.netns, to(CONTROL_PLANE, 15128), entries)?.context("it was not listened to")?;
 
         console.load("flows")?;
