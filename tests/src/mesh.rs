@@ -35,6 +35,22 @@ pub const CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
 /// Another one.
 pub const SECOND_CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 4));
 
+/// A policy that `curl/curl` is held to, and that for `curl/watched` is only audited.
+pub const WATCHED: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources:
+  - {kind: ServiceAccount, name: curl, namespace: curl}
+  - {kind: ServiceAccount, name: watched, namespace: curl}
+  hosts: [httpbin.org]
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
+";
+
 /// A world.
 #[derive(Debug)]
 pub struct World {

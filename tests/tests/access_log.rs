@@ -9,27 +9,11 @@ use egress_tests::client::{self, Outcome};
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
 use egress_tests::log;
-use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World, root};
+use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, WATCHED, World, root};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
-
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: curl, namespace: curl}
-  - {kind: ServiceAccount, name: watched, namespace: curl}
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
-";
-
-const ACCOUNT: &str = "apiVersion: v1
-kind: ServiceAccount
-metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
 
 fn at(ip: std::net::IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
@@ -73,8 +57,7 @@ fn examples_have_the_fields() -> Result<()> {
 fn fields_are_as_documented() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    world.write("web.yaml", POLICY)?;
-    world.write("account.yaml", ACCOUNT)?;
+    world.write("web.yaml", WATCHED)?;
     let shim = world.shim(&[])?;
     for identity in ["curl/curl", "curl/watched"] {
         let audited = identity == "curl/watched";
@@ -142,7 +125,7 @@ fn standalone_logs_the_same() -> Result<()> {
 fn revoked() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    world.write("web.yaml", POLICY)?;
+    world.write("web.yaml", WATCHED)?;
     let shim = world.shim(&[])?;
     let pod = world.pod()?;
     let envoy = mesh::sidecar(&pod, false)?;
@@ -150,7 +133,7 @@ fn revoked() -> Result<()> {
     let mut stream = pod.workload().run(|| client::connect(at(HTTPBIN, 443)))?.map_err(unexpected)?;
     std::io::Write::write_all(&mut stream, &hello)?;
     std::io::Read::read(&mut stream, &mut [0; 1])?;
-    world.write("web.yaml", &POLICY.replace("httpbin.org", "other.example"))?;
+    world.write("web.yaml", &WATCHED.replace("httpbin.org", "other.example"))?;
     let line = log::line(&envoy, "the revocation", |line| line["reason"] == "revoked")?;
     ensure!(line["decision"] == "deny revoked - -", "{line}");
     ensure!(log::columns(&line) == "deny revoked curl/web spec.ports[1]", "{line}");
@@ -167,8 +150,7 @@ fn unexpected(outcome: Outcome) -> anyhow::Error {
 fn hostile_bytes() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    world.write("web.yaml", POLICY)?;
-    world.write("account.yaml", ACCOUNT)?;
+    world.write("web.yaml", WATCHED)?;
     let _shim = world.shim(&[])?;
     for identity in ["curl/curl", "curl/watched"] {
         let pod = world.pod()?;

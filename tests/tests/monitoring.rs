@@ -12,26 +12,11 @@ use egress_tests::client;
 use egress_tests::cluster::identified_by_tokens;
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, World, root};
+use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, WATCHED, World, root};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::prometheus::{Prometheus, promtool};
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
-
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: curl, namespace: curl}
-  - {kind: ServiceAccount, name: watched, namespace: curl}
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
 
 fn folder() -> PathBuf {
     root().join("deploy/monitoring")
@@ -242,7 +227,7 @@ fn traffic(pod: &Pod) -> Result<()> {
 fn on_a_real_prometheus() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    world.write("web.yaml", POLICY)?;
+    world.write("web.yaml", WATCHED)?;
     world.write("bad.yaml", &mesh::sample("tcp-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
     let (authority, own) = identified_by_tokens()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;

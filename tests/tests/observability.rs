@@ -9,7 +9,7 @@ use egress_tests::client;
 use egress_tests::cluster::identified_by_tokens;
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World, root};
+use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, WATCHED, World, root};
 use egress_tests::netns::ensure_capable;
 use egress_tests::wait::wait_for;
 
@@ -72,25 +72,12 @@ fn metrics_and_status() -> Result<()> {
     Ok(())
 }
 
-const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}, {kind: ServiceAccount, name: watched, namespace: curl}]
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
-
 /// Envoy's metrics have the documented names, and labels with documented values.
 #[test]
 fn metrics_of_envoy() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    world.write("web.yaml", WEB)?;
+    world.write("web.yaml", WATCHED)?;
     let _shim = world.shim(&["--flow-log"])?;
     let documentation = std::fs::read_to_string(root().join("docs/metrics.md"))?;
     let reasons = std::fs::read_to_string(root().join("docs/policy-reference.md"))?;
