@@ -2,108 +2,14 @@
 // Whatever comes from manifests or from the address is put into the page as text, never as HTML.
 import init, * as engine from "./egress_playground.js";
 import { answer as parts, element } from "./answer.js";
+import { Editor } from "./editor.js";
+import { EXAMPLES } from "./examples.js";
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
 // Longer ones are cut by browsers and chats.
 const LONGEST_FRAGMENT = 100_000;
-const LINE = 20;
-
-const web = `apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  hosts:
-  - httpbin.org
-  - "*.example.com"
-  ports:
-  - {number: 80, protocol: http}
-  - {number: 443, protocol: https}
-`;
-const routes = `apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: orders, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  hosts: [api.partner.net]
-  ports:
-  - {number: 80, protocol: http}
-  matches:
-  - {apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: orders}
----
-apiVersion: specs.smi-spec.io/v1alpha4
-kind: HTTPRouteGroup
-metadata: {name: orders, namespace: shop}
-spec:
-  matches:
-  - {name: read, pathRegex: "/orders.*", methods: [GET]}
-  - {name: write, pathRegex: /orders, methods: [POST], headers: [{x-key: "[0-9]+"}]}
-`;
-const database = `apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: database, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  ipAddresses: [198.51.100.0/24]
-  ports:
-  - {number: 5432, protocol: tcp}
-`;
-const mode = (mode) => `apiVersion: v1
-kind: Namespace
-metadata:
-  name: shop
-  annotations: {openservicemesh.io/egress-mode: ${mode}}
-`;
-const mesh = `apiVersion: config.openservicemesh.io/v1alpha2
-kind: MeshConfig
-metadata: {name: osm-mesh-config, namespace: osm-system}
-spec:
-  traffic: {enableEgress: true}
-`;
-const lints = `apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: wide, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  hosts: ["*.github.io", "*.example.com"]
-  ports:
-  - {number: 443, protocol: https}
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: literal, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  hosts: [203.0.113.7]
-  ports:
-  - {number: 8443, protocol: https}
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: everything, namespace: shop}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: app, namespace: shop}
-  ports:
-  - {number: 22, protocol: tcp}
----
-${database.replace("name: database", "name: first")}---
-${database.replace("name: database", "name: second").replace("198.51.100.0/24", "198.51.100.7/32")}`;
-const EXAMPLES = [
-  ["Names, over HTTP and HTTPS", web, { to: "https://www.example.com/" }],
-  ["Routes: path, method, headers", routes, { to: "http://api.partner.net/orders", method: "POST" }],
-  ["Addresses: a database", database, { to: "tcp://198.51.100.7:5432" }],
-  ["Audit mode", `${mode("audit")}---\n${web}`, { to: "https://openservicemesh.io" }],
-  ["Global egress", mesh, { to: "tcp://203.0.113.1:22" }],
-  ["What lints say", lints, { to: "https://me.github.io" }],
-];
 
 // State: what is in the fields, and the cases. Answers follow from it.
 let cases = [];
@@ -130,57 +36,6 @@ function ask(question, ...texts) {
     broken = true;
     fail(`The module stopped: ${error}. Load the page again.`);
     return { error: "no answer" };
-  }
-}
-
-// Editors: a textarea between line numbers and marked lines.
-class Editor {
-  constructor(box, change) {
-    this.text = box.querySelector("textarea");
-    this.numbers = box.querySelector(".numbers");
-    this.layer = box.querySelector(".marks");
-    this.count = 0;
-    this.text.addEventListener("scroll", () => this.follow());
-    this.text.addEventListener("input", () => { this.number(); change(); });
-    new ResizeObserver(() => this.follow()).observe(this.text);
-    this.number();
-  }
-  get value() { return this.text.value; }
-  set value(text) { this.text.value = text; this.number(); }
-  number() {
-    const count = this.text.value.split("\n").length;
-    if (count === this.count) return;
-    this.count = count;
-    this.numbers.textContent = Array.from({ length: count }, (_, i) => i + 1).join("\n") + "\n\n";
-    this.follow();
-  }
-  follow() {
-    this.numbers.scrollTop = this.text.scrollTop;
-    this.layer.style.transform = `translateY(${-this.text.scrollTop}px)`;
-  }
-  mark(line, kind) {
-    this.layer.replaceChildren();
-    if (!line) return;
-    const mark = element("div", { class: `mark ${kind}`, "data-line": line });
-    mark.style.top = `${(line - 1) * LINE}px`;
-    this.layer.append(mark);
-  }
-  show(line) {
-    const top = (line - 1) * LINE;
-    const { scrollTop, clientHeight } = this.text;
-    if (top < scrollTop || top > scrollTop + clientHeight - 3 * LINE) {
-      this.text.scrollTop = Math.max(0, top - clientHeight / 3);
-    }
-  }
-  // Puts the cursor there.
-  go(line) {
-    const before = this.text.value.split("\n").slice(0, line - 1);
-    const at = before.reduce((sum, text) => sum + text.length + 1, 0);
-    this.text.focus({ preventScroll: true });
-    this.text.setSelectionRange(at, at);
-    this.text.scrollLeft = 0;
-    this.show(line);
-    this.text.scrollIntoView({ block: "nearest" });
   }
 }
 

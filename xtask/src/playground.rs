@@ -20,11 +20,14 @@ const FOLDER: &str = "target/playground";
 const LARGEST: u64 = 1_000_000;
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The page as it is written, and what it is served as.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 10] = [
     ("index.html", "text/html; charset=utf-8"),
+    ("base.css", "text/css; charset=utf-8"),
     ("style.css", "text/css; charset=utf-8"),
     ("page.js", "text/javascript; charset=utf-8"),
     ("answer.js", "text/javascript; charset=utf-8"),
+    ("editor.js", "text/javascript; charset=utf-8"),
+    ("examples.js", "text/javascript; charset=utf-8"),
     ("icon.svg", "image/svg+xml"),
     (GLUE, "text/javascript; charset=utf-8"),
     (MODULE, "application/gzip"),

@@ -13,21 +13,22 @@ struct File {
 }
 
 const INDEX: &str = "index.html";
-const FILES: [File; 5] = [
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+/// Those that the playground has too are its own, so that both look and say the same.
+const FILES: [File; 8] = [
     File { name: INDEX, kind: "text/html; charset=utf-8", content: include_str!("page/index.html") },
-    File { name: "style.css", kind: "text/css; charset=utf-8", content: include_str!("page/style.css") },
+    File { name: "base.css", kind: CSS, content: include_str!("../../../playground/page/base.css") },
+    File { name: "style.css", kind: CSS, content: include_str!("page/style.css") },
+    File { name: "console.js", kind: SCRIPT, content: include_str!("page/console.js") },
+    File { name: "common.js", kind: SCRIPT, content: include_str!("page/common.js") },
+    File { name: "flows.js", kind: SCRIPT, content: include_str!("page/flows.js") },
+    File { name: "answer.js", kind: SCRIPT, content: include_str!("../../../playground/page/answer.js") },
     File {
-        name: "console.js",
-        kind: "text/javascript; charset=utf-8",
-        content: include_str!("page/console.js"),
+        name: "icon.svg",
+        kind: "image/svg+xml",
+        content: include_str!("../../../playground/page/icon.svg"),
     },
-    // The playground's, so that both say the same.
-    File {
-        name: "answer.js",
-        kind: "text/javascript; charset=utf-8",
-        content: include_str!("../../../playground/page/answer.js"),
-    },
-    File { name: "icon.svg", kind: "image/svg+xml", content: include_str!("page/icon.svg") },
 ];
 
 pub(super) async fn index(headers: HeaderMap) -> Response {

@@ -1,16 +1,15 @@
 // The console: asks the control plane that serves it, and shows what it says. It decides nothing itself.
 // Whatever others wrote (names, paths, Envoy's words) is put into the page as text, never as HTML.
 import { answer, element, problemText, term } from "./answer.js";
+import { MOST, Refusal, byId, count, fail, json, named, place, show, text } from "./common.js";
+import { inWords, news, question, showFlows, wereAsked } from "./flows.js";
 
-const byId = (id) => document.getElementById(id);
 const VIEWS = ["mesh", "proxies", "policies", "flows", "ask"];
 const FIELDS = ["identity", "to", "address", "method", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
 // How often the control plane is asked, in milliseconds; and how old its status may be, by what is looked at.
 const PAUSE = 1000;
 const AGE = { mesh: 1500, proxies: 1500, policies: 1500, flows: 5000, ask: 5000 };
-// More rows than these are not shown, and more flows not kept.
-const MOST = 500;
 // Longer links are cut by browsers and chats.
 const LONGEST_FRAGMENT = 100_000;
 const TOKEN = "osm-egress-console-token";
@@ -19,43 +18,6 @@ let settings = { writes: false, playground: false, flows: false, meshConfig: "" 
 let status = null;
 let statusAt = 0;
 let statusTook = 0;
-// Flows by what makes them one, the last change that was seen, and what they were asked with.
-let flows = new Map();
-let sequence = 0;
-let flowQuery = null;
-
-// Asking.
-
-async function text(path, options) {
-  const response = await fetch(`../${path}`, { cache: "no-store", credentials: "omit", ...options });
-  const said = await response.text();
-  if (!response.ok) throw new Refusal(response.status, said.trim());
-  return said;
-}
-
-class Refusal extends Error {
-  constructor(code, said) { super(said || `the control plane answers ${code}`); this.code = code; }
-}
-
-const json = async (path) => JSON.parse(await text(path));
-
-function fail(why) {
-  byId("failure").textContent = why;
-  byId("failure").hidden = !why;
-}
-
-// Replaces what is in an element only if it is different: what somebody reads or has the focus on stays.
-const shown = new Map();
-function show(id, what, children) {
-  const now = JSON.stringify(what);
-  if (shown.get(id) === now) return;
-  shown.set(id, now);
-  byId(id).replaceChildren(...children());
-}
-
-const place = ({ file, line }) => (file ? element("span", { class: "quiet mono" }, line ? `${file}:${line}` : file) : null);
-const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
-const named = ({ kind, namespace, name }) => `${kind} ${namespace ? `${namespace}/` : ""}${name}`;
 
 // Mesh.
 
@@ -166,154 +128,15 @@ function policies() {
   }) : [element("li", { class: "quiet" }, "There is none.")]);
 }
 
-// Flows.
-
-const key = (flow) => JSON.stringify([flow.identity, flow.name ?? flow.addresses[0], flow.port, flow.protocol, flow.verdict, flow.reason, flow.policy, flow.rule, flow.wouldRefuse]);
-
-const host = (flow) => {
-  const address = flow.addresses[0] ?? "-";
-  if (flow.name === null) return address.includes(":") ? `[${address}]` : address;
-  return flow.protocol === "http" && flow.name.endsWith(`:${flow.port}`) ? flow.name.slice(0, -`:${flow.port}`.length) : flow.name;
-};
-const destination = (flow) => `${flow.protocol}://${host(flow)}:${flow.port}`;
-const path = (sample) => `${sample.method} ${sample.path}${sample.upgrade ? ` (upgrade ${sample.upgrade})` : ""}`;
-
-// Asks for what changed; what is asked for follows from the filters.
-async function news() {
-  const query = new URLSearchParams();
-  if (byId("flow-verdict").value) query.set("verdict", byId("flow-verdict").value);
-  // Half a name is looked for here.
-  if (identities.includes(byId("flow-identity").value.trim())) query.set("identity", byId("flow-identity").value.trim());
-  if (query.toString() !== flowQuery) {
-    flowQuery = query.toString();
-    flows = new Map();
-    sequence = 0;
-  }
-  const asked = flowQuery;
-  query.set("limit", MOST);
-  for (let more = true; more;) {
-    // To begin with the last ones; then what changed since.
-    const first = sequence === 0;
-    if (first) query.set("newest", "true"); else query.delete("newest");
-    query.set("after", sequence);
-    const said = await json(`flows?${query}`);
-    if (asked !== flowQuery) return;
-    settings.flows = said.enabled;
-    if (said.sequence < sequence) {
-      // Another control plane, or it began anew.
-      flows = new Map();
-      sequence = 0;
-      continue;
-    }
-    if (first) said.flows.reverse();
-    for (const flow of said.flows) {
-      flows.delete(key(flow));
-      flows.set(key(flow), flow);
-    }
-    for (const oldest of flows.keys()) {
-      if (flows.size <= MOST) break;
-      flows.delete(oldest);
-    }
-    more = !first && said.more && said.flows.length > 0;
-    sequence = more ? said.flows.at(-1).sequence : said.sequence;
-  }
-}
-
-const isWanted = (flow) => {
-  const identity = byId("flow-identity").value.trim();
-  const wanted = byId("flow-text").value.trim().toLowerCase();
-  return (!identity || flow.identity.includes(identity))
-    && (!wanted || JSON.stringify([destination(flow), flow]).toLowerCase().includes(wanted));
-};
-
-const rows = new Map();
-
-function showFlows() {
-  byId("flows-off").hidden = settings.flows;
-  byId("flow-table").hidden = !settings.flows;
-  const all = [...flows.values()].filter(isWanted).reverse();
-  byId("flow-count").textContent = settings.flows ? `${all.length}${flows.size >= MOST ? ", the last ones" : ""}` : "";
-  const body = byId("flow-rows");
-  const focus = document.activeElement;
-  const wanted = all.map((flow) => {
-    const known = rows.get(key(flow));
-    if (known && known.sequence === flow.sequence) return known.row;
-    const row = flowRow(flow);
-    if (known) {
-      // The button stays: it may have the focus, and what it explains is the same.
-      known.row.replaceChildren(...[...row.children].slice(0, -1), known.row.lastElementChild);
-      known.sequence = flow.sequence;
-      return known.row;
-    }
-    rows.set(key(flow), { sequence: flow.sequence, row });
-    return row;
-  });
-  const keep = new Set(wanted);
-  for (const [name, { row }] of rows) if (!keep.has(row)) rows.delete(name);
-  for (const row of [...body.children]) if (!keep.has(row)) row.remove();
-  wanted.forEach((row, index) => { if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null); });
-  if (focus !== document.activeElement && focus.isConnected) focus.focus({ preventScroll: true });
-  if (!wanted.length && settings.flows) body.replaceChildren(element("tr", {}, element("td", { colspan: "7", class: "quiet" }, "None yet: a connection is told of when it has ended.")));
-}
-
-const VERDICTS = { allow: "good", audit: "warning", deny: "bad" };
-const toSecond = (time) => time.replace("T", " ").replace(/\.\d+Z$/, "Z");
-const seconds = (time) => element("time", { datetime: time }, toSecond(time));
-
-function flowRow(flow) {
-  const requests = flow.requests ?? [];
-  return element("tr", { class: `flow ${flow.verdict}` },
-    element("td", { class: "when" }, seconds(flow.lastSeen)),
-    element("td", {}, element("strong", { class: VERDICTS[verdict(flow)] }, verdict(flow))),
-    element("td", { class: "mono" }, flow.identity, element("div", { class: "quiet" }, flow.nodes.join(", "))),
-    element("td", { class: "mono" }, destination(flow),
-      flow.addresses.length && flow.name !== null ? element("div", { class: "quiet" }, `dialled ${flow.addresses.join(", ")}`) : null,
-      requests.length ? element("div", { class: "quiet" }, requests.map(path).join(", "), flow.moreRequests ? ", …" : "") : null),
-    element("td", {}, element("code", {}, flow.wouldRefuse ?? flow.reason),
-      flow.policy ? element("div", { class: "quiet mono" }, `${flow.policy} ${flow.rule ?? ""}`) : null),
-    element("td", {}, String(flow.count), element("div", { class: "quiet when" }, "since ", seconds(flow.firstSeen))),
-    element("td", { class: "actions" }, element("button", { type: "button", "aria-label": `explain ${destination(flow)}`, onclick: () => ask(flow) }, "Explain")));
-}
+// Asking.
 
 // The flow that is explained, as it was seen.
 let seen = { hash: "", said: "" };
 
-function ask(flow) {
-  const times = `${count(flow.count, "time", "times")}, last at ${toSecond(flow.lastSeen)}`;
+function explain(flow) {
   location.hash = `#ask?${question(flow)}`;
-  seen = { hash: location.hash, said: `Seen as ${verdict(flow)} ${flow.wouldRefuse ?? flow.reason}, ${times}. What follows is what the policy says now.` };
+  seen = { hash: location.hash, said: `Seen as ${inWords(flow)}. What follows is what the policy says now.` };
 }
-
-const verdict = (flow) => (flow.wouldRefuse ? "audit" : flow.verdict);
-
-// The question that a flow was: the same address and name, so that the engine is asked what Envoy was.
-function question(flow) {
-  const asked = new URLSearchParams({ identity: flow.identity });
-  const address = flow.addresses[0];
-  const isName = flow.name !== null && /^[\w.-]+(:\d+)?$/.test(flow.name);
-  const dialled = address?.includes(":") ? `[${address}]` : address;
-  const at = isName || !address ? host(flow) : dialled;
-  const sample = flow.requests?.[0];
-  const rest = flow.protocol === "http" && sample?.path.startsWith("/") ? sample.path : "";
-  asked.set("to", `${flow.protocol}://${at}:${flow.port}${rest}`);
-  if (address) asked.set("address", address);
-  const why = flow.wouldRefuse ?? flow.reason;
-  if (flow.protocol === "https") {
-    if (flow.name === null) asked.set("noSni", "true");
-    else if (!isName) asked.set("sni", flow.name);
-    if (why === "ech-refused") asked.set("ech", "true");
-  }
-  if (flow.protocol === "http") {
-    if (sample && sample.method !== "?") asked.set("method", sample.method);
-    const headers = [];
-    if (flow.name !== null && !isName) headers.push(`host: ${flow.name}`);
-    if (sample?.upgrade) headers.push(`upgrade: ${sample.upgrade}`);
-    if (headers.length) asked.set("headers", headers.join("\n"));
-  }
-  return asked;
-}
-
-// Asking.
 
 function fillIn(asked) {
   for (const field of FIELDS) byId(field).value = asked.get(field) ?? "";
@@ -438,15 +261,22 @@ async function act(buttons, said, path, body) {
   refresh();
 }
 
-function confirmSwitch(asks) {
+// What is asked to be confirmed; what is confirmed is that, whatever the mode has become meanwhile.
+let wanted = null;
+
+function confirmSwitch(enabled) {
+  wanted = enabled;
+  const asks = enabled !== null;
   byId("switch-yes").hidden = byId("switch-no").hidden = !asks;
+  byId("switch-yes").textContent = enabled ? "Yes, switch it on" : "Yes, switch it off";
   byId("switch").disabled = asks;
   if (asks) byId("switch-no").focus();
 }
 
 function switchEgress() {
-  confirmSwitch(false);
-  act([byId("switch")], byId("switch-said"), "console/global-egress", { enabled: status.meshMode !== "passthrough" });
+  const enabled = wanted;
+  confirmSwitch(null);
+  act([byId("switch")], byId("switch-said"), "console/global-egress", { enabled });
 }
 
 // The page.
@@ -476,8 +306,8 @@ async function refresh() {
     if (now === "proxies") proxies();
     if (now === "policies") policies();
     if (now === "flows") {
-      if (byId("flow-live").checked || flowQuery === null) await news();
-      showFlows();
+      if (byId("flow-live").checked || !wereAsked()) settings.flows = await news(identities);
+      showFlows(settings.flows, explain);
     }
     fail("");
   } catch (error) {
@@ -504,8 +334,8 @@ function route() {
 
 async function filterFlows() {
   try {
-    if (settings.flows) await news();
-    showFlows();
+    if (settings.flows) settings.flows = await news(identities);
+    showFlows(settings.flows, explain);
   } catch (error) {
     fail(error.message);
   }
@@ -531,8 +361,8 @@ async function start() {
   byId("forget").addEventListener("click", forget);
   byId("copy").addEventListener("click", copy);
   byId("apply").addEventListener("click", () => act([byId("apply")], byId("apply-said"), "console/policies", { identity: suggestedFor, yaml: byId("suggested").value }));
-  byId("switch").addEventListener("click", () => confirmSwitch(true));
-  byId("switch-no").addEventListener("click", () => { confirmSwitch(false); byId("switch").focus(); });
+  byId("switch").addEventListener("click", () => confirmSwitch(status.meshMode !== "passthrough"));
+  byId("switch-no").addEventListener("click", () => { confirmSwitch(null); byId("switch").focus(); });
   byId("switch-yes").addEventListener("click", switchEgress);
   addEventListener("hashchange", route);
   route();

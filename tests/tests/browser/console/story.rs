@@ -160,6 +160,16 @@ fn the_switch() -> Result<()> {
             wait_for("the sidecar to follow", Duration::from_secs(10), || open() == on)?;
         }
         ensure!(std::fs::read_to_string(&file)? == before);
+
+        // Somebody else switches it while this one is asked whether he is sure: what he said yes to counts.
+        browser.click("#switch")?;
+        browser.wait("the question", "#switch-yes", "Yes, switch it on")?;
+        std::fs::write(&file, before.replace("enableEgress: false", "enableEgress: true"))?;
+        browser.wait("the mode", "#fact-mode", "passthrough")?;
+        browser.click("#switch-yes")?;
+        let switched = "the console switched global egress";
+        wait_for("the write", Duration::from_secs(10), || console.shim.log().matches(switched).count() == 3)?;
+        ensure!(std::fs::read_to_string(&file)?.contains("enableEgress: true"), "{}", console.shim.log());
         console.is_well()
     })
 }
