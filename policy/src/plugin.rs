@@ -34,6 +34,10 @@ pub struct PluginConfig<P> {
     /// How long the first bytes of a connection may take where they decide, in milliseconds.
     #[serde(default = "default_first_bytes_timeout")]
     pub first_bytes_timeout_ms: u32,
+    /// Text that no earlier configuration had. The filter does not read it; Envoy must not take this
+    /// configuration for one that it had, because it does not tell a plugin of a configuration that comes back.
+    #[serde(default)]
+    pub nonce: String,
     /// The [`crate::Document`].
     pub policy: P,
 }
@@ -45,6 +49,7 @@ impl<'t> Read<'t> for PluginConfig<Raw<'t>> {
         let mut listener_port = Field::new("listenerPort");
         let mut http_deny_status = Field::new("httpDenyStatus");
         let mut first_bytes_timeout_ms = Field::new("firstBytesTimeoutMs");
+        let mut nonce = Field::new("nonce");
         let mut policy = Field::new("policy");
         reader.object(&mut |reader, name| match name {
             "plugin" => plugin.set(match &*reader.owned()? {
@@ -56,6 +61,7 @@ impl<'t> Read<'t> for PluginConfig<Raw<'t>> {
             "listenerPort" => listener_port.set(reader.unsigned()),
             "httpDenyStatus" => http_deny_status.set(reader.unsigned()),
             "firstBytesTimeoutMs" => first_bytes_timeout_ms.set(reader.unsigned()),
+            "nonce" => nonce.set(reader.owned()),
             "policy" => policy.set(Raw::read(reader)),
             _ => unknown_field(name),
         })?;
@@ -65,6 +71,7 @@ impl<'t> Read<'t> for PluginConfig<Raw<'t>> {
             listener_port: listener_port.or(default_listener_port()),
             http_deny_status: http_deny_status.or(default_deny_status()),
             first_bytes_timeout_ms: first_bytes_timeout_ms.or(default_first_bytes_timeout()),
+            nonce: nonce.or(String::new()),
             policy: policy.required()?,
         })
     }

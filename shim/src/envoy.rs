@@ -135,11 +135,7 @@ impl Generator {
     pub fn snapshot(&self, document: &Document, own: &[OwnCluster]) -> Snapshot {
         let plugins = plugins::both(document, &self.settings).map(|plugin| {
             let (name, body) = (plugin.name.clone(), any(&plugin));
-            let resource = match &self.module {
-                Some(module) => Resource::around(name, body, module),
-                None => Resource::new(name, body),
-            };
-            (type_url::EXTENSION, Arc::new(resource))
+            (type_url::EXTENSION, Arc::new(Resource::plugin(name, body, self.module.as_ref())))
         });
         let passthrough = match document.mode {
             Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
@@ -241,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_input_gives_equal_bytes() {
+    fn equal_input_gives_equal_versions() {
         let (one, other) = (generator(), generator());
         for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
             let (one, other) =
@@ -265,6 +261,24 @@ mod tests {
         for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
             assert_eq!(told(false, mode), [false; 3]);
             assert_eq!(told(true, mode), [true; 3]);
+        }
+    }
+
+    /// Whether by the control plane of before or by another: Envoy would use a plugin that it has again.
+    #[test]
+    fn no_configuration_of_a_plugin_is_sent_twice() {
+        let file = Settings { module: Module::File("/egress_filter.wasm".into()), ..settings() };
+        for settings in [settings(), file] {
+            let generator = Generator::new(settings);
+            let snapshot = generator.snapshot(&document(Mode::Enforce, "1"), &[]);
+            for plugin in snapshot.of_type(type_url::EXTENSION) {
+                assert_ne!(plugin.body(), plugin.body(), "{}", plugin.name());
+            }
+            for url in [type_url::LISTENER, type_url::CLUSTER] {
+                for constant in snapshot.of_type(url) {
+                    assert_eq!(constant.body(), constant.body(), "{}", constant.name());
+                }
+            }
         }
     }
 

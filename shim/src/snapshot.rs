@@ -31,15 +31,32 @@ pub mod type_url {
     }
 }
 
-/// One resource; its version is a hash of its bytes.
+/// One resource; its version is a hash of its content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
     name: String,
     version: String,
     type_url: String,
     /// One after the other they are the bytes.
-    parts: Vec<Bytes>,
+    parts: Vec<Part>,
 }
+
+/// A part of a resource's bytes.
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    /// The same bytes whenever the resource is sent.
+    Constant(Bytes),
+    /// As many bytes as [`NONCE`], other ones whenever the resource is sent.
+    Nonce,
+}
+
+/// The placeholder for a nonce in the content of a resource.
+///
+/// Envoy uses a plugin again whose configuration it has seen, without telling the plugin, for as long as a
+/// stream of that configuration lives. So no configuration is ever sent twice: not when a policy comes back,
+/// not by another replica, not after a restart. The version does not depend on it, so that a proxy that
+/// reconnects with this content is sent nothing.
+pub const NONCE: &str = "00000000-nonce-of-the-control-plane";
 
 /// Bytes that many resources have in them and that are kept once: the module, which is larger than all else
 /// that the proxies of an identity get.
@@ -57,7 +74,7 @@ impl Shared {
     }
 }
 
-/// What the proxies of one identity get. Immutable: equal input gives equal bytes and versions.
+/// What the proxies of one identity get. Immutable: equal input gives equal versions.
 #[derive(Debug)]
 pub struct Snapshot {
     document_version: String,
@@ -68,23 +85,31 @@ impl Resource {
     /// A resource of this name and content.
     #[must_use]
     pub fn new(name: String, body: Any) -> Self {
-        let Any { type_url, value } = body;
-        let version = hash([type_url.as_bytes(), &value]);
-        Self { version, name, type_url, parts: vec![value.into()] }
+        Self::of_parts(name, body.type_url, vec![Part::Constant(body.value.into())], None)
     }
 
-    /// The same, of a content that has `shared` in it.
+    /// A plugin's configuration, which has [`NONCE`] in it and, where it is inline, the module.
     #[must_use]
-    pub fn around(name: String, body: Any, shared: &Shared) -> Self {
-        let Shared { bytes, hash: shared } = shared;
-        let found = body.value.windows(bytes.len().max(1)).position(|window| window == bytes);
-        let Some(start) = found else { return Self::new(name, body) };
-        let Any { type_url, value } = body;
-        let (before, rest) = value.split_at(start);
-        let after = rest.get(bytes.len()..).unwrap_or_default();
-        let version = hash([type_url.as_bytes(), before, shared.as_bytes(), after]);
-        let parts = vec![Bytes::copy_from_slice(before), bytes.clone(), Bytes::copy_from_slice(after)];
-        Self { version, name, type_url, parts }
+    pub fn plugin(name: String, body: Any, module: Option<&Shared>) -> Self {
+        let mut parts = vec![Part::Constant(body.value.into())];
+        split(&mut parts, NONCE.as_bytes(), &Part::Nonce);
+        if let Some(module) = module {
+            split(&mut parts, &module.bytes, &Part::Constant(module.bytes.clone()));
+        }
+        Self::of_parts(name, body.type_url, parts, module)
+    }
+
+    fn of_parts(name: String, type_url: String, parts: Vec<Part>, module: Option<&Shared>) -> Self {
+        let content = parts.iter().map(|part| match (part, module) {
+            (Part::Nonce, _) => NONCE.as_bytes(),
+            // It is hashed once and not for each identity.
+            (Part::Constant(bytes), Some(module)) if bytes.as_ptr() == module.bytes.as_ptr() => {
+                module.hash.as_bytes()
+            }
+            (Part::Constant(bytes), _) => bytes,
+        });
+        let version = hash(std::iter::once(type_url.as_bytes()).chain(content));
+        Self { name, version, type_url, parts }
     }
 
     /// The name by which Envoy asks for it.
@@ -93,17 +118,55 @@ impl Resource {
         &self.name
     }
 
-    /// The hash of its content.
+    /// The hash of its content, without the nonce.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Its content, put together.
+    /// Its content as it is sent once, with a nonce of its own.
     #[must_use]
     pub fn body(&self) -> Any {
-        Any { type_url: self.type_url.clone(), value: self.parts.concat() }
+        let mut value = Vec::with_capacity(self.parts.iter().map(Part::len).sum());
+        for part in &self.parts {
+            match part {
+                Part::Constant(bytes) => value.extend_from_slice(bytes),
+                Part::Nonce => value.extend_from_slice(nonce().as_bytes()),
+            }
+        }
+        Any { type_url: self.type_url.clone(), value }
     }
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Constant(bytes) => bytes.len(),
+            Self::Nonce => NONCE.len(),
+        }
+    }
+}
+
+/// Puts `part` in the place of `bytes`, where they first stand in one of the parts.
+fn split(parts: &mut Vec<Part>, bytes: &[u8], part: &Part) {
+    let place = parts.iter().enumerate().find_map(|(at, part)| match part {
+        Part::Constant(content) => {
+            let start = content.windows(bytes.len().max(1)).position(|window| window == bytes)?;
+            Some((at, content.clone(), start))
+        }
+        Part::Nonce => None,
+    });
+    let Some((at, content, start)) = place else { return };
+    // Copied, so that the content, which holds the module once more, can go.
+    let copy = |bytes: &[u8]| Part::Constant(Bytes::copy_from_slice(bytes));
+    let (before, rest) = content.split_at(start);
+    let after = rest.get(bytes.len()..).unwrap_or_default();
+    parts.splice(at..=at, [copy(before), part.clone(), copy(after)]);
+}
+
+/// Text that was never sent before, of the length of [`NONCE`].
+fn nonce() -> String {
+    format!("{:0width$x}", fastrand::u128(..), width = NONCE.len())
 }
 
 impl Snapshot {
@@ -156,32 +219,61 @@ pub fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 mod tests {
     use super::*;
 
+    const PLUGIN: &str = r#"{"nonce":"00000000-nonce-of-the-control-plane","policy":1} module "#;
+
+    fn any(value: &str) -> Any {
+        Any { type_url: "t".to_owned(), value: value.into() }
+    }
+
+    fn plugin(text: &str, module: Option<&Shared>) -> Resource {
+        Resource::plugin("r".to_owned(), any(text), module)
+    }
+
     #[test]
-    fn what_is_shared_is_kept_once() {
-        let any = |value: &[u8]| Any { type_url: "t".to_owned(), value: value.to_vec() };
-        let module = Bytes::from_static(b"module");
-        let shared = Shared::new(module.clone());
-        for (value, parts) in
-            [(&b"a module b"[..], 3), (b"module", 3), (b"momodule", 3), (b"modul", 1), (b"", 1)]
-        {
-            let resource = Resource::around("r".to_owned(), any(value), &shared);
-            assert_eq!(resource.body(), any(value));
-            assert_eq!(resource.parts.len(), parts);
-            if parts == 3 {
-                assert_eq!(resource.parts[1].as_ptr(), module.as_ptr());
-            }
+    fn the_module_is_kept_once() {
+        let module = Shared::new(Bytes::from_static(b"module"));
+        for text in [PLUGIN, "a module b", "module", "momodule"] {
+            let resource = plugin(text, Some(&module));
+            let kept = resource.parts.iter().any(
+                |part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == module.bytes.as_ptr()),
+            );
+            assert!(kept, "{text}");
+            assert_eq!(resource.body().value.len(), text.len());
         }
-        let nothing = Shared::new(Bytes::new());
-        assert_eq!(Resource::around("r".to_owned(), any(b"a"), &nothing).body(), any(b"a"));
-        // Whatever differs has another version, on either side and in the middle.
-        let other = Shared::new(Bytes::from_static(b"MODULE"));
-        let version = |value: &[u8], shared| Resource::around("r".to_owned(), any(value), shared).version;
+        for text in ["a module b", "modul", ""] {
+            assert_eq!(plugin(text, Some(&module)).body(), any(text));
+            assert_eq!(plugin(text, Some(&Shared::new(Bytes::new()))).body(), any(text));
+        }
+    }
+
+    #[test]
+    fn versions_are_of_the_content() {
+        let [module, other] = [&b"module"[..], b"MODULE"].map(|bytes| Shared::new(Bytes::from_static(bytes)));
+        let version = |text: &str, module| plugin(text, module).version;
+        assert_eq!(version(PLUGIN, Some(&module)), version(PLUGIN, Some(&module)));
+        // Whatever differs has another version: on either side, in the middle, and in the module.
         let versions = [
-            version(b"a module b", &shared),
-            version(b"b module b", &shared),
-            version(b"a module a", &shared),
-            version(b"a MODULE b", &other),
+            version(PLUGIN, Some(&module)),
+            version(&PLUGIN.replace(":1", ":2"), Some(&module)),
+            version(&PLUGIN.replace("module ", "module  "), Some(&module)),
+            version(&PLUGIN.replace("module", "MODULE"), Some(&other)),
+            version(PLUGIN, None),
         ];
         assert_eq!(versions.iter().collect::<std::collections::BTreeSet<_>>().len(), versions.len());
+    }
+
+    #[test]
+    fn nothing_is_sent_twice() {
+        let module = Shared::new(Bytes::from_static(b"module"));
+        for module in [Some(&module), None] {
+            let resource = plugin(PLUGIN, module);
+            let sent: std::collections::BTreeSet<_> = (0..100).map(|_| resource.body().value).collect();
+            assert_eq!(sent.len(), 100);
+            for bytes in sent {
+                let text = String::from_utf8(bytes).expect("text");
+                assert_eq!(text.len(), PLUGIN.len());
+                assert!(text.starts_with(r#"{"nonce":"0"#) && text.ends_with(r#"","policy":1} module "#), "{text}");
+            }
+        }
     }
 }

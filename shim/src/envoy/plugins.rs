@@ -11,6 +11,7 @@ use envoy_types::pb::google::protobuf::{Any, StringValue};
 use serde_json::value::RawValue;
 
 use super::{Module, Settings, any, name};
+use crate::snapshot::NONCE;
 
 /// The configurations of the network and the HTTP plugin. They differ in their first field only, so
 /// that one VM per worker serves both and compiles the policy once.
@@ -36,6 +37,7 @@ fn wasm(name: &str, plugin: Plugin, version: &str, policy: &RawValue, settings: 
         listener_port: settings.listener_port,
         http_deny_status: settings.http_deny_status,
         first_bytes_timeout_ms: u32::try_from(settings.first_bytes_timeout.as_millis()).unwrap_or(u32::MAX),
+        nonce: NONCE.to_owned(),
         policy,
     };
     let json = StringValue { value: serde_json::to_string(&config).unwrap_or_default() };
