@@ -1,6 +1,6 @@
 //! What a plugin was told, and what it falls back to when it was told nothing it can read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hash::Hasher;
 use std::rc::{Rc, Weak};
 
@@ -16,8 +16,6 @@ pub(crate) struct Config {
     pub(crate) deny_status: u16,
     pub(crate) first_bytes_timeout_ms: u32,
     pub(crate) policy: Rc<Policy>,
-    /// Whether the root gets ticks, because some stream of it waits.
-    pub(crate) ticking: Rc<Cell<bool>>,
 }
 
 impl Config {
@@ -37,7 +35,6 @@ impl Config {
             deny_status: config.http_deny_status,
             first_bytes_timeout_ms: config.first_bytes_timeout_ms,
             policy: compiled(&config)?,
-            ticking: Rc::default(),
         })
     }
 }

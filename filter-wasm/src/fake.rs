@@ -3,11 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
 use egress_policy::{Protocol, ReasonCode};
 
 use crate::config::Config;
 use crate::host::{Connection, Exchange, Host, Span};
+use crate::scope::Scope;
 
 #[derive(Default)]
 pub(crate) struct Fake {
@@ -21,8 +24,9 @@ pub(crate) struct Fake {
     pub(crate) closed: Cell<bool>,
     pub(crate) resumed: Cell<bool>,
     pub(crate) now: Cell<u64>,
-    pub(crate) ticks: Cell<Option<u32>>,
+    pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
+    pub(crate) upstream: Option<SocketAddr>,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
 }
@@ -30,6 +34,10 @@ pub(crate) struct Fake {
 impl Host for Fake {
     fn destination(&self) -> Option<SocketAddr> {
         self.destination
+    }
+
+    fn upstream(&self) -> Option<SocketAddr> {
+        self.upstream
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -73,8 +81,8 @@ impl Connection for Fake {
         self.now.get()
     }
 
-    fn ask_for_ticks(&self, wait: u32) {
-        self.ticks.set(Some(wait));
+    fn ask_for_ticks(&self, period: Duration) {
+        self.ticks.set(Some(period));
     }
 
     fn had_no_upstream(&self) -> bool {
@@ -103,4 +111,9 @@ pub(crate) fn config(plugin: &str, mode: &str, rules: &str) -> Config {
         "identity":{{"namespace":"ns","serviceAccount":"sa"}},"version":"v","mode":"{mode}","rules":{rules}}}}}"#
     );
     Config::read(text.as_bytes()).expect("valid")
+}
+
+/// A scope of its own whose newest configuration has these rules.
+pub(crate) fn scope(plugin: &str, mode: &str, rules: &str) -> Rc<Scope> {
+    Scope::create(&config(plugin, mode, rules))
 }

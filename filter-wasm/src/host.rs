@@ -3,8 +3,9 @@
 //! Most host calls of the SDK panic on a status they do not know, and a panic is a trap that ends
 //! every connection of the worker. So the calls that return a `Result` are used, directly.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use egress_policy::{Plugin, Protocol, ReasonCode};
@@ -14,13 +15,17 @@ use proxy_wasm::types::{Action, BufferType, Bytes, ContextType, LogLevel, MapTyp
 
 use crate::config::Config;
 use crate::http::Http;
-use crate::network::Network;
-use crate::{live, network, record, requests, waiting};
+use crate::network::{Network, PluginHandle};
+use crate::open_connections::revocation;
+use crate::scope::{Action as Overdue, ActionKind, NEXT_TICK, Scope};
+use crate::{network, record};
 
 /// What every plugin needs.
 pub(crate) trait Host {
     /// The dialled address.
     fn destination(&self) -> Option<SocketAddr>;
+    /// The address where Envoy opened a connection for this stream, if it did.
+    fn upstream(&self) -> Option<SocketAddr>;
     /// Writes a field that access logs can read.
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
@@ -52,8 +57,8 @@ pub(crate) trait Connection: Host {
     fn resume(&self);
     /// The time in milliseconds, from any start.
     fn now(&self) -> u64;
-    /// Asks for ticks by which the end of a wait of so many milliseconds is noticed.
-    fn ask_for_ticks(&self, wait: u32);
+    /// Asks for ticks.
+    fn ask_for_ticks(&self, period: Duration);
     /// Whether Envoy found no address to connect to.
     fn had_no_upstream(&self) -> bool;
 }
@@ -136,8 +141,11 @@ impl Counter {
 
 impl Host for Envoy {
     fn destination(&self) -> Option<SocketAddr> {
-        let text = hostcalls::get_property(vec!["destination", "address"]).ok()??;
-        std::str::from_utf8(&text).ok()?.parse().ok()
+        address(vec!["destination", "address"])
+    }
+
+    fn upstream(&self) -> Option<SocketAddr> {
+        address(vec!["upstream", "address"])
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -161,6 +169,11 @@ impl Host for Envoy {
         let arguments = filter_state_arguments(span, key, value);
         hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
     }
+}
+
+fn address(property: Vec<&str>) -> Option<SocketAddr> {
+    let text = hostcalls::get_property(property).ok()??;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3.
@@ -198,8 +211,8 @@ impl Connection for Envoy {
         now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 
-    fn ask_for_ticks(&self, wait: u32) {
-        let _ = hostcalls::set_tick_period(pace(wait));
+    fn ask_for_ticks(&self, period: Duration) {
+        let _ = hostcalls::set_tick_period(period);
     }
 
     fn had_no_upstream(&self) -> bool {
@@ -226,21 +239,22 @@ impl Exchange for Envoy {
     }
 }
 
-/// When open connections are looked at after a policy change.
-const SOON: Duration = Duration::from_millis(1);
-
-/// How often the ends of waits of so many milliseconds are looked for. A stream that begins to wait before
-/// the first tick of its root replaces that tick by these, so they must not be rare: by then what is open
-/// has not been looked at.
-fn pace(wait: u32) -> Duration {
-    Duration::from_millis(u64::from(wait / 10).clamp(10, 250))
-}
-
 #[derive(Default)]
 struct Root {
     config: Option<Config>,
-    /// What is open was allowed by another policy, and has not been looked at.
-    revisit: bool,
+    plugin: Option<PluginHandle>,
+}
+
+impl Root {
+    /// What a stream gets; `None` refuses it.
+    fn plugin_of_stream(&self) -> Option<PluginHandle> {
+        let (config, plugin) = self.config.as_ref().zip(self.plugin.clone())?;
+        if plugin.scope.notice_return(config, || Envoy.now()) {
+            plugin.ticking.set(true);
+            let _ = hostcalls::set_tick_period(NEXT_TICK);
+        }
+        Some(plugin)
+    }
 }
 
 impl Context for Root {}
@@ -250,36 +264,33 @@ impl RootContext for Root {
         let bytes = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten();
         match Config::read(&bytes.unwrap_or_default()) {
             Ok(config) => {
-                // Not from here, where Envoy is only trying this configuration.
-                self.revisit = true;
-                let _ = hostcalls::set_tick_period(SOON);
+                let scope = Scope::configure(&config, Envoy.now());
+                // What is open is looked at then, because host calls here concern no stream.
+                let _ = hostcalls::set_tick_period(NEXT_TICK);
+                self.plugin = Some(PluginHandle { scope, ticking: Rc::new(Cell::new(true)) });
                 self.config = Some(config);
                 true
             }
             // Envoy rejects the update and keeps what it had; without any it closes connections.
             Err(error) => {
                 let _ = hostcalls::log(LogLevel::Error, &format!("egress: configuration refused: {error}"));
-                self.config = None;
+                *self = Self::default();
                 false
             }
         }
     }
 
     fn on_tick(&mut self) {
-        let Some(config) = &self.config else { return };
-        let (late, others) = waiting::late(Envoy.now());
+        let Some(PluginHandle { scope, ticking }) = &self.plugin else { return };
+        let due = scope.due(Envoy.now());
         // First of all: below, host calls concern a stream.
-        let next = if others { pace(config.first_bytes_timeout_ms) } else { Duration::ZERO };
-        let _ = hostcalls::set_tick_period(next);
-        config.ticking.set(others);
-        for late in late {
+        let _ = hostcalls::set_tick_period(due.next.unwrap_or(Duration::ZERO));
+        ticking.set(due.next.is_some());
+        for action in due.actions {
             // It may be gone.
-            if hostcalls::set_effective_context(late.id).is_ok() {
-                network::give_up(&Envoy, &late);
+            if hostcalls::set_effective_context(action.id).is_ok() {
+                act(scope, &action);
             }
-        }
-        if std::mem::take(&mut self.revisit) {
-            revoke(config);
         }
     }
 
@@ -292,32 +303,35 @@ impl RootContext for Root {
     }
 
     fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
-        Some(Box::new(Stream(Network::new(Envoy, id, self.config.clone()))))
+        Some(Box::new(Stream(Network::new(Envoy, id, self.plugin_of_stream()))))
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpStream(Http::new(Envoy, id, self.config.clone()))))
+        let scope = self.plugin_of_stream().map(|plugin| plugin.scope);
+        Some(Box::new(HttpStream(Http::new(Envoy, id, scope))))
     }
 }
 
-/// Ends what a new policy forbids: each plugin what it has let through itself, because the two get
-/// their configurations one after the other.
-fn revoke(config: &Config) {
-    match config.plugin {
-        Plugin::Network => {
-            for (id, protocol) in live::forbidden_by(&config.policy) {
-                if hostcalls::set_effective_context(id).is_ok() {
-                    record::decision(&Envoy, Some(&config.policy), &live::revocation(), protocol);
-                    Envoy.close();
-                }
+/// Acts on the stream that host calls concern.
+fn act(scope: &Scope, action: &Overdue) {
+    let policy = scope.newest().policy;
+    match action.kind {
+        ActionKind::TimedOut | ActionKind::Evict | ActionKind::Decide => {
+            network::end_wait(&Envoy, scope, action.place, action.kind);
+        }
+        ActionKind::Connection(standing) => {
+            let Some(open) = scope.open.with(action.place, |open| open.clone()) else { return };
+            if !standing.is_permitted(|| Envoy.upstream(), |at| open.is_allowed_at(&policy, at)) {
+                let protocol = open.first_bytes.protocol();
+                record::decision(&Envoy, Some(&policy), &revocation(), protocol);
+                Envoy.close();
             }
         }
-        Plugin::Http => {
-            for id in requests::forbidden_by(&config.policy) {
-                if hostcalls::set_effective_context(id).is_ok() {
-                    record::decision(&Envoy, Some(&config.policy), &live::revocation(), Protocol::Http);
-                    let _ = hostcalls::reset_http_request();
-                }
+        ActionKind::Request(standing) => {
+            let Some(request) = scope.in_flight.with(action.place, |request| request.clone()) else { return };
+            if !standing.is_permitted(|| Envoy.upstream(), |at| request.is_allowed_at(&policy, at)) {
+                record::decision(&Envoy, Some(&policy), &revocation(), Protocol::Http);
+                let _ = hostcalls::reset_http_request();
             }
         }
     }

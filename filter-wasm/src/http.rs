@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode};
 
-use crate::config::Config;
 use crate::host::{Exchange, Flow, Span};
-use crate::requests::{self, Asked, Seen};
+use crate::in_flight::{InFlightRequest, RequestInfo, SeenHeaders};
+use crate::review::Route;
+use crate::scope::Scope;
+use crate::table::Guard;
 use crate::{record, steer};
 
 /// The header by which the route finds its cluster. The connection manager removes it from what the
@@ -20,42 +23,43 @@ const DENIED_HEADER: &str = "x-egress-denied";
 pub(crate) struct Http<H> {
     host: H,
     id: u32,
-    config: Option<Config>,
-    under_way: Option<requests::Entry>,
+    scope: Option<Rc<Scope>>,
+    in_flight: Option<Guard<InFlightRequest>>,
 }
 
 impl<H: Exchange> Http<H> {
-    /// A request under a configuration; `None` refuses.
-    pub(crate) fn new(host: H, id: u32, config: Option<Config>) -> Self {
-        Self { host, id, config, under_way: None }
+    /// A request in a scope; `None` refuses.
+    pub(crate) fn new(host: H, id: u32, scope: Option<Rc<Scope>>) -> Self {
+        Self { host, id, scope, in_flight: None }
     }
 
     /// The request's headers are complete.
     pub(crate) fn on_request_headers(&mut self) -> Flow {
-        let Some(config) = &self.config else {
+        let Some(scope) = &self.scope else {
             return self.refuse(ReasonCode::PolicyInvalid, 403);
         };
+        let config = scope.newest();
         let Some(to) = self.host.destination().filter(|to| to.port() != config.listener_port) else {
             return self.refuse(ReasonCode::NotIntercepted, config.deny_status);
         };
         let text = |name| self.host.header(name).and_then(|value| String::from_utf8(value).ok());
         // A value that is not UTF-8 is there, and malformed.
         let odd = |name| self.host.header(name).map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
-        let asked = Asked {
+        let request = RequestInfo {
             authority: odd(":authority"),
             method: text(":method").unwrap_or_default(),
             path: text(":path").unwrap_or_default(),
             upgrade: odd("upgrade"),
         };
         let headers = HostHeaders { host: &self.host, seen: RefCell::default() };
-        let decision = asked.decide(&config.policy, to, &headers);
-        let seen = headers.seen.into_inner();
+        let decision = request.decide(&config.policy, to, &headers);
+        let headers = headers.seen.into_inner();
         record::decision(&self.host, Some(&config.policy), &decision, Protocol::Http);
         match &decision {
             Decision::Deny(refusal) => self.respond(refusal.reason, config.deny_status),
             Decision::Allow(permit) => {
                 if let Destination::Resolved(name, _) = &permit.to
-                    && !says_where(asked.authority.as_deref(), to.port())
+                    && !says_where(request.authority.as_deref(), to.port())
                 {
                     // For this request only: the next one of the connection has another name.
                     let set = self.host.set_filter_state(Span::Request, steer::DYNAMIC_HOST, name.as_str())
@@ -69,14 +73,17 @@ impl<H: Exchange> Http<H> {
                     }
                 }
                 self.host.set_header(CLUSTER_HEADER, steer::cluster(permit));
-                self.under_way = Some(requests::opened(self.id, to, asked, seen));
+                let (id, route) = (self.id, Route::from(&permit.to));
+                let in_flight = InFlightRequest { id, to, request, headers, route };
+                self.in_flight = Some(scope.in_flight.insert(in_flight));
                 Flow::Continue
             }
         }
     }
 
     fn refuse(&self, reason: ReasonCode, status: u16) -> Flow {
-        let policy = self.config.as_ref().map(|config| &*config.policy);
+        let config = self.scope.as_ref().map(|scope| scope.newest());
+        let policy = config.as_ref().map(|config| &*config.policy);
         record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Http);
         self.respond(reason, status)
     }
@@ -96,7 +103,7 @@ fn says_where(authority: Option<&str>, port: u16) -> bool {
 
 struct HostHeaders<'a, H> {
     host: &'a H,
-    seen: RefCell<Seen>,
+    seen: RefCell<SeenHeaders>,
 }
 
 impl<H: Exchange> Headers for HostHeaders<'_, H> {
@@ -110,7 +117,7 @@ impl<H: Exchange> Headers for HostHeaders<'_, H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{Fake, config};
+    use crate::fake::{Fake, scope};
 
     const RULES: &str = r#"[
         {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
@@ -124,7 +131,7 @@ mod tests {
         for (name, value) in headers {
             fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
         }
-        let mut request = Http::new(fake, 1, Some(config("http", mode, RULES)));
+        let mut request = Http::new(fake, 1, Some(scope("http", mode, RULES)));
         let flow = request.on_request_headers();
         let fake = &request.host;
         let cluster =
@@ -191,7 +198,7 @@ mod tests {
     fn envoy_refuses_the_steering() {
         let fake = Fake { destination: "1.2.3.4:8080".parse().ok(), stubborn: true, ..Fake::default() };
         fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
-        let mut request = Http::new(fake, 1, Some(config("http", "enforce", RULES)));
+        let mut request = Http::new(fake, 1, Some(scope("http", "enforce", RULES)));
         assert_eq!(request.on_request_headers(), Flow::Wait);
         assert!(request.host.header(CLUSTER_HEADER).is_none());
     }

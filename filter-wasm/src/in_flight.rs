@@ -1,24 +1,23 @@
-//! The requests of this worker that were let through and are under way, so that a new policy can be
-//! asked about them. An upgraded connection is such a request until it ends.
+//! The requests that were let through and have not ended, so that a new policy can be asked about them. An
+//! upgraded connection is such a request until it ends.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use egress_policy::{Decision, Headers, Policy, Request};
 
-use crate::table::Table;
+use crate::review::{Route, Standing};
 
-/// What is known of a request.
-#[derive(Debug, Default)]
-pub(crate) struct Asked {
+/// What a decision looks at of a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestInfo {
     pub(crate) authority: Option<String>,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) upgrade: Option<String>,
 }
 
-impl Asked {
+impl RequestInfo {
     /// Asks a policy about it.
     pub(crate) fn decide<'p>(
         &self,
@@ -35,88 +34,104 @@ impl Asked {
 
 /// The headers that a decision looked at. Envoy does not show them a second time; one that was not
 /// looked at counts as absent, so that in doubt a request ends.
-#[derive(Debug, Default)]
-pub(crate) struct Seen(pub(crate) Vec<(String, String)>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenHeaders(pub(crate) Vec<(String, String)>);
 
-impl Headers for Seen {
+impl Headers for SeenHeaders {
     fn get(&self, name: &str) -> Option<Cow<'_, str>> {
         self.0.iter().find(|(seen, _)| seen == name).map(|(_, value)| Cow::Borrowed(value.as_str()))
     }
 }
 
-#[derive(Debug)]
-struct UnderWay {
-    id: u32,
-    to: SocketAddr,
-    asked: Asked,
-    headers: Seen,
+/// A request that was let through.
+#[derive(Debug, Clone)]
+pub(crate) struct InFlightRequest {
+    pub(crate) id: u32,
+    /// The original destination.
+    pub(crate) to: SocketAddr,
+    pub(crate) request: RequestInfo,
+    pub(crate) headers: SeenHeaders,
+    pub(crate) route: Route,
 }
 
-/// The place of a request in the table; it goes when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Entry(usize);
-
-thread_local! {
-    static UNDER_WAY: RefCell<Table<UnderWay>> = const { RefCell::new(Table::new()) };
-}
-
-/// A request is let through.
-pub(crate) fn opened(id: u32, to: SocketAddr, asked: Asked, headers: Seen) -> Entry {
-    Entry(UNDER_WAY.with_borrow_mut(|table| table.insert(UnderWay { id, to, asked, headers })))
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        // When the VM ends, the table may be gone before the last request.
-        let _ = UNDER_WAY.try_with(|table| {
-            if let Ok(mut table) = table.try_borrow_mut() {
-                table.remove(self.0);
-            }
-        });
+impl InFlightRequest {
+    /// Its standing under a policy.
+    pub(crate) fn standing(&self, policy: &Policy) -> Standing {
+        self.route.standing(policy, &self.request.decide(policy, self.to, &self.headers))
     }
-}
 
-/// The requests that a policy does not allow.
-pub(crate) fn forbidden_by(policy: &Policy) -> Vec<u32> {
-    UNDER_WAY.with_borrow(|table| {
-        let forbidden = |request: &UnderWay| {
-            (!request.asked.decide(policy, request.to, &request.headers).is_allowed()).then_some(request.id)
-        };
-        table.iter().filter_map(forbidden).collect()
-    })
+    /// Whether a policy allows this request on a connection that was opened to this address.
+    pub(crate) fn is_allowed_at(&self, policy: &Policy, address: SocketAddr) -> bool {
+        match self.request.decide(policy, address, &self.headers) {
+            Decision::Allow(permit) => Route::from(&permit.to) == Route::OriginalDestination,
+            Decision::Deny(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use egress_policy::HostMatch;
+
     use super::*;
     use crate::fake::config;
+    use crate::review::UpstreamTest;
 
     #[test]
-    fn a_new_policy_forbids_just_what_it_does_not_allow() {
+    fn a_new_policy_forbids_just_what_it_does_not_allow_there() {
         let rules = r#"[
             {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
+            {"policy":"a/block","name":"n","port":81,"protocol":"http","hosts":["a.org"],"addresses":["10.0.0.0/8"]},
             {"policy":"a/hdr","name":"n","port":80,"protocol":"http","hosts":["b.org"],"routes":[
                 {"name":"r","headers":[{"name":"x-key","value":"v"}]}]}]"#;
-        let get = |host: &str, upgrade: Option<&str>| Asked {
-            authority: Some(host.to_owned()),
-            method: "GET".to_owned(),
-            path: "/".to_owned(),
-            upgrade: upgrade.map(str::to_owned),
-        };
-        let to = "1.2.3.4:80".parse().expect("valid");
-        let key = || Seen(vec![("x-key".to_owned(), "v".to_owned())]);
-        let mut entries = vec![
-            opened(1, to, get("a.org", None), Seen::default()),
-            opened(2, to, get("a.org", Some("websocket")), Seen::default()),
-            opened(3, to, get("b.org", None), key()),
-            opened(4, to, get("b.org", None), Seen::default()),
-            opened(5, to, get("c.org", None), Seen::default()),
-        ];
-        let forbidden = |mode| forbidden_by(&config("http", mode, rules).policy);
-        assert_eq!(forbidden("enforce"), [2, 4, 5]);
-        assert!(forbidden("audit").is_empty());
-        assert!(forbidden("passthrough").is_empty());
-        drop(entries.remove(1));
-        assert_eq!(forbidden("enforce"), [4, 5]);
+        let key = || SeenHeaders(vec![("x-key".to_owned(), "v".to_owned())]);
+        let exact = Route::Resolved(HostMatch::Exact);
+        for (to, host, upgrade, headers, route, expected) in [
+            ("1.2.3.4:80", "a.org", None, SeenHeaders::default(), exact, Standing::Permitted),
+            ("1.2.3.4:80", "a.org", Some("websocket"), SeenHeaders::default(), exact, Standing::Forbidden),
+            ("1.2.3.4:80", "b.org", None, key(), exact, Standing::Permitted),
+            ("1.2.3.4:80", "b.org", None, SeenHeaders::default(), exact, Standing::Forbidden),
+            ("1.2.3.4:80", "c.org", None, SeenHeaders::default(), exact, Standing::Forbidden),
+            // What audit mode or an address let through is not where the name leads.
+            (
+                "1.2.3.4:80",
+                "a.org",
+                None,
+                SeenHeaders::default(),
+                Route::OriginalDestination,
+                Standing::Forbidden,
+            ),
+            (
+                "10.0.0.1:81",
+                "a.org",
+                None,
+                SeenHeaders::default(),
+                exact,
+                Standing::Depends(UpstreamTest::Allowed),
+            ),
+        ] {
+            let request = InFlightRequest {
+                id: 1,
+                to: to.parse().expect("valid"),
+                request: RequestInfo {
+                    authority: Some(host.to_owned()),
+                    method: "GET".to_owned(),
+                    path: "/".to_owned(),
+                    upgrade: upgrade.map(str::to_owned),
+                },
+                headers,
+                route,
+            };
+            let name = format!("{to} {host} {upgrade:?} {route:?}");
+            let standing = |mode| request.standing(&config("http", mode, rules).policy);
+            assert_eq!(standing("enforce"), expected, "{name}");
+            assert_eq!(standing("audit"), Standing::Permitted, "{name}");
+            assert_eq!(standing("passthrough"), Standing::Permitted, "{name}");
+            let at = |address: &str| {
+                let policy = config("http", "enforce", rules).policy;
+                request.is_allowed_at(&policy, address.parse().expect("valid"))
+            };
+            assert_eq!((at("10.2.2.2:81"), at("11.2.2.2:81")), (host == "a.org" && upgrade.is_none(), false));
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The network plugin: one connection from accept to verdict.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use egress_policy::client_hello::{HelloError, Progress, Reader};
 use egress_policy::{
@@ -8,57 +10,77 @@ use egress_policy::{
     Refusal,
 };
 
-use crate::config::Config;
 use crate::host::{Connection, Flow, Span};
-use crate::live::{self, Live, Seen};
-use crate::waiting::{self, Late};
+use crate::open_connections::{FirstBytes, OpenConnection};
+use crate::pending::{PendingConnection, PendingState};
+use crate::review::Route;
+use crate::scope::{ActionKind, NEXT_TICK, Scope};
+use crate::table::Guard;
 use crate::{record, steer};
+
+/// What a plugin gives its connections.
+#[derive(Debug, Clone)]
+pub(crate) struct PluginHandle {
+    pub(crate) scope: Rc<Scope>,
+    /// Whether the plugin gets ticks.
+    pub(crate) ticking: Rc<Cell<bool>>,
+}
 
 /// One outbound connection.
 pub(crate) struct Network<H> {
     pub(crate) host: H,
     id: u32,
-    config: Option<Config>,
+    plugin: Option<PluginHandle>,
     state: State,
 }
 
 enum State {
     /// The first bytes decide.
-    Reading { to: SocketAddr, reader: Box<Reader>, wait: waiting::Entry },
+    Reading { to: SocketAddr, reader: Box<Reader>, pending: Guard<PendingConnection> },
     /// Decided and let through: the bytes are none of our business.
-    Open(live::Entry),
+    Open(Guard<OpenConnection>),
     /// Refused, or not asked about yet.
     Closed,
 }
 
+/// A connection that is decided about.
+struct Candidate<'a, H> {
+    host: &'a H,
+    id: u32,
+    scope: &'a Scope,
+    /// The original destination.
+    to: SocketAddr,
+}
+
 impl<H: Connection> Network<H> {
-    /// A connection under a configuration; `None` refuses.
-    pub(crate) fn new(host: H, id: u32, config: Option<Config>) -> Self {
-        Self { host, id, config, state: State::Closed }
+    /// A connection of a plugin; `None` refuses.
+    pub(crate) fn new(host: H, id: u32, plugin: Option<PluginHandle>) -> Self {
+        Self { host, id, plugin, state: State::Closed }
     }
 
     /// The connection was accepted.
     pub(crate) fn on_new_connection(&mut self) -> Flow {
-        let Some(config) = self.config.clone() else {
+        let Some(PluginHandle { scope, ticking }) = self.plugin.clone() else {
             return self.refuse(ReasonCode::PolicyInvalid);
         };
+        let config = scope.newest();
         // A destination that is the listener itself is no destination: nobody intercepted this.
         let Some(to) = self.host.destination().filter(|to| to.port() != config.listener_port) else {
             return self.refuse(ReasonCode::NotIntercepted);
         };
         match config.policy.connection(to) {
             OnConnection::Decided(decision) => {
-                let entry = act(&self.host, self.id, &config.policy, &decision, to, Seen::Nothing);
-                self.settle(entry)
+                let candidate = Candidate { host: &self.host, id: self.id, scope: &scope, to };
+                let open = candidate.act(&config.policy, &decision, FirstBytes::Unseen);
+                self.settle(open)
             }
             OnConnection::NeedFirstBytes => {
-                let limit = config.first_bytes_timeout_ms;
-                let deadline = self.host.now().saturating_add(limit.into());
-                let wait = waiting::begin(self.id, to, config.policy, deadline);
-                if !config.ticking.replace(true) {
-                    self.host.ask_for_ticks(limit);
+                let deadline = self.host.now().saturating_add(config.first_bytes_timeout_ms.into());
+                let pending = scope.wait(self.id, to, deadline);
+                if !ticking.replace(true) || scope.is_crowded() {
+                    self.host.ask_for_ticks(scope.tick_period());
                 }
-                self.state = State::Reading { to, reader: Box::default(), wait };
+                self.state = State::Reading { to, reader: Box::default(), pending };
                 Flow::Wait
             }
         }
@@ -66,16 +88,19 @@ impl<H: Connection> Network<H> {
 
     /// `length` bytes lie in the connection's buffer; `end` says that no more will come.
     pub(crate) fn on_data(&mut self, length: usize, end: bool) -> Flow {
-        let (to, reader) = match &mut self.state {
+        let (to, reader, pending) = match &mut self.state {
             State::Open(_) => return Flow::Continue,
             State::Closed => return Flow::Wait,
-            State::Reading { to, reader, wait } => {
-                if let Some(outcome) = wait.outcome() {
-                    return self.settle(outcome);
-                }
-                (*to, reader)
-            }
+            State::Reading { to, reader, pending } => (*to, reader, pending),
         };
+        // A tick may have decided meanwhile.
+        let over = pending.with(|pending| match &mut pending.state {
+            PendingState::Waiting => None,
+            PendingState::Over(open) => Some(open.take()),
+        });
+        if let Some(open) = over.flatten() {
+            return self.settle(open);
+        }
         let seen = reader.consumed();
         let bytes = match length.checked_sub(seen) {
             Some(0) | None => Vec::new(),
@@ -85,80 +110,61 @@ impl<H: Connection> Network<H> {
         if end && progress == Progress::More {
             progress = Progress::Malformed(HelloError::Malformed("the connection ended"));
         }
-        let Some(policy) = self.config.as_ref().map(|config| config.policy.clone()) else {
+        let held = reader.consumed();
+        let Some(PluginHandle { scope, .. }) = &self.plugin else {
             return self.refuse(ReasonCode::PolicyInvalid);
         };
-        match progress {
-            Progress::More => Flow::Wait,
-            Progress::NotTls => self.open(&policy, to, Opening::NotTls),
-            Progress::Malformed(HelloError::Oversize) => {
-                self.open(&policy, to, Opening::BrokenTls(ReasonCode::TlsOversize))
+        let opening = match &progress {
+            Progress::More => {
+                pending.with(|pending| pending.held.set(held));
+                if scope.is_crowded() {
+                    self.host.ask_for_ticks(NEXT_TICK);
+                }
+                return Flow::Wait;
             }
-            Progress::Malformed(HelloError::Malformed(_)) => {
-                self.open(&policy, to, Opening::BrokenTls(ReasonCode::TlsMalformed))
-            }
+            Progress::NotTls => Opening::NotTls,
+            Progress::Malformed(HelloError::Oversize) => Opening::BrokenTls(ReasonCode::TlsOversize),
+            Progress::Malformed(HelloError::Malformed(_)) => Opening::BrokenTls(ReasonCode::TlsMalformed),
             Progress::Hello(hello) => {
-                let opening =
-                    Opening::Tls { server_name: hello.server_name.as_deref(), encrypted: hello.encrypted };
-                self.open(&policy, to, opening)
+                Opening::Tls { server_name: hello.server_name.as_deref(), encrypted: hello.encrypted }
             }
-        }
+        };
+        let open = Candidate { host: &self.host, id: self.id, scope, to }.decide(opening);
+        self.settle(open)
     }
 
     /// The connection has ended.
     pub(crate) fn on_close(&mut self) {
         // Where a name leads is Envoy's to find out, after the decision.
-        if let State::Open(entry) = std::mem::replace(&mut self.state, State::Closed)
-            && let Some(live) = entry.live().filter(|live| matches!(live.opening, Seen::Tls { .. }))
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed)
+            && let Some(open) = open.with(|open| open.clone())
+            && matches!(open.first_bytes, FirstBytes::Tls { .. })
             && self.host.had_no_upstream()
-            && let Some(config) = &self.config
-            && let OnOpening::Decided(Decision::Allow(permit)) =
-                config.policy.opening(live.to, live.opening.as_opening())
-            && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
+            && let Some(PluginHandle { scope, .. }) = &self.plugin
         {
-            let refusal = Refusal { reason: ReasonCode::AddressForbidden, rule: Some(rule) };
-            record::decision(&self.host, Some(&config.policy), &Decision::Deny(refusal), Protocol::Https);
+            let policy = scope.newest().policy;
+            if let OnOpening::Decided(Decision::Allow(permit)) =
+                policy.opening(open.to, open.first_bytes.as_opening())
+                && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
+            {
+                let refusal = Refusal { reason: ReasonCode::AddressForbidden, rule: Some(rule) };
+                record::decision(&self.host, Some(&policy), &Decision::Deny(refusal), Protocol::Https);
+            }
         }
     }
 
-    fn open(&mut self, policy: &Policy, to: SocketAddr, opening: Opening<'_>) -> Flow {
-        let entry = match policy.opening(to, opening) {
-            OnOpening::Decided(decision) => {
-                let seen = match opening {
-                    Opening::Tls { server_name, encrypted } => {
-                        if encrypted {
-                            record::encrypted_hello(&self.host, &decision);
-                        }
-                        if !leads_to_a_name(&decision) {
-                            record::server_name(&self.host, server_name);
-                        }
-                        Seen::Tls { server_name: server_name.map(Into::into), encrypted }
-                    }
-                    Opening::BrokenTls(_) => Seen::Tls { server_name: None, encrypted: false },
-                    Opening::NotTls => Seen::Plain,
-                    Opening::Late => Seen::Nothing,
-                };
-                act(&self.host, self.id, policy, &decision, to, seen)
-            }
-            OnOpening::EachRequest => {
-                record::each_request(&self.host, policy);
-                steer_to(&self.host, self.id, steer::HTTP, Live { to, opening: Seen::Plain })
-            }
-        };
-        self.settle(entry)
-    }
-
     fn refuse(&mut self, reason: ReasonCode) -> Flow {
-        let policy = self.config.as_ref().map(|config| &*config.policy);
+        let config = self.plugin.as_ref().map(|plugin| plugin.scope.newest());
+        let policy = config.as_ref().map(|config| &*config.policy);
         record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Tcp);
         self.host.close();
         self.settle(None)
     }
 
-    fn settle(&mut self, entry: Option<live::Entry>) -> Flow {
-        match entry {
-            Some(entry) => {
-                self.state = State::Open(entry);
+    fn settle(&mut self, open: Option<Guard<OpenConnection>>) -> Flow {
+        match open {
+            Some(open) => {
+                self.state = State::Open(open);
                 Flow::Continue
             }
             None => {
@@ -169,75 +175,139 @@ impl<H: Connection> Network<H> {
     }
 }
 
+/// Ends the wait of a pending connection from a tick: by the newest policy, like every decision.
+pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind: ActionKind) {
+    let waiting = scope.pending(place, |pending| {
+        pending.is_waiting().then(|| {
+            pending.state = PendingState::Over(None);
+            (pending.id, pending.to)
+        })
+    });
+    let Some((id, to)) = waiting.flatten() else { return };
+    let opening = if kind == ActionKind::Evict { Opening::Evicted } else { Opening::Late };
+    // In audit mode it goes on, and so may a server that speaks first.
+    if let Some(open) = (Candidate { host, id, scope, to }).decide(opening) {
+        scope.pending(place, |pending| pending.state = PendingState::Over(Some(open)));
+        host.resume();
+    }
+}
+
+impl<H: Connection> Candidate<'_, H> {
+    /// Decides by the first bytes, or without them where a policy that came meanwhile needs none.
+    fn decide(&self, opening: Opening<'_>) -> Option<Guard<OpenConnection>> {
+        let policy = self.scope.newest().policy;
+        let policy = &*policy;
+        if let OnConnection::Decided(decision) = policy.connection(self.to) {
+            return self.act(policy, &decision, FirstBytes::Unseen);
+        }
+        let decision = match policy.opening(self.to, opening) {
+            OnOpening::Decided(decision) => decision,
+            OnOpening::EachRequest => {
+                record::each_request(self.host, policy);
+                return self.steer_to(steer::HTTP, FirstBytes::Plain, Route::EachRequest);
+            }
+        };
+        let first_bytes = match opening {
+            Opening::Tls { server_name, encrypted } => {
+                if encrypted {
+                    record::encrypted_hello(self.host, &decision);
+                }
+                if !leads_to_a_name(&decision) {
+                    record::server_name(self.host, server_name);
+                }
+                FirstBytes::Tls { server_name: server_name.map(Into::into), encrypted }
+            }
+            Opening::BrokenTls(_) => FirstBytes::Tls { server_name: None, encrypted: false },
+            Opening::NotTls => FirstBytes::Plain,
+            Opening::Late | Opening::Evicted => FirstBytes::Unseen,
+        };
+        self.act(policy, &decision, first_bytes)
+    }
+
+    /// Acts on a decision: the connection is steered and listed, or closed.
+    fn act(
+        &self,
+        policy: &Policy,
+        decision: &Decision<'_>,
+        first_bytes: FirstBytes,
+    ) -> Option<Guard<OpenConnection>> {
+        record::decision(self.host, Some(policy), decision, first_bytes.protocol());
+        let Decision::Allow(permit) = decision else {
+            self.host.close();
+            return None;
+        };
+        let route = Route::from(&permit.to);
+        match &permit.to {
+            // The cluster that `tcp_proxy` has anyway.
+            Destination::Passthrough => return Some(self.open(first_bytes, route)),
+            Destination::Dialled => {}
+            Destination::Resolved(name, matched) => {
+                let port = self.to.port().to_string();
+                let key = match matched {
+                    HostMatch::Exact => steer::EXACT_NAME,
+                    HostMatch::Wildcard => steer::DYNAMIC_HOST,
+                };
+                let set = self.host.set_filter_state(Span::Connection, key, name.as_str())
+                    && self.host.set_filter_state(Span::Connection, steer::DYNAMIC_PORT, &port);
+                if !set {
+                    self.host.close();
+                    return None;
+                }
+            }
+        }
+        self.steer_to(steer::cluster(permit), first_bytes, route)
+    }
+
+    fn steer_to(
+        &self,
+        cluster: &str,
+        first_bytes: FirstBytes,
+        route: Route,
+    ) -> Option<Guard<OpenConnection>> {
+        if self.host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
+            return Some(self.open(first_bytes, route));
+        }
+        self.host.close();
+        None
+    }
+
+    fn open(&self, first_bytes: FirstBytes, route: Route) -> Guard<OpenConnection> {
+        self.scope.open.insert(OpenConnection { id: self.id, to: self.to, first_bytes, route })
+    }
+}
+
 /// Whether Envoy resolves the name, and so knows it.
 fn leads_to_a_name(decision: &Decision<'_>) -> bool {
     matches!(decision, Decision::Allow(permit) if matches!(permit.to, Destination::Resolved(..)))
 }
 
-/// A connection has waited too long for its first bytes.
-pub(crate) fn give_up(host: &impl Connection, late: &Late) {
-    let OnOpening::Decided(decision) = late.policy.opening(late.to, Opening::Late) else {
-        return host.close();
-    };
-    // In audit mode it goes on, and so may a server that speaks first.
-    if let Some(entry) = act(host, late.id, &late.policy, &decision, late.to, Seen::Nothing) {
-        waiting::let_through(late, entry);
-        host.resume();
-    }
-}
-
-/// Acts on a decision: the connection is steered and listed, or closed.
-fn act(
-    host: &impl Connection,
-    id: u32,
-    policy: &Policy,
-    decision: &Decision<'_>,
-    to: SocketAddr,
-    seen: Seen,
-) -> Option<live::Entry> {
-    let live = Live { to, opening: seen };
-    record::decision(host, Some(policy), decision, live.protocol());
-    let Decision::Allow(permit) = decision else {
-        host.close();
-        return None;
-    };
-    match &permit.to {
-        // The cluster that `tcp_proxy` has anyway.
-        Destination::Passthrough => return Some(live::opened(id, live)),
-        Destination::Dialled => {}
-        Destination::Resolved(name, matched) => {
-            let port = to.port().to_string();
-            let key = match matched {
-                HostMatch::Exact => steer::EXACT_NAME,
-                HostMatch::Wildcard => steer::DYNAMIC_HOST,
-            };
-            let set = host.set_filter_state(Span::Connection, key, name.as_str())
-                && host.set_filter_state(Span::Connection, steer::DYNAMIC_PORT, &port);
-            if !set {
-                host.close();
-                return None;
-            }
-        }
-    }
-    steer_to(host, id, steer::cluster(permit), live)
-}
-
-fn steer_to(host: &impl Connection, id: u32, cluster: &str, live: Live) -> Option<live::Entry> {
-    if host.set_filter_state(Span::Connection, steer::TCP_CLUSTER, cluster) {
-        return Some(live::opened(id, live));
-    }
-    host.close();
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{Fake, config};
+    use crate::fake::{Fake, config, scope};
+    use crate::scope::Action;
 
     fn connect(rules: &str, mode: &str, to: &str) -> Network<Fake> {
         let host = Fake { destination: to.parse().ok(), ..Fake::default() };
-        Network::new(host, 1, Some(config("network", mode, rules)))
+        Network::new(host, 1, Some(plugin(mode, rules)))
+    }
+
+    fn plugin(mode: &str, rules: &str) -> PluginHandle {
+        PluginHandle { scope: scope("network", mode, rules), ticking: Rc::default() }
+    }
+
+    fn scope_of(connection: &Network<Fake>) -> Rc<Scope> {
+        Rc::clone(&connection.plugin.as_ref().expect("a plugin").scope)
+    }
+
+    /// What the root does at a tick.
+    fn tick(connection: &Network<Fake>, now: u64) -> Vec<Action> {
+        let scope = scope_of(connection);
+        let due = scope.due(now);
+        for action in &due.actions {
+            end_wait(&connection.host, &scope, action.place, action.kind);
+        }
+        due.actions
     }
 
     fn outcome(connection: &Network<Fake>, flow: Flow) -> String {
@@ -372,22 +442,116 @@ mod tests {
             let mut connection = connect(RULES, mode, to);
             connection.host.now.set(100);
             assert_eq!(connection.on_new_connection(), Flow::Wait);
-            assert_eq!(connection.host.ticks.get(), Some(5000), "{to}");
+            assert_eq!(connection.host.ticks.get(), Some(std::time::Duration::from_millis(250)), "{to}");
             // Half a hello helps nobody.
             connection.host.buffer.borrow_mut().extend_from_slice(&hello_for("a.org")[..20]);
             if to.ends_with("443") {
                 assert_eq!(connection.on_data(20, false), Flow::Wait);
             }
-            let (late, others) = waiting::late(5099);
-            assert!(late.is_empty() && others, "{late:?}");
-            let (late, others) = waiting::late(5100);
-            assert!(late.len() == 1 && !others, "{late:?}");
-            give_up(&connection.host, &late[0]);
+            assert_eq!(tick(&connection, 5099), []);
+            assert!(scope_of(&connection).due(5099).next.is_some());
+            assert_eq!(tick(&connection, 5100).len(), 1);
             assert_eq!(connection.host.resumed.get(), mode == "audit");
             let flow = connection.on_data(40, false);
             assert_eq!(outcome(&connection, flow), expected, "{mode} {to}");
-            assert!(waiting::late(u64::MAX).0.is_empty(), "once is enough");
+            assert_eq!(tick(&connection, u64::MAX), [], "once is enough");
         }
+    }
+
+    #[test]
+    fn the_newest_policy_decides_what_waits() {
+        let name = |host: &str| {
+            format!(r#"[{{"policy":"a/new","name":"n","port":443,"protocol":"https","hosts":["{host}"]}}]"#)
+        };
+        let tcp = r#"[{"policy":"a/tcp","name":"n","port":443,"protocol":"tcp"}]"#.to_owned();
+        for (mode, rules, at_the_tick, then) in [
+            // Nothing to say yet, and then the new rules count.
+            ("enforce", name("a.org"), "", "allow rule a/new n cluster=egress-dns a.org:443"),
+            ("enforce", name("b.org"), "", "deny sni-not-allowed - - cluster= :"),
+            ("audit", "[]".to_owned(), "allow audit - - no-policy cluster=egress-original-dst :", ""),
+            // Decided without first bytes.
+            ("enforce", "[]".to_owned(), "deny no-policy - - cluster= :", ""),
+            ("enforce", tcp.clone(), "allow rule a/tcp n cluster=egress-original-dst :", ""),
+            ("passthrough", "[]".to_owned(), "allow passthrough - - cluster= :", ""),
+        ] {
+            for ticks in [true, false] {
+                let mut connection = connect(RULES, "enforce", "1.2.3.4:443");
+                assert_eq!(connection.on_new_connection(), Flow::Wait);
+                let hello = hello_for("a.org");
+                connection.host.buffer.borrow_mut().extend_from_slice(&hello);
+                assert_eq!(connection.on_data(20, false), Flow::Wait);
+                scope_of(&connection).renew(&config("network", mode, &rules), 0);
+                if ticks {
+                    let _ = tick(&connection, 1);
+                    assert!(outcome(&connection, Flow::Wait).contains(at_the_tick), "{mode} {rules}");
+                    assert_eq!(connection.host.resumed.get(), at_the_tick.starts_with("allow"));
+                }
+                let flow = connection.on_data(hello.len(), false);
+                let expected = if then.is_empty() { at_the_tick } else { then };
+                let found = outcome(&connection, flow);
+                assert!(found.contains(expected), "{mode} {rules}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_out_is_judged_by_the_newest_policy() {
+        for (before, after, expected) in [
+            ("enforce", "audit", "allow audit - - first-bytes-timeout cluster=egress-original-dst"),
+            ("audit", "enforce", "Wait closed=true deny first-bytes-timeout"),
+        ] {
+            let mut connection = connect(RULES, before, "1.2.3.4:443");
+            assert_eq!(connection.on_new_connection(), Flow::Wait);
+            scope_of(&connection).renew(&config("network", after, RULES), 0);
+            assert_eq!(tick(&connection, 1), []);
+            assert_eq!(tick(&connection, 5000).len(), 1);
+            let flow = connection.on_data(0, false);
+            let found = outcome(&connection, flow);
+            assert!(found.contains(expected), "{before} to {after}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_goes() {
+        use crate::pending::{MAX_PENDING, MAX_PENDING_BYTES};
+        let plugin = plugin("enforce", RULES);
+        let connect = |id: u32, now: u64| {
+            let host = Fake { destination: "1.2.3.4:443".parse().ok(), ..Fake::default() };
+            host.now.set(now);
+            let mut connection = Network::new(host, id, Some(plugin.clone()));
+            assert_eq!(connection.on_new_connection(), Flow::Wait);
+            connection
+        };
+        let due = |now| plugin.scope.due(now);
+        let most = u32::try_from(MAX_PENDING).expect("few");
+        let mut connections: Vec<_> = (0..most).map(|id| connect(id, 100)).collect();
+        assert_eq!(due(200).actions, []);
+        connections.remove(5);
+        connections.extend([connect(most, 100), connect(most + 1, 100), connect(most + 2, 100)]);
+        assert_eq!(connections[usize::try_from(most).expect("few")].host.ticks.get(), Some(NEXT_TICK));
+        let evicted = due(200).actions;
+        assert_eq!(evicted.iter().map(|action| action.id).collect::<Vec<_>>(), [0, 1]);
+        for action in &evicted {
+            let connection = &connections[usize::try_from(action.id).expect("few")];
+            end_wait(&connection.host, &plugin.scope, action.place, action.kind);
+            assert!(outcome(connection, Flow::Wait).contains("closed=true deny too-many-pending"));
+        }
+        drop(connections.drain(..2));
+        assert_eq!(due(200).actions, []);
+
+        // Fewer that hold much.
+        let mut hello = hello_for("a.org");
+        hello[3..9].copy_from_slice(&[0x40, 0, 1, 0, 0x3f, 0xfc]);
+        hello.resize(16000, 0);
+        let big = MAX_PENDING_BYTES / hello.len() + 1;
+        for connection in &mut connections[10..10 + big] {
+            connection.host.buffer.borrow_mut().extend_from_slice(&hello);
+            assert_eq!(connection.on_data(hello.len(), false), Flow::Wait);
+        }
+        let evicted = due(200).actions;
+        assert_eq!(evicted.iter().map(|action| action.id).collect::<Vec<_>>(), [13], "not who holds nothing");
+        connections.clear();
+        assert!(due(200).actions.is_empty() && due(200).next.is_none());
     }
 
     #[test]

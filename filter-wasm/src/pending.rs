@@ -1,98 +1,78 @@
-//! The connections of this worker whose first bytes are awaited, so that none is awaited for ever.
+//! The connections whose first bytes decide and have not come.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use egress_policy::Policy;
+use crate::open_connections::OpenConnection;
+use crate::table::Guard;
 
-use crate::live;
-use crate::table::Table;
+/// The most connections that wait in a worker. Each costs Envoy some 10 kB, and a workload could hold any
+/// number of them open for the whole time-out. A burst of connections is far smaller, and each waits only for
+/// as long as its first packet is under way.
+pub(crate) const MAX_PENDING: usize = 4096;
 
-/// A connection that has waited too long.
-#[derive(Debug, Clone)]
-pub(crate) struct Late {
+/// The most first bytes that wait in a worker. A ClientHello is 0.3 to 2 kB, so [`MAX_PENDING`] honest
+/// connections stay below it; one that never ends may take 16 KiB, here and in Envoy.
+pub(crate) const MAX_PENDING_BYTES: usize = 16 << 20;
+
+/// A connection whose first bytes decide and have not come.
+#[derive(Debug)]
+pub(crate) struct PendingConnection {
     pub(crate) id: u32,
+    /// The original destination.
     pub(crate) to: SocketAddr,
-    pub(crate) policy: Rc<Policy>,
-    place: usize,
+    /// When its time is up, in milliseconds as [`crate::host::Connection::now`] counts.
+    pub(crate) deadline: u64,
+    /// Its number among all: the smallest is the oldest.
+    pub(crate) number: u64,
+    pub(crate) held: HeldBytes,
+    pub(crate) state: PendingState,
 }
 
+/// What became of it.
 #[derive(Debug)]
-struct Waiting {
-    id: u32,
-    to: SocketAddr,
-    policy: Rc<Policy>,
-    /// In milliseconds, as [`crate::host::Connection::now`] counts.
-    deadline: u64,
-    state: State,
+pub(crate) enum PendingState {
+    /// It waits.
+    Waiting,
+    /// It was let through, or refused, without its first bytes.
+    Over(Option<Guard<OpenConnection>>),
 }
 
+/// The bytes that a connection holds, as a part of the sum of all.
 #[derive(Debug)]
-enum State {
-    Waits,
-    /// The wait is over, and the connection was let through or not.
-    Over(Option<live::Entry>),
+pub(crate) struct HeldBytes {
+    bytes: usize,
+    sum: Rc<Cell<usize>>,
 }
 
-/// The place of a connection in the table; it goes when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Entry(usize);
+impl HeldBytes {
+    /// None so far.
+    pub(crate) fn none(sum: &Rc<Cell<usize>>) -> Self {
+        Self { bytes: 0, sum: Rc::clone(sum) }
+    }
 
-thread_local! {
-    static WAITING: RefCell<Table<Waiting>> = const { RefCell::new(Table::new()) };
-}
+    /// How many there are.
+    pub(crate) fn get(&self) -> usize {
+        self.bytes
+    }
 
-/// A connection begins to wait.
-pub(crate) fn begin(id: u32, to: SocketAddr, policy: Rc<Policy>, deadline: u64) -> Entry {
-    let waiting = Waiting { id, to, policy, deadline, state: State::Waits };
-    Entry(WAITING.with_borrow_mut(|table| table.insert(waiting)))
-}
-
-/// The connections whose time is up, and whether others wait on.
-pub(crate) fn late(now: u64) -> (Vec<Late>, bool) {
-    WAITING.with_borrow_mut(|table| {
-        let mut late = Vec::new();
-        let mut others = false;
-        for (place, waiting) in table.iter_mut().filter(|(_, w)| matches!(w.state, State::Waits)) {
-            if waiting.deadline > now {
-                others = true;
-                continue;
-            }
-            waiting.state = State::Over(None);
-            let policy = Rc::clone(&waiting.policy);
-            late.push(Late { id: waiting.id, to: waiting.to, policy, place });
-        }
-        (late, others)
-    })
-}
-
-/// Such a connection was let through all the same.
-pub(crate) fn let_through(late: &Late, entry: live::Entry) {
-    WAITING.with_borrow_mut(|table| {
-        if let Some(waiting) = table.get_mut(late.place).filter(|waiting| waiting.id == late.id) {
-            waiting.state = State::Over(Some(entry));
-        }
-    });
-}
-
-impl Entry {
-    /// What became of it meanwhile: nothing yet, or it was let through, or refused.
-    pub(crate) fn outcome(&self) -> Option<Option<live::Entry>> {
-        WAITING.with_borrow_mut(|table| match &mut table.get_mut(self.0)?.state {
-            State::Waits => None,
-            State::Over(entry) => Some(entry.take()),
-        })
+    /// There are so many now.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        let others = self.sum.get().saturating_sub(self.bytes);
+        self.bytes = bytes;
+        self.sum.set(others.saturating_add(bytes));
     }
 }
 
-impl Drop for Entry {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
-        // When the VM ends, the table may be gone before the last stream.
-        let _ = WAITING.try_with(|table| {
-            let gone = table.try_borrow_mut().ok().and_then(|mut table| table.remove(self.0));
-            // It may hold the entry of another table: dropped after this one is free again.
-            drop(gone);
-        });
+        self.set(0);
+    }
+}
+
+impl PendingConnection {
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.state, PendingState::Waiting)
     }
 }

@@ -1,50 +1,107 @@
-//! A table with places that are used again, so that what goes costs no search.
+//! A table that the streams of a VM share, with places that are used again.
 
-/// Things by place.
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Things by place. Each belongs to the stream that holds its [`Guard`].
 #[derive(Debug)]
-pub(crate) struct Table<T> {
+pub(crate) struct Table<T>(Rc<RefCell<Places<T>>>);
+
+#[derive(Debug)]
+struct Places<T> {
     places: Vec<Option<T>>,
     free: Vec<usize>,
 }
 
+/// A place in a table; the thing there goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Guard<T> {
+    table: Table<T>,
+    place: usize,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(Places { places: Vec::new(), free: Vec::new() })))
+    }
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
 impl<T> Table<T> {
-    pub(crate) const fn new() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
-    }
-
-    /// Adds a thing and says at which place.
-    pub(crate) fn insert(&mut self, thing: T) -> usize {
-        let at = self.free.pop().unwrap_or(self.places.len());
-        match self.places.get_mut(at) {
-            Some(place) => *place = Some(thing),
-            None => self.places.push(Some(thing)),
+    /// Adds a thing.
+    pub(crate) fn insert(&self, thing: T) -> Guard<T> {
+        let mut table = self.0.borrow_mut();
+        let Places { places, free } = &mut *table;
+        let place = free.pop().unwrap_or(places.len());
+        match places.get_mut(place) {
+            Some(empty) => *empty = Some(thing),
+            None => places.push(Some(thing)),
         }
-        at
+        drop(table);
+        Guard { table: self.clone(), place }
     }
 
-    pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        self.places.get(at)?.as_ref()
+    /// How many things there are.
+    pub(crate) fn len(&self) -> usize {
+        let table = self.0.borrow();
+        table.places.len().saturating_sub(table.free.len())
     }
 
-    pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
-        self.places.get_mut(at)?.as_mut()
+    /// Does something with the thing at a place, if there is one.
+    pub(crate) fn with<R>(&self, place: usize, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.0.borrow_mut().places.get_mut(place)?.as_mut().map(f)
     }
 
-    pub(crate) fn remove(&mut self, at: usize) -> Option<T> {
-        let thing = self.places.get_mut(at)?.take();
+    /// Collects what `f` makes of the things from a place on, until `found` holds `most` or `visits` places
+    /// were looked at. Returns the place to go on from; `None` at the end.
+    pub(crate) fn collect_from<R>(
+        &self,
+        from: usize,
+        visits: usize,
+        most: usize,
+        found: &mut Vec<R>,
+        mut f: impl FnMut(usize, &T) -> Option<R>,
+    ) -> Option<usize> {
+        let table = self.0.borrow();
+        let end = from.saturating_add(visits);
+        for (place, thing) in table.places.iter().enumerate().skip(from) {
+            if place >= end || found.len() >= most {
+                return Some(place);
+            }
+            found.extend(thing.as_ref().and_then(|thing| f(place, thing)));
+        }
+        None
+    }
+}
+
+impl<T> Guard<T> {
+    /// The place.
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Does something with the thing.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.table.with(self.place, f)
+    }
+}
+
+impl<T> Drop for Guard<T> {
+    fn drop(&mut self) {
+        let Ok(mut table) = self.table.0.try_borrow_mut() else { return };
+        let thing = table.places.get_mut(self.place).and_then(Option::take);
         if thing.is_some() {
-            self.free.push(at);
+            table.free.push(self.place);
         }
-        thing
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.places.iter().flatten()
-    }
-
-    /// Everything with its place.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
-        self.places.iter_mut().enumerate().filter_map(|(at, place)| Some((at, place.as_mut()?)))
+        drop(table);
+        // It may hold a guard of its own: dropped when the table is free again.
+        drop(thing);
     }
 }
 
@@ -54,12 +111,41 @@ mod tests {
 
     #[test]
     fn places_are_used_again() {
-        let mut table = Table::new();
-        let places = [table.insert('a'), table.insert('b'), table.insert('c')];
-        assert_eq!(places, [0, 1, 2]);
-        assert_eq!(table.remove(1), Some('b'));
-        assert_eq!(table.remove(1), None);
-        assert_eq!(table.insert('d'), 1);
-        assert_eq!(table.iter().collect::<String>(), "adc");
+        let table = Table::default();
+        let a = table.insert('a');
+        let b = table.insert('b');
+        let _c = table.insert('c');
+        assert_eq!((a.place(), b.place(), table.len()), (0, 1, 3));
+        drop(b);
+        assert_eq!((table.len(), table.with(1, |thing| *thing)), (2, None));
+        let d = table.insert('d');
+        assert_eq!((d.place(), d.with(|thing| *thing)), (1, Some('d')));
+    }
+
+    #[test]
+    fn a_table_is_visited_in_parts() {
+        let table = Table::default();
+        let mut guards: Vec<_> = (0..10).map(|n| table.insert(n)).collect();
+        guards.remove(4);
+        let visit = |from, visits, most| {
+            let mut found = Vec::new();
+            let next = table.collect_from(from, visits, most, &mut found, |_, n| (n % 2 == 0).then_some(*n));
+            (found, next)
+        };
+        assert_eq!(visit(0, 3, 9), (vec![0, 2], Some(3)));
+        assert_eq!(visit(3, 99, 2), (vec![6, 8], Some(9)));
+        assert_eq!(visit(9, 99, 2), (vec![], None));
+        assert_eq!(visit(99, 99, 2), (vec![], None));
+    }
+
+    #[test]
+    fn a_thing_may_hold_a_place_of_the_same_table() {
+        struct Node(Option<Guard<Node>>);
+        let table = Table::default();
+        let inner = table.insert(Node(None));
+        let outer = table.insert(Node(Some(inner)));
+        assert_eq!(outer.with(|node| node.0.is_some()), Some(true));
+        drop(outer);
+        assert_eq!(table.len(), 0);
     }
 }

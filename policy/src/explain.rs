@@ -273,6 +273,7 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
         | ReasonCode::TlsMalformed
         | ReasonCode::TlsOversize
         | ReasonCode::FirstBytesTimeout
+        | ReasonCode::TooManyPending
         | ReasonCode::SniAbsent
         | ReasonCode::SniNotAllowed
         | ReasonCode::EchRefused

@@ -27,6 +27,7 @@ mod document;
 pub mod explain;
 mod host;
 mod identity;
+mod internal;
 pub mod json;
 mod pattern;
 mod plugin;
@@ -42,6 +43,7 @@ pub use document::{
 };
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
+pub use internal::{INTERNAL, is_internal};
 pub use pattern::{FullMatch, PatternError};
 pub use plugin::{Plugin, PluginConfig};
 pub use policy::{Headers, OnConnection, OnOpening, Opening, Policy, PolicyError, Request};

@@ -78,6 +78,8 @@ pub enum Opening<'a> {
     NotTls,
     /// They did not come in time.
     Late,
+    /// They had not come when too many connections waited.
+    Evicted,
 }
 
 /// What a policy says of a connection's first bytes.
@@ -234,6 +236,7 @@ impl Policy {
             Opening::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
             Opening::NotTls => self.refuse(ReasonCode::NoRule.into()),
             Opening::Late => self.refuse(ReasonCode::FirstBytesTimeout.into()),
+            Opening::Evicted => self.refuse(ReasonCode::TooManyPending.into()),
             Opening::BrokenTls(reason) => self.refuse(reason.into()),
             Opening::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
         };

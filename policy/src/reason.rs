@@ -45,6 +45,8 @@ reason_codes! {
     TlsOversize = "tls-oversize",
     /// The bytes that decide did not come in time.
     FirstBytesTimeout = "first-bytes-timeout",
+    /// Too many connections waited for the bytes that decide, and this one had waited longest.
+    TooManyPending = "too-many-pending",
     /// The rules of this port name hosts, and the ClientHello names none.
     SniAbsent = "sni-absent",
     /// No rule of this port lists the name in the ClientHello.
@@ -90,7 +92,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_kebab_case() {
         let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(codes.len(), 25);
+        assert_eq!(codes.len(), 26);
         assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 }

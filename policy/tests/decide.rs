@@ -61,6 +61,7 @@ fn ask(policy: &Policy, to: &str, what: &str) -> String {
                 ("ech", name) => Opening::Tls { server_name: Some(name), encrypted: true },
                 ("broken", _) => Opening::BrokenTls(ReasonCode::TlsMalformed),
                 ("late", _) => Opening::Late,
+                ("evicted", _) => Opening::Evicted,
                 _ => Opening::NotTls,
             };
             policy.opening(to, opening)
@@ -126,6 +127,7 @@ fn one_rule_each() {
         (&https, "1.2.3.4:443", "ech", "deny ech-refused -"),
         (&https, "1.2.3.4:443", "broken", "deny tls-malformed -"),
         (&https, "1.2.3.4:443", "late", "deny first-bytes-timeout -"),
+        (&https, "1.2.3.4:443", "evicted", "deny too-many-pending -"),
         (&http, "1.2.3.4:80", "late", "deny first-bytes-timeout -"),
         (&http, "1.2.3.4:80", "GET a.org/ upgrade=websocket", "deny upgrade-refused ns/p0"),
         (&http, "1.2.3.4:80", "GET c.org/ upgrade=websocket", "deny host-not-allowed -"),

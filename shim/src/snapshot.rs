@@ -234,9 +234,10 @@ mod tests {
         let module = Shared::new(Bytes::from_static(b"module"));
         for text in [PLUGIN, "a module b", "module", "momodule"] {
             let resource = plugin(text, Some(&module));
-            let kept = resource.parts.iter().any(
-                |part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == module.bytes.as_ptr()),
-            );
+            let kept = resource
+                .parts
+                .iter()
+                .any(|part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == module.bytes.as_ptr()));
             assert!(kept, "{text}");
             assert_eq!(resource.body().value.len(), text.len());
         }
@@ -272,7 +273,10 @@ mod tests {
             for bytes in sent {
                 let text = String::from_utf8(bytes).expect("text");
                 assert_eq!(text.len(), PLUGIN.len());
-                assert!(text.starts_with(r#"{"nonce":"0"#) && text.ends_with(r#"","policy":1} module "#), "{text}");
+                assert!(
+                    text.starts_with(r#"{"nonce":"0"#) && text.ends_with(r#"","policy":1} module "#),
+                    "{text}"
+                );
             }
         }
     }

@@ -204,7 +204,9 @@ fn ask(
         }
         (Protocol::Http, _) => (Traffic::Http(&request), true),
         (Protocol::Tcp, Some(ReasonCode::TlsRequired)) => (Traffic::Other, true),
-        (Protocol::Tcp, Some(ReasonCode::FirstBytesTimeout)) => (Traffic::Silence, true),
+        (Protocol::Tcp, Some(ReasonCode::FirstBytesTimeout | ReasonCode::TooManyPending)) => {
+            (Traffic::Silence, true)
+        }
         (Protocol::Tcp, _) => (Traffic::Silence, false),
     };
     let explanation = engine.answer(&question(traffic));

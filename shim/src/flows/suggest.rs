@@ -294,6 +294,7 @@ fn ways(flow: &Flow) -> Vec<Way> {
             | ReasonCode::NoRule
             | ReasonCode::TlsRequired
             | ReasonCode::FirstBytesTimeout
+            | ReasonCode::TooManyPending
             | ReasonCode::SniAbsent
             | ReasonCode::SniNotAllowed
             | ReasonCode::HostNotAllowed,

@@ -1,0 +1,354 @@
+//! What the plugins of one identity share in a VM: the newest policy, and everything that it governs.
+//!
+//! Envoy makes a plugin anew for each configuration and lets the streams of earlier ones live, in the same
+//! VM. Every decision is made by the newest policy nevertheless, and a new policy is asked about everything
+//! that waits or is open.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use egress_policy::{Identity, OnConnection};
+
+use crate::config::Config;
+use crate::in_flight::InFlightRequest;
+use crate::open_connections::OpenConnection;
+use crate::pending::{HeldBytes, MAX_PENDING, MAX_PENDING_BYTES, PendingConnection, PendingState};
+use crate::review::Standing;
+use crate::table::{Guard, Table};
+
+/// How many streams one tick acts on. Envoy closes them one inside the other when the tick has ended, and
+/// some 700 overflow the stack of the VM.
+const MAX_ACTIONS: usize = 64;
+
+/// How many streams one tick looks at, so that other connections are not kept waiting: some milliseconds.
+const MAX_VISITS: usize = 4096;
+
+/// When the next tick comes where there is more to do.
+pub(crate) const NEXT_TICK: Duration = Duration::from_millis(1);
+
+/// How long after a configuration a plugin of an earlier one may still get streams, because Envoy hands the
+/// new plugin to a worker in two steps. In milliseconds.
+const HANDOVER: u64 = 1000;
+
+/// What the plugins of one identity share in a VM.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    identity: Identity,
+    /// Two listeners of one Envoy are apart even with one identity.
+    listener_port: u16,
+    newest: RefCell<Config>,
+    configured_at: Cell<u64>,
+    pub(crate) open: Table<OpenConnection>,
+    pub(crate) in_flight: Table<InFlightRequest>,
+    pending: Table<PendingConnection>,
+    pending_bytes: Rc<Cell<usize>>,
+    pending_number: Cell<u64>,
+    review: Cell<Review>,
+}
+
+/// How far the newest policy was asked about what was there before it: the next place of each table, `None`
+/// at the end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Review {
+    pending: Option<usize>,
+    open: Option<usize>,
+    in_flight: Option<usize>,
+}
+
+impl Review {
+    const BEGINNING: Self = Self { pending: Some(0), open: Some(0), in_flight: Some(0) };
+
+    fn is_over(self) -> bool {
+        self.pending.is_none() && self.open.is_none() && self.in_flight.is_none()
+    }
+}
+
+/// A stream that has to be acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Action {
+    pub(crate) id: u32,
+    /// Its place in the table that `kind` says.
+    pub(crate) place: usize,
+    pub(crate) kind: ActionKind,
+}
+
+/// What has to be done with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActionKind {
+    /// A pending connection has waited too long.
+    TimedOut,
+    /// A pending connection is the oldest of too many.
+    Evict,
+    /// The newest policy decides a pending connection without its first bytes.
+    Decide,
+    /// An open connection is not permitted, or its upstream address decides.
+    Connection(Standing),
+    /// A request is not permitted, or its upstream address decides.
+    Request(Standing),
+}
+
+/// What a tick does.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) actions: Vec<Action>,
+    /// When to look again; `None` while nothing waits.
+    pub(crate) next: Option<Duration>,
+}
+
+thread_local! {
+    /// The scopes that a plugin or a stream holds.
+    static SCOPES: RefCell<Vec<Weak<Scope>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Scope {
+    /// The scope of a plugin that was configured now. Its policy is the newest.
+    pub(crate) fn configure(config: &Config, now: u64) -> Rc<Self> {
+        let scope = Self::find(config).unwrap_or_else(|| Self::create(config));
+        scope.renew(config, now);
+        scope
+    }
+
+    fn find(config: &Config) -> Option<Rc<Self>> {
+        let is_of = |scope: &Rc<Self>| {
+            scope.identity == *config.policy.identity() && scope.listener_port == config.listener_port
+        };
+        SCOPES.with_borrow(|scopes| scopes.iter().filter_map(Weak::upgrade).find(is_of))
+    }
+
+    pub(crate) fn create(config: &Config) -> Rc<Self> {
+        let scope = Rc::new(Self {
+            identity: config.policy.identity().clone(),
+            listener_port: config.listener_port,
+            newest: RefCell::new(config.clone()),
+            configured_at: Cell::default(),
+            open: Table::default(),
+            in_flight: Table::default(),
+            pending: Table::default(),
+            pending_bytes: Rc::default(),
+            pending_number: Cell::default(),
+            review: Cell::default(),
+        });
+        SCOPES.with_borrow_mut(|scopes| {
+            scopes.retain(|scope| scope.strong_count() > 0);
+            scopes.push(Rc::downgrade(&scope));
+        });
+        scope
+    }
+
+    pub(crate) fn renew(&self, config: &Config, now: u64) {
+        let before = self.newest.replace(config.clone());
+        self.configured_at.set(now);
+        // Both plugins of a worker carry the same policy.
+        if !Rc::ptr_eq(&before.policy, &config.policy) {
+            self.review.set(Review::BEGINNING);
+        }
+    }
+
+    /// Notices that Envoy gives streams to the plugin of an earlier configuration again, which it does without
+    /// configuring it where a configuration comes back byte by byte. Says whether that is so.
+    pub(crate) fn notice_return(&self, config: &Config, now: impl FnOnce() -> u64) -> bool {
+        if Rc::ptr_eq(&self.newest.borrow().policy, &config.policy) {
+            return false;
+        }
+        let now = now();
+        if now.saturating_sub(self.configured_at.get()) < HANDOVER {
+            return false;
+        }
+        self.renew(config, now);
+        true
+    }
+
+    /// The newest configuration.
+    pub(crate) fn newest(&self) -> Config {
+        self.newest.borrow().clone()
+    }
+
+    /// Lists a connection whose first bytes decide.
+    pub(crate) fn wait(&self, id: u32, to: SocketAddr, deadline: u64) -> Guard<PendingConnection> {
+        let number = self.pending_number.get();
+        self.pending_number.set(number.saturating_add(1));
+        let held = HeldBytes::none(&self.pending_bytes);
+        let state = PendingState::Waiting;
+        self.pending.insert(PendingConnection { id, to, deadline, number, held, state })
+    }
+
+    /// Whether more waits than may.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.pending.len() > MAX_PENDING || self.pending_bytes.get() > MAX_PENDING_BYTES
+    }
+
+    /// How often to look where something waits: as precise as a tenth of the time-out, and at once where more
+    /// is to be done.
+    pub(crate) fn tick_period(&self) -> Duration {
+        if self.is_crowded() || !self.review.get().is_over() {
+            return NEXT_TICK;
+        }
+        let timeout = u64::from(self.newest.borrow().first_bytes_timeout_ms);
+        Duration::from_millis((timeout / 10).clamp(10, 250))
+    }
+
+    /// A pending connection by its place.
+    pub(crate) fn pending<R>(&self, place: usize, f: impl FnOnce(&mut PendingConnection) -> R) -> Option<R> {
+        self.pending.with(place, f)
+    }
+
+    /// What has to be done now.
+    pub(crate) fn due(&self, now: u64) -> Due {
+        let mut actions = self.overdue(now);
+        self.review(&mut actions);
+        let more = actions.len() >= MAX_ACTIONS || !self.review.get().is_over();
+        let next = if more {
+            Some(NEXT_TICK)
+        } else {
+            (self.pending.len() > actions.len()).then(|| self.tick_period())
+        };
+        Due { actions, next }
+    }
+
+    /// The pending connections whose time is up, and the oldest where there are too many.
+    fn overdue(&self, now: u64) -> Vec<Action> {
+        let mut waiting = Vec::new();
+        let entry = |place, pending: &PendingConnection| {
+            pending
+                .is_waiting()
+                .then(|| (pending.number, place, pending.id, pending.deadline <= now, pending.held.get()))
+        };
+        self.pending.collect_from(0, usize::MAX, usize::MAX, &mut waiting, entry);
+        let is_crowded = self.is_crowded();
+        if is_crowded {
+            waiting.sort_unstable();
+        }
+        let mut count = waiting.len();
+        let mut bytes = self.pending_bytes.get();
+        let mut actions = Vec::new();
+        for (_, place, id, timed_out, held) in waiting {
+            let kind = if timed_out {
+                ActionKind::TimedOut
+            } else if is_crowded && (count > MAX_PENDING || (held > 0 && bytes > MAX_PENDING_BYTES)) {
+                ActionKind::Evict
+            } else {
+                continue;
+            };
+            count = count.saturating_sub(1);
+            bytes = bytes.saturating_sub(held);
+            actions.push(Action { id, place, kind });
+            if actions.len() >= MAX_ACTIONS {
+                break;
+            }
+        }
+        actions
+    }
+
+    /// Asks the newest policy about what was there before it.
+    fn review(&self, actions: &mut Vec<Action>) {
+        let mut review = self.review.get();
+        if review.is_over() {
+            return;
+        }
+        let config = self.newest();
+        let policy = &config.policy;
+        let overdue: Vec<usize> = actions.iter().map(|action| action.place).collect();
+        if let Some(from) = review.pending {
+            let decided = |place, pending: &PendingConnection| {
+                let decides = matches!(policy.connection(pending.to), OnConnection::Decided(_));
+                (pending.is_waiting() && decides && !overdue.contains(&place)).then_some(Action {
+                    id: pending.id,
+                    place,
+                    kind: ActionKind::Decide,
+                })
+            };
+            review.pending = self.pending.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, decided);
+        }
+        if let Some(from) = review.open {
+            let judged = |place, open: &OpenConnection| match open.standing(policy) {
+                Standing::Permitted => None,
+                standing => Some(Action { id: open.id, place, kind: ActionKind::Connection(standing) }),
+            };
+            review.open = self.open.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, judged);
+        }
+        if let Some(from) = review.in_flight {
+            let judged = |place, request: &InFlightRequest| match request.standing(policy) {
+                Standing::Permitted => None,
+                standing => Some(Action { id: request.id, place, kind: ActionKind::Request(standing) }),
+            };
+            review.in_flight = self.in_flight.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, judged);
+        }
+        self.review.set(review);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::config;
+    use crate::open_connections::FirstBytes;
+    use crate::review::Route;
+
+    const RULES: &str = r#"[{"policy":"a/tcp","name":"n","port":22,"protocol":"tcp"}]"#;
+
+    fn open(scope: &Scope, id: u32, port: u16) -> Guard<OpenConnection> {
+        let to = SocketAddr::from(([1, 2, 3, 4], port));
+        let route = Route::OriginalDestination;
+        scope.open.insert(OpenConnection { id, to, first_bytes: FirstBytes::Unseen, route })
+    }
+
+    #[test]
+    fn a_change_is_asked_about_in_parts() {
+        let scope = Scope::create(&config("network", "passthrough", "[]"));
+        let mut guards: Vec<_> =
+            (0..20_000).map(|id| open(&scope, id, if id % 10 == 0 { 22 } else { 23 })).collect();
+        assert_eq!(scope.due(0).next, None, "nothing changed");
+        scope.renew(&config("network", "enforce", RULES), 0);
+        let mut closed = Vec::new();
+        let mut ticks = 0;
+        loop {
+            let Due { actions, next } = scope.due(1);
+            assert!(actions.len() <= MAX_ACTIONS);
+            closed.extend(actions.iter().map(|action| action.id));
+            ticks += 1;
+            match next {
+                Some(next) => assert_eq!(next, NEXT_TICK),
+                None => break,
+            }
+        }
+        assert_eq!(closed.len(), 18_000);
+        assert!(closed.iter().all(|id| id % 10 != 0));
+        assert!(ticks <= 18_000 / MAX_ACTIONS + 20_000 / MAX_VISITS + 2, "{ticks} ticks");
+        // Another change begins at the beginning.
+        guards.truncate(100);
+        scope.renew(&config("network", "enforce", "[]"), 2);
+        assert_eq!(scope.due(3).actions.len(), MAX_ACTIONS);
+        scope.renew(&config("network", "enforce", RULES), 4);
+        assert_eq!(scope.due(5).actions.first().map(|action| action.id), Some(1));
+    }
+
+    #[test]
+    fn one_policy_for_both_plugins_and_a_scope_for_each_identity() {
+        let rules = r#"[{"policy":"a/scope","name":"n","port":22,"protocol":"tcp"}]"#;
+        let network = Scope::configure(&config("network", "enforce", rules), 0);
+        let _ = network.due(0);
+        let http = Scope::configure(&config("http", "enforce", rules), 1);
+        assert!(Rc::ptr_eq(&network, &http));
+        assert!(http.review.get().is_over(), "the same policy is not asked twice");
+        let other = config("network", "enforce", RULES);
+        assert!(Rc::ptr_eq(&network, &Scope::configure(&other, 2)));
+        assert!(Rc::ptr_eq(&network.newest().policy, &other.policy));
+        let port = Config { listener_port: 15002, ..other };
+        assert!(!Rc::ptr_eq(&network, &Scope::configure(&port, 3)));
+    }
+
+    #[test]
+    fn a_configuration_that_comes_back_without_being_configured() {
+        let (a, b) = (config("network", "enforce", RULES), config("network", "enforce", "[]"));
+        let scope = Scope::create(&a);
+        scope.renew(&b, 10_000);
+        assert!(!scope.notice_return(&b, || 10_000));
+        assert!(!scope.notice_return(&a, || 10_500), "the hand-over");
+        assert!(Rc::ptr_eq(&scope.newest().policy, &b.policy));
+        assert!(scope.notice_return(&a, || 11_000));
+        assert!(Rc::ptr_eq(&scope.newest().policy, &a.policy));
+        assert!(!scope.review.get().is_over());
+    }
+}
