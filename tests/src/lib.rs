@@ -28,6 +28,7 @@ pub mod origin;
 pub mod prometheus;
 pub mod scene;
 pub mod shim;
+pub mod sink;
 pub mod slow;
 pub mod standalone;
 pub mod told;

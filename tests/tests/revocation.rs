@@ -2,6 +2,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use egress_tests::log;
 use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::scene::play_in;
+use egress_tests::sink::Sink;
 use egress_tests::wait::wait_for;
 use egress_tests::websocket::{self, WebsocketServer};
 
@@ -114,6 +116,70 @@ fn a_hundred_of_a_thousand() -> Result<()> {
     for (port, stream) in connections.iter_mut().filter(|(port, _)| *port != 9103) {
         ensure!(lives(stream), "the connection to port {port} was closed as well");
     }
+    Ok(())
+}
+
+/// How many connections there can be, of so many: Envoy needs two files for each, and so does this process,
+/// which is client and server.
+fn as_many_as(wanted: usize) -> Result<usize> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let files = |connections: usize| 2 * connections as u64 + 2000;
+    // Root may ask for more than there is, if the machine lets it.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, files(wanted), files(wanted));
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let possible = usize::try_from(most.saturating_sub(2000) / 2)?.min(wanted);
+    if possible < wanted {
+        println!("ONLY {possible} OF {wanted}: a process may open {most} files here");
+    }
+    Ok(possible)
+}
+
+/// As many as a port range has: Envoy closes what one tick closes one inside the other, and some 700 overflowed
+/// the stack of the VM, which then closed everything.
+#[test]
+fn twenty_thousand_at_once() -> Result<()> {
+    ensure_capable()?;
+    let many = as_many_as(20_000)?;
+    let world = World::new()?;
+    let ports = [9610_u16, 9611];
+    let sink = Sink::start(&world.outside.netns, HTTPBIN, ports)?;
+    let pod = world.pod()?;
+    for (port, name) in [(9610, "ten"), (9611, "eleven"), (9000, "echo")] {
+        world.write(
+            &format!("{name}.yaml"),
+            &policy(name, &format!("ports: [{{number: {port}, protocol: tcp}}]")),
+        )?;
+    }
+    let _shim = world.shim(&[])?;
+    let envoy = mesh::sidecar(&pod, false)?;
+    wait_for("the policy", Duration::from_secs(10), || echo(&pod, HTTPBIN).is_ok())?;
+    let mut kept: Vec<_> = (0..20).map(|_| echo(&pod, HTTPBIN)).collect::<Result<_>>()?;
+    let streams = pod.workload().run(|| -> Result<Vec<TcpStream>> {
+        let connect = |n: usize| {
+            client::connect(SocketAddr::new(HTTPBIN, ports[n % 2])).map_err(|e| anyhow!("{n}: {e:?}"))
+        };
+        (0..many).map(connect).collect()
+    })??;
+    let arrived = || ports.iter().map(|port| sink.connections(*port)).sum::<usize>();
+    wait_for("the connections to arrive", Duration::from_secs(30), || arrived() == many)?;
+    // Both in one change.
+    world.write("ten.yaml", "")?;
+    world.write("eleven.yaml", "")?;
+    let start = std::time::Instant::now();
+    for stream in &streams {
+        let ended = || {
+            stream.set_nonblocking(true).is_ok()
+                && !matches!((&mut &*stream).read(&mut [0; 16]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+        };
+        wait_for("all to be closed", Duration::from_secs(30).saturating_sub(start.elapsed()), ended)?;
+    }
+    println!("{many} connections were closed after {:?}", start.elapsed());
+    for stream in &mut kept {
+        ensure!(lives(stream), "what is allowed was closed as well");
+    }
+    ensure!(echo(&pod, HTTPBIN).is_ok());
+    ensure!(!envoy.log().contains("wasm log") || !envoy.log().contains("Function: "), "the VM trapped");
     Ok(())
 }
 

@@ -1,0 +1,280 @@
+//! Policies that change all the time under clients that do everything at once.
+//!
+//! Two things must hold, whatever meets: nothing arrives where nothing was allowed for a second, and nothing
+//! that is allowed all the time is closed.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::client;
+use egress_tests::envoy::Envoy;
+use egress_tests::hello::Hello;
+use egress_tests::mesh::{self, HTTPBIN, World};
+use egress_tests::netns::{Netns, ensure_capable};
+use egress_tests::sink::Sink;
+use egress_tests::wait::wait_for;
+
+/// How long policies change.
+const DURATION: Duration = Duration::from_secs(60);
+/// How often.
+const PACE: Duration = Duration::from_millis(50);
+/// How long a change may take until nothing arrives any more.
+const GRACE: Duration = Duration::from_secs(1);
+/// How many clients there are, those of [`STEADY`] included.
+const CLIENTS: usize = 200;
+/// Destinations that policies open and close.
+const CHANGING: usize = 48;
+/// Destinations that are allowed all the time.
+const STEADY: usize = 8;
+const FIRST_PORT: u16 = 9700;
+
+/// How a destination is allowed, and how its clients begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    TlsByName,
+    /// Forbidden is another name; allowed is any.
+    TlsAnyName,
+    Http,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Destination {
+    port: u16,
+    kind: Kind,
+}
+
+impl Destination {
+    fn all() -> impl Iterator<Item = Self> {
+        let kinds = [Kind::Tcp, Kind::TlsByName, Kind::TlsAnyName, Kind::Http];
+        (FIRST_PORT..)
+            .zip(kinds.into_iter().cycle())
+            .map(|(port, kind)| Self { port, kind })
+            .take(CHANGING + STEADY)
+    }
+
+    fn file(self) -> String {
+        format!("p{}.yaml", self.port)
+    }
+
+    fn policy(self, allowed: bool) -> Option<String> {
+        let (protocol, what) = match (self.kind, allowed) {
+            (Kind::TlsAnyName, true) => ("https", ""),
+            (Kind::TlsAnyName, false) => ("https", "hosts: [www.example.com]"),
+            (_, false) => return None,
+            (Kind::Tcp, true) => ("tcp", "ipAddresses: [203.0.113.10/32]"),
+            (Kind::TlsByName, true) => ("https", "hosts: [httpbin.org]"),
+            (Kind::Http, true) => ("http", "hosts: [httpbin.org]"),
+        };
+        Some(format!(
+            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+             metadata: {{name: p{port}, namespace: curl}}\n\
+             spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {what}\n  \
+             ports: [{{number: {port}, protocol: {protocol}}}]\n",
+            port = self.port
+        ))
+    }
+
+    fn write(self, world: &World, allowed: bool) -> Result<()> {
+        match self.policy(allowed) {
+            Some(text) => world.write(&self.file(), &text),
+            None => world.remove(&self.file()),
+        }
+    }
+
+    /// What a client sends first, and then again and again.
+    fn bytes(self) -> (Vec<u8>, &'static [u8]) {
+        match self.kind {
+            Kind::Tcp => (b"hello".to_vec(), b"ping"),
+            Kind::TlsByName | Kind::TlsAnyName => (Hello::named("httpbin.org").bytes(), b"ping"),
+            Kind::Http => (
+                b"POST / HTTP/1.1\r\nhost: httpbin.org\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
+                b"4\r\nping\r\n",
+            ),
+        }
+    }
+}
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap_or_default()
+    }
+
+    fn pause(&mut self, most: usize) {
+        // A client's pace, and no wait for anything.
+        std::thread::sleep(Duration::from_millis(self.below(most) as u64));
+    }
+}
+
+/// A client of one destination until `stop`: connects, stalls, begins, stalls, goes on, and holds.
+struct Client<'a> {
+    to: Destination,
+    is_steady: bool,
+    stop: &'a AtomicBool,
+    begun: &'a AtomicUsize,
+}
+
+impl Client<'_> {
+    /// A steady client fails when something of it is closed.
+    fn run(&self, mut random: Random) -> Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let hold = if self.is_steady { random.below(20_000) } else { random.below(3000) };
+            let ended = self.connection(&mut random, Duration::from_millis(hold as u64));
+            if self.is_steady {
+                ended.with_context(|| format!("{:?}", self.to))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn connection(&self, random: &mut Random, hold: Duration) -> Result<()> {
+        let to = SocketAddr::new(HTTPBIN, self.to.port);
+        let mut stream = client::connect(to).map_err(|e| anyhow!("no connection: {e:?}"))?;
+        let (first, again) = self.to.bytes();
+        random.pause(300);
+        let (start, rest) = first.split_at(random.below(first.len()));
+        stream.write_all(start).context("the first bytes")?;
+        random.pause(300);
+        stream.write_all(rest).context("the rest of the first bytes")?;
+        let until = Instant::now() + hold;
+        while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
+            stream.write_all(again).context("more bytes")?;
+            is_open(&mut stream)?;
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            random.pause(40);
+        }
+        Ok(())
+    }
+}
+
+/// The server never answers.
+fn is_open(stream: &mut TcpStream) -> Result<()> {
+    stream.set_nonblocking(true)?;
+    let mut answer = [0; 512];
+    let read = stream.read(&mut answer);
+    stream.set_nonblocking(false)?;
+    match read {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(anyhow!("closed: {error}")),
+        Ok(0) => Err(anyhow!("closed")),
+        Ok(length) => Err(anyhow!("answered: {}", String::from_utf8_lossy(&answer[..length]))),
+    }
+}
+
+/// When a destination was allowed, by what was written.
+type History = BTreeMap<u16, Vec<(Instant, bool)>>;
+
+fn change(world: &World, destinations: &[Destination]) -> Result<History> {
+    let mut random = Random(0x5eed);
+    let mut allowed = vec![true; destinations.len()];
+    let begin = Instant::now();
+    let mut history: History = destinations.iter().map(|to| (to.port, vec![(begin, true)])).collect();
+    let mut changes = 0;
+    while begin.elapsed() < DURATION {
+        let at = random.below(destinations.len());
+        let (to, allowed) = (destinations[at], &mut allowed[at]);
+        *allowed = !*allowed;
+        // Allowed from before it is written, forbidden from after it.
+        let before = Instant::now();
+        to.write(world, *allowed)?;
+        let when = if *allowed { before } else { Instant::now() };
+        history.entry(to.port).or_default().push((when, *allowed));
+        changes += 1;
+        // The pace of the changes.
+        std::thread::sleep((begin + PACE * changes).saturating_duration_since(Instant::now()));
+    }
+    println!("{changes} changes");
+    Ok(history)
+}
+
+/// How long a destination had been forbidden at a moment.
+fn forbidden_for(history: &[(Instant, bool)], at: Instant) -> Duration {
+    match history.iter().rev().find(|(when, _)| *when <= at) {
+        Some((when, false)) => at.duration_since(*when),
+        Some((_, true)) | None => Duration::ZERO,
+    }
+}
+
+#[test]
+fn nothing_forbidden_arrives_and_nothing_allowed_is_closed() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let all: Vec<_> = Destination::all().collect();
+    let sink = Sink::start(&world.outside.netns, HTTPBIN, all.iter().map(|to| to.port))?;
+    let pod = world.pod()?;
+    for to in &all {
+        to.write(&world, true)?;
+    }
+    // Clients stall on purpose, on a busy machine for longer than they mean to.
+    let _shim = world.shim(&["--first-bytes-timeout", "30s"])?;
+    let envoy = Envoy::start(&pod, &mesh::bootstrap("curl/curl", false)?, 2)?;
+    let (changing, steady) = all.split_at(CHANGING);
+    let workload: &Netns = pod.workload();
+    for to in steady {
+        // The connections are kept until they have arrived.
+        let mut attempts = Vec::new();
+        wait_for("the policy", Duration::from_secs(10), || {
+            let attempt = || client::connect(SocketAddr::new(HTTPBIN, to.port)).ok();
+            if let Ok(Some(mut stream)) = workload.run(attempt)
+                && stream.write_all(&to.bytes().0).is_ok()
+            {
+                attempts.push(stream);
+            }
+            sink.connections(to.port) > 0
+        })?;
+    }
+    let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (history, failures) = std::thread::scope(|scope| -> Result<_> {
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let is_steady = number % 4 == 0;
+            let to = if is_steady { steady[number / 4 % STEADY] } else { changing[number % CHANGING] };
+            let client = Client { to, is_steady, stop: &stop, begun: &begun };
+            let random = Random(number as u64 * 7919 + 1);
+            clients.push(scope.spawn(move || workload.run(|| client.run(random)).and_then(|result| result)));
+        }
+        let history = change(&world, changing);
+        stop.store(true, Ordering::Relaxed);
+        let ended =
+            clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err(anyhow!("panicked"))));
+        Ok((history?, ended.filter_map(Result::err).collect::<Vec<_>>()))
+    })?;
+    let arrivals = sink.arrivals();
+    let late: Vec<_> = arrivals
+        .iter()
+        .filter_map(|arrival| {
+            let late = forbidden_for(history.get(&arrival.to.port())?, arrival.at);
+            (late > Duration::ZERO).then_some((late, arrival.to, arrival.bytes))
+        })
+        .collect();
+    let latest = late.iter().map(|(late, ..)| *late).max().unwrap_or_default();
+    println!(
+        "{} arrivals of {} connections, {} exchanges; {} after a change that forbids them, the latest {latest:?}",
+        arrivals.len(),
+        arrivals.iter().filter(|arrival| arrival.bytes == 0).count(),
+        begun.load(Ordering::Relaxed),
+        late.len(),
+    );
+    let wrong: Vec<_> = late.iter().filter(|(late, ..)| *late > GRACE).collect();
+    ensure!(
+        wrong.is_empty(),
+        "{} arrivals at forbidden destinations, such as {:?}",
+        wrong.len(),
+        wrong.first()
+    );
+    ensure!(failures.is_empty(), "{} steady clients were closed: {:#}", failures.len(), failures[0]);
+    let revoked = envoy.access_log().iter().filter(|line| line["reason"] == "revoked").count();
+    ensure!(revoked > 100, "only {revoked} were revoked: nothing was tried");
+    println!("{revoked} were revoked");
+    Ok(())
+}
