@@ -24,6 +24,7 @@ pub(crate) struct Fake {
     pub(crate) closed: Cell<bool>,
     pub(crate) resumed: Cell<bool>,
     pub(crate) now: Cell<u64>,
+    pub(crate) concerned: RefCell<Vec<u32>>,
     pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
     pub(crate) upstream: Option<SocketAddr>,
@@ -79,6 +80,12 @@ impl Connection for Fake {
 
     fn now(&self) -> u64 {
         self.now.get()
+    }
+
+    fn concern(&self, id: u32) -> bool {
+        self.concerned.borrow_mut().push(id);
+        // It has a host of its own.
+        false
     }
 
     fn ask_for_ticks(&self, period: Duration) {

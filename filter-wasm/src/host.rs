@@ -57,6 +57,8 @@ pub(crate) trait Connection: Host {
     fn resume(&self);
     /// The time in milliseconds, from any start.
     fn now(&self) -> u64;
+    /// Makes the host calls that follow concern another stream; says whether it is there.
+    fn concern(&self, id: u32) -> bool;
     /// Asks for ticks.
     fn ask_for_ticks(&self, period: Duration);
     /// Whether Envoy found no address to connect to.
@@ -211,6 +213,10 @@ impl Connection for Envoy {
         now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 
+    fn concern(&self, id: u32) -> bool {
+        hostcalls::set_effective_context(id).is_ok()
+    }
+
     fn ask_for_ticks(&self, period: Duration) {
         let _ = hostcalls::set_tick_period(period);
     }
@@ -288,7 +294,7 @@ impl RootContext for Root {
         ticking.set(due.next.is_some());
         for action in due.actions {
             // It may be gone.
-            if hostcalls::set_effective_context(action.id).is_ok() {
+            if Envoy.concern(action.id) {
                 act(scope, &action);
             }
         }

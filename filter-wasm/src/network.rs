@@ -14,7 +14,7 @@ use crate::host::{Connection, Flow, Span};
 use crate::open_connections::{FirstBytes, OpenConnection};
 use crate::pending::{PendingConnection, PendingState};
 use crate::review::Route;
-use crate::scope::{ActionKind, NEXT_TICK, Scope};
+use crate::scope::{ActionKind, Scope};
 use crate::table::Guard;
 use crate::{record, steer};
 
@@ -77,9 +77,10 @@ impl<H: Connection> Network<H> {
             OnConnection::NeedFirstBytes => {
                 let deadline = self.host.now().saturating_add(config.first_bytes_timeout_ms.into());
                 let pending = scope.wait(self.id, to, deadline);
-                if !ticking.replace(true) || scope.is_crowded() {
+                if !ticking.replace(true) {
                     self.host.ask_for_ticks(scope.tick_period());
                 }
+                self.evict_excess(&scope);
                 self.state = State::Reading { to, reader: Box::default(), pending };
                 Flow::Wait
             }
@@ -117,9 +118,7 @@ impl<H: Connection> Network<H> {
         let opening = match &progress {
             Progress::More => {
                 pending.with(|pending| pending.held.set(held));
-                if scope.is_crowded() {
-                    self.host.ask_for_ticks(NEXT_TICK);
-                }
+                self.evict_excess(scope);
                 return Flow::Wait;
             }
             Progress::NotTls => Opening::NotTls,
@@ -131,6 +130,19 @@ impl<H: Connection> Network<H> {
         };
         let open = Candidate { host: &self.host, id: self.id, scope, to }.decide(opening);
         self.settle(open)
+    }
+
+    fn evict_excess(&self, scope: &Scope) {
+        let excess = scope.excess();
+        if excess.is_empty() {
+            return;
+        }
+        for action in &excess {
+            if self.host.concern(action.id) {
+                end_wait(&self.host, scope, action.place, action.kind);
+            }
+        }
+        self.host.concern(self.id);
     }
 
     /// The connection has ended.
@@ -180,6 +192,7 @@ pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind
     let waiting = scope.pending(place, |pending| {
         pending.is_waiting().then(|| {
             pending.state = PendingState::Over(None);
+            pending.held.set(0);
             (pending.id, pending.to)
         })
     });
@@ -522,22 +535,23 @@ mod tests {
             assert_eq!(connection.on_new_connection(), Flow::Wait);
             connection
         };
-        let due = |now| plugin.scope.due(now);
+        let excess = || plugin.scope.excess();
         let most = u32::try_from(MAX_PENDING).expect("few");
         let mut connections: Vec<_> = (0..most).map(|id| connect(id, 100)).collect();
-        assert_eq!(due(200).actions, []);
+        assert_eq!(excess(), []);
         connections.remove(5);
         connections.extend([connect(most, 100), connect(most + 1, 100), connect(most + 2, 100)]);
-        assert_eq!(connections[usize::try_from(most).expect("few")].host.ticks.get(), Some(NEXT_TICK));
-        let evicted = due(200).actions;
+        let newest = connections.last().expect("many");
+        assert_eq!(*newest.host.concerned.borrow(), [0, 1, most + 2], "the oldest, and itself again");
+        let evicted = excess();
         assert_eq!(evicted.iter().map(|action| action.id).collect::<Vec<_>>(), [0, 1]);
         for action in &evicted {
             let connection = &connections[usize::try_from(action.id).expect("few")];
             end_wait(&connection.host, &plugin.scope, action.place, action.kind);
             assert!(outcome(connection, Flow::Wait).contains("closed=true deny too-many-pending"));
         }
+        assert_eq!(excess(), [], "they wait no more, and are about to end");
         drop(connections.drain(..2));
-        assert_eq!(due(200).actions, []);
 
         // Fewer that hold much.
         let mut hello = hello_for("a.org");
@@ -548,10 +562,10 @@ mod tests {
             connection.host.buffer.borrow_mut().extend_from_slice(&hello);
             assert_eq!(connection.on_data(hello.len(), false), Flow::Wait);
         }
-        let evicted = due(200).actions;
+        let evicted = excess();
         assert_eq!(evicted.iter().map(|action| action.id).collect::<Vec<_>>(), [13], "not who holds nothing");
         connections.clear();
-        assert!(due(200).actions.is_empty() && due(200).next.is_none());
+        assert!(excess().is_empty() && plugin.scope.due(u64::MAX).next.is_none());
     }
 
     #[test]

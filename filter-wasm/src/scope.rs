@@ -174,15 +174,36 @@ impl Scope {
         self.pending.insert(PendingConnection { id, to, deadline, number, held, state })
     }
 
-    /// Whether more waits than may.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.pending.len() > MAX_PENDING || self.pending_bytes.get() > MAX_PENDING_BYTES
+    /// The pending connections that are too many: the oldest, of those that hold bytes where bytes are too many.
+    /// They have to go at once, because the memory of a VM never shrinks.
+    pub(crate) fn excess(&self) -> Vec<Action> {
+        if self.pending.len() <= MAX_PENDING && self.pending_bytes.get() <= MAX_PENDING_BYTES {
+            return Vec::new();
+        }
+        let mut waiting = Vec::new();
+        let entry = |place, pending: &PendingConnection| {
+            pending.is_waiting().then(|| (pending.number, place, pending.id, pending.held.get()))
+        };
+        self.pending.collect_from(0, usize::MAX, usize::MAX, &mut waiting, entry);
+        let mut count = waiting.len();
+        let mut bytes = self.pending_bytes.get();
+        let mut excess = Vec::new();
+        while excess.len() < MAX_ACTIONS && (count > MAX_PENDING || bytes > MAX_PENDING_BYTES) {
+            let may_go = |(_, _, _, held): &&(u64, usize, u32, usize)| count > MAX_PENDING || *held > 0;
+            let Some(&oldest) = waiting.iter().filter(may_go).min() else { break };
+            waiting.retain(|entry| *entry != oldest);
+            let (_, place, id, held) = oldest;
+            count = count.saturating_sub(1);
+            bytes = bytes.saturating_sub(held);
+            excess.push(Action { id, place, kind: ActionKind::Evict });
+        }
+        excess
     }
 
     /// How often to look where something waits: as precise as a tenth of the time-out, and at once where more
     /// is to be done.
     pub(crate) fn tick_period(&self) -> Duration {
-        if self.is_crowded() || !self.review.get().is_over() {
+        if !self.review.get().is_over() {
             return NEXT_TICK;
         }
         let timeout = u64::from(self.newest.borrow().first_bytes_timeout_ms);
@@ -207,37 +228,17 @@ impl Scope {
         Due { actions, next }
     }
 
-    /// The pending connections whose time is up, and the oldest where there are too many.
+    /// The pending connections whose time is up.
     fn overdue(&self, now: u64) -> Vec<Action> {
-        let mut waiting = Vec::new();
-        let entry = |place, pending: &PendingConnection| {
-            pending
-                .is_waiting()
-                .then(|| (pending.number, place, pending.id, pending.deadline <= now, pending.held.get()))
-        };
-        self.pending.collect_from(0, usize::MAX, usize::MAX, &mut waiting, entry);
-        let is_crowded = self.is_crowded();
-        if is_crowded {
-            waiting.sort_unstable();
-        }
-        let mut count = waiting.len();
-        let mut bytes = self.pending_bytes.get();
         let mut actions = Vec::new();
-        for (_, place, id, timed_out, held) in waiting {
-            let kind = if timed_out {
-                ActionKind::TimedOut
-            } else if is_crowded && (count > MAX_PENDING || (held > 0 && bytes > MAX_PENDING_BYTES)) {
-                ActionKind::Evict
-            } else {
-                continue;
-            };
-            count = count.saturating_sub(1);
-            bytes = bytes.saturating_sub(held);
-            actions.push(Action { id, place, kind });
-            if actions.len() >= MAX_ACTIONS {
-                break;
-            }
-        }
+        let timed_out = |place, pending: &PendingConnection| {
+            (pending.is_waiting() && pending.deadline <= now).then_some(Action {
+                id: pending.id,
+                place,
+                kind: ActionKind::TimedOut,
+            })
+        };
+        self.pending.collect_from(0, usize::MAX, MAX_ACTIONS, &mut actions, timed_out);
         actions
     }
 

@@ -1,7 +1,7 @@
 //! Connections that are decided by their first bytes, and what becomes of those that send none.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -11,6 +11,7 @@ use egress_tests::mesh::{EXAMPLE, HTTPBIN};
 use egress_tests::netns::Form;
 use egress_tests::origin::GREETING;
 use egress_tests::scene::{Reply, Scene, Setting};
+use egress_tests::wait::wait_for;
 
 /// Port 9001 belongs to the server that speaks first.
 const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
@@ -80,7 +81,7 @@ fn nobody_is_waited_for_for_ever() -> Result<()> {
             .run(|| client::connect(SocketAddr::new(EXAMPLE, 9000)))?
             .map_err(|e| anyhow!("{e:?}"))?;
         let quiet = Instant::now();
-        egress_tests::wait::wait_for("more than the timeout to pass", Duration::from_secs(2), || {
+        wait_for("more than the timeout to pass", Duration::from_secs(2), || {
             quiet.elapsed() > Duration::from_millis(700)
         })?;
         stream.write_all(b"ping")?;
@@ -112,4 +113,57 @@ fn in_audit_mode_the_wait_ends_in_a_connection() -> Result<()> {
         ensure!(answer == [GREETING, &[22, 3]].concat(), "{answer:?}");
         Ok(())
     })
+}
+
+/// Hellos that never end hold bytes in Envoy and in the filter: the oldest go, and a client that means it gets
+/// through meanwhile.
+#[test]
+fn what_waits_is_bounded() -> Result<()> {
+    const MANY: usize = 9000;
+    // Whatever the machine takes for it.
+    let setting = Setting {
+        manifests: &[("policy.yaml", POLICY)],
+        flags: &["--first-bytes-timeout", "120s"],
+        form: Form::possible(),
+    };
+    setting.play(
+        |_| Ok(()),
+        |scene| {
+            let before = scene.envoy.memory()?;
+            let hello = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 252][..], &[3; 16_000]].concat();
+            let to = SocketAddr::new(HTTPBIN, 443);
+            let streams = scene.pod.workload().run(|| -> Result<Vec<TcpStream>> {
+                let begin = |_| {
+                    let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
+                    // It may be refused by now.
+                    let _ = stream.write_all(&hello);
+                    Ok(stream)
+                };
+                (0..MANY).map(begin).collect()
+            })??;
+            scene.get_tls(to, "httpbin.org")?.from_origin(HTTPBIN)?;
+            let refused = || -> Result<usize> {
+                let log = scene.envoy.access_log();
+                Ok(log.iter().filter(|line| line["reason"] == "too-many-pending").count())
+            };
+            wait_for("the oldest to go", Duration::from_secs(20), || {
+                refused().is_ok_and(|refused| refused >= MANY - 4096)
+            })?;
+            let after = scene.envoy.memory()?;
+            println!(
+                "{MANY} hellos without an end: {} refused, {before} kB before, {after} kB after",
+                refused()?
+            );
+            let kept = streams.iter().filter(|stream| ends_now(stream).is_ok_and(|ended| !ended)).count();
+            // 16 MiB of them.
+            ensure!(kept < 1100, "{kept} are kept");
+            Ok(())
+        },
+    )
+}
+
+fn ends_now(mut stream: &TcpStream) -> Result<bool> {
+    stream.set_nonblocking(true)?;
+    let read = stream.read(&mut [0; 16]);
+    Ok(!matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock))
 }

@@ -110,6 +110,12 @@ impl Random {
         usize::try_from(self.0 % bound as u64).unwrap_or_default()
     }
 
+    /// A third of the clients outlast the policy that they began under.
+    fn stall(&mut self) {
+        let most = if self.below(3) == 0 { 3000 } else { 200 };
+        self.pause(most);
+    }
+
     fn pause(&mut self, most: usize) {
         // A client's pace, and no wait for anything.
         std::thread::sleep(Duration::from_millis(self.below(most) as u64));
@@ -141,10 +147,10 @@ impl Client<'_> {
         let to = SocketAddr::new(HTTPBIN, self.to.port);
         let mut stream = client::connect(to).map_err(|e| anyhow!("no connection: {e:?}"))?;
         let (first, again) = self.to.bytes();
-        random.pause(300);
+        random.stall();
         let (start, rest) = first.split_at(random.below(first.len()));
         stream.write_all(start).context("the first bytes")?;
-        random.pause(300);
+        random.stall();
         stream.write_all(rest).context("the rest of the first bytes")?;
         let until = Instant::now() + hold;
         while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
