@@ -15,6 +15,7 @@ use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
 use egress_tests::mesh::{self, HTTPBIN, World};
 use egress_tests::netns::{Netns, ensure_capable};
+use egress_tests::scene::play;
 use egress_tests::sink::Sink;
 use egress_tests::wait::wait_for;
 
@@ -209,6 +210,29 @@ fn forbidden_for(history: &[(Instant, bool)], at: Instant) -> Duration {
         Some((when, false)) => at.duration_since(*when),
         Some((_, true)) | None => Duration::ZERO,
     }
+}
+
+/// Here because it takes a minute, too.
+#[test]
+fn headers_that_never_end_are_refused() -> Result<()> {
+    let to = Destination { port: 80, kind: Kind::Http };
+    let policy = to.policy(true).context("a policy")?;
+    play(&[("web.yaml", &policy)], |scene| {
+        let request = b"GET / HTTP/1.1\r\nhost: httpbin.org\r\nx-never: ends";
+        let answer = scene.pod.workload().run(|| -> Result<Vec<u8>> {
+            let mut stream = client::connect(SocketAddr::new(HTTPBIN, 80)).map_err(|e| anyhow!("{e:?}"))?;
+            stream.set_read_timeout(Some(Duration::from_secs(90)))?;
+            stream.write_all(request)?;
+            let mut answer = vec![0; 4096];
+            let length = stream.read(&mut answer)?;
+            answer.truncate(length);
+            Ok(answer)
+        })??;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        ensure!(answer.starts_with("HTTP/1.1 403") && answer.contains("first-bytes-timeout"), "{answer}");
+        ensure!(scene.world.origins.seen().is_empty());
+        Ok(())
+    })
 }
 
 #[test]
