@@ -128,7 +128,7 @@ fn judge(
     let problems = compiled.conditions.get(&reference).map_or(&[][..], |condition| &condition.problems);
     let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) = problems
         .iter()
-        .partition(|problem| problem.severity == Severity::Error && problem.cause == Cause::Itself);
+        .partition(|problem| problem.severity == Severity::Error && matches!(problem.cause, Cause::Itself | Cause::Size));
     errors.sort_by_key(|problem| order(kind, problem));
     let refusals = errors
         .iter()
