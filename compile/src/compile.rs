@@ -78,6 +78,8 @@ pub struct Compiled {
     pub notes: Vec<Problem>,
     modes: Modes,
     mesh: Mesh,
+    /// The number of older Egress objects, for each.
+    ages: Arc<BTreeMap<String, usize>>,
     /// What each document says, but for the services of the mesh.
     digests: BTreeMap<Identity, Digest>,
 }
@@ -128,6 +130,11 @@ impl Compiled {
         self.clusters.get(identity).map_or(&[], Vec::as_slice)
     }
 
+    /// Sorts Egress objects, `namespace/name` each, the newest first.
+    pub fn sort_newest_first(&self, policies: &mut [String]) {
+        policies.sort_by_key(|policy| std::cmp::Reverse(self.ages.get(policy).copied()));
+    }
+
     /// The MeshConfig that counts, where there is one.
     #[must_use]
     pub fn mesh_config(&self) -> Option<&ObjectRef> {
@@ -167,7 +174,8 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
     let mut policies = egress::policies(&objects, &groups, &settings);
-    crowding::make_room(&mut policies);
+    let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
+    let ages = Arc::new(ages.collect());
     let clusters = clusters(&mut policies);
 
     let mut granted: BTreeMap<Identity, Vec<&PolicyRule>> = BTreeMap::new();
@@ -210,7 +218,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         compiler.conditions.insert(condition.object.clone(), condition);
     }
     compiler.describe_others(&objects);
-    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh, digests }
+    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh, ages, digests }
 }
 
 /// The clusters of each identity. Where policies give one cluster different settings, those of the first
@@ -271,7 +279,7 @@ fn document(
 }
 
 /// The first 16 hexadecimal digits of a digest.
-fn digest(value: &impl Serialize) -> String {
+pub(crate) fn digest(value: &impl Serialize) -> String {
     Digest::of(value).version()
 }
 

@@ -12,6 +12,7 @@ pub mod cluster;
 mod compile;
 pub mod duration;
 pub mod explain;
+pub mod fallback;
 pub mod lint;
 pub mod manifest;
 pub mod never;

@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are refused. An absent list means "any"; an empty list means "none".
 
+mod intersection;
 mod read;
 
 use std::fmt;

@@ -178,6 +178,16 @@ impl<'n> Shim<'n> {
         std::fs::read_to_string(self.log.path()).unwrap_or_default()
     }
 
+    /// The most memory that it ever had, in kB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// The memory that it has, in kB.
     ///
     /// # Errors

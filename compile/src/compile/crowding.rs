@@ -11,14 +11,16 @@ use crate::budget::{Excess, Usage};
 const MAX_NAMED: usize = 3;
 
 /// Takes from policies the sources that have no room for them. Older objects come first, and of one age those
-/// whose name does: an object that comes later takes nothing away from one that is there.
-pub(super) fn make_room(policies: &mut [Policy<'_>]) {
+/// whose name does: an object that comes later takes nothing away from one that is there. Returns their names in that order.
+pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
     let mut order: Vec<usize> = (0..policies.len()).collect();
     let age = |index: &usize| policies.get(*index).map(|policy| (policy.made, policy.reference));
     order.sort_by(|a, b| age(a).cmp(&age(b)));
     let mut usages: BTreeMap<Identity, Usage> = BTreeMap::new();
+    let mut names = Vec::with_capacity(order.len());
     for index in order {
         let Some(policy) = policies.get_mut(index) else { continue };
+        names.push(policy.issues.name());
         let mut refused: Vec<(Identity, Excess)> = Vec::new();
         let usage = policy.usage;
         policy.sources.retain(|identity| {
@@ -49,4 +51,5 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) {
             policy.issues.crowded_out("spec", message, &advice);
         }
     }
+    names
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use egress_policy::{ApiVersion, Document, Mode};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
@@ -12,8 +13,17 @@ use crate::snapshot::type_url::{CLUSTER, EXTENSION, LISTENER};
 type Content = BTreeMap<(&'static str, &'static str), u8>;
 
 fn snapshot(content: &Content) -> Snapshot {
+    let document = Document {
+        api_version: ApiVersion::V1,
+        identity: "n/a".parse().expect("an identity"),
+        version: "d".to_owned(),
+        mode: Mode::Enforce,
+        rules: vec![],
+        in_mesh: [].into(),
+    };
     Snapshot::new(
-        "d".to_owned(),
+        document,
+        vec![],
         content.iter().map(|((url, name), body)| {
             let body = Any { type_url: (*url).to_owned(), value: vec![*body] };
             (*url, Arc::new(Resource::new((*name).to_owned(), body)))
