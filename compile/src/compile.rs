@@ -214,7 +214,8 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .collect();
     for policy in policies {
         let sources = policy.sources;
-        let condition = Condition { sources, ..condition(policy.issues, policy.rules.len()) };
+        let rules = if policy.is_crowded_out { 0 } else { policy.rules.len() };
+        let condition = Condition { sources, ..condition(policy.issues, rules) };
         compiler.conditions.insert(condition.object.clone(), condition);
     }
     compiler.describe_others(&objects);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use egress_tests::envoy::Envoy;
 use egress_tests::mesh::{self, World};
 use egress_tests::netns::ensure_capable;
@@ -58,9 +58,8 @@ fn the_worst_objects_that_are_permitted() -> Result<()> {
     for (identity, pod) in pods.iter().enumerate() {
         envoys.push(Envoy::launch(pod, &mesh::bootstrap(&format!("curl/a{identity}"), false)?, 1)?);
     }
-    wait_for("the policies", Duration::from_secs(120), || {
-        pods.iter().all(|pod| mesh::echoes(pod, 9000))
-    })?;
+    wait_for("the policies", Duration::from_secs(120), || pods.iter().all(|pod| mesh::echoes(pod, 9000)))
+        .with_context(|| format!("{} MB at its peak; {}", shim.peak_memory().unwrap_or(0) / 1024, shim.log()))?;
     // Everybody gets another policy, several times.
     for round in 0..3 {
         for identity in 0..IDENTITIES {

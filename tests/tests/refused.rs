@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use egress_tests::envoy::Envoy;
 use egress_tests::mesh::{self, CONTROL_PLANE, World, echo_policy, echoes};
 use egress_tests::netns::ensure_capable;
@@ -89,7 +89,8 @@ fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
     wait_for("the refusal", Duration::from_secs(10), || {
         let held_back = held_back();
         held_back["policies"] == serde_json::json!(["curl/zz-bad"]) && held_back["bridged"] == false
-    })?;
+    })
+    .with_context(|| format!("{:#}\n{}", shim.status().unwrap_or_default(), shim.log()))?;
     ensure!(held_back()["error"].as_str().is_some_and(|error| error.contains("Wasm")), "{}", held_back());
     ensure!(shim.metric("osm_egress_proxies_refusing")? == 1);
     ensure!(open(), "what was allowed is closed");

@@ -29,6 +29,8 @@ pub(super) struct Policy<'s> {
     pub(super) rules: Vec<PolicyRule>,
     /// What its rules cost each identity.
     pub(super) usage: Usage,
+    /// Whether none of its sources has room for it.
+    pub(super) is_crowded_out: bool,
     /// When it was made, where a server says.
     pub(super) made: Option<&'s str>,
     /// The clusters that its rules name.
@@ -109,6 +111,7 @@ impl<'s> Reader<'_, 's> {
             sources,
             rules,
             usage,
+            is_crowded_out: false,
             made: self.object.metadata.creation_timestamp.as_deref(),
             clusters,
             settings_field: self.settings_field,

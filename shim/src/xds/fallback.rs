@@ -300,11 +300,13 @@ impl Fallback {
                         continue;
                     }
                 }
-                Phase::Trial(0) => {
-                    self.error = None;
-                    self.phase = Phase::Settled(0);
+                Phase::Trial(dropped) => {
+                    if dropped == 0 {
+                        self.error = None;
+                    }
+                    self.is_bridged = false;
+                    self.phase = Phase::Settled(dropped);
                 }
-                Phase::Trial(dropped) => self.phase = Phase::Settled(dropped),
                 Phase::Settled(_) => {}
             }
             return document;

@@ -256,7 +256,9 @@ async fn talk<T: Session>(
             }
         }
         if let Some(instead) = instead {
-            tracing::warn!(document = instead.document_version(), "the proxy gets another policy instead");
+            if instead.document_version() != snapshot.document_version() {
+                tracing::warn!(document = instead.document_version(), "the proxy gets another policy instead");
+            }
             snapshot = instead;
             continue;
         }

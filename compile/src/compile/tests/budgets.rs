@@ -200,6 +200,7 @@ fn the_newest_have_no_room() {
                 let condition = condition(&compiled, &format!("Egress n/{name}"));
                 assert_eq!(condition.accepted, *name != crowded, "{objects:?} {name}");
                 assert_eq!(condition.sources.is_empty(), *name == crowded);
+                assert_eq!(condition.rules, usize::from(*name != crowded));
             }
             let said = excess(&compiled, &format!("Egress n/{crowded}"));
             let expected = "names and blocks of addresses, counted for each port, of which 250000 are allowed, \
