@@ -25,7 +25,7 @@ pub const MAX_MATCH_ITEMS: usize = 64;
 /// The longest pattern, in bytes. A longer literal compiles to more than a pattern may (64 KiB).
 pub const MAX_PATTERN_LENGTH: usize = 4_096;
 
-/// The most rules of an identity: as many Egress objects with one port and one host each as are measured.
+/// The most rules of an identity. Each is some 200 bytes in every worker of Envoy, and as many in every document.
 pub const MAX_RULES: usize = 100_000;
 /// The most entries of an identity in the filter's tables: a name on a port is one, and a block of addresses,
 /// for each name beside it, two. At some 130 bytes each these are 33 MB in every worker of Envoy.
@@ -36,9 +36,9 @@ pub const MAX_ROUTES: usize = 20_000;
 pub const MAX_PATTERN_BYTES: usize = 32 << 20;
 /// The most clusters of an identity. One costs Envoy some 50 kB in each worker, and statistics of its own.
 pub const MAX_CLUSTERS: usize = 1_000;
-/// The longest document of an identity, in bytes, without the services of the mesh: 100,000 rules of one name.
-/// The control plane holds it once for each identity that is connected, and Envoy once for each plugin.
-pub const MAX_DOCUMENT_BYTES: usize = 16 << 20;
+/// The longest document of an identity, in bytes, without the services of the mesh: 100,000 names of usual length on
+/// two ports. The control plane holds it once for each identity that is connected, and several times while it is sent.
+pub const MAX_DOCUMENT_BYTES: usize = 8 << 20;
 
 /// The most problems of one severity that are kept of an object: nobody reads as many, and an object can have
 /// one in each of 400,000 hosts.
@@ -121,12 +121,26 @@ impl Usage {
         let fewer_ports = "list fewer ports or hosts, or name the domain by a wildcard";
         let fewer_routes = "list fewer ports or matches, or say with one pattern what several say";
         let each = [
-            (self.clusters, IDENTITY.clusters, "clusters (one for each host and port with connection settings)",
-             "take the UpstreamTrafficSetting away, or list fewer hosts or ports beside it"),
+            (
+                self.clusters,
+                IDENTITY.clusters,
+                "clusters (one for each host and port with connection settings)",
+                "take the UpstreamTrafficSetting away, or list fewer hosts or ports beside it",
+            ),
             (self.rules, IDENTITY.rules, "rules", fewer_ports),
-            (self.entries, IDENTITY.entries, "names and blocks of addresses, counted for each port", fewer_ports),
+            (
+                self.entries,
+                IDENTITY.entries,
+                "names and blocks of addresses, counted for each port",
+                fewer_ports,
+            ),
             (self.routes, IDENTITY.routes, "routes, counted for each port", fewer_routes),
-            (self.pattern_bytes, IDENTITY.pattern_bytes, "bytes of compiled patterns, counted for each port", fewer_routes),
+            (
+                self.pattern_bytes,
+                IDENTITY.pattern_bytes,
+                "bytes of compiled patterns, counted for each port",
+                fewer_routes,
+            ),
             (self.document_bytes, IDENTITY.document_bytes, "bytes of policy document", fewer_ports),
         ];
         let over = each.into_iter().find(|(amount, limit, ..)| amount > limit);

@@ -201,9 +201,8 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
             let content = content(&identity, mode, &rules, clusters, in_mesh);
             // Whole digests, and not versions, which are short enough to be made equal on purpose.
             let former = previous.and_then(|p| p.documents.get(&identity).zip(p.digests.get(&identity)));
-            let former = former.filter(|(document, digest)| {
-                **digest == content && document.in_mesh == in_mesh.services
-            });
+            let former = former
+                .filter(|(document, digest)| **digest == content && document.in_mesh == in_mesh.services);
             let document = former.map_or_else(
                 || Arc::new(document(&identity, mode, &rules, &content, in_mesh)),
                 |(document, _)| Arc::clone(document),

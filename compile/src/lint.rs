@@ -80,7 +80,9 @@ fn uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSe
         let exact: BTreeSet<(u16, &Host)> = document
             .rules
             .iter()
-            .flat_map(|rule| rule.hosts.iter().flat_map(|hosts| hosts.iter()).map(|pattern| (rule.port.get(), pattern)))
+            .flat_map(|rule| {
+                rule.hosts.iter().flat_map(|hosts| hosts.iter()).map(|pattern| (rule.port.get(), pattern))
+            })
             .filter_map(|(port, pattern)| match pattern {
                 HostPattern::Exact(host) => Some((port, host)),
                 HostPattern::Below(_) => None,

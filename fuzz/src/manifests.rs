@@ -183,7 +183,8 @@ fn amount(input: &mut Input<'_>, most: usize) -> usize {
 
 /// Large objects; then a newer one, which must take nothing away.
 fn large(input: &mut Input<'_>) {
-    let mut updates: Vec<FileUpdate> = (0..1 + input.below(4)).map(|n| large_object(input, n, "2024")).collect();
+    let mut updates: Vec<FileUpdate> =
+        (0..1 + input.below(4)).map(|n| large_object(input, n, "2024")).collect();
     updates.push(large_group(input));
     let settings = json!({
         "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting",
@@ -231,7 +232,8 @@ fn given(file: &str, object: Value) -> FileUpdate {
 
 fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate {
     let source = |n: usize| json!({"kind": "ServiceAccount", "name": format!("s{n}"), "namespace": "n"});
-    let sources: Vec<Value> = (0..if input.seldom() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
+    let sources: Vec<Value> =
+        (0..if input.seldom() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
     let protocol = input.pick(&["http", "https", "tcp"]);
     let ports: Vec<Value> =
         (0..amount(input, 4200)).map(|n| json!({"number": n + 1, "protocol": protocol})).collect();
@@ -240,12 +242,13 @@ fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate 
     let host = |n: usize| format!("{}{label}.h{n}.org", if is_bad { "!" } else { "" });
     let hosts: Vec<String> = (0..amount(input, 20_000)).map(host).collect();
     let blocks: Vec<String> = match input.seldom() {
-        true => (0..amount(input, 10_100)).map(|n| format!("10.{}.{}.0/24", n / 250 % 250, n % 250)).collect(),
+        true => {
+            (0..amount(input, 10_100)).map(|n| format!("10.{}.{}.0/24", n / 250 % 250, n % 250)).collect()
+        }
         false => vec![],
     };
     let group = json!({"apiGroup": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "name": "g"});
-    let settings =
-        json!({"apiGroup": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting", "name": "s"});
+    let settings = json!({"apiGroup": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting", "name": "s"});
     let matches = match input.below(4) {
         0 => json!([group]),
         1 => json!([settings]),
@@ -272,8 +275,9 @@ fn large_group(input: &mut Input<'_>) -> FileUpdate {
         2 => format!("[a-z]{{{}}}", amount(input, 1100)),
         _ => "(".to_owned(),
     };
-    let headers: serde_json::Map<String, Value> =
-        (0..if input.seldom() { amount(input, 70) } else { 0 }).map(|n| (format!("x-{n}"), json!("a"))).collect();
+    let headers: serde_json::Map<String, Value> = (0..if input.seldom() { amount(input, 70) } else { 0 })
+        .map(|n| (format!("x-{n}"), json!("a")))
+        .collect();
     let one = |n: usize| json!({"name": format!("m{n}"), "pathRegex": pattern, "headers": headers});
     let matches: Vec<Value> = (0..amount(input, 1100)).map(one).collect();
     let group = json!({

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn sizes_are_bounds() {
-        for (pattern, expected) in [("/get", 512), ("/api/v[0-9]+/users/.*", 1024), ("[a-z]{1000}", 64 << 10)] {
+        for (pattern, expected) in [("/get", 512), ("/api/v[0-9]+/users/.*", 1024), ("[a-z]{1000}", 64 << 10)]
+        {
             assert_eq!(FullMatch::compiled_size(pattern), expected, "{pattern}");
         }
     }

@@ -161,11 +161,7 @@ impl Policy {
             upgrades.contains(&Upgrade::Websocket),
             entry,
         );
-        self.rules.push(CompiledRule {
-            id: RuleId { policy, name },
-            addresses,
-            routes,
-        });
+        self.rules.push(CompiledRule { id: RuleId { policy, name }, addresses, routes });
         if let Some(cluster) = cluster {
             self.clusters.push((number, cluster));
         }

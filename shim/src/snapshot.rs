@@ -276,9 +276,10 @@ mod tests {
             let body = resource.body().value;
             assert_eq!(body.len(), text.len());
             assert!(body.ends_with(br#""policy":{"rules":[]}}"#));
-            resource.parts.iter().any(
-                |part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == policy.as_ptr()),
-            )
+            resource
+                .parts
+                .iter()
+                .any(|part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == policy.as_ptr()))
         });
         assert_eq!(kept, [true, true]);
     }

@@ -92,6 +92,8 @@ impl<'n> Shim<'n> {
             .command(&binary()?.to_string_lossy())
             .arg("serve")
             .args(arguments)
+            // Images are linked to musl, which gives large blocks back; glibc learns to keep them.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -10,14 +10,7 @@ use egress_tests::{envoy, wait::wait_for};
 
 /// An Egress for each name, with settings.
 fn manifests() -> String {
-    let long = [
-        "a".repeat(63),
-        "b".repeat(63),
-        "c".repeat(63),
-        "d".repeat(57),
-        "org".to_owned(),
-    ]
-    .join(".");
+    let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(57), "org".to_owned()].join(".");
     let numbers = |number: u32| {
         format!(
             "tcp: {{maxConnections: {number}, connectTimeout: TIME}}, http: {{maxRequests: {number}, \
@@ -53,7 +46,9 @@ fn values_at_their_bounds_are_accepted() -> Result<()> {
         ensure!(scene.shim.metric("osm_egress_xds_rejected_total")? == 0, "{}", scene.shim.log());
         ensure!(scene.envoy.stat("cluster_manager.cds.update_rejected")? == 0);
         let clusters = scene.envoy.admin("/clusters")?;
-        for name in ["xn--bcher-kva.example:65535", "my_service.internal:65535", "*.a-b.org:65535", "org:65535"] {
+        for name in
+            ["xn--bcher-kva.example:65535", "my_service.internal:65535", "*.a-b.org:65535", "org:65535"]
+        {
             ensure!(clusters.contains(name), "there is no cluster {name}:\n{clusters}");
         }
         wait_for("the policy", Duration::from_secs(5), || mesh::echoes(scene.pod, 9000))?;

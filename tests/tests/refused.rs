@@ -64,7 +64,8 @@ fn module() -> Result<Vec<u8>> {
 }
 
 fn policy(name: &str, port: u16) -> String {
-    echo_policy("curl", port).replace("name: curl, namespace: curl}\nspec", &format!("name: {name}, namespace: curl}}\nspec"))
+    echo_policy("curl", port)
+        .replace("name: curl, namespace: curl}\nspec", &format!("name: {name}, namespace: curl}}\nspec"))
 }
 
 #[test]
@@ -81,7 +82,8 @@ fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
     let envoy = Envoy::start(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
     let open = || echoes(&pod, 9000);
     wait_for("the good policy", Duration::from_secs(10), open)?;
-    let held_back = || shim.status().map(|status| status["proxies"][0]["heldBack"].clone()).unwrap_or_default();
+    let held_back =
+        || shim.status().map(|status| status["proxies"][0]["heldBack"].clone()).unwrap_or_default();
     ensure!(held_back().is_null());
 
     // Envoy refuses the policy with this object: the others are in force, and it is said what is not.
@@ -103,7 +105,9 @@ fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
         ensure!(held_back().is_object(), "the bad object is said to be in force");
         world.write("good.yaml", &policy("good", 9000))?;
         wait_for("the grant", Duration::from_secs(5), open)?;
-        ensure!(held_back()["policies"] == serde_json::json!(["curl/zz-bad"]), "{}", held_back());
+        wait_for("what is held back", Duration::from_secs(5), || {
+            held_back()["policies"] == serde_json::json!(["curl/zz-bad"])
+        })?;
     }
 
     // A sidecar that starts now has what can be in force too.
@@ -126,6 +130,9 @@ fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
         })
     })?;
     ensure!(open() && echoes(&other, 9000));
-    ensure!(envoy.stat("listener_manager.listener_modified")? == 0 && second.stat("listener_manager.listener_modified")? == 0);
+    ensure!(
+        envoy.stat("listener_manager.listener_modified")? == 0
+            && second.stat("listener_manager.listener_modified")? == 0
+    );
     Ok(())
 }

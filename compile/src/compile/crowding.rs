@@ -40,7 +40,8 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
         if let Some((_, excess)) = refused.first() {
             policy.is_crowded_out = policy.sources.is_empty();
             let remedy = excess.remedy;
-            let mut message = format!("with older objects there would be {excess}, so this one grants nothing to");
+            let mut message =
+                format!("with older objects there would be {excess}, so this one grants nothing to");
             for (number, (identity, _)) in refused.iter().take(MAX_NAMED).enumerate() {
                 message.push_str(if number == 0 { " " } else { ", " });
                 message.push_str(&identity.to_string());

@@ -282,7 +282,9 @@ impl<'s> Reader<'_, 's> {
         }
         match texts {
             None | Some([]) => Ok(None),
-            Some(texts) => host::patterns(texts, "spec.hosts", &mut self.issues).map(|hosts| Some(List::new(hosts))),
+            Some(texts) => {
+                host::patterns(texts, "spec.hosts", &mut self.issues).map(|hosts| Some(List::new(hosts)))
+            }
         }
     }
 
@@ -487,9 +489,10 @@ impl PortRule {
                 }
             }
             (limits, _) => {
-                let (items, digest) = self.hosts.as_ref().map_or((None, zero), |list| {
-                    (Some(Arc::clone(&list.items)), list.digest)
-                });
+                let (items, digest) = self
+                    .hosts
+                    .as_ref()
+                    .map_or((None, zero), |list| (Some(Arc::clone(&list.items)), list.digest));
                 add(items, digest, limits.map(|limits| OwnCluster::new(None, port, limits)));
             }
         }

@@ -52,7 +52,9 @@ impl Group {
     pub(super) fn merge(groups: &[&Self]) -> List<Arc<Route>> {
         match groups {
             [one] => one.list.clone(),
-            several => Self::new(several.iter().flat_map(|group| group.routes.iter().cloned()).collect()).list,
+            several => {
+                Self::new(several.iter().flat_map(|group| group.routes.iter().cloned()).collect()).list
+            }
         }
     }
 }
@@ -133,7 +135,8 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
         let field = |part: &str| format!("spec.matches[{i}].{part}");
         let (methods, most) = (methods.as_ref().map_or(0, Vec::len), budget::MAX_MATCH_ITEMS);
         let once = "list each once";
-        let patterns = headers.0.iter().map(|header| header.value.len()).chain(path_regex.as_ref().map(String::len));
+        let patterns =
+            headers.0.iter().map(|header| header.value.len()).chain(path_regex.as_ref().map(String::len));
         let longest = patterns.max().unwrap_or_default();
         // One of a kind is enough to refuse the group.
         let fits = check(field("methods"), "methods", methods, most, once)

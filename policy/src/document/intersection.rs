@@ -32,8 +32,10 @@ fn services(one: &Arc<[InMesh]>, other: &Arc<[InMesh]>) -> Arc<[InMesh]> {
     if one == other {
         return Arc::clone(one);
     }
-    let (ones, others): (BTreeSet<&InMesh>, BTreeSet<&InMesh>) = (one.iter().collect(), other.iter().collect());
+    let (ones, others): (BTreeSet<&InMesh>, BTreeSet<&InMesh>) =
+        (one.iter().collect(), other.iter().collect());
     let in_both = ones.intersection(&others).map(|service| (*service).clone());
-    let in_one = ones.symmetric_difference(&others).map(|service| InMesh { allowed: false, ..(*service).clone() });
+    let in_one =
+        ones.symmetric_difference(&others).map(|service| InMesh { allowed: false, ..(*service).clone() });
     in_both.chain(in_one).collect()
 }

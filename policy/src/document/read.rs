@@ -65,9 +65,17 @@ fn rule(reader: &mut Reader<'_>) -> Result<Rule, Error> {
         "protocol" => {
             protocol.set(word(reader, &Protocol::ALL.map(|protocol| (protocol.as_str(), protocol))))
         }
-        "addresses" => addresses.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from))),
-        "hosts" => hosts.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from))),
-        "routes" => routes.set(reader.option(|reader| reader.list(|reader| route(reader).map(Arc::new))).map(|list| list.map(Arc::from))),
+        "addresses" => {
+            addresses.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from)))
+        }
+        "hosts" => {
+            hosts.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from)))
+        }
+        "routes" => routes.set(
+            reader
+                .option(|reader| reader.list(|reader| route(reader).map(Arc::new)))
+                .map(|list| list.map(Arc::from)),
+        ),
         "upgrades" => upgrades.set(reader.list(|reader| word(reader, &[("websocket", Upgrade::Websocket)]))),
         "encryptedHello" => {
             let known = [("refuse", EncryptedHello::Refuse), ("allow-outer", EncryptedHello::AllowOuter)];

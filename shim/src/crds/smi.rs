@@ -21,7 +21,10 @@ pub(super) fn route_group() -> Value {
             ),
         }),
     );
-    let spec = object(&["matches"], json!({ "matches": at_most(budget::MAX_GROUP_MATCHES, list("Of which one must match", one)) }));
+    let spec = object(
+        &["matches"],
+        json!({ "matches": at_most(budget::MAX_GROUP_MATCHES, list("Of which one must match", one)) }),
+    );
     let names = Names {
         group: "specs.smi-spec.io",
         kind: "HTTPRouteGroup",

@@ -127,7 +127,8 @@ impl Clusters {
 
     /// Those that are sent.
     fn sent(&self) -> Vec<OwnCluster> {
-        let mut sent: Vec<_> = self.accepted.iter().chain(self.groups.last().into_iter().flatten()).cloned().collect();
+        let mut sent: Vec<_> =
+            self.accepted.iter().chain(self.groups.last().into_iter().flatten()).cloned().collect();
         sent.sort();
         sent
     }
@@ -191,7 +192,9 @@ impl Fallback {
                 Event::Rejected { type_url, error, .. } if type_url == type_url::EXTENSION => {
                     self.reject(error, variants)
                 }
-                Event::Acknowledged { type_url, .. } if type_url == type_url::CLUSTER => self.clusters.accept(),
+                Event::Acknowledged { type_url, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.accept()
+                }
                 Event::Rejected { type_url, error, .. } if type_url == type_url::CLUSTER => {
                     self.clusters.reject(error)
                 }
@@ -315,7 +318,8 @@ impl Fallback {
 
     /// What the proxy has not.
     pub(super) fn held_back(&self, variants: &impl Variants) -> Option<HeldBack> {
-        let clusters: Vec<String> = self.clusters.refused.iter().map(|cluster| cluster.name.clone()).collect();
+        let clusters: Vec<String> =
+            self.clusters.refused.iter().map(|cluster| cluster.name.clone()).collect();
         let error = match (&self.error, &self.clusters.error) {
             (Some(error), _) => error.clone(),
             (None, Some(error)) if !clusters.is_empty() => error.clone(),

@@ -257,7 +257,10 @@ async fn talk<T: Session>(
         }
         if let Some(instead) = instead {
             if instead.document_version() != snapshot.document_version() {
-                tracing::warn!(document = instead.document_version(), "the proxy gets another policy instead");
+                tracing::warn!(
+                    document = instead.document_version(),
+                    "the proxy gets another policy instead"
+                );
             }
             snapshot = instead;
             continue;

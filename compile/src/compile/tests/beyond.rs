@@ -125,7 +125,8 @@ fn a_connect_timeout_has_bounds() {
         ("1e3s", false),
         ("-1s", false),
     ] {
-        let policy = egress("p", &format!("ports: [{{number: 80, protocol: tcp}}], matches: [{}]", by_settings("s")));
+        let policy =
+            egress("p", &format!("ports: [{{number: 80, protocol: tcp}}], matches: [{}]", by_settings("s")));
         let compiled = compiled(&(policy + &upstream("s", &format!("tcp: {{connectTimeout: '{text}'}}"))));
         assert_eq!(rules(&compiled).len(), usize::from(valid), "{text}");
     }

@@ -54,7 +54,8 @@ fn policies(snapshot: &Snapshot) -> Vec<String> {
 
 impl Proxy {
     fn new(refuses: &[&'static str], refuses_clusters: &[&'static str]) -> Self {
-        let target = Made(compiled(&[])).variant(&compiled(&[]).document(&"n/a".parse().expect("valid")), &[]);
+        let target =
+            Made(compiled(&[])).variant(&compiled(&[]).document(&"n/a".parse().expect("valid")), &[]);
         Self {
             fallback: Fallback::new(target),
             refuses: refuses.to_vec(),
