@@ -50,7 +50,9 @@ pub struct HeldBack {
 impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { document: _, error, bridged, policies, clusters } = self;
-        f.write_str(error)?;
+        // Envoy's words may have several lines.
+        let words: Vec<&str> = error.split_whitespace().collect();
+        f.write_str(&words.join(" "))?;
         if *bridged {
             f.write_str("; what the accepted and the new policy both allow is in force")?;
         } else if !policies.is_empty() {

@@ -359,6 +359,35 @@ fn a_refused_version_is_not_sent_again() {
     assert_eq!(proxy.has(), content(false, 1));
 }
 
+/// Envoy applies nothing of a message in which one resource throws: what came beside it must come again.
+#[test]
+fn what_came_beside_a_refused_resource_is_sent_again() {
+    let mut bad = content(true, 1);
+    bad.remove(&(LISTENER, "outbound"));
+    let (bad, good) = (snapshot(&bad), snapshot(&content(false, 1)));
+    let mut session = Delta::default();
+    let ask = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
+    let (responses, _) = session.on_request(&ask, &bad);
+    assert_eq!(responses[0].resources.len(), 2);
+    let refusal = DeltaDiscoveryRequest {
+        type_url: CLUSTER.to_owned(),
+        response_nonce: responses[0].nonce.clone(),
+        error_detail: Some(Status { message: "no".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    assert!(session.on_request(&refusal, &bad).0.is_empty());
+    assert!(session.on_snapshot(&bad).0.is_empty(), "the same again");
+    let (responses, _) = session.on_snapshot(&good);
+    let names: Vec<&str> = responses[0].resources.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!(names, ["dns"]);
+    assert_eq!(responses[0].removed_resources, ["passthrough"]);
+    // Once that is accepted, it is not sent again.
+    let accepted =
+        DeltaDiscoveryRequest { error_detail: None, response_nonce: responses[0].nonce.clone(), ..refusal };
+    assert!(session.on_request(&accepted, &good).0.is_empty());
+    assert!(session.on_snapshot(&good).0.is_empty());
+}
+
 #[test]
 fn stale_nonces_and_strange_types() {
     let first = snapshot(&content(false, 1));
