@@ -27,6 +27,9 @@ const LARGE: u8 = 2;
 /// Longer than compiling objects of any size takes, many times over: without optimisation, beside others.
 const SLOWEST: Duration = Duration::from_secs(20);
 
+/// The most documents of an input that the filter reads.
+const MAX_HEAVY: usize = 8;
+
 /// The text of files, or choices.
 pub fn manifests(data: &[u8]) {
     match data.split_first() {
@@ -80,6 +83,7 @@ fn check(files: &[FileUpdate]) -> Compiled {
     }
     let stranger = Identity::new("nobody", "knows").expect("an identity");
     let unnamed = compiled.document(&stranger);
+    let mut heavy = 0;
     for (identity, document) in compiled.documents.iter().chain([(&stranger, &unnamed)]) {
         assert_eq!(identity, &document.identity);
         assert!(document.rules.is_sorted());
@@ -93,8 +97,12 @@ fn check(files: &[FileUpdate]) -> Compiled {
         for cluster in document.rules.iter().filter_map(|rule| rule.cluster.as_ref()) {
             assert_eq!(clusters.iter().filter(|c| c.name == *cluster).count(), 1, "cluster {cluster}");
         }
-        within_budgets(document, clusters.len());
-        reaches_the_filter(document);
+        // One object may make a thousand documents of the same rules.
+        if heavy < MAX_HEAVY {
+            heavy += 1;
+            within_budgets(document, clusters.len());
+            reaches_the_filter(document);
+        }
     }
     compiled
 }
