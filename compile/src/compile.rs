@@ -6,10 +6,13 @@
 
 mod address;
 mod annotations;
+mod crowding;
+mod digest;
 mod egress;
 pub(crate) mod host;
 mod in_mesh;
 mod issues;
+mod list;
 mod mesh;
 mod route;
 mod upstream;
@@ -17,10 +20,11 @@ mod upstream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use egress_policy::{ApiVersion, Document, Identity, Mode, Rule};
+use egress_policy::{ApiVersion, Document, Identity, Mode};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use self::digest::Digest;
+use self::egress::PolicyRule;
 use self::in_mesh::{Mesh, View};
 use self::issues::Issues;
 use self::mesh::Modes;
@@ -74,6 +78,10 @@ pub struct Compiled {
     pub notes: Vec<Problem>,
     modes: Modes,
     mesh: Mesh,
+    /// The number of older Egress objects, for each.
+    ages: Arc<BTreeMap<String, usize>>,
+    /// What each document says, but for the services of the mesh.
+    digests: BTreeMap<Identity, Digest>,
 }
 
 /// What became of an object.
@@ -109,7 +117,8 @@ impl Compiled {
         self.documents.get(identity).map_or_else(
             || {
                 let in_mesh = self.mesh.view(identity);
-                Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new(), &[], in_mesh))
+                let mode = self.modes.of(identity);
+                Arc::new(document(identity, mode, &[], &content(identity, mode, &[], &[], in_mesh), in_mesh))
             },
             Arc::clone,
         )
@@ -119,6 +128,11 @@ impl Compiled {
     #[must_use]
     pub fn clusters(&self, identity: &Identity) -> &[OwnCluster] {
         self.clusters.get(identity).map_or(&[], Vec::as_slice)
+    }
+
+    /// Sorts Egress objects, `namespace/name` each, the newest first.
+    pub fn sort_newest_first(&self, policies: &mut [String]) {
+        policies.sort_by_key(|policy| std::cmp::Reverse(self.ages.get(policy).copied()));
     }
 
     /// The MeshConfig that counts, where there is one.
@@ -160,10 +174,15 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
     let mut policies = egress::policies(&objects, &groups, &settings);
+    let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
+    let ages = Arc::new(ages.collect());
     let clusters = clusters(&mut policies);
 
-    let mut granted: BTreeMap<Identity, BTreeSet<&Rule>> = BTreeMap::new();
-    for policy in &policies {
+    let mut granted: BTreeMap<Identity, Vec<&PolicyRule>> = BTreeMap::new();
+    // Documents are sorted by the text of policies' names.
+    let mut sorted: Vec<&egress::Policy<'_>> = policies.iter().collect();
+    sorted.sort_by_key(|policy| policy.issues.name());
+    for policy in sorted {
         for identity in &policy.sources {
             granted.entry(identity.clone()).or_default().extend(&policy.rules);
         }
@@ -171,34 +190,35 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     for identity in modes.annotated() {
         granted.entry(identity.clone()).or_default();
     }
+    let mut digests = BTreeMap::new();
     let documents = granted
         .into_iter()
         .map(|(identity, rules)| {
             let mode = modes.of(&identity);
-            let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
+            let rules = if mode == Mode::Passthrough { Vec::new() } else { rules };
             let in_mesh = mesh.view(&identity);
             let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
-            let former = previous.and_then(|p| p.documents.get(&identity).zip(Some(p.clusters(&identity))));
-            let former = former.filter(|(document, named)| {
-                document.mode == mode
-                    && document.rules.iter().eq(rules.iter().copied())
-                    && document.in_mesh == in_mesh.services
-                    && *named == clusters
-            });
+            let content = content(&identity, mode, &rules, clusters, in_mesh);
+            // Whole digests, and not versions, which are short enough to be made equal on purpose.
+            let former = previous.and_then(|p| p.documents.get(&identity).zip(p.digests.get(&identity)));
+            let former = former
+                .filter(|(document, digest)| **digest == content && document.in_mesh == in_mesh.services);
             let document = former.map_or_else(
-                || Arc::new(document(&identity, mode, &rules, clusters, in_mesh)),
+                || Arc::new(document(&identity, mode, &rules, &content, in_mesh)),
                 |(document, _)| Arc::clone(document),
             );
+            digests.insert(identity.clone(), content);
             (identity, document)
         })
         .collect();
     for policy in policies {
         let sources = policy.sources;
-        let condition = Condition { sources, ..condition(policy.issues, policy.rules.len()) };
+        let rules = if policy.is_crowded_out { 0 } else { policy.rules.len() };
+        let condition = Condition { sources, ..condition(policy.issues, rules) };
         compiler.conditions.insert(condition.object.clone(), condition);
     }
     compiler.describe_others(&objects);
-    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh }
+    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh, ages, digests }
 }
 
 /// The clusters of each identity. Where policies give one cluster different settings, those of the first
@@ -228,43 +248,39 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
     clusters.into_iter().map(|(identity, named)| (identity, list(named))).collect()
 }
 
-/// A document, versioned by its content and by the settings of the clusters that it names.
+/// Digests what a document says, with the settings of the clusters that it names.
+fn content(
+    identity: &Identity,
+    mode: Mode,
+    rules: &[&PolicyRule],
+    clusters: &[OwnCluster],
+    in_mesh: &View,
+) -> Digest {
+    let rules = Digest::join(rules.iter().map(|rule| &rule.digest));
+    Digest::of(&(identity, mode, rules.hash, clusters, &in_mesh.digest))
+}
+
+/// A document, versioned by its content.
 fn document(
     identity: &Identity,
     mode: Mode,
-    rules: &BTreeSet<&Rule>,
-    clusters: &[OwnCluster],
+    rules: &[&PolicyRule],
+    content: &Digest,
     in_mesh: &View,
 ) -> Document {
     Document {
         api_version: ApiVersion::V1,
         identity: identity.clone(),
-        version: digest(&(identity, mode, rules, clusters, &in_mesh.digest)),
+        version: content.version(),
         mode,
-        rules: rules.iter().copied().cloned().collect(),
+        rules: rules.iter().map(|rule| Arc::clone(&rule.rule)).collect(),
         in_mesh: Arc::clone(&in_mesh.services),
     }
 }
 
-/// The first 16 hexadecimal digits of a SHA-256 over the JSON form.
-fn digest(value: &impl Serialize) -> String {
-    let mut hash = HashWriter(Sha256::new());
-    // Writing into a hash cannot fail, and what is written here always has a JSON form.
-    let _ = serde_json::to_writer(&mut hash, value);
-    hash.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct HashWriter(Sha256);
-
-impl std::io::Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// The first 16 hexadecimal digits of a digest.
+pub(crate) fn digest(value: &impl Serialize) -> String {
+    Digest::of(value).version()
 }
 
 /// Something was invalid, which is said already; what it is part of grants nothing.

@@ -354,8 +354,10 @@ fn forbidden(ask: &Ask, explanation: &Explanation) -> Vec<IpAddr> {
 fn allowed_at(ruling: &Ruling, document: &egress_policy::Document) -> AllowedAt {
     let rules = document.rules.iter();
     let same = rules.filter(|rule| rule.policy == ruling.policy && rule.name == ruling.rule);
-    let mut addresses: Vec<String> =
-        same.flat_map(|rule| rule.addresses.iter().flatten()).map(Cidr::to_string).collect();
+    let mut addresses: Vec<String> = same
+        .flat_map(|rule| rule.addresses.iter().flat_map(|blocks| blocks.iter()))
+        .map(Cidr::to_string)
+        .collect();
     addresses.dedup();
     AllowedAt { policy: ruling.policy.clone(), rule: ruling.rule.clone(), addresses }
 }

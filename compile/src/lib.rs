@@ -5,11 +5,14 @@
 //! [`explain`](mod@explain). Nothing here does I/O or knows Envoy or a
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
+pub mod bounds;
+pub mod budget;
 pub mod check;
 pub mod cluster;
 mod compile;
 pub mod duration;
 pub mod explain;
+pub mod fallback;
 pub mod lint;
 pub mod manifest;
 pub mod never;

@@ -9,7 +9,7 @@ pub mod shared_suffixes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use egress_policy::{Document, Host, HostPattern, Protocol};
+use egress_policy::{Document, Host, HostPattern, Protocol, Rule};
 
 use crate::Compiled;
 use crate::compile::host;
@@ -23,6 +23,7 @@ pub fn lints(store: &Store, compiled: &Compiled) -> Vec<Problem> {
     let documents: Vec<&Document> = compiled.documents.values().map(AsRef::as_ref).collect();
     let shadowed = shadow::shadowed(&documents);
     let apexes = uncovered_apexes(&documents);
+    let wide = wide_rules(&documents);
     let mut problems: Vec<Problem> = dns::refused(store, compiled).into_iter().collect();
     for object in store.index().objects.into_values() {
         let Body::Egress(egress) = &object.body else { continue };
@@ -38,7 +39,7 @@ pub fn lints(store: &Store, compiled: &Compiled) -> Vec<Problem> {
                 let message = format!("everything that this port allows, Egress {other} {part} allows too");
                 lint(Severity::Info, object, &field, message).advice("one of the two is enough")
             }));
-            problems.extend(allows_all(object, egress, &field, &documents, &policy));
+            problems.extend(allows_all(object, egress, &field, wide.get(&(policy.as_str(), field.as_str()))));
         }
     }
     problems
@@ -79,14 +80,16 @@ fn uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSe
         let exact: BTreeSet<(u16, &Host)> = document
             .rules
             .iter()
-            .flat_map(|rule| rule.hosts.iter().flatten().map(|pattern| (rule.port.get(), pattern)))
+            .flat_map(|rule| {
+                rule.hosts.iter().flat_map(|hosts| hosts.iter()).map(|pattern| (rule.port.get(), pattern))
+            })
             .filter_map(|(port, pattern)| match pattern {
                 HostPattern::Exact(host) => Some((port, host)),
                 HostPattern::Below(_) => None,
             })
             .collect();
         for rule in &document.rules {
-            for pattern in rule.hosts.iter().flatten() {
+            for pattern in rule.hosts.iter().flat_map(|hosts| hosts.iter()) {
                 if let HostPattern::Below(above) = pattern
                     && !exact.contains(&(rule.port.get(), above))
                 {
@@ -98,20 +101,20 @@ fn uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSe
     apexes
 }
 
+/// Rules that look neither at addresses nor at names, by policy and part of it.
+fn wide_rules<'d>(documents: &[&'d Document]) -> BTreeMap<(&'d str, &'d str), &'d Rule> {
+    let rules = documents.iter().flat_map(|document| &document.rules).map(AsRef::as_ref);
+    let wide = rules.filter(|rule: &&Rule| rule.hosts.is_none() && rule.addresses.is_none());
+    wide.map(|rule| ((rule.policy.as_str(), rule.name.as_str()), rule)).collect()
+}
+
 /// A port that looks neither at addresses nor at names. Where hosts are listed in vain, or lists are empty, that
 /// is said already.
-fn allows_all(
-    object: &Object,
-    egress: &Egress,
-    field: &str,
-    documents: &[&Document],
-    policy: &str,
-) -> Option<Problem> {
+fn allows_all(object: &Object, egress: &Egress, field: &str, rule: Option<&&Rule>) -> Option<Problem> {
     if egress.hosts.is_some() || egress.ip_addresses.is_some() {
         return None;
     }
-    let mut rules = documents.iter().flat_map(|document| &document.rules);
-    let rule = rules.find(|rule| rule.policy == policy && rule.name == field)?;
+    let rule = rule?;
     let what = match rule.protocol {
         Protocol::Tcp => "any address",
         Protocol::Https => "any name over TLS",

@@ -1,7 +1,13 @@
 //! From manifests to documents that the engine reads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use egress_compile::budget::{
+    MAX_CLUSTERS, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS, MAX_ROUTES, MAX_RULES,
+};
+use egress_compile::manifest::{Cause, Kind, parse_value};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{
     CompileOptions, Compiled, ENCRYPTED_HELLO_ANNOTATION, MODE_ANNOTATION, UPGRADES_ANNOTATION, compile,
@@ -16,10 +22,19 @@ const SEPARATOR: u8 = 0;
 /// An input that begins so is choices of which objects are made; any other is the text of files.
 const MADE: u8 = 1;
 
+/// The same of objects so large that some are over a budget.
+const LARGE: u8 = 2;
+/// Longer than compiling objects of any size takes, many times over: without optimisation, beside others.
+const SLOWEST: Duration = Duration::from_secs(20);
+
+/// The most documents of an input that the filter reads.
+const MAX_HEAVY: usize = 8;
+
 /// The text of files, or choices.
 pub fn manifests(data: &[u8]) {
     match data.split_first() {
         Some((&MADE, choices)) => made(&mut Input::new(choices)),
+        Some((&LARGE, choices)) => large(&mut Input::new(choices)),
         _ => {
             let files = data.split(|byte| *byte == SEPARATOR).take(4);
             check(&files.enumerate().map(|(number, bytes)| read(number, bytes)).collect::<Vec<_>>());
@@ -49,7 +64,9 @@ fn check(files: &[FileUpdate]) -> Compiled {
     assert!(store == turned, "the order in which files are read matters");
 
     let options = CompileOptions::default();
+    let start = Instant::now();
     let compiled = compile(&store, &options, None);
+    assert!(start.elapsed() < SLOWEST, "compiling takes {:?}", start.elapsed());
     let again = compile(&turned, &options, Some(&compiled));
     assert_eq!(compiled.conditions, again.conditions);
     assert_eq!(compiled.notes, again.notes);
@@ -60,9 +77,13 @@ fn check(files: &[FileUpdate]) -> Compiled {
     for (object, condition) in &compiled.conditions {
         assert_eq!(object, &condition.object);
         assert!(store.index().objects.contains_key(object));
+        // Of three severities, with a line for those that are not kept, and one of its size.
+        assert!(condition.problems.len() <= 3 * (MAX_PROBLEMS + 1) + 10, "{object} has too many problems");
+        keeps_budgets(condition, &compiled);
     }
     let stranger = Identity::new("nobody", "knows").expect("an identity");
     let unnamed = compiled.document(&stranger);
+    let mut heavy = 0;
     for (identity, document) in compiled.documents.iter().chain([(&stranger, &unnamed)]) {
         assert_eq!(identity, &document.identity);
         assert!(document.rules.is_sorted());
@@ -76,9 +97,49 @@ fn check(files: &[FileUpdate]) -> Compiled {
         for cluster in document.rules.iter().filter_map(|rule| rule.cluster.as_ref()) {
             assert_eq!(clusters.iter().filter(|c| c.name == *cluster).count(), 1, "cluster {cluster}");
         }
-        reaches_the_filter(document);
+        // One object may make a thousand documents of the same rules.
+        if heavy < MAX_HEAVY {
+            heavy += 1;
+            within_budgets(document, clusters.len());
+            reaches_the_filter(document);
+        }
     }
     compiled
+}
+
+/// What a document may cost the sidecars of its identity.
+fn within_budgets(document: &Document, clusters: usize) {
+    assert!(document.rules.len() <= MAX_RULES);
+    assert!(clusters <= MAX_CLUSTERS);
+    let length = |items: Option<usize>| items.unwrap_or_default();
+    let (mut entries, mut routes) = (0, 0);
+    for rule in &document.rules {
+        let hosts = length(rule.hosts.as_ref().map(|hosts| hosts.len()));
+        entries += hosts.max(1) * (1 + 2 * length(rule.addresses.as_ref().map(|blocks| blocks.len())));
+        routes += length(rule.routes.as_ref().map(|routes| routes.len()));
+    }
+    assert!(entries <= MAX_ENTRIES, "{entries} entries");
+    assert!(routes <= MAX_ROUTES, "{routes} routes");
+    let bare = Document { in_mesh: [].into(), ..document.clone() };
+    let bytes = serde_json::to_vec(&bare).expect("a document has a JSON form").len();
+    // The frame around the rules has some 300 bytes and the identity's names.
+    assert!(bytes <= MAX_DOCUMENT_BYTES + 1024, "{bytes} bytes");
+}
+
+/// An object over a budget says so, and grants nothing to whom it does not name.
+fn keeps_budgets(condition: &egress_compile::Condition, compiled: &Compiled) {
+    let size = condition.problems.iter().find(|p| matches!(p.cause, Cause::Size | Cause::Crowding));
+    if let Some(problem) = size {
+        assert!(!condition.accepted && problem.advice.is_some());
+    }
+    if condition.object.kind != Kind::Egress {
+        return;
+    }
+    let name = format!("{}/{}", condition.object.namespace, condition.object.name);
+    for (identity, document) in &compiled.documents {
+        let granted = document.rules.iter().any(|rule| rule.policy == name);
+        assert!(!granted || condition.sources.contains(identity), "{name} grants {identity} something");
+    }
 }
 
 /// A document that the control plane makes, the filter reads and compiles.
@@ -117,6 +178,121 @@ fn made(input: &mut Input<'_>) {
         let own = |policy: &str| policy == "n/one-more";
         assert!(document.rules.iter().all(|rule| own(&rule.policy) || other.rules.contains(rule)));
     }
+}
+
+/// A number of which most are small, and some over every budget.
+fn amount(input: &mut Input<'_>, most: usize) -> usize {
+    match input.below(4) {
+        0 => 1,
+        1 => 1 + input.below(20),
+        _ => usize::from(input.number()) * most / usize::from(u16::MAX),
+    }
+}
+
+/// Large objects; then a newer one, which must take nothing away.
+fn large(input: &mut Input<'_>) {
+    let mut updates: Vec<FileUpdate> =
+        (0..1 + input.below(4)).map(|n| large_object(input, n, "2024")).collect();
+    updates.push(large_group(input));
+    let settings = json!({
+        "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting",
+        "metadata": {"name": "s", "namespace": "n"}, "spec": {"host": "x"},
+    });
+    updates.push(given("s", settings));
+    let before = check(&updates);
+    updates.push(large_object(input, 0, "2025").renamed());
+    let after = check(&updates);
+    for (identity, document) in &before.documents {
+        let rules: BTreeSet<_> = after.document(identity).rules.iter().map(Arc::as_ref).cloned().collect();
+        let kept = document.rules.iter().all(|rule| rules.contains(rule.as_ref()));
+        assert!(kept, "a newer object takes a rule away");
+    }
+}
+
+trait Renamed {
+    fn renamed(self) -> Self;
+}
+
+impl Renamed for FileUpdate {
+    /// The same object under a name that comes before all others: its age counts.
+    fn renamed(mut self) -> Self {
+        self.file = "newer".into();
+        if let Change::Read(parsed) = &mut self.change {
+            for object in &mut parsed.objects {
+                let mut other = egress_compile::manifest::Object::clone(object);
+                other.reference.name = "a-newer".to_owned();
+                other.file = "newer".into();
+                *object = Arc::new(other);
+            }
+        }
+        self
+    }
+}
+
+fn given(file: &str, object: Value) -> FileUpdate {
+    let file: Arc<str> = file.into();
+    let change = match parse_value(&file, object) {
+        Ok(parsed) => Change::Read(parsed),
+        Err(problems) => Change::Void(problems),
+    };
+    FileUpdate { file, change }
+}
+
+fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate {
+    let source = |n: usize| json!({"kind": "ServiceAccount", "name": format!("s{n}"), "namespace": "n"});
+    let sources: Vec<Value> =
+        (0..if input.seldom() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
+    let protocol = input.pick(&["http", "https", "tcp"]);
+    let ports: Vec<Value> =
+        (0..amount(input, 4200)).map(|n| json!({"number": n + 1, "protocol": protocol})).collect();
+    let label = "x".repeat(1 + input.below(60));
+    let is_bad = input.below(16) == 15;
+    let host = |n: usize| format!("{}{label}.h{n}.org", if is_bad { "!" } else { "" });
+    let hosts: Vec<String> = (0..amount(input, 20_000)).map(host).collect();
+    let blocks: Vec<String> = match input.seldom() {
+        true => {
+            (0..amount(input, 10_100)).map(|n| format!("10.{}.{}.0/24", n / 250 % 250, n % 250)).collect()
+        }
+        false => vec![],
+    };
+    let group = json!({"apiGroup": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "name": "g"});
+    let settings = json!({"apiGroup": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting", "name": "s"});
+    let matches = match input.below(4) {
+        0 => json!([group]),
+        1 => json!([settings]),
+        2 => Value::Array(vec![group; amount(input, 110)]),
+        _ => json!([]),
+    };
+    given(
+        &format!("p{number}"),
+        json!({
+            "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "Egress",
+            "metadata": {
+                "name": format!("p{number}"), "namespace": "n",
+                "creationTimestamp": format!("{year}-01-0{}T00:00:00Z", 1 + input.below(9)),
+            },
+            "spec": {"sources": sources, "hosts": hosts, "ipAddresses": blocks, "ports": ports, "matches": matches},
+        }),
+    )
+}
+
+fn large_group(input: &mut Input<'_>) -> FileUpdate {
+    let pattern = match input.below(4) {
+        0 => "/a".to_owned(),
+        1 => "a?".repeat(amount(input, 2100)),
+        2 => format!("[a-z]{{{}}}", amount(input, 1100)),
+        _ => "(".to_owned(),
+    };
+    let headers: serde_json::Map<String, Value> = (0..if input.seldom() { amount(input, 70) } else { 0 })
+        .map(|n| (format!("x-{n}"), json!("a")))
+        .collect();
+    let one = |n: usize| json!({"name": format!("m{n}"), "pathRegex": pattern, "headers": headers});
+    let matches: Vec<Value> = (0..amount(input, 1100)).map(one).collect();
+    let group = json!({
+        "apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup",
+        "metadata": {"name": "g", "namespace": "n"}, "spec": {"matches": matches},
+    });
+    given("g", group)
 }
 
 /// A text of a list, or once in a while any text.

@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are refused. An absent list means "any"; an empty list means "none".
 
+mod intersection;
 mod read;
 
 use std::fmt;
@@ -29,7 +30,9 @@ pub struct Document {
     /// What happens to what no rule allows.
     pub mode: Mode,
     /// What is allowed. Rules only add permission; their order decides which of several is named.
-    pub rules: Vec<Rule>,
+    // Shared, because one object may name a thousand identities.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<Rule>"))]
+    pub rules: Vec<Arc<Rule>>,
     /// Destinations in the mesh. They are not egress: rules and modes neither open nor close them.
     // Shared, because most identities of a mesh see the same.
     #[serde(default, skip_serializing_if = "is_empty")]
@@ -114,15 +117,18 @@ pub struct Rule {
     pub protocol: Protocol,
     /// The blocks that the dialled address must lie in. Absent: any address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // These lists are shared among the ports of one object.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
-    pub addresses: Option<Vec<Cidr>>,
+    pub addresses: Option<Arc<[Cidr]>>,
     /// The names that are allowed (`https`: SNI, `http`: authority). Absent: any name. Not for `tcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
-    pub hosts: Option<Vec<HostPattern>>,
+    pub hosts: Option<Arc<[HostPattern]>>,
     /// Of which one must match the request. Absent: any request. Only for `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub routes: Option<Vec<Route>>,
+    // And a route among all policies that name its group.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Route>>"))]
+    pub routes: Option<Arc<[Arc<Route>]>>,
     /// Upgrades that a request may ask for. Only for `http`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upgrades: Vec<Upgrade>,

@@ -34,6 +34,15 @@ impl FullMatch {
         build(&format!(r"\A(?:{pattern})\z")).map(Self)
     }
 
+    /// Bounds the compiled size of a valid pattern from above: the smallest power of two that it fits into, in
+    /// bytes. regex-lite tells no more than whether a pattern keeps a limit.
+    #[must_use]
+    pub fn compiled_size(pattern: &str) -> usize {
+        let text = format!(r"\A(?:{pattern})\z");
+        let fits = |limit: &usize| RegexBuilder::new(&text).size_limit(*limit).build().is_ok();
+        (8..16).map(|power| 1 << power).find(fits).unwrap_or(SIZE_LIMIT)
+    }
+
     /// Whether the pattern matches the whole text.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
@@ -69,6 +78,14 @@ mod tests {
             ("[[:alpha:]]+", "abc", true),
         ] {
             assert_eq!(FullMatch::new(pattern).expect(pattern).matches(text), expected, "{pattern} {text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounds() {
+        for (pattern, expected) in [("/get", 512), ("/api/v[0-9]+/users/.*", 1024), ("[a-z]{1000}", 64 << 10)]
+        {
+            assert_eq!(FullMatch::compiled_size(pattern), expected, "{pattern}");
         }
     }
 

@@ -8,6 +8,7 @@ mod index;
 mod routes;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -40,7 +41,7 @@ pub struct Policy {
 struct CompiledRule {
     id: RuleId,
     /// `None`: any address.
-    addresses: Option<Box<[Cidr]>>,
+    addresses: Option<Arc<[Cidr]>>,
     /// `None`: any request.
     routes: Option<Routes>,
 }
@@ -121,7 +122,7 @@ impl Policy {
             in_mesh: FxHashMap::default(),
         };
         for rule in rules {
-            policy.add(rule)?;
+            policy.add(Arc::unwrap_or_clone(rule))?;
         }
         for service in in_mesh.iter() {
             policy.add_service(service);
@@ -160,11 +161,7 @@ impl Policy {
             upgrades.contains(&Upgrade::Websocket),
             entry,
         );
-        self.rules.push(CompiledRule {
-            id: RuleId { policy, name },
-            addresses: addresses.map(Vec::into_boxed_slice),
-            routes,
-        });
+        self.rules.push(CompiledRule { id: RuleId { policy, name }, addresses, routes });
         if let Some(cluster) = cluster {
             self.clusters.push((number, cluster));
         }

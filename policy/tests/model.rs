@@ -18,6 +18,10 @@ fn answers(document: &Value, questions: &[(SocketAddr, Traffic<'_>)]) -> Vec<Ver
     questions.iter().map(|(to, traffic)| verdict(&ask(&policy, *to, *traffic))).collect()
 }
 
+fn modes() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec!["enforce", "enforce", "audit", "passthrough"])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -89,6 +93,35 @@ proptest! {
                 prop_assert_eq!(verdict(&audited), Some("dialled".to_owned()));
                 prop_assert_eq!(audited.would_refuse(), Some(enforced.reason()));
             }
+        }
+    }
+
+    /// What the intersection of two documents allows, both allow.
+    #[test]
+    fn the_intersection_allows_no_more_than_both(
+        rules in rules(),
+        kept in proptest::collection::vec(any::<(bool, bool)>(), 8),
+        modes in (modes(), modes()),
+        in_mesh in (in_mesh(), in_mesh()),
+        shared in in_mesh(),
+        questions in questions(),
+    ) {
+        let side = |mode: &str, is_kept: fn(&(bool, bool)) -> bool, own: &[Value]| {
+            let rules = rules.iter().zip(&kept).filter(|(_, kept)| is_kept(kept)).map(|(rule, _)| rule.clone());
+            document(mode, &rules.collect::<Vec<_>>(), &[own, &shared].concat())
+        };
+        let one = side(modes.0, |kept| kept.0, &in_mesh.0);
+        let other = side(modes.1, |kept| kept.1, &in_mesh.1);
+        let read = |document: &Value| -> Document { serde_json::from_value(document.clone()).expect("a document") };
+        let both = read(&one).intersection(&read(&other));
+        prop_assert_eq!(read(&one).intersection(&read(&one)), read(&one));
+        let both = serde_json::to_value(both).expect("JSON");
+        let (one, other) = (answers(&one, &questions), answers(&other, &questions));
+        for (((both, one), other), question) in
+            answers(&both, &questions).iter().zip(&one).zip(&other).zip(&questions)
+        {
+            let allowed = both.is_none() || one.is_some() && other.is_some();
+            prop_assert!(allowed, "{question:?}: {both:?}, {one:?}, {other:?}");
         }
     }
 

@@ -133,21 +133,24 @@ impl Generator {
     /// What the proxies of the document's identity get; `own` are the clusters that it names.
     #[must_use]
     pub fn snapshot(&self, document: &Document, own: &[OwnCluster]) -> Snapshot {
+        // The text that stands in both.
+        let policy = Bytes::from(serde_json::to_vec(document).unwrap_or_default());
         let plugins = plugins::both(document, &self.settings).map(|plugin| {
             let (name, body) = (plugin.name.clone(), any(&plugin));
-            (type_url::EXTENSION, Arc::new(Resource::plugin(name, body, self.module.as_ref())))
+            (type_url::EXTENSION, Arc::new(Resource::plugin(name, body, &policy, self.module.as_ref())))
         });
         let passthrough = match document.mode {
             Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
             Mode::Enforce | Mode::Audit => None,
         };
-        let own = own.iter().map(|own| {
+        let resources = own.iter().map(|own| {
             let cluster = clusters::own(own, &self.settings);
             (type_url::CLUSTER, resource(cluster.name.clone(), &cluster))
         });
         Snapshot::new(
-            document.version.clone(),
-            self.constant.iter().cloned().chain(passthrough).chain(own).chain(plugins),
+            document.clone(),
+            own.to_vec(),
+            self.constant.iter().cloned().chain(passthrough).chain(resources).chain(plugins),
         )
     }
 }

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use egress_policy::Identity;
+use egress_policy::{Document, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -21,18 +21,19 @@ use crate::envoy::{Generator, Settings};
 use crate::flows::memory::Memory;
 use crate::flows::store::{Keeper, Store};
 use crate::inject;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, hash};
 use crate::source::folder::Folder;
 use crate::source::kubernetes::{Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::tls::{Files, ServerTls, incoming};
 use crate::webhook::{self, Reviews, Webhooks};
+use crate::xds::fallback::Variants;
 use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use crate::xds::proxies::Proxies;
 use crate::xds::server::{Server, Snapshots};
 use egress_compile::manifest::Severity;
-use egress_compile::{CompileOptions, Compiled, compile};
+use egress_compile::{CompileOptions, Compiled, OwnCluster, compile};
 
 /// What `serve` is told.
 #[derive(Debug)]
@@ -377,11 +378,13 @@ struct Published {
     generator: Generator,
     compiled: watch::Receiver<Arc<Compiled>>,
     topics: Mutex<HashMap<Identity, watch::Sender<Arc<Snapshot>>>>,
+    /// What proxies have that refuse the snapshot of their identity.
+    variants: Mutex<HashMap<String, Weak<Snapshot>>>,
 }
 
 impl Published {
     fn new(generator: Generator, compiled: watch::Receiver<Arc<Compiled>>) -> Self {
-        Self { generator, compiled, topics: Mutex::default() }
+        Self { generator, compiled, topics: Mutex::default(), variants: Mutex::default() }
     }
 
     /// Gives new snapshots to those whose document changed, and says to how many identities.
@@ -398,6 +401,28 @@ impl Published {
             }
         }
         changed
+    }
+}
+
+impl Variants for Published {
+    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
+        let names = clusters.iter().map(|cluster| cluster.name.as_bytes());
+        let key = hash(std::iter::once(document.version.as_bytes()).chain(names));
+        let key = format!("{} {key}", document.identity);
+        let mut variants = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = variants.get(&key).and_then(Weak::upgrade)
+            && known.clusters() == clusters
+        {
+            return known;
+        }
+        variants.retain(|_, variant| variant.strong_count() > 0);
+        let snapshot = Arc::new(self.generator.snapshot(document, clusters));
+        variants.insert(key, Arc::downgrade(&snapshot));
+        snapshot
+    }
+
+    fn sort_newest_first(&self, policies: &mut [String]) {
+        self.compiled.borrow().sort_newest_first(policies);
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use egress_compile::OwnCluster;
+use egress_policy::Document;
 use envoy_types::pb::google::protobuf::Any;
 use sha2::{Digest, Sha256};
 
@@ -77,7 +79,8 @@ impl Shared {
 /// What the proxies of one identity get. Immutable: equal input gives equal versions.
 #[derive(Debug)]
 pub struct Snapshot {
-    document_version: String,
+    document: Document,
+    clusters: Vec<OwnCluster>,
     resources: BTreeMap<&'static str, BTreeMap<String, Arc<Resource>>>,
 }
 
@@ -88,13 +91,17 @@ impl Resource {
         Self::of_parts(name, body.type_url, vec![Part::Constant(body.value.into())], None)
     }
 
-    /// A plugin's configuration, which has [`NONCE`] in it and, where it is inline, the module.
+    /// A plugin's configuration, which has [`NONCE`] in it, the policy and, where it is inline, the module. Both
+    /// plugins share the bytes of these two.
     #[must_use]
-    pub fn plugin(name: String, body: Any, module: Option<&Shared>) -> Self {
+    pub fn plugin(name: String, body: Any, policy: &Bytes, module: Option<&Shared>) -> Self {
         let mut parts = vec![Part::Constant(body.value.into())];
         split(&mut parts, NONCE.as_bytes(), &Part::Nonce);
         if let Some(module) = module {
             split(&mut parts, &module.bytes, &Part::Constant(module.bytes.clone()));
+        }
+        if !policy.is_empty() {
+            split(&mut parts, policy, &Part::Constant(policy.clone()));
         }
         Self::of_parts(name, body.type_url, parts, module)
     }
@@ -170,22 +177,35 @@ fn nonce() -> String {
 }
 
 impl Snapshot {
-    /// A snapshot of these resources, made from the policy document of this version.
+    /// A snapshot of these resources, made from this policy document and the clusters that it names.
     pub fn new(
-        document_version: String,
+        document: Document,
+        clusters: Vec<OwnCluster>,
         resources: impl IntoIterator<Item = (&'static str, Arc<Resource>)>,
     ) -> Self {
         let mut by_type: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (type_url, resource) in resources {
             by_type.entry(type_url).or_default().insert(resource.name.clone(), resource);
         }
-        Self { document_version, resources: by_type }
+        Self { document, clusters, resources: by_type }
     }
 
     /// The version of the policy document.
     #[must_use]
     pub fn document_version(&self) -> &str {
-        &self.document_version
+        &self.document.version
+    }
+
+    /// The policy document.
+    #[must_use]
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The clusters that the document names.
+    #[must_use]
+    pub fn clusters(&self) -> &[OwnCluster] {
+        &self.clusters
     }
 
     /// The resources of a type, by name.
@@ -226,7 +246,7 @@ mod tests {
     }
 
     fn plugin(text: &str, module: Option<&Shared>) -> Resource {
-        Resource::plugin("r".to_owned(), any(text), module)
+        Resource::plugin("r".to_owned(), any(text), &Bytes::new(), module)
     }
 
     #[test]
@@ -245,6 +265,23 @@ mod tests {
             assert_eq!(plugin(text, Some(&module)).body(), any(text));
             assert_eq!(plugin(text, Some(&Shared::new(Bytes::new()))).body(), any(text));
         }
+    }
+
+    #[test]
+    fn the_policy_is_kept_once() {
+        let policy = Bytes::from_static(br#"{"rules":[]}"#);
+        let text = format!(r#"{{"nonce":"{NONCE}","policy":{}}}"#, r#"{"rules":[]}"#);
+        let kept = ["a", "b"].map(|name| {
+            let resource = Resource::plugin(name.to_owned(), any(&text), &policy, None);
+            let body = resource.body().value;
+            assert_eq!(body.len(), text.len());
+            assert!(body.ends_with(br#""policy":{"rules":[]}}"#));
+            resource
+                .parts
+                .iter()
+                .any(|part| matches!(part, Part::Constant(bytes) if bytes.as_ptr() == policy.as_ptr()))
+        });
+        assert_eq!(kept, [true, true]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::source::kubernetes::{PolicyStatus, PolicyStatuses};
 use crate::source::{Availability, SourceState};
 use crate::tls::ServerTls;
 use crate::webhook::Reviews;
+use crate::xds::fallback::HeldBack;
 use crate::xds::identify::Identification;
 use crate::xds::proxies::{Proxies, Proxy};
 use egress_compile::manifest::Problem;
@@ -183,6 +184,9 @@ pub fn describe(json: &str) -> Result<String> {
             if let Some(error) = status["rejected"]["error"].as_str() {
                 out += &format!("    rejected {kind}: {error}\n");
             }
+        }
+        if let Ok(held_back) = serde_json::from_value::<HeldBack>(proxy["heldBack"].clone()) {
+            out += &format!("    document {} is not in force: {held_back}\n", held_back.document);
         }
     }
     let problems = list(&status["problems"]);

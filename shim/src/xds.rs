@@ -4,6 +4,7 @@
 //! [`server`] is the gRPC around it, and [`proxies`] remembers who is connected and what they said.
 
 mod access_logs;
+pub mod fallback;
 pub mod identify;
 pub mod proxies;
 pub mod server;

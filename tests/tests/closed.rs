@@ -158,6 +158,14 @@ fn a_rejected_module() -> Result<()> {
             let line = text.lines().find_map(|l| l.strip_prefix("osm_egress_xds_responses_total "));
             Ok(line.context("no such metric")?.trim().parse()?)
         };
+        // It is tried without the new policy too; then there is nothing left to try.
+        wait_for("the last try", Duration::from_secs(20), || {
+            shim.status().is_ok_and(|status| {
+                let (proxy, wanted) = (&status["proxies"][0], &status["identities"]["curl/curl"]["document"]);
+                let kind = &proxy["types"]["extension"];
+                proxy["documentSent"] != *wanted && kind["rejected"]["version"] == kind["sent"]
+            })
+        })?;
         let (before, start) = (sent()?, std::time::Instant::now());
         // Time must pass here: what is to be seen is that nothing happens.
         while start.elapsed() < Duration::from_secs(1) {

@@ -1,13 +1,17 @@
 //! Egress objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use egress_policy::{Cidr, EncryptedHello, HostPattern, Identity, Port, Protocol, Route, Rule, Upgrade};
 
+use super::digest::Digest;
 use super::issues::Issues;
-use super::route::Groups;
+use super::list::List;
+use super::route::{Group, Groups};
 use super::upstream::{Limits, OwnCluster, Settings};
 use super::{Invalid, Objects, address, annotations, host};
+use crate::budget::{self, Usage};
 use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
@@ -17,10 +21,18 @@ const SETTINGS: &str = "policy.openservicemesh.io/v1alpha1";
 /// What one Egress object grants.
 #[derive(Debug)]
 pub(super) struct Policy<'s> {
+    /// Which object it is.
+    pub(super) reference: &'s ObjectRef,
     /// To whom.
     pub(super) sources: BTreeSet<Identity>,
-    /// What.
-    pub(super) rules: Vec<Rule>,
+    /// What, in the order of documents.
+    pub(super) rules: Vec<PolicyRule>,
+    /// What its rules cost each identity.
+    pub(super) usage: Usage,
+    /// Whether none of its sources has room for it.
+    pub(super) is_crowded_out: bool,
+    /// When it was made, where a server says.
+    pub(super) made: Option<&'s str>,
     /// The clusters that its rules name.
     pub(super) clusters: Vec<OwnCluster>,
     /// The field that names the settings of those.
@@ -48,13 +60,20 @@ pub(super) fn policies<'s>(
     policies
 }
 
-/// What a list of an object says. `None`: anything.
-type Part<T> = Result<Option<Vec<T>>, Invalid>;
+/// A rule, shared by all identities to whom it is granted.
+#[derive(Clone, Debug)]
+pub(super) struct PolicyRule {
+    pub(super) rule: Arc<Rule>,
+    pub(super) digest: Digest,
+}
+
+/// A list that all rules of an object share. `None`: anything.
+type Part<T> = Result<Option<List<T>>, Invalid>;
 
 struct Parts {
     addresses: Part<Cidr>,
     hosts: Part<HostPattern>,
-    routes: Part<Route>,
+    routes: Part<Arc<Route>>,
     upgrades: Result<Vec<Upgrade>, Invalid>,
     encrypted_hello: Result<EncryptedHello, Invalid>,
     /// `None`: no settings of its own.
@@ -71,9 +90,58 @@ struct Reader<'a, 's> {
     issues: Issues<'s>,
 }
 
+/// What an object grants to each of its sources.
+#[derive(Default)]
+struct Granted {
+    rules: Vec<PolicyRule>,
+    clusters: Vec<OwnCluster>,
+    usage: Usage,
+}
+
 impl<'s> Reader<'_, 's> {
     fn policy(mut self) -> Policy<'s> {
-        let sources = self.sources();
+        // Nothing is made of a list that is too long, not even problems.
+        let fits = self.check_sizes();
+        let sources = if fits.is_ok() { self.sources() } else { BTreeSet::new() };
+        let granted = fits.and_then(|()| self.granted()).unwrap_or_default();
+        let Granted { mut rules, clusters, usage } = granted;
+        rules.sort_by(|a, b| a.rule.cmp(&b.rule));
+        Policy {
+            reference: self.reference,
+            sources,
+            rules,
+            usage,
+            is_crowded_out: false,
+            made: self.object.metadata.creation_timestamp.as_deref(),
+            clusters,
+            settings_field: self.settings_field,
+            issues: self.issues,
+        }
+    }
+
+    /// Checks the lengths of lists.
+    fn check_sizes(&mut self) -> Result<(), Invalid> {
+        let Egress { sources, hosts, ip_addresses, ports, matches } = self.egress;
+        let length = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
+        let split = "split the object into several";
+        let lists = [
+            ("sources", sources.len(), budget::MAX_SOURCES, split),
+            ("hosts", length(hosts), budget::MAX_HOSTS, "name domains by a wildcard, as in `*.example.com`"),
+            ("ipAddresses", length(ip_addresses), budget::MAX_ADDRESSES, "join blocks that lie side by side"),
+            ("ports", ports.len(), budget::MAX_PORTS, split),
+            ("matches", matches.as_ref().map_or(0, Vec::len), budget::MAX_MATCHES, "join route groups"),
+        ];
+        let mut fits = Ok(());
+        for (noun, amount, limit, remedy) in lists {
+            if let Some(excess) = budget::list(noun, amount, limit, remedy) {
+                self.issues.too_large(&format!("spec.{noun}"), excess, "the object");
+                fits = Err(Invalid);
+            }
+        }
+        fits
+    }
+
+    fn granted(&mut self) -> Result<Granted, Invalid> {
         // Everything is read, so that every problem is named at once.
         let parts = Parts {
             limits: self.references(),
@@ -90,14 +158,21 @@ impl<'s> Reader<'_, 's> {
                 Some("add a port"),
             );
         }
-        let (mut rules, mut clusters) = (Vec::new(), Vec::new());
-        for (i, port) in self.egress.ports.iter().enumerate() {
-            if let Ok(granted) = self.rule(&format!("spec.ports[{i}]"), port, &parts) {
-                rules.extend(granted.0);
-                clusters.extend(granted.1);
-            }
+        let egress = self.egress;
+        let mut ports = Vec::with_capacity(egress.ports.len());
+        for (i, port) in egress.ports.iter().enumerate() {
+            ports.extend(self.rule(&format!("spec.ports[{i}]"), port, &parts));
         }
-        Policy { sources, rules, clusters, settings_field: self.settings_field, issues: self.issues }
+        let usage = ports.iter().fold(Usage::default(), |usage, port| usage.plus(port.usage()));
+        if let Some(excess) = usage.excess() {
+            self.issues.too_large("spec", excess, "the object");
+            return Err(Invalid);
+        }
+        let mut granted = Granted { usage, ..Granted::default() };
+        for port in &ports {
+            port.grant(&mut granted);
+        }
+        Ok(granted)
     }
 
     fn sources(&mut self) -> BTreeSet<Identity> {
@@ -193,7 +268,8 @@ impl<'s> Reader<'_, 's> {
             None | Some([]) => Ok(None),
             Some(texts) => {
                 let advice = "correct or remove this block: until then the object grants nothing";
-                address::blocks(texts, "spec.ipAddresses", advice, &mut self.issues).map(Some)
+                address::blocks(texts, "spec.ipAddresses", advice, &mut self.issues)
+                    .map(|blocks| Some(List::new(blocks)))
             }
         }
     }
@@ -206,13 +282,16 @@ impl<'s> Reader<'_, 's> {
         }
         match texts {
             None | Some([]) => Ok(None),
-            Some(texts) => host::patterns(texts, "spec.hosts", &mut self.issues).map(Some),
+            Some(texts) => {
+                host::patterns(texts, "spec.hosts", &mut self.issues).map(|hosts| Some(List::new(hosts)))
+            }
         }
     }
 
-    fn routes(&mut self) -> Part<Route> {
+    fn routes(&mut self) -> Part<Arc<Route>> {
         let mut valid = true;
-        let mut routes: Option<Vec<Route>> = None;
+        let groups = self.groups;
+        let mut named: BTreeMap<ObjectRef, &Group> = BTreeMap::new();
         let egress = self.egress;
         for (i, reference) in egress.matches.iter().flatten().enumerate() {
             if reference.api_group != ROUTE_GROUPS || reference.kind != "HTTPRouteGroup" {
@@ -224,8 +303,10 @@ impl<'s> Reader<'_, 's> {
                 self.issues.warning(&field, message, None);
             }
             let target = ObjectRef::new(Kind::HttpRouteGroup, &self.reference.namespace, &reference.name);
-            match self.groups.get(&target) {
-                Some(Ok(group)) => routes.get_or_insert_default().extend(group.iter().cloned()),
+            match groups.get(&target) {
+                Some(Ok(group)) => {
+                    named.insert(target, group);
+                }
                 Some(Err(Invalid)) => {
                     valid = false;
                     let message = format!("{target} is invalid");
@@ -240,20 +321,21 @@ impl<'s> Reader<'_, 's> {
                 }
             }
         }
-        if let Some(routes) = &mut routes {
-            routes.sort_unstable();
-            routes.dedup();
+        let count = named.values().map(|group| group.len()).sum();
+        let remedy = "name fewer route groups";
+        if let Some(excess) = budget::list("routes", count, budget::MAX_ROUTES, remedy) {
+            self.issues.too_large("spec.matches", excess, "the http rules of the object");
+            valid = false;
         }
-        if valid { Ok(routes) } else { Err(Invalid) }
+        if !valid {
+            return Err(Invalid);
+        }
+        let groups: Vec<&Group> = named.into_values().collect();
+        Ok((!groups.is_empty()).then(|| Group::merge(&groups)))
     }
 
-    /// The rules of a port, if everything that they are made of is valid, and the clusters that they name.
-    fn rule(
-        &mut self,
-        field: &str,
-        spec: &PortSpec,
-        parts: &Parts,
-    ) -> Result<(Vec<Rule>, Vec<OwnCluster>), Invalid> {
+    /// The rule of a port, if everything that it is made of is valid.
+    fn rule(&mut self, field: &str, spec: &PortSpec, parts: &Parts) -> Result<PortRule, Invalid> {
         let port = self.port(field, spec);
         let protocol = self.protocol(field, spec);
         let (port, protocol) = (port?, protocol?);
@@ -274,14 +356,14 @@ impl<'s> Reader<'_, 's> {
         let addresses = parts.addresses.clone()?;
         let (upgrades, encrypted_hello) = (parts.upgrades.clone()?, parts.encrypted_hello?);
         let ObjectRef { kind: _, namespace, name } = self.reference;
-        let rule = Rule {
+        let bare = Rule {
             policy: format!("{namespace}/{name}"),
             name: field.to_owned(),
             port,
             protocol,
-            addresses,
-            hosts,
-            routes,
+            addresses: None,
+            hosts: None,
+            routes: None,
             upgrades: if protocol == Protocol::Http { upgrades } else { Vec::new() },
             encrypted_hello: if protocol == Protocol::Https {
                 encrypted_hello
@@ -290,10 +372,7 @@ impl<'s> Reader<'_, 's> {
             },
             cluster: None,
         };
-        Ok(match parts.limits? {
-            None => (vec![rule], Vec::new()),
-            Some(limits) => with_clusters(&rule, limits),
-        })
+        Ok(PortRule { digest: Digest::of(&bare), bare, addresses, hosts, routes, limits: parts.limits? })
     }
 
     fn port(&mut self, field: &str, spec: &PortSpec) -> Result<Port, Invalid> {
@@ -328,18 +407,99 @@ impl<'s> Reader<'_, 's> {
     }
 }
 
-/// A rule with settings: one cluster for each name that it resolves, or one for the addresses dialled.
-fn with_clusters(rule: &Rule, limits: Limits) -> (Vec<Rule>, Vec<OwnCluster>) {
-    let resolved = rule.hosts.as_deref().filter(|_| rule.addresses.is_none());
-    let named = |host: Option<&HostPattern>| {
-        let cluster = OwnCluster::new(host, rule.port, limits);
-        let hosts = host.map_or_else(|| rule.hosts.clone(), |host| Some(vec![host.clone()]));
-        (Rule { hosts, cluster: Some(cluster.name.clone()), ..rule.clone() }, cluster)
-    };
-    match resolved {
-        Some(hosts) => hosts.iter().map(|host| named(Some(host))).unzip(),
-        None => std::iter::once(named(None)).unzip(),
+/// What one port of an object comes to, before rules are made of it.
+#[derive(Debug)]
+struct PortRule {
+    /// The rule without its lists.
+    bare: Rule,
+    digest: Digest,
+    addresses: Option<List<Cidr>>,
+    hosts: Option<List<HostPattern>>,
+    routes: Option<List<Arc<Route>>>,
+    /// `None`: no clusters of its own.
+    limits: Option<Limits>,
+}
+
+impl PortRule {
+    /// The names that have clusters of their own: with settings, and where they are resolved.
+    fn named(&self) -> Option<&List<HostPattern>> {
+        self.hosts.as_ref().filter(|_| self.limits.is_some() && self.addresses.is_none())
+    }
+
+    /// What its rules cost.
+    fn usage(&self) -> Usage {
+        // With the name of the field.
+        let length = |digest: Option<Digest>| digest.map_or(0, |digest| digest.length + 13);
+        let rules = self.named().map_or(1, |hosts| hosts.items.len());
+        let blocks = self.addresses.as_ref().map_or(0, |blocks| blocks.items.len());
+        let routes = self.routes.as_ref().map_or(0, |routes| routes.items.len());
+        let hosts = self.hosts.as_ref().map_or(1, |hosts| hosts.items.len().max(1));
+        let each = Usage {
+            rules: 1,
+            routes,
+            pattern_bytes: self.routes.as_ref().map_or(0, |routes| routes.pattern_bytes),
+            clusters: usize::from(self.limits.is_some()),
+            // And a comma.
+            document_bytes: self.digest.length
+                + 1
+                + if self.limits.is_some() { CLUSTER } else { 0 }
+                + length(self.addresses.as_ref().map(|list| list.digest))
+                + length(self.routes.as_ref().map(|list| list.digest)),
+            entries: 0,
+        };
+        let hosts_bytes = length(self.hosts.as_ref().map(|list| list.digest));
+        let all = Usage {
+            entries: hosts.saturating_mul(blocks.saturating_mul(2).saturating_add(1)),
+            // Names of clusters repeat their hosts.
+            document_bytes: if self.named().is_some() { hosts_bytes.saturating_mul(2) } else { hosts_bytes },
+            ..Usage::default()
+        };
+        each.times(rules).plus(all)
+    }
+
+    /// Makes its rules: one, or with settings one for each name that has a cluster.
+    fn grant(&self, granted: &mut Granted) {
+        let zero = Digest::default();
+        let (addresses, routes) = (self.addresses.as_ref(), self.routes.as_ref());
+        let rule = |hosts: Option<Arc<[HostPattern]>>, cluster: Option<&OwnCluster>| Rule {
+            addresses: addresses.map(|list| Arc::clone(&list.items)),
+            hosts,
+            routes: routes.map(|list| Arc::clone(&list.items)),
+            cluster: cluster.map(|cluster| cluster.name.clone()),
+            ..self.bare.clone()
+        };
+        let digest = |hosts: Digest, cluster: Option<&OwnCluster>| {
+            let cluster = cluster.map_or(zero, |cluster| Digest::of(&cluster.name));
+            let part = |digest: Option<Digest>| digest.unwrap_or(zero);
+            let (addresses, routes) = (addresses.map(|list| list.digest), routes.map(|list| list.digest));
+            Digest::join([&self.digest, &hosts, &part(addresses), &part(routes), &cluster])
+        };
+        let mut add = |hosts: Option<Arc<[HostPattern]>>, hosts_digest, cluster: Option<OwnCluster>| {
+            let (rule, digest) = (rule(hosts, cluster.as_ref()), digest(hosts_digest, cluster.as_ref()));
+            granted.rules.push(PolicyRule { rule: Arc::new(rule), digest });
+            granted.clusters.extend(cluster);
+        };
+        let port = self.bare.port;
+        match (self.limits, self.named()) {
+            (Some(limits), Some(hosts)) => {
+                for host in hosts.items.iter() {
+                    let cluster = OwnCluster::new(Some(host), port, limits);
+                    let hosts: Arc<[HostPattern]> = [host.clone()].into();
+                    add(Some(Arc::clone(&hosts)), Digest::of(&hosts), Some(cluster));
+                }
+            }
+            (limits, _) => {
+                let (items, digest) = self
+                    .hosts
+                    .as_ref()
+                    .map_or((None, zero), |list| (Some(Arc::clone(&list.items)), list.digest));
+                add(items, digest, limits.map(|limits| OwnCluster::new(None, port, limits)));
+            }
+        }
     }
 }
+
+/// The most bytes that a cluster takes in a rule, without its host, and the field of that one host.
+const CLUSTER: usize = 32;
 
 const NO_OBJECT: &str = "correct or remove this match: until then the object grants nothing";

@@ -1,16 +1,63 @@
 //! Route groups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use egress_policy::{FullMatch, HeaderMatch, Route};
 
+use super::digest::Digest;
 use super::issues::Issues;
+use super::list::List;
 use super::{Compiler, Invalid, Objects};
+use crate::budget;
 use crate::manifest::spec::{Headers, HttpMatch, HttpRouteGroup};
 use crate::manifest::{Body, ObjectRef};
 
 /// The routes of each group.
-pub(super) type Groups<'s> = BTreeMap<&'s ObjectRef, Result<Vec<Route>, Invalid>>;
+pub(super) type Groups<'s> = BTreeMap<&'s ObjectRef, Result<Group, Invalid>>;
+
+/// The routes of a group, shared by all policies that name it.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    routes: Vec<GroupRoute>,
+    list: List<Arc<Route>>,
+}
+
+#[derive(Clone, Debug)]
+struct GroupRoute {
+    route: Arc<Route>,
+    digest: Digest,
+    /// The memory of its patterns in the filter.
+    pattern_bytes: usize,
+}
+
+impl Group {
+    fn new(mut routes: Vec<GroupRoute>) -> Self {
+        routes.sort_by(|a, b| a.route.cmp(&b.route));
+        routes.dedup_by(|a, b| a.route == b.route);
+        let list = List {
+            items: routes.iter().map(|route| Arc::clone(&route.route)).collect(),
+            digest: Digest::join(routes.iter().map(|route| &route.digest)),
+            pattern_bytes: routes.iter().map(|route| route.pattern_bytes).sum(),
+        };
+        Self { routes, list }
+    }
+
+    /// How many routes it has.
+    pub(super) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// The routes of several groups together.
+    pub(super) fn merge(groups: &[&Self]) -> List<Arc<Route>> {
+        match groups {
+            [one] => one.list.clone(),
+            several => {
+                Self::new(several.iter().flat_map(|group| group.routes.iter().cloned()).collect()).list
+            }
+        }
+    }
+}
 
 /// The methods that SMI knows.
 const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -30,7 +77,7 @@ pub(super) fn groups<'s>(objects: &Objects<'s>, compiler: &mut Compiler) -> Grou
     groups
 }
 
-fn routes(group: &str, spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<Vec<Route>, Invalid> {
+fn routes(group: &str, spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<Group, Invalid> {
     if spec.matches.is_empty() {
         issues.warning(
             "spec.matches",
@@ -38,31 +85,95 @@ fn routes(group: &str, spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result
             Some("add a match; one without `pathRegex`, `methods` and `headers` matches any request"),
         );
     }
+    check_sizes(spec, issues)?;
+    let (mut routes, mut valid, mut pattern_bytes) = (Vec::with_capacity(spec.matches.len()), true, 0);
     // All of them, so that every problem is named at once.
-    let routes: Vec<_> = spec
-        .matches
-        .iter()
-        .enumerate()
-        .map(|(i, http)| route(group, http, &format!("spec.matches[{i}]"), issues))
-        .collect();
-    routes.into_iter().collect()
+    for (i, http) in spec.matches.iter().enumerate() {
+        match route(group, http, &format!("spec.matches[{i}]"), issues) {
+            Ok(route) => {
+                pattern_bytes += route.pattern_bytes;
+                routes.push(route);
+            }
+            Err(Invalid) => valid = false,
+        }
+        let excess = budget::list(
+            "bytes of compiled patterns",
+            pattern_bytes,
+            budget::MAX_PATTERN_BYTES,
+            "split the group, or say with one pattern what several say",
+        );
+        if let Some(excess) = excess {
+            // The rest is not even compiled.
+            issues.too_large("spec.matches", excess, "the group");
+            return Err(Invalid);
+        }
+    }
+    if valid { Ok(Group::new(routes)) } else { Err(Invalid) }
 }
 
-fn route(group: &str, http: &HttpMatch, field: &str, issues: &mut Issues<'_>) -> Result<Route, Invalid> {
+/// Checks the lengths of lists and patterns, before anything is made of them.
+fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Invalid> {
+    let mut valid = true;
+    let mut check = |field: String, noun, amount, limit, remedy| {
+        if let Some(excess) = budget::list(noun, amount, limit, remedy) {
+            issues.too_large(&field, excess, "the group");
+            valid = false;
+        }
+        valid
+    };
+    let most = budget::MAX_GROUP_MATCHES;
+    if !check("spec.matches".to_owned(), "matches", spec.matches.len(), most, "split the group") {
+        return Err(Invalid);
+    }
+    let patterns = |http: &HttpMatch| http.headers.0.len() + usize::from(http.path_regex.is_some());
+    let count = spec.matches.iter().map(patterns).sum();
+    let most = budget::MAX_PATTERN_BYTES / budget::pattern_memory(0);
+    if !check("spec.matches".to_owned(), "patterns", count, most, "split the group") {
+        return Err(Invalid);
+    }
+    for (i, HttpMatch { name: _, path_regex, methods, headers }) in spec.matches.iter().enumerate() {
+        let field = |part: &str| format!("spec.matches[{i}].{part}");
+        let (methods, most) = (methods.as_ref().map_or(0, Vec::len), budget::MAX_MATCH_ITEMS);
+        let once = "list each once";
+        let patterns =
+            headers.0.iter().map(|header| header.value.len()).chain(path_regex.as_ref().map(String::len));
+        let longest = patterns.max().unwrap_or_default();
+        // One of a kind is enough to refuse the group.
+        let fits = check(field("methods"), "methods", methods, most, once)
+            && check(field("headers"), "headers", headers.0.len(), most, once)
+            && check(
+                field("pathRegex"),
+                "bytes of one pattern",
+                longest,
+                budget::MAX_PATTERN_LENGTH,
+                "split the pattern into several matches",
+            );
+        if !fits {
+            return Err(Invalid);
+        }
+    }
+    Ok(())
+}
+
+fn route(group: &str, http: &HttpMatch, field: &str, issues: &mut Issues<'_>) -> Result<GroupRoute, Invalid> {
     let path = http.path_regex.clone().filter(|path| !path.is_empty());
-    let path_is_valid = match path.as_deref() {
+    let path_size = match path.as_deref() {
         Some(path) => pattern(path, &format!("{field}.pathRegex"), issues),
-        None => Ok(()),
+        None => Ok(0),
     };
     let methods = methods(http.methods.as_deref().unwrap_or_default(), field, issues);
     let headers = headers(&http.headers, field, issues);
-    path_is_valid?;
-    Ok(Route { name: format!("{group}/{}", http.name), path, methods: methods?, headers: headers? })
+    let path_size = path_size?;
+    let (headers, header_size) = headers?;
+    let route = Route { name: format!("{group}/{}", http.name), path, methods: methods?, headers };
+    let digest = Digest::of(&route);
+    Ok(GroupRoute { route: Arc::new(route), digest, pattern_bytes: path_size + header_size })
 }
 
-fn pattern(text: &str, field: &str, issues: &mut Issues<'_>) -> Result<(), Invalid> {
+/// Checks a pattern; returns the memory that it has in the filter.
+fn pattern(text: &str, field: &str, issues: &mut Issues<'_>) -> Result<usize, Invalid> {
     match FullMatch::new(text) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(budget::pattern_memory(FullMatch::compiled_size(text))),
         Err(error) => {
             issues.error(field, error.to_string(), Some(NO_RULE));
             Err(Invalid)
@@ -89,8 +200,12 @@ fn methods(texts: &[String], field: &str, issues: &mut Issues<'_>) -> Result<Opt
     if valid { Ok(if any { None } else { Some(methods) }) } else { Err(Invalid) }
 }
 
-fn headers(headers: &Headers, field: &str, issues: &mut Issues<'_>) -> Result<Vec<HeaderMatch>, Invalid> {
-    let mut valid = true;
+fn headers(
+    headers: &Headers,
+    field: &str,
+    issues: &mut Issues<'_>,
+) -> Result<(Vec<HeaderMatch>, usize), Invalid> {
+    let (mut valid, mut size) = (true, 0);
     let mut patterns = BTreeMap::new();
     for header in &headers.0 {
         let name = header.name.to_ascii_lowercase();
@@ -103,7 +218,10 @@ fn headers(headers: &Headers, field: &str, issues: &mut Issues<'_>) -> Result<Ve
             let message = format!("`{}` is not a header's name", header.name);
             issues.error(&field, message, Some("for the request's authority, write `host`"));
         }
-        valid &= pattern(&header.value, &field, issues).is_ok();
+        match pattern(&header.value, &field, issues) {
+            Ok(bytes) => size += bytes,
+            Err(Invalid) => valid = false,
+        }
         if patterns.insert(name, header.value.clone()).is_some() {
             let message = format!("header `{}` stands here twice; the last one counts", header.name);
             issues.warning(&field, message, Some("write one pattern that says both"));
@@ -112,7 +230,7 @@ fn headers(headers: &Headers, field: &str, issues: &mut Issues<'_>) -> Result<Ve
     if !valid {
         return Err(Invalid);
     }
-    Ok(patterns.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect())
+    Ok((patterns.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect(), size))
 }
 
 /// RFC 9110 §5.6.2; pseudo-headers are none.

@@ -2,6 +2,7 @@
 //! cases (reference §10.1).
 
 mod beyond;
+mod budgets;
 mod catalog;
 mod in_mesh;
 mod invalid;
@@ -65,7 +66,7 @@ fn by_settings(name: &str) -> String {
 
 /// The rules of `n/app`, each in a line: `policy protocol:port addresses hosts routes`.
 fn rules(compiled: &Compiled) -> Vec<String> {
-    compiled.document(&identity("n/app")).rules.iter().map(line).collect()
+    compiled.document(&identity("n/app")).rules.iter().map(|rule| line(rule)).collect()
 }
 
 fn line(rule: &Rule) -> String {

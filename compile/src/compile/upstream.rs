@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::issues::Issues;
 use super::{Compiler, Invalid, Objects};
+use crate::bounds::{MAX_CONNECT_TIMEOUT, MIN_CONNECT_TIMEOUT};
 use crate::duration;
 use crate::manifest::spec::UpstreamTrafficSetting;
 use crate::manifest::{Body, ObjectRef};
@@ -80,11 +81,12 @@ fn limits(spec: &UpstreamTrafficSetting, issues: &mut Issues<'_>) -> Result<Limi
     let (tcp, http) = (connection.tcp.unwrap_or_default(), connection.http.unwrap_or_default());
     let connect_timeout = match tcp.connect_timeout.as_deref().map(|text| (text, duration::parse(text))) {
         None => None,
-        Some((_, Some(time))) if !time.is_zero() => Some(time),
+        Some((_, Some(time))) if (MIN_CONNECT_TIMEOUT..=MAX_CONNECT_TIMEOUT).contains(&time) => Some(time),
         Some((text, _)) => {
+            let hours = MAX_CONNECT_TIMEOUT.as_secs() / 3600;
             issues.error(
                 "spec.connectionSettings.tcp.connectTimeout",
-                format!("`{text}` is not a duration above 0"),
+                format!("`{text}` is not a duration from 1ms to {hours}h"),
                 Some(
                     "write it as `5s` or `250ms`: until then policies that name these settings grant nothing",
                 ),

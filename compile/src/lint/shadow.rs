@@ -6,6 +6,8 @@ use egress_policy::{Cidr, Document, EncryptedHello, Host, HostPattern, Protocol,
 
 /// Of more rules for one port each pair would take too long; then none is looked at.
 const MOST: usize = 256;
+/// The most comparisons of all rules. 256 rules of 20 hosts are so many.
+const MAX_COMPARISONS: usize = 30_000_000;
 
 /// Policy and part of it.
 type Part<'d> = (&'d str, &'d str);
@@ -14,17 +16,24 @@ type Part<'d> = (&'d str, &'d str);
 /// first is kept.
 pub(super) fn shadowed<'d>(documents: &[&'d Document]) -> BTreeMap<Part<'d>, Part<'d>> {
     let mut found: BTreeMap<Part<'_>, Option<Part<'_>>> = BTreeMap::new();
+    let mut comparisons = 0_usize;
     for document in documents {
         let mut groups: BTreeMap<(u16, Protocol), Vec<&Rule>> = BTreeMap::new();
         for rule in &document.rules {
             groups.entry((rule.port.get(), rule.protocol)).or_default().push(rule);
         }
         for rules in groups.values() {
+            let items: usize = rules.iter().map(|rule| items(rule)).sum();
+            let worst = if rules.len() > 1 { items.saturating_mul(items) } else { 0 };
+            let is_too_much = rules.len() > MOST || comparisons.saturating_add(worst) > MAX_COMPARISONS;
+            if !is_too_much {
+                comparisons += worst;
+            }
             for (i, rule) in rules.iter().enumerate() {
                 let covers = |(j, other): &(usize, &&Rule)| {
                     *j != i && covers(other, rule) && (*j < i || !covers(rule, other))
                 };
-                let by = if rules.len() > MOST { None } else { rules.iter().enumerate().find(covers) };
+                let by = if is_too_much { None } else { rules.iter().enumerate().find(covers) };
                 let by = by.map(|(_, other)| part(other));
                 // Once not covered, never superfluous.
                 let known = found.entry(part(rule)).or_insert(by);
@@ -33,6 +42,13 @@ pub(super) fn shadowed<'d>(documents: &[&'d Document]) -> BTreeMap<Part<'d>, Par
         }
     }
     found.into_iter().filter_map(|(part, by)| Some((part, by?))).collect()
+}
+
+/// How many things a rule lists.
+fn items(rule: &Rule) -> usize {
+    let (hosts, blocks) = (rule.hosts.as_ref(), rule.addresses.as_ref());
+    let routes = rule.routes.as_ref().map_or(0, |routes| routes.len());
+    1 + hosts.map_or(0, |hosts| hosts.len()) + blocks.map_or(0, |blocks| blocks.len()) + routes
 }
 
 fn part(rule: &Rule) -> Part<'_> {

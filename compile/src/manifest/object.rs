@@ -155,6 +155,7 @@ impl fmt::Display for ObjectRef {
 
 /// What is read of an object's metadata besides its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Labels.
     #[serde(default)]
@@ -165,6 +166,13 @@ pub struct Metadata {
     /// Counts changes of the specification, where a server keeps it.
     #[serde(default)]
     pub generation: Option<i64>,
+    /// When a server made it, in a form whose order is that of time. Files may say anything here.
+    #[serde(default, deserialize_with = "text_or_nothing", skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+}
+
+fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
 
 impl Metadata {

@@ -47,6 +47,10 @@ pub enum Cause {
     Reference,
     /// Another object that says something else about the same.
     Conflict,
+    /// The size of the object: it is over a budget, whatever other objects there are.
+    Size,
+    /// The size of all objects of an identity together.
+    Crowding,
 }
 
 /// Something to say about a manifest: where, what, and what to do about it.

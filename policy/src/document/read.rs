@@ -1,5 +1,7 @@
 //! Documents from JSON, without serde's weight: see [`crate::json`].
 
+use std::sync::Arc;
+
 use super::{
     ApiVersion, Document, EncryptedHello, HeaderMatch, InMesh, Mode, Port, Protocol, Route, Rule, Upgrade,
 };
@@ -19,7 +21,7 @@ impl Read<'_> for Document {
             "identity" => identity.set(self::identity(reader)),
             "version" => version.set(reader.owned()),
             "mode" => mode.set(word(reader, &Mode::ALL.map(|mode| (mode.as_str(), mode)))),
-            "rules" => rules.set(reader.list(rule)),
+            "rules" => rules.set(reader.list(|reader| rule(reader).map(Arc::new))),
             "inMesh" => in_mesh.set(reader.list(self::in_mesh)),
             _ => unknown_field(name),
         })?;
@@ -63,9 +65,17 @@ fn rule(reader: &mut Reader<'_>) -> Result<Rule, Error> {
         "protocol" => {
             protocol.set(word(reader, &Protocol::ALL.map(|protocol| (protocol.as_str(), protocol))))
         }
-        "addresses" => addresses.set(reader.option(|reader| reader.list(Reader::parsed))),
-        "hosts" => hosts.set(reader.option(|reader| reader.list(Reader::parsed))),
-        "routes" => routes.set(reader.option(|reader| reader.list(route))),
+        "addresses" => {
+            addresses.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from)))
+        }
+        "hosts" => {
+            hosts.set(reader.option(|reader| reader.list(Reader::parsed)).map(|list| list.map(Arc::from)))
+        }
+        "routes" => routes.set(
+            reader
+                .option(|reader| reader.list(|reader| route(reader).map(Arc::new)))
+                .map(|list| list.map(Arc::from)),
+        ),
         "upgrades" => upgrades.set(reader.list(|reader| word(reader, &[("websocket", Upgrade::Websocket)]))),
         "encryptedHello" => {
             let known = [("refuse", EncryptedHello::Refuse), ("allow-outer", EncryptedHello::AllowOuter)];

@@ -11,7 +11,7 @@ pub(super) const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What the rules and the mesh list for a port.
 pub(super) fn listed(document: &Document, port: u16) -> Vec<Cidr> {
     let rules = document.rules.iter().filter(|rule| rule.port.get() == port);
-    let blocks = rules.flat_map(|rule| rule.addresses.iter().flatten().copied());
+    let blocks = rules.flat_map(|rule| rule.addresses.iter().flat_map(|blocks| blocks.iter()).copied());
     let services = document.in_mesh.iter().filter(|service| service.ports.iter().any(|p| p.get() == port));
     let addresses = services.flat_map(|service| service.addresses.iter().map(|a| Cidr::host(a.get())));
     blocks.chain(addresses).collect()

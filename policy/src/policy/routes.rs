@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{FullMatch, PatternError, Route};
 
@@ -36,7 +37,7 @@ struct CompiledRoute {
 
 impl Routes {
     /// Compiles routes; an error names the route.
-    pub(super) fn new(routes: &[Route]) -> Result<Self, (String, PatternError)> {
+    pub(super) fn new(routes: &[Arc<Route>]) -> Result<Self, (String, PatternError)> {
         let compile = |route: &Route| {
             Ok(CompiledRoute {
                 path: route.path.as_deref().map(FullMatch::new).transpose()?,

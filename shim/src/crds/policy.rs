@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::schema::{block, choice, list, object, port, strings, text};
+use super::schema::{at_most, block, choice, list, object, port, text};
 use super::{Names, definition, version};
+use egress_compile::budget;
 
 /// In any case, as OSM takes them. OSM itself took any text, and ignored ports of other protocols.
 const PROTOCOL: &str =
@@ -65,11 +66,24 @@ fn specification() -> Value {
     object(
         &["sources", "ports"],
         json!({
-            "sources": list("Workloads that the policy applies to", source),
-            "hosts": strings("Names that may be reached; `*.` and a suffix for all names below it"),
-            "ipAddresses": list("Blocks of addresses that may be reached, as in 10.0.0.0/8", block()),
-            "ports": list("Ports that may be reached", port),
-            "matches": list("HTTPRouteGroups of which one must match, and an UpstreamTrafficSetting", reference),
+            "sources": at_most(budget::MAX_SOURCES, list("Workloads that the policy applies to", source)),
+            "hosts": at_most(
+                budget::MAX_HOSTS,
+                list(
+                    "Names that may be reached; `*.` and a suffix for all names below it",
+                    // A name has 253 characters, a wildcard and a trailing dot three more.
+                    at_most(256, json!({ "type": "string" })),
+                ),
+            ),
+            "ipAddresses": at_most(
+                budget::MAX_ADDRESSES,
+                list("Blocks of addresses that may be reached, as in 10.0.0.0/8", block()),
+            ),
+            "ports": at_most(budget::MAX_PORTS, list("Ports that may be reached", port)),
+            "matches": at_most(
+                budget::MAX_MATCHES,
+                list("HTTPRouteGroups of which one must match, and an UpstreamTrafficSetting", reference),
+            ),
         }),
     )
 }

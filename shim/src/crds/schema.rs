@@ -67,3 +67,10 @@ pub(super) fn described(description: &str, mut schema: Value) -> Value {
     }
     schema
 }
+
+/// A list or a text with a longest length.
+pub(super) fn at_most(length: usize, mut schema: Value) -> Value {
+    let field = if schema["type"] == "array" { "maxItems" } else { "maxLength" };
+    schema[field] = json!(length);
+    schema
+}

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::schema::{choice, list, object, port, strings, text};
+use super::schema::{at_most, choice, list, object, port, strings, text};
 use super::{Names, definition, former, version};
+use egress_compile::budget;
 
 pub(super) fn route_group() -> Value {
     let methods = ["*", "GET", "HEAD", "PUT", "POST", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -12,12 +13,18 @@ pub(super) fn route_group() -> Value {
         &["name"],
         json!({
             "name": text("Name of the match"),
-            "pathRegex": text("Regular expression for the whole path"),
-            "methods": list("Methods", choice("Method", &methods)),
-            "headers": list("Headers, each an object of one name and a regular expression for its whole value", header),
+            "pathRegex": at_most(budget::MAX_PATTERN_LENGTH, text("Regular expression for the whole path")),
+            "methods": at_most(budget::MAX_MATCH_ITEMS, list("Methods", choice("Method", &methods))),
+            "headers": at_most(
+                budget::MAX_MATCH_ITEMS,
+                list("Headers, each an object of one name and a regular expression for its whole value", header),
+            ),
         }),
     );
-    let spec = object(&["matches"], json!({ "matches": list("Of which one must match", one) }));
+    let spec = object(
+        &["matches"],
+        json!({ "matches": at_most(budget::MAX_GROUP_MATCHES, list("Of which one must match", one)) }),
+    );
     let names = Names {
         group: "specs.smi-spec.io",
         kind: "HTTPRouteGroup",

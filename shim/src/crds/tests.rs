@@ -40,7 +40,9 @@ fn the_text_is_yaml() {
 /// An API server takes only these in a schema.
 #[test]
 fn the_schemas_are_structural() {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 16] = [
+        "maxItems",
+        "maxLength",
         "type",
         "properties",
         "required",

@@ -126,9 +126,9 @@ fn judge(
     store.apply(FileUpdate { file, change: Change::Read(parsed) });
     let compiled = compile(&store, known.options, None);
     let problems = compiled.conditions.get(&reference).map_or(&[][..], |condition| &condition.problems);
-    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) = problems
-        .iter()
-        .partition(|problem| problem.severity == Severity::Error && problem.cause == Cause::Itself);
+    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(|problem| {
+        problem.severity == Severity::Error && matches!(problem.cause, Cause::Itself | Cause::Size)
+    });
     errors.sort_by_key(|problem| order(kind, problem));
     let refusals = errors
         .iter()

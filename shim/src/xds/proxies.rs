@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::fallback::HeldBack;
 use super::session::Event;
 use crate::snapshot::type_url::short;
 
@@ -42,6 +43,9 @@ pub struct Proxy {
     pub document_acknowledged: Option<String>,
     /// By type.
     pub types: BTreeMap<&'static str, TypeStatus>,
+    /// What it has not, because it refuses it, while it has something else instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
 }
 
 /// What a proxy has of one type.
@@ -147,6 +151,7 @@ impl Proxies {
             document_sent: String::new(),
             document_acknowledged: None,
             types: BTreeMap::new(),
+            held_back: None,
         };
         let known = lock(&self.refusals).remove(&(identity.to_string(), node.id.clone())).unwrap_or_default();
         for (kind, rejection) in known {
@@ -173,7 +178,11 @@ impl Proxies {
             let has = proxy.document_acknowledged.clone().unwrap_or_default();
             *fleet.has.entry(has).or_default() += 1;
             let refused = proxy.types.values().find_map(|status| status.rejected.as_ref());
-            let refused = refused.map(|r| Refusal { node: proxy.node.clone(), error: r.error.clone() });
+            let refused = match (&proxy.held_back, refused) {
+                (Some(held_back), _) => Some(held_back.to_string()),
+                (None, refused) => refused.map(|rejection| rejection.error.clone()),
+            };
+            let refused = refused.map(|error| Refusal { node: proxy.node.clone(), error });
             fleet.refusal = [fleet.refusal.take(), refused].into_iter().flatten().min();
         }
         fleets
@@ -197,12 +206,25 @@ impl Proxies {
 
     /// How many of them refuse what they were sent.
     pub fn refusing(&self) -> usize {
-        let refuses = |proxy: &&Proxy| proxy.types.values().any(|status| status.rejected.is_some());
+        let refuses = |proxy: &&Proxy| {
+            proxy.held_back.is_some() || proxy.types.values().any(|status| status.rejected.is_some())
+        };
         lock(&self.streams).values().filter(refuses).count()
     }
 }
 
 impl Registration<'_> {
+    /// Takes note of what the proxy has not.
+    pub fn hold_back(&self, held_back: Option<HeldBack>) {
+        let mut streams = lock(&self.proxies.streams);
+        let Some(proxy) = streams.get_mut(&self.key) else { return };
+        if proxy.held_back != held_back {
+            proxy.held_back = held_back;
+            drop(streams);
+            self.proxies.changes.send_replace(());
+        }
+    }
+
     /// Takes note of what happened, with the document that the stream is at.
     pub fn record(&self, events: &[Event], document: &str) {
         let counts = &self.proxies.counts;

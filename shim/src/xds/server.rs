@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::access_logs::AccessLogs;
+use super::fallback::{Fallback, Variants};
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
@@ -38,7 +39,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// Where snapshots come from.
-pub trait Snapshots: Send + Sync + 'static {
+pub trait Snapshots: Variants + Send + Sync + 'static {
     /// The snapshot of an identity, now and whenever it changes.
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>>;
     /// The most proxies that may connect, where there is a limit.
@@ -170,7 +171,8 @@ impl<S: Snapshots> Server<S> {
                 tracing::info!(peer = %shown.peer(), by, "connected");
                 let registration = server.proxies.register(&node, &identity, T::PROTOCOL);
                 let snapshots = server.snapshots.subscribe(&identity);
-                let talk = talk::<T>(&node, first, requests, snapshots, &registration, &answers);
+                let talk =
+                    talk::<T>(&node, first, requests, snapshots, &*server.snapshots, &registration, &answers);
                 let ended = tokio::select! {
                     ended = talk => ended,
                     refusal = server.identify.end_of(&shown, verified) => Err(End::Refused(refusal)),
@@ -231,11 +233,13 @@ async fn talk<T: Session>(
     first: T::Request,
     mut requests: Streaming<T::Request>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    variants: &impl Variants,
     registration: &Registration<'_>,
     answers: &mpsc::Sender<Result<T::Response, Status>>,
 ) -> Result<(), End> {
     let mut session = T::default();
     let mut snapshot = Arc::clone(&snapshots.borrow_and_update());
+    let mut fallback = Fallback::new(Arc::clone(&snapshot));
     let mut next = Some(first);
     loop {
         let (responses, events) = match next.take() {
@@ -244,10 +248,22 @@ async fn talk<T: Session>(
         };
         log(&events);
         registration.record(&events, snapshot.document_version());
+        let instead = fallback.observe(&events, variants);
+        registration.hold_back(fallback.held_back(variants));
         for response in responses {
             if answers.send(Ok(response)).await.is_err() {
                 return Ok(());
             }
+        }
+        if let Some(instead) = instead {
+            if instead.document_version() != snapshot.document_version() {
+                tracing::warn!(
+                    document = instead.document_version(),
+                    "the proxy gets another policy instead"
+                );
+            }
+            snapshot = instead;
+            continue;
         }
         tokio::select! {
             request = requests.message() => match request? {
@@ -261,7 +277,10 @@ async fn talk<T: Session>(
                 None => return Ok(()),
             },
             changed = snapshots.changed() => match changed {
-                Ok(()) => snapshot = Arc::clone(&snapshots.borrow_and_update()),
+                Ok(()) => {
+                    let target = Arc::clone(&snapshots.borrow_and_update());
+                    snapshot = fallback.retarget(target, variants);
+                }
                 Err(_) => return Ok(()),
             },
         }

@@ -103,8 +103,33 @@ fn settings_that_cannot_be_read_grant_nothing() {
     let compiled = compiled(&(policy + &upstream("s", "tcp: {connectTimeout: soon}")));
     assert!(rules(&compiled).is_empty());
     let said = problems(&compiled);
-    assert!(said.contains("`soon` is not a duration above 0"), "{said}");
+    assert!(said.contains("`soon` is not a duration from 1ms to 8760h"), "{said}");
     assert!(said.contains("UpstreamTrafficSetting n/s is invalid"), "{said}");
+}
+
+/// What Envoy refuses, it refuses with everything that came beside it.
+#[test]
+fn a_connect_timeout_has_bounds() {
+    for (text, valid) in [
+        ("1ms", true),
+        ("5s", true),
+        ("8760h", true),
+        ("0", false),
+        ("0s", false),
+        ("999us", false),
+        ("0.5ms", false),
+        ("8760h1ns", false),
+        ("87600000h", false),
+        ("NaNs", false),
+        ("infs", false),
+        ("1e3s", false),
+        ("-1s", false),
+    ] {
+        let policy =
+            egress("p", &format!("ports: [{{number: 80, protocol: tcp}}], matches: [{}]", by_settings("s")));
+        let compiled = compiled(&(policy + &upstream("s", &format!("tcp: {{connectTimeout: '{text}'}}"))));
+        assert_eq!(rules(&compiled).len(), usize::from(valid), "{text}");
+    }
 }
 
 #[test]

@@ -68,7 +68,12 @@ fn groups() -> String {
 fn permissions(compiled: &Compiled) -> BTreeMap<String, BTreeSet<String>> {
     ["n/app", "n/other", "n/third"]
         .into_iter()
-        .map(|name| (name.to_owned(), compiled.document(&identity(name)).rules.iter().map(line).collect()))
+        .map(|name| {
+            (
+                name.to_owned(),
+                compiled.document(&identity(name)).rules.iter().map(|rule| line(rule)).collect(),
+            )
+        })
         .collect()
 }
 

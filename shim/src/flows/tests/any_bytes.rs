@@ -85,7 +85,8 @@ fn judge(node: &str, seen: Option<Observation>) {
     // The comment of one is the policy of nobody: what is allowed is the name, or the address, that was seen.
     let compiled = compile(&policies, &CompileOptions::default(), None);
     for rule in &compiled.document(&app).rules {
-        let hosts: Vec<String> = rule.hosts.iter().flatten().map(ToString::to_string).collect();
+        let hosts: Vec<String> =
+            rule.hosts.iter().flat_map(|hosts| hosts.iter()).map(ToString::to_string).collect();
         let host = flow.name.as_deref().unwrap_or_default().to_ascii_lowercase();
         assert!(
             hosts.iter().all(|one| host.starts_with(one.as_str()) && !one.contains('*')),

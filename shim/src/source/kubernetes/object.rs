@@ -78,6 +78,7 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
         json!({
             "namespace": key.0, "name": key.1, "labels": labels, "annotations": ours,
             "generation": object.metadata.generation,
+            "creationTimestamp": object.metadata.creation_timestamp,
         }),
     );
     let change = match parse_value(&file(kind, &key), Value::Object(map)) {

@@ -381,3 +381,28 @@ fn a_name_that_is_not_chosen_yet() {
     let answer = asked(&Store::default(), review_of(POLICY, "Egress", nameless, None));
     assert!(answer.allowed, "{answer:?}");
 }
+
+/// Nothing is compiled of what is over a budget: the answer comes at once.
+#[test]
+fn what_is_too_large_is_refused() {
+    let hosts: Vec<String> = (0..3000).map(|n| format!("h{n}.org")).collect();
+    let ports: Vec<Value> = (1..=3000).map(|n| json!({ "number": n, "protocol": "https" })).collect();
+    let start = std::time::Instant::now();
+    let square = create(POLICY, "Egress", egress(json!({ "hosts": hosts, "ports": ports })));
+    assert_eq!(
+        refusal(&square),
+        "spec: 9000000 names and blocks of addresses, counted for each port, of which 250000 are allowed \
+         (list fewer ports or hosts, or name the domain by a wildcard)"
+    );
+    let long = "a?".repeat(4096);
+    let group = create(ROUTES, "HTTPRouteGroup", json!({ "matches": [{ "name": "m", "pathRegex": long }] }));
+    assert_eq!(
+        refusal(&group),
+        "spec.matches[0].pathRegex: 8192 bytes of one pattern, of which 4096 are allowed \
+         (split the pattern into several matches)"
+    );
+    let bad: Vec<String> = (0..100_000).map(|n| format!("!{n}")).collect();
+    let many = create(POLICY, "Egress", egress(json!({ "hosts": bad })));
+    assert!(refusal(&many).len() < 20_000);
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+}

@@ -23,6 +23,10 @@ struct Type {
     sent: BTreeMap<String, String>,
     nonce: String,
     version: String,
+    /// What the last message changed or removed.
+    last: BTreeSet<String>,
+    /// The version that the proxy refused, and what that message was about. Envoy may have applied none of it.
+    refused: Option<(String, BTreeSet<String>)>,
     started: bool,
 }
 
@@ -41,6 +45,7 @@ impl Delta {
             events.push(match &request.error_detail {
                 None => Event::Acknowledged { type_url: url.to_owned(), version },
                 Some(error) => {
+                    known.refused = Some((version.clone(), std::mem::take(&mut known.last)));
                     Event::Rejected { type_url: url.to_owned(), version, error: error.message.clone() }
                 }
             });
@@ -109,6 +114,11 @@ impl Delta {
     ) -> Option<DeltaDiscoveryResponse> {
         let known = self.types.get_mut(url)?;
         let wanted = known.subscription.select(snapshot, url);
+        let version = version_of(wanted.values().map(|r| (r.name(), r.version())));
+        // The same again would be refused again. With anything else, all that came beside the mistake is sent again.
+        if let Some((_, names)) = known.refused.take_if(|(refused, _)| *refused != version) {
+            known.sent.extend(names.into_iter().map(|name| (name, String::new())));
+        }
         let changed: Vec<_> = wanted
             .values()
             .filter(|resource| {
@@ -119,7 +129,6 @@ impl Delta {
             known.sent.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
         removed
             .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
-        let version = version_of(wanted.values().map(|r| (r.name(), r.version())));
         if changed.is_empty() && removed.is_empty() {
             // A proxy that comes back with everything has shown that it has it; one that asks for
             // the first time waits for an answer, be it empty.
@@ -136,6 +145,11 @@ impl Delta {
         known.nonce = self.nonces.to_string();
         known.version.clone_from(&version);
         known.sent = wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).collect();
+        known.last = changed
+            .iter()
+            .map(|resource| resource.name().to_owned())
+            .chain(removed.iter().cloned())
+            .collect();
         events.push(Event::Sent { type_url: url.to_owned(), version: version.clone() });
         Some(DeltaDiscoveryResponse {
             system_version_info: version,

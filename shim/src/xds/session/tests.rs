@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use egress_policy::{ApiVersion, Document, Mode};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
@@ -12,8 +13,17 @@ use crate::snapshot::type_url::{CLUSTER, EXTENSION, LISTENER};
 type Content = BTreeMap<(&'static str, &'static str), u8>;
 
 fn snapshot(content: &Content) -> Snapshot {
+    let document = Document {
+        api_version: ApiVersion::V1,
+        identity: "n/a".parse().expect("an identity"),
+        version: "d".to_owned(),
+        mode: Mode::Enforce,
+        rules: vec![],
+        in_mesh: [].into(),
+    };
     Snapshot::new(
-        "d".to_owned(),
+        document,
+        vec![],
         content.iter().map(|((url, name), body)| {
             let body = Any { type_url: (*url).to_owned(), value: vec![*body] };
             (*url, Arc::new(Resource::new((*name).to_owned(), body)))
@@ -347,6 +357,35 @@ fn a_refused_version_is_not_sent_again() {
     // Back to what was there before the refusal: it must be sent, for the session cannot know.
     proxy.update(&first);
     assert_eq!(proxy.has(), content(false, 1));
+}
+
+/// Envoy applies nothing of a message in which one resource throws: what came beside it must come again.
+#[test]
+fn what_came_beside_a_refused_resource_is_sent_again() {
+    let mut bad = content(true, 1);
+    bad.remove(&(LISTENER, "outbound"));
+    let (bad, good) = (snapshot(&bad), snapshot(&content(false, 1)));
+    let mut session = Delta::default();
+    let ask = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
+    let (responses, _) = session.on_request(&ask, &bad);
+    assert_eq!(responses[0].resources.len(), 2);
+    let refusal = DeltaDiscoveryRequest {
+        type_url: CLUSTER.to_owned(),
+        response_nonce: responses[0].nonce.clone(),
+        error_detail: Some(Status { message: "no".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    assert!(session.on_request(&refusal, &bad).0.is_empty());
+    assert!(session.on_snapshot(&bad).0.is_empty(), "the same again");
+    let (responses, _) = session.on_snapshot(&good);
+    let names: Vec<&str> = responses[0].resources.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!(names, ["dns"]);
+    assert_eq!(responses[0].removed_resources, ["passthrough"]);
+    // Once that is accepted, it is not sent again.
+    let accepted =
+        DeltaDiscoveryRequest { error_detail: None, response_nonce: responses[0].nonce.clone(), ..refusal };
+    assert!(session.on_request(&accepted, &good).0.is_empty());
+    assert!(session.on_snapshot(&good).0.is_empty());
 }
 
 #[test]

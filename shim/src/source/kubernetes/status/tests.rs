@@ -184,6 +184,17 @@ fn an_event_for_each_change_of_the_verdict() {
 }
 
 #[test]
+fn an_object_over_a_budget_is_too_large() {
+    let mut large = spec("a.org", None);
+    large["ports"] = (1..=4097).map(|port| json!({ "number": port, "protocol": "tcp" })).collect();
+    let verdicts = judged(&[large, spec("a.org", None)], &[]);
+    let accepted = &verdicts[&key("p0")].accepted;
+    assert_eq!((accepted.status, accepted.reason), ("False", "TooLarge"));
+    assert_eq!(accepted.message, "0 rules; spec.ports: 4097 ports, of which 4096 are allowed");
+    assert_eq!(verdicts[&key("p1")].accepted.status, "True");
+}
+
+#[test]
 fn the_names_of_events() {
     let name = |policy: &str, uid, generation, reason| events::name(policy, uid, Some(generation), reason);
     let one = name("p", "u", 1, "Invalid");

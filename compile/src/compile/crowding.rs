@@ -1,0 +1,57 @@
+//! Which objects fit into the budgets of their identities.
+
+use std::collections::BTreeMap;
+
+use egress_policy::Identity;
+
+use super::egress::Policy;
+use crate::budget::{Excess, Usage};
+
+/// The most identities that a message names.
+const MAX_NAMED: usize = 3;
+
+/// Takes from policies the sources that have no room for them. Older objects come first, and of one age those
+/// whose name does: an object that comes later takes nothing away from one that is there. Returns their names in that order.
+pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
+    let mut order: Vec<usize> = (0..policies.len()).collect();
+    let age = |index: &usize| policies.get(*index).map(|policy| (policy.made, policy.reference));
+    order.sort_by(|a, b| age(a).cmp(&age(b)));
+    let mut usages: BTreeMap<Identity, Usage> = BTreeMap::new();
+    let mut names = Vec::with_capacity(order.len());
+    for index in order {
+        let Some(policy) = policies.get_mut(index) else { continue };
+        names.push(policy.issues.name());
+        let mut refused: Vec<(Identity, Excess)> = Vec::new();
+        let usage = policy.usage;
+        policy.sources.retain(|identity| {
+            let used = usages.entry(identity.clone()).or_default();
+            let all = used.plus(usage);
+            match all.excess() {
+                None => {
+                    *used = all;
+                    true
+                }
+                Some(excess) => {
+                    refused.push((identity.clone(), excess));
+                    false
+                }
+            }
+        });
+        if let Some((_, excess)) = refused.first() {
+            policy.is_crowded_out = policy.sources.is_empty();
+            let remedy = excess.remedy;
+            let mut message =
+                format!("with older objects there would be {excess}, so this one grants nothing to");
+            for (number, (identity, _)) in refused.iter().take(MAX_NAMED).enumerate() {
+                message.push_str(if number == 0 { " " } else { ", " });
+                message.push_str(&identity.to_string());
+            }
+            if let Some(more @ 1..) = refused.len().checked_sub(MAX_NAMED) {
+                message.push_str(&format!(" and {more} more"));
+            }
+            let advice = format!("{remedy}, in this object or in others of the same identity");
+            policy.issues.crowded_out("spec", message, &advice);
+        }
+    }
+    names
+}

@@ -1,0 +1,275 @@
+//! What is over a budget grants nothing, says so, and costs little.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::budget::{self, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS};
+use crate::manifest::{Cause, Parsed, parse_value};
+
+/// `count` items of a list in YAML.
+fn list(count: usize, item: impl Fn(usize) -> String) -> String {
+    (0..count).map(item).collect::<Vec<_>>().join(", ")
+}
+
+fn hosts(count: usize) -> String {
+    format!("hosts: [{}]", list(count, |n| format!("h{n}.org")))
+}
+
+fn ports(count: usize, protocol: &str) -> String {
+    format!("ports: [{}]", list(count, |n| format!("{{number: {}, protocol: {protocol}}}", n + 1)))
+}
+
+/// The problem of an object that is too large, as `field: message`.
+fn excess(compiled: &Compiled, name: &str) -> String {
+    let condition = condition(compiled, name);
+    assert!(!condition.accepted, "{name}");
+    let mut sizes = condition.problems.iter().filter(|p| matches!(p.cause, Cause::Size | Cause::Crowding));
+    let problem = sizes.next().unwrap_or_else(|| panic!("{name}: {:?}", condition.problems));
+    assert!(problem.advice.is_some());
+    problem.brief()
+}
+
+#[test]
+fn three_thousand_ports_of_three_thousand_hosts() {
+    let text = egress("p", &format!("{}, {}", hosts(3000), ports(3000, "https")));
+    let store = store(&text);
+    let start = Instant::now();
+    let compiled = compile(&store, &CompileOptions::default(), None);
+    assert_eq!(
+        excess(&compiled, "Egress n/p"),
+        "spec: 9000000 names and blocks of addresses, counted for each port, of which 250000 are allowed"
+    );
+    assert!(rules(&compiled).is_empty());
+    let report = crate::check::Report::of(&store, &compiled);
+    assert_eq!(report.exit_code(false), 1);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// What one object gives to many ports and identities is there once.
+#[test]
+fn lists_are_shared() {
+    let sources = list(900, |n| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}"));
+    let blocks = "ipAddresses: [10.0.0.0/8]";
+    let text = egress("p", &format!("{}, {blocks}, {}", hosts(100), ports(300, "https")))
+        .replace("{kind: ServiceAccount, name: app, namespace: n}", &sources);
+    let compiled = compiled(&text);
+    assert!(condition(&compiled, "Egress n/p").accepted, "{}", problems(&compiled));
+    let first = compiled.document(&identity("n/a0"));
+    for document in compiled.documents.values() {
+        assert_eq!(document.rules.len(), 300);
+        for (rule, same) in document.rules.iter().zip(&first.rules) {
+            assert!(Arc::ptr_eq(rule, same));
+            let (hosts, first) = (rule.hosts.as_ref().expect("hosts"), first.rules[0].hosts.as_ref());
+            assert!(Arc::ptr_eq(hosts, first.expect("hosts")));
+        }
+    }
+}
+
+#[test]
+fn lists_of_an_object() {
+    let one = "ports: [{number: 443, protocol: https}]";
+    let block = |n: usize| format!("10.{}.{}.0/24", n / 250, n % 250);
+    let settings_of = format!("matches: [{}]", by_settings("s"));
+    for (spec, expected) in [
+        (format!("{}, {one}", hosts(100_001)), "spec.hosts: 100001 hosts, of which 100000 are allowed"),
+        (
+            format!("ipAddresses: [{}], {one}", list(10_001, block)),
+            "spec.ipAddresses: 10001 ipAddresses, of which 10000 are allowed",
+        ),
+        (ports(4097, "tcp"), "spec.ports: 4097 ports, of which 4096 are allowed"),
+        (
+            format!("matches: [{}], {one}", list(101, |_| by_group("g"))),
+            "spec.matches: 101 matches, of which 100 are allowed",
+        ),
+        (
+            format!("{}, {one}, {settings_of}", hosts(1001)),
+            "spec: 1001 clusters (one for each host and port with connection settings), of which 1000 are allowed",
+        ),
+        // Each name has blocks of its own in the filter's tables.
+        (
+            format!("{}, ipAddresses: [{}], {one}", hosts(200), list(1000, block)),
+            "spec: 400200 names and blocks of addresses, counted for each port, of which 250000 are allowed",
+        ),
+    ] {
+        let compiled = compiled(&(egress("p", &spec) + &settings("s")));
+        assert_eq!(excess(&compiled, "Egress n/p"), expected);
+        assert!(rules(&compiled).is_empty(), "{expected}");
+    }
+    let sources = list(1001, |n| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}"));
+    let text = egress("p", one).replace("{kind: ServiceAccount, name: app, namespace: n}", &sources);
+    let compiled = compiled(&text);
+    assert_eq!(excess(&compiled, "Egress n/p"), "spec.sources: 1001 sources, of which 1000 are allowed");
+    assert!(compiled.documents.is_empty());
+}
+
+#[test]
+fn lists_and_patterns_of_a_route_group() {
+    let web = "hosts: [a.org], ports: [{number: 80, protocol: http}]";
+    let large = |n: usize| format!("{{name: m{n}, pathRegex: '/{n}[a-z]{{1000}}'}}");
+    for (matches, expected) in [
+        (list(1001, |n| format!("{{name: m{n}}}")), "spec.matches: 1001 matches, of which 1000 are allowed"),
+        (
+            format!("{{name: m, pathRegex: '{}'}}", "a?".repeat(2050)),
+            "spec.matches[0].pathRegex: 4100 bytes of one pattern, of which 4096 are allowed",
+        ),
+        (
+            format!("{{name: m, headers: [{}]}}", list(65, |n| format!("x-{n}: a"))),
+            "spec.matches[0].headers: 65 headers, of which 64 are allowed",
+        ),
+        (
+            list(60, |n| format!("{{name: m{n}, headers: [{}]}}", list(60, |n| format!("x-{n}: a")))),
+            "spec.matches: 3600 patterns, of which 3276 are allowed",
+        ),
+        (list(90, large), "spec.matches: 33890304 bytes of compiled patterns, of which 33554432 are allowed"),
+    ] {
+        let text = egress("p", &format!("{web}, matches: [{}]", by_group("g"))) + &group("g", &matches);
+        let compiled = compiled(&text);
+        assert_eq!(excess(&compiled, "HTTPRouteGroup n/g"), expected);
+        assert!(rules(&compiled).is_empty(), "{expected}");
+    }
+    // Each port has patterns of its own in the filter.
+    let text = egress("p", &format!("hosts: [a.org], {}, matches: [{}]", ports(10, "http"), by_group("g")))
+        + &group("g", &list(20, large));
+    let compiled = compiled(&text);
+    assert!(condition(&compiled, "HTTPRouteGroup n/g").accepted);
+    assert_eq!(
+        excess(&compiled, "Egress n/p"),
+        "spec: 80691200 bytes of compiled patterns, counted for each port, of which 33554432 are allowed"
+    );
+    assert!(rules(&compiled).is_empty());
+}
+
+/// A hundred thousand hosts fit: in one object, and in ten thousand.
+#[test]
+fn a_hundred_thousand_hosts() {
+    let https = "ports: [{number: 443, protocol: https}]";
+    let one = compiled(&egress("p", &format!("{}, {https}", hosts(100_000))));
+    assert!(condition(&one, "Egress n/p").accepted, "{:?}", condition(&one, "Egress n/p").problems);
+    assert_eq!(
+        one.document(&identity("n/app")).rules[0].hosts.as_ref().map(|hosts| hosts.len()),
+        Some(100_000)
+    );
+    let mut store = Store::default();
+    for n in 0..10_000 {
+        store.apply(made(&format!("egress-{n}"), None, 10));
+    }
+    let compiled = compile(&store, &CompileOptions::default(), None);
+    assert_eq!(compiled.document(&identity("n/app")).rules.len(), 10_000);
+    assert!(compiled.conditions.values().all(|condition| condition.accepted));
+}
+
+/// An object that a server made, at a time.
+fn made(name: &str, time: Option<&str>, hosts: usize) -> FileUpdate {
+    let hosts: Vec<String> = (0..hosts).map(|n| format!("{name}{n}.org")).collect();
+    let object = serde_json::json!({
+        "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "Egress",
+        "metadata": {"name": name, "namespace": "n", "creationTimestamp": time},
+        "spec": {
+            "sources": [{"kind": "ServiceAccount", "name": "app", "namespace": "n"}],
+            "hosts": hosts, "ports": [{"number": 443, "protocol": "https"}],
+        },
+    });
+    let file: Arc<str> = name.into();
+    let parsed: Parsed = parse_value(&file, object).expect("readable");
+    FileUpdate { file, change: crate::store::Change::Read(parsed) }
+}
+
+/// The oldest objects count, and of one age those whose name comes first, whatever order they come in.
+#[test]
+fn the_newest_have_no_room() {
+    let (old, new) = (Some("2024-01-01T00:00:00Z"), Some("2024-02-01T00:00:00Z"));
+    for (objects, crowded) in [
+        ([("a", new), ("b", old), ("c", old)], "a"),
+        ([("a", old), ("b", new), ("c", old)], "b"),
+        ([("a", old), ("b", old), ("c", old)], "c"),
+        // Nothing says when objects of files were made.
+        ([("a", None), ("b", None), ("c", None)], "c"),
+    ] {
+        let each = MAX_ENTRIES / 2 - 50_000;
+        for turned in [false, true] {
+            let mut store = Store::default();
+            let mut updates: Vec<_> =
+                objects.iter().map(|(name, time)| made(name, *time, each + 10_000)).collect();
+            // A small one has room beside them.
+            updates.push(made("z", new, 10));
+            if turned {
+                updates.reverse();
+            }
+            for update in updates {
+                store.apply(update);
+            }
+            let compiled = compile(&store, &CompileOptions::default(), None);
+            for (name, _) in &objects {
+                let condition = condition(&compiled, &format!("Egress n/{name}"));
+                assert_eq!(condition.accepted, *name != crowded, "{objects:?} {name}");
+                assert_eq!(condition.sources.is_empty(), *name == crowded);
+                assert_eq!(condition.rules, usize::from(*name != crowded));
+            }
+            let said = excess(&compiled, &format!("Egress n/{crowded}"));
+            let expected = "names and blocks of addresses, counted for each port, of which 250000 are allowed, \
+                            so this one grants nothing to n/app";
+            assert!(said.starts_with("spec: with older objects there would be 2550"), "{said}");
+            assert!(said.ends_with(expected), "{said}");
+            assert!(condition(&compiled, "Egress n/z").accepted);
+            assert_eq!(compiled.document(&identity("n/app")).rules.len(), 3);
+        }
+    }
+}
+
+/// An object that is over the budget of one identity grants others what it says.
+#[test]
+fn crowding_is_of_an_identity() {
+    let both =
+        "{kind: ServiceAccount, name: app, namespace: n}, {kind: ServiceAccount, name: other, namespace: n}";
+    let https = "ports: [{number: 443, protocol: https}, {number: 444, protocol: https}]";
+    let full = egress("a", &format!("{}, {https}", hosts(100_000)));
+    let shared = egress("b", &format!("{}, {https}", hosts(50_000)))
+        .replace("{kind: ServiceAccount, name: app, namespace: n}", both);
+    let compiled = compiled(&(full + &shared));
+    assert!(excess(&compiled, "Egress n/b").ends_with("so this one grants nothing to n/app"));
+    let names = |who: &str| -> Vec<String> {
+        compiled.document(&identity(who)).rules.iter().map(|rule| rule.policy.clone()).collect()
+    };
+    assert_eq!(names("n/app"), ["n/a", "n/a"]);
+    assert_eq!(names("n/other"), ["n/b", "n/b"]);
+    let sources = &condition(&compiled, "Egress n/b").sources;
+    assert!(sources.contains(&identity("n/other")) && sources.len() == 1);
+}
+
+/// The bytes that are counted are at least those that there are.
+#[test]
+fn documents_are_within_their_budget() {
+    let long = |n: usize| format!("{}.{}.{}.h{n}.org", "a".repeat(60), "b".repeat(60), "c".repeat(60));
+    let spec = |count: usize| format!("hosts: [{}], {}", list(count, long), ports(2, "https"));
+    let fits = compiled(&egress("p", &spec(19_000)));
+    assert!(condition(&fits, "Egress n/p").accepted);
+    let length = |compiled: &Compiled| {
+        serde_json::to_string(&*compiled.document(&identity("n/app"))).expect("JSON").len()
+    };
+    assert!(
+        (MAX_DOCUMENT_BYTES - 1_000_000..MAX_DOCUMENT_BYTES + 256).contains(&length(&fits)),
+        "{}",
+        length(&fits)
+    );
+    let over = compiled(&egress("p", &spec(22_000)));
+    let said = excess(&over, "Egress n/p");
+    assert!(said.contains("bytes of policy document, of which 8388608 are allowed"), "{said}");
+}
+
+/// An object with something wrong in every line of it does not say so in as many.
+#[test]
+fn problems_are_bounded() {
+    let mut text = String::from("hosts: [");
+    for n in 0..20_000 {
+        write!(text, "'!{n}', ").expect("a string");
+    }
+    text.push_str("], ports: [{number: 443, protocol: https}]");
+    let compiled = compiled(&egress("p", &text));
+    let condition = condition(&compiled, "Egress n/p");
+    assert!(!condition.accepted);
+    assert_eq!(condition.problems.len(), MAX_PROBLEMS + 1);
+    let more = condition.problems.iter().find(|p| p.message.contains("more")).expect("a count");
+    assert_eq!(more.message, "19900 more of severity `error` are not listed");
+    assert_eq!(budget::MAX_PROBLEMS, 100);
+}

@@ -1,0 +1,338 @@
+//! What a proxy gets in place of what it refuses, so that a refusal holds up no revocation.
+//!
+//! A document that is refused is followed at once by the one that allows only what the accepted and the new one
+//! both allow (the bridge). Once that is in force, the new document is tried again without its newest Egress
+//! objects: one, two, four, and so on until the proxy accepts it or nothing of what is new is left. A cluster
+//! that is refused takes everything with it that came in the same message, so clusters that are not known to be
+//! good are tried in halves until those alone are left out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use egress_compile::{OwnCluster, fallback};
+use egress_policy::Document;
+use serde::{Deserialize, Serialize};
+
+use super::session::Event;
+use crate::snapshot::{Snapshot, type_url};
+
+/// After so many refused clusters all that were not accepted yet are left out: each try sends all the others again.
+const MAX_REFUSED_CLUSTERS: usize = 64;
+
+/// The most objects that a message names.
+const MAX_LISTED: usize = 5;
+
+/// Makes what is tried.
+pub trait Variants {
+    /// The snapshot of another document, or of other clusters.
+    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot>;
+    /// Sorts Egress objects, the newest first.
+    fn sort_newest_first(&self, policies: &mut [String]);
+}
+
+/// What a proxy has not, because it refuses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldBack {
+    /// The version of the document that it should have.
+    pub document: String,
+    /// Envoy's words.
+    pub error: String,
+    /// Whether only what was accepted before is in force, as far as the new document allows it too.
+    pub bridged: bool,
+    /// The Egress objects whose new rules are left out.
+    pub policies: Vec<String>,
+    /// The clusters that are left out. What leads there is refused.
+    pub clusters: Vec<String>,
+}
+
+/// Envoy's words, and what is in force instead.
+impl fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { document: _, error, bridged, policies, clusters } = self;
+        // Envoy's words may have several lines.
+        let words: Vec<&str> = error.split_whitespace().collect();
+        f.write_str(&words.join(" "))?;
+        if *bridged {
+            f.write_str("; what the accepted and the new policy both allow is in force")?;
+        } else if !policies.is_empty() {
+            f.write_str("; in force without what is new in")?;
+            list(f, policies)?;
+        }
+        if !clusters.is_empty() {
+            f.write_str("; without the clusters")?;
+            list(f, clusters)?;
+        }
+        Ok(())
+    }
+}
+
+/// A list, as far as anybody reads it.
+fn list(f: &mut fmt::Formatter<'_>, items: &[String]) -> fmt::Result {
+    for (number, item) in items.iter().take(MAX_LISTED).enumerate() {
+        write!(f, "{} {item}", if number == 0 { "" } else { "," })?;
+    }
+    match items.len().checked_sub(MAX_LISTED) {
+        Some(more @ 1..) => write!(f, " and {more} more"),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The state of one proxy.
+#[derive(Debug)]
+pub(super) struct Fallback {
+    /// What it should have.
+    target: Arc<Snapshot>,
+    /// What it was sent last.
+    current: Arc<Snapshot>,
+    /// What is in force there, where that is known.
+    accepted: Option<Arc<Snapshot>>,
+    phase: Phase,
+    /// Whether the bridge to the target is in force.
+    is_bridged: bool,
+    /// Why the target is not in force.
+    error: Option<String>,
+    clusters: Clusters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The target without so many of its newest changes was sent.
+    Trial(usize),
+    /// The bridge was sent; then so many changes are left out, if any try is left.
+    Bridge(Option<usize>),
+    /// Nothing is to be tried.
+    Settled(usize),
+}
+
+/// Which clusters of its own a proxy takes.
+#[derive(Debug, Default)]
+struct Clusters {
+    accepted: Vec<OwnCluster>,
+    refused: Vec<OwnCluster>,
+    /// Those of the last group were sent, the others are still to be tried.
+    groups: Vec<Vec<OwnCluster>>,
+    error: Option<String>,
+}
+
+impl Clusters {
+    fn retarget(&mut self, target: &[OwnCluster]) {
+        self.accepted.retain(|cluster| target.contains(cluster));
+        self.refused.retain(|cluster| target.contains(cluster));
+        if self.refused.is_empty() {
+            self.error = None;
+        }
+        let known = |cluster: &&OwnCluster| self.accepted.contains(cluster) || self.refused.contains(cluster);
+        let new: Vec<OwnCluster> = target.iter().filter(|cluster| !known(cluster)).cloned().collect();
+        self.groups = if new.is_empty() { Vec::new() } else { vec![new] };
+    }
+
+    /// Those that are sent.
+    fn sent(&self) -> Vec<OwnCluster> {
+        let mut sent: Vec<_> =
+            self.accepted.iter().chain(self.groups.last().into_iter().flatten()).cloned().collect();
+        sent.sort();
+        sent
+    }
+
+    /// Says whether others are to be sent.
+    fn accept(&mut self) -> bool {
+        self.accepted.extend(self.groups.pop().unwrap_or_default());
+        !self.groups.is_empty()
+    }
+
+    /// Says whether others are to be sent.
+    fn reject(&mut self, error: &str) -> bool {
+        let Some(mut group) = self.groups.pop() else { return false };
+        self.error = Some(error.to_owned());
+        if group.len() > 1 {
+            let half = group.split_off(group.len() / 2);
+            self.groups.extend([half, group]);
+        } else {
+            self.refused.extend(group);
+        }
+        if self.refused.len() >= MAX_REFUSED_CLUSTERS {
+            self.refused.extend(std::mem::take(&mut self.groups).into_iter().flatten());
+        }
+        true
+    }
+}
+
+impl Fallback {
+    /// Begins with what a proxy should have.
+    pub(super) fn new(target: Arc<Snapshot>) -> Self {
+        let mut clusters = Clusters::default();
+        clusters.retarget(target.clusters());
+        Self {
+            current: Arc::clone(&target),
+            target,
+            accepted: None,
+            phase: Phase::Trial(0),
+            is_bridged: false,
+            error: None,
+            clusters,
+        }
+    }
+
+    /// There is something else that the proxy should have. Returns what is sent.
+    pub(super) fn retarget(&mut self, target: Arc<Snapshot>, variants: &impl Variants) -> Arc<Snapshot> {
+        self.clusters.retarget(target.clusters());
+        self.target = target;
+        self.is_bridged = false;
+        // Where there is trouble already, what was revoked must not wait for the end of it.
+        let is_in_trouble = self.error.is_some() && self.accepted.is_some();
+        self.phase = if is_in_trouble { Phase::Bridge(Some(0)) } else { Phase::Trial(0) };
+        self.snapshot(variants)
+    }
+
+    /// Takes note of the proxy's answers. Returns what is to be sent now, if anything.
+    pub(super) fn observe(&mut self, events: &[Event], variants: &impl Variants) -> Option<Arc<Snapshot>> {
+        let mut changes = false;
+        for event in events {
+            changes |= match event {
+                Event::Acknowledged { type_url, .. } if type_url == type_url::EXTENSION => self.accept(),
+                Event::Rejected { type_url, error, .. } if type_url == type_url::EXTENSION => {
+                    self.reject(error, variants)
+                }
+                Event::Acknowledged { type_url, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.accept()
+                }
+                Event::Rejected { type_url, error, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.reject(error)
+                }
+                Event::Sent { .. } | Event::Acknowledged { .. } | Event::Rejected { .. } => false,
+            };
+        }
+        changes.then(|| self.snapshot(variants))
+    }
+
+    fn accept(&mut self) -> bool {
+        self.accepted = Some(Arc::clone(&self.current));
+        match self.phase {
+            Phase::Trial(dropped) => {
+                if dropped == 0 {
+                    self.error = None;
+                }
+                self.is_bridged = false;
+                self.phase = Phase::Settled(dropped);
+                false
+            }
+            Phase::Bridge(next) => {
+                self.is_bridged = true;
+                self.phase = next.map_or(Phase::Settled(0), Phase::Trial);
+                next.is_some()
+            }
+            Phase::Settled(_) => false,
+        }
+    }
+
+    fn reject(&mut self, error: &str, variants: &impl Variants) -> bool {
+        self.error = Some(error.to_owned());
+        let dropped = match self.phase {
+            Phase::Trial(dropped) => dropped,
+            // The same document for the other plugin.
+            Phase::Settled(dropped) => {
+                self.accepted = None;
+                dropped
+            }
+            // Not even what it had before: it keeps what it has.
+            Phase::Bridge(_) => {
+                self.phase = Phase::Settled(0);
+                return false;
+            }
+        };
+        let changed = self.changed(variants).len();
+        let next = (dropped < changed).then(|| (dropped * 2).max(1).min(changed));
+        self.phase = match (next, &self.accepted) {
+            (next, Some(_)) if !self.is_bridged => Phase::Bridge(next),
+            (Some(next), _) => Phase::Trial(next),
+            (None, Some(_)) => Phase::Bridge(None),
+            (None, None) => {
+                self.phase = Phase::Settled(dropped);
+                return false;
+            }
+        };
+        true
+    }
+
+    /// The Egress objects that may be what is refused, the newest first.
+    fn changed(&self, variants: &impl Variants) -> Vec<String> {
+        let mut changed = fallback::changed(self.accepted(), self.target.document());
+        variants.sort_newest_first(&mut changed);
+        changed
+    }
+
+    fn accepted(&self) -> Option<&Document> {
+        self.accepted.as_deref().map(Snapshot::document)
+    }
+
+    fn snapshot(&mut self, variants: &impl Variants) -> Arc<Snapshot> {
+        let document = self.document(variants);
+        let clusters = self.clusters.sent();
+        let mut wanted = self.target.clusters().to_vec();
+        wanted.sort();
+        self.current = if document.version == self.target.document_version() && clusters == wanted {
+            Arc::clone(&self.target)
+        } else {
+            variants.variant(&document, &clusters)
+        };
+        Arc::clone(&self.current)
+    }
+
+    /// The document of this phase. A phase whose document is in force already is over: nothing would be sent, and
+    /// no answer would come.
+    fn document(&mut self, variants: &impl Variants) -> Document {
+        loop {
+            let target = self.target.document();
+            let document = match (self.phase, self.accepted()) {
+                (Phase::Trial(0), _) => target.clone(),
+                (Phase::Trial(dropped), accepted) => {
+                    let mut left_out = self.changed(variants);
+                    left_out.truncate(dropped);
+                    fallback::without(accepted, target, &left_out)
+                }
+                (Phase::Bridge(_), Some(accepted)) => fallback::bridge(accepted, target),
+                (Phase::Bridge(_), None) | (Phase::Settled(_), _) => return self.current.document().clone(),
+            };
+            if self.accepted().is_none_or(|accepted| accepted.version != document.version) {
+                return document;
+            }
+            match self.phase {
+                Phase::Bridge(next) => {
+                    self.is_bridged = true;
+                    self.phase = next.map_or(Phase::Settled(0), Phase::Trial);
+                    if next.is_some() {
+                        continue;
+                    }
+                }
+                Phase::Trial(dropped) => {
+                    if dropped == 0 {
+                        self.error = None;
+                    }
+                    self.is_bridged = false;
+                    self.phase = Phase::Settled(dropped);
+                }
+                Phase::Settled(_) => {}
+            }
+            return document;
+        }
+    }
+
+    /// What the proxy has not.
+    pub(super) fn held_back(&self, variants: &impl Variants) -> Option<HeldBack> {
+        let clusters: Vec<String> =
+            self.clusters.refused.iter().map(|cluster| cluster.name.clone()).collect();
+        let error = match (&self.error, &self.clusters.error) {
+            (Some(error), _) => error.clone(),
+            (None, Some(error)) if !clusters.is_empty() => error.clone(),
+            (None, _) => return None,
+        };
+        // What is not in force of the target is what was left out.
+        let policies = if self.error.is_some() { self.changed(variants) } else { Vec::new() };
+        let document = self.target.document_version().to_owned();
+        Some(HeldBack { document, error, bridged: self.is_bridged, policies, clusters })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What the compiler lets through, Envoy takes; and what it refuses, Envoy refuses too.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use egress_tests::mesh::{self, HTTPBIN};
+use egress_tests::scene::play;
+use egress_tests::{envoy, wait::wait_for};
+
+/// An Egress for each name, with settings.
+fn manifests() -> String {
+    let long = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(57), "org".to_owned()].join(".");
+    let numbers = |number: u32| {
+        format!(
+            "tcp: {{maxConnections: {number}, connectTimeout: TIME}}, http: {{maxRequests: {number}, \
+             maxPendingRequests: {number}, maxRetries: {number}, maxRequestsPerConnection: {number}}}"
+        )
+    };
+    let mut text = String::new();
+    for (name, time, number, host) in [
+        ("shortest", "1ms", 0, "xn--bcher-kva.example"),
+        ("longest", "8760h", u32::MAX, "my_service.internal"),
+        ("odd", "1.000000001s", 1, "'*.a-b.org'"),
+        ("long", "5s", 1, long.as_str()),
+    ] {
+        let numbers = numbers(number).replace("TIME", time);
+        text.push_str(&format!(
+            "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
+             metadata: {{name: {name}, namespace: curl}}\n\
+             spec: {{host: x, connectionSettings: {{{numbers}}}}}\n\
+             ---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+             metadata: {{name: {name}, namespace: curl}}\n\
+             spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], hosts: [{host}], \
+             ports: [{{number: 65535, protocol: https}}], matches: [{{apiGroup: \
+             policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {name}}}]}}\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn values_at_their_bounds_are_accepted() -> Result<()> {
+    let good = mesh::echo_policy("curl", 9000);
+    play(&[("bounds.yaml", &manifests()), ("good.yaml", &good)], |scene| {
+        ensure!(scene.shim.metric("osm_egress_xds_rejected_total")? == 0, "{}", scene.shim.log());
+        ensure!(scene.envoy.stat("cluster_manager.cds.update_rejected")? == 0);
+        let clusters = scene.envoy.admin("/clusters")?;
+        for name in
+            ["xn--bcher-kva.example:65535", "my_service.internal:65535", "*.a-b.org:65535", "org:65535"]
+        {
+            ensure!(clusters.contains(name), "there is no cluster {name}:\n{clusters}");
+        }
+        wait_for("the policy", Duration::from_secs(5), || mesh::echoes(scene.pod, 9000))?;
+        ensure!(scene.world.origins.connections_to(HTTPBIN) > 0);
+        Ok(())
+    })
+}
+
+/// A connect timeout beyond the bounds, as Envoy sees it. A year is far below what it takes: 292 of them.
+#[test]
+fn what_envoy_refuses() -> Result<()> {
+    for (time, valid) in [
+        ("0s", false),
+        ("0.001s", true),
+        ("31536000s", true),
+        ("9223372036s", false),
+        ("315360000000s", false),
+    ] {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
+        let config = format!(
+            "static_resources: {{clusters: [{{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, \
+             connect_timeout: {time}}}]}}"
+        );
+        std::fs::write(file.path(), config)?;
+        let output = Command::new(envoy::binary()?)
+            .args(["--mode", "validate", "--disable-hot-restart", "-l", "error", "-c"])
+            .arg(file.path())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() == valid, "{time}: {said}");
+    }
+    Ok(())
+}
