@@ -5,6 +5,7 @@
 
 mod access_logs;
 pub mod identify;
+pub mod limits;
 pub mod proxies;
 pub mod server;
 pub mod session;

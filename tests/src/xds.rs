@@ -19,6 +19,8 @@ use crate::authority::Pair;
 use crate::client::PATIENCE;
 use crate::netns::Netns;
 
+mod abuse;
+
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 
