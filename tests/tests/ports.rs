@@ -98,12 +98,12 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
 fn unfinished_bodies_keep_no_review_waiting() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    let other = world.pod()?;
+    let other = world.outside.neighbour()?;
     let (shim, ..) = encrypted(&world)?;
     let flood = &world.outside.netns;
-    ensure!(is_answered(&other.sidecar)?, "{}", shim.log());
+    ensure!(is_answered(&other)?, "{}", shim.log());
     let unfinished = Flood::encrypted(flood, WEBHOOK, 300, &review(1000, b"{"))?;
-    ensure!(is_answered(&other.sidecar)?, "300 unfinished bodies block the webhook:\n{}", shim.log());
+    ensure!(is_answered(&other)?, "300 unfinished bodies block the webhook:\n{}", shim.log());
     wait_for("an answer for the same address", PATIENCE, || is_answered(flood).unwrap_or(false))?;
     drop(unfinished);
 
@@ -111,11 +111,11 @@ fn unfinished_bodies_keep_no_review_waiting() -> Result<()> {
     let large = vec![b' '; (8 << 20) - 1];
     let large = review(8 << 20, &large);
     let _one = Flood::encrypted(flood, WEBHOOK, 15, &large)?;
-    let _two = Flood::encrypted(&other.sidecar, WEBHOOK, 15, &large)?;
+    let _two = Flood::encrypted(&other, WEBHOOK, 15, &large)?;
     let grown = (shim.memory()?.saturating_sub(before)) >> 10;
     println!("30 bodies of 8 MiB: {grown} MB more");
     ensure!(grown < 80, "{grown} MB more");
-    for from in [flood, &other.sidecar] {
+    for from in [flood, &other] {
         ensure!(is_answered(from)?, "large bodies keep small ones waiting:\n{}", shim.log());
     }
     Ok(())
@@ -155,13 +155,13 @@ fn who_may_ask_the_webhook() -> Result<()> {
 fn slow_requests_keep_no_probe_waiting() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
-    let other = world.pod()?;
+    let other = world.outside.neighbour()?;
     world.global_egress(false)?;
     let shim = world.shim(&[])?;
     let flood = Flood::plain(&world.outside.netns, ADMIN, 500, b"GET /healthz HTTP/1.1\r\nhost: x\r\n")?;
     let request = client::request("GET", "/healthz", &[("host", "x"), ("connection", "close")]);
     let is_healthy = |from: &Netns| matches!(from.run(|| client::http(ADMIN, &request)), Ok(Outcome::Http(answer)) if answer.status == 200);
-    ensure!(is_healthy(&other.sidecar), "{}", shim.log());
+    ensure!(is_healthy(&other), "{}", shim.log());
     wait_for("a probe of the same address", PATIENCE, || is_healthy(&world.outside.netns))?;
     ensure!(flood.open() <= 128, "{} are open", flood.open());
     Ok(())
