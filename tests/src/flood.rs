@@ -36,22 +36,17 @@ impl Flood {
         })
     }
 
-    /// The same over TLS.
+    /// The same over TLS, all at once: as much is sent as the other end reads.
     ///
     /// # Errors
     /// When the namespace is gone.
     pub fn encrypted(from: &Netns, to: SocketAddr, count: usize, first: &[u8]) -> Result<Self> {
         from.run(|| {
-            let open = |_| {
-                let stream = client::connect(to).ok()?;
-                stream.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
-                let mut stream = client::tls(stream, None).ok()?;
-                match stream.write_all(first) {
-                    Err(error) if error.kind() != ErrorKind::WouldBlock => None,
-                    Ok(()) | Err(_) => Some(stream),
-                }
-            };
-            Self { encrypted: (0..count).filter_map(open).collect(), ..Self::default() }
+            std::thread::scope(|scope| {
+                let clients: Vec<_> = (0..count).map(|_| scope.spawn(|| open_encrypted(to, first))).collect();
+                let opened = clients.into_iter().filter_map(|client| client.join().ok().flatten());
+                Self { encrypted: opened.collect(), ..Self::default() }
+            })
         })
     }
 
@@ -61,6 +56,20 @@ impl Flood {
         let encrypted = self.encrypted.iter().map(|stream| &stream.sock);
         self.plain.iter().chain(encrypted).filter(|stream| is_open(stream)).count()
     }
+}
+
+fn open_encrypted(to: SocketAddr, bytes: &[u8]) -> Option<StreamOwned<ClientConnection, TcpStream>> {
+    let stream = client::connect(to).ok()?;
+    let mut stream = client::tls(stream, None).ok()?;
+    stream.sock.set_write_timeout(Some(WRITE_TIMEOUT)).ok()?;
+    for part in bytes.chunks(16 << 10) {
+        stream.write_all(part).ok()?;
+        if stream.conn.wants_write() {
+            // The server has stopped reading.
+            break;
+        }
+    }
+    Some(stream)
 }
 
 fn is_open(mut stream: &TcpStream) -> bool {
