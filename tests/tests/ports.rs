@@ -93,6 +93,26 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
     Ok(())
 }
 
+/// An honest fleet meets no limit: 3,000 replicas of one service account come back at once, from one address (NAT), over
+/// TLS.
+#[test]
+fn a_fleet_behind_one_address() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let (shim, authority, _own) = encrypted(&world)?;
+    let host = CONTROL_PLANE.to_string();
+    let proxy = Proxy { authority: Some(&authority.pem), host: &host, node: "a.curl", ..Proxy::default() };
+    let start = Instant::now();
+    let retries = proxy.fleet(&world.outside.netns, XDS, 3000)?;
+    let memory = shim.memory()? >> 10;
+    println!("3,000 proxies are served after {:.1?}, {retries} retries, {memory} MB", start.elapsed());
+    for reason in ["too-many", "too-many-streams", "too-many-names", "not-reading"] {
+        ensure!(shim.refused(reason)? == 0, "{reason}: {}", shim.log());
+    }
+    ensure!(shim.metric("osm_egress_xds_streams_total")? >= 3000);
+    Ok(())
+}
+
 /// More unfinished bodies than there may be do not keep the webhook from answering, and large ones share a memory.
 #[test]
 fn unfinished_bodies_keep_no_review_waiting() -> Result<()> {

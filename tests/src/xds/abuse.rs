@@ -1,4 +1,4 @@
-//! What no Envoy does to a control plane.
+//! What no Envoy does to a control plane, and what many do at once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -108,4 +108,50 @@ impl Proxy<'_> {
             })
         })?
     }
+
+    /// Opens so many streams at once, each on a connection of its own, and holds them: each comes again as an Envoy
+    /// does, after pauses that grow. Says how often one had to.
+    ///
+    /// # Errors
+    /// When not all are served within a minute.
+    pub fn fleet(&self, from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
+        from.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let endpoint = self.endpoint(to)?;
+                let mut proxies = tokio::task::JoinSet::new();
+                for number in 0..count {
+                    let mut request = self.request(LISTENER, Vec::new());
+                    request.node = Some(self.node(&format!("p{number}.{}", self.node)));
+                    proxies.spawn(persist(endpoint.clone(), request, number));
+                }
+                let longest = Duration::from_secs(60);
+                let served = tokio::time::timeout(longest, proxies.join_all()).await;
+                let served = served.map_err(|_| anyhow!("not all are served within {longest:?}"))?;
+                Ok(served.iter().map(|(retries, _)| retries).sum())
+            })
+        })?
+    }
+}
+
+/// A stream that has its first answer, after how many attempts that failed.
+async fn persist(endpoint: Endpoint, request: DiscoveryRequest, number: usize) -> (usize, impl Sized + Send) {
+    for attempt in 0.. {
+        let opened = async {
+            let channel = endpoint.connect().await.ok()?;
+            let mut client =
+                AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+            let requests = tokio_stream::iter([request.clone()]).chain(tokio_stream::pending());
+            let mut answers = client.stream_aggregated_resources(requests).await.ok()?.into_inner();
+            answers.next().await?.ok()?;
+            Some((client, answers))
+        };
+        if let Some(stream) = opened.await {
+            return (attempt, Some(stream));
+        }
+        // As Envoy's, but for the chance in it.
+        let pause = (500_u64 << attempt.min(5)) * (number as u64 % 16 + 1) / 16;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    (0, None)
 }
