@@ -3,7 +3,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -219,7 +219,7 @@ fn slow_requests_to_a_sidecar() -> Result<()> {
     let _shim = world.shim(&[])?;
     let bootstrap = mesh::bootstrap_with("curl/a", false, &["--ready-port", &READY.to_string()])?;
     let envoy = Envoy::start(&pod, &bootstrap, 2)?;
-    let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(pod.address)), READY);
+    let to = SocketAddr::new(pod.address.into(), READY);
     let from = &world.outside.netns;
     let answers = |path: &str| {
         let request = client::request("GET", path, &[("host", "x"), ("connection", "close")]);

@@ -179,7 +179,8 @@ pub(super) fn check_size((names, bytes): (usize, usize)) -> Result<(), Refusal> 
 /// Cuts what a proxy says about an error to a length that can be kept.
 pub(super) fn shorten(error: &mut String) {
     if error.len() > MAX_ERROR_SIZE {
-        error.truncate(error.floor_char_boundary(MAX_ERROR_SIZE));
+        let end = (0..=MAX_ERROR_SIZE).rev().find(|end| error.is_char_boundary(*end));
+        error.truncate(end.unwrap_or_default());
         error.push('…');
     }
 }
