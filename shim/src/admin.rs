@@ -6,34 +6,49 @@ mod peer;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use tokio::net::TcpListener;
 
 pub use self::guard::HostName;
 pub use self::peer::Peer;
+use crate::connections::{self, ConnectionInfo, HttpLimits, plain};
 use crate::console::{self, Console};
 use crate::flows::memory::{Filter, Flows};
 use crate::metrics;
 use crate::source::Availability;
 use crate::status::{Shared, Status};
 
+/// How many connections may wait for their client: a kubelet, Prometheus and a few browsers have some each.
+pub const MAX_WAITING: usize = 128;
+/// How long a connection may wait for its client, and an answer be on its way.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const LIMITS: HttpLimits =
+    HttpLimits { name: "admin", head_timeout: Duration::from_secs(15), grace: Duration::from_millis(200) };
+
 /// Serves until `stop` resolves.
-///
-/// # Errors
-/// When the transport fails.
 pub async fn serve(
     shared: Shared,
     console: Console,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let routes = routes(shared, console).into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+) {
+    let connections = plain(listener, Arc::clone(&shared.pools.admin), IDLE_TIMEOUT);
+    let routes = routes(shared, console).layer(middleware::from_fn(answering));
+    let of_peer = move |info: &ConnectionInfo| routes.clone().layer(Extension(ConnectInfo(Peer::from(info))));
+    connections::serve(connections, of_peer, LIMITS, stop).await;
+}
+
+/// While it is answered, a request makes no room for others.
+async fn answering(info: Option<Extension<ConnectionInfo>>, request: Request, next: Next) -> Response {
+    let _carried = info.map(|Extension(info)| info.place.carry());
+    next.run(request).await
 }
 
 /// The paths that there are. Those of probes and of Prometheus answer whoever asks, by any name; what says more

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod check;
 pub mod cli;
+pub mod connections;
 pub mod console;
 pub mod crds;
 pub mod envoy;

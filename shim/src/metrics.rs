@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -61,6 +62,15 @@ pub fn text(shared: &Shared) -> String {
         "admission",
         "Objects that an API server asked about, by webhook and whether they were let in",
         shared.reviews.clone(),
+    );
+    let evictions: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+    for (port, pool) in shared.pools.named() {
+        evictions.get_or_create(&[("port", port)]).inc_by(pool.evictions());
+    }
+    registry.register(
+        "connections_evicted",
+        "Connections that were closed because too many waited for their client, by port",
+        evictions,
     );
     if let Some(tls) = &shared.tls {
         let counts = tls.counts();

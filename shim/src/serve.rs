@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin::{self, HostName};
+use crate::connections::{Pools, encrypted, raise_file_limit, serve as serve_http};
 use crate::console::Console;
 use crate::console::playground::Playground;
 use crate::console::write::{Target, Token, Writes};
@@ -26,8 +27,8 @@ use crate::source::folder::Folder;
 use crate::source::kubernetes::{Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
-use crate::tls::{Files, ServerTls, incoming};
-use crate::webhook::{self, Reviews, Webhooks};
+use crate::tls::{Files, ServerTls};
+use crate::webhook::{self, ClientNames, Reviews, Webhooks};
 use crate::xds::fallback::Variants;
 use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use crate::xds::proxies::Proxies;
@@ -46,6 +47,8 @@ pub struct Config {
     pub replica: String,
     /// Where an API server connects to ask about objects.
     pub webhook: Option<SocketAddr>,
+    /// Who may ask there, of those whose certificate was verified.
+    pub webhook_clients: ClientNames,
     /// How pods that it asks about get their sidecars; without it they cannot.
     pub sidecars: Option<inject::Settings>,
     /// What every proxy gets.
@@ -187,6 +190,8 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When an address is taken, or the transport fails.
 pub async fn run(config: Config) -> Result<()> {
+    raise_file_limit();
+    let pools = Pools::default();
     let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
     let keeper = match config.flow_db.as_deref().zip(flows.as_ref()) {
         Some((file, memory)) => Some(restore(file, memory)?),
@@ -197,7 +202,8 @@ pub async fn run(config: Config) -> Result<()> {
     let tls = config.tls.map(ServerTls::follow).transpose()?;
     let webhook = match (config.webhook, &tls) {
         (Some(address), Some(tls)) => {
-            Some(incoming(listen("webhook", address).await?, tls.clone(), ServerTls::https))
+            let (listener, pool) = (listen("webhook", address).await?, Arc::clone(&pools.webhook));
+            Some(encrypted(listener, tls.clone(), ServerTls::https, pool, webhook::IDLE_TIMEOUT))
         }
         (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
         (None, _) => None,
@@ -218,6 +224,7 @@ pub async fn run(config: Config) -> Result<()> {
         reviews: Reviews::default(),
         flows: flows.clone(),
         policies: reading.policy_statuses(),
+        pools: pools.clone(),
     };
     let target = || reading.target(&config.options);
     let console = Console {
@@ -235,6 +242,7 @@ pub async fn run(config: Config) -> Result<()> {
         source: source.clone(),
         compiled: compiled.clone(),
         reviews: shared.reviews.clone(),
+        clients: config.webhook_clients,
     };
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
@@ -256,9 +264,10 @@ pub async fn run(config: Config) -> Result<()> {
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, identification, proxies);
-            let xds = tokio::spawn(server.serve(xds, tls, flows, wait(stopped.clone())));
+            let xds = tokio::spawn(server.serve(xds, tls, flows, pools.xds, wait(stopped.clone())));
             let webhook = webhook.map(|connections| {
-                tokio::spawn(webhook::serve(connections, webhooks.routes(), wait(stopped)))
+                let routes = webhooks.routes();
+                tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::LIMITS, wait(stopped)))
             });
             serving.store(true, Ordering::Release);
             signalled().await?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::connections::Pools;
 use crate::flows::memory::Memory;
 use crate::source::kubernetes::{PolicyStatus, PolicyStatuses};
 use crate::source::{Availability, SourceState};
@@ -41,6 +42,8 @@ pub struct Shared {
     pub flows: Option<Arc<Memory>>,
     /// What is said of policies.
     pub policies: PolicyStatuses,
+    /// The connections that wait.
+    pub pools: Pools,
 }
 
 /// Everything, at one moment.

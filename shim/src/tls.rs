@@ -6,7 +6,7 @@
 
 mod files;
 mod follow;
-mod incoming;
+mod hint;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use self::files::{Files, TlsError};
 use self::files::{Loaded, Look};
-pub use self::incoming::incoming;
+pub(crate) use self::hint::hint;
 
 /// What a server needs for TLS. Clones share what is in force.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl ServerTls {
         Arc::clone(&self.current.borrow().xds)
     }
 
-    /// For anything else, as webhooks: HTTP/1.1 or HTTP/2, and nobody is asked for a certificate.
+    /// For webhooks: HTTP/1.1 or HTTP/2. Where there is an authority for them, clients must show a certificate.
     #[must_use]
     pub fn https(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.borrow().https)
@@ -97,7 +97,7 @@ impl ServerTls {
         &self.counts
     }
 
-    fn handshake_failed(&self) {
+    pub(crate) fn handshake_failed(&self) {
         self.counts.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,30 +1,40 @@
 //! What an API server asks before it stores an object: over HTTPS, one `AdmissionReview` in and one out.
 
-mod connections;
+mod bodies;
+mod client;
 pub mod validate;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router, middleware};
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, META_API_VERSION_V1};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
-pub use self::connections::serve;
+use self::bodies::Bodies;
+pub use self::client::ClientNames;
 use self::validate::Known;
+use crate::connections::{ConnectionInfo, HttpLimits};
 use crate::inject;
 use crate::source::SourceState;
 use egress_compile::{CompileOptions, Compiled};
 
-/// The longest review: the new object and the old one, of which an API server takes 3 MiB each at most.
-const LONGEST: usize = 8 << 20;
+/// How many connections may wait for their client: an API server has a few, and keeps them.
+pub const MAX_WAITING: usize = 256;
+/// How long a connection may wait for its client.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What connections are held to. API servers open a new connection for one that was closed in silence.
+pub const LIMITS: HttpLimits =
+    HttpLimits { name: "webhook", head_timeout: Duration::from_secs(15), grace: Duration::from_secs(2) };
 const JSON: &str = "application/json";
 
 /// How many reviews were answered, by webhook and answer.
@@ -43,6 +53,8 @@ pub struct Webhooks {
     pub compiled: watch::Receiver<Arc<Compiled>>,
     /// What was answered.
     pub reviews: Reviews,
+    /// Who may ask, of those whose certificate TLS has verified.
+    pub clients: ClientNames,
 }
 
 impl Webhooks {
@@ -52,7 +64,8 @@ impl Webhooks {
         if self.sidecars.is_some() {
             router = router.route("/mutate", post(mutating));
         }
-        router.layer(DefaultBodyLimit::max(LONGEST)).with_state(Arc::new(self))
+        let clients = middleware::from_fn_with_state(self.clients.clone(), client::authorize);
+        router.layer(clients).with_state(Arc::new((self, Bodies::default())))
     }
 
     fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
@@ -85,36 +98,69 @@ impl Webhooks {
     }
 }
 
-async fn validating(State(webhooks): State<Arc<Webhooks>>, headers: HeaderMap, body: Bytes) -> Response {
-    review("validate", webhooks, headers, body, Webhooks::validate).await
+/// What handlers are given.
+type Served = Arc<(Webhooks, Bodies)>;
+
+async fn validating(
+    State(served): State<Served>,
+    connection: Option<Extension<ConnectionInfo>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    review("validate", served, connection, headers, body, Webhooks::validate).await
 }
 
-async fn mutating(State(webhooks): State<Arc<Webhooks>>, headers: HeaderMap, body: Bytes) -> Response {
-    review("mutate", webhooks, headers, body, Webhooks::mutate).await
+async fn mutating(
+    State(served): State<Served>,
+    connection: Option<Extension<ConnectionInfo>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    review("mutate", served, connection, headers, body, Webhooks::mutate).await
 }
 
 /// Reads a review, has it answered, and writes it down.
 async fn review(
     webhook: &'static str,
-    webhooks: Arc<Webhooks>,
+    served: Served,
+    connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
     answer: fn(&Webhooks, &AdmissionRequest<DynamicObject>) -> AdmissionResponse,
 ) -> Response {
-    let request = match read(&headers, &body) {
-        Ok(request) => request,
-        Err((status, why)) => {
-            tracing::warn!(webhook, why, "this is no review");
-            return (status, format!("{why}\n")).into_response();
-        }
+    let refuse = |status: StatusCode, why: String| {
+        tracing::warn!(webhook, why, "this is no review");
+        (status, format!("{why}\n")).into_response()
     };
+    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let address = connection.as_ref().map_or(unspecified, |Extension(info)| info.peer.ip());
+    let bodies = &served.1;
+    let body = match bodies.read(address, &headers, body).await {
+        Ok(body) => body,
+        Err((status, why)) => return refuse(status, why),
+    };
+    // From here on the client waits for us.
+    let _carried = connection.map(|Extension(info)| info.place.carry());
+    let _turn = match bodies.turn(body.bytes.len()).await {
+        Ok(turn) => turn,
+        Err((status, why)) => return refuse(status, why),
+    };
+    let webhooks = Arc::clone(&served);
     // A large object takes a while, and others must not wait for it.
     let answered = tokio::task::spawn_blocking(move || {
-        let response = answer(&webhooks, &request);
-        webhooks.answered(webhook, &request, &response);
-        axum::Json(response.into_review()).into_response()
+        let request = match read(&headers, &body.bytes) {
+            Ok(request) => request,
+            Err(bad) => return Err(bad),
+        };
+        let response = answer(&webhooks.0, &request);
+        webhooks.0.answered(webhook, &request, &response);
+        Ok(axum::Json(response.into_review()).into_response())
     });
-    answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    match answered.await {
+        Ok(Ok(response)) => response,
+        Ok(Err((status, why))) => refuse(status, why),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 fn read(headers: &HeaderMap, body: &[u8]) -> Result<AdmissionRequest<DynamicObject>, (StatusCode, String)> {

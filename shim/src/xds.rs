@@ -6,6 +6,7 @@
 mod access_logs;
 pub mod fallback;
 pub mod identify;
+pub mod limits;
 pub mod proxies;
 pub mod server;
 pub mod session;

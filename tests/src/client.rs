@@ -7,9 +7,14 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use crate::authority::Pair;
 
 /// The longest that anything here waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -143,6 +148,29 @@ pub fn https(to: SocketAddr, server_name: Option<&str>, bytes: &[u8]) -> Outcome
         Ok(mut stream) => http_on(&mut stream, bytes),
         Err(outcome) => outcome,
     }
+}
+
+/// One request over TLS, with this client certificate.
+///
+/// # Errors
+/// When the certificate cannot be read.
+pub fn https_as(to: SocketAddr, pair: &Pair, bytes: &[u8]) -> Result<Outcome> {
+    let mut stream = match connect(to) {
+        Ok(stream) => stream,
+        Err(outcome) => return Ok(outcome),
+    };
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
+    let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?;
+    let mut config = any_server()?;
+    config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+    let mut connection = ClientConnection::new(Arc::new(config), ServerName::IpAddress(to.ip().into()))?;
+    while connection.is_handshaking() {
+        if let Err(error) = connection.complete_io(&mut stream) {
+            return Ok(ended(&error));
+        }
+    }
+    Ok(http_on(&mut StreamOwned::new(connection, stream), bytes))
 }
 
 /// What believes any server that it is who it says: tests ask who answers in other ways.

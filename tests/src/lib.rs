@@ -17,6 +17,7 @@ pub mod curl;
 pub mod dns;
 pub mod echo;
 pub mod envoy;
+pub mod flood;
 pub mod grpc;
 pub mod hello;
 pub mod installer;

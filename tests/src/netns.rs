@@ -235,17 +235,30 @@ impl Outside {
         Ok(Self { netns, pods: std::cell::Cell::new(0) })
     }
 
+    /// A machine with an address of its own, of which nothing is redirected.
+    ///
+    /// # Errors
+    /// When its namespace cannot be made.
+    pub fn neighbour(&self) -> Result<Netns> {
+        self.number_and_neighbour().map(|(_, netns)| netns)
+    }
+
+    fn number_and_neighbour(&self) -> Result<(u8, Netns)> {
+        let number = self.pods.get();
+        self.pods.set(number + 1);
+        let netns = Netns::new()?;
+        connect(&self.netns, &format!("pod{number}"), &netns, "eth0", 77, number)?;
+        netns.ip(&format!("route add default via 10.77.{number}.1"))?;
+        netns.ip(&format!("-6 route add default via fd00:77:{number}::1"))?;
+        Ok((number, netns))
+    }
+
     /// A pod whose outbound connections are redirected to port 15001 of its sidecar.
     ///
     /// # Errors
     /// When the namespaces or the rules cannot be made.
     pub fn pod(&self, form: Form) -> Result<Pod> {
-        let number = self.pods.get();
-        self.pods.set(number + 1);
-        let sidecar = Netns::new()?;
-        connect(&self.netns, &format!("pod{number}"), &sidecar, "eth0", 77, number)?;
-        sidecar.ip(&format!("route add default via 10.77.{number}.1"))?;
-        sidecar.ip(&format!("-6 route add default via fd00:77:{number}::1"))?;
+        let (number, sidecar) = self.number_and_neighbour()?;
         let workload = match form {
             Form::Shared => {
                 shared_rules(&sidecar)?;

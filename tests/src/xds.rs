@@ -19,6 +19,8 @@ use crate::authority::Pair;
 use crate::client::PATIENCE;
 use crate::netns::Netns;
 
+mod abuse;
+
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 
@@ -84,7 +86,7 @@ impl Proxy<'_> {
         })?
     }
 
-    async fn connect(&self, to: SocketAddr) -> Result<Result<Channel, Status>> {
+    fn endpoint(&self, to: SocketAddr) -> Result<Endpoint> {
         let scheme = if self.authority.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{to}"))?;
         if let Some(authority) = self.authority {
@@ -96,8 +98,12 @@ impl Proxy<'_> {
             }
             endpoint = endpoint.tls_config(tls)?;
         }
+        Ok(endpoint)
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Result<Result<Channel, Status>> {
         // In TLS 1.3 a client learns with its first read that its certificate was refused.
-        let connected = endpoint.connect().await;
+        let connected = self.endpoint(to)?.connect().await;
         Ok(connected.map_err(|error| Status::new(Code::Unavailable, format!("{error:?}"))))
     }
 

@@ -2,9 +2,7 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
-use tokio::net::TcpListener;
+use crate::connections::ConnectionInfo;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +20,9 @@ impl Peer {
     }
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self::new(*stream.remote_addr(), stream.io().local_addr().ok())
+impl From<&ConnectionInfo> for Peer {
+    fn from(info: &ConnectionInfo) -> Self {
+        Self::new(info.peer, info.own)
     }
 }
 

@@ -61,6 +61,7 @@ impl Admin {
             identification: Arc::new(Identification::NodeId),
             flows: None,
             policies: crate::source::kubernetes::PolicyStatuses::default(),
+            pools: crate::connections::Pools::default(),
         };
         let (token, text) = Token::random().expect("random");
         let target = Target::Folder(folder.path().to_owned());

@@ -50,6 +50,14 @@ pub(super) struct Serve {
     /// their sidecars (/mutate). Needs `--tls-cert`.
     #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
     webhook_listen: Option<SocketAddr>,
+    /// Answer there only who shows a certificate of this authority (PEM): the API server, of which
+    /// docs/install.md says how it gets one.
+    #[arg(long, value_name = "FILE", requires = "webhook_listen")]
+    webhook_client_ca: Option<PathBuf>,
+    /// And only certificates of this name, as common name or alternative name; several by commas. A cluster's own
+    /// authority signs others too.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "webhook_client_ca")]
+    webhook_client_name: Vec<String>,
     /// Name of this control plane among those of the same mesh. Default: the host's name.
     #[arg(long, value_name = "NAME", value_parser = parse_replica)]
     replica_name: Option<String>,
@@ -140,7 +148,7 @@ struct IdentityArgs {
 }
 
 impl IdentityArgs {
-    fn split(self) -> (Option<Files>, By) {
+    fn split(self, webhook_client_ca: Option<PathBuf>) -> (Option<Files>, By) {
         let by = if self.insecure_node_identity {
             By::NodeId
         } else {
@@ -152,7 +160,8 @@ impl IdentityArgs {
         };
         let client_ca = self.client_ca;
         let pair = self.tls_cert.zip(self.tls_key);
-        (pair.map(|(certificate, key)| Files { certificate, key, client_ca }), by)
+        let files = |(certificate, key)| Files { certificate, key, client_ca, webhook_client_ca };
+        (pair.map(files), by)
     }
 }
 
@@ -258,7 +267,7 @@ impl Serve {
             }
         };
         let token_audience = self.identity.token_audience.clone();
-        let (tls, identity) = self.identity.split();
+        let (tls, identity) = self.identity.split(self.webhook_client_ca);
         let sidecars = self.sidecar.settings(self.ip_families, token_audience)?;
         let config = serve::Config {
             origin: match self.config_dir {
@@ -268,6 +277,7 @@ impl Serve {
             options: self.mesh.into(),
             replica: self.replica_name.unwrap_or_else(host_name),
             webhook: self.webhook_listen,
+            webhook_clients: self.webhook_client_name.into(),
             // Without an authority they could not show who they are, and would get nothing.
             sidecars: sidecars.xds_ca.is_some().then_some(sidecars),
             envoy: Settings {

@@ -40,10 +40,18 @@ pub struct Ready {
     pub ipv6: bool,
 }
 
+/// The most connections to that listener. Whoever reaches the pod can open them; a kubelet and Prometheus have one each.
+/// So many, because while they are all taken the kubelet is refused too: each lasts some seconds and 20 kB at most.
+const MAX_READY_CONNECTIONS: u16 = 2048;
+/// The most requests for metrics at a time: an answer has some hundred kB, which Envoy holds until it is read.
+const MAX_METRICS_REQUESTS: u16 = 16;
+
 impl Ready {
     fn cluster(admin_port: u16) -> String {
         format!(
-            "\n  - name: egress-admin\n    connect_timeout: 1s\n    load_assignment:\n      cluster_name: \
+            "\n  - name: egress-admin\n    connect_timeout: 1s\n    circuit_breakers:\n      thresholds:\n      - \
+             {{max_connections: {MAX_METRICS_REQUESTS}, max_requests: {MAX_METRICS_REQUESTS}, \
+             max_pending_requests: {MAX_METRICS_REQUESTS}}}\n    load_assignment:\n      cluster_name: \
              egress-admin\n      endpoints:\n      - lb_endpoints:\n        - endpoint: {{address: \
              {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}}}"
         )
@@ -57,12 +65,26 @@ impl Ready {
   listeners:
   - name: ready
     address: {{socket_address: {{address: {address}, port_value: {port}}}}}
+    per_connection_buffer_limit_bytes: 16384
     filter_chains:
     - filters:
+      # Whoever reaches the pod reaches this port: no client has much of it, or has it for long.
+      - name: envoy.filters.network.connection_limit
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit
+          stat_prefix: ready
+          max_connections: {MAX_READY_CONNECTIONS}
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: ready
+          codec_type: HTTP1
+          generate_request_id: false
+          max_request_headers_kb: 4
+          request_headers_timeout: 2s
+          request_timeout: 5s
+          delayed_close_timeout: 0.2s
+          common_http_protocol_options: {{idle_timeout: 5s, max_stream_duration: 10s, max_headers_count: 64}}
           route_config:
             virtual_hosts:
             - name: ready

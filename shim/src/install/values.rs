@@ -96,8 +96,16 @@ pub struct Egress {
     pub network_policy: bool,
     /// Ports of the API server that it lets through, besides those that the cluster names.
     pub api_server_ports: Vec<NonZeroU16>,
+    /// Blocks of addresses from which the API server connects to the webhooks, for the NetworkPolicy; empty: any.
+    #[serde(rename = "apiServerCIDRs")]
+    pub api_server_cidrs: Vec<String>,
     /// How long the API server waits for an answer of a webhook.
     pub webhook_timeout_seconds: u8,
+    /// Secret with the authority of the certificate that the API server shows to webhooks, as `ca.crt`; empty: it need
+    /// show none.
+    pub webhook_client_ca_secret: String,
+    /// Names that this certificate must have one of; empty: any.
+    pub webhook_client_names: Vec<String>,
     /// Secret with the token by which the console writes, as `token`; empty: it does not.
     pub console_token_secret: String,
 }
@@ -189,7 +197,10 @@ impl Default for Egress {
             flows_per_identity: NonZeroU32::MIN.saturating_add(9_999),
             network_policy: true,
             api_server_ports: [443, 6443].into_iter().filter_map(NonZeroU16::new).collect(),
+            api_server_cidrs: Vec::new(),
             webhook_timeout_seconds: 10,
+            webhook_client_ca_secret: String::new(),
+            webhook_client_names: Vec::new(),
             console_token_secret: String::new(),
         }
     }
@@ -260,6 +271,7 @@ impl Values {
             ("osm.outboundIPRangeExclusionList", &self.osm.outbound_ip_range_exclusion_list),
             ("osm.outboundIPRangeInclusionList", &self.osm.outbound_ip_range_inclusion_list),
             ("osm.egress.neverResolveTo", &egress.never_resolve_to),
+            ("osm.egress.apiServerCIDRs", &egress.api_server_cidrs),
         ] {
             for (i, block) in list.iter().enumerate() {
                 Cidr::canonical(block).map_err(|why| anyhow!("value `{key}[{i}]`: `{block}`: {why}"))?;
@@ -290,11 +302,24 @@ impl Values {
         let is_name = |text: &str| {
             text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
         };
-        if !is_name(&egress.console_token_secret) {
+        for (key, name) in [
+            ("osm.egress.consoleTokenSecret", &egress.console_token_secret),
+            ("osm.egress.webhookClientCaSecret", &egress.webhook_client_ca_secret),
+        ] {
+            if !is_name(name) {
+                bail!("value `{key}`: `{name}` is no name of a Secret");
+            }
+        }
+        if !egress.webhook_client_names.is_empty() && egress.webhook_client_ca_secret.is_empty() {
             bail!(
-                "value `osm.egress.consoleTokenSecret`: `{}` is no name of a Secret",
-                egress.console_token_secret
+                "value `osm.egress.webhookClientNames`: nobody is asked for a certificate without \
+                 `osm.egress.webhookClientCaSecret`"
             );
+        }
+        if let Some(name) =
+            egress.webhook_client_names.iter().find(|name| name.is_empty() || name.contains(','))
+        {
+            bail!("value `osm.egress.webhookClientNames`: `{name}` is no name of a certificate");
         }
         if !(1..=30).contains(&egress.webhook_timeout_seconds) {
             bail!(

@@ -20,6 +20,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The authorities of clients' certificates, as PEM.
     pub client_ca: Option<PathBuf>,
+    /// The authorities of certificates that an API server must show to the webhook, as PEM.
+    pub webhook_client_ca: Option<PathBuf>,
 }
 
 /// Why files cannot be used.
@@ -77,6 +79,7 @@ struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
+    webhook_client_ca: Option<Vec<u8>>,
 }
 
 /// What tells one look from another.
@@ -105,6 +108,7 @@ impl Look {
                 certificate: read(&files.certificate)?,
                 key: read(&files.key)?,
                 client_ca: files.client_ca.as_deref().map(read).transpose()?,
+                webhook_client_ca: files.webhook_client_ca.as_deref().map(read).transpose()?,
             })
         };
         Self(contents())
@@ -112,9 +116,13 @@ impl Look {
 
     pub(super) fn digest(&self) -> LookDigest {
         match &self.0 {
-            Ok(Contents { certificate, key, client_ca }) => {
-                let parts =
-                    [certificate.as_slice(), key.as_slice(), client_ca.as_deref().unwrap_or_default()];
+            Ok(Contents { certificate, key, client_ca, webhook_client_ca }) => {
+                let parts = [
+                    certificate.as_slice(),
+                    key.as_slice(),
+                    client_ca.as_deref().unwrap_or_default(),
+                    webhook_client_ca.as_deref().unwrap_or_default(),
+                ];
                 let mut digest = Sha256::new();
                 for part in parts {
                     digest.update(Sha256::digest(part));
@@ -130,7 +138,11 @@ impl Look {
         let chain = certificates(&files.certificate, &contents.certificate)?;
         let expires = still_valid(&files.certificate, &chain)?;
         let clients = match (&files.client_ca, &contents.client_ca) {
-            (Some(file), Some(pem)) => Some(verifier(file, pem)?),
+            (Some(file), Some(pem)) => Some(verifier(file, pem, false)?),
+            _ => None,
+        };
+        let api_servers = match (&files.webhook_client_ca, &contents.webhook_client_ca) {
+            (Some(file), Some(pem)) => Some(verifier(file, pem, true)?),
             _ => None,
         };
         let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
@@ -161,9 +173,16 @@ impl Look {
         // A session that is resumed does not show its certificate again: each connection shall.
         xds.session_storage = Arc::new(NoServerSessionStorage {});
         xds.send_tls13_tickets = 0;
-        let builder = begin().map_err(unusable)?.with_no_client_auth();
+        let builder = begin().map_err(unusable)?;
+        let builder = match api_servers {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
         let mut https = builder.with_single_cert(chain, key).map_err(unusable)?;
         https.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // As above; and without one, whoever only opens connections has no state kept for him.
+        https.session_storage = Arc::new(NoServerSessionStorage {});
+        https.send_tls13_tickets = 0;
         Ok(Loaded { xds: Arc::new(xds), https: Arc::new(https), clients, expires })
     }
 }
@@ -189,17 +208,16 @@ fn still_valid(file: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, TlsErro
     Ok(end.timestamp())
 }
 
-fn verifier(file: &Path, pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn verifier(file: &Path, pem: &[u8], is_required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let broken = |reason: String| TlsError::Broken { file: name(file), reason };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file, pem)? {
         roots.add(certificate).map_err(|error| broken(error.to_string()))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| broken(error.to_string()))
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if is_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| broken(error.to_string()))
 }
 
 fn name(path: &Path) -> String {

@@ -17,7 +17,12 @@ fn pair(years: i32) -> (String, String) {
 
 fn files(folder: &Path) -> Files {
     let of = |name: &str| folder.join(name);
-    Files { certificate: of("tls.crt"), key: of("tls.key"), client_ca: Some(of("ca.crt")) }
+    Files {
+        certificate: of("tls.crt"),
+        key: of("tls.key"),
+        client_ca: Some(of("ca.crt")),
+        webhook_client_ca: None,
+    }
 }
 
 fn write(folder: &Path, name: &str, text: &str) {

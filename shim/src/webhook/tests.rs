@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::validate::tests::review_of;
 use super::*;
+use crate::connections::{EVICTION_AGE, Guarded, Pool, serve};
 
 fn webhooks() -> Webhooks {
     Webhooks {
@@ -17,6 +18,7 @@ fn webhooks() -> Webhooks {
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,
         reviews: Reviews::default(),
+        clients: ClientNames::default(),
     }
 }
 
@@ -49,7 +51,7 @@ async fn what_is_no_review() {
         ("other JSON", JSON, "{}".to_owned(), 400, "this is no AdmissionReview: "),
         ("a version", JSON, old.to_string(), 400, "AdmissionReview of `admission.k8s.io/v1beta1`"),
         ("no request", JSON, empty.to_string(), 400, "the AdmissionReview has no request\n"),
-        ("too much", JSON, " ".repeat(LONGEST + 1), 413, ""),
+        ("too much", JSON, " ".repeat(bodies::MAX_BODY_SIZE + 1), 413, "the body is longer than 8 MiB\n"),
     ] {
         let (said, text) = post_to(&webhooks, "/validate", kind, body).await;
         assert_eq!(said, status, "{case}: {text}");
@@ -83,8 +85,16 @@ async fn stopping_ends_well() {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let (mut silent, other) = tokio::io::duplex(1 << 16);
     let (stop, stopped) = oneshot::channel::<()>();
-    let connections = futures::stream::iter([Ok(server), Ok(other)]).chain(futures::stream::pending());
-    let task = tokio::spawn(serve(connections, webhooks().routes(), async {
+    let pool = Pool::new(2, EVICTION_AGE);
+    let guarded = |stream| {
+        let peer = "10.0.0.1:1".parse().expect("an address");
+        let place = pool.enter(std::net::SocketAddr::ip(&peer)).expect("a place");
+        Ok(Guarded::new(stream, peer, place, IDLE_TIMEOUT))
+    };
+    let connections =
+        futures::stream::iter([guarded(server), guarded(other)]).chain(futures::stream::pending());
+    let routes = webhooks().routes();
+    let task = tokio::spawn(serve(connections, move |_| routes.clone(), LIMITS, async {
         let _ = stopped.await;
     }));
     let body = good();

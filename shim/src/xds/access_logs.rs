@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::identify::{Identification, Look, Refusal};
+use super::limits::{Service, StreamLimits};
 use super::proxies::Proxies;
-use super::server::{PATIENCE, refuse, shown};
+use super::server::{PATIENCE, place, refuse, shown};
 use crate::flows::entry;
 use crate::flows::memory::Memory;
 
@@ -23,6 +24,7 @@ pub(super) struct AccessLogs {
     pub(super) flows: Arc<Memory>,
     pub(super) identify: Arc<Identification>,
     pub(super) proxies: Arc<Proxies>,
+    pub(super) limits: Arc<StreamLimits>,
 }
 
 #[tonic::async_trait]
@@ -31,10 +33,16 @@ impl AccessLogService for AccessLogs {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let shown = shown(&request);
+        let (shown, place) = (shown(&request), place(&request));
         let mut messages = request.into_inner();
         let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
         let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
+        let admit = |identity: &Identity| {
+            let (service, place) = (Service::AccessLog, place.as_ref());
+            self.limits.admit(service, identity, verified.as_ref(), &shown, place).map_err(refuse)
+        };
+        // Before anything of it is read.
+        let admitted = verified.as_ref().map(|verified| admit(&verified.identity)).transpose()?;
         let first = tokio::time::timeout(PATIENCE, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded(format!("no message within {PATIENCE:?}")))??
@@ -43,6 +51,10 @@ impl AccessLogService for AccessLogs {
         let node = first.identifier.as_ref().and_then(|identifier| identifier.node.clone());
         let node = node.ok_or(Refusal::NoNode).map_err(refuse)?;
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        let _admission = match admitted {
+            Some(admission) => admission,
+            None => admit(&identity)?,
+        };
         tokio::select! {
             ended = self.listen(&identity, &node, first, messages) => ended.map(|()| {
                 Response::new(StreamAccessLogsResponse::default())

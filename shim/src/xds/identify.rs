@@ -6,6 +6,7 @@
 mod certificate;
 mod node;
 mod refusal;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -157,7 +158,10 @@ impl Accepted {
             _ => None,
         };
         let by_token = match (&self.tokens, shown.authorization.as_slice()) {
-            (Some(tokens), [authorization]) => Some(tokens.verify(authorization, look).await?),
+            (Some(tokens), [authorization]) => {
+                let address = shown.address.map(|address| address.ip());
+                Some(tokens.verify(authorization, address, look).await?)
+            }
             (Some(_), [_, _, ..]) => return Err(TokenError::Several.into()),
             _ => None,
         };

@@ -15,22 +15,24 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::access_logs::AccessLogs;
 use super::fallback::{Fallback, Variants};
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
+use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Delta, Event, Sotw};
+use crate::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
 use crate::envoy::reported;
 use crate::flows::memory::Memory;
 use crate::snapshot::Snapshot;
-use crate::tls::{self, ServerTls};
+use crate::tls::ServerTls;
 
 /// How long a stream may take to say what it wants.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,15 +54,17 @@ pub struct Server<S> {
     snapshots: Arc<S>,
     identify: Arc<Identification>,
     proxies: Arc<Proxies>,
+    limits: Arc<StreamLimits>,
 }
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
-        let Self { snapshots, identify, proxies } = self;
+        let Self { snapshots, identify, proxies, limits } = self;
         Self {
             snapshots: Arc::clone(snapshots),
             identify: Arc::clone(identify),
             proxies: Arc::clone(proxies),
+            limits: Arc::clone(limits),
         }
     }
 }
@@ -73,6 +77,10 @@ trait Session: Default + Send + 'static {
     fn node(request: &Self::Request) -> Option<&Node>;
     fn on_request(&mut self, request: &Self::Request, to: &Snapshot) -> (Vec<Self::Response>, Vec<Event>);
     fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Self::Response>, Vec<Event>);
+    /// How many names it holds, and of how many bytes.
+    fn size(&self) -> (usize, usize);
+    /// What the proxy says of an error.
+    fn error(request: &mut Self::Request) -> Option<&mut String>;
 }
 
 macro_rules! session {
@@ -93,6 +101,14 @@ macro_rules! session {
             fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<$response>, Vec<Event>) {
                 <$session>::on_snapshot(self, to)
             }
+
+            fn size(&self) -> (usize, usize) {
+                <$session>::size(self)
+            }
+
+            fn error(request: &mut $request) -> Option<&mut String> {
+                request.error_detail.as_mut().map(|error| &mut error.message)
+            }
         }
     };
 }
@@ -103,7 +119,7 @@ session!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Protocol::Delta);
 impl<S: Snapshots> Server<S> {
     /// A service of these snapshots.
     pub fn new(snapshots: Arc<S>, identify: Arc<Identification>, proxies: Arc<Proxies>) -> Self {
-        Self { snapshots, identify, proxies }
+        Self { snapshots, identify, proxies, limits: Arc::default() }
     }
 
     /// Serves until `stop` resolves: over TLS, if there is any; with `flows`, access logs too.
@@ -115,28 +131,39 @@ impl<S: Snapshots> Server<S> {
         listener: TcpListener,
         tls: Option<ServerTls>,
         flows: Option<Arc<Memory>>,
+        pool: Arc<Pool>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
         let access_logs = flows.map(|flows| {
             let (identify, proxies) = (Arc::clone(&self.identify), Arc::clone(&self.proxies));
-            AccessLogServiceServer::new(AccessLogs { flows, identify, proxies })
+            let limits = Arc::clone(&self.limits);
+            AccessLogServiceServer::new(AccessLogs { flows, identify, proxies, limits })
+                .max_decoding_message_size(limits::MAX_LOG_MESSAGE_SIZE)
         });
         let service = AggregatedDiscoveryServiceServer::new(self)
+            .max_decoding_message_size(limits::MAX_REQUEST_SIZE)
             // A policy of a hundred thousand hosts, twice, and the module.
             .max_encoding_message_size(256 << 20);
         let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .max_connection_age(CONNECTION_AGE)
-            .tcp_nodelay(true)
+            .max_concurrent_streams(limits::MAX_STREAMS_OF_CONNECTION)
+            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .http2_max_header_list_size(limits::MAX_HEADERS_SIZE)
+            .http2_max_pending_accept_reset_streams(Some(limits::MAX_PENDING_RESETS))
             .add_service(service)
             .add_optional_service(access_logs);
         match tls {
             Some(tls) => {
-                let incoming = tls::incoming(listener, tls, ServerTls::xds);
+                let incoming = encrypted(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
-            None => router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await,
+            None => {
+                let incoming = plain(listener, pool, limits::IDLE_TIMEOUT);
+                router.serve_with_incoming_shutdown(incoming, stop).await
+            }
         }
     }
 
@@ -144,17 +171,27 @@ impl<S: Snapshots> Server<S> {
         &self,
         request: Request<Streaming<T::Request>>,
     ) -> Result<Response<Answers<T::Response>>, Status> {
-        let shown = shown(&request);
+        let (shown, place) = (shown(&request), place(&request));
         let mut requests = request.into_inner();
         let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
         let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
-        let first = tokio::time::timeout(PATIENCE, requests.message())
+        let admit = |identity: &Identity| {
+            let (service, place) = (Service::Discovery, place.as_ref());
+            self.limits.admit(service, identity, verified.as_ref(), &shown, place).map_err(refuse)
+        };
+        // Before anything of it is read.
+        let admitted = verified.as_ref().map(|verified| admit(&verified.identity)).transpose()?;
+        let mut first = tokio::time::timeout(PATIENCE, requests.message())
             .await
             .map_err(|_| Status::deadline_exceeded(format!("no request within {PATIENCE:?}")))??
             .ok_or_else(|| Status::invalid_argument("a stream without a request"))?;
         // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
         let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        let admission = Arc::new(match admitted {
+            Some(admission) => admission,
+            None => admit(&identity)?,
+        });
         if let Some(version) = reported::version(&node).filter(|version| *version < OLDEST) {
             return Err(refuse(Refusal::TooOld(version)));
         }
@@ -163,11 +200,15 @@ impl<S: Snapshots> Server<S> {
             return Err(refuse(Refusal::TooMany(connected)));
         }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
-        let (answers, receiver) = mpsc::channel(4);
+        T::error(&mut first).map(limits::shorten);
+        // Of what a proxy does not read, no more than one answer is kept.
+        let (answers, receiver) = mpsc::channel(1);
         let span = tracing::info_span!("proxy", node = %node.id, %identity);
         let server = self.clone();
+        let stream_admission = Arc::clone(&admission);
         tokio::spawn(
             async move {
+                let _admission = admission;
                 tracing::info!(peer = %shown.peer(), by, "connected");
                 let registration = server.proxies.register(&node, &identity, T::PROTOCOL);
                 let snapshots = server.snapshots.subscribe(&identity);
@@ -181,6 +222,10 @@ impl<S: Snapshots> Server<S> {
                     Ok(()) => {}
                     Err(End::Broken(status)) => tracing::info!(error = %status.message(), "stream broke"),
                     Err(End::Refused(refusal)) => {
+                        if let (Refusal::NotReading(_), Some(place)) = (&refusal, &place) {
+                            // What it did not read would stay for as long as its connection.
+                            place.close();
+                        }
                         let status = self::refuse(&server.proxies, &shown, &refusal);
                         // A proxy that has not read what came before does not get to know why.
                         let _ = answers.try_send(Err(status));
@@ -190,7 +235,12 @@ impl<S: Snapshots> Server<S> {
             }
             .instrument(span),
         );
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        // Counted until the last answer was read, or the connection is gone.
+        let answers = ReceiverStream::new(receiver).map(move |answer| {
+            let _ = &stream_admission;
+            answer
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -204,14 +254,20 @@ pub(super) fn refuse(proxies: &Proxies, shown: &Shown, refusal: &Refusal) -> Sta
 /// What a stream shows of who is behind it.
 pub(super) fn shown<T>(request: &Request<T>) -> Shown {
     let authorization = request.metadata().get_all("authorization").iter();
+    let connection = request.extensions().get::<ConnectionInfo>();
     Shown {
-        address: request.remote_addr(),
-        certificates: request.peer_certs(),
+        address: connection.map(|connection| connection.peer),
+        certificates: connection.and_then(|connection| connection.certificates.clone()),
         // What is no text is not one of ours, and is refused as such.
         authorization: authorization
             .map(|value| Authorization(value.to_str().unwrap_or_default().to_owned()))
             .collect(),
     }
+}
+
+/// The place of a stream's connection.
+pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Place>> {
+    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.place))
 }
 
 /// Why a stream ended, if not because the proxy went.
@@ -226,8 +282,8 @@ impl From<Status> for End {
     }
 }
 
-/// One stream until it ends. A proxy that does not read only makes itself wait, and then gets the
-/// newest snapshot.
+/// One stream until it ends. A proxy that does not read makes itself wait, and then gets the newest snapshot; after a
+/// while it is cut. Its requests are not read before it has read what it asked for.
 async fn talk<T: Session>(
     node: &Node,
     first: T::Request,
@@ -241,18 +297,23 @@ async fn talk<T: Session>(
     let mut snapshot = Arc::clone(&snapshots.borrow_and_update());
     let mut fallback = Fallback::new(Arc::clone(&snapshot));
     let mut next = Some(first);
+    let (mut unacknowledged, mut throttle) = (Unacknowledged::default(), Throttle::default());
     loop {
         let (responses, events) = match next.take() {
             Some(request) => session.on_request(&request, &snapshot),
             None => session.on_snapshot(&snapshot),
         };
+        limits::check_size(session.size()).map_err(End::Refused)?;
         log(&events);
         registration.record(&events, snapshot.document_version());
         let instead = fallback.observe(&events, variants);
         registration.hold_back(fallback.held_back(variants));
+        unacknowledged.record(&events);
         for response in responses {
-            if answers.send(Ok(response)).await.is_err() {
-                return Ok(());
+            match tokio::time::timeout(limits::READ_TIMEOUT, answers.send(Ok(response))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
             }
         }
         if let Some(instead) = instead {
@@ -265,9 +326,17 @@ async fn talk<T: Session>(
             snapshot = instead;
             continue;
         }
+        // There is room for one: there is some when the last one is on its way.
+        match tokio::time::timeout(limits::READ_TIMEOUT, answers.reserve()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
+        }
         tokio::select! {
             request = requests.message() => match request? {
-                Some(request) => {
+                Some(mut request) => {
+                    throttle.wait().await;
+                    T::error(&mut request).map(limits::shorten);
                     if let Some(now) = T::node(&request).map(|now| &now.id).filter(|now| **now != node.id) {
                         let (first, now) = (node.id.clone(), now.clone());
                         return Err(End::Refused(Refusal::NodeChanged { first, now }));
@@ -283,6 +352,9 @@ async fn talk<T: Session>(
                 }
                 Err(_) => return Ok(()),
             },
+            () = unacknowledged.overdue() => {
+                return Err(End::Refused(Refusal::NotReading("did not acknowledge an answer")));
+            }
         }
     }
 }

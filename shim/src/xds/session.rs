@@ -51,6 +51,11 @@ struct Subscription {
     names: BTreeSet<String>,
 }
 
+/// Counts names and their bytes.
+fn size<'n>(names: impl Iterator<Item = &'n String>) -> (usize, usize) {
+    names.fold((0, 0), |(count, bytes), name| (count + 1, bytes + name.len()))
+}
+
 impl Subscription {
     /// The resources of the snapshot that are wanted.
     fn select<'s>(&self, snapshot: &'s Snapshot, type_url: &str) -> BTreeMap<&'s str, &'s Arc<Resource>> {

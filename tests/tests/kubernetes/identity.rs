@@ -356,3 +356,37 @@ fn without_the_role() -> Result<()> {
 const ROLE: &str = include_str!("../../../deploy/rbac.yaml");
 const REVIEWS: &str =
     "- apiGroups: [authentication.k8s.io]\n  resources: [tokenreviews]\n  verbs: [create]\n";
+
+/// Each pod has a token of its own: one that opens streams without end is refused, and told why; others are not.
+#[test]
+fn a_token_has_few_streams() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let stage = Stage::new(&world)?;
+    let cluster = &stage.cluster;
+    let own = stage.own();
+    let shim = cluster.shim(&stage.flags(&own, &[]))?;
+    let token = |account| cluster.api.token("curl", account, AUDIENCE, None);
+    let bearer = format!("Bearer {}", token("a")?);
+    let host = CONTROL_PLANE.to_string();
+    let proxy = Proxy {
+        authority: Some(&stage.authority.pem),
+        host: &host,
+        authorization: &[&bearer],
+        node: "x.a.curl",
+        ..Proxy::default()
+    };
+    let netns = &cluster.world.outside.netns;
+    // The streams of others go on meanwhile.
+    let ((open, status), other) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| proxy.open(netns, XDS, 20));
+        let other = stage.ask("x.b.curl", &[&token("b")?])?;
+        let flood = flood.join().map_err(|_| anyhow::anyhow!("the flood failed"))??;
+        anyhow::Ok((flood, other))
+    })?;
+    ensure!(other.is_ok(), "{other:?}");
+    ensure!(open == 16 && status.code() == Code::ResourceExhausted, "{open}: {status:?}");
+    ensure!(status.message().contains("the token has 16 streams for discovery already"), "{status:?}");
+    ensure!(shim.refused("too-many-streams")? == 1, "{}", shim.log());
+    Ok(())
+}

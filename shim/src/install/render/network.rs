@@ -22,13 +22,20 @@ pub(super) fn service(names: &Names) -> Value {
     })
 }
 
-/// Sidecars may connect, and the API server, which no selector describes. People and Prometheus come from the
+/// Sidecars may connect, and the API server, which no selector describes: from where it connects, the values say. People and Prometheus come from the
 /// same namespace; kubelets, who probe, are let through by every plugin.
 pub(super) fn policy(input: &Input<'_>) -> Value {
     let names = input.names;
     let tcp = |port: u16| json!({ "port": port, "protocol": "TCP" });
-    let given = input.values.osm.egress.api_server_ports.iter().map(|port| port.get());
+    let values = &input.values.osm.egress;
+    let given = values.api_server_ports.iter().map(|port| port.get());
     let server: BTreeSet<u16> = given.chain(input.cluster.api_server_ports.iter().copied()).collect();
+    let mut webhook = json!({ "ports": [tcp(WEBHOOK_PORT)] });
+    if !values.api_server_cidrs.is_empty() {
+        let blocks =
+            values.api_server_cidrs.iter().map(|block| json!({ "ipBlock": { "cidr": canonical(block) } }));
+        webhook["from"] = blocks.collect();
+    }
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -38,7 +45,7 @@ pub(super) fn policy(input: &Input<'_>) -> Value {
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 { "from": [{ "namespaceSelector": {} }], "ports": [tcp(XDS_PORT)] },
-                { "ports": [tcp(WEBHOOK_PORT)] },
+                webhook,
                 { "from": [{ "podSelector": {} }], "ports": [tcp(ADMIN_PORT)] },
             ],
             "egress": [
@@ -47,4 +54,9 @@ pub(super) fn policy(input: &Input<'_>) -> Value {
             ],
         },
     })
+}
+
+/// As Kubernetes takes a block: with its length. It was checked when it was read.
+fn canonical(block: &str) -> String {
+    egress_policy::Cidr::canonical(block).map_or_else(|_| block.to_owned(), |block| block.to_string())
 }

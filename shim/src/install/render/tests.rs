@@ -82,7 +82,10 @@ fn values_reach_their_places() {
             "flowLog": true,
             "flowsPerIdentity": 500,
             "apiServerPorts": [8443],
+            "apiServerCIDRs": ["192.0.2.1/32", "2001:db8::/64"],
             "webhookTimeoutSeconds": 5,
+            "webhookClientCaSecret": "api-server",
+            "webhookClientNames": ["api-server-webhook-client"],
             "consoleTokenSecret": "console-token",
         },
     }});

@@ -11,6 +11,8 @@ const USER: u32 = 65532;
 const TLS: &str = "/etc/osm-egress/tls";
 /// Where that of the console is.
 const CONSOLE: &str = "/etc/osm-egress/console";
+/// Where that of the API server's authority is.
+const WEBHOOK_CLIENTS: &str = "/etc/osm-egress/webhook-clients";
 /// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
 const FLOWS: &str = "/var/lib/osm-egress";
 
@@ -58,6 +60,12 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         let secret = json!({ "secretName": given.console_token_secret, "defaultMode": 0o440 });
         volumes.push(json!({ "name": "console", "secret": secret }));
     }
+    if !given.webhook_client_ca_secret.is_empty()
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        let secret = json!({ "secretName": given.webhook_client_ca_secret, "defaultMode": 0o440 });
+        volumes.push(json!({ "name": "webhook-clients", "secret": secret }));
+    }
     if !given.node_selector.is_empty() {
         pod["nodeSelector"] = json!(given.node_selector);
     }
@@ -99,6 +107,9 @@ fn container(input: &Input<'_>) -> Value {
     }
     if !given.console_token_secret.is_empty() {
         mounts.push(json!({ "name": "console", "mountPath": CONSOLE, "readOnly": true }));
+    }
+    if !given.webhook_client_ca_secret.is_empty() {
+        mounts.push(json!({ "name": "webhook-clients", "mountPath": WEBHOOK_CLIENTS, "readOnly": true }));
     }
     json!({
         "name": NAME,
@@ -154,6 +165,12 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     if !given.console_token_secret.is_empty() {
         flag("console-token-file", format!("{CONSOLE}/token"));
+    }
+    if !given.webhook_client_ca_secret.is_empty() {
+        flag("webhook-client-ca", format!("{WEBHOOK_CLIENTS}/ca.crt"));
+        if !given.webhook_client_names.is_empty() {
+            flag("webhook-client-name", given.webhook_client_names.join(","));
+        }
     }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());

@@ -80,6 +80,30 @@ pub enum Refusal {
         "{0} proxies are connected, which is the most (`sidecar.maxDataPlaneConnections` of the MeshConfig)"
     )]
     TooMany(usize),
+    /// Somebody has as many streams as there may be.
+    #[error(
+        "{whose} has {most} streams for {service} already, which is the most: each pod has a token of its own, and an \
+         Envoy opens one stream"
+    )]
+    TooManyStreams {
+        /// What they are for.
+        service: &'static str,
+        /// Whose they are.
+        whose: &'static str,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A stream has subscribed to more than any proxy does.
+    #[error("the stream has subscribed to {names} names of {bytes} bytes, which is more than any Envoy does")]
+    TooManyNames {
+        /// How many names.
+        names: usize,
+        /// Of how many bytes.
+        bytes: usize,
+    },
+    /// A proxy takes nothing of what it is sent.
+    #[error("the proxy {0} in time: it connects again when it can")]
+    NotReading(&'static str),
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
@@ -93,7 +117,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All that [`Self::reason`] gives.
-    pub const REASONS: [&str; 12] = [
+    pub const REASONS: [&str; 15] = [
         "no-credentials",
         "certificate",
         "token",
@@ -104,6 +128,9 @@ impl Refusal {
         "node",
         "envoy-version",
         "too-many",
+        "too-many-streams",
+        "too-many-names",
+        "not-reading",
         "expired",
         "revoked",
     ];
@@ -122,6 +149,9 @@ impl Refusal {
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
             Self::TooOld(_) => "envoy-version",
             Self::TooMany(_) => "too-many",
+            Self::TooManyStreams { .. } => "too-many-streams",
+            Self::TooManyNames { .. } => "too-many-names",
+            Self::NotReading(_) => "not-reading",
             Self::Expired { .. } => "expired",
             Self::Revoked(_) => "revoked",
         }
@@ -136,7 +166,10 @@ impl From<&Refusal> for Status {
                 Code::PermissionDenied
             }
             Refusal::TooOld(_) => Code::FailedPrecondition,
-            Refusal::TooMany(_) => Code::ResourceExhausted,
+            Refusal::TooMany(_) | Refusal::TooManyStreams { .. } | Refusal::TooManyNames { .. } => {
+                Code::ResourceExhausted
+            }
+            Refusal::NotReading(_) => Code::DeadlineExceeded,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)

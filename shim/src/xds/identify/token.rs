@@ -4,6 +4,7 @@
 //! most, and, only while the API server cannot be asked, until it expires.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,9 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use egress_policy::{Identity, IdentityError};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 
 use super::refusal::Refusal;
+use super::slots::ReviewSlots;
 use super::{Authorization, Look, Verified};
 use crate::source::kubernetes::{Review, Reviewer};
 use crate::xds::proxies::Labelled;
@@ -23,8 +24,6 @@ use crate::xds::proxies::Labelled;
 const FRESH: Duration = Duration::from_secs(60);
 /// How long a stream waits for an answer about its token.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many tokens are asked about at a time.
-const MOST_REVIEWS: usize = 32;
 /// How many tokens are known. Others are asked about each time.
 const MOST_KNOWN: usize = 100_000;
 
@@ -34,7 +33,7 @@ pub struct Tokens {
     reviewer: Reviewer,
     audience: String,
     known: Mutex<HashMap<[u8; 32], Known>>,
-    reviews: Semaphore,
+    slots: ReviewSlots,
     /// How reviews ended, by `result`.
     pub counts: Labelled,
 }
@@ -108,13 +107,14 @@ impl Tokens {
     /// Tokens for this audience.
     #[must_use]
     pub fn new(reviewer: Reviewer, audience: String) -> Self {
-        let (known, reviews) = (Mutex::default(), Semaphore::new(MOST_REVIEWS));
-        Self { reviewer, audience, known, reviews, counts: Labelled::default() }
+        let (known, slots) = (Mutex::default(), ReviewSlots::default());
+        Self { reviewer, audience, known, slots, counts: Labelled::default() }
     }
 
     pub(super) async fn verify(
         &self,
         authorization: &Authorization,
+        address: Option<IpAddr>,
         look: Look,
     ) -> Result<Verified, Refusal> {
         let token = bearer(&authorization.0)?;
@@ -128,7 +128,7 @@ impl Tokens {
             self.count("known");
             return Ok(known.verified.clone());
         }
-        let unavailable = match self.review(token).await {
+        let unavailable = match self.review(token, address, known.is_some()).await {
             Ok(Review::Confirmed { user, audiences }) => {
                 let confirmed = self.confirmed(&user, audiences, expires);
                 self.count(if confirmed.is_ok() { "confirmed" } else { "refused" });
@@ -155,10 +155,16 @@ impl Tokens {
         Ok(verified)
     }
 
-    async fn review(&self, token: &str) -> Result<Review, String> {
+    async fn review(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+        was_confirmed: bool,
+    ) -> Result<Review, String> {
         let review = async {
             // Closed by nobody.
-            let _permit = self.reviews.acquire().await.map_err(|error| error.to_string())?;
+            let slot = self.slots.acquire(address, was_confirmed).await;
+            let _slot = slot.map_err(|error| error.to_string())?;
             self.reviewer.review(token, &self.audience).await
         };
         let late = |_| Err(format!("the API server does not answer within {PATIENCE:?}"));

@@ -26,6 +26,13 @@ struct Type {
 }
 
 impl Sotw {
+    /// How many names the proxy has given, and of how many bytes.
+    pub fn size(&self) -> (usize, usize) {
+        super::size(self.types.iter().flat_map(|(url, known)| {
+            [url].into_iter().chain(&known.subscription.names).chain(known.sent.keys())
+        }))
+    }
+
     /// A message of the proxy: a subscription, an acknowledgement or a refusal.
     pub fn on_request(
         &mut self,

@@ -1,0 +1,157 @@
+//! What no Envoy does to a control plane, and what many do at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tokio_stream::StreamExt;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+
+use super::{EXTENSION, LISTENER, Proxy};
+use crate::client::PATIENCE;
+use crate::netns::Netns;
+
+impl Proxy<'_> {
+    fn request(&self, type_url: &str, resource_names: Vec<String>) -> DiscoveryRequest {
+        let node = Some(self.node(self.node));
+        DiscoveryRequest {
+            node,
+            type_url: type_url.to_owned(),
+            resource_names,
+            ..DiscoveryRequest::default()
+        }
+    }
+
+    /// Subscribes to so many names, and says how the control plane ends that.
+    ///
+    /// # Errors
+    /// When there is no connection, or no end.
+    pub fn subscribe(&self, from: &Netns, to: SocketAddr, names: usize) -> Result<Status> {
+        let ended = self.run(from, async {
+            let channel = match self.connect(to).await? {
+                Ok(channel) => channel,
+                Err(status) => return Ok(Err(status)),
+            };
+            let names = (0..names).map(|number| format!("name-{number}")).collect();
+            let requests =
+                tokio_stream::iter([self.request(EXTENSION, names)]).chain(tokio_stream::pending());
+            let mut client = AggregatedDiscoveryServiceClient::new(channel);
+            let opened = client.stream_aggregated_resources(self.with_authorization(requests)?).await;
+            let mut answers = match opened {
+                Ok(answers) => answers.into_inner(),
+                Err(status) => return Ok(Err(status)),
+            };
+            while let Some(answer) = answers.next().await {
+                if let Err(status) = answer {
+                    return Ok(Err(status));
+                }
+            }
+            Ok(Ok(()))
+        })?;
+        Ok(ended.err().unwrap_or_else(|| Status::ok("it ended")))
+    }
+
+    /// Opens streams, each on a connection of its own, until one is refused: how many there were by then, and why.
+    ///
+    /// # Errors
+    /// When there is no connection, or none is refused.
+    pub fn open(&self, from: &Netns, to: SocketAddr, most: usize) -> Result<(usize, Status)> {
+        let refused = self.run(from, async {
+            let mut open = Vec::new();
+            while open.len() < most {
+                let channel = match self.connect(to).await? {
+                    Ok(channel) => channel,
+                    Err(status) => return Ok(Err(status)),
+                };
+                let request = self.request(LISTENER, Vec::new());
+                let requests = tokio_stream::iter([request]).chain(tokio_stream::pending());
+                let mut client =
+                    AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+                let opened = client.stream_aggregated_resources(self.with_authorization(requests)?).await;
+                let mut answers = match opened {
+                    Ok(answers) => answers.into_inner(),
+                    Err(status) => return Ok(Ok((open.len(), status))),
+                };
+                match answers.next().await {
+                    Some(Ok(_)) => open.push((client, answers)),
+                    Some(Err(status)) => return Ok(Ok((open.len(), status))),
+                    None => return Ok(Err(Status::cancelled("the stream ended without a word"))),
+                }
+            }
+            Ok(Err(Status::new(Code::Ok, format!("{most} streams are open"))))
+        })?;
+        refused.map_err(|status| anyhow!("{status}"))
+    }
+
+    /// Asks for everything and reads nothing: says whether the control plane has ended that within this time.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub fn read_nothing(&self, from: &Netns, to: SocketAddr, longest: Duration) -> Result<bool> {
+        from.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                // Without a window nothing of an answer may be sent.
+                let endpoint = Endpoint::from_shared(format!("http://{to}"))?.initial_stream_window_size(0);
+                let channel = endpoint.connect().await?;
+                let names = vec!["egress-policy".to_owned()];
+                let requests = [self.request(LISTENER, Vec::new()), self.request(EXTENSION, names)];
+                let requests = tokio_stream::iter(requests).chain(tokio_stream::pending());
+                let mut client = AggregatedDiscoveryServiceClient::new(channel);
+                let opened =
+                    tokio::time::timeout(PATIENCE, client.stream_aggregated_resources(requests)).await?;
+                let mut answers = opened?.into_inner();
+                Ok(tokio::time::timeout(longest, answers.next()).await.is_ok())
+            })
+        })?
+    }
+
+    /// Opens so many streams at once, each on a connection of its own, and holds them: each comes again as an Envoy
+    /// does, after pauses that grow. Says how often one had to.
+    ///
+    /// # Errors
+    /// When not all are served within a minute.
+    pub fn fleet(&self, from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
+        from.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let endpoint = self.endpoint(to)?;
+                let mut proxies = tokio::task::JoinSet::new();
+                for number in 0..count {
+                    let mut request = self.request(LISTENER, Vec::new());
+                    request.node = Some(self.node(&format!("p{number}.{}", self.node)));
+                    proxies.spawn(persist(endpoint.clone(), request, number));
+                }
+                let longest = Duration::from_secs(60);
+                let served = tokio::time::timeout(longest, proxies.join_all()).await;
+                let served = served.map_err(|_| anyhow!("not all are served within {longest:?}"))?;
+                Ok(served.iter().map(|(retries, _)| retries).sum())
+            })
+        })?
+    }
+}
+
+/// A stream that has its first answer, after how many attempts that failed.
+async fn persist(endpoint: Endpoint, request: DiscoveryRequest, number: usize) -> (usize, impl Sized + Send) {
+    for attempt in 0.. {
+        let opened = async {
+            let channel = endpoint.connect().await.ok()?;
+            let mut client =
+                AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+            let requests = tokio_stream::iter([request.clone()]).chain(tokio_stream::pending());
+            let mut answers = client.stream_aggregated_resources(requests).await.ok()?.into_inner();
+            answers.next().await?.ok()?;
+            Some((client, answers))
+        };
+        if let Some(stream) = opened.await {
+            return (attempt, Some(stream));
+        }
+        // As Envoy's, but for the chance in it.
+        let pause = (500_u64 << attempt.min(5)) * (number as u64 % 16 + 1) / 16;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    (0, None)
+}

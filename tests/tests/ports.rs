@@ -1,0 +1,248 @@
+//! The ports of control plane and sidecar, under clients that take what they can: whoever is honest is served, and
+//! memory stays within bounds.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use egress_tests::authority::{Authority, Names, Volume};
+use egress_tests::client::{self, Outcome, PATIENCE};
+use egress_tests::cluster::identified_by_tokens;
+use egress_tests::envoy::Envoy;
+use egress_tests::flood::Flood;
+use egress_tests::mesh::{self, CONTROL_PLANE, World, echo_policy, echoes};
+use egress_tests::netns::{Netns, ensure_capable};
+use egress_tests::shim::Shim;
+use egress_tests::wait::wait_for;
+use egress_tests::xds::Proxy;
+use serde_json::json;
+use tonic::Code;
+
+const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
+const ADMIN: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15129);
+const WEBHOOK: SocketAddr = SocketAddr::new(CONTROL_PLANE, 9443);
+const READY: u16 = 15904;
+
+/// A control plane with a certificate, and with webhooks.
+fn encrypted(world: &World) -> Result<(Shim<'_>, Authority, Volume)> {
+    world.global_egress(false)?;
+    world.write("a.yaml", &echo_policy("a", 9000))?;
+    let (authority, own) = identified_by_tokens()?;
+    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK.to_string());
+    let flags = ["--tls-cert", &certificate, "--tls-key", &key, "--webhook-listen", &webhook];
+    Ok((world.shim(&flags)?, authority, own))
+}
+
+fn evicted(shim: &Shim<'_>, port: &str) -> Result<u64> {
+    shim.metric(&format!("osm_egress_connections_evicted_total{{port=\"{port}\"}}"))
+}
+
+/// The head of a review of this length, and what there is of its body.
+fn review(length: usize, body: &[u8]) -> Vec<u8> {
+    let length = length.to_string();
+    let headers = [("host", "x"), ("content-type", "application/json"), ("content-length", &*length)];
+    [&client::request("POST", "/validate", &headers), body].concat()
+}
+
+/// Whether a review is answered.
+fn is_answered(from: &Netns) -> Result<bool> {
+    let body = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "the-uid", "name": "p", "namespace": "curl", "operation": "CREATE", "dryRun": false,
+            "kind": {"group": "policy.openservicemesh.io", "version": "v1alpha1", "kind": "Egress"},
+            "resource": {"group": "policy.openservicemesh.io", "version": "v1alpha1", "resource": "egresses"},
+            "userInfo": {},
+            "object": {
+                "apiVersion": "policy.openservicemesh.io/v1alpha1", "kind": "Egress",
+                "metadata": {"name": "p", "namespace": "curl"},
+                "spec": {"sources": [], "ports": [{"number": 1, "protocol": "tcp"}]},
+            },
+        },
+    })
+    .to_string();
+    let outcome = from.run(|| client::https(WEBHOOK, None, &review(body.len(), body.as_bytes())))?;
+    Ok(matches!(outcome, Outcome::Http(answer) if answer.status == 200))
+}
+
+/// 6,000 sockets that say nothing make room: proxies connect meanwhile, from another address at once, and from the same
+/// one as soon as these are a second old.
+#[test]
+fn silent_sockets_keep_no_proxy_out() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    let (shim, authority, _own) = encrypted(&world)?;
+    let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
+    let bootstrap = mesh::bootstrap_with("curl/a", false, &["--xds-ca", &ca.text("ca.crt")])?;
+    let flood = Flood::plain(&world.outside.netns, XDS, 6000, b"")?;
+    let start = Instant::now();
+    let _envoy = Envoy::start(&pod, &bootstrap, 1)?;
+    wait_for("the policy", PATIENCE, || echoes(&pod, 9000)).with_context(|| shim.log())?;
+    let host = CONTROL_PLANE.to_string();
+    let proxy = Proxy { authority: Some(&authority.pem), host: &host, node: "x.a.curl", ..Proxy::default() };
+    wait_for("a proxy of the same address", PATIENCE, || {
+        proxy.ask(&world.outside.netns, XDS).is_ok_and(|answer| answer.is_ok())
+    })?;
+    let (open, evicted) = (flood.open(), evicted(&shim, "xds")?);
+    println!("served after {:.1?}; of the flood {open} are open, {evicted} were closed", start.elapsed());
+    ensure!(open <= 1024 && evicted >= 4900, "{open} open, {evicted} evicted");
+    ensure!(echoes(&pod, 9000), "the proxy lost its policy");
+    Ok(())
+}
+
+/// An honest fleet meets no limit: 3,000 replicas of one service account come back at once, from one address (NAT), over
+/// TLS.
+#[test]
+fn a_fleet_behind_one_address() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let (shim, authority, _own) = encrypted(&world)?;
+    let host = CONTROL_PLANE.to_string();
+    let proxy = Proxy { authority: Some(&authority.pem), host: &host, node: "a.curl", ..Proxy::default() };
+    let start = Instant::now();
+    let retries = proxy.fleet(&world.outside.netns, XDS, 3000)?;
+    let memory = shim.memory()? >> 10;
+    println!("3,000 proxies are served after {:.1?}, {retries} retries, {memory} MB", start.elapsed());
+    for reason in ["too-many", "too-many-streams", "too-many-names", "not-reading"] {
+        ensure!(shim.refused(reason)? == 0, "{reason}: {}", shim.log());
+    }
+    ensure!(shim.metric("osm_egress_xds_streams_total")? >= 3000);
+    Ok(())
+}
+
+/// More unfinished bodies than there may be do not keep the webhook from answering, and large ones share a memory.
+#[test]
+fn unfinished_bodies_keep_no_review_waiting() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let other = world.outside.neighbour()?;
+    let (shim, ..) = encrypted(&world)?;
+    let flood = &world.outside.netns;
+    ensure!(is_answered(&other)?, "{}", shim.log());
+    let unfinished = Flood::encrypted(flood, WEBHOOK, 300, &review(1000, b"{"))?;
+    ensure!(is_answered(&other)?, "300 unfinished bodies block the webhook:\n{}", shim.log());
+    wait_for("an answer for the same address", PATIENCE, || is_answered(flood).unwrap_or(false))?;
+    drop(unfinished);
+
+    let before = shim.memory()?;
+    let large = vec![b' '; (8 << 20) - 1];
+    let large = review(8 << 20, &large);
+    let _one = Flood::encrypted(flood, WEBHOOK, 15, &large)?;
+    let _two = Flood::encrypted(&other, WEBHOOK, 15, &large)?;
+    let grown = (shim.memory()?.saturating_sub(before)) >> 10;
+    println!("30 bodies of 8 MiB: {grown} MB more");
+    ensure!(grown < 80, "{grown} MB more");
+    for from in [flood, &other] {
+        ensure!(is_answered(from)?, "large bodies keep small ones waiting:\n{}", shim.log());
+    }
+    Ok(())
+}
+
+/// With an authority for API servers, a webhook answers nobody without a certificate of it, and of the right name.
+#[test]
+fn who_may_ask_the_webhook() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    world.global_egress(false)?;
+    let (_, own) = identified_by_tokens()?;
+    let (servers, others) = (Authority::new()?, Authority::new()?);
+    let ca = Volume::new(&[("ca.crt", &servers.pem)])?;
+    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK.to_string());
+    let ca = ca.text("ca.crt");
+    let mut flags = vec!["--tls-cert", &certificate, "--tls-key", &key, "--webhook-listen", &webhook];
+    flags.extend(["--webhook-client-ca", &ca, "--webhook-client-name", "api-server"]);
+    let shim = world.shim(&flags)?;
+    let netns = &world.outside.netns;
+    ensure!(!is_answered(netns)?, "without a certificate");
+    let ask = |authority: &Authority, common_name| -> Result<Outcome> {
+        let pair = authority.issue(&Names { common_name, ..Names::default() })?;
+        let bytes = client::request("POST", "/validate", &[("host", "x"), ("content-length", "0")]);
+        netns.run(|| client::https_as(WEBHOOK, &pair, &bytes))?
+    };
+    let status = |outcome: Outcome| if let Outcome::Http(answer) = outcome { answer.status } else { 0 };
+    // What it answers to what is no review.
+    ensure!(status(ask(&servers, "api-server")?) == 415, "{}", shim.log());
+    ensure!(status(ask(&servers, "a-user")?) == 403, "a certificate of another name");
+    ensure!(status(ask(&others, "api-server")?) == 0, "a certificate of another authority");
+    Ok(())
+}
+
+/// The admin port answers probes while others hold connections with half a request.
+#[test]
+fn slow_requests_keep_no_probe_waiting() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let other = world.outside.neighbour()?;
+    world.global_egress(false)?;
+    let shim = world.shim(&[])?;
+    let flood = Flood::plain(&world.outside.netns, ADMIN, 500, b"GET /healthz HTTP/1.1\r\nhost: x\r\n")?;
+    let request = client::request("GET", "/healthz", &[("host", "x"), ("connection", "close")]);
+    let is_healthy = |from: &Netns| matches!(from.run(|| client::http(ADMIN, &request)), Ok(Outcome::Http(answer)) if answer.status == 200);
+    ensure!(is_healthy(&other), "{}", shim.log());
+    wait_for("a probe of the same address", PATIENCE, || is_healthy(&world.outside.netns))?;
+    ensure!(flood.open() <= 128, "{} are open", flood.open());
+    Ok(())
+}
+
+/// A stream that subscribes to too much is told why it ends; one that reads nothing is cut, and its connection with it.
+#[test]
+fn streams_that_no_envoy_has() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    world.global_egress(false)?;
+    let shim = world.shim(&[])?;
+    let proxy = Proxy { node: "x.a.curl", ..Proxy::default() };
+    let status = proxy.subscribe(&world.outside.netns, XDS, 20_001)?;
+    ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
+    ensure!(status.message().contains("20002 names"), "{status:?}");
+    ensure!(shim.refused("too-many-names")? == 1);
+    // Longer than a message may be.
+    let status = proxy.subscribe(&world.outside.netns, XDS, 500_000)?;
+    ensure!(status.code() == Code::OutOfRange, "{status:?}");
+    ensure!(proxy.read_nothing(&world.outside.netns, XDS, Duration::from_secs(45))?, "it was not cut");
+    wait_for("the reason", PATIENCE, || shim.refused("not-reading").is_ok_and(|count| count == 1))
+        .with_context(|| shim.log())?;
+    Ok(())
+}
+
+/// 4,000 slow requests to the port for health checks are cut off, and cost Envoy what some may cost; it answers
+/// meanwhile.
+#[test]
+fn slow_requests_to_a_sidecar() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let pod = world.pod()?;
+    world.global_egress(false)?;
+    let _shim = world.shim(&[])?;
+    let bootstrap = mesh::bootstrap_with("curl/a", false, &["--ready-port", &READY.to_string()])?;
+    let envoy = Envoy::start(&pod, &bootstrap, 2)?;
+    let to = SocketAddr::new(pod.address.into(), READY);
+    let from = &world.outside.netns;
+    let answers = |path: &str| {
+        let request = client::request("GET", path, &[("host", "x"), ("connection", "close")]);
+        matches!(from.run(|| client::http(to, &request)), Ok(Outcome::Http(answer)) if answer.status == 200)
+    };
+    wait_for("the sidecar to be ready", PATIENCE, || answers("/ready"))?;
+    ensure!(answers("/stats/prometheus"));
+    let before = envoy.memory()?;
+    // As much of a head as is taken, and as much as Envoy would take by itself.
+    for size in [3 << 10, 50 << 10] {
+        let filler: String = (0..size >> 10).map(|n| format!("x{n}: {}\r\n", "a".repeat(1000))).collect();
+        let head = format!("GET /ready HTTP/1.1\r\nhost: x\r\n{filler}");
+        let flood = Flood::plain(from, to, 4000, head.as_bytes())?;
+        let at_once = flood.open();
+        let waited = wait_for("a probe to be answered", PATIENCE, || answers("/ready"))?;
+        wait_for("metrics", PATIENCE, || answers("/stats/prometheus"))?;
+        let peak = envoy.memory()?;
+        let cut = wait_for("the slow requests to be cut", Duration::from_secs(15), || flood.open() == 0)?;
+        let grown = envoy.memory()?.max(peak).saturating_sub(before) >> 10;
+        println!(
+            "{size} bytes: {at_once} open at once, {grown} MB more, a probe waits {waited:.1?}, cut after {cut:.1?}"
+        );
+        ensure!(grown < 90, "4,000 requests of {size} bytes cost {grown} MB");
+    }
+    Ok(())
+}
