@@ -11,6 +11,7 @@ pub(crate) mod host;
 mod in_mesh;
 mod issues;
 mod mesh;
+mod namespace;
 mod route;
 mod upstream;
 
@@ -23,13 +24,19 @@ use sha2::{Digest, Sha256};
 
 use self::in_mesh::{Mesh, View};
 use self::issues::Issues;
+pub use self::mesh::LooserMode;
 use self::mesh::Modes;
+pub use self::namespace::{PolicyNamespaces, PolicyNamespacesError};
 pub use self::upstream::{Limits, OwnCluster};
-use crate::manifest::{Object, ObjectRef, Problem, Severity};
+use crate::manifest::{Cause, Object, ObjectRef, Problem, Severity};
 use crate::store::{Index, Store};
 
 /// The annotation that gives a namespace or a service account its own mode.
 pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
+/// The annotation by which a Namespace lets its ServiceAccounts loosen their own mode.
+pub const MODE_DELEGATION_ANNOTATION: &str = "openservicemesh.io/egress-mode-delegation";
+/// The annotation by which a Namespace lists the namespaces whose Egress objects may grant to its service accounts.
+pub const POLICY_NAMESPACES_ANNOTATION: &str = "openservicemesh.io/egress-policy-namespaces";
 /// The annotation that lets the http rules of an Egress object upgrade connections.
 pub const UPGRADES_ANNOTATION: &str = "openservicemesh.io/egress-upgrades";
 /// The annotation that says what the https rules of an Egress object do with encrypted ClientHellos.
@@ -48,6 +55,8 @@ pub struct CompileOptions {
     pub mesh_config_name: String,
     /// The name of the mesh, in the labels of its namespaces.
     pub mesh_name: String,
+    /// The namespaces whose Egress objects count for service accounts of every namespace.
+    pub policy_namespaces: PolicyNamespaces,
 }
 
 impl Default for CompileOptions {
@@ -56,6 +65,7 @@ impl Default for CompileOptions {
             mesh_config_namespace: "osm-system".to_owned(),
             mesh_config_name: "osm-mesh-config".to_owned(),
             mesh_name: "osm".to_owned(),
+            policy_namespaces: PolicyNamespaces::one("osm-system"),
         }
     }
 }
@@ -101,6 +111,21 @@ pub struct Condition {
     pub problems: Vec<Problem>,
 }
 
+impl Condition {
+    /// The reason of `Accepted`, as in the status of an object.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        let mut errors = self.problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
+        if errors.peek().is_none() {
+            "Accepted"
+        } else if errors.all(|problem| problem.cause == Cause::Permission) {
+            "NotPermitted"
+        } else {
+            "Invalid"
+        }
+    }
+}
+
 impl Compiled {
     /// The document of an identity. One that nothing names has no rules, and the mode of its
     /// namespace or of the mesh.
@@ -109,7 +134,7 @@ impl Compiled {
         self.documents.get(identity).map_or_else(
             || {
                 let in_mesh = self.mesh.view(identity);
-                Arc::new(document(identity, self.modes.of(identity), &BTreeSet::new(), &[], in_mesh))
+                Arc::new(document(identity, self.modes.of(identity), &[], &[], in_mesh))
             },
             Arc::clone,
         )
@@ -139,6 +164,18 @@ impl Compiled {
         self.modes.default_mode()
     }
 
+    /// Every Namespace and ServiceAccount that loosens a mode.
+    #[must_use]
+    pub fn looser_modes(&self) -> Vec<LooserMode> {
+        self.modes.loosened()
+    }
+
+    /// The object that gives an identity its mode; none: there is no MeshConfig.
+    #[must_use]
+    pub fn mode_decided_by(&self, identity: &Identity) -> Option<ObjectRef> {
+        self.modes.decided_by(identity)
+    }
+
     /// Everything that there is to say, in no particular order.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.conditions.values().flat_map(|condition| &condition.problems).chain(&self.notes)
@@ -151,7 +188,8 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let Index { objects, duplicates: _ } = store.index();
     let mut compiler = Compiler::default();
 
-    let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
+    let namespaces = namespace::namespaces(&objects, options, &mut compiler);
+    let (modes, notes) = mesh::modes(&objects, &namespaces, options, &mut compiler);
     let mesh = in_mesh::mesh(&objects, options, modes.permissive(), &mut compiler);
     let mesh = match previous {
         Some(previous) => mesh.sharing(&previous.mesh),
@@ -159,13 +197,16 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     };
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
-    let mut policies = egress::policies(&objects, &groups, &settings);
+    let mut policies = egress::policies(&objects, &groups, &settings, &namespaces);
     let clusters = clusters(&mut policies);
 
-    let mut granted: BTreeMap<Identity, BTreeSet<&Rule>> = BTreeMap::new();
+    // Of rules that allow the same, the first one leads the connection: those of the identity's own namespace come
+    // before those of others.
+    let mut granted: BTreeMap<Identity, BTreeSet<(bool, &Rule)>> = BTreeMap::new();
     for policy in &policies {
         for identity in &policy.sources {
-            granted.entry(identity.clone()).or_default().extend(&policy.rules);
+            let (is_foreign, rules) = (policy.is_foreign_to(identity), policy.rules_for(identity));
+            granted.entry(identity.clone()).or_default().extend(rules.iter().map(|rule| (is_foreign, rule)));
         }
     }
     for identity in modes.annotated() {
@@ -176,6 +217,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .map(|(identity, rules)| {
             let mode = modes.of(&identity);
             let rules = if mode == Mode::Passthrough { BTreeSet::new() } else { rules };
+            let rules: Vec<&Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
             let in_mesh = mesh.view(&identity);
             let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
             let former = previous.and_then(|p| p.documents.get(&identity).zip(Some(p.clusters(&identity))));
@@ -209,7 +251,7 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
         let mut overruled = BTreeMap::new();
         let own = policy.issues.name();
         for (identity, cluster) in
-            policy.sources.iter().flat_map(|identity| policy.clusters.iter().map(move |c| (identity, c)))
+            policy.sources.iter().flat_map(|id| policy.clusters_for(id).iter().map(move |c| (id, c)))
         {
             let known = clusters.entry(identity.clone()).or_default();
             let (first, by) =
@@ -232,7 +274,7 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
 fn document(
     identity: &Identity,
     mode: Mode,
-    rules: &BTreeSet<&Rule>,
+    rules: &[&Rule],
     clusters: &[OwnCluster],
     in_mesh: &View,
 ) -> Document {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use egress_policy::{Cidr, EncryptedHello, HostPattern, Identity, Port, Protocol, Route, Rule, Upgrade};
 
 use super::issues::Issues;
+use super::namespace::Namespaces;
 use super::route::Groups;
-use super::upstream::{Limits, OwnCluster, Settings};
-use super::{Invalid, Objects, address, annotations, host};
+use super::upstream::{Limits, OwnCluster, Settings, separated};
+use super::{Invalid, Objects, POLICY_NAMESPACES_ANNOTATION, address, annotations, host};
 use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
@@ -23,10 +24,33 @@ pub(super) struct Policy<'s> {
     pub(super) rules: Vec<Rule>,
     /// The clusters that its rules name.
     pub(super) clusters: Vec<OwnCluster>,
+    /// The same rules and clusters for sources of other namespaces, where the clusters must not be shared.
+    apart: Option<(Vec<Rule>, Vec<OwnCluster>)>,
     /// The field that names the settings of those.
     pub(super) settings_field: String,
     /// What there is to say about it.
     pub(super) issues: Issues<'s>,
+}
+
+impl Policy<'_> {
+    /// Whether an identity is of another namespace.
+    pub(super) fn is_foreign_to(&self, identity: &Identity) -> bool {
+        self.issues.namespace() != identity.namespace()
+    }
+
+    pub(super) fn rules_for(&self, identity: &Identity) -> &[Rule] {
+        match &self.apart {
+            Some((rules, _)) if self.is_foreign_to(identity) => rules,
+            _ => &self.rules,
+        }
+    }
+
+    pub(super) fn clusters_for(&self, identity: &Identity) -> &[OwnCluster] {
+        match &self.apart {
+            Some((_, clusters)) if self.is_foreign_to(identity) => clusters,
+            _ => &self.clusters,
+        }
+    }
 }
 
 /// Reads all Egress objects.
@@ -34,15 +58,16 @@ pub(super) fn policies<'s>(
     objects: &Objects<'s>,
     groups: &Groups<'_>,
     settings: &Settings<'_>,
+    namespaces: &Namespaces<'_>,
 ) -> Vec<Policy<'s>> {
     let mut policies = Vec::new();
     for (reference, object) in objects {
         if let Body::Egress(egress) = &object.body {
             let issues = Issues::new(object);
             let settings_field = "spec.matches".to_owned();
-            policies.push(
-                Reader { reference, object, egress, groups, settings, settings_field, issues }.policy(),
-            );
+            let reader =
+                Reader { reference, object, egress, groups, settings, namespaces, settings_field, issues };
+            policies.push(reader.policy());
         }
     }
     policies
@@ -67,6 +92,7 @@ struct Reader<'a, 's> {
     egress: &'s Egress,
     groups: &'a Groups<'a>,
     settings: &'a Settings<'a>,
+    namespaces: &'a Namespaces<'a>,
     settings_field: String,
     issues: Issues<'s>,
 }
@@ -97,7 +123,14 @@ impl<'s> Reader<'_, 's> {
                 clusters.extend(granted.1);
             }
         }
-        Policy { sources, rules, clusters, settings_field: self.settings_field, issues: self.issues }
+        if sources.is_empty() && self.issues.lack_permission() {
+            // It contributes nothing to anybody.
+            (rules, clusters) = (Vec::new(), Vec::new());
+        }
+        let namespace = &self.reference.namespace;
+        let has_foreign = sources.iter().any(|identity| identity.namespace() != namespace);
+        let apart = (has_foreign && !clusters.is_empty()).then(|| separated(&rules, &clusters, namespace));
+        Policy { sources, rules, clusters, apart, settings_field: self.settings_field, issues: self.issues }
     }
 
     fn sources(&mut self) -> BTreeSet<Identity> {
@@ -117,8 +150,21 @@ impl<'s> Reader<'_, 's> {
                 continue;
             }
             match Identity::new(namespace, name) {
-                Ok(identity) => {
+                Ok(identity) if self.namespaces.permit(&self.reference.namespace, &identity) => {
                     identities.insert(identity);
+                }
+                Ok(identity) => {
+                    let own = &self.reference.namespace;
+                    let message = format!(
+                        "`{identity}` is in another namespace, which objects of `{own}` may not grant to, so this \
+                         source grants nothing"
+                    );
+                    let advice = format!(
+                        "move the object to namespace `{namespace}`, annotate that Namespace with \
+                         `{POLICY_NAMESPACES_ANNOTATION}: {own}`, or list `{own}` in `--policy-namespaces` \
+                         (`osm.egress.policyNamespaces`)"
+                    );
+                    self.issues.not_permitted(&format!("spec.sources[{i}]"), message, &advice);
                 }
                 Err(error) => {
                     let advice = "name the service account and its namespace as Kubernetes has them: until then this source grants nothing";

@@ -18,6 +18,16 @@ impl<'o> Issues<'o> {
         format!("{}/{}", reference.namespace, reference.name)
     }
 
+    /// The object's namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.object.reference.namespace
+    }
+
+    /// Whether something in it is not permitted.
+    pub(super) fn lack_permission(&self) -> bool {
+        self.problems.iter().any(|problem| problem.cause == Cause::Permission)
+    }
+
     pub(super) fn error(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
         self.add(Severity::Error, field, message, advice);
     }
@@ -33,6 +43,12 @@ impl<'o> Issues<'o> {
     /// An object that this one names is missing or wrong.
     pub(super) fn wrong_reference(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
         let problem = self.problem(Severity::Error, field, message).advice(advice).cause(Cause::Reference);
+        self.problems.push(problem);
+    }
+
+    /// Its author may not say this; somebody else can permit it.
+    pub(super) fn not_permitted(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
+        let problem = self.problem(Severity::Error, field, message).advice(advice).cause(Cause::Permission);
         self.problems.push(problem);
     }
 

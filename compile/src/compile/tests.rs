@@ -3,6 +3,7 @@
 
 mod beyond;
 mod catalog;
+mod grants;
 mod in_mesh;
 mod invalid;
 mod modes;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use egress_policy::{HostPattern, Port};
+use egress_policy::{HostPattern, Port, Rule};
 use serde::Serialize;
 
 use super::issues::Issues;
@@ -46,6 +46,19 @@ impl OwnCluster {
         let name = host.map_or_else(|| port.to_string(), |host| format!("{host}:{port}"));
         Self { name, host: host.cloned(), limits }
     }
+}
+
+/// Rules and clusters for identities of other namespaces: `HOST:PORT@NAMESPACE`. So the settings of one namespace's
+/// object never throttle what another namespace's object allows to the same host and port.
+pub(super) fn separated(
+    rules: &[Rule],
+    clusters: &[OwnCluster],
+    namespace: &str,
+) -> (Vec<Rule>, Vec<OwnCluster>) {
+    let name = |name: &String| format!("{name}@{namespace}");
+    let rules = rules.iter().map(|rule| Rule { cluster: rule.cluster.as_ref().map(name), ..rule.clone() });
+    let clusters = clusters.iter().map(|cluster| OwnCluster { name: name(&cluster.name), ..cluster.clone() });
+    (rules.collect(), clusters.collect())
 }
 
 /// The settings of each UpstreamTrafficSetting.

@@ -47,6 +47,8 @@ pub enum Cause {
     Reference,
     /// Another object that says something else about the same.
     Conflict,
+    /// That whoever may write the object may not grant this; an administrator can permit it.
+    Permission,
 }
 
 /// Something to say about a manifest: where, what, and what to do about it.

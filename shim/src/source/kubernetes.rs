@@ -67,7 +67,7 @@ impl Cluster {
     /// Watches a cluster, from within a runtime.
     #[must_use]
     pub fn watch(client: &Client, options: &CompileOptions) -> Self {
-        let mut gather = Gather::new(&options.mesh_name, WATCHED.iter().map(|watched| watched.kind));
+        let mut gather = Gather::new(options, WATCHED.iter().map(|watched| watched.kind));
         let (publish, states) = watch::channel(gather.state());
         let (publish_statuses, observed) = watch::channel(Statuses::default());
         let (sender, events) = mpsc::channel(WAITING);

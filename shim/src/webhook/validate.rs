@@ -5,6 +5,7 @@
 //! is stored. What follows from other objects refuses nothing, as they may come later; it becomes a warning, which
 //! kubectl prints.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::api::{ApiResource, DynamicObject};
@@ -17,8 +18,15 @@ use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 
 /// What is looked at. Only these can have mistakes that matter here.
-const KINDS: [Kind; 5] =
-    [Kind::Egress, Kind::HttpRouteGroup, Kind::UpstreamTrafficSetting, Kind::MeshConfig, Kind::TrafficTarget];
+const KINDS: [Kind; 7] = [
+    Kind::Egress,
+    Kind::HttpRouteGroup,
+    Kind::UpstreamTrafficSetting,
+    Kind::MeshConfig,
+    Kind::TrafficTarget,
+    Kind::Namespace,
+    Kind::ServiceAccount,
+];
 /// The longest text of all that is wrong; nobody reads as much.
 const LONGEST: usize = 4096;
 /// The longest warning: an API server may cut longer ones.
@@ -84,12 +92,16 @@ fn candidate(kind: Kind, request: &AdmissionRequest<DynamicObject>, mut object: 
     let resource = ApiResource {
         group: gvk.group.clone(),
         version: gvk.version.clone(),
-        api_version: format!("{}/{}", gvk.group, gvk.version),
+        api_version: match &*gvk.group {
+            "" => gvk.version.clone(),
+            group => format!("{group}/{}", gvk.version),
+        },
         kind: gvk.kind.clone(),
         plural: request.resource.resource.clone(),
     };
     let metadata = &mut object.metadata;
-    if metadata.namespace.is_none() {
+    // A review of a Namespace says that it is in itself.
+    if metadata.namespace.is_none() && kind.is_namespaced() {
         metadata.namespace.clone_from(&request.namespace);
     }
     if metadata.name.as_deref().unwrap_or_default().is_empty() {
@@ -115,7 +127,7 @@ fn judge(
     };
     let mut store = Store::default();
     for object in &parsed.objects {
-        for reference in references(object) {
+        for reference in references(object, known.options) {
             let file: Arc<str> = reference.to_string().into();
             let objects = known.store.of_file(&file).to_vec();
             store.apply(FileUpdate { change: Change::Read(Parsed { objects, notes: Vec::new() }), file });
@@ -126,9 +138,15 @@ fn judge(
     store.apply(FileUpdate { file, change: Change::Read(parsed) });
     let compiled = compile(&store, known.options, None);
     let problems = compiled.conditions.get(&reference).map_or(&[][..], |condition| &condition.problems);
-    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) = problems
-        .iter()
-        .partition(|problem| problem.severity == Severity::Error && problem.cause == Cause::Itself);
+    // A Namespace may come to permit what an Egress object says; who loosens a mode by a ServiceAccount should hear no
+    // at once (decision 110).
+    let refuses = |cause: Cause| match cause {
+        Cause::Itself => true,
+        Cause::Permission => kind == Kind::ServiceAccount,
+        Cause::Reference | Cause::Conflict => false,
+    };
+    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) =
+        problems.iter().partition(|problem| problem.severity == Severity::Error && refuses(problem.cause));
     errors.sort_by_key(|problem| order(kind, problem));
     let refusals = errors
         .iter()
@@ -138,16 +156,23 @@ fn judge(
     (refusals.collect(), warnings.chain(opened(kind, &reference, request, known)).collect())
 }
 
-/// What an object names.
-fn references(object: &Object) -> Vec<ObjectRef> {
+/// The objects that an object names, or that say what it may.
+fn references(object: &Object, options: &CompileOptions) -> Vec<ObjectRef> {
+    let namespace = |name: &str| ObjectRef::new(Kind::Namespace, "", name);
+    if object.body == Body::ServiceAccount {
+        let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = options;
+        let config = ObjectRef::new(Kind::MeshConfig, mesh_config_namespace, mesh_config_name);
+        return vec![namespace(&object.reference.namespace), config];
+    }
     let Body::Egress(egress) = &object.body else { return Vec::new() };
+    let targets: BTreeSet<&str> = egress.sources.iter().map(|source| source.namespace.as_str()).collect();
     let named = egress.matches.iter().flatten().filter_map(|reference| {
         let kind = [Kind::HttpRouteGroup, Kind::UpstreamTrafficSetting]
             .into_iter()
             .find(|kind| kind.as_str() == reference.kind)?;
         Some(ObjectRef::new(kind, &object.reference.namespace, &reference.name))
     });
-    named.collect()
+    named.chain(targets.into_iter().map(namespace)).collect()
 }
 
 /// Whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
@@ -181,7 +206,7 @@ fn opened(
     request: &AdmissionRequest<DynamicObject>,
     known: &Known<'_>,
 ) -> Option<String> {
-    let CompileOptions { mesh_config_namespace, mesh_config_name, mesh_name: _ } = known.options;
+    let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = known.options;
     let is_mesh = kind == Kind::MeshConfig
         && (&reference.namespace, &reference.name) == (mesh_config_namespace, mesh_config_name);
     let is_open = |object: &Option<DynamicObject>| {

@@ -65,7 +65,7 @@ pub(in crate::source::kubernetes) fn verdicts(
             let message = message(std::iter::once(rules).chain(said.map(Problem::brief)));
             let mut conflicts = problems.iter().filter(|p| p.cause == Cause::Conflict).peekable();
             let verdict = Verdict {
-                accepted: accepted(condition.accepted, "Invalid", message),
+                accepted: accepted(condition.accepted, condition.reason(), message),
                 conflicts: conflicts.peek().is_some().then(|| Condition {
                     kind: CONFLICTS,
                     status: "True",
