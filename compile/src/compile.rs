@@ -82,7 +82,7 @@ pub struct Compiled {
     pub conditions: BTreeMap<ObjectRef, Condition>,
     /// What there is to say about no object in particular.
     pub notes: Vec<Problem>,
-    modes: Modes,
+    pub(crate) modes: Modes,
     mesh: Mesh,
 }
 

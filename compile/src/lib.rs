@@ -5,6 +5,7 @@
 //! [`explain`](mod@explain). Nothing here does I/O or knows Envoy or a
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
+pub mod changes;
 pub mod check;
 pub mod cluster;
 mod compile;

@@ -14,7 +14,7 @@ use crate::manifest::{Body, Kind, Object, ObjectRef, Problem, Severity, annotati
 
 /// Which mode an identity has.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Modes {
+pub(crate) struct Modes {
     config: Option<ObjectRef>,
     mesh: Option<Mode>,
     permissive: bool,
@@ -40,14 +40,34 @@ pub struct LooserMode {
 
 impl Modes {
     /// The service account's own mode where it counts, else its namespace's, else the mesh's.
-    pub(super) fn of(&self, identity: &Identity) -> Mode {
+    pub(crate) fn of(&self, identity: &Identity) -> Mode {
         let own = self.identities.get(identity).copied();
         own.unwrap_or_else(|| self.of_namespace(identity.namespace()))
     }
 
     /// The mode of service accounts that have none of their own.
-    fn of_namespace(&self, namespace: &str) -> Mode {
+    pub(crate) fn of_namespace(&self, namespace: &str) -> Mode {
         self.namespaces.get(namespace).copied().unwrap_or_else(|| self.default_mode())
+    }
+
+    /// The mode that a Namespace sets.
+    pub(crate) fn own_of_namespace(&self, namespace: &str) -> Option<Mode> {
+        self.namespaces.get(namespace).copied()
+    }
+
+    /// The mode of its own that an identity has and that counts.
+    pub(crate) fn own_of(&self, identity: &Identity) -> Option<Mode> {
+        self.identities.get(identity).copied()
+    }
+
+    /// The Namespaces that set a mode.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &String> {
+        self.namespaces.keys()
+    }
+
+    /// The identities that have a mode of their own.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.identities.keys()
     }
 
     /// The object that gives an identity its mode; none: there is no MeshConfig.
@@ -84,7 +104,7 @@ impl Modes {
     }
 
     /// The MeshConfig that counts.
-    pub(super) fn config(&self) -> Option<&ObjectRef> {
+    pub(crate) fn config(&self) -> Option<&ObjectRef> {
         self.config.as_ref()
     }
 
@@ -94,7 +114,7 @@ impl Modes {
     }
 
     /// Without a MeshConfig, egress is enforced.
-    pub(super) fn default_mode(&self) -> Mode {
+    pub(crate) fn default_mode(&self) -> Mode {
         self.mesh.unwrap_or(Mode::Enforce)
     }
 
