@@ -129,8 +129,10 @@ pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
         let more_effects = effects.len().saturating_sub(MAX_LISTED);
         effects.truncate(MAX_LISTED);
         let is_different = |object: &ObjectRef| indexes.0.get(object) != indexes.1.get(object);
-        let changed =
-            concerned(&object, &effects, &[&indexes.0, &indexes.1]).into_iter().filter(is_different).collect();
+        let changed = concerned(&object, &effects, &[&indexes.0, &indexes.1])
+            .into_iter()
+            .filter(is_different)
+            .collect();
         let stands = indexes.1.get(&object).or_else(|| indexes.0.get(&object));
         let file = stands.map(|object| object.file.to_string()).unwrap_or_default();
         GrantChange { object, file, changed, effects, more_effects }

@@ -115,7 +115,8 @@ impl Condition {
     /// The reason of `Accepted`, as in the status of an object.
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        let mut errors = self.problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
+        let mut errors =
+            self.problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
         if errors.peek().is_none() {
             "Accepted"
         } else if errors.all(|problem| problem.cause == Cause::Permission) {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 pub use self::connections::serve;
 use self::validate::Known;
+use crate::audit::Witness;
 use crate::inject;
 use crate::source::SourceState;
 use egress_compile::{CompileOptions, Compiled};
@@ -43,6 +44,8 @@ pub struct Webhooks {
     pub compiled: watch::Receiver<Arc<Compiled>>,
     /// What was answered.
     pub reviews: Reviews,
+    /// Who asked for what, for the audit record.
+    pub witness: Arc<Witness>,
 }
 
 impl Webhooks {
@@ -58,7 +61,12 @@ impl Webhooks {
     fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
-        validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled })
+        let answer =
+            validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
+        if answer.allowed {
+            validate::witness(request, &self.witness);
+        }
+        answer
     }
 
     fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {

@@ -38,7 +38,8 @@ pub(super) fn compare(before: &[&Rule], after: &[&Rule], opens: &mut Listed, clo
     let nothing = BTreeSet::new();
     for shape in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let (old, new) = (before.get(shape).unwrap_or(&nothing), after.get(shape).unwrap_or(&nothing));
-        for (list, more, less, others) in [(&mut *opens, new, old, &before), (&mut *closes, old, new, &after)] {
+        for (list, more, less, others) in [(&mut *opens, new, old, &before), (&mut *closes, old, new, &after)]
+        {
             let hosts: Vec<_> = more.difference(less).copied().collect();
             if !hosts.is_empty()
                 && let Some(addresses) = addresses(shape, more, others)

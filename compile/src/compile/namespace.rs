@@ -144,7 +144,8 @@ pub(super) fn namespaces<'o>(
         };
         let listed = annotation(POLICY_NAMESPACES_ANNOTATION).map(PolicyNamespaces::from_str);
         let policy_namespaces = listed.transpose().unwrap_or_else(|error| {
-            let advice = "list names by commas, or write `*` for all: until then no other namespace may grant here";
+            let advice =
+                "list names by commas, or write `*` for all: until then no other namespace may grant here";
             issues.error(&annotation_path(POLICY_NAMESPACES_ANNOTATION), error.to_string(), Some(advice));
             None
         });

@@ -165,7 +165,28 @@ pub struct Metadata {
     /// Counts changes of the specification, where a server keeps it.
     #[serde(default)]
     pub generation: Option<i64>,
+    /// The state that was read, where a server keeps it.
+    #[serde(skip)]
+    pub revision: Revision,
 }
+
+/// The state of an object at its API server: names a change of it. An object that says the same is the same, whatever
+/// its revision, so all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Revision {
+    /// The identifier that no other object ever has.
+    pub uid: String,
+    /// The version with which the object began to say what it says.
+    pub version: String,
+}
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revision {}
 
 impl Metadata {
     /// The value of an annotation.

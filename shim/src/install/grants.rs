@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn the_flag_of_a_deployment() {
-        let deployment = |args: Value| json!({"spec": {"template": {"spec": {"containers": [{"args": args}]}}}});
+        let deployment =
+            |args: Value| json!({"spec": {"template": {"spec": {"containers": [{"args": args}]}}}});
         let with = deployment(json!(["serve", "--policy-namespaces=a,b"]));
         assert_eq!(in_force(&with), "a,b".parse().ok());
         assert_eq!(in_force(&deployment(json!(["serve"]))), None);

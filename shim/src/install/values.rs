@@ -300,7 +300,9 @@ impl Values {
         for (i, name) in egress.policy_namespaces.iter().enumerate() {
             let found: Result<PolicyNamespaces, _> = name.parse();
             if name.contains(',') || found.is_err() || found == Ok(PolicyNamespaces::default()) {
-                bail!("value `osm.egress.policyNamespaces[{i}]`: `{name}` is not a namespace; `*` stands for all");
+                bail!(
+                    "value `osm.egress.policyNamespaces[{i}]`: `{name}` is not a namespace; `*` stands for all"
+                );
             }
         }
         let is_name = |text: &str| {

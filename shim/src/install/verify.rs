@@ -187,6 +187,12 @@ async fn mesh_config(cluster: &Cluster, names: &Names, report: &mut Report) -> R
 /// Who is loosened by whom, who may grant to others, and what counts for nobody. Nobody's policies suffer from what
 /// cannot be read here.
 async fn grants(cluster: &Cluster, names: &Names, report: &mut Report) {
+    if report.checks.iter().any(|check| check.check == "definitions" && check.state == State::Fail) {
+        for check in ["modes", "grants"] {
+            report.add(check, State::Unknown, "the definitions of the objects are missing");
+        }
+        return;
+    }
     let found = async {
         let deployment = cluster.get(&Id::within("apps/v1", "Deployment", &names.namespace, NAME)).await?;
         let in_force = deployment.as_ref().and_then(grants::in_force);

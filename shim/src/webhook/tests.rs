@@ -13,6 +13,7 @@ use super::*;
 fn webhooks() -> Webhooks {
     Webhooks {
         options: CompileOptions::default(),
+        witness: Arc::default(),
         sidecars: None,
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,

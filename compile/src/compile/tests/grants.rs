@@ -16,7 +16,9 @@ fn policy(namespace: &str, name: &str, sources: &[&str], spec: &str) -> String {
 }
 
 fn namespace(name: &str, annotations: &str) -> String {
-    format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\n")
+    format!(
+        "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, annotations: {{{annotations}}}}}\n"
+    )
 }
 
 fn with(text: &str, policy_namespaces: &str) -> Compiled {
@@ -41,8 +43,20 @@ fn an_object_counts_for_its_own_namespace_unless_an_administrator_says_more() {
         ("the target lists another", "m", listed("x"), "", false),
         ("the target lists nobody", "m", listed(""), "", false),
         ("the target's list has a mistake", "m", listed("m, M"), "", false),
-        ("the object's own namespace lists itself", "m", namespace("m", "openservicemesh.io/egress-policy-namespaces: m"), "", false),
-        ("another namespace lists it", "m", namespace("o", "openservicemesh.io/egress-policy-namespaces: m"), "", false),
+        (
+            "the object's own namespace lists itself",
+            "m",
+            namespace("m", "openservicemesh.io/egress-policy-namespaces: m"),
+            "",
+            false,
+        ),
+        (
+            "another namespace lists it",
+            "m",
+            namespace("o", "openservicemesh.io/egress-policy-namespaces: m"),
+            "",
+            false,
+        ),
     ] {
         let compiled = with(&(text + &policy(of, "p", &["n/app"], SSH)), flag);
         let condition = condition(&compiled, &format!("Egress {of}/p"));
@@ -80,7 +94,8 @@ fn the_sources_that_may_be_granted_to_count_and_the_others_are_named() {
 
 #[test]
 fn settings_of_one_namespace_s_object_never_touch_another_s() {
-    let by = "matches: [{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}]";
+    let by =
+        "matches: [{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}]";
     let https = "hosts: [a.org], ports: [{number: 443, protocol: https}]";
     let limits = |namespace: &str, most: u32| {
         settings("s")
@@ -132,9 +147,14 @@ fn a_traffic_target_counts_in_the_namespace_of_its_destination() {
 
 #[test]
 fn lists_of_namespaces() {
-    for (text, expected) in
-        [("", Some("")), ("a", Some("a")), (" b , a,", Some("a,b")), ("a,*", Some("*")), ("A", None), ("a.b", None)]
-    {
+    for (text, expected) in [
+        ("", Some("")),
+        ("a", Some("a")),
+        (" b , a,", Some("a,b")),
+        ("a,*", Some("*")),
+        ("A", None),
+        ("a.b", None),
+    ] {
         let found = text.parse::<PolicyNamespaces>().ok().map(|list| list.to_string());
         assert_eq!(found.as_deref(), expected, "{text}");
     }

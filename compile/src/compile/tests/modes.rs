@@ -71,7 +71,12 @@ fn the_nearest_word_counts() {
             passthrough,
             enforce,
         ),
-        ("delegated to whom?", off() + &delegated("").replace("service-accounts", "all") + &account("audit"), enforce, enforce),
+        (
+            "delegated to whom?",
+            off() + &delegated("").replace("service-accounts", "all") + &account("audit"),
+            enforce,
+            enforce,
+        ),
         ("unknown word on the namespace", on() + &namespace("Audit"), enforce, passthrough),
         (
             "unknown word on the service account",
@@ -162,7 +167,11 @@ fn what_is_said() {
         ("another MeshConfig", mesh("{}").replace("osm-mesh-config", "other")),
         ("words", namespace("Audit") + &account("off")),
         ("a mode that is not the author's to give", namespace("enforce") + &account("audit")),
-        ("words about others", delegated("").replace("service-accounts", "all, openservicemesh.io/egress-policy-namespaces: 'a,B'")),
+        (
+            "words about others",
+            delegated("")
+                .replace("service-accounts", "all, openservicemesh.io/egress-policy-namespaces: 'a,B'"),
+        ),
         (
             "sections and flags",
             mesh("{trafic: {enableEgress: true}, featureFlags: {enableEgressPolicy: false}}"),

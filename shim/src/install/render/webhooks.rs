@@ -69,11 +69,7 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     }
     let pods = json!([rule("", &["v1"], &["pods"], &["CREATE"])]);
     [
-        configuration(
-            input,
-            "Validating",
-            &validating,
-        ),
+        configuration(input, "Validating", &validating),
         configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),
     ]
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::object::{Item, Key, Observed, file};
 use crate::source::{Availability, SourceState};
 use egress_compile::manifest::Kind;
-use egress_compile::{CompileOptions, MONITORED_LABEL, PolicyNamespaces};
 use egress_compile::store::{Change, FileUpdate, Store};
+use egress_compile::{CompileOptions, MONITORED_LABEL, PolicyNamespaces};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,7 +198,8 @@ impl Gather {
     }
 
     fn update(&mut self, kind: Kind, key: &Key, change: Change) {
-        if !needs_namespace(kind) || self.monitored.contains(&key.0) || self.is_policy_of_named(kind, &key.0) {
+        if !needs_namespace(kind) || self.monitored.contains(&key.0) || self.is_policy_of_named(kind, &key.0)
+        {
             self.changed |= self.store.apply(FileUpdate { file: file(kind, key), change });
         }
     }
@@ -206,8 +207,7 @@ impl Gather {
     /// Whether objects of this kind and namespace are policies of `--policy-namespaces`: the mesh's own namespace, for
     /// example, whose pods have no sidecars.
     fn is_policy_of_named(&self, kind: Kind, namespace: &str) -> bool {
-        let is_policy =
-            matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
+        let is_policy = matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
         is_policy && self.policy_namespaces.lists(namespace)
     }
 }

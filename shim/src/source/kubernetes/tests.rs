@@ -122,7 +122,10 @@ fn only_namespaces_of_the_mesh_count() {
 fn policies_of_named_namespaces_count_without_the_label() {
     let mut gather = ready();
     gather.take(Event::Applied(Kind::Egress, egress("osm-system", "p", "a.org")));
-    gather.take(Event::Applied(Kind::ServiceAccount, item(Kind::ServiceAccount, "osm-system", "a", &json!({}))));
+    gather.take(Event::Applied(
+        Kind::ServiceAccount,
+        item(Kind::ServiceAccount, "osm-system", "a", &json!({})),
+    ));
     for mesh in [None, Some("osm"), Some("another")] {
         gather.take(Event::Applied(Kind::Namespace, namespace("osm-system", mesh)));
         let count = files(&mut gather).iter().filter(|file| file.starts_with("Egress")).count();

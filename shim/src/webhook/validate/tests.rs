@@ -404,7 +404,12 @@ fn a_service_account_only_tightens_its_mode() {
         ("as strict as the mesh", vec![mesh(true)], "passthrough", true),
         ("stricter than the mesh", vec![mesh(true)], "enforce", true),
         ("looser than the mesh", vec![mesh(false)], "audit", false),
-        ("looser than its namespace", vec![mesh(true), namespace("openservicemesh.io/egress-mode: enforce")], "audit", false),
+        (
+            "looser than its namespace",
+            vec![mesh(true), namespace("openservicemesh.io/egress-mode: enforce")],
+            "audit",
+            false,
+        ),
         ("its namespace lets it", vec![mesh(false), namespace(delegation)], "passthrough", true),
         ("no mode", vec![mesh(true)], "off", false),
     ] {
@@ -421,7 +426,9 @@ fn a_service_account_only_tightens_its_mode() {
     let mut labelled = object.clone();
     labelled["metadata"]["labels"] = json!({ "a": "b" });
     for new in [labelled, annotated("a", "n", json!({}))] {
-        assert!(asked(&Store::default(), review_of("v1", "ServiceAccount", new, Some(object.clone()))).allowed);
+        assert!(
+            asked(&Store::default(), review_of("v1", "ServiceAccount", new, Some(object.clone()))).allowed
+        );
     }
 }
 
@@ -436,7 +443,10 @@ fn a_namespace_is_judged_by_its_annotations_alone() {
     };
     assert!(asked(json!({})).allowed);
     assert!(asked(json!({ "openservicemesh.io/egress-mode": "audit", "a": "b" })).allowed);
-    assert!(refusal(&asked(json!({ "openservicemesh.io/egress-mode": "Audit" }))).contains("`Audit` is not a mode"));
+    assert!(
+        refusal(&asked(json!({ "openservicemesh.io/egress-mode": "Audit" })))
+            .contains("`Audit` is not a mode")
+    );
     let answer = asked(json!({ "openservicemesh.io/egress-policy-namespaces": "a,B" }));
     assert!(refusal(&answer).contains("`B` is not the name of a namespace"), "{answer:?}");
 }
