@@ -90,9 +90,10 @@ fn stopped(
 pub(super) fn looser(compiled: &Compiled) -> Vec<String> {
     let lines = compiled.looser_modes().into_iter().map(|found| {
         let (mode, usual) = (found.mode.as_str(), found.instead_of.as_str());
-        let by = match found.by.kind {
-            Kind::ServiceAccount => format!(", which Namespace {} lets it", found.by.namespace),
-            _ => String::new(),
+        let by = if found.by.kind == Kind::ServiceAccount {
+            format!(", which Namespace {} lets it", found.by.namespace)
+        } else {
+            String::new()
         };
         format!("{}: `{mode}` instead of `{usual}`{by}", found.by)
     });

@@ -74,7 +74,8 @@ async fn write(client: Client, mut queue: Receiver<(Instant, AuditEvent)>, delay
         }
         tokio::time::sleep_until(queued + delay).await;
         if message.len() > MAX_MESSAGE {
-            let end = message.floor_char_boundary(MAX_MESSAGE - 3);
+            let is_end = |at: &usize| message.is_char_boundary(*at);
+            let end = (0..=MAX_MESSAGE - '…'.len_utf8()).rev().find(is_end).unwrap_or_default();
             message.truncate(end);
             message.push('…');
         }
