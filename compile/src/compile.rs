@@ -14,6 +14,7 @@ mod in_mesh;
 mod issues;
 mod list;
 mod mesh;
+mod namespace;
 mod route;
 mod upstream;
 
@@ -27,13 +28,19 @@ use self::digest::Digest;
 use self::egress::PolicyRule;
 use self::in_mesh::{Mesh, View};
 use self::issues::Issues;
+pub use self::mesh::LooserMode;
 use self::mesh::Modes;
+pub use self::namespace::{PolicyNamespaces, PolicyNamespacesError};
 pub use self::upstream::{Limits, OwnCluster};
-use crate::manifest::{Object, ObjectRef, Problem, Severity};
+use crate::manifest::{Cause, Object, ObjectRef, Problem, Severity};
 use crate::store::{Index, Store};
 
 /// The annotation that gives a namespace or a service account its own mode.
 pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
+/// The annotation by which a Namespace lets its ServiceAccounts loosen their own mode.
+pub const MODE_DELEGATION_ANNOTATION: &str = "openservicemesh.io/egress-mode-delegation";
+/// The annotation by which a Namespace lists the namespaces whose Egress objects may grant to its service accounts.
+pub const POLICY_NAMESPACES_ANNOTATION: &str = "openservicemesh.io/egress-policy-namespaces";
 /// The annotation that lets the http rules of an Egress object upgrade connections.
 pub const UPGRADES_ANNOTATION: &str = "openservicemesh.io/egress-upgrades";
 /// The annotation that says what the https rules of an Egress object do with encrypted ClientHellos.
@@ -52,6 +59,8 @@ pub struct CompileOptions {
     pub mesh_config_name: String,
     /// The name of the mesh, in the labels of its namespaces.
     pub mesh_name: String,
+    /// The namespaces whose Egress objects count for service accounts of every namespace.
+    pub policy_namespaces: PolicyNamespaces,
 }
 
 impl Default for CompileOptions {
@@ -60,6 +69,7 @@ impl Default for CompileOptions {
             mesh_config_namespace: "osm-system".to_owned(),
             mesh_config_name: "osm-mesh-config".to_owned(),
             mesh_name: "osm".to_owned(),
+            policy_namespaces: PolicyNamespaces::one("osm-system"),
         }
     }
 }
@@ -76,7 +86,7 @@ pub struct Compiled {
     pub conditions: BTreeMap<ObjectRef, Condition>,
     /// What there is to say about no object in particular.
     pub notes: Vec<Problem>,
-    modes: Modes,
+    pub(crate) modes: Modes,
     mesh: Mesh,
     /// The number of older Egress objects, for each.
     ages: Arc<BTreeMap<String, usize>>,
@@ -107,6 +117,24 @@ pub struct Condition {
     pub sources: BTreeSet<Identity>,
     /// What is wrong with it, or good to know about it.
     pub problems: Vec<Problem>,
+}
+
+impl Condition {
+    /// The reason of `Accepted`, as in the status of an object.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        let mut errors =
+            self.problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
+        if errors.peek().is_none() {
+            "Accepted"
+        } else if self.problems.iter().any(|problem| matches!(problem.cause, Cause::Size | Cause::Crowding)) {
+            "TooLarge"
+        } else if errors.all(|problem| problem.cause == Cause::Permission) {
+            "NotPermitted"
+        } else {
+            "Invalid"
+        }
+    }
 }
 
 impl Compiled {
@@ -153,6 +181,18 @@ impl Compiled {
         self.modes.default_mode()
     }
 
+    /// Every Namespace and ServiceAccount that loosens a mode.
+    #[must_use]
+    pub fn looser_modes(&self) -> Vec<LooserMode> {
+        self.modes.loosened()
+    }
+
+    /// The object that gives an identity its mode; none: there is no MeshConfig.
+    #[must_use]
+    pub fn mode_decided_by(&self, identity: &Identity) -> Option<ObjectRef> {
+        self.modes.decided_by(identity)
+    }
+
     /// Everything that there is to say, in no particular order.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.conditions.values().flat_map(|condition| &condition.problems).chain(&self.notes)
@@ -165,7 +205,8 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let Index { objects, duplicates: _ } = store.index();
     let mut compiler = Compiler::default();
 
-    let (modes, notes) = mesh::modes(&objects, options, &mut compiler);
+    let namespaces = namespace::namespaces(&objects, options, &mut compiler);
+    let (modes, notes) = mesh::modes(&objects, &namespaces, options, &mut compiler);
     let mesh = in_mesh::mesh(&objects, options, modes.permissive(), &mut compiler);
     let mesh = match previous {
         Some(previous) => mesh.sharing(&previous.mesh),
@@ -173,18 +214,19 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     };
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
-    let mut policies = egress::policies(&objects, &groups, &settings);
+    let mut policies = egress::policies(&objects, &groups, &settings, &namespaces);
     let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
     let ages = Arc::new(ages.collect());
     let clusters = clusters(&mut policies);
 
-    let mut granted: BTreeMap<Identity, Vec<&PolicyRule>> = BTreeMap::new();
+    let mut granted: BTreeMap<Identity, Vec<(bool, &PolicyRule)>> = BTreeMap::new();
     // Documents are sorted by the text of policies' names.
     let mut sorted: Vec<&egress::Policy<'_>> = policies.iter().collect();
     sorted.sort_by_key(|policy| policy.issues.name());
     for policy in sorted {
         for identity in &policy.sources {
-            granted.entry(identity.clone()).or_default().extend(&policy.rules);
+            let (is_foreign, rules) = (policy.is_foreign_to(identity), policy.rules_for(identity));
+            granted.entry(identity.clone()).or_default().extend(rules.iter().map(|rule| (is_foreign, rule)));
         }
     }
     for identity in modes.annotated() {
@@ -195,7 +237,11 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .into_iter()
         .map(|(identity, rules)| {
             let mode = modes.of(&identity);
-            let rules = if mode == Mode::Passthrough { Vec::new() } else { rules };
+            let mut rules = if mode == Mode::Passthrough { Vec::new() } else { rules };
+            // Of rules that allow the same, the first one leads the connection: those of the identity's own namespace
+            // come before those of others.
+            rules.sort_by_key(|(is_foreign, _)| *is_foreign);
+            let rules: Vec<&PolicyRule> = rules.into_iter().map(|(_, rule)| rule).collect();
             let in_mesh = mesh.view(&identity);
             let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
             let content = content(&identity, mode, &rules, clusters, in_mesh);
@@ -229,7 +275,7 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
         let mut overruled = BTreeMap::new();
         let own = policy.issues.name();
         for (identity, cluster) in
-            policy.sources.iter().flat_map(|identity| policy.clusters.iter().map(move |c| (identity, c)))
+            policy.sources.iter().flat_map(|id| policy.clusters_for(id).iter().map(move |c| (id, c)))
         {
             let known = clusters.entry(identity.clone()).or_default();
             let (first, by) =

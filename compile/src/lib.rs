@@ -7,6 +7,7 @@
 
 pub mod bounds;
 pub mod budget;
+pub mod changes;
 pub mod check;
 pub mod cluster;
 mod compile;
@@ -19,6 +20,7 @@ pub mod never;
 pub mod store;
 
 pub use compile::{
-    CompileOptions, Compiled, Condition, ENCRYPTED_HELLO_ANNOTATION, IGNORE_LABEL, Limits, MODE_ANNOTATION,
-    MONITORED_LABEL, OwnCluster, UPGRADES_ANNOTATION, compile,
+    CompileOptions, Compiled, Condition, ENCRYPTED_HELLO_ANNOTATION, IGNORE_LABEL, Limits, LooserMode,
+    MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, MONITORED_LABEL, OwnCluster, POLICY_NAMESPACES_ANNOTATION,
+    PolicyNamespaces, PolicyNamespacesError, UPGRADES_ANNOTATION, compile,
 };

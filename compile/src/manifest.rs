@@ -13,7 +13,7 @@ pub mod yaml;
 
 pub use decode::unreadable;
 pub use decode::{Parsed, parse, parse_value};
-pub use object::{Body, Kind, Metadata, Object, ObjectRef};
+pub use object::{Body, Kind, Metadata, Object, ObjectRef, Revision};
 pub use places::{Places, Position};
 pub use problem::{Cause, Problem, Severity};
 

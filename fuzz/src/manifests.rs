@@ -10,7 +10,8 @@ use egress_compile::budget::{
 use egress_compile::manifest::{Cause, Kind, parse_value};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{
-    CompileOptions, Compiled, ENCRYPTED_HELLO_ANNOTATION, MODE_ANNOTATION, UPGRADES_ANNOTATION, compile,
+    CompileOptions, Compiled, ENCRYPTED_HELLO_ANNOTATION, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION,
+    POLICY_NAMESPACES_ANNOTATION, UPGRADES_ANNOTATION, compile,
 };
 use egress_policy::{Document, Identity, Mode, Policy};
 use serde_json::{Value, json};
@@ -488,6 +489,12 @@ fn object(input: &mut Input<'_>, number: usize) -> Value {
             let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace"});
             namespace["metadata"] =
                 json!({"name": "n", "labels": {"openservicemesh.io/monitored-by": "osm"}});
+            let (annotation, values) = input.pick(&[
+                (MODE_ANNOTATION, MODES),
+                (MODE_DELEGATION_ANNOTATION, &["service-accounts", "none", "all"][..]),
+                (POLICY_NAMESPACES_ANNOTATION, &["*", "n", "m, n", "N", ""][..]),
+            ]);
+            namespace["metadata"]["annotations"] = json!({annotation: text(input, values)});
             return namespace;
         }
         _ => of_the_mesh(input),

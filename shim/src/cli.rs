@@ -45,7 +45,7 @@ use self::uninstall::Uninstall;
 use self::verify::Verify;
 use crate::crds;
 use crate::flows::clean;
-use egress_compile::CompileOptions;
+use egress_compile::{CompileOptions, PolicyNamespaces};
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
@@ -154,11 +154,18 @@ struct Mesh {
     /// Name of the mesh, in the label `openservicemesh.io/monitored-by` of its namespaces.
     #[arg(long, default_value = "osm")]
     mesh_name: String,
+    /// Namespaces whose Egress objects count for service accounts of every namespace; several by commas, `*` for all.
+    /// Others count for their own namespace, and where a Namespace's annotation
+    /// `openservicemesh.io/egress-policy-namespaces` lists them. Default: the namespace of `--osm-namespace`.
+    #[arg(long, value_name = "NAMESPACES")]
+    policy_namespaces: Option<PolicyNamespaces>,
 }
 
 impl From<Mesh> for CompileOptions {
     fn from(mesh: Mesh) -> Self {
+        let own = || PolicyNamespaces::one(&mesh.osm_namespace);
         Self {
+            policy_namespaces: mesh.policy_namespaces.clone().unwrap_or_else(own),
             mesh_config_name: mesh.mesh_config_name,
             mesh_config_namespace: mesh.osm_namespace,
             mesh_name: mesh.mesh_name,

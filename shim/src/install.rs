@@ -8,6 +8,7 @@
 pub mod apply;
 mod certificates;
 mod cluster;
+mod grants;
 mod id;
 pub mod names;
 pub mod namespaces;

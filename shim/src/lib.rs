@@ -5,6 +5,7 @@
 //! at [`envoy`] and [`xds`].
 
 pub mod admin;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod connections;

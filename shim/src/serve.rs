@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin::{self, HostName};
+use crate::audit::{Audit, Snapshot as Audited, Witness};
 use crate::connections::{Pools, encrypted, raise_file_limit, serve as serve_http};
 use crate::console::Console;
 use crate::console::playground::Playground;
@@ -24,7 +25,9 @@ use crate::flows::store::{Keeper, Store};
 use crate::inject;
 use crate::snapshot::{Snapshot, hash};
 use crate::source::folder::Folder;
-use crate::source::kubernetes::{Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
+use crate::source::kubernetes::{
+    AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect,
+};
 use crate::source::{Availability, SourceState};
 use crate::status::Shared;
 use crate::tls::{Files, ServerTls};
@@ -155,6 +158,14 @@ impl Reading {
         }
     }
 
+    /// Where events of the audit record go.
+    fn audit_events(&mut self) -> Option<AuditEvents> {
+        match self {
+            Self::Folder(..) => None,
+            Self::Cluster(cluster, connection) => Some(cluster.audit_events(&connection.client)),
+        }
+    }
+
     /// Where the console writes.
     fn target(&self, options: &CompileOptions) -> Target {
         match self {
@@ -236,7 +247,9 @@ pub async fn run(config: Config) -> Result<()> {
         writes: config.console_token.map(|token| Writes { token, target: target() }),
         playground: config.playground,
     };
+    let witness = Arc::new(Witness::default());
     let webhooks = Webhooks {
+        witness: Arc::clone(&witness),
         options: config.options.clone(),
         sidecars: config.sidecars,
         source: source.clone(),
@@ -256,12 +269,15 @@ pub async fn run(config: Config) -> Result<()> {
             None
         }
         first = first(&mut source, &config.origin) => {
-            let first = compile(&first.store, &config.options, None);
-            report(&source.borrow(), &first);
-            sender.send_replace(Arc::new(first));
+            let first_compiled = compile(&first.store, &config.options, None);
+            report(&source.borrow(), &first_compiled);
+            let first_compiled = Arc::new(first_compiled);
+            let (audited, states) = watch::channel((Arc::clone(&first.store), Arc::clone(&first_compiled)));
+            tokio::spawn(Audit { witness, events: reading.audit_events() }.run(states));
+            sender.send_replace(first_compiled);
             reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
-            tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots)));
+            tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots), audited));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, identification, proxies);
             let xds = tokio::spawn(server.serve(xds, tls, flows, pools.xds, wait(stopped.clone())));
@@ -348,6 +364,7 @@ async fn recompile(
     options: CompileOptions,
     sender: watch::Sender<Arc<Compiled>>,
     snapshots: Arc<Published>,
+    audited: watch::Sender<Audited>,
 ) {
     while source.changed().await.is_ok() {
         let state = source.borrow_and_update().clone();
@@ -365,6 +382,7 @@ async fn recompile(
         sender.send_replace(Arc::clone(&compiled));
         let changed = snapshots.update(&compiled);
         tracing::info!(changed, took = ?start.elapsed(), "compiled");
+        audited.send_replace((state.store, compiled));
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use self::bodies::Bodies;
 pub use self::client::ClientNames;
 use self::validate::Known;
+use crate::audit::Witness;
 use crate::connections::{ConnectionInfo, HttpLimits};
 use crate::inject;
 use crate::source::SourceState;
@@ -55,6 +56,8 @@ pub struct Webhooks {
     pub reviews: Reviews,
     /// Who may ask, of those whose certificate TLS has verified.
     pub clients: ClientNames,
+    /// Who asked for what, for the audit record.
+    pub witness: Arc<Witness>,
 }
 
 impl Webhooks {
@@ -71,7 +74,12 @@ impl Webhooks {
     fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
-        validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled })
+        let answer =
+            validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
+        if answer.allowed {
+            validate::witness(request, &self.witness);
+        }
+        answer
     }
 
     fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {

@@ -47,6 +47,10 @@ spec:
   ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
 ---
 apiVersion: v1
+kind: Namespace
+metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
 ";

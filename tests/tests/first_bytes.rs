@@ -31,6 +31,10 @@ spec:
   ports: [{number: 9000, protocol: tcp}]
 ";
 const AUDIT: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
 ";

@@ -82,6 +82,40 @@ fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)>
     Ok(counts)
 }
 
+/// What another namespace's object may allow, it may not throttle: its connections are in a cluster of their own, and
+/// those that the identity's own namespace allows are not in it. Without permission it does nothing at all.
+#[test]
+fn another_namespace_s_settings_throttle_nobody_else() -> Result<()> {
+    let host = "httpbin.org";
+    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
+    let limits = "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
+    let elsewhere = |text: String| text.replace(", namespace: curl}\nspec", ", namespace: admin}\nspec");
+    // By its name it comes before all others.
+    let foreign = elsewhere(settings("s", limits)) + &elsewhere(egress("a", &format!("{spec}, {}", by("s"))));
+    ensure!(foreign.matches("namespace: admin").count() == 2, "{foreign}");
+    let permission = "apiVersion: v1\nkind: Namespace\n\
+         metadata: {name: curl, annotations: {openservicemesh.io/egress-policy-namespaces: admin}}\n";
+    let manifests = [("foreign.yaml", foreign.as_str()), ("own.yaml", &egress("z", &spec))];
+    play_in(
+        |world| slow::start(&world.outside.netns),
+        &manifests,
+        |scene| {
+            let to = SocketAddr::new(HTTPBIN, slow::PORT);
+            ensure!(load(scene, to, host)? == (50, 0), "it throttles without permission");
+            ensure!(!scene.problems("Egress admin/a")?.is_empty());
+            scene.write("namespace.yaml", permission)?;
+            ensure!(scene.problems("Egress admin/a")?.is_empty(), "{:?}", scene.problems("Egress admin/a")?);
+            ensure!(load(scene, to, host)? == (50, 0), "it throttles what the own object allows");
+            // What only that object allows, it limits: Envoy takes the cluster's name.
+            scene.remove("own.yaml")?;
+            let (good, overflown) = load(scene, to, host)?;
+            ensure!(good > 0 && overflown > 0, "{good} {overflown}");
+            scene.remove("namespace.yaml")?;
+            scene.get(to, host, "/get")?.closed()
+        },
+    )
+}
+
 /// Open Service Mesh's demo of circuit breaking for hosts outside the mesh, in its two steps.
 #[test]
 fn circuit_breaking_demo() -> Result<()> {

@@ -8,9 +8,10 @@ use egress_policy::{Cidr, EncryptedHello, HostPattern, Identity, Port, Protocol,
 use super::digest::Digest;
 use super::issues::Issues;
 use super::list::List;
+use super::namespace::Namespaces;
 use super::route::{Group, Groups};
-use super::upstream::{Limits, OwnCluster, Settings};
-use super::{Invalid, Objects, address, annotations, host};
+use super::upstream::{Limits, OwnCluster, Settings, separated};
+use super::{Invalid, Objects, POLICY_NAMESPACES_ANNOTATION, address, annotations, host};
 use crate::budget::{self, Usage};
 use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
@@ -35,10 +36,33 @@ pub(super) struct Policy<'s> {
     pub(super) made: Option<&'s str>,
     /// The clusters that its rules name.
     pub(super) clusters: Vec<OwnCluster>,
+    /// The same rules and clusters for sources of other namespaces, where the clusters must not be shared.
+    apart: Option<(Vec<PolicyRule>, Vec<OwnCluster>)>,
     /// The field that names the settings of those.
     pub(super) settings_field: String,
     /// What there is to say about it.
     pub(super) issues: Issues<'s>,
+}
+
+impl Policy<'_> {
+    /// Whether an identity is of another namespace.
+    pub(super) fn is_foreign_to(&self, identity: &Identity) -> bool {
+        self.issues.namespace() != identity.namespace()
+    }
+
+    pub(super) fn rules_for(&self, identity: &Identity) -> &[PolicyRule] {
+        match &self.apart {
+            Some((rules, _)) if self.is_foreign_to(identity) => rules,
+            _ => &self.rules,
+        }
+    }
+
+    pub(super) fn clusters_for(&self, identity: &Identity) -> &[OwnCluster] {
+        match &self.apart {
+            Some((_, clusters)) if self.is_foreign_to(identity) => clusters,
+            _ => &self.clusters,
+        }
+    }
 }
 
 /// Reads all Egress objects.
@@ -46,15 +70,16 @@ pub(super) fn policies<'s>(
     objects: &Objects<'s>,
     groups: &Groups<'_>,
     settings: &Settings<'_>,
+    namespaces: &Namespaces<'_>,
 ) -> Vec<Policy<'s>> {
     let mut policies = Vec::new();
     for (reference, object) in objects {
         if let Body::Egress(egress) = &object.body {
             let issues = Issues::new(object);
             let settings_field = "spec.matches".to_owned();
-            policies.push(
-                Reader { reference, object, egress, groups, settings, settings_field, issues }.policy(),
-            );
+            let reader =
+                Reader { reference, object, egress, groups, settings, namespaces, settings_field, issues };
+            policies.push(reader.policy());
         }
     }
     policies
@@ -86,6 +111,7 @@ struct Reader<'a, 's> {
     egress: &'s Egress,
     groups: &'a Groups<'a>,
     settings: &'a Settings<'a>,
+    namespaces: &'a Namespaces<'a>,
     settings_field: String,
     issues: Issues<'s>,
 }
@@ -103,9 +129,16 @@ impl<'s> Reader<'_, 's> {
         // Nothing is made of a list that is too long, not even problems.
         let fits = self.check_sizes();
         let sources = if fits.is_ok() { self.sources() } else { BTreeSet::new() };
-        let granted = fits.and_then(|()| self.granted()).unwrap_or_default();
+        let mut granted = fits.and_then(|()| self.granted()).unwrap_or_default();
+        if sources.is_empty() && self.issues.lack_permission() {
+            // It contributes nothing to anybody.
+            granted = Granted::default();
+        }
         let Granted { mut rules, clusters, usage } = granted;
         rules.sort_by(|a, b| a.rule.cmp(&b.rule));
+        let namespace = &self.reference.namespace;
+        let has_foreign = sources.iter().any(|identity| identity.namespace() != namespace);
+        let apart = (has_foreign && !clusters.is_empty()).then(|| separated(&rules, &clusters, namespace));
         Policy {
             reference: self.reference,
             sources,
@@ -114,6 +147,7 @@ impl<'s> Reader<'_, 's> {
             is_crowded_out: false,
             made: self.object.metadata.creation_timestamp.as_deref(),
             clusters,
+            apart,
             settings_field: self.settings_field,
             issues: self.issues,
         }
@@ -192,8 +226,21 @@ impl<'s> Reader<'_, 's> {
                 continue;
             }
             match Identity::new(namespace, name) {
-                Ok(identity) => {
+                Ok(identity) if self.namespaces.permit(&self.reference.namespace, &identity) => {
                     identities.insert(identity);
+                }
+                Ok(identity) => {
+                    let own = &self.reference.namespace;
+                    let message = format!(
+                        "`{identity}` is in another namespace, which objects of `{own}` may not grant to, so this \
+                         source grants nothing"
+                    );
+                    let advice = format!(
+                        "move the object to namespace `{namespace}`, annotate that Namespace with \
+                         `{POLICY_NAMESPACES_ANNOTATION}: {own}`, or list `{own}` in `--policy-namespaces` \
+                         (`osm.egress.policyNamespaces`)"
+                    );
+                    self.issues.not_permitted(&format!("spec.sources[{i}]"), message, &advice);
                 }
                 Err(error) => {
                     let advice = "name the service account and its namespace as Kubernetes has them: until then this source grants nothing";
@@ -499,7 +546,7 @@ impl PortRule {
     }
 }
 
-/// The most bytes that a cluster takes in a rule, without its host, and the field of that one host.
-const CLUSTER: usize = 32;
+/// The most bytes that a cluster takes in a rule, without its host: the field, the port, and `@` with a namespace.
+const CLUSTER: usize = 96;
 
 const NO_OBJECT: &str = "correct or remove this match: until then the object grants nothing";

@@ -236,6 +236,15 @@ fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler
         }
     };
     let destination = subject(&spec.destination, namespace, "spec.destination", &mut issues);
+    let destination = destination.filter(|destination| {
+        let is_own = destination.namespace() == namespace;
+        if !is_own {
+            let message = format!("`{destination}` is in another namespace, so the target grants nothing");
+            let advice = "put the TrafficTarget into the namespace of its destination, as SMI has it";
+            issues.error("spec.destination.namespace", message, Some(advice));
+        }
+        is_own
+    });
     if spec.rules.as_deref().is_none_or(<[_]>::is_empty) {
         let message = "there are no rules, so the target grants nothing, as in OSM";
         issues.warning("spec.rules", message, Some("name a route group or a TCP route"));

@@ -24,6 +24,16 @@ impl<'o> Issues<'o> {
         format!("{}/{}", reference.namespace, reference.name)
     }
 
+    /// The object's namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.object.reference.namespace
+    }
+
+    /// Whether something in it is not permitted.
+    pub(super) fn lack_permission(&self) -> bool {
+        self.problems.iter().any(|problem| problem.cause == Cause::Permission)
+    }
+
     pub(super) fn error(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
         self.add(Severity::Error, Cause::Itself, field, message, advice);
     }
@@ -39,6 +49,11 @@ impl<'o> Issues<'o> {
     /// An object that this one names is missing or wrong.
     pub(super) fn wrong_reference(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
         self.add(Severity::Error, Cause::Reference, field, message, Some(advice));
+    }
+
+    /// Its author may not say this; somebody else can permit it.
+    pub(super) fn not_permitted(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
+        self.add(Severity::Error, Cause::Permission, field, message, Some(advice));
     }
 
     /// Another object says something else, and that counts.

@@ -4,6 +4,7 @@
 mod beyond;
 mod budgets;
 mod catalog;
+mod grants;
 mod in_mesh;
 mod invalid;
 mod modes;

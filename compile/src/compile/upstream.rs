@@ -1,11 +1,14 @@
 //! Connection settings, and the clusters that carry them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use egress_policy::{HostPattern, Port};
+use egress_policy::{HostPattern, Port, Rule};
 use serde::Serialize;
 
+use super::digest::Digest;
+use super::egress::PolicyRule;
 use super::issues::Issues;
 use super::{Compiler, Invalid, Objects};
 use crate::bounds::{MAX_CONNECT_TIMEOUT, MIN_CONNECT_TIMEOUT};
@@ -47,6 +50,23 @@ impl OwnCluster {
         let name = host.map_or_else(|| port.to_string(), |host| format!("{host}:{port}"));
         Self { name, host: host.cloned(), limits }
     }
+}
+
+/// Rules and clusters for identities of other namespaces: `HOST:PORT@NAMESPACE`. So the settings of one namespace's
+/// object never throttle what another namespace's object allows to the same host and port.
+pub(super) fn separated(
+    rules: &[PolicyRule],
+    clusters: &[OwnCluster],
+    namespace: &str,
+) -> (Vec<PolicyRule>, Vec<OwnCluster>) {
+    let name = |name: &String| format!("{name}@{namespace}");
+    let rules = rules.iter().map(|PolicyRule { rule, digest }| {
+        let cluster = rule.cluster.as_ref().map(name);
+        let digest = Digest::join([digest, &Digest::of(&cluster)]);
+        PolicyRule { rule: Arc::new(Rule { cluster, ..Rule::clone(rule) }), digest }
+    });
+    let clusters = clusters.iter().map(|cluster| OwnCluster { name: name(&cluster.name), ..cluster.clone() });
+    (rules.collect(), clusters.collect())
 }
 
 /// The settings of each UpstreamTrafficSetting.

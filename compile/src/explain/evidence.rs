@@ -124,6 +124,10 @@ impl Evidence {
         let mut others: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
         for (object, namespace, name) in objects.sources() {
             let same_name = name == identity.service_account();
+            // What is wrong with those that name the identity itself is said as that.
+            if same_name && namespace == identity.namespace() {
+                continue;
+            }
             if same_name || namespace == identity.namespace() {
                 others
                     .entry((!same_name, format!("{namespace}/{name}")))

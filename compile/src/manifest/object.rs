@@ -169,11 +169,32 @@ pub struct Metadata {
     /// When a server made it, in a form whose order is that of time. Files may say anything here.
     #[serde(default, deserialize_with = "text_or_nothing", skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
+    /// The state that was read, where a server keeps it.
+    #[serde(skip)]
+    pub revision: Revision,
 }
 
 fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
+
+/// The state of an object at its API server: names a change of it. An object that says the same is the same, whatever
+/// its revision, so all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Revision {
+    /// The identifier that no other object ever has.
+    pub uid: String,
+    /// The version with which the object began to say what it says.
+    pub version: String,
+}
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revision {}
 
 impl Metadata {
     /// The value of an annotation.

@@ -51,6 +51,8 @@ pub enum Cause {
     Size,
     /// The size of all objects of an identity together.
     Crowding,
+    /// That whoever may write the object may not grant this; an administrator can permit it.
+    Permission,
 }
 
 /// Something to say about a manifest: where, what, and what to do about it.

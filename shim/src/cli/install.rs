@@ -26,6 +26,9 @@ pub(super) struct Install {
     /// With `--dry-run`: print the objects.
     #[arg(short = 'o', long, value_enum, requires = "dry_run")]
     output: Option<Manifests>,
+    /// Go on where grants stop that count now. Without it they are listed, and nothing is changed.
+    #[arg(long)]
+    stop_grants: bool,
     /// Wait until the control plane runs, before the API server is told to ask it.
     #[arg(long)]
     wait: bool,
@@ -69,6 +72,7 @@ impl Install {
                 DryRun::Client => apply::DryRun::Client,
             }),
             yaml: matches!(self.output, Some(Manifests::Yaml)),
+            stop_grants: self.stop_grants,
             wait: self.wait,
             timeout,
         };

@@ -1,15 +1,18 @@
 //! The manifests that an identity's policy follows from, for the playground: written anew from what was read, so that it
 //! is the same for a folder and a cluster.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use egress_compile::manifest::spec::Egress;
-use egress_compile::manifest::{Body, Kind, Object};
+use egress_compile::manifest::{Body, Kind, Object, ObjectRef};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, MODE_ANNOTATION};
+use egress_compile::{
+    CompileOptions, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, POLICY_NAMESPACES_ANNOTATION,
+};
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
@@ -46,7 +49,7 @@ fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
             },
         )
     };
-    let text = objects.values().filter_map(|object| match &object.body {
+    let texts = objects.values().filter_map(|object| match &object.body {
         Body::MeshConfig(config) => {
             let is_it = object.reference.namespace == options.mesh_config_namespace
                 && object.reference.name == options.mesh_config_name;
@@ -58,27 +61,55 @@ fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
         Body::UpstreamTrafficSetting(setting) => {
             is_referred_to(object).then(|| manifest(object, json!(setting)))
         }
-        Body::Namespace => {
-            let is_it = object.reference.name == identity.namespace() && has_mode(object);
-            is_it.then(|| manifest(object, Value::Null))
-        }
         Body::ServiceAccount => {
             let is_it = object.reference.namespace == identity.namespace()
                 && object.reference.name == identity.service_account()
-                && has_mode(object);
+                && object.metadata.annotation(MODE_ANNOTATION).is_some();
             is_it.then(|| manifest(object, Value::Null))
         }
-        Body::Service(_) | Body::Endpoints(..) | Body::Workload(..) | Body::TrafficTarget(_) => None,
+        Body::Namespace
+        | Body::Service(_)
+        | Body::Endpoints(..)
+        | Body::Workload(..)
+        | Body::TrafficTarget(_) => None,
     });
-    text.collect::<Vec<_>>().join("---\n")
+    let texts = texts.chain(namespace(store, options, identity, &policies));
+    texts.collect::<Vec<_>>().join("---\n")
+}
+
+/// The Namespace of an identity, with its settings. What flags of the control plane permit is written into its
+/// annotation: the playground has no flags.
+fn namespace(
+    store: &Store,
+    options: &CompileOptions,
+    identity: &Identity,
+    policies: &[&Object],
+) -> Option<String> {
+    let name = identity.namespace();
+    let reference = ObjectRef::new(Kind::Namespace, "", name);
+    let object = store.object(&reference).map(|object| value(object, Value::Null));
+    let mut object = object.unwrap_or_else(
+        || json!({ "apiVersion": "v1", "kind": Kind::Namespace.as_str(), "metadata": { "name": name } }),
+    );
+    let namespaces = policies.iter().map(|policy| policy.reference.namespace.as_str());
+    let mut listed: BTreeSet<&str> = namespaces
+        .filter(|namespace| *namespace != name && options.policy_namespaces.contains(namespace))
+        .collect();
+    let annotations = &mut object["metadata"]["annotations"];
+    let own = annotations[POLICY_NAMESPACES_ANNOTATION].as_str().unwrap_or_default().to_owned();
+    if !listed.is_empty() {
+        listed.extend(own.split(',').map(str::trim).filter(|name| !name.is_empty()));
+        let list = listed.into_iter().collect::<Vec<_>>().join(",");
+        annotations[POLICY_NAMESPACES_ANNOTATION] = json!(list);
+    }
+    let settings = [MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, POLICY_NAMESPACES_ANNOTATION];
+    let annotations = annotations.as_object_mut()?;
+    annotations.retain(|_, value| !value.is_null());
+    settings.iter().any(|name| annotations.contains_key(*name)).then(|| yaml::text(&object))
 }
 
 fn egress(object: &Object) -> Option<&Egress> {
     if let Body::Egress(egress) = &object.body { Some(egress) } else { None }
-}
-
-fn has_mode(object: &Object) -> bool {
-    object.metadata.annotation(MODE_ANNOTATION).is_some()
 }
 
 /// An object as it may be applied.

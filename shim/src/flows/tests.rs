@@ -180,7 +180,9 @@ fn hostile_bytes() {
     assert!(is_plain(&simulation.to_string()), "{simulation}");
 }
 
-const ACCOUNT: &str = "apiVersion: v1\nkind: ServiceAccount\n\
+const ACCOUNT: &str = "apiVersion: v1\nkind: Namespace\n\
+    metadata: {name: shop, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}\n\
+    ---\napiVersion: v1\nkind: ServiceAccount\n\
     metadata: {name: app, namespace: shop, annotations: {openservicemesh.io/egress-mode: MODE}}\n";
 
 const ENFORCED: &str = "

@@ -37,6 +37,8 @@ pub struct Options {
     pub dry_run: Option<DryRun>,
     /// Whether objects are printed, rather than what would become of them.
     pub yaml: bool,
+    /// Whether grants may stop.
+    pub stop_grants: bool,
     /// Whether to wait until the control plane runs.
     pub wait: bool,
     /// How long waiting may take.
@@ -77,6 +79,19 @@ pub async fn run(options: &Options) -> Result<()> {
         );
     }
     plan.notes.iter().for_each(warn);
+    let lost = &plan.lost_grants;
+    if !lost.is_empty() {
+        if options.dry_run.is_none() && !options.stop_grants {
+            bail!(
+                "these grants count now, and would stop:\n  {}\nAn Egress object counts for service accounts of its own \
+                 namespace, and a ServiceAccount only tightens its mode. Permit what is meant (`--set \
+                 osm.egress.policyNamespaces`, or annotations of the Namespace: docs/policy-reference.md), or pass \
+                 `--stop-grants`. Nothing was changed",
+                lost.join("\n  ")
+            );
+        }
+        lost.iter().for_each(|line| warn(format!("a grant stops: {line}")));
+    }
     match options.dry_run {
         Some(_) if options.yaml => print(&plan),
         Some(_) => pretend(&cluster, &plan).await?,

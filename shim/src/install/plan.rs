@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::certificates::{self, Pair};
 use super::cluster::Cluster;
+use super::grants;
 use super::id::{Id, resource};
 use super::names::{CA_SECRET, INSTANCE, MANAGED_BY, NAME, Names, TLS_SECRET, VALUES};
 use super::render::{self, Facts, Input, Secrets, decoded};
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) is_installed: bool,
     /// Whether everything may leave.
     pub(super) is_open: bool,
+    /// The grants that count now and would not any more.
+    pub(super) lost_grants: Vec<String>,
 }
 
 /// Makes a plan. Reads, and changes nothing.
@@ -74,7 +77,15 @@ pub(super) async fn plan(cluster: &Cluster, names: &Names, given: &Given, reset:
         is_installed: deployment.is_some(),
         is_open: values.osm.enable_egress,
         values,
+        lost_grants: Vec::new(),
     };
+    if let Some(deployment) = &deployment {
+        let wanted = plan.values.policy_namespaces(&names.namespace).parse()?;
+        match grants::lost(cluster, names, deployment, &wanted).await {
+            Ok(lost) => plan.lost_grants = lost,
+            Err(why) => plan.notes.push(format!("the grants that would stop cannot be listed: {why:#}")),
+        }
+    }
     let mut theirs = Vec::new();
     for object in objects {
         let id = Id::of(&object);

@@ -18,6 +18,7 @@ use egress_compile::IGNORE_LABEL;
 
 pub(super) use self::access::rules;
 pub(super) use self::mesh_config::difference;
+pub(super) use self::webhooks::GRANTS;
 
 /// What is rendered.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use egress_compile::PolicyNamespaces;
 use egress_compile::manifest::yaml;
 use egress_policy::Cidr;
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,8 @@ pub struct Egress {
     pub flow_log: bool,
     /// How many flows each control plane remembers of each identity.
     pub flows_per_identity: NonZeroU32,
+    /// Namespaces whose Egress objects count for service accounts of every namespace, `*` for all; empty: the mesh's own.
+    pub policy_namespaces: Vec<String>,
     /// Whether there is a NetworkPolicy around the control plane.
     pub network_policy: bool,
     /// Ports of the API server that it lets through, besides those that the cluster names.
@@ -195,6 +198,7 @@ impl Default for Egress {
             ip_families: IpFamilies::Dual,
             flow_log: false,
             flows_per_identity: NonZeroU32::MIN.saturating_add(9_999),
+            policy_namespaces: Vec::new(),
             network_policy: true,
             api_server_ports: [443, 6443].into_iter().filter_map(NonZeroU16::new).collect(),
             api_server_cidrs: Vec::new(),
@@ -265,6 +269,12 @@ fn advice(path: &str) -> &'static str {
 }
 
 impl Values {
+    /// The namespaces whose Egress objects count everywhere.
+    pub(super) fn policy_namespaces(&self, own: &str) -> String {
+        let listed = &self.osm.egress.policy_namespaces;
+        if listed.is_empty() { own.to_owned() } else { listed.join(",") }
+    }
+
     fn check(&self) -> Result<()> {
         let Osm { egress, .. } = &self.osm;
         for (key, list) in [
@@ -298,6 +308,14 @@ impl Values {
         }
         if !(400..=599).contains(&egress.http_deny_status) {
             bail!("value `osm.egress.httpDenyStatus`: {} is not 400 to 599", egress.http_deny_status);
+        }
+        for (i, name) in egress.policy_namespaces.iter().enumerate() {
+            let found: Result<PolicyNamespaces, _> = name.parse();
+            if name.contains(',') || found.is_err() || found == Ok(PolicyNamespaces::default()) {
+                bail!(
+                    "value `osm.egress.policyNamespaces[{i}]`: `{name}` is not a namespace; `*` stands for all"
+                );
+            }
         }
         let is_name = |text: &str| {
             text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))

@@ -12,11 +12,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::cluster::Cluster;
+use super::grants;
 use super::id::{Id, resource};
-use super::names::{MESH_CONFIG, Names};
+use super::names::{MESH_CONFIG, NAME, Names};
 use super::plan;
 use crate::inject::{INJECTION_ANNOTATION, choice};
-use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
+use egress_compile::{IGNORE_LABEL, MONITORED_LABEL, PolicyNamespaces, compile};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -139,6 +140,7 @@ pub async fn run(options: &Options) -> Report {
     look("certificate", result, &mut report);
     let result = control_plane::webhooks(&cluster, names, &mut report).await;
     look("webhooks", result, &mut report);
+    grants(&cluster, names, &mut report).await;
     let result = others(&cluster, names, &mut report).await;
     look("Open Service Mesh", result, &mut report);
     let result = namespaces(&cluster, names, &mut report).await;
@@ -180,6 +182,43 @@ async fn mesh_config(cluster: &Cluster, names: &Names, report: &mut Report) -> R
         ),
     }
     Ok(found)
+}
+
+/// Who is loosened by whom, who may grant to others, and what counts for nobody. Nobody's policies suffer from what
+/// cannot be read here.
+async fn grants(cluster: &Cluster, names: &Names, report: &mut Report) {
+    if report.checks.iter().any(|check| check.check == "definitions" && check.state == State::Fail) {
+        for check in ["modes", "grants"] {
+            report.add(check, State::Unknown, "the definitions of the objects are missing");
+        }
+        return;
+    }
+    let found = async {
+        let deployment = cluster.get(&Id::within("apps/v1", "Deployment", &names.namespace, NAME)).await?;
+        let in_force = deployment.as_ref().and_then(grants::in_force);
+        let options =
+            grants::options(names, in_force.unwrap_or_else(|| PolicyNamespaces::one(&names.namespace)));
+        let compiled = compile(&grants::read(cluster, &options).await?, &options, None);
+        Ok::<_, anyhow::Error>((compiled, options.policy_namespaces))
+    };
+    let (compiled, everywhere) = match found.await {
+        Ok(found) => found,
+        Err(error) => {
+            for check in ["modes", "grants"] {
+                report.add(check, State::Unknown, format!("the objects cannot be read: {error:#}"));
+            }
+            return;
+        }
+    };
+    let default = compiled.default_mode().as_str();
+    let good = format!("`{default}`, and nobody loosens it");
+    report.sum("modes", State::Warn, &grants::looser(&compiled), good);
+    let good = format!("policies of `{everywhere}` count for all namespaces, others for their own");
+    if everywhere == PolicyNamespaces::All {
+        report.add("grants", State::Warn, "policies of every namespace count for all namespaces");
+    } else {
+        report.sum("grants", State::Warn, &grants::not_permitted(&compiled), good);
+    }
 }
 
 async fn others(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {

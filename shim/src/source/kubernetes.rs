@@ -6,6 +6,7 @@
 //! Nothing is published before every kind was read once: half a cluster could grant more, or less, than the
 //! whole. While the API server is away the last state stays and the source says that it is unavailable.
 
+mod audit;
 mod connect;
 mod follow;
 mod gather;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use self::audit::{AuditEvent, AuditEvents};
 pub use self::connect::{ConnectError, Connection, connect};
 pub(crate) use self::connect::{is_unknown, reason};
 use self::gather::{Event, Gather};
@@ -67,7 +69,7 @@ impl Cluster {
     /// Watches a cluster, from within a runtime.
     #[must_use]
     pub fn watch(client: &Client, options: &CompileOptions) -> Self {
-        let mut gather = Gather::new(&options.mesh_name, WATCHED.iter().map(|watched| watched.kind));
+        let mut gather = Gather::new(options, WATCHED.iter().map(|watched| watched.kind));
         let (publish, states) = watch::channel(gather.state());
         let (publish_statuses, observed) = watch::channel(Statuses::default());
         let (sender, events) = mpsc::channel(WAITING);
@@ -104,6 +106,11 @@ impl Cluster {
         self.tasks.spawn(exchange.clone().listen(publish_others));
         self.tasks.spawn(status::write(client.clone(), inputs));
         self.exchange = Some(exchange);
+    }
+
+    /// Begins to make events of the audit record.
+    pub fn audit_events(&mut self, client: &Client) -> AuditEvents {
+        AuditEvents::new(client, &mut self.tasks)
     }
 
     /// Stops watching and writing, and tells other control planes that this one has no proxies any more.

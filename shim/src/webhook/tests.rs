@@ -14,6 +14,7 @@ use crate::connections::{EVICTION_AGE, Guarded, Pool, serve};
 fn webhooks() -> Webhooks {
     Webhooks {
         options: CompileOptions::default(),
+        witness: Arc::default(),
         sidecars: None,
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,

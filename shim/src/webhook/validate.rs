@@ -5,20 +5,29 @@
 //! is stored. What follows from other objects refuses nothing, as they may come later; it becomes a warning, which
 //! kubectl prints.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
+use crate::audit::Witness;
 use crate::source::kubernetes::{Item, is_ours, read};
 use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, Parsed, Problem, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 
 /// What is looked at. Only these can have mistakes that matter here.
-const KINDS: [Kind; 5] =
-    [Kind::Egress, Kind::HttpRouteGroup, Kind::UpstreamTrafficSetting, Kind::MeshConfig, Kind::TrafficTarget];
+const KINDS: [Kind; 7] = [
+    Kind::Egress,
+    Kind::HttpRouteGroup,
+    Kind::UpstreamTrafficSetting,
+    Kind::MeshConfig,
+    Kind::TrafficTarget,
+    Kind::Namespace,
+    Kind::ServiceAccount,
+];
 /// The longest text of all that is wrong; nobody reads as much.
 const LONGEST: usize = 4096;
 /// The longest warning: an API server may cut longer ones.
@@ -37,15 +46,42 @@ pub struct Known<'k> {
     pub compiled: &'k Compiled,
 }
 
+/// The kind of what is asked about.
+fn kind(request: &AdmissionRequest<DynamicObject>) -> Option<Kind> {
+    let gvk = &request.kind;
+    KINDS.into_iter().find(|kind| {
+        (kind.as_str(), kind.group()) == (&*gvk.kind, &*gvk.group) && kind.versions().contains(&&*gvk.version)
+    })
+}
+
+/// Remembers who asked, where the request was let in and writes something that may grant.
+pub fn witness(request: &AdmissionRequest<DynamicObject>, witness: &Witness) {
+    let (Some(kind), Some(user), false) = (kind(request), &request.user_info.username, request.dry_run)
+    else {
+        return;
+    };
+    let is_part = request.sub_resource.as_deref().is_some_and(|part| !part.is_empty());
+    if request.operation == Operation::Delete && !is_part {
+        let namespace = request.namespace.as_deref().filter(|_| kind.is_namespaced()).unwrap_or_default();
+        witness.saw(ObjectRef::new(kind, namespace, &request.name), None, user);
+    } else if let Some(object) = request.object.as_ref().filter(|object| says_something_new(request, object))
+    {
+        let item = candidate(kind, request, object.clone());
+        let reference = ObjectRef::new(kind, &item.key.0, &item.key.1);
+        if let Change::Read(parsed) = item.change {
+            for object in parsed.objects.iter().filter(|object| object.reference == reference) {
+                witness.saw(reference.clone(), Some(object), user);
+            }
+        }
+    }
+}
+
 /// Answers.
 #[must_use]
 pub fn review(request: &AdmissionRequest<DynamicObject>, known: &Known<'_>) -> AdmissionResponse {
     let answer = AdmissionResponse::from(request);
     let gvk = &request.kind;
-    let kind = KINDS.into_iter().find(|kind| {
-        (kind.as_str(), kind.group()) == (&*gvk.kind, &*gvk.group) && kind.versions().contains(&&*gvk.version)
-    });
-    let Some(kind) = kind else {
+    let Some(kind) = kind(request) else {
         // As Open Service Mesh says it.
         return answer.deny(format!("unknown gvk: {}/{}, Kind={}", gvk.group, gvk.version, gvk.kind));
     };
@@ -84,12 +120,16 @@ fn candidate(kind: Kind, request: &AdmissionRequest<DynamicObject>, mut object: 
     let resource = ApiResource {
         group: gvk.group.clone(),
         version: gvk.version.clone(),
-        api_version: format!("{}/{}", gvk.group, gvk.version),
+        api_version: match &*gvk.group {
+            "" => gvk.version.clone(),
+            group => format!("{group}/{}", gvk.version),
+        },
         kind: gvk.kind.clone(),
         plural: request.resource.resource.clone(),
     };
     let metadata = &mut object.metadata;
-    if metadata.namespace.is_none() {
+    // A review of a Namespace says that it is in itself.
+    if metadata.namespace.is_none() && kind.is_namespaced() {
         metadata.namespace.clone_from(&request.namespace);
     }
     if metadata.name.as_deref().unwrap_or_default().is_empty() {
@@ -115,7 +155,7 @@ fn judge(
     };
     let mut store = Store::default();
     for object in &parsed.objects {
-        for reference in references(object) {
+        for reference in references(object, known.options) {
             let file: Arc<str> = reference.to_string().into();
             let objects = known.store.of_file(&file).to_vec();
             store.apply(FileUpdate { change: Change::Read(Parsed { objects, notes: Vec::new() }), file });
@@ -126,9 +166,15 @@ fn judge(
     store.apply(FileUpdate { file, change: Change::Read(parsed) });
     let compiled = compile(&store, known.options, None);
     let problems = compiled.conditions.get(&reference).map_or(&[][..], |condition| &condition.problems);
-    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(|problem| {
-        problem.severity == Severity::Error && matches!(problem.cause, Cause::Itself | Cause::Size)
-    });
+    // A Namespace may come to permit what an Egress object says; who loosens a mode by a ServiceAccount should hear no
+    // at once (decision 110). Other objects of an identity may go, so what crowds is let in.
+    let refuses = |cause: Cause| match cause {
+        Cause::Itself | Cause::Size => true,
+        Cause::Permission => kind == Kind::ServiceAccount,
+        Cause::Reference | Cause::Conflict | Cause::Crowding => false,
+    };
+    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) =
+        problems.iter().partition(|problem| problem.severity == Severity::Error && refuses(problem.cause));
     errors.sort_by_key(|problem| order(kind, problem));
     let refusals = errors
         .iter()
@@ -138,16 +184,23 @@ fn judge(
     (refusals.collect(), warnings.chain(opened(kind, &reference, request, known)).collect())
 }
 
-/// What an object names.
-fn references(object: &Object) -> Vec<ObjectRef> {
+/// The objects that an object names, or that say what it may.
+fn references(object: &Object, options: &CompileOptions) -> Vec<ObjectRef> {
+    let namespace = |name: &str| ObjectRef::new(Kind::Namespace, "", name);
+    if object.body == Body::ServiceAccount {
+        let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = options;
+        let config = ObjectRef::new(Kind::MeshConfig, mesh_config_namespace, mesh_config_name);
+        return vec![namespace(&object.reference.namespace), config];
+    }
     let Body::Egress(egress) = &object.body else { return Vec::new() };
+    let targets: BTreeSet<&str> = egress.sources.iter().map(|source| source.namespace.as_str()).collect();
     let named = egress.matches.iter().flatten().filter_map(|reference| {
         let kind = [Kind::HttpRouteGroup, Kind::UpstreamTrafficSetting]
             .into_iter()
             .find(|kind| kind.as_str() == reference.kind)?;
         Some(ObjectRef::new(kind, &object.reference.namespace, &reference.name))
     });
-    named.collect()
+    named.chain(targets.into_iter().map(namespace)).collect()
 }
 
 /// Whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
@@ -181,7 +234,7 @@ fn opened(
     request: &AdmissionRequest<DynamicObject>,
     known: &Known<'_>,
 ) -> Option<String> {
-    let CompileOptions { mesh_config_namespace, mesh_config_name, mesh_name: _ } = known.options;
+    let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = known.options;
     let is_mesh = kind == Kind::MeshConfig
         && (&reference.namespace, &reference.name) == (mesh_config_namespace, mesh_config_name);
     let is_open = |object: &Option<DynamicObject>| {

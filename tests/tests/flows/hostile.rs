@@ -16,6 +16,10 @@ use serde_json::Value;
 use super::{ask, run, told as told_of};
 
 const ACCOUNT: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
 ";

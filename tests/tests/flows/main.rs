@@ -36,6 +36,10 @@ spec:
 ";
 
 const ACCOUNT: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
 ";

@@ -408,6 +408,41 @@ fn make_available(api: &ApiServer<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Nothing stops without a word: an object that counted for another namespace, before the list of those that may.
+#[test]
+fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::bare(&world)?;
+    let api = &cluster.api;
+    let run = |words: &[&str]| osm_egress(api, User::Admin, words);
+    run(&["install", "--set", "osm.egress.policyNamespaces={team-b}"])?.done()?;
+    api.namespace("team-b", false)?;
+    api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
+    api.apply(&egress_tests::cluster::policy("team-b", "theirs", "ports: [{number: 1, protocol: tcp}]"))?;
+    let set = ["--set", "osm.egress.policyNamespaces={team-c}"];
+    let upgrade = |more: &[&str]| run(&[&["upgrade"], &set[..], more].concat());
+    let refused = upgrade(&[])?.refused()?;
+    ensure!(
+        refused.contains("Egress team-b/theirs no longer counts for curl/curl")
+            && refused.contains("--stop-grants")
+            && refused.contains("Nothing was changed"),
+        "{refused}"
+    );
+    let flag = || -> Result<bool> {
+        let words = ["get", "deployment", "osm-egress", "-n", "osm-system", "-o", "json"];
+        Ok(api.kubectl(User::Admin, &words)?.contains("--policy-namespaces=team-b"))
+    };
+    ensure!(flag()?, "it was changed");
+    let said = upgrade(&["--dry-run"])?.done()?;
+    ensure!(said.err.contains("a grant stops: Egress team-b/theirs"), "{}", said.err);
+    let said = upgrade(&["--stop-grants"])?.done()?;
+    ensure!(said.err.contains("a grant stops: Egress team-b/theirs") && !flag()?, "{}", said.err);
+    // What has stopped does not stop again.
+    upgrade(&[])?.done()?;
+    Ok(())
+}
+
 #[test]
 fn verify_finds_what_is_wrong() -> Result<()> {
     ensure_capable()?;

@@ -17,6 +17,8 @@ use egress_tests::shim::{self, Shim};
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
+use crate::grants::recorded;
+
 const HOST: &str = "osm-egress.osm-system.svc";
 
 fn read(api: &ApiServer<'_>, words: &[&str]) -> Result<Value> {
@@ -116,6 +118,12 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     };
     ensure!(pod_of("curl").is_err(), "a pod was let in");
     pod_of("other")?;
+    // What a cluster cannot wait for: without service accounts no pod would start anywhere in the namespace.
+    api.service_account("curl", "late")?;
+    api.kubectl(
+        User::Admin,
+        &["annotate", "namespace", "curl", "openservicemesh.io/egress-policy-namespaces=x"],
+    )?;
 
     let mounted = mount(api)?;
     let service = proxy(netns, &read(api, &["service", "osm-egress"])?)?;
@@ -131,6 +139,17 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         "{refused}"
     );
     api.apply(&good)?;
+    // The user whom the webhook saw is on record.
+    let user = "changed by admin (Egress curl/mine): opens tcp 9000 at 203.0.113.10/32; for curl/curl";
+    wait_for("the record", PATIENCE, || recorded(api, "curl", "mine").is_ok_and(|found| found == [user]))
+        .with_context(|| format!("{:?}\n{}", recorded(api, "curl", "mine"), shim.log()))?;
+    // Whoever may edit the namespace opens nothing by its service accounts.
+    let loosen = ["annotate", "serviceaccount", "curl", "-n", "curl", "openservicemesh.io/egress-mode=audit"];
+    let refused = api.kubectl(User::Admin, &loosen).err().context("a mode was loosened")?.to_string();
+    ensure!(
+        refused.contains("grants.osm-egress.openservicemesh.io") && refused.contains("may only tighten"),
+        "{refused}"
+    );
     api.kubectl(
         User::Admin,
         &[
@@ -184,6 +203,27 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         "{}",
         said.out
     );
+
+    ensure!(said.out.contains("ok       modes: `enforce`, and nobody loosens it"), "{}", said.out);
+    ensure!(
+        said.out.contains("ok       grants: policies of `osm-system` count for all namespaces"),
+        "{}",
+        said.out
+    );
+    api.kubectl(User::Admin, &["annotate", "namespace", "curl", "openservicemesh.io/egress-mode=audit"])?;
+    let said = verify()?;
+    ensure!(
+        said.out.contains("warn     modes: Namespace curl: `audit` instead of `enforce`"),
+        "{}",
+        said.out
+    );
+    // Who deletes a policy is on record too.
+    api.kubectl(User::Admin, &["delete", "egress", "mine", "-n", "curl"])?;
+    wait_for("the record of the deletion", PATIENCE, || {
+        let closed = "changed by admin (Egress curl/mine): closes tcp 9000 at 203.0.113.10/32; for curl/curl";
+        recorded(api, "curl", "mine").is_ok_and(|found| found.iter().any(|message| message == closed))
+    })
+    .with_context(|| shim.log())?;
 
     // Everything that it asked for, the installed role allows.
     ensure!(!shim.log().contains("the API server says"), "{}", shim.log());

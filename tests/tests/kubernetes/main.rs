@@ -5,6 +5,7 @@
 mod admission;
 mod console;
 mod explain;
+mod grants;
 mod identity;
 mod inject;
 mod install;

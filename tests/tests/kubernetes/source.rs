@@ -226,7 +226,9 @@ fn what_counts() -> Result<()> {
     })?;
     // Not of the mesh, until it is.
     let port = "ports: [{number: 9000, protocol: tcp}]";
-    api.apply(&policy("plain", "p", port))?;
+    let own =
+        policy("plain", "p", port).replace("name: curl, namespace: curl}]", "name: curl, namespace: plain}]");
+    api.apply(&own)?;
     api.apply(&policy("curl", "p", port))?;
     until(&shim, "the policy of the mesh", |status| rules(status, "Egress curl/p") == Some(1))?;
     ensure!(rules(&shim.status()?, "Egress plain/p").is_none(), "{:#}", shim.status()?);

@@ -69,9 +69,9 @@ fn mark(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
     api.kubectl(User::Admin, &["get", "configmap", &name, "-n", "osm-system", "-o", path]).ok()
 }
 
-/// The events of a policy, as `TYPE REASON`.
+/// The events of a policy, as `TYPE REASON`, but for those of the audit record (`grants.rs`).
 fn events(api: &ApiServer<'_>, name: &str) -> Result<Vec<String>> {
-    let field = format!("involvedObject.name={name}");
+    let field = format!("involvedObject.name={name},reason!=GrantChanged");
     let path = "jsonpath={range .items[*]}{.type} {.reason}{\"\\n\"}{end}";
     let text =
         api.kubectl(User::Admin, &["get", "events", "-n", "curl", "--field-selector", &field, "-o", path])?;

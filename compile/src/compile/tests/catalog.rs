@@ -258,7 +258,9 @@ fn to_whom_it_is_granted() {
                 - {kind: Deployment, name: sa-4, namespace: test}\n  \
                 - {kind: ServiceAccount, name: Sa_5, namespace: test}\n  \
                 - {kind: ServiceAccount, name: a.b, namespace: other}\n";
-    let compiled = compiled(text);
+    // As in Open Service Mesh: every namespace may grant to every other.
+    let options = CompileOptions { policy_namespaces: PolicyNamespaces::All, ..CompileOptions::default() };
+    let compiled = compile(&store(text), &options, None);
     for (name, sa, expected) in [
         ("K8S2: named", "test/sa-1", 1),
         ("K8S2: named last", "test/sa-2", 1),

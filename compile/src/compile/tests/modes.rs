@@ -15,6 +15,15 @@ fn namespace(mode: &str) -> String {
     )
 }
 
+/// A Namespace that lets its service accounts loosen, with another annotation before that.
+fn delegated(mode: &str) -> String {
+    let mode = if mode.is_empty() { String::new() } else { format!("{MODE_ANNOTATION}: {mode}") };
+    format!(
+        "---\napiVersion: v1\nkind: Namespace\n\
+         metadata: {{name: n, annotations: {{{mode}{MODE_DELEGATION_ANNOTATION}: service-accounts}}}}\n"
+    )
+}
+
 fn account(mode: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: ServiceAccount\n\
@@ -40,12 +49,33 @@ fn the_nearest_word_counts() {
         ("another namespace", on().replace("osm-system", "other"), enforce, enforce),
         ("namespace", on() + &namespace("enforce"), enforce, passthrough),
         ("namespace, the other way", off() + &namespace("passthrough"), passthrough, enforce),
-        ("service account", off() + &account("audit"), audit, enforce),
+        ("service account tightens", on() + &account("audit"), audit, passthrough),
+        ("service account loosens", off() + &account("audit"), enforce, enforce),
+        ("service account loosens wholly", off() + &account("passthrough"), enforce, enforce),
         (
-            "service account beats namespace",
+            "service account loosens its namespace",
             on() + &namespace("enforce") + &account("audit"),
+            enforce,
+            passthrough,
+        ),
+        ("service account halfway", on() + &namespace("audit") + &account("passthrough"), audit, passthrough),
+        (
+            "service account that may, of its namespace",
+            on() + &delegated("enforce, ") + &account("audit"),
             audit,
             passthrough,
+        ),
+        (
+            "service account that may, of the mesh",
+            off() + &delegated("") + &account("passthrough"),
+            passthrough,
+            enforce,
+        ),
+        (
+            "delegated to whom?",
+            off() + &delegated("").replace("service-accounts", "all") + &account("audit"),
+            enforce,
+            enforce,
         ),
         ("unknown word on the namespace", on() + &namespace("Audit"), enforce, passthrough),
         (
@@ -55,7 +85,7 @@ fn the_nearest_word_counts() {
             passthrough,
         ),
         ("empty word", on() + &account("''"), enforce, passthrough),
-        ("unknown word beaten", on() + &namespace("x") + &account("audit"), audit, passthrough),
+        ("unknown word beaten", on() + &namespace("x") + &account("audit"), enforce, passthrough),
     ] {
         let compiled = compiled(&text);
         assert_eq!(compiled.document(&identity("n/app")).mode, of_app, "{name}");
@@ -75,8 +105,29 @@ fn in_passthrough_policies_are_not_looked_at() {
     let bad = egress("p", "ports: [{number: 22, protocol: tcpp}]");
     let on = compiled(&(mesh("{traffic: {enableEgress: true}}") + &bad));
     assert!(!condition(&on, "Egress n/p").accepted);
-    let audit = compiled(&(account("audit") + &policy));
+    let audit = compiled(&(delegated("") + &account("audit") + &policy));
     assert_eq!(audit.document(&identity("n/app")).rules.len(), 1);
+}
+
+#[test]
+fn who_loosens_what() {
+    let text = mesh("{traffic: {enableEgress: false}}") + &delegated("audit, ") + &account("passthrough");
+    let compiled = compiled(&text);
+    let found: Vec<String> = compiled
+        .looser_modes()
+        .iter()
+        .map(|found| format!("{} {} {}", found.by, found.mode.as_str(), found.instead_of.as_str()))
+        .collect();
+    assert_eq!(found, ["Namespace n audit enforce", "ServiceAccount n/app passthrough audit"]);
+    for (name, by) in [
+        ("n/app", "ServiceAccount n/app"),
+        ("n/other", "Namespace n"),
+        ("m/app", "MeshConfig osm-system/osm-mesh-config"),
+    ] {
+        let decided = compiled.mode_decided_by(&identity(name)).map(|object| object.to_string());
+        assert_eq!(decided.as_deref(), Some(by));
+    }
+    assert!(super::compiled(&account("passthrough")).looser_modes().is_empty());
 }
 
 #[test]
@@ -115,6 +166,12 @@ fn what_is_said() {
         ("no MeshConfig", String::new()),
         ("another MeshConfig", mesh("{}").replace("osm-mesh-config", "other")),
         ("words", namespace("Audit") + &account("off")),
+        ("a mode that is not the author's to give", namespace("enforce") + &account("audit")),
+        (
+            "words about others",
+            delegated("")
+                .replace("service-accounts", "all, openservicemesh.io/egress-policy-namespaces: 'a,B'"),
+        ),
         (
             "sections and flags",
             mesh("{trafic: {enableEgress: true}, featureFlags: {enableEgressPolicy: false}}"),

@@ -6,6 +6,12 @@ use super::{Input, Secrets, encoded};
 use crate::install::names::NAME;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
+/// The time that such a webhook may take: a write of a ServiceAccount waits for it.
+const ADVISORY_TIMEOUT_SECONDS: u8 = 3;
+
+/// The name of the webhook that advises on what is granted. `verify` knows that it lets in what nobody answers for.
+pub(in crate::install) const GRANTS: &str = "grants.osm-egress.openservicemesh.io";
+
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let namespaces = json!({
         "matchExpressions": [
@@ -22,23 +28,48 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         })
     };
     let written = ["CREATE", "UPDATE"];
-    let policies = json!([
-        rule("policy.openservicemesh.io", &["v1alpha1"], &["egresses", "upstreamtrafficsettings"], &written),
-        rule("specs.smi-spec.io", &["v1alpha4"], &["httproutegroups"], &written),
-    ]);
+    let policies = |operations: &[&str]| {
+        [
+            rule(
+                "policy.openservicemesh.io",
+                &["v1alpha1"],
+                &["egresses", "upstreamtrafficsettings"],
+                operations,
+            ),
+            rule("specs.smi-spec.io", &["v1alpha4"], &["httproutegroups"], operations),
+        ]
+    };
+    let mut namespaces_themselves = rule("", &["v1"], &["namespaces"], &written);
+    namespaces_themselves["scope"] = json!("Cluster");
+    let [egresses, groups] = policies(&["DELETE"]);
+    let grants =
+        json!([rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves, egresses, groups]);
     // It is in the control plane's own namespace, which the others leave out.
     let config =
         json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
+    let mut validating = vec![
+        webhook(input, "policies", "/validate", json!(policies(&written)), Some(&namespaces)),
+        webhook(input, "mesh-config", "/validate", config, None),
+        advisory(webhook(input, "grants", "/validate", grants, Some(&namespaces))),
+    ];
+    let named: Vec<&String> =
+        input.values.osm.egress.policy_namespaces.iter().filter(|name| *name != "*").collect();
+    let named = if input.values.osm.egress.policy_namespaces.is_empty() {
+        vec![&input.names.namespace]
+    } else {
+        named
+    };
+    if !named.is_empty() {
+        // Policies that count without the label of the mesh.
+        let selector = json!({
+            "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "In", "values": named }],
+        });
+        let rules = json!(policies(&written));
+        validating.push(webhook(input, "policy-namespaces", "/validate", rules, Some(&selector)));
+    }
     let pods = json!([rule("", &["v1"], &["pods"], &["CREATE"])]);
     [
-        configuration(
-            input,
-            "Validating",
-            &[
-                webhook(input, "policies", "/validate", policies, Some(&namespaces)),
-                webhook(input, "mesh-config", "/validate", config, None),
-            ],
-        ),
+        configuration(input, "Validating", &validating),
         configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),
     ]
 }
@@ -50,6 +81,14 @@ fn configuration(input: &Input<'_>, kind: &str, webhooks: &[Value]) -> Value {
         "metadata": { "name": input.names.webhooks() },
         "webhooks": webhooks,
     })
+}
+
+/// A webhook that must not stand in the way of the cluster: without it the compiler grants no more, a Namespace gets
+/// its service accounts while no control plane answers, and a policy can always be deleted.
+fn advisory(mut webhook: Value) -> Value {
+    webhook["failurePolicy"] = json!("Ignore");
+    webhook["timeoutSeconds"] = json!(ADVISORY_TIMEOUT_SECONDS);
+    webhook
 }
 
 /// Without an answer nothing is let in: a pod without a sidecar would be one without a policy.

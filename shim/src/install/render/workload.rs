@@ -140,6 +140,8 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("wasm", "/egress_filter.wasm".to_owned());
     flag("mesh-name", names.mesh.clone());
     flag("osm-namespace", names.namespace.clone());
+    // Always said: `upgrade` sees by it which rule was in force.
+    flag("policy-namespaces", values.policy_namespaces(&names.namespace));
     flag("xds-listen", format!("0.0.0.0:{XDS_PORT}"));
     flag("admin-listen", format!("0.0.0.0:{ADMIN_PORT}"));
     flag("webhook-listen", format!("0.0.0.0:{WEBHOOK_PORT}"));

@@ -91,7 +91,7 @@ impl Follower {
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         let api: Api<DynamicObject> = if kind == Kind::MeshConfig {
             // There is one that counts, and nothing else need be readable.
-            let CompileOptions { mesh_config_namespace, mesh_config_name, mesh_name: _ } = &self.options;
+            let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = &self.options;
             config = config.fields(&format!("metadata.name={mesh_config_name}"));
             Api::namespaced_with(self.client.clone(), mesh_config_namespace, resource)
         } else {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::object::{Item, Key, Observed, file};
 use crate::source::{Availability, SourceState};
-use egress_compile::MONITORED_LABEL;
 use egress_compile::manifest::Kind;
 use egress_compile::store::{Change, FileUpdate, Store};
+use egress_compile::{CompileOptions, MONITORED_LABEL, PolicyNamespaces};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,8 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Gather {
     mesh_name: String,
+    /// Policies of the namespaces that are named here count without the label of the mesh.
+    policy_namespaces: PolicyNamespaces,
     /// Every object, whether it counts or not: what does not count may later.
     known: BTreeMap<Kind, BTreeMap<Key, Change>>,
     /// The lists that are not complete yet.
@@ -58,9 +60,10 @@ pub(super) struct Gather {
 
 impl Gather {
     /// Knows nothing yet, and is complete when these kinds were read.
-    pub(super) fn new(mesh_name: &str, kinds: impl IntoIterator<Item = Kind>) -> Self {
+    pub(super) fn new(options: &CompileOptions, kinds: impl IntoIterator<Item = Kind>) -> Self {
         Self {
-            mesh_name: mesh_name.to_owned(),
+            mesh_name: options.mesh_name.clone(),
+            policy_namespaces: options.policy_namespaces.clone(),
             known: BTreeMap::new(),
             listing: BTreeMap::new(),
             unread: kinds.into_iter().collect(),
@@ -182,7 +185,7 @@ impl Gather {
         }
         let mut updates = Vec::new();
         for (kind, known) in &self.known {
-            if needs_namespace(*kind) {
+            if needs_namespace(*kind) && !self.is_policy_of_named(*kind, namespace) {
                 let first = (namespace.to_owned(), String::new());
                 let here = known.range(first..).take_while(|((other, _), _)| other == namespace);
                 updates.extend(here.map(|(key, change)| (*kind, key.clone(), change.clone())));
@@ -195,9 +198,17 @@ impl Gather {
     }
 
     fn update(&mut self, kind: Kind, key: &Key, change: Change) {
-        if !needs_namespace(kind) || self.monitored.contains(&key.0) {
+        if !needs_namespace(kind) || self.monitored.contains(&key.0) || self.is_policy_of_named(kind, &key.0)
+        {
             self.changed |= self.store.apply(FileUpdate { file: file(kind, key), change });
         }
+    }
+
+    /// Whether objects of this kind and namespace are policies of `--policy-namespaces`: the mesh's own namespace, for
+    /// example, whose pods have no sidecars.
+    fn is_policy_of_named(&self, kind: Kind, namespace: &str) -> bool {
+        let is_policy = matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
+        is_policy && self.policy_namespaces.lists(namespace)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Map, Value, json};
 
-use egress_compile::manifest::{Kind, ObjectRef, parse_value};
+use egress_compile::manifest::{Kind, ObjectRef, Revision, parse_value};
 use egress_compile::store::Change;
 
 /// What our annotations begin with. Others are none of our business, and some change all the time.
@@ -69,6 +69,8 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
     let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
     let programmed = status["programmed"].as_str().map(str::to_owned);
     let uid = object.metadata.uid.unwrap_or_default();
+    let revision =
+        Revision { uid: uid.clone(), version: object.metadata.resource_version.clone().unwrap_or_default() };
     let status = Observed { uid, generation: object.metadata.generation, conditions, programmed };
     // What a list holds does not say what it is.
     map.insert("apiVersion".to_owned(), json!(resource.api_version));
@@ -82,7 +84,12 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
         }),
     );
     let change = match parse_value(&file(kind, &key), Value::Object(map)) {
-        Ok(parsed) => Change::Read(parsed),
+        Ok(mut parsed) => {
+            for object in &mut parsed.objects {
+                Arc::make_mut(object).metadata.revision = revision.clone();
+            }
+            Change::Read(parsed)
+        }
         // What a control plane that starts now would not know must not count (decision 25).
         Err(problems) => Change::Void(problems),
     };

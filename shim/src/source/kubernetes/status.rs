@@ -4,7 +4,7 @@
 //! them write the same and do not fight. Nothing is written that is there already; an object is written once a second
 //! at most; and which proxies have a policy is written when it has been so for a second, as it changes quickly.
 
-mod events;
+pub(super) mod events;
 mod now;
 mod verdict;
 
@@ -28,7 +28,7 @@ use super::object::{Key, Observed};
 use super::replicas::{Report, Reports, tally};
 use crate::source::SourceState;
 use egress_compile::Compiled;
-use egress_compile::manifest::Kind;
+use egress_compile::manifest::{Kind, ObjectRef};
 
 /// Who owns the fields, for the API server.
 pub(super) const MANAGER: &str = "osm-egress";
@@ -227,10 +227,13 @@ async fn carry_out(
     if is_said {
         return Ok(());
     }
-    let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = timestamp();
     let generation = said.verdict.generation(before);
+    let involved =
+        events::Involved { object: ObjectRef::new(Kind::Egress, &key.0, &key.1), uid: before.uid.clone() };
     for event in events {
-        events::make(client, key, event, generation, before, &now).await;
+        let name = events::name(&key.1, &before.uid, generation, event.reason);
+        events::make(client, &involved, event, &name, &now).await;
     }
     let (namespace, name) = key;
     let resource = ApiResource {
@@ -248,6 +251,11 @@ async fn carry_out(
         "status": said.to_json(before, &now),
     });
     api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(|_| ())
+}
+
+/// The time, as Kubernetes writes it.
+pub(super) fn timestamp() -> String {
+    k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

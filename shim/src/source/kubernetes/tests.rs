@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use egress_compile::CompileOptions;
 use egress_compile::manifest::Kind;
 use kube::api::{ApiResource, DynamicObject};
 use proptest::prelude::*;
@@ -68,7 +69,7 @@ fn list(gather: &mut Gather, kind: Kind, items: Vec<Item>) {
 }
 
 fn ready() -> Gather {
-    let mut gather = Gather::new("osm", KINDS);
+    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
     for kind in KINDS {
         list(&mut gather, kind, vec![]);
     }
@@ -81,7 +82,7 @@ fn files(gather: &mut Gather) -> Vec<String> {
 
 #[test]
 fn nothing_is_said_before_all_was_read() {
-    let mut gather = Gather::new("osm", KINDS);
+    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
     list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
     list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
     let state = gather.state();
@@ -114,6 +115,24 @@ fn only_namespaces_of_the_mesh_count() {
     gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
     gather.take(Event::Deleted(Kind::Namespace, (String::new(), "n".to_owned())));
     assert_eq!(files(&mut gather), [""; 0]);
+}
+
+/// The mesh's own namespace has no sidecars, and so no label of the mesh.
+#[test]
+fn policies_of_named_namespaces_count_without_the_label() {
+    let mut gather = ready();
+    gather.take(Event::Applied(Kind::Egress, egress("osm-system", "p", "a.org")));
+    gather.take(Event::Applied(
+        Kind::ServiceAccount,
+        item(Kind::ServiceAccount, "osm-system", "a", &json!({})),
+    ));
+    for mesh in [None, Some("osm"), Some("another")] {
+        gather.take(Event::Applied(Kind::Namespace, namespace("osm-system", mesh)));
+        let count = files(&mut gather).iter().filter(|file| file.starts_with("Egress")).count();
+        assert_eq!(count, 1, "{mesh:?}");
+    }
+    gather.take(Event::Deleted(Kind::Egress, ("osm-system".to_owned(), "p".to_owned())));
+    assert_eq!(files(&mut gather), ["Namespace osm-system"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(in crate::webhook) fn review_of(
     object: Value,
     old: Option<Value>,
 ) -> Value {
-    let (group, version) = api_version.split_once('/').expect("a group");
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let whole = |mut object: Value| {
         object["apiVersion"] = json!(api_version);
         object["kind"] = json!(kind);
@@ -405,4 +405,90 @@ fn what_is_too_large_is_refused() {
     let many = create(POLICY, "Egress", egress(json!({ "hosts": bad })));
     assert!(refusal(&many).len() < 20_000);
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+fn annotated(name: &str, namespace: &str, annotations: Value) -> Value {
+    json!({ "metadata": { "name": name, "namespace": namespace, "annotations": annotations } })
+}
+
+/// Whoever may edit a namespace may annotate its service accounts, and must not open a workload by that.
+#[test]
+fn a_service_account_only_tightens_its_mode() {
+    let mesh = |on: bool| {
+        format!(
+            "apiVersion: {MESH}\nkind: MeshConfig\nmetadata: {{name: osm-mesh-config, namespace: osm-system}}\n\
+             spec: {{traffic: {{enableEgress: {on}}}}}"
+        )
+    };
+    let namespace = |annotations: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n, annotations: {{{annotations}}}}}")
+    };
+    let delegation = "openservicemesh.io/egress-mode-delegation: service-accounts";
+    for (case, known, mode, allowed) in [
+        ("nothing is known", vec![], "passthrough", false),
+        ("as strict as the mesh", vec![mesh(true)], "passthrough", true),
+        ("stricter than the mesh", vec![mesh(true)], "enforce", true),
+        ("looser than the mesh", vec![mesh(false)], "audit", false),
+        (
+            "looser than its namespace",
+            vec![mesh(true), namespace("openservicemesh.io/egress-mode: enforce")],
+            "audit",
+            false,
+        ),
+        ("its namespace lets it", vec![mesh(false), namespace(delegation)], "passthrough", true),
+        ("no mode", vec![mesh(true)], "off", false),
+    ] {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let object = annotated("a", "n", json!({ "openservicemesh.io/egress-mode": mode }));
+        let answer = asked(&store(&known), review_of("v1", "ServiceAccount", object, None));
+        assert_eq!(answer.allowed, allowed, "{case}: {answer:?}");
+    }
+    let object = annotated("a", "n", json!({ "openservicemesh.io/egress-mode": "audit" }));
+    let answer = asked(&Store::default(), review_of("v1", "ServiceAccount", object.clone(), None));
+    let said = refusal(&answer);
+    assert!(said.contains("`audit` is looser than the `enforce`") && said.contains(delegation), "{said}");
+    // What was stored before can be changed in other ways, and its mode taken away.
+    let mut labelled = object.clone();
+    labelled["metadata"]["labels"] = json!({ "a": "b" });
+    for new in [labelled, annotated("a", "n", json!({}))] {
+        assert!(
+            asked(&Store::default(), review_of("v1", "ServiceAccount", new, Some(object.clone()))).allowed
+        );
+    }
+}
+
+#[test]
+fn a_namespace_is_judged_by_its_annotations_alone() {
+    let asked = |annotations: Value| {
+        let mut review = review_of("v1", "Namespace", annotated("n", "", annotations), None);
+        if let Some(metadata) = review["request"]["object"]["metadata"].as_object_mut() {
+            metadata.remove("namespace");
+        }
+        asked(&Store::default(), review)
+    };
+    assert!(asked(json!({})).allowed);
+    assert!(asked(json!({ "openservicemesh.io/egress-mode": "audit", "a": "b" })).allowed);
+    assert!(
+        refusal(&asked(json!({ "openservicemesh.io/egress-mode": "Audit" })))
+            .contains("`Audit` is not a mode")
+    );
+    let answer = asked(json!({ "openservicemesh.io/egress-policy-namespaces": "a,B" }));
+    assert!(refusal(&answer).contains("`B` is not the name of a namespace"), "{answer:?}");
+}
+
+/// A Namespace may come to permit it, so it is a warning.
+#[test]
+fn a_source_that_may_not_be_granted_to() {
+    let sources = json!([{ "kind": "ServiceAccount", "name": "a", "namespace": "other" }]);
+    let create = |known: &Store| {
+        let spec = egress(json!({ "sources": sources }));
+        asked(known, review_of(POLICY, "Egress", object(spec), None))
+    };
+    let answer = create(&Store::default());
+    assert!(answer.allowed, "{answer:?}");
+    let warned = warnings(&answer).join("; ");
+    assert!(warned.starts_with("spec.sources[0]: `other/a` is in another namespace"), "{warned}");
+    let permitting = "apiVersion: v1\nkind: Namespace\n\
+        metadata: {name: other, annotations: {openservicemesh.io/egress-policy-namespaces: n}}";
+    assert_eq!(warnings(&create(&store(&[permitting]))), [""; 0]);
 }

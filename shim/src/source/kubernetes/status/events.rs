@@ -11,11 +11,11 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::super::connect::reason;
-use super::super::object::{Key, Observed};
+use super::super::object::Observed;
+use super::MANAGER;
 use super::verdict::{ACCEPTED, Condition, PROGRAMMED, REJECTED, Said, find};
-use super::{EGRESS, MANAGER};
 use crate::snapshot::hash;
-use egress_compile::manifest::Kind;
+use egress_compile::manifest::ObjectRef;
 
 /// How many events may be made at once, and how often there may be one more.
 const BURST: u32 = 50;
@@ -25,11 +25,11 @@ const LONGEST_NAME: usize = 200;
 
 /// What is to be told.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(in crate::source::kubernetes) struct Event {
     /// `Normal` or `Warning`.
-    pub(super) kind: &'static str,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+    pub(in crate::source::kubernetes) kind: &'static str,
+    pub(in crate::source::kubernetes) reason: &'static str,
+    pub(in crate::source::kubernetes) message: String,
 }
 
 /// What is to be told when this is said of an object of which that was said before.
@@ -67,18 +67,18 @@ pub(super) fn events(said: &Said, before: &Observed) -> Vec<Event> {
 
 /// Makes events, not too many of them.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(in crate::source::kubernetes) struct Events {
     left: u32,
     since: Instant,
 }
 
 impl Events {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(in crate::source::kubernetes) fn new(now: Instant) -> Self {
         Self { left: BURST, since: now }
     }
 
     /// Whether one more may be made. What is not told stands in the status all the same.
-    pub(super) fn may(&mut self, now: Instant) -> bool {
+    pub(in crate::source::kubernetes) fn may(&mut self, now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_millis() / PACE.as_millis();
         if earned > 0 {
             self.left = BURST.min(self.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)));
@@ -93,19 +93,43 @@ impl Events {
 /// The name of an event.
 pub(super) fn name(policy: &str, uid: &str, generation: Option<i64>, reason: &str) -> String {
     let generation = generation.unwrap_or_default().to_be_bytes();
-    let short = policy.get(..LONGEST_NAME).unwrap_or(policy).trim_end_matches(['.', '-']);
-    format!("{short}.{}", hash([uid.as_bytes(), &generation, reason.as_bytes()]))
+    named(policy, &hash([uid.as_bytes(), &generation, reason.as_bytes()]))
 }
 
-/// Makes an event, unless there is one.
-pub(super) async fn make(
+/// The name of an event about an object, with what tells it from others.
+pub(in crate::source::kubernetes) fn named(object: &str, hash: &str) -> String {
+    let short = object.get(..LONGEST_NAME).unwrap_or(object).trim_end_matches(['.', '-']);
+    format!("{short}.{hash}")
+}
+
+/// The object that an event is about.
+#[derive(Clone, Debug)]
+pub(in crate::source::kubernetes) struct Involved {
+    pub(in crate::source::kubernetes) object: ObjectRef,
+    pub(in crate::source::kubernetes) uid: String,
+}
+
+impl Involved {
+    fn api_version(&self) -> String {
+        let version = self.object.kind.versions().first().copied().unwrap_or_default();
+        match self.object.kind.group() {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
+        }
+    }
+}
+
+/// Makes an event of this name, unless there is one.
+pub(in crate::source::kubernetes) async fn make(
     client: &Client,
-    (namespace, policy): &Key,
+    involved: &Involved,
     event: &Event,
-    generation: Option<i64>,
-    before: &Observed,
+    name: &str,
     now: &str,
 ) {
+    let ObjectRef { kind, namespace, name: object_name } = &involved.object;
+    // Events of objects without a namespace stand in that one.
+    let own = if namespace.is_empty() { "default" } else { namespace };
     let resource = ApiResource {
         group: String::new(),
         version: "v1".to_owned(),
@@ -113,33 +137,35 @@ pub(super) async fn make(
         kind: "Event".to_owned(),
         plural: "events".to_owned(),
     };
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let object = json!({
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), own, &resource);
+    let mut object = json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "name": name(policy, &before.uid, generation, event.reason),
-            "namespace": namespace,
+            "name": name,
+            "namespace": own,
         },
         "involvedObject": {
-            "apiVersion": EGRESS.1, "kind": Kind::Egress.as_str(),
-            "namespace": namespace, "name": policy, "uid": before.uid,
+            "apiVersion": involved.api_version(), "kind": kind.as_str(),
+            "name": object_name, "uid": involved.uid,
         },
         "type": event.kind, "reason": event.reason, "message": event.message,
         "source": { "component": MANAGER },
         "firstTimestamp": now, "lastTimestamp": now, "count": 1,
     });
+    if !namespace.is_empty() {
+        object["involvedObject"]["namespace"] = json!(namespace);
+    }
     let Ok(object) = serde_json::from_value(object) else { return };
     match api.create(&PostParams::default(), &object).await {
         Ok(_) => {}
         // Another control plane was faster, or it happened before.
         Err(kube::Error::Api(status)) if status.code == 409 => {}
+        // The object goes with its namespace, and nothing can be written there any more.
+        Err(kube::Error::Api(status)) if status.message.contains("being terminated") => {}
         Err(error) => {
-            tracing::warn!(
-                reason = reason(&error),
-                policy = format!("{namespace}/{policy}"),
-                "cannot make an event"
-            );
+            let object = involved.object.to_string();
+            tracing::warn!(reason = reason(&error), object, "cannot make an event");
         }
     }
 }

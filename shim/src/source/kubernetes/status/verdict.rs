@@ -18,7 +18,6 @@ const CONFLICTS: &str = "Conflicts";
 /// The reason of a policy that a proxy refuses.
 pub(super) const REJECTED: &str = "Rejected";
 /// The reason of a policy that is over a budget, its own or that of an identity.
-const TOO_LARGE: &str = "TooLarge";
 /// The longest message that an API server takes is 32 kB; nobody reads as much.
 const LONGEST: usize = 1024;
 
@@ -67,7 +66,7 @@ pub(in crate::source::kubernetes) fn verdicts(
             let message = message(std::iter::once(rules).chain(said.map(Problem::brief)));
             let mut conflicts = problems.iter().filter(|p| p.cause == Cause::Conflict).peekable();
             let verdict = Verdict {
-                accepted: accepted(condition.accepted, otherwise(problems), message),
+                accepted: accepted(condition.accepted, condition.reason(), message),
                 conflicts: conflicts.peek().is_some().then(|| Condition {
                     kind: CONFLICTS,
                     status: "True",
@@ -95,12 +94,6 @@ pub(in crate::source::kubernetes) fn verdicts(
         }
     }
     verdicts.into_iter().map(|(key, verdict)| (key, Arc::new(verdict))).collect()
-}
-
-/// The reason of a policy that is not accepted.
-fn otherwise(problems: &[Problem]) -> &'static str {
-    let is_size = |problem: &Problem| matches!(problem.cause, Cause::Size | Cause::Crowding);
-    if problems.iter().any(is_size) { TOO_LARGE } else { "Invalid" }
 }
 
 fn accepted(is_accepted: bool, otherwise: &'static str, message: String) -> Condition {
