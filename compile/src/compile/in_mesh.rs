@@ -8,7 +8,7 @@ use egress_policy::{Address, Identity, InMesh, Port};
 
 use super::issues::Issues;
 use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
-use crate::manifest::spec::{Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
+use crate::manifest::spec::{Backends, Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
 /// What the mesh says of its own services.
@@ -94,7 +94,7 @@ pub(super) fn mesh(
         if let Body::Service(spec) = &object.body
             && monitored.contains(reference.namespace.as_str())
         {
-            services.extend(service(reference, spec, &behind));
+            services.extend(service(object, spec, &behind, compiler));
         }
         if let Body::TrafficTarget(spec) = &object.body {
             target(object, spec, &mut targets, compiler);
@@ -161,28 +161,69 @@ impl<'s> Behind<'s> {
         }
         behind
     }
+
+    /// What the files say is behind a service. Whoever writes them is trusted.
+    fn backends(&self, namespace: &str, name: &str, spec: &Service) -> Backends {
+        let workloads = self.workloads.get(namespace).into_iter().flatten();
+        let selected = workloads.filter(|workload| spec.selects(&workload.labels));
+        let endpoints = self.endpoints.get(&(namespace, name)).into_iter().flatten();
+        Backends {
+            accounts: selected.map(|workload| workload.service_account.clone()).collect(),
+            endpoints: endpoints.flat_map(|endpoints| subsets(endpoints)).collect(),
+            doubt: None,
+        }
+    }
 }
 
 /// The service's own addresses, or those of its pods where it has none.
-fn service(reference: &ObjectRef, spec: &Service, behind: &Behind<'_>) -> Vec<MeshService> {
-    let ObjectRef { kind: _, namespace, name } = reference;
-    let accounts = accounts(namespace, spec, behind);
+///
+/// A service that may have other endpoints than pods does not count with its own addresses: nodes lead those to its
+/// endpoints, which may be anywhere.
+fn service(
+    object: &Object,
+    spec: &Service,
+    behind: &Behind<'_>,
+    compiler: &mut Compiler,
+) -> Vec<MeshService> {
+    if spec.is_alias() {
+        return Vec::new();
+    }
+    let ObjectRef { kind: _, namespace, name } = &object.reference;
+    let from_files;
+    let backends = match &spec.backends {
+        Some(backends) => backends,
+        None => {
+            from_files = behind.backends(namespace, name, spec);
+            &from_files
+        }
+    };
+    let accounts = backends.accounts.iter().filter_map(|account| Identity::new(namespace, account).ok());
+    let accounts: BTreeSet<Identity> = accounts.collect();
     let made = |addresses: Vec<Address>, ports: Vec<Port>| {
         let service =
             MeshService { name: format!("{namespace}/{name}"), addresses, ports, accounts: accounts.clone() };
         (!service.addresses.is_empty() && !service.ports.is_empty()).then_some(service)
     };
-    let own = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    let own: BTreeSet<Address> = own.filter_map(|text| text.parse().ok()).collect();
-    if !own.is_empty() {
-        let own = own.into_iter().collect();
-        return made(own, ports(spec.ports.as_deref())).into_iter().collect();
+    let own = spec.addresses();
+    if let Some(doubt) = &backends.doubt {
+        let what = if own.is_empty() { "some of its endpoints are" } else { "its cluster address is" };
+        let mut issues = Issues::new(object);
+        issues.warning(
+            "spec",
+            format!("{what} not in the mesh, so egress policy decides about connections there: {doubt}"),
+            Some("remove that endpoint, or list the addresses in `ipAddresses` of an Egress"),
+        );
+        compiler.describe(issues, 0);
     }
-    let endpoints = behind.endpoints.get(&(namespace.as_str(), name.as_str())).into_iter().flatten();
-    endpoints
-        .flat_map(|endpoints| subsets(endpoints))
-        .filter_map(|(addresses, ports)| made(addresses, ports))
-        .collect()
+    if own.is_empty() {
+        let endpoints = backends.endpoints.iter().cloned();
+        return endpoints.filter_map(|(addresses, ports)| made(addresses, ports)).collect();
+    }
+    if backends.doubt.is_some() {
+        return Vec::new();
+    }
+    let own = own.into_iter().collect();
+    made(own, ServicePort::tcp(spec.ports.as_deref())).into_iter().collect()
 }
 
 fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
@@ -190,35 +231,12 @@ fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
         texts.filter_map(|text| text.parse().ok()).collect()
     };
     let slice = endpoints.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
-    let mut found = vec![(addresses(&mut slice.into_iter()), ports(endpoints.ports.as_deref()))];
+    let mut found = vec![(addresses(&mut slice.into_iter()), ServicePort::tcp(endpoints.ports.as_deref()))];
     for subset in endpoints.subsets.iter().flatten() {
         let mut texts = subset.addresses.iter().flatten().map(|address| &address.ip);
-        found.push((addresses(&mut texts), ports(subset.ports.as_deref())));
+        found.push((addresses(&mut texts), ServicePort::tcp(subset.ports.as_deref())));
     }
     found
-}
-
-fn ports(ports: Option<&[ServicePort]>) -> Vec<Port> {
-    let tcp = |port: &&ServicePort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
-    let number = |port: &ServicePort| Port::new(u16::try_from(port.port?).ok()?);
-    let found: BTreeSet<Port> = ports.unwrap_or_default().iter().filter(tcp).filter_map(number).collect();
-    found.into_iter().collect()
-}
-
-/// The service accounts of the pods that a service selects.
-fn accounts(namespace: &str, spec: &Service, behind: &Behind<'_>) -> BTreeSet<Identity> {
-    let selector = spec.selector.clone().unwrap_or_default();
-    if selector.is_empty() {
-        return BTreeSet::new();
-    }
-    let selects = |workload: &Workload| {
-        selector.iter().all(|(key, value)| workload.labels.get(key).is_some_and(|other| other == value))
-    };
-    let workloads = behind.workloads.get(namespace).into_iter().flatten();
-    workloads
-        .filter(|workload| selects(workload))
-        .filter_map(|workload| Identity::new(namespace, &workload.service_account).ok())
-        .collect()
 }
 
 fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler: &mut Compiler) {
@@ -240,7 +258,13 @@ fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler
         let message = "there are no rules, so the target grants nothing, as in OSM";
         issues.warning("spec.rules", message, Some("name a route group or a TCP route"));
     }
-    let may = spec.rules.as_deref().is_some_and(|rules| !rules.is_empty());
+    let is_own = destination.as_ref().is_none_or(|identity| identity.namespace() == namespace);
+    if !is_own {
+        let message = format!("a TrafficTarget opens services of its own namespace, which is `{namespace}`");
+        let advice = "make it in the namespace of the destination: until then it grants nothing";
+        issues.error("spec.destination.namespace", message, Some(advice));
+    }
+    let may = is_own && spec.rules.as_deref().is_some_and(|rules| !rules.is_empty());
     for (i, source) in spec.sources.iter().flatten().enumerate() {
         let source = subject(source, namespace, &format!("spec.sources[{i}]"), &mut issues);
         if let (Some(source), Some(destination), Ok(port), true) = (source, &destination, port, may) {
