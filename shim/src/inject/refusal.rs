@@ -25,6 +25,18 @@ pub enum Refusal {
         /// The annotation.
         annotation: &'static str,
     },
+    /// What an administrator does not permit.
+    #[error(
+        "pods may not change what is intercepted by annotation `{annotation}` here: remove it, or let whoever may write the namespace annotate that with `{switch}: {value}`",
+        switch = super::POD_ANNOTATIONS_ANNOTATION,
+        value = if *change == super::Change::More { "tighten" } else { "all" }
+    )]
+    Annotation {
+        /// The annotation.
+        annotation: &'static str,
+        /// What it would change.
+        change: super::Change,
+    },
     /// Something in the MeshConfig.
     #[error("MeshConfig {field}: {problem}")]
     MeshConfig {

@@ -9,7 +9,9 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
 use super::pod::Annotations;
-use super::{INJECTION_ANNOTATION, Refusal, Settings, mutate};
+use super::{
+    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, Refusal, Settings, mutate,
+};
 
 /// Namespaces of Kubernetes itself.
 const NEVER: [&str; 2] = ["kube-system", "kube-public"];
@@ -51,11 +53,19 @@ pub fn review(
     };
     // A new pod need not say it itself.
     let namespace = request.namespace.as_deref().unwrap_or_default();
-    let asked = match asked(&pod, namespace, store, options) {
+    let permitted = permitted(namespace, store).unwrap_or(settings.pod_annotations);
+    let asked = match asked(&pod, namespace, store, options, permitted) {
         Ok(Asked::No) => return response,
+        Ok(Asked::NotByPod) => {
+            let why = format!(
+                "no sidecar: the pod says so by `{INJECTION_ANNOTATION}`: nothing of it is intercepted"
+            );
+            return with_warnings(response, vec![why]);
+        }
         Ok(asked) => asked,
         Err(reason) => return response.deny(reason),
     };
+    let settings = &Settings { pod_annotations: permitted, ..settings.clone() };
     let mesh_config =
         ObjectRef::new(Kind::MeshConfig, &options.mesh_config_namespace, &options.mesh_config_name);
     let default = MeshConfig::default();
@@ -77,12 +87,27 @@ pub fn review(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     No,
+    /// The pod wants none, and its namespace does.
+    NotByPod,
     ByNamespace,
     ByPod,
 }
 
+/// What the annotations of pods may change, where their namespace says it. What it cannot be read as permits nothing.
+fn permitted(namespace: &str, store: &Store) -> Option<PodAnnotations> {
+    let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace))?;
+    let text = object.metadata.annotation(POD_ANNOTATIONS_ANNOTATION)?;
+    Some(PodAnnotations::parse(text).unwrap_or(PodAnnotations::None))
+}
+
 /// Open Service Mesh's rule: in namespaces of the mesh, the pod's word counts, and else its namespace's.
-fn asked(pod: &Value, namespace: &str, store: &Store, options: &CompileOptions) -> Result<Asked, String> {
+fn asked(
+    pod: &Value,
+    namespace: &str,
+    store: &Store,
+    options: &CompileOptions,
+    permitted: PodAnnotations,
+) -> Result<Asked, String> {
     if NEVER.contains(&namespace) || namespace == options.mesh_config_namespace {
         return Ok(Asked::No);
     }
@@ -97,11 +122,17 @@ fn asked(pod: &Value, namespace: &str, store: &Store, options: &CompileOptions) 
     let by = |value| choice(value, INJECTION_ANNOTATION).map_err(|reason| reason.to_string());
     let by_pod = by(Annotations::of(pod).get(INJECTION_ANNOTATION))?;
     let by_namespace = by(metadata.annotation(INJECTION_ANNOTATION))?;
-    Ok(match (by_pod, by_namespace) {
-        (Some(true), _) => Asked::ByPod,
-        (None, Some(true)) => Asked::ByNamespace,
-        (Some(false), _) | (None, None | Some(false)) => Asked::No,
-    })
+    let (asked, change) = match (by_pod, by_namespace) {
+        (Some(true), Some(true)) => (Asked::ByPod, None),
+        (Some(true), None | Some(false)) => (Asked::ByPod, Some(Change::More)),
+        (Some(false), Some(true)) => (Asked::NotByPod, Some(Change::Less)),
+        (None, Some(true)) => (Asked::ByNamespace, None),
+        (Some(false) | None, None | Some(false)) => (Asked::No, None),
+    };
+    match change.filter(|change| !permitted.permits(*change)) {
+        Some(change) => Err(Refusal::Annotation { annotation: INJECTION_ANNOTATION, change }.to_string()),
+        None => Ok(asked),
+    }
 }
 
 fn label<'m>(metadata: &'m Metadata, name: &str) -> Option<&'m String> {

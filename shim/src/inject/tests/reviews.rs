@@ -147,3 +147,53 @@ fn pods_of_the_host_network() {
     let by_pod = answer("on", &pod(Some("enabled")));
     assert!(!by_pod.allowed && by_pod.result.message == Refusal::HostNetwork.to_string());
 }
+
+/// A pod's own word about its sidecar counts as far as its namespace permits it.
+#[test]
+fn what_pods_may_say_of_sidecars() {
+    let namespaces = |more: &str| {
+        let said = "annotations: {openservicemesh.io/sidecar-injection: enabled";
+        store(&NAMESPACES.replace(&format!("{said}}}}}}}"), &format!("{said}{more}}}}}}}")))
+    };
+    let said = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
+        let answer = review(settings, store, &CompileOptions::default(), &request(namespace, pod, "CREATE"));
+        if answer.allowed {
+            let warnings = answer.warnings.unwrap_or_default();
+            Ok((answer.patch.is_some(), warnings.iter().any(|warning| warning.contains("nothing of it is"))))
+        } else {
+            Err(answer.result.message)
+        }
+    };
+    let of = |pod_annotations| Settings { pod_annotations, ..settings() };
+    let refused = |said: &Result<(bool, bool), String>, value: &str| {
+        let of = format!("`{INJECTION_ANNOTATION}` here");
+        said.as_ref().is_err_and(|why| why.contains(&of) && why.ends_with(value))
+    };
+    let less = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: all`");
+    let more = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: tighten`");
+    let plain_store = store(NAMESPACES);
+    let (off, on) = (pod_that_says(Some("disabled")), pod_that_says(Some("enabled")));
+    use PodAnnotations::{All, None, Tighten};
+    // Without a word of the namespace the flag counts.
+    assert_eq!(said(&of(All), &plain_store, "on", &off), Ok((false, true)));
+    assert!(less(&said(&of(Tighten), &plain_store, "on", &off)));
+    assert!(less(&said(&of(None), &plain_store, "on", &off)));
+    assert_eq!(said(&of(Tighten), &plain_store, "silent", &on), Ok((true, false)));
+    assert!(more(&said(&of(None), &plain_store, "silent", &on)));
+    // What changes nothing is permitted.
+    assert_eq!(said(&of(None), &plain_store, "on", &on), Ok((true, false)));
+    assert_eq!(said(&of(None), &plain_store, "off", &off), Ok((false, false)));
+    // The namespace's word counts before the flag's, and one that is not known is the strictest.
+    let annotation = |value: &str| namespaces(&format!(", openservicemesh.io/pod-annotations: {value}"));
+    assert_eq!(said(&of(None), &annotation("all"), "on", &off), Ok((false, true)));
+    assert!(less(&said(&of(All), &annotation("tighten"), "on", &off)));
+    assert!(less(&said(&of(All), &annotation("none"), "on", &off)));
+    assert!(less(&said(&of(All), &annotation("ALL"), "on", &off)));
+    let mut excluding = plain();
+    excluding["metadata"]["annotations"] = json!({"openservicemesh.io/outbound-port-exclusion-list": "80"});
+    let why = said(&of(All), &annotation("none"), "on", &excluding).expect_err("refused");
+    assert!(why.contains("`openservicemesh.io/outbound-port-exclusion-list` here"), "{why}");
+    // A pod cannot permit it itself.
+    excluding["metadata"]["annotations"]["openservicemesh.io/pod-annotations"] = json!("all");
+    assert!(said(&of(None), &plain_store, "on", &excluding).is_err());
+}

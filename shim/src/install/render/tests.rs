@@ -79,6 +79,7 @@ fn values_reach_their_places() {
             "neverResolveTo": ["10.1.0.0/16", "10.2.0.0/16"],
             "dnsResolvers": ["10.96.0.10:53"],
             "ipFamilies": "ipv4",
+            "podAnnotations": "tighten",
             "flowLog": true,
             "flowsPerIdentity": 500,
             "apiServerPorts": [8443],
