@@ -181,14 +181,16 @@ fn is_windows(spec: &Value) -> bool {
 /// Interception knows the sidecar by its uid. What the image says cannot be seen here.
 fn check_uids(spec: &Value, parts: &Parts) -> Result<(), Refusal> {
     let ephemeral = spec.get("ephemeralContainers").and_then(Value::as_array).into_iter().flatten();
-    for container in parts.own_containers().chain(ephemeral) {
-        match has_proxy_uid(spec, container) {
-            Ok(false) => {}
-            Ok(true) => return Err(Refusal::ProxyUid(name(container).to_owned())),
-            Err(_) => return Err(Refusal::Shape("securityContext.runAsUser")),
-        }
+    parts.own_containers().chain(ephemeral).try_for_each(|container| check_uid(spec, container))
+}
+
+/// The same for one container.
+pub(super) fn check_uid(spec: &Value, container: &Value) -> Result<(), Refusal> {
+    match has_proxy_uid(spec, container) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Refusal::ProxyUid(name(container).to_owned())),
+        Err(_) => Err(Refusal::Shape("securityContext.runAsUser")),
     }
-    Ok(())
 }
 
 /// What does not work as without a sidecar.

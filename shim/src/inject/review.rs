@@ -8,9 +8,10 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use super::pod::Annotations;
+use super::pod::{Annotations, check_uid};
 use super::{
-    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, Refusal, Settings, mutate,
+    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, Refusal, SIDECAR, Settings,
+    bypasses, mutate,
 };
 
 /// Namespaces of Kubernetes itself.
@@ -42,6 +43,9 @@ pub fn review(
     request: &AdmissionRequest<DynamicObject>,
 ) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
+    if request.sub_resource.as_deref() == Some("ephemeralcontainers") {
+        return added(response, request.object.as_ref());
+    }
     let is_pod =
         request.kind.group.is_empty() && request.kind.kind == "Pod" && request.sub_resource.is_none();
     let (Some(pod), true) = (&request.object, is_pod && request.operation == Operation::Create) else {
@@ -81,6 +85,26 @@ pub fn review(
         }
         Err(reason) => response.deny(reason),
     }
+}
+
+/// Answers a request to add containers to a pod that runs, as `kubectl debug` does. One must not pass for the sidecar.
+fn added(response: AdmissionResponse, object: Option<&DynamicObject>) -> AdmissionResponse {
+    // Before Kubernetes 1.22 it is a list of its own that does not say whose it is.
+    let nothing = Value::Null;
+    let data = object.map_or(&nothing, |object| &object.data);
+    let spec = data.get("spec").unwrap_or(data);
+    let list = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
+    let is_sidecar = |container: &Value| container.get("name").and_then(Value::as_str) == Some(SIDECAR);
+    let is_whole = spec.get("containers").is_some();
+    if is_whole && !list("containers").chain(list("initContainers")).any(is_sidecar) {
+        return response;
+    }
+    for container in list("ephemeralContainers") {
+        if let Err(reason) = check_uid(spec, container) {
+            return response.deny(reason);
+        }
+    }
+    with_warnings(response, bypasses(spec, list("ephemeralContainers")))
 }
 
 /// Who asks for a sidecar.

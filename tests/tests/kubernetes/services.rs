@@ -116,6 +116,7 @@ fn an_endpoint_is_in_the_mesh_if_it_is_a_pod() -> Result<()> {
     reported(&shim, "evil", "EndpointSlice `evil-x` has `203.0.113.10`")?;
     ensure!(lives(&mut held), "a slice closed what was open");
     echo(&pod, HTTPBIN, 9000).context("a slice closed what is allowed")?;
+    drop(held);
     permissive(&cluster, true)?;
 
     // What the kubelet says counts, until the pod has ended and its slice had time to follow.

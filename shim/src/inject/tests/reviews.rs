@@ -133,6 +133,34 @@ fn what_is_no_new_pod_is_left_alone() {
     assert!(other.allowed && other.patch.is_none());
 }
 
+/// What `kubectl debug` adds to a pod must not pass for its sidecar.
+#[test]
+fn containers_that_are_added_later() {
+    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    let said = |pod: &Value, old: bool, container: &Value| {
+        let mut object = pod.clone();
+        object["spec"]["ephemeralContainers"] = json!([container]);
+        if old {
+            object = json!({"kind": "EphemeralContainers", "apiVersion": "v1", "metadata": pod["metadata"],
+                "ephemeralContainers": [container]});
+        }
+        let mut request = request("on", &object, "UPDATE");
+        request.sub_resource = Some("ephemeralcontainers".to_owned());
+        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        assert!(answer.patch.is_none());
+        (answer.allowed, answer.warnings.unwrap_or_default().len())
+    };
+    let user = |context: Value| json!({"name": "debugger", "securityContext": context});
+    for old in [false, true] {
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1500}))), (false, 0));
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": "0x5dc"}))), (false, 0));
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1000}))), (true, 0));
+        assert_eq!(said(&injected, old, &user(json!({"capabilities": {"add": ["NET_ADMIN"]}}))), (true, 1));
+    }
+    // A pod without a sidecar may have any.
+    assert_eq!(said(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
+}
+
 /// A namespace's word is for pods that can have a sidecar; a pod's own is taken at its word.
 #[test]
 fn pods_of_the_host_network() {

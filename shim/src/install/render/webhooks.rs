@@ -29,7 +29,11 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     // It is in the control plane's own namespace, which the others leave out.
     let config =
         json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
-    let pods = json!([rule("", &["v1"], &["pods"], &["CREATE"])]);
+    let pods = json!([
+        rule("", &["v1"], &["pods"], &["CREATE"]),
+        // What `kubectl debug` adds to a pod that runs.
+        rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
+    ]);
     [
         configuration(
             input,
