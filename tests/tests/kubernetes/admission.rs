@@ -270,7 +270,7 @@ fn annotations_of_pods() -> Result<()> {
     let pod = |name: &str, annotations: &str, spec: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: curl, annotations: {{{annotations}}}}}\n\
-             spec: {{{spec}containers: [{{name: app, image: app}}]}}\n"
+             spec: {{{spec}serviceAccountName: curl, containers: [{{name: app, image: app}}]}}\n"
         )
     };
     let containers = |name: &str| {
@@ -284,7 +284,7 @@ fn annotations_of_pods() -> Result<()> {
         let name = format!("first-{made}");
         api.apply(&pod(&name, "", user)).is_ok() && containers(&name).is_ok_and(|names| names == "app envoy")
     })
-    .with_context(|| shim.log())?;
+    .with_context(|| format!("{:?}\n{}", api.apply(&pod("last", "", user)), shim.log()))?;
 
     // As in Open Service Mesh, with a warning.
     let ports = "openservicemesh.io/outbound-port-exclusion-list: '5432'";
@@ -292,8 +292,8 @@ fn annotations_of_pods() -> Result<()> {
     let said = apply(&cluster, &pod("ports", ports, user))?;
     let expected = "Warning: by annotation `openservicemesh.io/outbound-port-exclusion-list` nothing is intercepted to 5432";
     ensure!(said.contains(expected), "{said}");
-    let said = apply(&cluster, &pod("off", off, user))?;
-    ensure!(said.contains("Warning: no sidecar: ") && containers("off")? == "app", "{said}");
+    let said = apply(&cluster, &pod("without", off, user))?;
+    ensure!(said.contains("Warning: no sidecar: ") && containers("without")? == "app", "{said}");
     let said = apply(&cluster, &pod("plain", "", ""))?;
     ensure!(said.contains("Warning: as root, `app` would have NET_RAW and SETUID by default"), "{said}");
     let said = apply(&cluster, &pod("quiet", "", user))?;
@@ -324,7 +324,7 @@ fn annotations_of_pods() -> Result<()> {
     for uid in ["1500.0", "1.5e3", "\"1500\""] {
         let pod = format!(
             "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {{\"name\": \"raw\"}}, \"spec\": \
-             {{\"securityContext\": {{\"runAsUser\": {uid}}}, \"containers\": [{{\"name\": \"app\", \"image\": \"app\"}}]}}}}"
+             {{\"serviceAccountName\": \"curl\", \"securityContext\": {{\"runAsUser\": {uid}}}, \"containers\": [{{\"name\": \"app\", \"image\": \"app\"}}]}}}}"
         );
         let file = volume.path("raw.json");
         std::fs::write(&file, &pod)?;
