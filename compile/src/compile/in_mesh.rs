@@ -11,6 +11,12 @@ use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
 use crate::manifest::spec::{Backends, Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
+/// The most destinations, each an address and a port, of one service. A hundred times what large ones have; every
+/// sidecar of the mesh gets all of them, so the author of a service must not be able to make it a million.
+const MAX_OF_SERVICE: usize = 10_000;
+/// The most destinations of all services of a namespace.
+const MAX_OF_NAMESPACE: usize = 50_000;
+
 /// What the mesh says of its own services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mesh {
@@ -89,12 +95,14 @@ pub(super) fn mesh(
         .collect();
     let behind = Behind::new(objects);
     let mut services = Vec::new();
+    let mut destinations: BTreeMap<&str, usize> = BTreeMap::new();
     let mut targets = Targets::new();
     for (reference, object) in objects {
         if let Body::Service(spec) = &object.body
             && monitored.contains(reference.namespace.as_str())
         {
-            services.extend(service(object, spec, &behind, compiler));
+            let of_namespace = destinations.entry(reference.namespace.as_str()).or_default();
+            services.extend(service(object, spec, &behind, of_namespace, compiler));
         }
         if let Body::TrafficTarget(spec) = &object.body {
             target(object, spec, &mut targets, compiler);
@@ -104,13 +112,20 @@ pub(super) fn mesh(
     if permissive {
         return Mesh { common, own: BTreeMap::new() };
     }
+    // One target may name thousands of sources, for all of which the services are the same.
+    let mut views: BTreeMap<BTreeSet<(Identity, Option<Port>)>, View> = BTreeMap::new();
     let own = targets.into_iter().map(|(identity, targets)| {
-        let may = |service: &MeshService, port: Port| {
-            targets.iter().any(|(account, only)| {
-                service.accounts.contains(account) && only.is_none_or(|only| only == port)
-            })
-        };
-        (identity, View::new(entries(&services, may)))
+        let view = views.get(&targets).cloned().unwrap_or_else(|| {
+            let may = |service: &MeshService, port: Port| {
+                targets.iter().any(|(account, only)| {
+                    service.accounts.contains(account) && only.is_none_or(|only| only == port)
+                })
+            };
+            let view = View::new(entries(&services, may));
+            views.insert(targets, view.clone());
+            view
+        });
+        (identity, view)
     });
     Mesh { common, own: own.collect() }
 }
@@ -183,6 +198,7 @@ fn service(
     object: &Object,
     spec: &Service,
     behind: &Behind<'_>,
+    of_namespace: &mut usize,
     compiler: &mut Compiler,
 ) -> Vec<MeshService> {
     if spec.is_alias() {
@@ -215,15 +231,33 @@ fn service(
         );
         compiler.describe(issues, 0);
     }
-    if own.is_empty() {
+    let made: Vec<MeshService> = if own.is_empty() {
         let endpoints = backends.endpoints.iter().cloned();
-        return endpoints.filter_map(|(addresses, ports)| made(addresses, ports)).collect();
-    }
-    if backends.doubt.is_some() {
-        return Vec::new();
-    }
-    let own = own.into_iter().collect();
-    made(own, ServicePort::tcp(spec.ports.as_deref())).into_iter().collect()
+        endpoints.filter_map(|(addresses, ports)| made(addresses, ports)).collect()
+    } else if backends.doubt.is_none() {
+        let own = own.into_iter().collect();
+        made(own, ServicePort::tcp(spec.ports.as_deref())).into_iter().collect()
+    } else {
+        Vec::new()
+    };
+    let count = made.iter().map(|part| part.addresses.len().saturating_mul(part.ports.len()));
+    let count = count.fold(0, usize::saturating_add);
+    let (most, of) = if count > MAX_OF_SERVICE {
+        (MAX_OF_SERVICE, "a service")
+    } else if of_namespace.saturating_add(count) > MAX_OF_NAMESPACE {
+        (MAX_OF_NAMESPACE, "a namespace")
+    } else {
+        *of_namespace += count;
+        return made;
+    };
+    let mut issues = Issues::new(object);
+    let message = format!(
+        "it is not in the mesh, so egress policy decides about connections there: with its {count} addresses and \
+         ports there would be more than the {most} of {of}"
+    );
+    issues.warning("spec.ports", message, Some("give it fewer ports"));
+    compiler.describe(issues, 0);
+    Vec::new()
 }
 
 fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {

@@ -70,6 +70,11 @@ pub enum Refusal {
         uid = crate::interception::PROXY_UID
     )]
     ProxyUid(String),
+    /// Another image would pass for the sidecar.
+    #[error(
+        "container `{0}` has the sidecar's uid, so its image cannot be changed in a pod that runs: set `spec.sidecar.envoyImage` of the MeshConfig, and make the pod anew"
+    )]
+    Sidecar(String),
     /// Its proxy would seem to be somebody else's.
     #[error(
         "service account `{0}` has a dot in its name, and so a proxy cannot say whose it is: use one without"

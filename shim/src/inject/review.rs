@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::pod::{Annotations, check_uid};
 use super::{
     Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, Refusal, SIDECAR, Settings,
-    bypasses, mutate,
+    bypasses, has_proxy_uid, mutate,
 };
 
 /// Namespaces of Kubernetes itself.
@@ -45,6 +45,10 @@ pub fn review(
     let response = AdmissionResponse::from(request);
     if request.sub_resource.as_deref() == Some("ephemeralcontainers") {
         return added(response, request.object.as_ref());
+    }
+    if request.kind.kind == "Pod" && request.operation == Operation::Update && request.sub_resource.is_none()
+    {
+        return changed(response, request);
     }
     let is_pod =
         request.kind.group.is_empty() && request.kind.kind == "Pod" && request.sub_resource.is_none();
@@ -85,6 +89,28 @@ pub fn review(
         }
         Err(reason) => response.deny(reason),
     }
+}
+
+/// Answers a request to change a pod that runs. Kubernetes permits to change images, and what another one sends as the
+/// sidecar's uid would not be intercepted. Labels can be changed as well, so the uid says which container that is.
+fn changed(response: AdmissionResponse, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    let sidecars = |object: &Option<DynamicObject>| -> Vec<(String, Value)> {
+        let spec = object.as_ref().map_or(&Value::Null, |object| &object.data["spec"]);
+        let list = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
+        let ours = list("containers").chain(list("initContainers"));
+        let ours = ours.filter(|container| has_proxy_uid(spec, container) == Ok(true));
+        ours.map(|container| {
+            (container["name"].as_str().unwrap_or_default().to_owned(), container["image"].clone())
+        })
+        .collect()
+    };
+    let before = sidecars(&request.old_object);
+    for (name, image) in sidecars(&request.object) {
+        if before.iter().any(|(other, was)| *other == name && *was != image) {
+            return response.deny(Refusal::Sidecar(name));
+        }
+    }
+    response
 }
 
 /// Answers a request to add containers to a pod that runs, as `kubectl debug` does. One must not pass for the sidecar.

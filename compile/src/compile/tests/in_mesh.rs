@@ -188,3 +188,53 @@ fn an_alias_is_no_destination() {
     let alias = MESH.replace("type: ClusterIP", "type: ExternalName");
     assert_eq!(seen(&(alias + &mesh_config(true))), ["shop/pods 10.244.0.7,10.244.0.8 8080 allowed"]);
 }
+
+/// The author of a service must not fill the sidecars of others.
+#[test]
+fn a_service_of_too_many_destinations() {
+    let namespace = "---\napiVersion: v1\nkind: Namespace\n\
+                     metadata: {name: shop, labels: {openservicemesh.io/monitored-by: osm}}\n";
+    let service = |name: &str, address: &str, count: u16| {
+        let ports: Vec<String> = (1..=count).map(|port| format!("{{port: {port}}}")).collect();
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{clusterIP: {address}, ports: [{}]}}\n",
+            ports.join(", ")
+        )
+    };
+    let names = |text: &str| {
+        let compiled = compiled(text);
+        let document = compiled.document(&identity("n/app"));
+        let names: Vec<String> = document.in_mesh.iter().map(|service| service.service.clone()).collect();
+        (names, problems(&compiled))
+    };
+    let text = namespace.to_owned() + &service("a", "10.96.0.1", 10_000) + &service("b", "10.96.0.2", 10_001);
+    let (found, said) = names(&text);
+    assert_eq!(found, ["shop/a"]);
+    assert!(
+        said.contains("with its 10001 addresses and ports there would be more than the 10000 of a service"),
+        "{said}"
+    );
+    let mut text = namespace.to_owned();
+    for n in 0..7 {
+        text += &service(&format!("s{n}"), &format!("10.96.0.{n}"), if n == 6 { 1 } else { 9_999 });
+    }
+    let (found, said) = names(&text);
+    assert_eq!(found, ["shop/s0", "shop/s1", "shop/s2", "shop/s3", "shop/s4", "shop/s6"]);
+    assert!(said.contains("more than the 50000 of a namespace"), "{said}");
+}
+
+/// One TrafficTarget with thousands of sources costs one view of the services.
+#[test]
+fn sources_of_a_target_share_the_services() {
+    let source = |n: usize| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}");
+    let sources: Vec<String> = (0..1000).map(source).collect();
+    let rules = "{kind: HTTPRouteGroup, name: any}";
+    let target = target("name: cart", rules)
+        .replace("{kind: ServiceAccount, name: app, namespace: n}", &sources.join(", "));
+    let compiled = compiled(&(MESH.to_owned() + &target));
+    let services = |name: &str| Arc::clone(&compiled.document(&identity(name)).in_mesh);
+    assert!(services("n/a0")[0].allowed);
+    assert!(Arc::ptr_eq(&services("n/a0"), &services("n/a999")));
+    assert!(!services("n/other")[0].allowed);
+}

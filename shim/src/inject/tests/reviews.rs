@@ -161,6 +161,38 @@ fn containers_that_are_added_later() {
     assert_eq!(said(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
 }
 
+/// Kubernetes permits to change images of pods that run.
+#[test]
+fn the_image_of_a_sidecar_stays() {
+    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    let said = |before: &Value, after: &Value| {
+        let mut request = request("on", after, "UPDATE");
+        request.old_object = Some(serde_json::from_value(before.clone()).expect("an object"));
+        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        assert!(answer.patch.is_none());
+        if answer.allowed { Ok(()) } else { Err(answer.result.message) }
+    };
+    let with = |pod: &Value, container: usize| {
+        let mut pod = pod.clone();
+        pod["spec"]["containers"][container]["image"] = json!("another");
+        pod
+    };
+    assert_eq!(said(&injected, &with(&injected, 1)), Err(Refusal::Sidecar(SIDECAR.to_owned()).to_string()));
+    // Without the label it is the same container.
+    let mut bare = injected.clone();
+    bare["metadata"]["labels"] = json!({});
+    assert_eq!(said(&injected, &bare), Ok(()));
+    assert!(said(&bare, &with(&bare, 1)).is_err());
+    let settings = Settings { native_sidecar: true, ..settings() };
+    let native = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+    let mut other = native.clone();
+    other["spec"]["initContainers"][1]["image"] = json!("another");
+    assert!(said(&native, &other).is_err());
+    // What is the workload's own is its own.
+    assert_eq!(said(&injected, &with(&injected, 0)), Ok(()));
+    assert_eq!(said(&plain(), &with(&plain(), 0)), Ok(()));
+}
+
 /// A namespace's word is for pods that can have a sidecar; a pod's own is taken at its word.
 #[test]
 fn pods_of_the_host_network() {

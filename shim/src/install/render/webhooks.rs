@@ -30,7 +30,8 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let config =
         json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
     let pods = json!([
-        rule("", &["v1"], &["pods"], &["CREATE"]),
+        // Updates, because they can change the sidecar's image.
+        rule("", &["v1"], &["pods"], &written),
         // What `kubectl debug` adds to a pod that runs.
         rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
     ]);
