@@ -243,7 +243,7 @@ fn injection(volume: &Volume) -> Result<String> {
          metadata: {{name: osm-egress}}\nwebhooks:\n- name: inject.openservicemesh.io\n  \
          clientConfig: {{url: 'https://{}/mutate', caBundle: {bundle}}}\n  \
          admissionReviewVersions: [v1]\n  sideEffects: None\n  failurePolicy: Fail\n  timeoutSeconds: 5\n  rules:\n  \
-         - {{operations: [CREATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}}\n",
+         - {{operations: [CREATE, UPDATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}}\n",
         SocketAddr::new(CONTROL_PLANE, PORT)
     ))
 }
@@ -315,6 +315,15 @@ fn annotations_of_pods() -> Result<()> {
         ensure!(said.contains(expected), "{said}");
     }
     api.apply(&pod("still", "", user))?;
+
+    // An image may be changed in a pod that runs, but not the sidecar's.
+    let image = |container: &str| {
+        let image = format!("{container}=another");
+        api.kubectl(User::Admin, &["set", "image", "pod/still", "-n", "curl", &image])
+    };
+    image("app")?;
+    let said = image("envoy").err().context("the sidecar's image was changed")?.to_string();
+    ensure!(said.contains("container `envoy` has the sidecar's uid"), "{said}");
 
     // kubectl makes a whole number of a float; the API server takes no other and no text.
     for uid in ["1500", "1500.0", "1.5e3", "0x5dc"] {

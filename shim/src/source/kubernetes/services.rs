@@ -132,38 +132,33 @@ impl Services {
     /// Takes in an object that is new, or changed.
     pub(super) fn apply(&mut self, kind: Kind, item: Item) {
         let Item { key, labels, change, status: _ } = item;
-        match kind {
-            Kind::Pod => {
-                let pod = read(&change).and_then(|object| match &object.body {
-                    Body::Workload(_, pod) => Some(pod.clone()),
-                    _ => None,
-                });
-                self.put_pod(&key, pod);
-            }
-            Kind::EndpointSlice => {
-                let service = labels.get(SERVICE_LABEL).cloned().unwrap_or_default();
-                let slice = match read(&change).map(|object| &object.body) {
-                    Some(Body::Endpoints(_, endpoints)) => Slice::new(&key.0, service, endpoints),
-                    _ => Slice::unreadable(service),
-                };
-                self.put_slice(&key, Some(slice));
-            }
-            _ => {
-                self.namespace(&key.0).services.insert(key.1.clone(), change);
-                self.stale.insert(key);
-            }
+        let body = read(&change).map(|object| &object.body);
+        if kind == Kind::Pod {
+            let pod = if let Some(Body::Workload(_, pod)) = body { Some(pod.clone()) } else { None };
+            self.put_pod(&key, pod);
+        } else if kind == Kind::EndpointSlice {
+            let service = labels.get(SERVICE_LABEL).cloned().unwrap_or_default();
+            let slice = if let Some(Body::Endpoints(_, endpoints)) = body {
+                Slice::new(&key.0, service, endpoints)
+            } else {
+                Slice::unreadable(service)
+            };
+            self.put_slice(&key, Some(slice));
+        } else {
+            self.namespace(&key.0).services.insert(key.1.clone(), change);
+            self.stale.insert(key);
         }
     }
 
     /// Takes away an object.
     pub(super) fn delete(&mut self, kind: Kind, key: &Key) {
-        match kind {
-            Kind::Pod => self.put_pod(key, None),
-            Kind::EndpointSlice => self.put_slice(key, None),
-            _ => {
-                self.namespace(&key.0).services.remove(&key.1);
-                self.stale.insert(key.clone());
-            }
+        if kind == Kind::Pod {
+            self.put_pod(key, None);
+        } else if kind == Kind::EndpointSlice {
+            self.put_slice(key, None);
+        } else {
+            self.namespace(&key.0).services.remove(&key.1);
+            self.stale.insert(key.clone());
         }
     }
 

@@ -62,10 +62,7 @@ fn delete(gather: &mut Gather, kind: Kind, name: &str) {
 fn backends(gather: &mut Gather, name: &str) -> Option<Backends> {
     let store = gather.state().store;
     let object = store.object(&ObjectRef::new(Kind::Service, "n", name))?;
-    match &object.body {
-        Body::Service(service) => service.backends.clone(),
-        _ => None,
-    }
+    if let Body::Service(service) = &object.body { service.backends.clone() } else { None }
 }
 
 fn doubt(gather: &mut Gather) -> Option<String> {
