@@ -292,6 +292,43 @@ fn pods_that_make_no_difference() {
     assert_eq!(accounts.into_iter().collect::<Vec<_>>(), ["a", "b"]);
 }
 
+/// A rollout of thousands of pods costs what it changes.
+#[test]
+fn a_rollout_of_thousands_of_pods() {
+    const PODS: usize = 5000;
+    let address = |n: usize| format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255);
+    let of = |n: usize| pod("n", &format!("p{n}"), &[&address(n)], &json!({}));
+    let named = |first: usize| {
+        let endpoints: Vec<Value> =
+            (first..first + 100).map(|n| of_pod(&address(n), &format!("p{n}"))).collect();
+        json!(endpoints)
+    };
+    let mut gather = ready();
+    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
+    list(&mut gather, Kind::Pod, (0..PODS).map(of).collect());
+    for first in (0..PODS).step_by(100) {
+        apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(first)));
+    }
+    assert_eq!(doubt(&mut gather), None);
+    let start = std::time::Instant::now();
+    let mut bursts = 0;
+    for first in (0..PODS).step_by(100) {
+        for n in first..first + 100 {
+            apply(&mut gather, Kind::Pod, of(PODS + n));
+            gather.take(Event::Deleted(Kind::Pod, ("n".to_owned(), format!("p{n}"))));
+            if n % 10 == 0 {
+                assert!(!gather.is_different(), "{n}");
+                bursts += 1;
+            }
+        }
+        apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(PODS + first)));
+    }
+    assert_eq!(doubt(&mut gather), None);
+    let took = start.elapsed();
+    println!("{PODS} pods replaced in {bursts} bursts: {took:?}");
+    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+}
+
 #[test]
 fn namespaces_that_do_not_count() {
     let mut gather = ready();
