@@ -4,22 +4,28 @@
 //! its sidecar. [`review`] answers an API server with it, [`documents`] rewrites manifests with it.
 
 mod bootstrap;
+mod bypass;
 mod containers;
 pub mod documents;
 mod lists;
 mod pod;
 mod refusal;
 mod review;
+mod user;
 
 use crate::envoy::IpFamilies;
 use crate::envoy::credentials::Authority;
 
+pub use bypass::bypasses;
 pub use pod::{Injected, mutate};
 pub use refusal::Refusal;
 pub use review::{Choice, choice, review};
+pub use user::has_proxy_uid;
 
 /// Whether a pod, or the pods of a namespace, get a sidecar: Open Service Mesh's annotation.
 pub const INJECTION_ANNOTATION: &str = "openservicemesh.io/sidecar-injection";
+/// What the annotations of pods may change, where a namespace says it: whoever may write namespaces.
+pub const POD_ANNOTATIONS_ANNOTATION: &str = "openservicemesh.io/pod-annotations";
 /// Whether the sidecar is an init container that goes on running, for API servers from 1.29 on.
 pub const NATIVE_ANNOTATION: &str = "openservicemesh.io/native-sidecar";
 /// The label of pods that have a sidecar of ours.
@@ -52,6 +58,57 @@ pub struct Settings {
     pub concurrency: u16,
     /// Whether sidecars are init containers that go on running, where a pod does not say.
     pub native_sidecar: bool,
+    /// What the annotations of pods may change, where their namespace does not say.
+    pub pod_annotations: PodAnnotations,
+}
+
+/// What the annotations of pods may change about their interception.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PodAnnotations {
+    /// Nothing.
+    None,
+    /// They may have more intercepted.
+    Tighten,
+    /// They may have less intercepted too, as in Open Service Mesh.
+    #[default]
+    All,
+}
+
+impl PodAnnotations {
+    /// Reads the annotation of a namespace; nothing where it is none of the words.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        clap::ValueEnum::from_str(text, false).ok()
+    }
+
+    /// Whether a change is permitted.
+    #[must_use]
+    pub fn permits(self, change: Change) -> bool {
+        match self {
+            Self::None => false,
+            Self::Tighten => change == Change::More,
+            Self::All => true,
+        }
+    }
+}
+
+impl std::fmt::Display for PodAnnotations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Tighten => "tighten",
+            Self::All => "all",
+        })
+    }
+}
+
+/// What an annotation changes about what is intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// More is intercepted.
+    More,
+    /// Less is.
+    Less,
 }
 
 #[cfg(test)]

@@ -8,8 +8,14 @@ use egress_policy::{Address, Identity, InMesh, Port};
 
 use super::issues::Issues;
 use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
-use crate::manifest::spec::{Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
+use crate::manifest::spec::{Backends, Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
+
+/// The most destinations, each an address and a port, of one service. A hundred times what large ones have; every
+/// sidecar of the mesh gets all of them, so the author of a service must not be able to make it a million.
+const MAX_OF_SERVICE: usize = 10_000;
+/// The most destinations of all services of a namespace.
+const MAX_OF_NAMESPACE: usize = 50_000;
 
 /// What the mesh says of its own services.
 #[derive(Clone, Debug, Default)]
@@ -89,12 +95,14 @@ pub(super) fn mesh(
         .collect();
     let behind = Behind::new(objects);
     let mut services = Vec::new();
+    let mut destinations: BTreeMap<&str, usize> = BTreeMap::new();
     let mut targets = Targets::new();
     for (reference, object) in objects {
         if let Body::Service(spec) = &object.body
             && monitored.contains(reference.namespace.as_str())
         {
-            services.extend(service(reference, spec, &behind));
+            let of_namespace = destinations.entry(reference.namespace.as_str()).or_default();
+            services.extend(service(object, spec, &behind, of_namespace, compiler));
         }
         if let Body::TrafficTarget(spec) = &object.body {
             target(object, spec, &mut targets, compiler);
@@ -104,13 +112,20 @@ pub(super) fn mesh(
     if permissive {
         return Mesh { common, own: BTreeMap::new() };
     }
+    // One target may name thousands of sources, for all of which the services are the same.
+    let mut views: BTreeMap<BTreeSet<(Identity, Option<Port>)>, View> = BTreeMap::new();
     let own = targets.into_iter().map(|(identity, targets)| {
-        let may = |service: &MeshService, port: Port| {
-            targets.iter().any(|(account, only)| {
-                service.accounts.contains(account) && only.is_none_or(|only| only == port)
-            })
-        };
-        (identity, View::new(entries(&services, may)))
+        let view = views.get(&targets).cloned().unwrap_or_else(|| {
+            let may = |service: &MeshService, port: Port| {
+                targets.iter().any(|(account, only)| {
+                    service.accounts.contains(account) && only.is_none_or(|only| only == port)
+                })
+            };
+            let view = View::new(entries(&services, may));
+            views.insert(targets, view.clone());
+            view
+        });
+        (identity, view)
     });
     Mesh { common, own: own.collect() }
 }
@@ -161,28 +176,88 @@ impl<'s> Behind<'s> {
         }
         behind
     }
+
+    /// What the files say is behind a service. Whoever writes them is trusted.
+    fn backends(&self, namespace: &str, name: &str, spec: &Service) -> Backends {
+        let workloads = self.workloads.get(namespace).into_iter().flatten();
+        let selected = workloads.filter(|workload| spec.selects(&workload.labels));
+        let endpoints = self.endpoints.get(&(namespace, name)).into_iter().flatten();
+        Backends {
+            accounts: selected.map(|workload| workload.service_account.clone()).collect(),
+            endpoints: endpoints.flat_map(|endpoints| subsets(endpoints)).collect(),
+            doubt: None,
+        }
+    }
 }
 
 /// The service's own addresses, or those of its pods where it has none.
-fn service(reference: &ObjectRef, spec: &Service, behind: &Behind<'_>) -> Vec<MeshService> {
-    let ObjectRef { kind: _, namespace, name } = reference;
-    let accounts = accounts(namespace, spec, behind);
+///
+/// A service that may have other endpoints than pods does not count with its own addresses: nodes lead those to its
+/// endpoints, which may be anywhere.
+fn service(
+    object: &Object,
+    spec: &Service,
+    behind: &Behind<'_>,
+    of_namespace: &mut usize,
+    compiler: &mut Compiler,
+) -> Vec<MeshService> {
+    if spec.is_alias() {
+        return Vec::new();
+    }
+    let ObjectRef { kind: _, namespace, name } = &object.reference;
+    let from_files;
+    let backends = match &spec.backends {
+        Some(backends) => backends,
+        None => {
+            from_files = behind.backends(namespace, name, spec);
+            &from_files
+        }
+    };
+    let accounts = backends.accounts.iter().filter_map(|account| Identity::new(namespace, account).ok());
+    let accounts: BTreeSet<Identity> = accounts.collect();
     let made = |addresses: Vec<Address>, ports: Vec<Port>| {
         let service =
             MeshService { name: format!("{namespace}/{name}"), addresses, ports, accounts: accounts.clone() };
         (!service.addresses.is_empty() && !service.ports.is_empty()).then_some(service)
     };
-    let own = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    let own: BTreeSet<Address> = own.filter_map(|text| text.parse().ok()).collect();
-    if !own.is_empty() {
-        let own = own.into_iter().collect();
-        return made(own, ports(spec.ports.as_deref())).into_iter().collect();
+    let own = spec.addresses();
+    if let Some(doubt) = &backends.doubt {
+        let what = if own.is_empty() { "some of its endpoints are" } else { "its cluster address is" };
+        let mut issues = Issues::new(object);
+        issues.warning(
+            "spec",
+            format!("{what} not in the mesh, so egress policy decides about connections there: {doubt}"),
+            Some("remove that endpoint, or list the addresses in `ipAddresses` of an Egress"),
+        );
+        compiler.describe(issues, 0);
     }
-    let endpoints = behind.endpoints.get(&(namespace.as_str(), name.as_str())).into_iter().flatten();
-    endpoints
-        .flat_map(|endpoints| subsets(endpoints))
-        .filter_map(|(addresses, ports)| made(addresses, ports))
-        .collect()
+    let made: Vec<MeshService> = if own.is_empty() {
+        let endpoints = backends.endpoints.iter().cloned();
+        endpoints.filter_map(|(addresses, ports)| made(addresses, ports)).collect()
+    } else if backends.doubt.is_none() {
+        let own = own.into_iter().collect();
+        made(own, ServicePort::tcp(spec.ports.as_deref())).into_iter().collect()
+    } else {
+        Vec::new()
+    };
+    let count = made.iter().map(|part| part.addresses.len().saturating_mul(part.ports.len()));
+    let count = count.fold(0, usize::saturating_add);
+    let (most, of) = if count > MAX_OF_SERVICE {
+        (MAX_OF_SERVICE, "a service")
+    } else if of_namespace.saturating_add(count) > MAX_OF_NAMESPACE {
+        (MAX_OF_NAMESPACE, "a namespace")
+    } else {
+        *of_namespace += count;
+        return made;
+    };
+    let mut issues = Issues::new(object);
+    let message = format!(
+        "it is not in the mesh, so egress policy decides about connections there: with its {count} addresses and \
+         ports there would be more than the {most} of {of}"
+    );
+    issues.warning("spec.ports", message, Some("give it fewer ports"));
+    compiler.describe(issues, 0);
+    Vec::new()
 }
 
 fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
@@ -190,35 +265,12 @@ fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
         texts.filter_map(|text| text.parse().ok()).collect()
     };
     let slice = endpoints.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
-    let mut found = vec![(addresses(&mut slice.into_iter()), ports(endpoints.ports.as_deref()))];
+    let mut found = vec![(addresses(&mut slice.into_iter()), ServicePort::tcp(endpoints.ports.as_deref()))];
     for subset in endpoints.subsets.iter().flatten() {
         let mut texts = subset.addresses.iter().flatten().map(|address| &address.ip);
-        found.push((addresses(&mut texts), ports(subset.ports.as_deref())));
+        found.push((addresses(&mut texts), ServicePort::tcp(subset.ports.as_deref())));
     }
     found
-}
-
-fn ports(ports: Option<&[ServicePort]>) -> Vec<Port> {
-    let tcp = |port: &&ServicePort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
-    let number = |port: &ServicePort| Port::new(u16::try_from(port.port?).ok()?);
-    let found: BTreeSet<Port> = ports.unwrap_or_default().iter().filter(tcp).filter_map(number).collect();
-    found.into_iter().collect()
-}
-
-/// The service accounts of the pods that a service selects.
-fn accounts(namespace: &str, spec: &Service, behind: &Behind<'_>) -> BTreeSet<Identity> {
-    let selector = spec.selector.clone().unwrap_or_default();
-    if selector.is_empty() {
-        return BTreeSet::new();
-    }
-    let selects = |workload: &Workload| {
-        selector.iter().all(|(key, value)| workload.labels.get(key).is_some_and(|other| other == value))
-    };
-    let workloads = behind.workloads.get(namespace).into_iter().flatten();
-    workloads
-        .filter(|workload| selects(workload))
-        .filter_map(|workload| Identity::new(namespace, &workload.service_account).ok())
-        .collect()
 }
 
 fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler: &mut Compiler) {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use self::advice::explain;
 use super::places::push_field;
-use super::spec::{Workload, WorkloadSpec};
+use super::spec::{PodStatus, Workload, WorkloadSpec};
 use super::yaml::{self, YamlDocument, YamlError};
 use super::{Body, Kind, Metadata, Object, ObjectRef, Places, Position, Problem, Severity};
 
@@ -208,8 +208,9 @@ fn body(kind: Kind, metadata: &Metadata, mut map: Map<String, Value>) -> Result<
         Kind::Service => Body::Service(part(&mut map, "spec")?),
         Kind::Endpoints | Kind::EndpointSlice => Body::Endpoints(kind, typed("", Value::Object(map))?),
         Kind::Pod => {
-            let labels = metadata.labels.clone();
-            Body::Workload(kind, Workload::new(labels, part(&mut map, "spec")?))
+            let status: PodStatus = part(&mut map, "status")?;
+            let pod = Workload::new(metadata.labels.clone(), part(&mut map, "spec")?);
+            Body::Workload(kind, pod.with_status(&status))
         }
         Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet => {
             let spec: WorkloadSpec = part(&mut map, "spec")?;

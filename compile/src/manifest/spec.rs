@@ -13,8 +13,10 @@ mod upstream;
 use serde::{Deserialize, Deserializer};
 
 pub use egress::{Egress, MatchRef, PortSpec, Source};
-pub(super) use kubernetes::WorkloadSpec;
-pub use kubernetes::{Endpoint, Endpoints, Service, ServicePort, Subset, SubsetAddress, Workload};
+pub use kubernetes::{
+    Backends, Endpoint, Endpoints, Service, ServicePort, Subset, SubsetAddress, TargetRef, Workload,
+};
+pub(super) use kubernetes::{PodStatus, WorkloadSpec};
 pub use mesh_config::{ExternalAuthorization, MeshConfig, Sidecar, Traffic};
 pub use route_group::{HeaderPattern, Headers, HttpMatch, HttpRouteGroup};
 pub use traffic_target::{Subject, TargetRule, TrafficTarget};

@@ -13,7 +13,7 @@ use super::bootstrap::parse_host_port;
 use super::print;
 use crate::envoy::IpFamilies;
 use crate::envoy::credentials::Authority;
-use crate::inject::{Settings, documents};
+use crate::inject::{PodAnnotations, Settings, documents};
 
 /// What all sidecars have in common, where the MeshConfig does not say.
 #[derive(Debug, Args)]
@@ -36,6 +36,10 @@ pub(super) struct SidecarArgs {
     /// Make sidecars init containers that go on running, for API servers from 1.29 on.
     #[arg(long)]
     native_sidecar: bool,
+    /// What annotations of pods may change about their interception: `none`, `tighten` (more is intercepted) or `all`.
+    /// Where it is not permitted, pods that try it are refused. A namespace may say otherwise.
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = PodAnnotations::All)]
+    pod_annotations: PodAnnotations,
 }
 
 impl SidecarArgs {
@@ -52,6 +56,7 @@ impl SidecarArgs {
             ip_families,
             concurrency: self.sidecar_concurrency,
             native_sidecar: self.native_sidecar,
+            pod_annotations: self.pod_annotations,
         })
     }
 }

@@ -10,7 +10,7 @@ use egress_compile::manifest::yaml::{self, YamlError};
 use serde_json::{Value, json};
 
 use super::pod::Annotations;
-use super::{INJECTION_ANNOTATION, Refusal, Settings, choice, mutate};
+use super::{Change, INJECTION_ANNOTATION, Refusal, Settings, choice, mutate};
 
 /// Manifests after the injection.
 #[derive(Clone, Debug, Default)]
@@ -141,7 +141,13 @@ impl Injector<'_> {
         self.pods += 1;
         let wanted = choice(Annotations::of(pod).get(INJECTION_ANNOTATION), INJECTION_ANNOTATION);
         if wanted.map_err(refused)? == Some(false) {
-            self.notes.push(format!("{name}: left as it is, because `{INJECTION_ANNOTATION}` says so"));
+            if !self.settings.pod_annotations.permits(Change::Less) {
+                return Err(refused(Refusal::Annotation {
+                    annotation: INJECTION_ANNOTATION,
+                    change: Change::Less,
+                }));
+            }
+            self.notes.push(format!("{name}: left as it is, because `{INJECTION_ANNOTATION}` says so: nothing of it is intercepted"));
             return Ok(());
         }
         let injected = mutate(pod, self.settings, self.mesh).map_err(refused)?;

@@ -6,10 +6,9 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
 use super::{
-    INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME, choice, containers,
-    lists,
+    INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME, bypasses, choice,
+    containers, has_proxy_uid, lists,
 };
-use crate::interception::PROXY_UID;
 
 /// A pod, and what it gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,9 +63,10 @@ pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Inj
         Some(native) => native,
         None => settings.native_sidecar,
     };
-    let warnings = warnings(spec, &parts, native);
+    let (interception, mut warnings) = lists::interception(mesh, annotations, settings.pod_annotations)?;
+    warnings.extend(bypasses(spec, parts.own_containers()));
+    warnings.extend(inconveniences(spec, &parts, native));
 
-    let interception = lists::interception(mesh, annotations)?;
     let of_mesh = mesh.sidecar.as_deref().cloned().unwrap_or_default();
     let sidecar = containers::sidecar(settings, &of_mesh, native)?;
     if native {
@@ -180,32 +180,22 @@ fn is_windows(spec: &Value) -> bool {
 
 /// Interception knows the sidecar by its uid. What the image says cannot be seen here.
 fn check_uids(spec: &Value, parts: &Parts) -> Result<(), Refusal> {
-    let uid = |of: &Value| of.pointer("/securityContext/runAsUser").and_then(Value::as_u64);
-    let of_pod = uid(spec);
     let ephemeral = spec.get("ephemeralContainers").and_then(Value::as_array).into_iter().flatten();
-    let mut all = parts.own_containers().chain(ephemeral);
-    match all.find(|container| uid(container).or(of_pod) == Some(PROXY_UID.into())) {
-        Some(container) => Err(Refusal::ProxyUid(name(container).to_owned())),
-        None => Ok(()),
+    parts.own_containers().chain(ephemeral).try_for_each(|container| check_uid(spec, container))
+}
+
+/// The same for one container.
+pub(super) fn check_uid(spec: &Value, container: &Value) -> Result<(), Refusal> {
+    match has_proxy_uid(spec, container) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Refusal::ProxyUid(name(container).to_owned())),
+        Err(_) => Err(Refusal::Shape("securityContext.runAsUser")),
     }
 }
 
-fn warnings(spec: &Value, parts: &Parts, native: bool) -> Vec<String> {
+/// What does not work as without a sidecar.
+fn inconveniences(spec: &Value, parts: &Parts, native: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    let capable = |container: &&Value| {
-        let context = container.get("securityContext").unwrap_or(&Value::Null);
-        let added = context.pointer("/capabilities/add").and_then(Value::as_array).into_iter().flatten();
-        context.get("privileged") == Some(&Value::Bool(true))
-            || added.filter_map(Value::as_str).any(|name| {
-                ["NET_ADMIN", "SYS_ADMIN", "ALL"].contains(&name.strip_prefix("CAP_").unwrap_or(name))
-            })
-    };
-    for container in parts.own_containers().filter(capable) {
-        warnings.push(format!(
-            "container `{}` may change the network, and so end its interception",
-            name(container)
-        ));
-    }
     if native {
         return warnings;
     }

@@ -25,6 +25,18 @@ pub enum Refusal {
         /// The annotation.
         annotation: &'static str,
     },
+    /// What an administrator does not permit.
+    #[error(
+        "pods may not change what is intercepted by annotation `{annotation}` here: remove it, or let whoever may write the namespace annotate that with `{switch}: {value}`",
+        switch = super::POD_ANNOTATIONS_ANNOTATION,
+        value = if *change == super::Change::More { "tighten" } else { "all" }
+    )]
+    Annotation {
+        /// The annotation.
+        annotation: &'static str,
+        /// What it would change.
+        change: super::Change,
+    },
     /// Something in the MeshConfig.
     #[error("MeshConfig {field}: {problem}")]
     MeshConfig {
@@ -58,6 +70,11 @@ pub enum Refusal {
         uid = crate::interception::PROXY_UID
     )]
     ProxyUid(String),
+    /// Another image would pass for the sidecar.
+    #[error(
+        "container `{0}` has the sidecar's uid, so its image cannot be changed in a pod that runs: set `spec.sidecar.envoyImage` of the MeshConfig, and make the pod anew"
+    )]
+    Sidecar(String),
     /// Its proxy would seem to be somebody else's.
     #[error(
         "service account `{0}` has a dot in its name, and so a proxy cannot say whose it is: use one without"

@@ -23,6 +23,7 @@ fn settings() -> Settings {
         ip_families: IpFamilies::Dual,
         concurrency: 2,
         native_sidecar: false,
+        pod_annotations: PodAnnotations::All,
     }
 }
 
@@ -194,6 +195,57 @@ fn lists_of_annotations() {
     );
 }
 
+/// Whoever makes pods may change what is intercepted as far as an administrator permits it.
+#[test]
+fn what_annotations_may_change() {
+    use PodAnnotations::{All, None, Tighten};
+    let mesh = |inclusions: &[&str]| MeshConfig {
+        traffic: Some(Traffic {
+            outbound_port_exclusion_list: Some(vec![7070]),
+            outbound_ip_range_exclusion_list: Some(vec!["2.2.2.2/32".into()]),
+            outbound_ip_range_inclusion_list: Some(inclusions.iter().map(ToString::to_string).collect()),
+            ..Traffic::default()
+        }),
+        ..MeshConfig::default()
+    };
+    let any: &[PodAnnotations] = &[All, Tighten, None];
+    for (annotation, text, inclusions, permitted) in [
+        ("outbound-port-exclusion-list", "7070", &[][..], any),
+        ("outbound-port-exclusion-list", "7070, 80", &[], &any[..1]),
+        ("outbound-ip-range-exclusion-list", "2.2.2.2/32", &[], any),
+        ("outbound-ip-range-exclusion-list", "0.0.0.0/0", &[], &any[..1]),
+        // The only blocks, where there were none.
+        ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &[], &any[..1]),
+        // And more of them, where there were some.
+        ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &["4.4.4.4/32"], &any[..2]),
+        ("outbound-ip-range-inclusion-list", "4.4.4.4/32", &["4.4.4.4/32"], any),
+        ("inbound-port-exclusion-list", "80", &[], any),
+        ("native-sidecar", "enabled", &[], any),
+    ] {
+        for pod_annotations in [All, Tighten, None] {
+            let mut pod = plain();
+            pod["metadata"]["annotations"] = json!({ format!("openservicemesh.io/{annotation}"): text });
+            let settings = Settings { pod_annotations, ..settings() };
+            let found = mutate(&pod, &settings, &mesh(inclusions));
+            let what = format!("{annotation}: {text} with {pod_annotations}");
+            match (&found, permitted.contains(&pod_annotations)) {
+                (Ok(injected), true) => {
+                    let warned =
+                        injected.warnings.iter().any(|warning| warning.contains("nothing is intercepted"));
+                    assert_eq!(warned, permitted.len() == 1, "{what}: {:?}", injected.warnings);
+                }
+                (Err(refusal), false) => {
+                    let said = refusal.to_string();
+                    let value = if permitted.len() == 1 { "all" } else { "tighten" };
+                    let remedy = format!("annotate that with `openservicemesh.io/pod-annotations: {value}`");
+                    assert!(said.contains(annotation) && said.ends_with(&remedy), "{said}");
+                }
+                _ => panic!("{what}: {found:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn mistakes_in_the_mesh_config() {
     let refusal = |traffic: Traffic| {
@@ -243,6 +295,12 @@ fn pods_that_cannot_have_a_sidecar() {
         json!([{"name": "a", "securityContext": {"runAsUser": 0}}, {"name": "b", "securityContext": uid}]);
     assert_eq!(with("/spec/initContainers", root.clone()), Refusal::ProxyUid("b".to_owned()));
     assert_eq!(with("/spec/ephemeralContainers", root), Refusal::ProxyUid("b".to_owned()));
+    for uid in [json!(1500.0), json!(1.5e3), json!("1500"), json!("1.5e3")] {
+        let user = json!({"runAsUser": uid});
+        assert_eq!(with("/spec/securityContext", user), Refusal::ProxyUid("curl".to_owned()), "{uid}");
+    }
+    let shape = Refusal::Shape("securityContext.runAsUser");
+    assert_eq!(with("/spec/securityContext", json!({"runAsUser": "0x5dc"})), shape);
     for (pointer, field) in [
         ("/spec/containers", "spec.containers"),
         ("/spec/volumes", "spec.volumes"),

@@ -15,6 +15,7 @@ use super::names::{CA_SECRET, MANAGED_BY, NAME, Names, TLS_SECRET};
 use super::values::Values;
 use crate::crds;
 use egress_compile::IGNORE_LABEL;
+pub(super) use workload::POD_ANNOTATIONS;
 
 pub(super) use self::access::rules;
 pub(super) use self::mesh_config::difference;

@@ -89,6 +89,8 @@ pub struct Egress {
     pub dns_resolvers: Vec<String>,
     /// Which connections are redirected to sidecars.
     pub ip_families: IpFamilies,
+    /// What annotations of pods may change about their interception.
+    pub pod_annotations: PodAnnotations,
     /// Whether sidecars tell of each connection and request.
     pub flow_log: bool,
     /// How many flows each control plane remembers of each identity.
@@ -154,6 +156,16 @@ pub enum IpFamilies {
     Ipv4,
 }
 
+/// What annotations of pods may change about their interception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "they say it themselves")]
+pub enum PodAnnotations {
+    None,
+    Tighten,
+    All,
+}
+
 impl Default for Osm {
     fn default() -> Self {
         Self {
@@ -196,6 +208,7 @@ impl Default for Egress {
             never_resolve_to: Vec::new(),
             dns_resolvers: Vec::new(),
             ip_families: IpFamilies::Dual,
+            pod_annotations: PodAnnotations::All,
             flow_log: false,
             flows_per_identity: NonZeroU32::MIN.saturating_add(9_999),
             policy_namespaces: Vec::new(),

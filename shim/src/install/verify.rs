@@ -16,7 +16,8 @@ use super::grants;
 use super::id::{Id, resource};
 use super::names::{MESH_CONFIG, NAME, Names};
 use super::plan;
-use crate::inject::{INJECTION_ANNOTATION, choice};
+use super::render::POD_ANNOTATIONS;
+use crate::inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, choice};
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL, PolicyNamespaces, compile};
 
 /// What is asked for.
@@ -221,6 +222,45 @@ async fn grants(cluster: &Cluster, names: &Names, report: &mut Report) {
     }
 }
 
+/// What annotations of pods may change about their interception: in the mesh, and in namespaces that say so.
+async fn pod_annotations(
+    cluster: &Cluster,
+    names: &Names,
+    namespaces: &[(&str, &str)],
+    report: &mut Report,
+) -> Result<()> {
+    let deployment = cluster.get(&Id::within("apps/v1", "Deployment", &names.namespace, NAME)).await?;
+    let arguments = deployment
+        .as_ref()
+        .and_then(|found| found.pointer("/spec/template/spec/containers/0/args"))
+        .and_then(Value::as_array);
+    let flag = format!("--{POD_ANNOTATIONS}=");
+    let given =
+        arguments.into_iter().flatten().filter_map(Value::as_str).find_map(|text| text.strip_prefix(&flag));
+    let of_mesh =
+        given.map_or(Some(PodAnnotations::All), PodAnnotations::parse).unwrap_or(PodAnnotations::None);
+    let mut said = vec![format!("{of_mesh} in the mesh")];
+    let mut wrong = Vec::new();
+    for (namespace, text) in namespaces {
+        match PodAnnotations::parse(text) {
+            Some(own) => said.push(format!("{own} in {namespace}")),
+            None => wrong
+                .push(format!("`{text}` of namespace {namespace} is not none, tighten or all: none counts")),
+        }
+    }
+    let advice = match of_mesh {
+        PodAnnotations::All => {
+            ": whoever makes pods can have them not intercepted; `osm.egress.podAnnotations` ends that"
+        }
+        PodAnnotations::None | PodAnnotations::Tighten => "",
+    };
+    report.add("pod annotations", State::Note, format!("{}{advice}", said.join(", ")));
+    if !wrong.is_empty() {
+        report.add("pod annotations", State::Warn, wrong.join("; "));
+    }
+    Ok(())
+}
+
 async fn others(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
     let found = plan::others(cluster, names).await?;
     report.sum("Open Service Mesh", State::Warn, &found, "its control plane is not there");
@@ -232,10 +272,14 @@ async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Re
     let found = cluster.list(&resource("v1", "Namespace"), None, &selector).await?;
     let mut list = Vec::new();
     let mut wrong = Vec::new();
+    let mut annotations = Vec::new();
     for namespace in &found {
         let metadata = &namespace["metadata"];
         let name = metadata["name"].as_str().unwrap_or_default();
         list.push(name);
+        if let Some(text) = metadata["annotations"][POD_ANNOTATIONS_ANNOTATION].as_str() {
+            annotations.push((name, text));
+        }
         if !metadata["labels"][IGNORE_LABEL].is_null() || name == names.namespace {
             wrong.push(format!("{name} is left out of injection and validation by label or name"));
         } else if !matches!(
@@ -254,5 +298,6 @@ async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Re
     if !wrong.is_empty() {
         report.add("injection", State::Warn, wrong.join("; "));
     }
+    pod_annotations(cluster, names, &annotations, report).await?;
     pods::look(cluster, &list, report).await
 }

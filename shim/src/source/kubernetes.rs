@@ -16,6 +16,7 @@ mod once;
 mod probe;
 mod replicas;
 mod review;
+mod services;
 mod status;
 mod write;
 
@@ -50,6 +51,9 @@ use egress_compile::{CompileOptions, Compiled};
 const QUIET: Duration = Duration::from_millis(3);
 /// After something happened, how long to wait at most.
 const COALESCE: Duration = Duration::from_millis(15);
+/// How long a service waits for a pod that a slice names. Pods come a moment earlier, unless their watch is slow;
+/// meanwhile nodes may lead the address of the service to whatever the slice has.
+const WAIT_FOR_PODS: Duration = Duration::from_secs(1);
 /// How many events may wait; who sends more waits himself.
 const WAITING: usize = 1024;
 
@@ -141,8 +145,21 @@ async fn run(
     publish: watch::Sender<SourceState>,
     statuses: watch::Sender<Statuses>,
 ) {
-    while let Some(event) = events.recv().await {
-        gather.take(event);
+    let mut patience: Option<Instant> = None;
+    loop {
+        let next = match patience {
+            Some(until) => tokio::time::timeout_at(until, events.recv()).await.ok(),
+            None => Some(events.recv().await),
+        };
+        match next {
+            Some(Some(event)) => gather.take(event),
+            Some(None) => break,
+            None => {}
+        }
+        if patience.is_some_and(|until| until <= Instant::now()) {
+            gather.give_up();
+            patience = None;
+        }
         let end = Instant::now() + COALESCE;
         // A list, or what one command applies, arrives as many events.
         while let Ok(Some(event)) =
@@ -159,6 +176,11 @@ async fn run(
         if let Some(observed) = gather.observed() {
             statuses.send_replace(Arc::new(observed));
         }
+        patience = if gather.is_waiting() {
+            patience.or_else(|| Some(Instant::now() + WAIT_FOR_PODS))
+        } else {
+            None
+        };
     }
 }
 

@@ -233,3 +233,113 @@ fn a_webhook() -> Result<()> {
         .with_context(|| shim.log())?;
     Ok(())
 }
+
+/// What an API server must be told to have pods given their sidecars.
+fn injection(volume: &Volume) -> Result<String> {
+    let output = Command::new("base64").arg("-w0").arg(volume.path("ca.pem")).output()?;
+    let bundle = String::from_utf8(output.stdout)?;
+    Ok(format!(
+        "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\n\
+         metadata: {{name: osm-egress}}\nwebhooks:\n- name: inject.openservicemesh.io\n  \
+         clientConfig: {{url: 'https://{}/mutate', caBundle: {bundle}}}\n  \
+         admissionReviewVersions: [v1]\n  sideEffects: None\n  failurePolicy: Fail\n  timeoutSeconds: 5\n  rules:\n  \
+         - {{operations: [CREATE, UPDATE], apiGroups: [''], apiVersions: [v1], resources: [pods]}}\n",
+        SocketAddr::new(CONTROL_PLANE, PORT)
+    ))
+}
+
+/// Whoever makes pods changes what is intercepted as far as whoever writes namespaces lets them.
+#[test]
+fn annotations_of_pods() -> Result<()> {
+    ensure_capable()?;
+    let world = World::new()?;
+    let cluster = Cluster::new(&world)?;
+    let api = &cluster.api;
+    let (authority, volume) = identified_by_tokens()?;
+    std::fs::write(volume.path("ca.pem"), &authority.pem)?;
+    let address = SocketAddr::new(CONTROL_PLANE, PORT).to_string();
+    let (certificate, key, ca) = (volume.text("tls.crt"), volume.text("tls.key"), volume.text("ca.pem"));
+    let tls = ["--tls-cert", &certificate, "--tls-key", &key, "--xds-ca", &ca, "--service-account-tokens"];
+    let shim = cluster.shim(&[&tls[..], &["--webhook-listen", &address]].concat())?;
+    let set = |namespace: &str, annotation: &str| {
+        let annotation = format!("openservicemesh.io/{annotation}");
+        api.kubectl(User::Admin, &["annotate", "--overwrite", "namespace", namespace, &annotation])
+    };
+    set("curl", "sidecar-injection=enabled")?;
+    api.apply(&injection(&volume)?)?;
+    let pod = |name: &str, annotations: &str, spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: curl, annotations: {{{annotations}}}}}\n\
+             spec: {{{spec}serviceAccountName: curl, containers: [{{name: app, image: app}}]}}\n"
+        )
+    };
+    let containers = |name: &str| {
+        let path = "jsonpath={.spec.containers[*].name}";
+        api.kubectl(User::Admin, &["get", "pod", name, "-n", "curl", "-o", path])
+    };
+    let user = "securityContext: {runAsUser: 1000}, ";
+    let mut made = 0;
+    wait_for("the API server to ask", Duration::from_secs(20), || {
+        made += 1;
+        let name = format!("first-{made}");
+        api.apply(&pod(&name, "", user)).is_ok() && containers(&name).is_ok_and(|names| names == "app envoy")
+    })
+    .with_context(|| format!("{:?}\n{}", api.apply(&pod("last", "", user)), shim.log()))?;
+
+    // As in Open Service Mesh, with a warning.
+    let ports = "openservicemesh.io/outbound-port-exclusion-list: '5432'";
+    let off = "openservicemesh.io/sidecar-injection: disabled";
+    let said = apply(&cluster, &pod("ports", ports, user))?;
+    let expected = "Warning: by annotation `openservicemesh.io/outbound-port-exclusion-list` nothing is intercepted to 5432";
+    ensure!(said.contains(expected), "{said}");
+    let said = apply(&cluster, &pod("without", off, user))?;
+    ensure!(said.contains("Warning: no sidecar: ") && containers("without")? == "app", "{said}");
+    let said = apply(&cluster, &pod("plain", "", ""))?;
+    ensure!(said.contains("Warning: as root, `app` would have NET_RAW and SETUID by default"), "{said}");
+    let said = apply(&cluster, &pod("quiet", "", user))?;
+    ensure!(!said.contains("Warning"), "{said}");
+
+    // Where the namespace does not permit it: refused, and with what would help.
+    set("curl", "pod-annotations=tighten")?;
+    wait_for("the namespace's word", Duration::from_secs(10), || {
+        api.kubectl(
+            User::Admin,
+            &["delete", "pod", "ports", "-n", "curl", "--ignore-not-found", "--grace-period=0", "--force"],
+        )
+        .is_ok()
+            && api.apply(&pod("ports", ports, user)).is_err()
+    })?;
+    for annotations in [ports, off, &format!("{ports}, openservicemesh.io/pod-annotations: all")] {
+        let said = refused(&cluster, &pod("refused", annotations, user))?;
+        let expected = "let whoever may write the namespace annotate that with `openservicemesh.io/pod-annotations: all`";
+        ensure!(said.contains(expected), "{said}");
+    }
+    api.apply(&pod("still", "", user))?;
+
+    // An image may be changed in a pod that runs, but not the sidecar's.
+    let image = |container: &str| {
+        let image = format!("{container}=another");
+        api.kubectl(User::Admin, &["set", "image", "pod/still", "-n", "curl", &image])
+    };
+    image("app")?;
+    let said = image("envoy").err().context("the sidecar's image was changed")?.to_string();
+    ensure!(said.contains("container `envoy` has the sidecar's uid"), "{said}");
+
+    // kubectl makes a whole number of a float; the API server takes no other and no text.
+    for uid in ["1500", "1500.0", "1.5e3", "0x5dc"] {
+        let said = refused(&cluster, &pod("uid", "", &format!("securityContext: {{runAsUser: {uid}}}, ")))?;
+        ensure!(said.contains("container `app` runs as uid 1500"), "{uid}: {said}");
+    }
+    for uid in ["1500.0", "1.5e3", "\"1500\""] {
+        let pod = format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {{\"name\": \"raw\"}}, \"spec\": \
+             {{\"serviceAccountName\": \"curl\", \"securityContext\": {{\"runAsUser\": {uid}}}, \"containers\": [{{\"name\": \"app\", \"image\": \"app\"}}]}}}}"
+        );
+        let file = volume.path("raw.json");
+        std::fs::write(&file, &pod)?;
+        let raw = ["create", "--raw", "/api/v1/namespaces/curl/pods", "-f", &*file.to_string_lossy()];
+        let said = api.kubectl(User::Admin, &raw).err().with_context(|| format!("{uid} was let in"))?;
+        println!("runAsUser: {uid}: {said:#}");
+    }
+    Ok(())
+}

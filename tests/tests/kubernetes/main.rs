@@ -12,5 +12,6 @@ mod install;
 mod installed;
 mod replicas;
 mod scale;
+mod services;
 mod source;
 mod status;

@@ -1,8 +1,11 @@
 //! Services of the mesh.
 
-use egress_policy::InMesh;
+use egress_policy::{InMesh, Port};
 
 use super::*;
+use crate::manifest::spec::Backends;
+use crate::manifest::{self, Body};
+use crate::store::Change;
 
 const MESH: &str = "---
 apiVersion: v1
@@ -70,14 +73,14 @@ fn target(destination: &str, rules: &str) -> String {
 
 fn seen(text: &str) -> Vec<String> {
     let compiled = compiled(text);
-    let document = compiled.document(&identity("n/app"));
-    let entry = |service: &InMesh| {
-        let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
-        let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
-        let verdict = if service.allowed { "allowed" } else { "refused" };
-        format!("{} {} {} {verdict}", service.service, addresses.join(","), ports.join(","))
-    };
-    document.in_mesh.iter().map(entry).collect()
+    compiled.document(&identity("n/app")).in_mesh.iter().map(entry).collect()
+}
+
+fn entry(service: &InMesh) -> String {
+    let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+    let ports: Vec<_> = service.ports.iter().map(ToString::to_string).collect();
+    let verdict = if service.allowed { "allowed" } else { "refused" };
+    format!("{} {} {} {verdict}", service.service, addresses.join(","), ports.join(","))
 }
 
 #[test]
@@ -125,6 +128,10 @@ fn what_a_target_must_not_be() {
     for (text, expected) in [
         (target("name: cart, port: 70000", rules), "`70000` is not a port"),
         (target("name: Cart", rules), "`Cart` is not a Kubernetes name"),
+        (
+            target("name: cart, namespace: other", rules),
+            "spec.destination.namespace: `other/cart` is in another namespace, so the target grants nothing",
+        ),
         (target("name: cart", ""), "there are no rules, so the target grants nothing"),
         (
             target("name: cart", rules).replace("sources: [{kind: ServiceAccount", "sources: [{kind: Pod"),
@@ -134,4 +141,100 @@ fn what_a_target_must_not_be() {
         let said = problems(&compiled(&text));
         assert!(said.contains(expected), "{said}");
     }
+}
+
+/// The services of a text with the backends that a cluster's source found for one of them.
+fn seen_with(name: &str, backends: &Backends) -> (Vec<String>, String) {
+    let text = MESH.to_owned() + &mesh_config(true);
+    let mut parsed = manifest::parse(&"a.yaml".into(), text.as_bytes()).expect("manifests");
+    for object in &mut parsed.objects {
+        let mut changed = Object::clone(object);
+        if let Body::Service(service) = &mut changed.body
+            && object.reference.name == name
+        {
+            service.backends = Some(backends.clone());
+        }
+        *object = Arc::new(changed);
+    }
+    let mut store = Store::default();
+    store.apply(FileUpdate { file: "a.yaml".into(), change: Change::Read(parsed) });
+    let compiled = compile(&store, &CompileOptions::default(), None);
+    let document = compiled.document(&identity("n/app"));
+    (document.in_mesh.iter().map(entry).collect(), problems(&compiled))
+}
+
+/// Nodes lead the address of a service to its endpoints: it is in the mesh only if these are.
+#[test]
+fn a_service_that_may_lead_elsewhere_is_egress() {
+    let pods = "shop/pods 10.244.0.7,10.244.0.8 8080 allowed";
+    let doubt = || Some("EndpointSlice `x` has `198.51.100.7`".to_owned());
+    let own = Backends::default();
+    assert_eq!(seen_with("cart", &own).0, ["shop/cart 10.96.0.1,fd00::1 80,9090 allowed", pods]);
+    let (services, said) = seen_with("cart", &Backends { doubt: doubt(), ..own.clone() });
+    assert_eq!(services, [pods]);
+    let expected = "its cluster address is not in the mesh, so egress policy decides about connections there: \
+                    EndpointSlice `x` has `198.51.100.7`";
+    assert!(said.contains("Service shop/cart") && said.contains(expected), "{said}");
+    // The pods among the endpoints of a headless service are in the mesh all the same.
+    let address = "10.244.0.7".parse().expect("an address");
+    let endpoints = vec![(vec![address], vec![Port::new(8080).expect("a port")])];
+    let (services, said) = seen_with("pods", &Backends { doubt: doubt(), endpoints, ..own });
+    assert_eq!(services[1], "shop/pods 10.244.0.7 8080 allowed");
+    assert!(said.contains("Service shop/pods") && said.contains("some of its endpoints are not"), "{said}");
+}
+
+#[test]
+fn an_alias_is_no_destination() {
+    let alias = MESH.replace("type: ClusterIP", "type: ExternalName");
+    assert_eq!(seen(&(alias + &mesh_config(true))), ["shop/pods 10.244.0.7,10.244.0.8 8080 allowed"]);
+}
+
+/// The author of a service must not fill the sidecars of others.
+#[test]
+fn a_service_of_too_many_destinations() {
+    let namespace = "---\napiVersion: v1\nkind: Namespace\n\
+                     metadata: {name: shop, labels: {openservicemesh.io/monitored-by: osm}}\n";
+    let service = |name: &str, address: &str, count: u16| {
+        let ports: Vec<String> = (1..=count).map(|port| format!("{{port: {port}}}")).collect();
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{clusterIP: {address}, ports: [{}]}}\n",
+            ports.join(", ")
+        )
+    };
+    let names = |text: &str| {
+        let compiled = compiled(text);
+        let document = compiled.document(&identity("n/app"));
+        let names: Vec<String> = document.in_mesh.iter().map(|service| service.service.clone()).collect();
+        (names, problems(&compiled))
+    };
+    let text = namespace.to_owned() + &service("a", "10.96.0.1", 10_000) + &service("b", "10.96.0.2", 10_001);
+    let (found, said) = names(&text);
+    assert_eq!(found, ["shop/a"]);
+    assert!(
+        said.contains("with its 10001 addresses and ports there would be more than the 10000 of a service"),
+        "{said}"
+    );
+    let mut text = namespace.to_owned();
+    for n in 0..7 {
+        text += &service(&format!("s{n}"), &format!("10.96.0.{n}"), if n == 6 { 1 } else { 9_999 });
+    }
+    let (found, said) = names(&text);
+    assert_eq!(found, ["shop/s0", "shop/s1", "shop/s2", "shop/s3", "shop/s4", "shop/s6"]);
+    assert!(said.contains("more than the 50000 of a namespace"), "{said}");
+}
+
+/// One TrafficTarget with thousands of sources costs one view of the services.
+#[test]
+fn sources_of_a_target_share_the_services() {
+    let source = |n: usize| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}");
+    let sources: Vec<String> = (0..1000).map(source).collect();
+    let rules = "{kind: HTTPRouteGroup, name: any}";
+    let target = target("name: cart", rules)
+        .replace("{kind: ServiceAccount, name: app, namespace: n}", &sources.join(", "));
+    let compiled = compiled(&(MESH.to_owned() + &target));
+    let services = |name: &str| Arc::clone(&compiled.document(&identity(name)).in_mesh);
+    assert!(services("n/a0")[0].allowed);
+    assert!(Arc::ptr_eq(&services("n/a0"), &services("n/a999")));
+    assert!(!services("n/other")[0].allowed);
 }

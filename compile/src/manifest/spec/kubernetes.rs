@@ -1,13 +1,17 @@
 //! What is read of Kubernetes' own objects. Other fields are none of our business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use egress_policy::{Address, Port};
 use serde::{Deserialize, Serialize};
 
 /// `Service`, `v1`: its specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
+    /// Its type. One of `ExternalName` is an alias, and has neither address nor pods.
+    #[serde(default, rename = "type")]
+    pub service_type: Option<String>,
     /// Its address; `None` in words where it has none.
     #[serde(default, rename = "clusterIP")]
     pub cluster_ip: Option<String>,
@@ -20,6 +24,55 @@ pub struct Service {
     /// Which pods it stands for.
     #[serde(default)]
     pub selector: Option<BTreeMap<String, String>>,
+    /// The backends that its source found in a cluster. `None` in files, which are trusted: there the compiler
+    /// takes what EndpointSlices and pods say.
+    #[serde(skip)]
+    pub backends: Option<Backends>,
+}
+
+/// The backends of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// The service accounts of the pods that it selects.
+    pub accounts: BTreeSet<String>,
+    /// The addresses of its pods, with their ports: what a headless service stands for.
+    pub endpoints: Vec<(Vec<Address>, Vec<Port>)>,
+    /// The first reason why some of its endpoints may be no pods: then nodes may lead its cluster address anywhere.
+    pub doubt: Option<String>,
+}
+
+impl ServicePort {
+    /// The TCP ports of a list, each once.
+    #[must_use]
+    pub fn tcp(ports: Option<&[Self]>) -> Vec<Port> {
+        let tcp = |port: &&Self| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        let number = |port: &Self| Port::new(u16::try_from(port.port?).ok()?);
+        let found: BTreeSet<Port> = ports.unwrap_or_default().iter().filter(tcp).filter_map(number).collect();
+        found.into_iter().collect()
+    }
+}
+
+impl Service {
+    /// Its cluster addresses. A headless one has none.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<Address> {
+        let texts = self.cluster_ips.iter().flatten().chain(&self.cluster_ip);
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Whether it is an alias of a name.
+    #[must_use]
+    pub fn is_alias(&self) -> bool {
+        self.service_type.as_deref() == Some("ExternalName")
+    }
+
+    /// Whether it stands for pods with these labels. Without a selector it stands for none.
+    #[must_use]
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let mut pairs = self.selector.iter().flatten().peekable();
+        pairs.peek().is_some()
+            && pairs.all(|(key, value)| labels.get(key).is_some_and(|other| other == value))
+    }
 }
 
 /// A port of a service or of its endpoints.
@@ -67,9 +120,36 @@ pub struct SubsetAddress {
 
 /// An endpoint of an `EndpointSlice`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// The object that has these addresses, as whoever wrote this says.
+    #[serde(default)]
+    pub target_ref: Option<TargetRef>,
+}
+
+/// The object behind an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRef {
+    /// Its kind.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Its namespace.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Its name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl TargetRef {
+    /// The name of the pod of this namespace that it refers to.
+    #[must_use]
+    pub fn pod_of(&self, namespace: &str) -> Option<&str> {
+        let is_pod = self.kind.as_deref() == Some("Pod") && self.namespace.as_deref() == Some(namespace);
+        self.name.as_deref().filter(|_| is_pod)
+    }
 }
 
 /// Pods, alone (`Pod`) or as a template (`Deployment`, `StatefulSet`, `DaemonSet`): whose they are.
@@ -79,6 +159,10 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Their service account.
     pub service_account: String,
+    /// The pod's own addresses, as its kubelet says: none where it has ended, or has those of its node.
+    pub addresses: Vec<Address>,
+    /// Whether the pod has the addresses of its node.
+    pub host_network: bool,
 }
 
 /// The specification of a pod.
@@ -87,6 +171,17 @@ pub struct Workload {
 pub(in crate::manifest) struct PodSpec {
     #[serde(default)]
     pub(in crate::manifest) service_account_name: Option<String>,
+    #[serde(default)]
+    pub(in crate::manifest) host_network: Option<bool>,
+}
+
+/// The status of a pod. Only kubelets may write it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(in crate::manifest) struct PodStatus {
+    #[serde(default)]
+    phase: Option<String>,
+    #[serde(default, rename = "podIPs")]
+    pod_ips: Option<Vec<SubsetAddress>>,
 }
 
 /// The specification of what makes pods.
@@ -116,6 +211,18 @@ impl Workload {
         Self {
             labels: labels.unwrap_or_default(),
             service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
+            addresses: Vec::new(),
+            host_network: spec.host_network.unwrap_or_default(),
         }
+    }
+
+    /// Adds the addresses of a pod. When it has ended, another one may have them.
+    pub(in crate::manifest) fn with_status(mut self, status: &PodStatus) -> Self {
+        let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if !has_ended && !self.host_network {
+            let texts = status.pod_ips.iter().flatten();
+            self.addresses = texts.filter_map(|address| address.ip.parse().ok()).collect();
+        }
+        self
     }
 }

@@ -54,7 +54,14 @@ fn other_documents_stay_as_they_are() {
     assert!(yaml.ends_with(&format!("{off}{crd}\n")), "{yaml}");
     assert_eq!(
         manifests.notes,
-        [format!("Pod none: left as it is, because `{INJECTION_ANNOTATION}` says so")]
+        [
+            "Pod x: as root, `a` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
+             `runAsNonRoot: true` or `capabilities.drop: [ALL]`"
+                .to_owned(),
+            format!(
+                "Pod none: left as it is, because `{INJECTION_ANNOTATION}` says so: nothing of it is intercepted"
+            ),
+        ]
     );
     assert_eq!(run("{}").expect("read").notes, ["nothing here makes pods"]);
     assert_eq!(run("").expect("read").yaml(), "");
@@ -89,4 +96,28 @@ fn mistakes_have_a_place() {
         ),
         "Pod x: a pod with `hostNetwork` cannot be intercepted: it shares the network of its node"
     );
+}
+
+/// kubectl makes a whole number of it, and the API server a uid.
+#[test]
+fn a_uid_that_is_written_as_a_float() {
+    for uid in ["1500", "1500.0", "1.5e3", "+1500", "0x5dc", "1_500", "02734", "'1500'", "'01500'"] {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec: {{securityContext: {{runAsUser: {uid}}}, containers: [{{name: a}}]}}\n"
+        );
+        let said = run(&text).expect_err(uid).to_string();
+        let refusals =
+            ["container `a` runs as uid 1500", "`securityContext.runAsUser` is not what a pod has there"];
+        assert!(refusals.iter().any(|refusal| said.contains(refusal)), "{uid}: {said}");
+    }
+}
+
+#[test]
+fn a_pod_that_must_not_go_without() {
+    let settings = Settings { pod_annotations: PodAnnotations::Tighten, ..settings() };
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: x, annotations: {{{INJECTION_ANNOTATION}: disabled}}}}\nspec: {SPEC}\n"
+    );
+    let said = inject(&text, &settings, &MeshConfig::default()).expect_err("refused").to_string();
+    assert!(said.starts_with("Pod x: pods may not change what is intercepted by annotation"), "{said}");
 }

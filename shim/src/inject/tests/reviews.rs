@@ -133,6 +133,66 @@ fn what_is_no_new_pod_is_left_alone() {
     assert!(other.allowed && other.patch.is_none());
 }
 
+/// What `kubectl debug` adds to a pod must not pass for its sidecar.
+#[test]
+fn containers_that_are_added_later() {
+    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    let said = |pod: &Value, old: bool, container: &Value| {
+        let mut object = pod.clone();
+        object["spec"]["ephemeralContainers"] = json!([container]);
+        if old {
+            object = json!({"kind": "EphemeralContainers", "apiVersion": "v1", "metadata": pod["metadata"],
+                "ephemeralContainers": [container]});
+        }
+        let mut request = request("on", &object, "UPDATE");
+        request.sub_resource = Some("ephemeralcontainers".to_owned());
+        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        assert!(answer.patch.is_none());
+        (answer.allowed, answer.warnings.unwrap_or_default().len())
+    };
+    let user = |context: Value| json!({"name": "debugger", "securityContext": context});
+    for old in [false, true] {
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1500}))), (false, 0));
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": "0x5dc"}))), (false, 0));
+        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1000}))), (true, 0));
+        assert_eq!(said(&injected, old, &user(json!({"capabilities": {"add": ["NET_ADMIN"]}}))), (true, 1));
+    }
+    // A pod without a sidecar may have any.
+    assert_eq!(said(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
+}
+
+/// Kubernetes permits to change images of pods that run.
+#[test]
+fn the_image_of_a_sidecar_stays() {
+    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    let said = |before: &Value, after: &Value| {
+        let mut request = request("on", after, "UPDATE");
+        request.old_object = Some(serde_json::from_value(before.clone()).expect("an object"));
+        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        assert!(answer.patch.is_none());
+        if answer.allowed { Ok(()) } else { Err(answer.result.message) }
+    };
+    let with = |pod: &Value, container: usize| {
+        let mut pod = pod.clone();
+        pod["spec"]["containers"][container]["image"] = json!("another");
+        pod
+    };
+    assert_eq!(said(&injected, &with(&injected, 1)), Err(Refusal::Sidecar(SIDECAR.to_owned()).to_string()));
+    // Without the label it is the same container.
+    let mut bare = injected.clone();
+    bare["metadata"]["labels"] = json!({});
+    assert_eq!(said(&injected, &bare), Ok(()));
+    assert!(said(&bare, &with(&bare, 1)).is_err());
+    let settings = Settings { native_sidecar: true, ..settings() };
+    let native = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+    let mut other = native.clone();
+    other["spec"]["initContainers"][1]["image"] = json!("another");
+    assert!(said(&native, &other).is_err());
+    // What is the workload's own is its own.
+    assert_eq!(said(&injected, &with(&injected, 0)), Ok(()));
+    assert_eq!(said(&plain(), &with(&plain(), 0)), Ok(()));
+}
+
 /// A namespace's word is for pods that can have a sidecar; a pod's own is taken at its word.
 #[test]
 fn pods_of_the_host_network() {
@@ -146,4 +206,54 @@ fn pods_of_the_host_network() {
     assert_eq!(by_namespace.warnings, Some(vec![format!("no sidecar: {}", Refusal::HostNetwork)]));
     let by_pod = answer("on", &pod(Some("enabled")));
     assert!(!by_pod.allowed && by_pod.result.message == Refusal::HostNetwork.to_string());
+}
+
+/// A pod's own word about its sidecar counts as far as its namespace permits it.
+#[test]
+fn what_pods_may_say_of_sidecars() {
+    let namespaces = |more: &str| {
+        let said = "annotations: {openservicemesh.io/sidecar-injection: enabled";
+        store(&NAMESPACES.replace(&format!("{said}}}}}}}"), &format!("{said}{more}}}}}}}")))
+    };
+    let said = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
+        let answer = review(settings, store, &CompileOptions::default(), &request(namespace, pod, "CREATE"));
+        if answer.allowed {
+            let warnings = answer.warnings.unwrap_or_default();
+            Ok((answer.patch.is_some(), warnings.iter().any(|warning| warning.contains("nothing of it is"))))
+        } else {
+            Err(answer.result.message)
+        }
+    };
+    let of = |pod_annotations| Settings { pod_annotations, ..settings() };
+    let refused = |said: &Result<(bool, bool), String>, value: &str| {
+        let of = format!("`{INJECTION_ANNOTATION}` here");
+        said.as_ref().is_err_and(|why| why.contains(&of) && why.ends_with(value))
+    };
+    let less = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: all`");
+    let more = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: tighten`");
+    let plain_store = store(NAMESPACES);
+    let (off, on) = (pod_that_says(Some("disabled")), pod_that_says(Some("enabled")));
+    use PodAnnotations::{All, None, Tighten};
+    // Without a word of the namespace the flag counts.
+    assert_eq!(said(&of(All), &plain_store, "on", &off), Ok((false, true)));
+    assert!(less(&said(&of(Tighten), &plain_store, "on", &off)));
+    assert!(less(&said(&of(None), &plain_store, "on", &off)));
+    assert_eq!(said(&of(Tighten), &plain_store, "silent", &on), Ok((true, false)));
+    assert!(more(&said(&of(None), &plain_store, "silent", &on)));
+    // What changes nothing is permitted.
+    assert_eq!(said(&of(None), &plain_store, "on", &on), Ok((true, false)));
+    assert_eq!(said(&of(None), &plain_store, "off", &off), Ok((false, false)));
+    // The namespace's word counts before the flag's, and one that is not known is the strictest.
+    let annotation = |value: &str| namespaces(&format!(", openservicemesh.io/pod-annotations: {value}"));
+    assert_eq!(said(&of(None), &annotation("all"), "on", &off), Ok((false, true)));
+    assert!(less(&said(&of(All), &annotation("tighten"), "on", &off)));
+    assert!(less(&said(&of(All), &annotation("none"), "on", &off)));
+    assert!(less(&said(&of(All), &annotation("ALL"), "on", &off)));
+    let mut excluding = plain();
+    excluding["metadata"]["annotations"] = json!({"openservicemesh.io/outbound-port-exclusion-list": "80"});
+    let why = said(&of(All), &annotation("none"), "on", &excluding).expect_err("refused");
+    assert!(why.contains("`openservicemesh.io/outbound-port-exclusion-list` here"), "{why}");
+    // A pod cannot permit it itself.
+    excluding["metadata"]["annotations"]["openservicemesh.io/pod-annotations"] = json!("all");
+    assert!(said(&of(None), &plain_store, "on", &excluding).is_err());
 }

@@ -80,6 +80,7 @@ fn values_reach_their_places() {
             "policyNamespaces": ["platform", "security"],
             "dnsResolvers": ["10.96.0.10:53"],
             "ipFamilies": "ipv4",
+            "podAnnotations": "tighten",
             "flowLog": true,
             "flowsPerIdentity": 500,
             "apiServerPorts": [8443],

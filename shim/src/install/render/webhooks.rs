@@ -67,7 +67,12 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         let rules = json!(policies(&written));
         validating.push(webhook(input, "policy-namespaces", "/validate", rules, Some(&selector)));
     }
-    let pods = json!([rule("", &["v1"], &["pods"], &["CREATE"])]);
+    let pods = json!([
+        // Updates, because they can change the sidecar's image.
+        rule("", &["v1"], &["pods"], &written),
+        // What `kubectl debug` adds to a pod that runs.
+        rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
+    ]);
     [
         configuration(input, "Validating", &validating),
         configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::values::PodAnnotations;
 use super::{Facts, Input};
 use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
 
@@ -15,6 +16,8 @@ const CONSOLE: &str = "/etc/osm-egress/console";
 const WEBHOOK_CLIENTS: &str = "/etc/osm-egress/webhook-clients";
 /// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
 const FLOWS: &str = "/var/lib/osm-egress";
+/// The flag that says what annotations of pods may change; `verify` looks for it.
+pub(in crate::install) const POD_ANNOTATIONS: &str = "pod-annotations";
 
 pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
     json!({
@@ -154,6 +157,11 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("http-deny-status", given.http_deny_status.to_string());
     if given.ip_families == super::super::values::IpFamilies::Ipv4 {
         flag("ip-families", "ipv4".to_owned());
+    }
+    match given.pod_annotations {
+        PodAnnotations::All => {}
+        PodAnnotations::Tighten => flag(POD_ANNOTATIONS, "tighten".to_owned()),
+        PodAnnotations::None => flag(POD_ANNOTATIONS, "none".to_owned()),
     }
     if !given.dns_resolvers.is_empty() {
         flag("dns-resolver", given.dns_resolvers.join(","));

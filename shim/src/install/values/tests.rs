@@ -78,6 +78,10 @@ fn what_is_wrong_is_said_with_its_key() {
         ("osm.maxDataPlaneConnections=-1", "value `osm.maxDataPlaneConnections`"),
         ("osm.egress.replicas=0", "value `osm.egress.replicas`"),
         ("osm.egress.httpDenyStatus=200", "200 is not 400 to 599"),
+        (
+            "osm.egress.podAnnotations=some",
+            "unknown variant `some`, expected one of `none`, `tighten`, `all`",
+        ),
         ("osm.egress.webhookTimeoutSeconds=31", "31 is not 1 to 30"),
         ("osm.egress.dnsResolvers={10.0.0.1}", "write it as `ADDRESS:PORT`"),
         ("osm.egress.image=", "value `osm.egress.image`: `` is no image"),

@@ -6,10 +6,10 @@ use serde_json::Value;
 use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::{Report, State};
-use crate::inject::SIDECAR;
+use crate::inject::{INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid};
 
-/// The uid whose connections are not redirected: the sidecar's own.
-const SIDECAR_USER: u64 = 1500;
+/// How many pods are named of each sort; nobody reads more.
+const SHOWN: usize = 20;
 /// What pods can say about what is not captured.
 const LISTS: [&str; 4] = [
     "openservicemesh.io/outbound-port-exclusion-list",
@@ -25,6 +25,7 @@ struct Found {
     host: Vec<String>,
     user: Vec<String>,
     lists: Vec<String>,
+    permitted: Vec<String>,
     count: usize,
 }
 
@@ -48,14 +49,20 @@ impl Found {
             return;
         }
         if !containers().any(|container| container["name"] == SIDECAR) {
-            self.without.push(name);
+            let says = metadata["annotations"][INJECTION_ANNOTATION].as_str();
+            let by_itself = matches!(choice(says, INJECTION_ANNOTATION), Ok(Some(false)));
+            self.without.push(if by_itself { format!("{name} (its annotation says so)") } else { name });
             return;
         }
-        let usual = spec["securityContext"]["runAsUser"].as_u64();
-        let user = |container: &Value| container["securityContext"]["runAsUser"].as_u64().or(usual);
-        let others = spec["containers"].as_array().into_iter().flatten().filter(|c| c["name"] != SIDECAR);
-        for container in others.filter(|container| user(container) == Some(SIDECAR_USER)) {
+        let is_own = |container: &&Value| container["name"] != SIDECAR && container["name"] != INIT;
+        let ephemeral = spec["ephemeralContainers"].as_array().into_iter().flatten();
+        let others: Vec<&Value> = containers().chain(ephemeral).filter(is_own).collect();
+        for container in others.iter().filter(|container| has_proxy_uid(spec, container) != Ok(false)) {
             self.user.push(format!("{name}: {}", text(&container["name"])));
+        }
+        let found = bypasses(spec, others);
+        if !found.is_empty() {
+            self.permitted.push(format!("{name}: {}", found.join(", ")));
         }
         for key in LISTS {
             if let Some(list) = metadata["annotations"][key].as_str() {
@@ -75,7 +82,7 @@ pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Re
     }
     let restart = "restart them once injection works";
     let with = |list: Vec<String>, advice: &str| -> Vec<String> {
-        if list.is_empty() { Vec::new() } else { vec![format!("{} ({advice})", list.join(", "))] }
+        if list.is_empty() { Vec::new() } else { vec![format!("{} ({advice})", first(list).join(", "))] }
     };
     let count = found.count;
     report.sum(
@@ -93,8 +100,20 @@ pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Re
     );
     let advice = "their connections count as the sidecar's own and go round it";
     report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
-    report.sum("lists of pods", State::Warn, &found.lists, "no pod leaves anything out");
+    report.sum("lists of pods", State::Warn, &first(found.lists), "no pod leaves anything out");
+    let good = "no pod is permitted what leads round its sidecar";
+    report.sum("ways round sidecars", State::Warn, &first(found.permitted), good);
     Ok(())
+}
+
+/// The first of a list, and how many more there are.
+fn first(mut list: Vec<String>) -> Vec<String> {
+    let more = list.len().saturating_sub(SHOWN);
+    if more > 0 {
+        list.truncate(SHOWN);
+        list.push(format!("and {more} more"));
+    }
+    list
 }
 
 /// What the MeshConfig takes out of every sidecar's sight.
@@ -124,28 +143,38 @@ mod tests {
         let envoy = json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 } });
         let mut found = Found::default();
         let list = json!({ LISTS[0]: "5432" });
-        found.add(&pod("good", json!({}), json!({ "containers": [envoy, { "name": "app" }] })));
+        let app = json!({ "name": "app", "securityContext": { "runAsNonRoot": true } });
+        let init =
+            json!({ "name": "osm-init", "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } } });
+        found.add(&pod("good", json!({}), json!({ "containers": [envoy, app], "initContainers": [init] })));
+        let raw = json!({ "name": "app", "securityContext": { "runAsUser": 1, "capabilities": { "add": ["NET_RAW"] } } });
+        found.add(&pod("raw", json!({}), json!({ "containers": [envoy, raw] })));
+        let off = json!({ INJECTION_ANNOTATION: "disabled" });
+        found.add(&pod("off", off, json!({ "containers": [{ "name": "app" }] })));
         found.add(&pod("bare", json!({}), json!({ "containers": [{ "name": "app" }] })));
         found.add(&pod("host", json!({}), json!({ "hostNetwork": true, "containers": [{ "name": "app" }] })));
-        found.add(&pod(
-            "lists",
-            list,
-            json!({ "containers": [{ "name": "app" }], "initContainers": [envoy] }),
-        ));
+        found.add(&pod("lists", list, json!({ "containers": [app], "initContainers": [envoy] })));
         found.add(&pod("user", json!({}), json!({
             "securityContext": { "runAsUser": 1500 },
             "containers": [envoy, { "name": "one" }, { "name": "two", "securityContext": { "runAsUser": 1 } }],
+            "initContainers": [{ "name": "three", "securityContext": { "runAsUser": 1500 } }],
+            "ephemeralContainers": [{ "name": "four", "securityContext": { "runAsUser": "0x5dc" } }],
         })));
         let mut done = pod("done", json!({}), json!({ "containers": [{ "name": "app" }] }));
         done["status"]["phase"] = json!("Succeeded");
         found.add(&done);
         let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let expected = Found {
-            without: strings(&["a/bare"]),
+            without: strings(&["a/off (its annotation says so)", "a/bare"]),
             host: strings(&["a/host"]),
-            user: strings(&["a/user: one"]),
+            user: strings(&["a/user: one", "a/user: three", "a/user: four"]),
             lists: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
-            count: 5,
+            permitted: strings(&[
+                "a/raw: container `app` may send raw packets (NET_RAW), which nothing intercepts",
+                "a/user: as root, `four` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
+                 `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
+            ]),
+            count: 7,
         };
         assert_eq!(found, expected);
     }

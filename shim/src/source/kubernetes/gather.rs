@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::object::{Item, Key, Observed, file};
+use super::services::Services;
 use crate::source::{Availability, SourceState};
 use egress_compile::manifest::Kind;
 use egress_compile::store::{Change, FileUpdate, Store};
@@ -41,6 +42,8 @@ pub(super) struct Gather {
     policy_namespaces: PolicyNamespaces,
     /// Every object, whether it counts or not: what does not count may later.
     known: BTreeMap<Kind, BTreeMap<Key, Change>>,
+    /// Services, and what is behind them.
+    services: Services,
     /// The lists that are not complete yet.
     listing: BTreeMap<Kind, BTreeMap<Key, Item>>,
     /// The kinds that were never read completely.
@@ -52,6 +55,8 @@ pub(super) struct Gather {
     failing: BTreeMap<Kind, String>,
     server: Option<String>,
     store: Store,
+    /// Whether anything was published.
+    published: bool,
     /// Whether the store changed since it was asked for.
     changed: bool,
     /// What was said last.
@@ -65,6 +70,7 @@ impl Gather {
             mesh_name: options.mesh_name.clone(),
             policy_namespaces: options.policy_namespaces.clone(),
             known: BTreeMap::new(),
+            services: Services::default(),
             listing: BTreeMap::new(),
             unread: kinds.into_iter().collect(),
             monitored: BTreeSet::new(),
@@ -72,23 +78,27 @@ impl Gather {
             failing: BTreeMap::new(),
             server: None,
             store: Store::default(),
+            published: false,
             changed: false,
             said: Availability::Available,
         }
     }
 
     /// Whether there is anything to say that was not said.
-    pub(super) fn is_different(&self) -> bool {
-        (self.changed && self.unread.is_empty()) || self.availability() != self.said
+    pub(super) fn is_different(&mut self) -> bool {
+        self.resolve();
+        (self.changed && self.is_complete()) || self.availability() != self.said
     }
 
     /// What there is to say.
     pub(super) fn state(&mut self) -> SourceState {
+        self.resolve();
         self.said = self.availability();
-        if !self.unread.is_empty() {
+        if !self.is_complete() {
             return SourceState { store: Arc::default(), availability: self.said.clone() };
         }
         self.changed = false;
+        self.published = true;
         SourceState { store: Arc::new(self.store.clone()), availability: self.said.clone() }
     }
 
@@ -98,12 +108,34 @@ impl Gather {
         std::mem::take(changed).then(|| observed.clone())
     }
 
+    /// Brings the services in the store up to date.
+    fn resolve(&mut self) {
+        for update in self.services.resolve() {
+            self.changed |= self.store.apply(update);
+        }
+    }
+
+    /// Whether all was read. A list of pods takes long, and what slices name meanwhile comes right after it.
+    fn is_complete(&self) -> bool {
+        self.unread.is_empty() && (self.published || !self.services.is_waiting())
+    }
+
+    /// Whether a service waits for a pod that a slice names.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.services.is_waiting()
+    }
+
+    /// Ends that.
+    pub(super) fn give_up(&mut self) {
+        self.services.give_up();
+    }
+
     fn availability(&self) -> Availability {
         let failing = self.failing.values().next().or(self.server.as_ref());
         if let Some(reason) = failing {
             return Availability::Unavailable { reason: reason.clone() };
         }
-        if self.unread.is_empty() {
+        if self.is_complete() {
             return Availability::Available;
         }
         Availability::Unavailable { reason: "the cluster was not read completely yet".to_owned() }
@@ -119,22 +151,37 @@ impl Gather {
             Event::End(kind) => {
                 let items = self.listing.remove(&kind).unwrap_or_default();
                 self.replace(kind, items);
+                if kind == Kind::EndpointSlice {
+                    self.services.has_slices(true);
+                }
             }
             Event::Applied(kind, item) => self.apply(kind, item),
             Event::Deleted(kind, key) => self.delete(kind, &key),
             Event::Absent(kind) => {
                 self.listing.remove(&kind);
                 self.replace(kind, BTreeMap::new());
+                if kind == Kind::EndpointSlice {
+                    self.services.has_slices(false);
+                }
             }
             Event::Followed(kind, Some(reason)) => drop(self.failing.insert(kind, reason)),
             Event::Followed(kind, None) => drop(self.failing.remove(&kind)),
-            Event::Server(answer) => self.server = answer,
+            Event::Server(answer) => {
+                if answer.is_none() {
+                    self.services.tick();
+                }
+                self.server = answer;
+            }
         }
     }
 
     fn replace(&mut self, kind: Kind, items: BTreeMap<Key, Item>) {
-        let known = self.known.get(&kind).into_iter().flatten().map(|(key, _)| key);
-        let gone: Vec<Key> = known.filter(|key| !items.contains_key(*key)).cloned().collect();
+        let known: Vec<Key> = if Services::keeps(kind) {
+            self.services.keys(kind)
+        } else {
+            self.known.get(&kind).into_iter().flatten().map(|(key, _)| key.clone()).collect()
+        };
+        let gone: Vec<Key> = known.into_iter().filter(|key| !items.contains_key(key)).collect();
         for key in gone {
             self.delete(kind, &key);
         }
@@ -146,6 +193,9 @@ impl Gather {
     }
 
     fn apply(&mut self, kind: Kind, item: Item) {
+        if Services::keeps(kind) {
+            return self.services.apply(kind, item);
+        }
         let Item { key, labels, change, status } = item;
         if kind == Kind::Egress && self.observed.0.get(&key).is_none_or(|before| **before != status) {
             self.observed.0.insert(key.clone(), Arc::new(status));
@@ -160,6 +210,9 @@ impl Gather {
     }
 
     fn delete(&mut self, kind: Kind, key: &Key) {
+        if Services::keeps(kind) {
+            return self.services.delete(kind, key);
+        }
         if kind == Kind::Namespace {
             self.monitor(&key.1, false);
         }
@@ -183,6 +236,7 @@ impl Gather {
         } else {
             self.monitored.remove(namespace);
         }
+        self.services.monitor(namespace, is_ours);
         let mut updates = Vec::new();
         for (kind, known) in &self.known {
             if needs_namespace(*kind) && !self.is_policy_of_named(*kind, namespace) {

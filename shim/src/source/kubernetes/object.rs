@@ -71,7 +71,12 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
     let uid = object.metadata.uid.unwrap_or_default();
     let revision =
         Revision { uid: uid.clone(), version: object.metadata.resource_version.clone().unwrap_or_default() };
-    let status = Observed { uid, generation: object.metadata.generation, conditions, programmed };
+    let observed = Observed { uid, generation: object.metadata.generation, conditions, programmed };
+    if kind == Kind::Pod {
+        // Of a pod it says which addresses are its own.
+        let [phase, addresses] = ["phase", "podIPs"].map(|field| status[field].take());
+        map.insert("status".to_owned(), json!({"phase": phase, "podIPs": addresses}));
+    }
     // What a list holds does not say what it is.
     map.insert("apiVersion".to_owned(), json!(resource.api_version));
     map.insert("kind".to_owned(), json!(resource.kind));
@@ -93,5 +98,5 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
         // What a control plane that starts now would not know must not count (decision 25).
         Err(problems) => Change::Void(problems),
     };
-    Item { key, labels, change, status }
+    Item { key, labels, change, status: observed }
 }

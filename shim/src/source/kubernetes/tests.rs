@@ -15,7 +15,7 @@ use crate::source::Availability;
 
 const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Egress, Kind::ServiceAccount];
 
-fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
+pub(super) fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
     let mut value = json!({ "metadata": {
         "name": name, "namespace": namespace, "resourceVersion": "7", "uid": "u",
         "managedFields": [{ "manager": "kubectl", "fieldsV1": { "f:spec": {} } }],
@@ -43,7 +43,7 @@ fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
     object::read(kind, &resource, object)
 }
 
-fn namespace(name: &str, mesh: Option<&str>) -> Item {
+pub(super) fn namespace(name: &str, mesh: Option<&str>) -> Item {
     let labels: BTreeMap<&str, &str> =
         mesh.into_iter().map(|mesh| ("openservicemesh.io/monitored-by", mesh)).collect();
     item(Kind::Namespace, "", name, &json!({ "labels": labels, "status": { "phase": "Active" } }))
@@ -60,7 +60,7 @@ fn unreadable(namespace: &str, name: &str) -> Item {
     item(Kind::Egress, namespace, name, &json!({ "spec": { "sources": [], "ports": [], "host": "x" } }))
 }
 
-fn list(gather: &mut Gather, kind: Kind, items: Vec<Item>) {
+pub(super) fn list(gather: &mut Gather, kind: Kind, items: Vec<Item>) {
     gather.take(Event::Begin(kind));
     for item in items {
         gather.take(Event::Listed(kind, item));
