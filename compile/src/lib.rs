@@ -5,6 +5,7 @@
 //! [`explain`](mod@explain). Nothing here does I/O or knows Envoy or a
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
+pub mod blocked_ranges;
 pub mod check;
 pub mod cluster;
 mod compile;
@@ -12,7 +13,7 @@ pub mod duration;
 pub mod explain;
 pub mod lint;
 pub mod manifest;
-pub mod never;
+
 pub mod store;
 
 pub use compile::{

@@ -28,6 +28,7 @@ pub mod explain;
 mod host;
 mod identity;
 pub mod json;
+mod path;
 mod pattern;
 mod plugin;
 mod policy;

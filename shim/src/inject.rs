@@ -8,6 +8,7 @@ mod containers;
 pub mod documents;
 mod lists;
 mod pod;
+mod pod_dns;
 mod refusal;
 mod review;
 
@@ -15,6 +16,7 @@ use crate::envoy::IpFamilies;
 use crate::envoy::credentials::Authority;
 
 pub use pod::{Injected, mutate};
+pub use pod_dns::{LedName, PodDns, led_names};
 pub use refusal::Refusal;
 pub use review::{Choice, choice, review};
 
@@ -30,6 +32,10 @@ pub const SIDECAR: &str = "envoy";
 pub const INIT: &str = "osm-init";
 /// The volume with the token that says who the sidecar is.
 pub const TOKEN_VOLUME: &str = "osm-egress-token";
+/// The volume with the sidecar's own hosts file.
+pub const HOSTS_VOLUME: &str = "osm-egress-hosts";
+/// Where the kubelet mounts the pod's hosts file into every container that mounts nothing there itself.
+pub const HOSTS_PATH: &str = "/etc/hosts";
 
 /// What is the same for all pods, and not in the MeshConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Whether sidecars are init containers that go on running, where a pod does not say.
     pub native_sidecar: bool,
+    /// What becomes of pods that lead names by `hostAliases` and `dnsConfig`.
+    pub pod_dns: PodDns,
 }
 
 #[cfg(test)]

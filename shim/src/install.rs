@@ -9,6 +9,7 @@ pub mod apply;
 mod certificates;
 mod cluster;
 mod id;
+mod image;
 pub mod names;
 pub mod namespaces;
 mod plan;

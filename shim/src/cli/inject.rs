@@ -13,7 +13,7 @@ use super::bootstrap::parse_host_port;
 use super::print;
 use crate::envoy::IpFamilies;
 use crate::envoy::credentials::Authority;
-use crate::inject::{Settings, documents};
+use crate::inject::{PodDns, Settings, documents};
 
 /// What all sidecars have in common, where the MeshConfig does not say.
 #[derive(Debug, Args)]
@@ -36,6 +36,10 @@ pub(super) struct SidecarArgs {
     /// Make sidecars init containers that go on running, for API servers from 1.29 on.
     #[arg(long)]
     native_sidecar: bool,
+    /// What becomes of pods that lead names: by `hostAliases` those that policies allow, by name servers in `dnsConfig`
+    /// any.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pod_dns: PodDns,
 }
 
 impl SidecarArgs {
@@ -52,6 +56,7 @@ impl SidecarArgs {
             ip_families,
             concurrency: self.sidecar_concurrency,
             native_sidecar: self.native_sidecar,
+            pod_dns: self.pod_dns,
         })
     }
 }

@@ -3,13 +3,14 @@
 use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, IGNORE_LABEL, MONITORED_LABEL};
+use egress_compile::{CompileOptions, Compiled, IGNORE_LABEL, MONITORED_LABEL};
+use egress_policy::Identity;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
 use super::pod::Annotations;
-use super::{INJECTION_ANNOTATION, Refusal, Settings, mutate};
+use super::{INJECTION_ANNOTATION, PodDns, Refusal, Settings, led_names, mutate};
 
 /// Namespaces of Kubernetes itself.
 const NEVER: [&str; 2] = ["kube-system", "kube-public"];
@@ -36,6 +37,7 @@ pub fn choice(value: Option<&str>, annotation: &'static str) -> Result<Choice, R
 pub fn review(
     settings: &Settings,
     store: &Store,
+    compiled: &Compiled,
     options: &CompileOptions,
     request: &AdmissionRequest<DynamicObject>,
 ) -> AdmissionResponse {
@@ -64,7 +66,18 @@ pub fn review(
         _ => &default,
     };
     match mutate(&pod, settings, mesh) {
-        Ok(injected) => with_patch(response, injected),
+        Ok(mut injected) => {
+            let account = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+            let account = account.filter(|name| !name.is_empty()).unwrap_or("default");
+            let policy = Identity::new(namespace, account).ok().map(|identity| compiled.document(&identity));
+            let led: Vec<_> = led_names(&pod, policy.as_deref()).iter().map(ToString::to_string).collect();
+            match settings.pod_dns {
+                PodDns::Refuse if !led.is_empty() => return response.deny(led.join("; ")),
+                PodDns::Warn => injected.warnings.extend(led),
+                PodDns::Allow | PodDns::Refuse => {}
+            }
+            with_patch(response, injected)
+        }
         // Who asks for a namespace does not mean those that cannot have one.
         Err(reason @ (Refusal::HostNetwork | Refusal::Windows)) if asked == Asked::ByNamespace => {
             with_warnings(response, vec![format!("no sidecar: {reason}")])

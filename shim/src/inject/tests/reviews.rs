@@ -1,5 +1,5 @@
-use egress_compile::CompileOptions;
 use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, Compiled, compile};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 
@@ -56,7 +56,14 @@ spec: {traffic: {outboundPortExclusionList: [5432]}}
 ";
 
 fn answer(namespace: &str, pod: &Value) -> AdmissionResponse {
-    review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request(namespace, pod, "CREATE"))
+    answer_with(&settings(), "", namespace, pod)
+}
+
+/// The same beside other manifests.
+fn answer_with(settings: &Settings, others: &str, namespace: &str, pod: &Value) -> AdmissionResponse {
+    let (store, options) = (store(&format!("{NAMESPACES}{others}")), CompileOptions::default());
+    let compiled = compile(&store, &options, None);
+    review(settings, &store, &compiled, &options, &request(namespace, pod, "CREATE"))
 }
 
 fn pod_that_says(value: Option<&str>) -> Value {
@@ -123,13 +130,15 @@ fn what_is_no_new_pod_is_left_alone() {
     let update = review(
         &settings(),
         &store(NAMESPACES),
+        &Compiled::default(),
         &CompileOptions::default(),
         &request("on", &plain(), "UPDATE"),
     );
     assert!(update.allowed && update.patch.is_none());
     let mut other = request("on", &plain(), "CREATE");
     other.sub_resource = Some("eviction".to_owned());
-    let other = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &other);
+    let other =
+        review(&settings(), &store(NAMESPACES), &Compiled::default(), &CompileOptions::default(), &other);
     assert!(other.allowed && other.patch.is_none());
 }
 
@@ -146,4 +155,57 @@ fn pods_of_the_host_network() {
     assert_eq!(by_namespace.warnings, Some(vec![format!("no sidecar: {}", Refusal::HostNetwork)]));
     let by_pod = answer("on", &pod(Some("enabled")));
     assert!(!by_pod.allowed && by_pod.result.message == Refusal::HostNetwork.to_string());
+}
+
+/// Names that a pod leads elsewhere: of `hostAliases`, those that the policy of its identity allows.
+#[test]
+fn pods_that_lead_names() {
+    const POLICY: &str = "---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: 'on'}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: 'on'}]
+  hosts: [httpbin.org, '*.example.com']
+  ports: [{number: 443, protocol: https}]
+";
+    let pod = |spec: Value| {
+        let mut pod = plain();
+        for (key, value) in spec.as_object().expect("fields") {
+            pod["spec"][key] = value.clone();
+        }
+        pod
+    };
+    let alias = |host: &str| pod(json!({"hostAliases": [{"ip": "6.6.6.6", "hostnames": ["x", host]}]}));
+    let options = |options: Value| pod(json!({"dnsConfig": {"searches": ["a.org"], "options": options}}));
+    for (pod, expected) in [
+        (plain(), None),
+        (alias("other.example"), None),
+        (alias("example.com"), None),
+        (alias("HTTPBIN.org."), Some("`hostAliases` leads `HTTPBIN.org.` to 6.6.6.6")),
+        (alias("a.b.example.com"), Some("`hostAliases` leads `a.b.example.com` to 6.6.6.6")),
+        (
+            pod(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["6.6.6.6"]}})),
+            Some("`dnsConfig` makes the sidecar ask 6.6.6.6"),
+        ),
+        (options(json!([{"name": "ndots", "value": "1"}, {"name": "edns0"}])), None),
+        (options(json!([{"name": "a\nnameserver 6.6.6.6"}])), Some("`dnsConfig.options` has")),
+    ] {
+        let answer = |pod_dns| answer_with(&Settings { pod_dns, ..settings() }, POLICY, "on", &pod);
+        let (allowed, warned, refused) =
+            (answer(PodDns::Allow), answer(PodDns::Warn), answer(PodDns::Refuse));
+        assert!(allowed.allowed && allowed.warnings.is_none(), "{allowed:?}");
+        assert!(warned.allowed && warned.patch.is_some(), "{warned:?}");
+        assert_eq!(refused.allowed, expected.is_none(), "{refused:?}");
+        let warnings = warned.warnings.unwrap_or_default();
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+        if let Some(expected) = expected {
+            assert!(warnings[0].starts_with(expected), "{warnings:?}");
+            assert_eq!(refused.result.message, warnings[0]);
+        }
+    }
+    // Another identity has no such policy.
+    let mut other = alias("httpbin.org");
+    other["spec"]["serviceAccountName"] = json!("other");
+    assert_eq!(answer_with(&settings(), POLICY, "on", &other).warnings, None);
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::{Report, State};
-use crate::inject::SIDECAR;
+use crate::inject::{HOSTS_PATH, SIDECAR, led_names};
 
 /// The uid whose connections are not redirected: the sidecar's own.
 const SIDECAR_USER: u64 = 1500;
@@ -25,6 +25,8 @@ struct Found {
     host: Vec<String>,
     user: Vec<String>,
     lists: Vec<String>,
+    shared_hosts: Vec<String>,
+    led: Vec<String>,
     count: usize,
 }
 
@@ -51,6 +53,15 @@ impl Found {
             self.without.push(name);
             return;
         }
+        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR);
+        let has_hosts = |container: &Value| {
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            mounts.into_iter().any(|mount| mount["mountPath"] == HOSTS_PATH)
+        };
+        if !sidecars.all(has_hosts) {
+            self.shared_hosts.push(name.clone());
+        }
+        self.led.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
         let usual = spec["securityContext"]["runAsUser"].as_u64();
         let user = |container: &Value| container["securityContext"]["runAsUser"].as_u64().or(usual);
         let others = spec["containers"].as_array().into_iter().flatten().filter(|c| c["name"] != SIDECAR);
@@ -93,6 +104,15 @@ pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Re
     );
     let advice = "their connections count as the sidecar's own and go round it";
     report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
+    let advice =
+        "it follows the hosts file of the pod, which `hostAliases` and root in the pod write: restart them";
+    report.sum(
+        "sidecars without a hosts file of their own",
+        State::Warn,
+        &with(found.shared_hosts, advice),
+        "none",
+    );
+    report.sum("pods that lead names", State::Warn, &found.led, "none");
     report.sum("lists of pods", State::Warn, &found.lists, "no pod leaves anything out");
     Ok(())
 }
@@ -121,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_not_captured_is_found() {
-        let envoy = json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 } });
+        let mounts = [json!({ "name": "osm-egress-hosts", "mountPath": "/etc/hosts" })];
+        let envoy =
+            json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 }, "volumeMounts": mounts });
         let mut found = Found::default();
         let list = json!({ LISTS[0]: "5432" });
         found.add(&pod("good", json!({}), json!({ "containers": [envoy, { "name": "app" }] })));
@@ -136,6 +158,14 @@ mod tests {
             "securityContext": { "runAsUser": 1500 },
             "containers": [envoy, { "name": "one" }, { "name": "two", "securityContext": { "runAsUser": 1 } }],
         })));
+        let mut old = envoy.clone();
+        old["volumeMounts"] = json!([]);
+        let aliases = json!([{ "ip": "6.6.6.6", "hostnames": ["a.org"] }]);
+        found.add(&pod(
+            "aliases",
+            json!({}),
+            json!({ "containers": [old, { "name": "app" }], "hostAliases": aliases }),
+        ));
         let mut done = pod("done", json!({}), json!({ "containers": [{ "name": "app" }] }));
         done["status"]["phase"] = json!("Succeeded");
         found.add(&done);
@@ -145,9 +175,12 @@ mod tests {
             host: strings(&["a/host"]),
             user: strings(&["a/user: one"]),
             lists: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
-            count: 5,
+            shared_hosts: strings(&["a/aliases"]),
+            led: vec![found.led.first().cloned().unwrap_or_default()],
+            count: 6,
         };
         assert_eq!(found, expected);
+        assert!(found.led[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"), "{found:?}");
     }
 
     #[test]
