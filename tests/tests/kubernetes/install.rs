@@ -421,18 +421,55 @@ fn verify_finds_what_is_wrong() -> Result<()> {
 
     api.namespace("curl", false)?;
     api.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bare, namespace: curl}\nspec: {containers: [{name: a, image: a}]}\n")?;
-    run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    ensure!(said.err.contains("a tag can name another image tomorrow"), "{}", said.err);
     run(api, &["namespace", "add", "curl"])?.done()?;
+    let namespace = read(api, &["namespace", "osm-system"])?;
+    let labels = &namespace["metadata"]["labels"];
+    ensure!(labels["pod-security.kubernetes.io/enforce"] == "restricted", "{namespace:#}");
     let (ok, report) = verify(api)?;
     ensure!(!ok && checks(&report, "fail") == ["Deployment"], "{report:#}");
     make_available(api)?;
     let (ok, report) = verify(api)?;
     ensure!(ok && checks(&report, "fail").is_empty(), "{report:#}");
-    ensure!(checks(&report, "warn") == ["pods without sidecar", "lists of the MeshConfig"], "{report:#}");
+    let expected = ["images", "pods without sidecar", "lists of the MeshConfig"];
+    ensure!(checks(&report, "warn") == expected, "{report:#}");
     ensure!(checks(&report, "unknown") == ["proxies"], "{report:#}");
     ensure!(report.to_string().contains("curl/bare"), "{report:#}");
     let text = run(api, &["verify"])?.done()?.out;
     ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
+
+    // What leads names elsewhere, and names that are not whole.
+    api.apply(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: db, namespace: curl}\n\
+         spec:\n  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]\n  hosts: [db.curl]\n  \
+         ports: [{number: 80, protocol: http}]\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: curl}\nspec:\n  \
+         hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
+    )?;
+    let (_, report) = verify(api)?;
+    for (check, part) in [
+        (
+            "names that need search domains",
+            "Egress curl/db: `db.curl`, which may be `db.curl.svc.cluster.local`",
+        ),
+        ("sidecars without a hosts file of their own", "curl/old"),
+        ("pods that lead names", "curl/old: `hostAliases` leads `httpbin.org` to 6.6.6.6"),
+    ] {
+        let found = report["checks"].as_array().into_iter().flatten().find(|found| found["check"] == check);
+        let found = found.with_context(|| format!("no {check}"))?;
+        let message = found["message"].as_str().unwrap_or_default();
+        ensure!(found["state"] == "warn" && message.contains(part), "{found:#}");
+    }
+    let sum = "0123456789abcdef".repeat(4);
+    let by_digest = ["osm.sidecarImage", "osm.egress.image", "osm.egress.initImage"]
+        .map(|key| format!("{key}=registry.example/image@sha256:{sum}"));
+    let flags: Vec<&str> = by_digest.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
+    let said = run(api, &[&["upgrade"], flags.as_slice()].concat())?.done()?;
+    ensure!(!said.err.contains("tag"), "{}", said.err);
+    make_available(api)?;
+    let (_, report) = verify(api)?;
+    ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");
 
     // Each of these breaks one thing, and an upgrade mends it.
     let unlabel =
