@@ -20,8 +20,8 @@ use serde::Serialize;
 use self::call::Call;
 use self::evidence::{Evidence, Place};
 use self::proxies::Proxies;
+use crate::blocked_ranges::BlockedRanges;
 use crate::manifest::Problem;
-use crate::never::is_dropped;
 use crate::{Condition, cluster};
 
 /// What is asked.
@@ -37,8 +37,8 @@ pub struct Ask {
     pub resolved: bool,
     /// The port of the outbound listener.
     pub listener_port: u16,
-    /// Where names must not lead, besides what is never allowed.
-    pub never_resolve_to: Vec<Cidr>,
+    /// Where names must not lead.
+    pub blocked: BlockedRanges,
 }
 
 /// Why there is no answer.
@@ -344,8 +344,8 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
 fn forbidden(ask: &Ask, explanation: &Explanation) -> Vec<IpAddr> {
     match &explanation.destination {
         Some(Destination::Resolved(_, matched)) => {
-            let is_dropped = |address: &IpAddr| is_dropped(*matched, &ask.never_resolve_to, *address);
-            ask.addresses.iter().copied().filter(is_dropped).collect()
+            let is_blocked = |address: &IpAddr| ask.blocked.contain(*matched, *address);
+            ask.addresses.iter().copied().filter(is_blocked).collect()
         }
         Some(Destination::Dialled | Destination::Passthrough) | None => Vec::new(),
     }

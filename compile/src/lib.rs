@@ -5,6 +5,7 @@
 //! [`explain`](mod@explain). Nothing here does I/O or knows Envoy or a
 //! Kubernetes client, so the control plane, the fuzzers and a browser can share it.
 
+pub mod blocked_ranges;
 pub mod bounds;
 pub mod budget;
 pub mod changes;
@@ -16,7 +17,6 @@ pub mod explain;
 pub mod fallback;
 pub mod lint;
 pub mod manifest;
-pub mod never;
 pub mod store;
 
 pub use compile::{

@@ -4,6 +4,7 @@
 //! policies together and are for whoever writes them.
 
 mod dns;
+pub mod search_domains;
 mod shadow;
 pub mod shared_suffixes;
 
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egress_policy::{Document, Host, HostPattern, Protocol, Rule};
 
+use self::search_domains::ClusterNames;
 use crate::Compiled;
 use crate::compile::host;
 use crate::manifest::spec::Egress;
@@ -25,12 +27,15 @@ pub fn lints(store: &Store, compiled: &Compiled) -> Vec<Problem> {
     let apexes = uncovered_apexes(&documents);
     let wide = wide_rules(&documents);
     let mut problems: Vec<Problem> = dns::refused(store, compiled).into_iter().collect();
-    for object in store.index().objects.into_values() {
+    let objects = store.index().objects;
+    let names = ClusterNames::of(objects.keys().copied());
+    for object in objects.into_values() {
         let Body::Egress(egress) = &object.body else { continue };
         let policy = format!("{}/{}", object.reference.namespace, object.reference.name);
         let apexes = apexes.get(policy.as_str());
         for (field, pattern) in patterns(egress) {
             problems.extend(about_pattern(object, &field, &pattern, apexes));
+            problems.extend(names.about(object, &field, &pattern));
         }
         for index in 0..egress.ports.len() {
             let field = format!("spec.ports[{index}]");

@@ -17,6 +17,8 @@ pub(crate) struct Fake {
     pub(crate) destination: Option<SocketAddr>,
     pub(crate) buffer: RefCell<Vec<u8>>,
     pub(crate) headers: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// More fields of the same names.
+    pub(crate) repeated: Vec<(&'static str, Vec<u8>)>,
     pub(crate) notes: RefCell<BTreeMap<&'static str, String>>,
     pub(crate) state: RefCell<BTreeMap<&'static str, String>>,
     pub(crate) counted: RefCell<Vec<String>>,
@@ -100,6 +102,11 @@ impl Connection for Fake {
 impl Exchange for Fake {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         self.headers.borrow().get(name).cloned()
+    }
+
+    fn header_values(&self, name: &str) -> Vec<Vec<u8>> {
+        let repeated = self.repeated.iter().filter(|(other, _)| *other == name);
+        self.header(name).into_iter().chain(repeated.map(|(_, value)| value.clone())).collect()
     }
 
     fn set_header(&self, name: &str, value: &str) {

@@ -69,6 +69,8 @@ pub(crate) trait Connection: Host {
 pub(crate) trait Exchange: Host {
     /// A request header or pseudo-header.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
+    /// The values of all fields of a request header.
+    fn header_values(&self, name: &str) -> Vec<Vec<u8>>;
     /// Sets a request header.
     fn set_header(&self, name: &str, value: &str);
     /// Answers in place of the origin.
@@ -233,6 +235,12 @@ impl Exchange for Envoy {
     fn header(&self, name: &str) -> Option<Bytes> {
         // As bytes: the SDK's text form panics on what is not UTF-8.
         hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok()?
+    }
+
+    fn header_values(&self, name: &str) -> Vec<Bytes> {
+        // Of several fields of one name, Envoy shows the first one only where it is asked for a name.
+        let all = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
+        all.into_iter().filter(|(other, _)| other == name).map(|(_, value)| value).collect()
     }
 
     fn set_header(&self, name: &str, value: &str) {

@@ -107,10 +107,16 @@ struct HostHeaders<'a, H> {
 }
 
 impl<H: Exchange> Headers for HostHeaders<'_, H> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        let value = self.host.header(name).and_then(|value| String::from_utf8(value).ok())?;
-        self.seen.borrow_mut().0.push((name.to_owned(), value.clone()));
-        Some(Cow::Owned(value))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        let values: Option<Vec<String>> =
+            self.host.header_values(name).into_iter().map(|value| String::from_utf8(value).ok()).collect();
+        let values = values.unwrap_or_default();
+        let mut seen = self.seen.borrow_mut();
+        // Another rule may have asked already, and each value is kept once.
+        if !seen.0.iter().any(|(other, _)| other == name) {
+            seen.0.extend(values.iter().map(|value| (name.to_owned(), value.clone())));
+        }
+        values.into_iter().map(Cow::Owned).collect()
     }
 }
 
@@ -185,6 +191,31 @@ mod tests {
                 assert!(found.contains(expected), "{found} is not {expected}");
             }
         }
+    }
+
+    /// All fields of a header count, now and when another policy is asked.
+    #[test]
+    fn headers_in_several_fields() {
+        for (values, expected) in [
+            (&[&b"v"[..]][..], Flow::Continue),
+            (&[b"v", b"evil"], Flow::Wait),
+            (&[b"evil", b"v"], Flow::Wait),
+            (&[b"v", b"\xff"], Flow::Wait),
+        ] {
+            let mut fake = Fake { destination: "1.2.3.4:80".parse().ok(), ..Fake::default() };
+            fake.headers.borrow_mut().insert(":authority".to_owned(), b"c.org".to_vec());
+            fake.headers.borrow_mut().insert("x-key".to_owned(), values.first().expect("a value").to_vec());
+            fake.repeated = values.iter().skip(1).map(|value| ("x-key", value.to_vec())).collect();
+            let mut request = Http::new(fake, 1, Some(scope("http", "enforce", RULES)));
+            assert_eq!(request.on_request_headers(), expected, "{values:?}");
+        }
+        let fake = Fake { repeated: vec![("x-key", b"w".to_vec())], ..Fake::default() };
+        fake.headers.borrow_mut().insert("x-key".to_owned(), b"v".to_vec());
+        let headers = HostHeaders { host: &fake, seen: RefCell::default() };
+        // Several rules ask, and each value is kept once.
+        assert_eq!(headers.values("x-key"), ["v", "w"]);
+        assert_eq!(headers.values("x-key"), ["v", "w"]);
+        assert_eq!(headers.seen.into_inner().values("x-key"), ["v", "w"]);
     }
 
     #[test]

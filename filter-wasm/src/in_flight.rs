@@ -38,8 +38,9 @@ impl RequestInfo {
 pub(crate) struct SeenHeaders(pub(crate) Vec<(String, String)>);
 
 impl Headers for SeenHeaders {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.iter().find(|(seen, _)| seen == name).map(|(_, value)| Cow::Borrowed(value.as_str()))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        let of_name = self.0.iter().filter(|(seen, _)| seen == name);
+        of_name.map(|(_, value)| Cow::Borrowed(value.as_str())).collect()
     }
 }
 

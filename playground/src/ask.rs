@@ -1,5 +1,6 @@
 //! A connection, as the page's form has it.
 
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::explain::call::Words;
 use egress_compile::explain::evidence::Evidence;
 use egress_compile::explain::form::Form;
@@ -11,8 +12,8 @@ pub(crate) const LISTENER_PORT: u16 = 15001;
 
 pub(crate) fn explain(evidence: &Evidence, connection: &str) -> Result<Value, String> {
     let form: Form = serde_json::from_str(connection).map_err(|error| error.to_string())?;
-    let report =
-        answer(evidence, &form.ask(LISTENER_PORT, Vec::new())?).map_err(|error| error.to_string())?;
+    let report = answer(evidence, &form.ask(LISTENER_PORT, BlockedRanges::default())?)
+        .map_err(|error| error.to_string())?;
     Ok(json!(InWords::from(report)))
 }
 
@@ -28,7 +29,14 @@ pub(crate) fn as_case(form: &Form) -> Result<serde_json::Map<String, Value>, Str
         let (name, value) = header
             .split_once(':')
             .ok_or_else(|| format!("`{header}` is not a header: write `NAME: VALUE`"))?;
-        named.insert(name.trim().to_owned(), json!(value.trim()));
+        let (name, value) = (name.trim().to_owned(), json!(value.trim()));
+        // Several of one name are a list.
+        let entry = named.entry(name).or_insert(Value::Null);
+        *entry = match entry.take() {
+            Value::Null => value,
+            Value::Array(values) => values.into_iter().chain([value]).collect(),
+            first => json!([first, value]),
+        };
     }
     if !named.is_empty() {
         put("headers", Value::Object(named));

@@ -1,5 +1,6 @@
 //! The table of cases: each is one of `osm-egress test`.
 
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::explain::evidence::Evidence;
 use egress_compile::explain::expected::{Expected, Outcome, Results};
 use egress_compile::explain::form::Form;
@@ -33,7 +34,8 @@ impl Row {
             error.split_once(": ").map_or_else(|| error.clone(), |(_, what)| what.to_owned())
         };
         let expected = Expected::parse("case", text.as_bytes()).map_err(|error| plain(&error))?;
-        let results = Results::of(&expected, evidence, LISTENER_PORT, &[]).map_err(|error| plain(&error))?;
+        let results = Results::of(&expected, evidence, LISTENER_PORT, &BlockedRanges::default())
+            .map_err(|error| plain(&error))?;
         results.cases.into_iter().next().ok_or_else(|| "there is no answer".to_owned())
     }
 }

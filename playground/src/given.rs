@@ -1,6 +1,7 @@
 //! What an Envoy is given: the policy document, and a whole configuration without a control plane. Both are what
 //! `osm-egress compile` prints.
 
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_policy::Identity;
 use egress_standalone::versions::SUPPORTED;
 use egress_standalone::{Configuration, EnvoyVersion, EnvoyVersionError, MODULE};
@@ -19,7 +20,7 @@ pub(crate) fn given(manifests: &str, identity: &str, version: &str, module: &str
         clusters: compiled.clusters(&identity),
         module: if module.is_empty() { MODULE } else { module },
         version,
-        never_resolve_to: &[],
+        blocked: &BlockedRanges::default(),
     };
     let document = serde_json::to_string_pretty(&*document).map_err(|error| error.to_string())?;
     Ok(json!({ "document": document + "\n", "envoy": configuration.to_string() }))

@@ -9,8 +9,8 @@ use egress_policy::{Document, Headers, OnConnection, OnOpening, Opening, Policy,
 struct NoHeaders;
 
 impl Headers for NoHeaders {
-    fn get(&self, _name: &str) -> Option<std::borrow::Cow<'_, str>> {
-        None
+    fn values(&self, _name: &str) -> Vec<std::borrow::Cow<'_, str>> {
+        Vec::new()
     }
 }
 

@@ -29,6 +29,7 @@ mod host;
 mod identity;
 mod internal;
 pub mod json;
+mod path;
 mod pattern;
 mod plugin;
 mod policy;

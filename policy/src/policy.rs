@@ -14,6 +14,8 @@ use rustc_hash::FxHashMap;
 
 use self::index::{Entry, Names, PortIndex};
 use self::routes::Routes;
+#[cfg(feature = "explain")]
+pub(crate) use self::routes::all_match;
 pub use self::routes::{Headers, Request};
 use crate::authority::{self, Authority, AuthorityHost};
 use crate::decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};

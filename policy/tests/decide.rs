@@ -25,8 +25,8 @@ fn policy(mode: &str, rules: serde_json::Value) -> Policy {
 struct Map<'a>(&'a [(&'a str, &'a str)]);
 
 impl Headers for Map<'_> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| Cow::Borrowed(*v))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        self.0.iter().filter(|(n, _)| *n == name).map(|(_, v)| Cow::Borrowed(*v)).collect()
     }
 }
 
@@ -159,6 +159,12 @@ fn one_rule_each() {
         (&routes, "1.2.3.4:80", "POST a.org/h x-a=11", "allow rule ns/p0 -> a.org"),
         (&routes, "1.2.3.4:80", "POST a.org/h x-a=2", "deny route-not-allowed ns/p0"),
         (&routes, "1.2.3.4:80", "POST a.org/h", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h x-a=11 x-a=2", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h x-a=2 x-a=11", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h x-a=11 x-a=11", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h/..;/x x-a=1", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h/%252e%2E;v/x x-a=1", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h/...;/x?/..;/ x-a=1", "allow rule ns/p0 -> a.org"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1:80/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8::1]:80/", "allow rule ns/p0 -> dialled"),

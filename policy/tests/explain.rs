@@ -17,8 +17,8 @@ use self::naive::{Traffic, ask, document, expected, policy, verdict};
 struct List<'a>(&'a [(&'a str, &'a str)]);
 
 impl Headers for List<'_> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| Cow::Borrowed(*value))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        self.0.iter().filter(|(n, _)| *n == name).map(|(_, value)| Cow::Borrowed(*value)).collect()
     }
 }
 
@@ -144,5 +144,42 @@ proptest! {
                 prop_assert!(unknown, "{}", case);
             }
         }
+    }
+}
+
+/// Of a header with several fields, the value that does not match is named; and a path that a server may read as
+/// another one.
+#[test]
+fn what_headers_and_paths_lack() {
+    let document = document(
+        "enforce",
+        &[json!({
+            "port": 80, "protocol": "http", "hosts": ["a.org"],
+            "policy": "ns/p", "name": "spec.ports[0]",
+            "routes": [{"name": "g/m", "path": "/p/.*", "headers": [{"name": "x-a", "value": "good.*"}]}],
+        })],
+        &[],
+    );
+    let explainer = explainer(&document);
+    for (path, headers, expected) in [
+        ("/p/a", &[("x-a", "good")][..], None),
+        ("/p/a", &[("x-a", "good"), ("x-a", "good")], None),
+        ("/p/a", &[], Some("and there is none")),
+        ("/p/a", &[("x-a", "evil"), ("x-a", "good")], Some("not `evil`")),
+        ("/p/a", &[("x-a", "good"), ("x-a", "evil")], Some("not `evil`")),
+        (
+            "/p/..;/a",
+            &[("x-a", "good")],
+            Some("wants a path that no server reads as one with `..`, not `/p/..;/a`"),
+        ),
+    ] {
+        let traffic = Traffic::Http { authority: Some("a.org"), method: "GET", path, upgrade: None, headers };
+        let to = "203.0.113.1:80".parse().expect("an address");
+        let explanation = explain(&explainer, to, true, traffic);
+        let allowed = explanation.verdict == Verdict::Allow;
+        assert_eq!(allowed, expected.is_none(), "{path} {headers:?}");
+        let lacks: Vec<String> =
+            explanation.rules.iter().flat_map(|rule| &rule.lacks).map(ToString::to_string).collect();
+        assert!(expected.is_none_or(|text| lacks.concat().contains(text)), "{lacks:?}");
     }
 }

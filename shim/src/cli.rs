@@ -1,5 +1,6 @@
 //! The command line: a file for each command.
 
+mod blocked_ranges;
 mod bootstrap;
 mod check;
 mod compile;

@@ -16,7 +16,7 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use egress_compile::CompileOptions;
-use egress_policy::Cidr;
+use egress_compile::blocked_ranges::BlockedRanges;
 use serde_json::{Value, json};
 
 use self::playground::Playground;
@@ -33,8 +33,8 @@ pub struct Console {
     pub of_cluster: bool,
     /// The port of the outbound listener.
     pub listener_port: u16,
-    /// Where names must not lead, besides what is never allowed.
-    pub never_resolve_to: Vec<Cidr>,
+    /// Where names must not lead.
+    pub blocked: BlockedRanges,
     /// Names by which it may be asked, besides addresses and `localhost`.
     pub names: Vec<HostName>,
     /// How it writes, if it does.

@@ -10,7 +10,6 @@ pub mod credentials;
 mod http;
 mod listeners;
 mod names;
-mod never;
 mod plugins;
 pub mod reported;
 
@@ -20,8 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::{Limits, OwnCluster};
-use egress_policy::{Cidr, Document, HostMatch, Mode};
+use egress_policy::{Document, HostMatch, Mode};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, ExtensionConfigSource, SocketAddress, address, socket_address::PortSpecifier,
 };
@@ -83,8 +83,8 @@ pub struct Settings {
     pub http_deny_status: u16,
     /// The name servers that Envoy asks; none: those of its own `/etc/resolv.conf`.
     pub dns_resolvers: Vec<SocketAddr>,
-    /// Where names must not lead, besides what is never allowed.
-    pub never_resolve_to: Vec<Cidr>,
+    /// Where names must not lead.
+    pub blocked: BlockedRanges,
     /// How long the first bytes of a connection may take where they decide.
     pub first_bytes_timeout: Duration,
     /// Which connections are intercepted.
@@ -227,7 +227,7 @@ mod tests {
             listener_port: 15001,
             http_deny_status: 403,
             dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
-            never_resolve_to: vec![],
+            blocked: BlockedRanges::default(),
             first_bytes_timeout: Duration::from_secs(5),
             flow_log: false,
             ip_families: IpFamilies::Dual,

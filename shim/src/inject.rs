@@ -9,6 +9,7 @@ mod containers;
 pub mod documents;
 mod lists;
 mod pod;
+mod pod_dns;
 mod refusal;
 mod review;
 mod user;
@@ -18,6 +19,7 @@ use crate::envoy::credentials::Authority;
 
 pub use bypass::bypasses;
 pub use pod::{Injected, mutate};
+pub use pod_dns::{LedName, PodDns, led_names};
 pub use refusal::Refusal;
 pub use review::{Choice, choice, review};
 pub use user::has_proxy_uid;
@@ -36,6 +38,10 @@ pub const SIDECAR: &str = "envoy";
 pub const INIT: &str = "osm-init";
 /// The volume with the token that says who the sidecar is.
 pub const TOKEN_VOLUME: &str = "osm-egress-token";
+/// The volume with the sidecar's own hosts file.
+pub const HOSTS_VOLUME: &str = "osm-egress-hosts";
+/// Where the kubelet mounts the pod's hosts file into every container that mounts nothing there itself.
+pub const HOSTS_PATH: &str = "/etc/hosts";
 
 /// What is the same for all pods, and not in the MeshConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +66,8 @@ pub struct Settings {
     pub native_sidecar: bool,
     /// What the annotations of pods may change, where their namespace does not say.
     pub pod_annotations: PodAnnotations,
+    /// What becomes of pods that lead names by `hostAliases` and `dnsConfig`.
+    pub pod_dns: PodDns,
 }
 
 /// What the annotations of pods may change about their interception.

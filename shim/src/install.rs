@@ -10,6 +10,7 @@ mod certificates;
 mod cluster;
 mod grants;
 mod id;
+mod image;
 pub mod names;
 pub mod namespaces;
 mod plan;

@@ -242,7 +242,7 @@ pub async fn run(config: Config) -> Result<()> {
         options: config.options.clone(),
         of_cluster: matches!(config.origin, Origin::Cluster(_)),
         listener_port: config.envoy.listener_port,
-        never_resolve_to: config.envoy.never_resolve_to.clone(),
+        blocked: config.envoy.blocked.clone(),
         names: config.admin_hosts,
         writes: config.console_token.map(|token| Writes { token, target: target() }),
         playground: config.playground,

@@ -85,7 +85,10 @@ impl Webhooks {
     fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         match &self.sidecars {
-            Some(settings) => inject::review(settings, &store, &self.options, request),
+            Some(settings) => {
+                let compiled = Arc::clone(&self.compiled.borrow());
+                inject::review(settings, &store, &compiled, &self.options, request)
+            }
             None => AdmissionResponse::from(request).deny("this control plane gives no sidecars"),
         }
     }

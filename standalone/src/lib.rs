@@ -13,7 +13,9 @@ use std::borrow::Cow;
 use std::fmt;
 
 use egress_compile::OwnCluster;
-use egress_policy::{Cidr, Document, Mode, Plugin};
+use egress_compile::blocked_ranges::BlockedRanges;
+use egress_policy::{Document, HostMatch, Mode, Plugin};
+use ipnet::IpNet;
 
 pub use self::plugin::plugin;
 pub use self::version::{CURRENT, EnvoyVersion, EnvoyVersionError, OLDEST};
@@ -25,6 +27,8 @@ const START: &str = "node: {";
 pub const MODULE: &str = "target/egress_filter.wasm";
 /// The blocks to which a name must not lead, of each DNS cache.
 const RANGES: &str = "              ranges:\n";
+/// An item of it.
+const RANGE: &str = "              - ";
 const GUARDS: &str = "    static_layer:\n";
 
 /// A whole configuration. Its text ends with the list of clusters.
@@ -38,8 +42,8 @@ pub struct Configuration<'a> {
     pub module: &'a str,
     /// The Envoy that will read it.
     pub version: EnvoyVersion,
-    /// Where names must not lead, besides what is never allowed.
-    pub never_resolve_to: &'a [Cidr],
+    /// Where names must not lead.
+    pub blocked: &'a BlockedRanges,
 }
 
 impl fmt::Display for Configuration<'_> {
@@ -63,7 +67,7 @@ impl fmt::Display for Configuration<'_> {
 impl Configuration<'_> {
     /// What it is, and what has to be known to use it.
     fn header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { document, clusters, module: _, version, never_resolve_to } = self;
+        let Self { document, clusters, module: _, version, blocked } = self;
         let Document { identity, version: policy, mode, in_mesh, .. } = document;
         let (mode, policy) = (mode.as_str(), plugin::escaped(policy));
         write!(
@@ -79,7 +83,7 @@ impl Configuration<'_> {
              # nothing stops it.\n",
             self.module()
         )?;
-        if never_resolve_to.is_empty() {
+        if blocked.never_resolve_to.is_empty() {
             f.write_str(
                 "# Names may lead to the addresses of your pods and services: `--never-resolve-to` says where\n\
                  # they must not lead.\n",
@@ -98,11 +102,7 @@ impl Configuration<'_> {
     fn around(&self) -> String {
         let mut text = TEXT[TEXT.find(START).unwrap_or_default()..].replace(MODULE, &self.module());
         text = without_strange_guards(&text, self.version);
-        let more = self.never_resolve_to.iter().map(|block| {
-            let (address, length) = (block.net().addr(), block.net().prefix_len());
-            format!("              - {{address_prefix: \"{address}\", prefix_len: {length}}}\n")
-        });
-        text = text.replace(RANGES, &format!("{RANGES}{}", more.collect::<String>()));
+        text = with_ranges(&text, self.blocked);
         if self.document.mode == Mode::Passthrough {
             // Where nobody steers, and nothing else has this cluster.
             text += clusters::PASSTHROUGH;
@@ -138,6 +138,29 @@ fn without_strange_guards(text: &str, version: EnvoyVersion) -> String {
         return text.replace(GUARDS, "    static_layer: {}\n");
     }
     text
+}
+
+/// The text with these ranges in the place of the example's: the first cache is that of names below a wildcard.
+fn with_ranges(text: &str, blocked: &BlockedRanges) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    for names in [HostMatch::Wildcard, HostMatch::Exact] {
+        let start = rest.find(RANGES).map_or(rest.len(), |at| at + RANGES.len());
+        out += &rest[..start];
+        out += &ranges(blocked, names);
+        let old = rest[start..].split_inclusive('\n').take_while(|line| line.starts_with(RANGE));
+        rest = &rest[start + old.map(str::len).sum::<usize>()..];
+    }
+    out + rest
+}
+
+/// The ranges as items of the list.
+fn ranges(blocked: &BlockedRanges, names: HostMatch) -> String {
+    let item = |range: &IpNet| {
+        let (address, length) = (range.network(), range.prefix_len());
+        format!("{RANGE}{{address_prefix: \"{address}\", prefix_len: {length}}}\n")
+    };
+    blocked.ranges(names).iter().map(item).collect()
 }
 
 /// Where the example's configuration of a plugin is.

@@ -1,8 +1,8 @@
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::manifest::yaml;
-use egress_compile::never::never;
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
-use egress_policy::{HostMatch, Identity, PluginConfig, ReasonCode};
+use egress_policy::{Identity, PluginConfig, ReasonCode};
 use serde_json::{Value, json};
 
 use super::*;
@@ -18,7 +18,8 @@ fn document(mode: &str) -> Document {
 }
 
 fn configuration(document: &Document) -> Configuration<'_> {
-    Configuration { document, clusters: &[], module: MODULE, version: CURRENT, never_resolve_to: &[] }
+    static NONE: BlockedRanges = BlockedRanges { never_resolve_to: Vec::new(), nat64_prefixes: Vec::new() };
+    Configuration { document, clusters: &[], module: MODULE, version: CURRENT, blocked: &NONE }
 }
 
 /// What the plugins of a configuration read.
@@ -53,15 +54,12 @@ fn the_file_has_what_is_replaced() {
 /// What the control plane says elsewhere.
 #[test]
 fn the_file_says_what_the_control_plane_says() {
-    for names in [HostMatch::Exact, HostMatch::Wildcard] {
-        let ranges = never(names, &[]).into_iter().map(|(address, length)| {
-            format!("              - {{address_prefix: \"{address}\", prefix_len: {length}}}\n")
-        });
-        let ranges = format!("{RANGES}{}      -", ranges.collect::<String>());
-        // Another way to write the same.
-        let ranges = ranges.replace("::ffff:0.0.0.0", "::ffff:0:0");
-        assert!(TEXT.contains(&ranges), "{ranges}");
+    let expected = with_ranges(TEXT, &BlockedRanges::default());
+    if std::env::var_os("UPDATE").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy/standalone.yaml");
+        return std::fs::write(path, &expected).expect("written");
     }
+    assert!(TEXT == expected, "envoy/standalone.yaml has other blocked ranges: run this test with UPDATE=1");
     for reason in [ReasonCode::UpgradeRefused, ReasonCode::AddressForbidden] {
         let body = format!("\"egress denied: {reason}: {}\\n\"", reason.meaning().trim());
         assert!(TEXT.contains(&body), "{body}");
@@ -129,9 +127,13 @@ fn connection_settings_and_blocks() {
     let compiled = compile(&store, &CompileOptions::default(), None);
     let identity = Identity::new("shop", "app").expect("valid");
     let document = compiled.document(&identity);
+    let blocked = BlockedRanges {
+        never_resolve_to: vec!["10.96.0.0/12".parse().expect("a block")],
+        nat64_prefixes: vec!["2001:db8:64::/96".parse().expect("a prefix")],
+    };
     let text = Configuration {
         clusters: compiled.clusters(&identity),
-        never_resolve_to: &["10.96.0.0/12".parse().expect("a block")],
+        blocked: &blocked,
         ..configuration(&document)
     }
     .to_string();
@@ -145,7 +147,13 @@ fn connection_settings_and_blocks() {
         let dns = &named(name)["cluster_type"]["typed_config"]["dns_cache_config"];
         assert_eq!(dns["name"], cache);
         let ranges = dns["resolved_address_filter"]["ranges"].as_array().expect("blocks");
-        assert!(ranges.contains(&json!({"address_prefix": "10.96.0.0", "prefix_len": 12})), "{ranges:?}");
+        let translated = json!({"address_prefix": "2001:db8:64::a9fe:0", "prefix_len": 112});
+        assert!(ranges.contains(&translated), "{ranges:?}");
+        let is_there = |address: &str| ranges.iter().any(|range| range["address_prefix"] == address);
+        // As part of 10.0.0.0/8, or itself.
+        assert!(is_there(if cache == "egress-dns" { "10.96.0.0" } else { "10.0.0.0" }), "{ranges:?}");
+        let resolver = &dns["typed_dns_resolver_config"]["typed_config"]["dns_resolver_options"];
+        assert_eq!(resolver, &json!({"no_default_search_domain": true}));
     }
     let own = named("22");
     assert_eq!((&own["type"], &own["connect_timeout"]), (&json!("ORIGINAL_DST"), &json!("1.5s")));

@@ -242,7 +242,7 @@ fn show(decision: &Decision<'_>) -> String {
 struct CaseHeaders<'a>(&'a BTreeMap<String, String>);
 
 impl egress_policy::Headers for CaseHeaders<'_> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.get(name).map(|value| Cow::Borrowed(value.as_str()))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        self.0.get(name).map(|value| Cow::Borrowed(value.as_str())).into_iter().collect()
     }
 }

@@ -19,6 +19,7 @@ pub struct Dns {
     records: Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>,
     queries: Arc<AtomicU64>,
     asked: Arc<Mutex<BTreeMap<String, u64>>>,
+    questions: Arc<Mutex<Vec<(String, RecordType)>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -34,6 +35,7 @@ impl Dns {
             records: Arc::default(),
             queries: Arc::default(),
             asked: Arc::default(),
+            questions: Arc::default(),
             stop: Arc::default(),
         };
         let server = dns.clone();
@@ -69,6 +71,12 @@ impl Dns {
         asked.get(&format!("{name}.")).copied().unwrap_or(0)
     }
 
+    /// Every question so far: the name, without the dot at its end, and the type.
+    #[must_use]
+    pub fn questions(&self) -> Vec<(String, RecordType)> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Ends the server.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -80,6 +88,8 @@ impl Dns {
         let name = question.name().to_ascii().to_ascii_lowercase();
         self.queries.fetch_add(1, Ordering::Relaxed);
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() += 1;
+        let asked = (name.trim_end_matches('.').to_owned(), question.query_type());
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
         let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         answer.metadata.recursion_desired = query.metadata.recursion_desired;
         answer.metadata.recursion_available = true;

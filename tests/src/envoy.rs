@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::client::{self, Outcome};
-use crate::netns::Pod;
+use crate::netns::{Pod, Resolver};
 use crate::wait::wait_for;
 
 /// A running Envoy; it goes when this is dropped.
@@ -73,6 +73,15 @@ impl<'p> Envoy<'p> {
     /// When it does not get ready; with the end of its log.
     pub fn start_asking(pod: &'p Pod, config: &str, name_server: IpAddr) -> Result<Self> {
         let command = |binary: &str| pod.sidecar_command_asking(binary, name_server);
+        Self::run(pod, command, |command, folder| configure(command, folder, config, 1))?.ready()
+    }
+
+    /// The same, with these files of a resolver.
+    ///
+    /// # Errors
+    /// When it does not get ready; with the end of its log.
+    pub fn start_resolving(pod: &'p Pod, config: &str, files: &Resolver) -> Result<Self> {
+        let command = |binary: &str| pod.sidecar_command_resolving(binary, files);
         Self::run(pod, command, |command, folder| configure(command, folder, config, 1))?.ready()
     }
 

@@ -22,6 +22,7 @@ pub mod grpc;
 pub mod hello;
 pub mod installer;
 pub mod kube;
+pub mod kubelet;
 pub mod log;
 pub mod mesh;
 pub mod netns;

@@ -322,6 +322,34 @@ impl Form {
     }
 }
 
+/// The files by which a process finds names.
+#[derive(Debug, Clone)]
+pub struct Resolver {
+    /// `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// `/etc/hosts`.
+    pub hosts: String,
+}
+
+impl Resolver {
+    /// One name server, and nothing else.
+    #[must_use]
+    pub fn asking(name_server: IpAddr) -> Self {
+        Self {
+            resolv_conf: format!("nameserver {name_server}\noptions timeout:1 attempts:2\n"),
+            hosts: "127.0.0.1 localhost\n".to_owned(),
+        }
+    }
+
+    /// What the kubelet gives a pod of a namespace.
+    #[must_use]
+    pub fn in_cluster(name_server: IpAddr, namespace: &str) -> Self {
+        let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
+        let resolv_conf = format!("nameserver {name_server}\nsearch {search}\noptions ndots:5\n");
+        Self { resolv_conf, ..Self::asking(name_server) }
+    }
+}
+
 /// A workload and the place of its sidecar.
 #[derive(Debug)]
 pub struct Pod {
@@ -350,10 +378,15 @@ impl Pod {
 
     /// A command in a namespace with a resolver's configuration of its own.
     fn asking(&self, netns: &Netns, program: &str, name_server: IpAddr) -> Result<Command> {
+        self.resolving(netns, program, &Resolver::asking(name_server))
+    }
+
+    /// The same with these files.
+    fn resolving(&self, netns: &Netns, program: &str, files: &Resolver) -> Result<Command> {
         let resolv = self.etc.path().join("resolv.conf");
         let hosts = self.etc.path().join("hosts");
-        std::fs::write(&resolv, format!("nameserver {name_server}\noptions timeout:1 attempts:2\n"))?;
-        std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
+        std::fs::write(&resolv, &files.resolv_conf)?;
+        std::fs::write(&hosts, &files.hosts)?;
         for file in [&resolv, &hosts] {
             // The sidecar has another uid.
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
@@ -369,13 +402,21 @@ impl Pod {
     /// # Errors
     /// When its files cannot be written.
     pub fn sidecar_command_asking(&self, program: &str, name_server: IpAddr) -> Result<Command> {
+        self.sidecar_command_resolving(program, &Resolver::asking(name_server))
+    }
+
+    /// A command that runs as the sidecar, with these files of a resolver.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn sidecar_command_resolving(&self, program: &str, files: &Resolver) -> Result<Command> {
         match self.as_sidecar() {
             [tool, arguments @ ..] => {
-                let mut command = self.asking(&self.sidecar, tool, name_server)?;
+                let mut command = self.resolving(&self.sidecar, tool, files)?;
                 command.args(arguments).arg(program);
                 Ok(command)
             }
-            [] => self.asking(&self.sidecar, program, name_server),
+            [] => self.resolving(&self.sidecar, program, files),
         }
     }
 

@@ -51,6 +51,14 @@ impl Standalone {
     /// # Errors
     /// When they cannot be read.
     pub fn compiled(&self, manifests: &Path) -> Result<String> {
+        in_the_world(self.printed(manifests)?)
+    }
+
+    /// The same as `osm-egress compile` prints it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn printed(&self, manifests: &Path) -> Result<String> {
         let output = Command::new(shim::binary()?)
             .arg("compile")
             .arg(manifests)
@@ -60,20 +68,22 @@ impl Standalone {
             .arg(self.module.path())
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        in_the_world(String::from_utf8(output.stdout)?)
+        Ok(String::from_utf8(output.stdout)?)
     }
+}
+
+/// With an admin interface, and the name servers of `/etc/resolv.conf`.
+#[must_use]
+pub fn with_admin(text: &str) -> String {
+    format!("{text}admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 15000}}}}}}\n")
 }
 
 /// With the world's name server, and an admin interface.
 fn in_the_world(mut text: String) -> Result<String> {
-    let family = "dns_lookup_family: V4_PREFERRED";
-    let kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
-    let resolver = format!(
-        "{family}\n            typed_dns_resolver_config: {{name: envoy.network.dns_resolver.cares, typed_config: \
-         {{\"@type\": {kind}, resolvers: [{{socket_address: {{address: {NAME_SERVER}, port_value: 53}}}}]}}}}"
-    );
-    replace(&mut text, family, &resolver)?;
-    Ok(text + "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 15000}}}\n")
+    let options = "dns_resolver_options: {no_default_search_domain: true}";
+    let server = format!("{{socket_address: {{address: {NAME_SERVER}, port_value: 53}}}}");
+    replace(&mut text, options, &format!("{options}\n                resolvers: [{server}]"))?;
+    Ok(with_admin(&text))
 }
 
 fn replace(text: &mut String, from: &str, to: &str) -> Result<()> {

@@ -135,7 +135,7 @@ mod tests {
                 "which is not proxy-wasm",
             ),
             ("another import", module(("env", "abort"), 0), "which is not proxy-wasm"),
-            ("too large", module(("env", "proxy_log"), LARGEST), "more than 250000"),
+            ("too large", module(("env", "proxy_log"), LARGEST), "more than 450000"),
             ("no module", b"\0asm".to_vec(), "not valid"),
         ] {
             let error = check(&bytes).expect_err(case);

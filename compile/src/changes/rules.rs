@@ -9,7 +9,8 @@ use egress_policy::{Cidr, EncryptedHello, HostPattern, Port, Protocol, Route, Ru
 use super::{Listed, MAX_LISTED};
 
 /// A rule without its hosts. Its field and its cluster do not say what it allows.
-type Shape<'d> = (Protocol, Port, Option<&'d [Cidr]>, Option<&'d [Arc<Route>]>, &'d [Upgrade], EncryptedHello);
+type Shape<'d> =
+    (Protocol, Port, Option<&'d [Cidr]>, Option<&'d [Arc<Route>]>, &'d [Upgrade], EncryptedHello);
 /// The hosts of all rules of a shape; `None` stands for any.
 type Shapes<'d> = BTreeMap<Shape<'d>, BTreeSet<Option<&'d HostPattern>>>;
 

@@ -56,7 +56,7 @@ struct Http {
     method: String,
     path: String,
     upgrade: Option<String>,
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Vec<String>>,
 }
 
 /// Why the words make no sense.
@@ -203,7 +203,7 @@ impl Words {
         (host, port): (&str, u16),
         notes: &mut Vec<String>,
     ) -> Result<Http, CallError> {
-        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for header in &self.headers {
             let (name, value) = header
                 .split_once(':')
@@ -214,15 +214,12 @@ impl Words {
                 notes.push(format!("the sidecar removes `{name}` from what workloads send"));
                 continue;
             }
-            headers
-                .entry(name)
-                .and_modify(|known| *known = format!("{known},{value}"))
-                .or_insert(value.to_owned());
+            headers.entry(name).or_default().push(value.to_owned());
         }
         if websocket {
-            headers.entry("upgrade".to_owned()).or_insert_with(|| "websocket".to_owned());
+            headers.entry("upgrade".to_owned()).or_insert_with(|| vec!["websocket".to_owned()]);
         }
-        let authority = headers.remove("host").unwrap_or_else(|| match port {
+        let authority = headers.remove("host").map(|values| values.join(",")).unwrap_or_else(|| match port {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         });
@@ -231,12 +228,18 @@ impl Words {
         if lower.contains("%2f") || lower.contains("%5c") {
             notes.push("Envoy itself answers 400 to a path with encoded slashes".to_owned());
         }
+        if lower.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
+            notes.push(
+                "Envoy 1.40 takes `..;x` for `..` before the path is matched; 1.39 does not, and no pattern matches"
+                    .to_owned(),
+            );
+        }
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         Ok(Http {
             authority,
             method: self.method.clone().unwrap_or_else(|| "GET".to_owned()),
             path: path + &query,
-            upgrade: headers.get("upgrade").cloned(),
+            upgrade: headers.get("upgrade").map(|values| values.join(",")),
             headers,
         })
     }
@@ -279,11 +282,11 @@ impl Call {
     }
 }
 
-struct Map<'a>(&'a BTreeMap<String, String>);
+struct Map<'a>(&'a BTreeMap<String, Vec<String>>);
 
 impl Headers for Map<'_> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.get(name).map(|value| Cow::Borrowed(value.as_str()))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        self.0.get(name).into_iter().flatten().map(|value| Cow::Borrowed(value.as_str())).collect()
     }
 }
 
@@ -399,6 +402,8 @@ mod tests {
         assert_eq!(header("Host: b.org").read().expect("sense").text, "a.org:80, HTTP, `GET /` for `b.org`");
         assert_eq!(header("none").read().expect_err("no sense"), CallError::Header("none".to_owned()));
         assert_eq!(header("X-Envoy-Retry-On: 5xx").read().expect("sense").notes.len(), 1);
+        assert_eq!(read("http://a.org/a/..;x/b").expect("sense").notes.len(), 1);
+        assert_eq!(read("http://a.org/a/b..;x/b;..").expect("sense").notes.len(), 0);
         let bytes = |text: &str| Words { client_hello: Some(text.to_owned()), ..words("tcp://a.org:443") };
         assert_eq!(bytes("47 45:54").read().expect("sense").text, "a.org:443, bytes that are not TLS");
         assert!(bytes("1603010005").read().expect("sense").text.contains("malformed"));

@@ -7,12 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use egress_policy::explain::Verdict;
-use egress_policy::{Cidr, Identity, ReasonCode};
+use egress_policy::{Identity, ReasonCode};
 use serde::{Deserialize, Serialize};
 
 use super::call::Words;
 use super::evidence::Evidence;
 use super::{Ask, Report, explain};
+use crate::blocked_ranges::BlockedRanges;
 use crate::manifest::yaml;
 
 /// One connection, and what must become of it.
@@ -42,7 +43,7 @@ struct Case {
     #[serde(default)]
     method: Option<String>,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Values>,
     #[serde(default)]
     sni: Option<String>,
     #[serde(default)]
@@ -58,6 +59,24 @@ struct Case {
     policy: Option<String>,
     #[serde(default)]
     rule: Option<String>,
+}
+
+/// The value of a header, or those of several fields of one name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "a text, or a list of texts where a request has several such headers")]
+enum Values {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Values {
+    fn iter(&self) -> impl Iterator<Item = &String> {
+        let (one, several) = match self {
+            Self::One(value) => (Some(value), &[][..]),
+            Self::Several(values) => (None, values.as_slice()),
+        };
+        one.into_iter().chain(several)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -140,7 +159,7 @@ impl Expected {
         &self,
         evidence: &Evidence,
         listener_port: u16,
-        never_resolve_to: &[Cidr],
+        blocked: &BlockedRanges,
     ) -> Result<Report, ExpectedError> {
         let wrong = |message: String| {
             let Self { file, line, case, .. } = self;
@@ -155,7 +174,7 @@ impl Expected {
             call,
             resolved: false,
             listener_port,
-            never_resolve_to: never_resolve_to.to_vec(),
+            blocked: blocked.clone(),
         };
         explain(evidence, &ask).map_err(|error| wrong(error.to_string()))
     }
@@ -166,7 +185,11 @@ impl Case {
         Words {
             to: self.to.clone(),
             method: self.method.clone(),
-            headers: self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect(),
+            headers: self
+                .headers
+                .iter()
+                .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")))
+                .collect(),
             sni: self.sni.clone(),
             ech: self.ech,
             client_hello: self.client_hello_hex.clone(),
@@ -216,12 +239,12 @@ impl Results {
         expected: &[Expected],
         evidence: &Evidence,
         listener_port: u16,
-        never_resolve_to: &[Cidr],
+        blocked: &BlockedRanges,
     ) -> Result<Self, ExpectedError> {
         let mut cases = Vec::with_capacity(expected.len());
         for one in expected {
             let Expected { file, line, case, .. } = one;
-            let report = one.report(evidence, listener_port, never_resolve_to)?;
+            let report = one.report(evidence, listener_port, blocked)?;
             let as_expected = case.is(&report);
             let verdict = if report.is_allowed() { "allow" } else { "deny" };
             let reason = report.reason.map(ReasonCode::as_str);

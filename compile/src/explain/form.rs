@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use egress_policy::Cidr;
 use serde::Deserialize;
 
 use super::Ask;
 use super::call::Words;
+use crate::blocked_ranges::BlockedRanges;
 
 /// What a form says; an empty field says nothing.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -40,7 +40,7 @@ impl Form {
     ///
     /// # Errors
     /// What cannot be read, in words.
-    pub fn ask(&self, listener_port: u16, never_resolve_to: Vec<Cidr>) -> Result<Ask, String> {
+    pub fn ask(&self, listener_port: u16, blocked: BlockedRanges) -> Result<Ask, String> {
         let call = self.words().read().map_err(|error| error.to_string())?;
         let identity = self.source.trim();
         if identity.is_empty() {
@@ -52,7 +52,7 @@ impl Form {
             call,
             resolved: false,
             listener_port,
-            never_resolve_to,
+            blocked,
         })
     }
 

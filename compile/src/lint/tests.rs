@@ -188,3 +188,63 @@ fn dns_of_many() {
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains("out for `shop/a0`, `shop/a1`, `shop/a2` and 6 more:"), "{said:?}");
 }
+
+#[test]
+fn names_that_search_domains_complete() {
+    const OTHERS: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: dev}\n---\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: store}\n\
+        spec: {clusterIP: 10.96.0.10, selector: {app: cart}, ports: [{port: 80}]}\n";
+    for (host, expected) in [
+        ("db", Some("p0 spec.hosts[0]: `db` is asked for as it stands, and is no whole name")),
+        (
+            "cart.store",
+            Some("p0 spec.hosts[0]: `cart.store` is asked for as it stands, and is no whole name"),
+        ),
+        (
+            "cart.store.svc",
+            Some("p0 spec.hosts[0]: `cart.store.svc` is asked for as it stands, and is no whole"),
+        ),
+        (
+            "'*.store.svc'",
+            Some("p0 spec.hosts[0]: `*.store.svc` is asked for as it stands, and is no whole name"),
+        ),
+        (
+            "web.dev",
+            Some(
+                "p0 spec.hosts[0]: `web.dev` is asked for as it stands: search domains, which would make it \
+                 `web.dev.svc.cluster.local`, do not count",
+            ),
+        ),
+        (
+            "pod-0.db.shop",
+            Some("p0 spec.hosts[0]: `pod-0.db.shop` is asked for as it stands: search domains"),
+        ),
+        ("localhost", None),
+        ("httpbin.org", None),
+        ("cart.store.svc.cluster.local", None),
+        ("svc.example", None),
+    ] {
+        let said = said_with(OTHERS, &[&format!("hosts: [{host}], ports: [{{number: 80, protocol: http}}]")]);
+        let found: Vec<_> = said.iter().filter(|text| text.contains("asked for as it stands")).collect();
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{host}: {said:?}");
+        assert!(expected.is_none_or(|text| found[0].starts_with(text)), "{host}: {said:?}");
+    }
+}
+
+#[test]
+fn how_such_names_are_written() {
+    let namespaces = ["shop", "dev"].into();
+    let complete = |host, own| search_domains::incomplete(host, own, &namespaces).map(|found| found.complete);
+    for (host, own, expected) in [
+        ("db", Some("shop"), Some("db.shop.svc.cluster.local")),
+        ("db", None, Some("db.NAMESPACE.svc.cluster.local")),
+        ("Db.Shop.", None, Some("db.shop.svc.cluster.local")),
+        ("db.shop.svc", None, Some("db.shop.svc.cluster.local")),
+        ("*.shop", None, Some("*.shop.svc.cluster.local")),
+        ("*.shop.svc", None, Some("*.shop.svc.cluster.local")),
+        ("*.org", None, None),
+        ("not a host", None, None),
+    ] {
+        assert_eq!(complete(host, own).as_deref(), expected, "{host}");
+    }
+}

@@ -129,6 +129,11 @@ pub enum RoutePart {
         /// The path of the request.
         path: String,
     },
+    /// A server may read a segment of the path as `.` or `..`, so no pattern says where it leads.
+    PathWithoutDotSegments {
+        /// The path of the request.
+        path: String,
+    },
     /// The method is not listed.
     Method {
         /// The route's methods.
@@ -142,7 +147,7 @@ pub enum RoutePart {
         name: String,
         /// The route's pattern.
         pattern: String,
-        /// The request's value, where there is one.
+        /// The value that does not match: of one field, or of several joined by commas. Nothing where there is none.
         value: Option<String>,
     },
 }
@@ -292,6 +297,9 @@ impl fmt::Display for RoutePart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path { pattern, path } => write!(f, "wants path {}, not {}", Quoted(pattern), Quoted(path)),
+            Self::PathWithoutDotSegments { path } => {
+                write!(f, "wants a path that no server reads as one with `..`, not {}", Quoted(path))
+            }
             Self::Method { listed, method } => {
                 f.write_str("wants method ")?;
                 list(f, listed, 0)?;

@@ -1,10 +1,13 @@
 //! What one rule lacks, by looking at it alone. The tests hold it against the engine.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::near::nearest;
 use super::{Lack, Question, RouteLacks, RoutePart, Traffic};
 use crate::authority::{self, Authority, AuthorityHost};
+use crate::path::has_dot_segment;
+use crate::policy::all_match;
 use crate::{Cidr, EncryptedHello, FullMatch, Host, HostPattern, Protocol, Request, Route, Rule, Upgrade};
 
 /// How much of a long list is told.
@@ -142,8 +145,13 @@ fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
     let matches = |pattern: &str, text: &str| FullMatch::new(pattern).is_ok_and(|p| p.matches(text));
     let mut lacks = Vec::new();
     let path = request.path.split(['?', '#']).next().unwrap_or_default();
-    if let Some(pattern) = route.path.as_deref().filter(|pattern| !matches(pattern, path)) {
-        lacks.push(RoutePart::Path { pattern: pattern.to_owned(), path: path.to_owned() });
+    if let Some(pattern) = route.path.as_deref() {
+        if !matches(pattern, path) {
+            lacks.push(RoutePart::Path { pattern: pattern.to_owned(), path: path.to_owned() });
+        }
+        if has_dot_segment(path) {
+            lacks.push(RoutePart::PathWithoutDotSegments { path: path.to_owned() });
+        }
     }
     if let Some(listed) =
         route.methods.as_ref().filter(|methods| !methods.iter().any(|m| m == request.method))
@@ -152,11 +160,14 @@ fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
     }
     for header in &route.headers {
         let name = header.name.to_ascii_lowercase();
-        let value = match name.as_str() {
-            "host" => Some(host.to_owned()),
-            name => request.headers.get(name).map(std::borrow::Cow::into_owned),
+        let values = match name.as_str() {
+            "host" => vec![Cow::Borrowed(host)],
+            name => request.headers.values(name),
         };
-        if !value.as_deref().is_some_and(|value| matches(&header.value, value)) {
+        if !FullMatch::new(&header.value).is_ok_and(|pattern| all_match(&pattern, &values)) {
+            let value = values.iter().find(|value| !matches(&header.value, value));
+            let value = value.map(|value| value.clone().into_owned());
+            let value = value.or_else(|| (!values.is_empty()).then(|| values.join(",")));
             lacks.push(RoutePart::Header { name, pattern: header.value.clone(), value });
         }
     }

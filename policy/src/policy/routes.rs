@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::path::has_dot_segment;
 use crate::{FullMatch, PatternError, Route};
 
 /// What a policy looks at of an HTTP request.
@@ -18,10 +19,22 @@ pub struct Request<'a> {
     pub headers: &'a dyn Headers,
 }
 
-/// Looks headers up by lower-case name. Several values of one name are one, joined by commas.
+/// Looks headers up by lower-case name.
 pub trait Headers {
-    /// The value, when there is one that is UTF-8.
-    fn get(&self, name: &str) -> Option<Cow<'_, str>>;
+    /// The values of all fields of this name, in order. None where there is no such field, and where one of them is
+    /// not UTF-8.
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>>;
+}
+
+/// Whether all values of a header match: each field's, because a server may look at any one of them, and all of them
+/// joined by commas (RFC 9110 §5.3), which is what others read and what Envoy's own matchers compare.
+pub(crate) fn all_match(pattern: &FullMatch, values: &[Cow<'_, str>]) -> bool {
+    values.iter().all(|value| pattern.matches(value))
+        && match values {
+            [] => false,
+            [_] => true,
+            several => pattern.matches(&several.join(",")),
+        }
 }
 
 /// The routes of a rule: a request needs one of them.
@@ -60,11 +73,11 @@ impl Routes {
     pub(super) fn match_any(&self, host: &str, request: &Request<'_>) -> bool {
         let path = request.path.split(['?', '#']).next().unwrap_or_default();
         self.0.iter().any(|route| {
-            route.path.as_ref().is_none_or(|pattern| pattern.matches(path))
+            route.path.as_ref().is_none_or(|pattern| pattern.matches(path) && !has_dot_segment(path))
                 && route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == request.method))
                 && route.headers.iter().all(|(name, pattern)| match name.as_str() {
                     "host" => pattern.matches(host),
-                    name => request.headers.get(name).is_some_and(|value| pattern.matches(&value)),
+                    name => all_match(pattern, &request.headers.values(name)),
                 })
         })
     }

@@ -122,12 +122,36 @@ pub(crate) fn traffic() -> impl Strategy<Value = Traffic<'static>> {
         "[a.org]",
     ];
     const METHODS: [&str; 5] = ["GET", "GET", "POST", "get", "CONNECT"];
-    const ASKED: [&str; 14] = [
-        "/", "/get", "/get?x", "/get#x", "/getx", "/a", "/ab/c", "/a?/x", "/x", "/y", "/z", "", "?", "/a\nb",
+    const ASKED: [&str; 18] = [
+        "/",
+        "/get",
+        "/get?x",
+        "/get#x",
+        "/getx",
+        "/a",
+        "/ab/c",
+        "/a?/x",
+        "/x",
+        "/y",
+        "/z",
+        "",
+        "?",
+        "/a\nb",
+        "/a/..;/x",
+        "/a/%252e%2E;v/x",
+        "/a/...;/x",
+        "/a?/..;/x",
     ];
     const UPGRADES: [&str; 4] = ["websocket", "WebSocket", "foo", ""];
-    const HEADERS: [&[(&str, &str)]; 4] =
-        [&[], &[("x-a", "11")], &[("x-a", "/get")], &[("x-b", ""), ("x-a", "a.org"), ("host", "c.net")]];
+    const HEADERS: [&[(&str, &str)]; 7] = [
+        &[],
+        &[("x-a", "11")],
+        &[("x-a", "/get")],
+        &[("x-b", ""), ("x-a", "a.org"), ("host", "c.net")],
+        &[("x-a", "11"), ("x-a", "a.org")],
+        &[("x-a", "a.org"), ("x-b", ""), ("x-a", "11")],
+        &[("x-a", "11"), ("x-a", "12")],
+    ];
     let tls = (prop::option::weighted(0.9, select(NAMES.to_vec())), prop::bool::weighted(0.2))
         .prop_map(|(name, encrypted)| Traffic::Tls { name, encrypted });
     let http = (

@@ -87,8 +87,8 @@ pub(crate) fn request<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'
 struct List<'a>(&'a [(&'a str, &'a str)]);
 
 impl Headers for List<'_> {
-    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| Cow::Borrowed(*value))
+    fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
+        self.0.iter().filter(|(n, _)| *n == name).map(|(_, value)| Cow::Borrowed(*value)).collect()
     }
 }
 
@@ -234,15 +234,55 @@ fn split(authority: &str) -> Option<(Named<'_>, Option<u16>)> {
 fn matches(route: &Value, host: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> bool {
     let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
     let header = |name: &str| match name {
-        "host" => Some(host),
-        _ => headers.iter().find(|(n, _)| *n == name).map(|(_, value)| *value),
+        "host" => vec![host],
+        _ => headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| *value).collect(),
     };
-    route["path"].as_str().is_none_or(|pattern| whole(pattern, path))
+    route["path"].as_str().is_none_or(|pattern| whole(pattern, path) && !is_dotted(path))
         && strings(&route["methods"]).is_none_or(|methods| methods.contains(&method))
         && route["headers"].as_array().into_iter().flatten().all(|wanted| {
             let (name, pattern) = (wanted["name"].as_str(), wanted["value"].as_str());
-            header(name.expect("a name")).is_some_and(|value| whole(pattern.expect("a pattern"), value))
+            let values = header(name.expect("a name"));
+            let pattern = pattern.expect("a pattern");
+            !values.is_empty()
+                && values.iter().all(|value| whole(pattern, value))
+                && (values.len() == 1 || whole(pattern, &values.join(",")))
         })
+}
+
+/// Whether a segment is `.` or `..` once everything is decoded, and parameters and space are cut off.
+fn is_dotted(path: &str) -> bool {
+    let mut bytes = path.as_bytes().to_vec();
+    loop {
+        let once = decode(&bytes);
+        if once == bytes {
+            break;
+        }
+        bytes = once;
+    }
+    bytes.split(|byte| b"/\\".contains(byte)).any(|segment| {
+        let end = segment.iter().position(|byte| *byte == b';').unwrap_or(segment.len());
+        let name: Vec<u8> = segment[..end].to_vec();
+        let letters = name.iter().rposition(|byte| *byte > b' ' && *byte != 0x7f).map_or(0, |last| last + 1);
+        let first = name.iter().position(|byte| *byte > b' ' && *byte != 0x7f).unwrap_or(letters);
+        [&b"."[..], b".."].contains(&&name[first..letters])
+    })
+}
+
+fn decode(bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes.get(at + 1..at + 3).filter(|code| code.iter().all(u8::is_ascii_hexdigit));
+        if let (b'%', Some(code)) = (bytes[at], code) {
+            let code = std::str::from_utf8(code).expect("digits");
+            decoded.push(u8::from_str_radix(code, 16).expect("digits"));
+            at += 3;
+        } else {
+            decoded.push(bytes[at]);
+            at += 1;
+        }
+    }
+    decoded
 }
 
 /// The patterns that the tests use, each by hand.

@@ -7,6 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request};
 use axum::response::Response;
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
 use tokio::sync::watch;
@@ -69,7 +70,7 @@ impl Admin {
             options,
             of_cluster: false,
             listener_port: 15001,
-            never_resolve_to: Vec::new(),
+            blocked: BlockedRanges::default(),
             names: vec!["Console.example".parse().expect("a name")],
             writes: writes.then_some(Writes { token, target }),
             playground: playground.map(|folder| Playground::open(folder).expect("a playground")),

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use egress_compile::manifest::Severity;
-use egress_policy::{Cidr, Identity, Plugin};
+use egress_policy::{Identity, Plugin};
 use egress_standalone::{CURRENT, Configuration, EnvoyVersion, MODULE, plugin};
 
-use super::serve::parse_block;
+use super::blocked_ranges::BlockedRangesArgs;
 use super::{Mesh, print};
 use crate::check;
 
@@ -32,10 +32,8 @@ pub(super) struct Compile {
     /// The Envoy that will read it, for `--output envoy`.
     #[arg(long, value_name = "VERSION", default_value_t = CURRENT)]
     envoy_version: EnvoyVersion,
-    /// Blocks of addresses that names must not lead to, besides loopback, link-local and the like, for
-    /// `--output envoy`; several by commas.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
-    never_resolve_to: Vec<Cidr>,
+    #[command(flatten)]
+    blocked: BlockedRangesArgs,
     #[command(flatten)]
     mesh: Mesh,
 }
@@ -86,7 +84,7 @@ impl Compile {
                     clusters,
                     module: &self.wasm,
                     version: self.envoy_version,
-                    never_resolve_to: &self.never_resolve_to,
+                    blocked: &self.blocked.into(),
                 };
                 return print(&configuration.to_string());
             }

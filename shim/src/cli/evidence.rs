@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use egress_policy::{Cidr, Identity};
+use egress_policy::Identity;
 
 use super::Mesh;
-use super::serve::{parse_block, parse_timeout};
+use super::blocked_ranges::BlockedRangesArgs;
+use super::serve::parse_timeout;
 use crate::explain::evidence::{self, Evidence};
 use crate::source::kubernetes::{Connection, connect, read_once};
 use egress_compile::CompileOptions;
@@ -24,9 +25,8 @@ pub(super) struct EvidenceArgs {
     /// A policy document to ask, as the filter gets it.
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
-    /// Blocks of addresses that names must not lead to, as `serve` was told; several by commas.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
-    pub(super) never_resolve_to: Vec<Cidr>,
+    #[command(flatten)]
+    pub(super) blocked: BlockedRangesArgs,
     /// Port of the outbound listener, as `serve` was told.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) listener_port: u16,

@@ -154,7 +154,7 @@ impl ExplainArgs {
             addresses,
             resolved,
             listener_port: self.evidence.listener_port,
-            never_resolve_to: self.evidence.never_resolve_to.clone(),
+            blocked: self.evidence.blocked.clone().into(),
         };
         let mut report = explain(&evidence, &ask)?;
         report.notes.extend(notes);

@@ -13,7 +13,7 @@ use super::bootstrap::parse_host_port;
 use super::print;
 use crate::envoy::IpFamilies;
 use crate::envoy::credentials::Authority;
-use crate::inject::{PodAnnotations, Settings, documents};
+use crate::inject::{PodAnnotations, PodDns, Settings, documents};
 
 /// What all sidecars have in common, where the MeshConfig does not say.
 #[derive(Debug, Args)]
@@ -40,6 +40,10 @@ pub(super) struct SidecarArgs {
     /// Where it is not permitted, pods that try it are refused. A namespace may say otherwise.
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = PodAnnotations::All)]
     pod_annotations: PodAnnotations,
+    /// What becomes of pods that lead names: by `hostAliases` those that policies allow, by name servers in `dnsConfig`
+    /// any.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pod_dns: PodDns,
 }
 
 impl SidecarArgs {
@@ -57,6 +61,7 @@ impl SidecarArgs {
             concurrency: self.sidecar_concurrency,
             native_sidecar: self.native_sidecar,
             pod_annotations: self.pod_annotations,
+            pod_dns: self.pod_dns,
         })
     }
 }

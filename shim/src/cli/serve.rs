@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::{ArgGroup, Args, ValueEnum};
-use egress_policy::Cidr;
 
 use super::Mesh;
+use super::blocked_ranges::BlockedRangesArgs;
 use super::inject::SidecarArgs;
 use crate::admin::HostName;
 use crate::console::playground::Playground;
@@ -86,10 +86,8 @@ pub(super) struct Serve {
     /// Name server that sidecars ask for allowed names; several by commas. Default: their own /etc/resolv.conf.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     dns_resolver: Vec<SocketAddr>,
-    /// Blocks of addresses that names must not lead to, besides loopback, link-local and the like; several
-    /// by commas. The addresses of your pods and services belong here.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_block)]
-    never_resolve_to: Vec<Cidr>,
+    #[command(flatten)]
+    blocked: BlockedRangesArgs,
     /// How long the first bytes of a connection may take where they decide, as in `5s` or `300ms`.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
     first_bytes_timeout: Duration,
@@ -177,10 +175,6 @@ fn parse_delivery(text: &str) -> Result<Delivery, String> {
         Some(("file", path)) if !path.is_empty() => Ok(Delivery::File(path.into())),
         _ => Err("use `inline` or `file:PATH`".to_owned()),
     }
-}
-
-pub(super) fn parse_block(text: &str) -> Result<Cidr, String> {
-    Cidr::canonical(text).map_err(|e| e.to_string())
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -285,7 +279,7 @@ impl Serve {
                 listener_port: self.listener_port,
                 http_deny_status: self.http_deny_status,
                 dns_resolvers: self.dns_resolver,
-                never_resolve_to: self.never_resolve_to,
+                blocked: self.blocked.into(),
                 first_bytes_timeout: self.first_bytes_timeout,
                 ip_families: self.ip_families,
                 flow_log: self.flow_log,

@@ -37,8 +37,8 @@ impl TestArgs {
             self.evidence.read(origin).await
         })?;
         runtime.shutdown_background();
-        let EvidenceArgs { listener_port, never_resolve_to, .. } = &self.evidence;
-        let results = Results::of(&cases, &evidence, *listener_port, never_resolve_to)?;
+        let blocked = self.evidence.blocked.clone().into();
+        let results = Results::of(&cases, &evidence, self.evidence.listener_port, &blocked)?;
         if let Some(file) = &self.junit {
             std::fs::write(file, results.junit())
                 .with_context(|| format!("cannot write the report {}", file.display()))?;

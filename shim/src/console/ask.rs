@@ -32,7 +32,7 @@ pub(super) async fn explain(
     State(Served { shared, console }): State<Served>,
     Query(form): Query<Form>,
 ) -> Result<Json<InWords>, Mistake> {
-    let ask = form.ask(console.listener_port, console.never_resolve_to.clone()).map_err(mistake)?;
+    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
     // A large policy takes a while, and others must not wait for it.
     let answer = tokio::task::spawn_blocking(move || answer(&shared, &console, &ask));
     answer

@@ -3,16 +3,17 @@
 
 use egress_policy::HostMatch;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
-use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::core::v3::{DnsResolverOptions, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::AddressMatcher;
 use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::xds::core::v3::CidrRange;
+use ipnet::IpNet;
 
 use super::listeners::network_filter;
-use super::never::never;
 use super::{Settings, any, name};
 
 /// More names at a time are refused: each is asked for again and again while it is used.
@@ -29,23 +30,36 @@ pub(super) const fn cluster(names: HostMatch) -> &'static str {
 /// The DNS cache that clusters and filters share; Envoy wants it spelt the same everywhere.
 pub(super) fn cache(settings: &Settings, names: HostMatch) -> DnsCacheConfig {
     let resolver = CaresDnsResolverConfig {
+        // None: those of `/etc/resolv.conf`.
         resolvers: settings.dns_resolvers.iter().copied().map(super::address).collect(),
+        // Kubernetes' search domains come first (`ndots:5`), and whoever makes a Service below one would lead the
+        // name.
+        dns_resolver_options: Some(DnsResolverOptions {
+            no_default_search_domain: true,
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    let resolver = (!settings.dns_resolvers.is_empty()).then(|| TypedExtensionConfig {
-        name: "envoy.network.dns_resolver.cares".to_owned(),
-        typed_config: Some(any(&resolver)),
-    });
     DnsCacheConfig {
         name: cluster(names).to_owned(),
         dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
         max_hosts: Some(UInt32Value { value: MOST_HOSTS }),
-        typed_dns_resolver_config: resolver,
+        typed_dns_resolver_config: Some(TypedExtensionConfig {
+            name: "envoy.network.dns_resolver.cares".to_owned(),
+            typed_config: Some(any(&resolver)),
+        }),
         resolved_address_filter: Some(AddressMatcher {
-            ranges: never(names, &settings.never_resolve_to),
+            ranges: settings.blocked.ranges(names).into_iter().map(cidr_range).collect(),
             invert_match: false,
         }),
         ..Default::default()
+    }
+}
+
+fn cidr_range(range: IpNet) -> CidrRange {
+    CidrRange {
+        address_prefix: range.network().to_string(),
+        prefix_len: Some(UInt32Value { value: range.prefix_len().into() }),
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::call::Words;
 use super::*;
 use egress_compile::CompileOptions;
+use egress_compile::blocked_ranges::BlockedRanges;
 use egress_policy::ReasonCode;
 
 use super::evidence::Evidence;
@@ -78,7 +79,7 @@ fn ask(identity: &str, words: &Words, addresses: &[&str]) -> Ask {
         call,
         resolved: false,
         listener_port: 15001,
-        never_resolve_to: vec![],
+        blocked: BlockedRanges::default(),
     }
 }
 

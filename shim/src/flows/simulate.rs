@@ -240,8 +240,8 @@ fn may_be_headers(lack: &Lack) -> bool {
 struct NotSeen;
 
 impl Headers for NotSeen {
-    fn get(&self, _: &str) -> Option<std::borrow::Cow<'_, str>> {
-        None
+    fn values(&self, _: &str) -> Vec<std::borrow::Cow<'_, str>> {
+        Vec::new()
     }
 }
 

@@ -4,7 +4,7 @@ use egress_compile::manifest::spec::Sidecar;
 use serde_json::{Map, Value, json};
 
 use super::bootstrap::{self, READY_PORT};
-use super::{INIT, Refusal, SIDECAR, Settings, TOKEN_VOLUME};
+use super::{HOSTS_PATH, HOSTS_VOLUME, INIT, Refusal, SIDECAR, Settings, TOKEN_VOLUME};
 use crate::envoy::IpFamilies;
 use crate::interception::{Interception, PROXY_UID};
 
@@ -12,6 +12,8 @@ use crate::interception::{Interception, PROXY_UID};
 pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
 /// The file in it.
 pub(super) const TOKEN_FILE: &str = "token";
+/// The hosts file in its volume.
+const HOSTS_FILE: &str = "hosts";
 /// How long a token lives; the kubelet replaces it in time.
 const TOKEN_SECONDS: u32 = 3600;
 
@@ -52,10 +54,10 @@ pub(super) fn sidecar(settings: &Settings, mesh: &Sidecar, native: bool) -> Resu
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     });
-    if settings.xds_ca.is_some() {
-        container["volumeMounts"] =
-            json!([{"name": TOKEN_VOLUME, "mountPath": TOKEN_FOLDER, "readOnly": true}]);
-    }
+    let hosts =
+        json!({"name": HOSTS_VOLUME, "mountPath": HOSTS_PATH, "subPath": HOSTS_FILE, "readOnly": true});
+    let token = json!({"name": TOKEN_VOLUME, "mountPath": TOKEN_FOLDER, "readOnly": true});
+    container["volumeMounts"] = settings.xds_ca.iter().map(|_| token.clone()).chain([hosts]).collect();
     if native {
         container["restartPolicy"] = json!("Always");
         // The init containers that follow wait for this.
@@ -92,15 +94,20 @@ pub(super) fn init(settings: &Settings, mesh: &Sidecar, interception: &Intercept
     container
 }
 
-/// The token that says who the sidecar is, for nobody but the control plane.
+/// The token that says who the sidecar is, for nobody but the control plane, and the sidecar's hosts file.
+///
+/// The pod's own hosts file is `hostAliases`, and root in any of its containers may write it. The kubelet makes this
+/// one of what it knows, and mounts it for reading only. The pod's uid is a line without a name, so it says nothing.
 pub(super) fn volumes(settings: &Settings) -> Vec<Value> {
+    let uid = json!({"path": HOSTS_FILE, "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}});
+    let hosts = json!({"name": HOSTS_VOLUME, "downwardAPI": {"items": [uid]}});
     let token = json!({
         "audience": settings.token_audience,
         "expirationSeconds": TOKEN_SECONDS,
         "path": TOKEN_FILE,
     });
     let volume = json!({"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}});
-    settings.xds_ca.iter().map(|_| volume.clone()).collect()
+    settings.xds_ca.iter().map(|_| volume.clone()).chain([hosts]).collect()
 }
 
 fn arguments(settings: &Settings, interception: &Interception) -> Vec<String> {

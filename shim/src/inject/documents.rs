@@ -10,7 +10,7 @@ use egress_compile::manifest::yaml::{self, YamlError};
 use serde_json::{Value, json};
 
 use super::pod::Annotations;
-use super::{Change, INJECTION_ANNOTATION, Refusal, Settings, choice, mutate};
+use super::{Change, INJECTION_ANNOTATION, PodDns, Refusal, Settings, choice, led_names, mutate};
 
 /// Manifests after the injection.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +150,14 @@ impl Injector<'_> {
             self.notes.push(format!("{name}: left as it is, because `{INJECTION_ANNOTATION}` says so: nothing of it is intercepted"));
             return Ok(());
         }
-        let injected = mutate(pod, self.settings, self.mesh).map_err(refused)?;
+        let mut injected = mutate(pod, self.settings, self.mesh).map_err(refused)?;
+        // Policies are not known here.
+        let led: Vec<_> = led_names(pod, None).iter().map(ToString::to_string).collect();
+        match self.settings.pod_dns {
+            PodDns::Refuse if !led.is_empty() => return Err(refused(Refusal::LedNames(led.join("; ")))),
+            PodDns::Warn => injected.warnings.extend(led),
+            PodDns::Allow | PodDns::Refuse => {}
+        }
         *pod = injected.pod;
         self.notes.extend(injected.warnings.into_iter().map(|warning| format!("{name}: {warning}")));
         Ok(())

@@ -6,8 +6,8 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
 use super::{
-    INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME, bypasses, choice,
-    containers, has_proxy_uid, lists,
+    HOSTS_VOLUME, INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME,
+    bypasses, choice, containers, has_proxy_uid, lists,
 };
 
 /// A pod, and what it gets.
@@ -80,6 +80,9 @@ pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Inj
     Ok(parts.put_into(pod, warnings))
 }
 
+/// The volumes that pods get.
+const VOLUMES: [&str; 2] = [TOKEN_VOLUME, HOSTS_VOLUME];
+
 /// The parts of a pod that change.
 struct Parts {
     labels: Map<String, Value>,
@@ -117,7 +120,7 @@ impl Parts {
         for list in [&mut self.containers, &mut self.init_containers] {
             list.retain(|container| ![SIDECAR, INIT].contains(&name(container)));
         }
-        self.volumes.retain(|volume| name(volume) != TOKEN_VOLUME);
+        self.volumes.retain(|volume| !VOLUMES.contains(&name(volume)));
     }
 
     fn check_names(&self) -> Result<(), Refusal> {
@@ -127,8 +130,18 @@ impl Parts {
                 return taken("container", name(container));
             }
         }
-        if self.volumes.iter().any(|volume| name(volume) == TOKEN_VOLUME) {
-            return taken("volume", TOKEN_VOLUME);
+        if let Some(volume) = self.volumes.iter().map(name).find(|volume| VOLUMES.contains(volume)) {
+            return taken("volume", volume);
+        }
+        // The volume comes later, so Kubernetes would let them see the sidecar's token.
+        for container in self.own_containers() {
+            let mounts = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
+            if let Some(volume) = mounts.map(name).find(|volume| VOLUMES.contains(volume)) {
+                return Err(Refusal::Mount {
+                    container: name(container).to_owned(),
+                    volume: volume.to_owned(),
+                });
+            }
         }
         Ok(())
     }

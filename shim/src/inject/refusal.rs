@@ -64,6 +64,17 @@ pub enum Refusal {
         /// Its name.
         name: String,
     },
+    /// What the sidecar has is not for others.
+    #[error("container `{container}` mounts the volume `{volume}`, which is the sidecar's: remove the mount")]
+    Mount {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: String,
+    },
+    /// The pod leads names elsewhere.
+    #[error("{0}")]
+    LedNames(String),
     /// What it sends would pass for the sidecar's.
     #[error(
         "container `{0}` runs as uid {uid}, which is the sidecar's: what it sends would not be intercepted; give it another `securityContext.runAsUser`",

@@ -3,15 +3,16 @@
 use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, IGNORE_LABEL, MONITORED_LABEL};
+use egress_compile::{CompileOptions, Compiled, IGNORE_LABEL, MONITORED_LABEL};
+use egress_policy::Identity;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
 use super::pod::{Annotations, check_uid};
 use super::{
-    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, Refusal, SIDECAR, Settings,
-    bypasses, has_proxy_uid, mutate,
+    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, PodDns, Refusal, SIDECAR,
+    Settings, bypasses, has_proxy_uid, led_names, mutate,
 };
 
 /// Namespaces of Kubernetes itself.
@@ -39,6 +40,7 @@ pub fn choice(value: Option<&str>, annotation: &'static str) -> Result<Choice, R
 pub fn review(
     settings: &Settings,
     store: &Store,
+    compiled: &Compiled,
     options: &CompileOptions,
     request: &AdmissionRequest<DynamicObject>,
 ) -> AdmissionResponse {
@@ -82,7 +84,18 @@ pub fn review(
         _ => &default,
     };
     match mutate(&pod, settings, mesh) {
-        Ok(injected) => with_patch(response, injected),
+        Ok(mut injected) => {
+            let account = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+            let account = account.filter(|name| !name.is_empty()).unwrap_or("default");
+            let policy = Identity::new(namespace, account).ok().map(|identity| compiled.document(&identity));
+            let led: Vec<_> = led_names(&pod, policy.as_deref()).iter().map(ToString::to_string).collect();
+            match settings.pod_dns {
+                PodDns::Refuse if !led.is_empty() => return response.deny(led.join("; ")),
+                PodDns::Warn => injected.warnings.extend(led),
+                PodDns::Allow | PodDns::Refuse => {}
+            }
+            with_patch(response, injected)
+        }
         // Who asks for a namespace does not mean those that cannot have one.
         Err(reason @ (Refusal::HostNetwork | Refusal::Windows)) if asked == Asked::ByNamespace => {
             with_warnings(response, vec![format!("no sidecar: {reason}")])

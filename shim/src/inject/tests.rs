@@ -24,6 +24,7 @@ fn settings() -> Settings {
         concurrency: 2,
         native_sidecar: false,
         pod_annotations: PodAnnotations::All,
+        pod_dns: PodDns::Warn,
     }
 }
 
@@ -289,6 +290,14 @@ fn pods_that_cannot_have_a_sidecar() {
     assert_eq!(with("/spec/initContainers", json!([{"name": "envoy"}])), taken("container", "envoy"));
     assert_eq!(with("/spec/initContainers", json!([{"name": "osm-init"}])), taken("container", "osm-init"));
     assert_eq!(with("/spec/volumes", json!([{"name": TOKEN_VOLUME}])), taken("volume", TOKEN_VOLUME));
+    assert_eq!(with("/spec/volumes", json!([{"name": HOSTS_VOLUME}])), taken("volume", HOSTS_VOLUME));
+    // The volume is not there yet, but it will be.
+    for volume in [TOKEN_VOLUME, HOSTS_VOLUME] {
+        let thief = json!([{"name": "a", "volumeMounts": [{"name": volume, "mountPath": "/mine"}]}]);
+        let mount = Refusal::Mount { container: "a".to_owned(), volume: volume.to_owned() };
+        assert_eq!(with("/spec/containers", thief.clone()), mount);
+        assert_eq!(with("/spec/initContainers", thief), mount);
+    }
     let uid = json!({"runAsUser": 1500});
     assert_eq!(with("/spec/securityContext", uid.clone()), Refusal::ProxyUid("curl".to_owned()));
     let root =
@@ -386,5 +395,32 @@ proptest! {
             let before: Vec<_> = pod["spec"][list].as_array().into_iter().flatten().collect();
             prop_assert_eq!(own, before);
         }
+    }
+}
+
+/// The kubelet mounts the pod's hosts file into every container that mounts nothing there.
+#[test]
+fn the_sidecar_has_a_hosts_file_of_its_own() {
+    for native in [false, true] {
+        let settings = Settings { native_sidecar: native, ..settings() };
+        let pod = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+        let spec = &pod["spec"];
+        let named = |list: &str, name: &str| {
+            let items = spec[list].as_array().into_iter().flatten();
+            items.into_iter().find(|item| item["name"] == name).cloned().unwrap_or_default()
+        };
+        let sidecar = named(if native { "initContainers" } else { "containers" }, SIDECAR);
+        let mounts = sidecar["volumeMounts"].as_array().expect("a list");
+        let hosts = mounts.iter().find(|mount| mount["mountPath"] == HOSTS_PATH).expect("a mount");
+        assert_eq!(hosts["readOnly"], true);
+        let volume = named("volumes", HOSTS_VOLUME);
+        let item = &volume["downwardAPI"]["items"][0];
+        assert_eq!(
+            (&item["path"], &item["fieldRef"]["fieldPath"]),
+            (&hosts["subPath"], &json!("metadata.uid"))
+        );
+        // What others mount there they see themselves.
+        let others = named("containers", "curl");
+        assert!(others["volumeMounts"].is_null(), "{others}");
     }
 }

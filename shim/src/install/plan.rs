@@ -35,6 +35,10 @@ impl Step {
     }
 }
 
+/// What is said of images that only a tag names.
+pub(super) const WITHOUT_DIGEST: &str = "a tag can name another image tomorrow, on each node anew: name images by \
+    digest, as `NAME@sha256:…`";
+
 /// Everything there is to do, in order.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -116,6 +120,10 @@ pub(super) async fn plan(cluster: &Cluster, names: &Names, given: &Given, reset:
         if is_left && cluster.get(&id).await?.is_some_and(|existing| is_ours(&existing)) {
             plan.steps.push(Step::Delete(id));
         }
+    }
+    let tagged = plan.values.images_without_digest();
+    if !tagged.is_empty() {
+        plan.notes.push(format!("{}: {WITHOUT_DIGEST}", tagged.join(", ")));
     }
     plan.notes.extend(others(cluster, names).await?);
     Ok(plan)

@@ -110,8 +110,16 @@ fn namespace(names: &Names) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",
-        // A mesh does not contain its own control plane.
-        "metadata": { "name": names.namespace, "labels": { IGNORE_LABEL: "true" } },
+        "metadata": {
+            "name": names.namespace,
+            "labels": {
+                // A mesh does not contain its own control plane.
+                IGNORE_LABEL: "true",
+                // What the control plane's pods satisfy. Whoever may make pods beside them gets no more.
+                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/warn": "restricted",
+            },
+        },
     })
 }
 

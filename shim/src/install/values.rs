@@ -10,10 +10,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use egress_compile::PolicyNamespaces;
+use egress_compile::blocked_ranges::Nat64Prefix;
 use egress_compile::manifest::yaml;
 use egress_policy::Cidr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use super::image;
 
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +88,10 @@ pub struct Egress {
     pub http_deny_status: u16,
     /// Blocks of addresses that names must not lead to.
     pub never_resolve_to: Vec<String>,
+    /// Prefixes of NAT64 translators.
+    pub nat64_prefixes: Vec<String>,
+    /// What becomes of pods that lead names.
+    pub pod_dns: PodDns,
     /// Name servers of sidecars, as `ADDRESS:PORT`; empty for their own.
     pub dns_resolvers: Vec<String>,
     /// Which connections are redirected to sidecars.
@@ -147,6 +154,16 @@ pub enum PullPolicy {
     Never,
 }
 
+/// What becomes of pods that lead names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "they say it themselves")]
+pub enum PodDns {
+    Allow,
+    Warn,
+    Refuse,
+}
+
 /// Which connections are redirected to sidecars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -206,6 +223,8 @@ impl Default for Egress {
             node_selector: BTreeMap::new(),
             http_deny_status: 403,
             never_resolve_to: Vec::new(),
+            nat64_prefixes: Vec::new(),
+            pod_dns: PodDns::Warn,
             dns_resolvers: Vec::new(),
             ip_families: IpFamilies::Dual,
             pod_annotations: PodAnnotations::All,
@@ -288,6 +307,22 @@ impl Values {
         if listed.is_empty() { own.to_owned() } else { listed.join(",") }
     }
 
+    /// The images, by their keys.
+    fn images(&self) -> [(&'static str, &str); 3] {
+        [
+            ("osm.sidecarImage", &self.osm.sidecar_image),
+            ("osm.egress.image", &self.osm.egress.image),
+            ("osm.egress.initImage", &self.osm.egress.init_image),
+        ]
+    }
+
+    /// The images that only a tag names, which another image may have tomorrow.
+    pub(super) fn images_without_digest(&self) -> Vec<String> {
+        let images = self.images().into_iter();
+        let tagged = images.filter(|(_, image)| matches!(image::digest(image), Ok(None)));
+        tagged.map(|(key, image)| format!("`{key}` ({image})")).collect()
+    }
+
     fn check(&self) -> Result<()> {
         let Osm { egress, .. } = &self.osm;
         for (key, list) in [
@@ -300,19 +335,20 @@ impl Values {
                 Cidr::canonical(block).map_err(|why| anyhow!("value `{key}[{i}]`: `{block}`: {why}"))?;
             }
         }
+        for (i, prefix) in egress.nat64_prefixes.iter().enumerate() {
+            let _: Nat64Prefix =
+                prefix.parse().map_err(|why| anyhow!("value `osm.egress.nat64Prefixes[{i}]`: {why}"))?;
+        }
         for (i, address) in egress.dns_resolvers.iter().enumerate() {
             let _: std::net::SocketAddr = address.parse().map_err(|_| {
                 anyhow!("value `osm.egress.dnsResolvers[{i}]`: `{address}`: write it as `ADDRESS:PORT`")
             })?;
         }
-        for (key, image) in [
-            ("osm.sidecarImage", &self.osm.sidecar_image),
-            ("osm.egress.image", &egress.image),
-            ("osm.egress.initImage", &egress.init_image),
-        ] {
+        for (key, image) in self.images() {
             if image.is_empty() || image.contains(char::is_whitespace) {
                 bail!("value `{key}`: `{image}` is no image");
             }
+            image::digest(image).map_err(|why| anyhow!("value `{key}`: {why}"))?;
         }
         for (i, secret) in self.osm.image_pull_secrets.iter().enumerate() {
             if !secret.keys().eq(["name"]) {

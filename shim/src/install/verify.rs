@@ -1,6 +1,8 @@
 //! `verify`: what works, what does not, and what no sidecar sees.
 
 mod control_plane;
+mod images;
+mod names;
 mod pods;
 mod proxies;
 
@@ -135,7 +137,7 @@ pub async fn run(options: &Options) -> Report {
     };
     let result = control_plane::role(&cluster, names, &mut report).await;
     look("role", result, &mut report);
-    let result = control_plane::deployment(&cluster, names, &mut report).await;
+    let result = control_plane::deployment(&cluster, names, config.as_ref(), &mut report).await;
     look("Deployment", result, &mut report);
     let result = control_plane::certificate(&cluster, names, &mut report).await;
     look("certificate", result, &mut report);
@@ -153,8 +155,8 @@ pub async fn run(options: &Options) -> Report {
     report.add(
         "not captured",
         State::Note,
-        "UDP, and with it QUIC and HTTP/3, goes round every sidecar, as do ICMP, processes with uid 1500, init \
-         containers that run before ours, and workloads with NET_ADMIN: hold them with a NetworkPolicy \
+        "UDP, and with it QUIC and HTTP/3, goes round every sidecar, as do UDP-Lite, SCTP, DCCP and ICMP, processes with \
+         uid 1500, init containers that run before ours, and workloads with NET_ADMIN: hold them with a NetworkPolicy \
          (docs/threat-model.md)",
     );
     report
@@ -299,5 +301,6 @@ async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Re
         report.add("injection", State::Warn, wrong.join("; "));
     }
     pod_annotations(cluster, names, &annotations, report).await?;
+    names::look(cluster, &list, report).await?;
     pods::look(cluster, &list, report).await
 }

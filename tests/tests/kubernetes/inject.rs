@@ -144,6 +144,11 @@ fn an_api_server_takes_what_is_made() -> Result<()> {
         *token == json!({"audience": "osm-egress", "expirationSeconds": 3600, "path": "token"}),
         "{token}"
     );
+    let hosts = json!([{"path": "hosts", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}]);
+    ensure!(template["spec"]["volumes"][2]["downwardAPI"]["items"] == hosts, "{template}");
+    let mount =
+        json!({"name": "osm-egress-hosts", "mountPath": "/etc/hosts", "subPath": "hosts", "readOnly": true});
+    ensure!(container(template, "containers", "envoy")?["volumeMounts"][1] == mount, "{template}");
     for (name, list) in [("envoy", "containers"), ("osm-init", "initContainers")] {
         // What was asked for was not dropped.
         let context = &container(template, list, name)?["securityContext"];

@@ -56,7 +56,9 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     let cluster = Cluster::bare(&world)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    let first = run(api, &["install", "--set", "osm.enableEgress=true"])?.done()?;
+    // Tags would be told of.
+    let images = by_digest();
+    let first = run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.done()?;
     ensure!(first.err.is_empty(), "{}", first.err);
     ensure!(first.out.contains("egress: open"), "{}", first.out);
     let installed = api.objects()?;
@@ -385,6 +387,14 @@ fn checks(report: &Value, state: &str) -> Vec<String> {
         .collect()
 }
 
+/// Values that name every image by a digest.
+fn by_digest() -> String {
+    let sum = "0123456789abcdef".repeat(4);
+    ["osm.sidecarImage", "osm.egress.image", "osm.egress.initImage"]
+        .map(|key| format!("{key}=registry.example/image@sha256:{sum}"))
+        .join(",")
+}
+
 fn verify(api: &ApiServer<'_>) -> Result<(bool, Value)> {
     let said = run(api, &["verify", "-o", "json"])?;
     let report = serde_json::from_str(&said.out).with_context(|| said.err)?;
@@ -456,18 +466,61 @@ fn verify_finds_what_is_wrong() -> Result<()> {
 
     api.namespace("curl", false)?;
     api.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bare, namespace: curl}\nspec: {containers: [{name: a, image: a}]}\n")?;
-    run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    // One of before sidecars had a hosts file.
+    api.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: curl}\nspec:\n  \
+         hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
+    )?;
+    let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    ensure!(said.err.contains("a tag can name another image tomorrow"), "{}", said.err);
     run(api, &["namespace", "add", "curl"])?.done()?;
+    let namespace = read(api, &["namespace", "osm-system"])?;
+    let labels = &namespace["metadata"]["labels"];
+    ensure!(labels["pod-security.kubernetes.io/enforce"] == "restricted", "{namespace:#}");
     let (ok, report) = verify(api)?;
     ensure!(!ok && checks(&report, "fail") == ["Deployment"], "{report:#}");
     make_available(api)?;
     let (ok, report) = verify(api)?;
     ensure!(ok && checks(&report, "fail").is_empty(), "{report:#}");
-    ensure!(checks(&report, "warn") == ["pods without sidecar", "lists of the MeshConfig"], "{report:#}");
+    let expected = [
+        "images",
+        "pods without sidecar",
+        "sidecars without a hosts file of their own",
+        "pods that lead names",
+        "lists of the MeshConfig",
+    ];
+    ensure!(checks(&report, "warn") == expected, "{report:#}");
     ensure!(checks(&report, "unknown") == ["proxies"], "{report:#}");
     ensure!(report.to_string().contains("curl/bare"), "{report:#}");
     let text = run(api, &["verify"])?.done()?.out;
     ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
+
+    // Names that are not whole. No control plane runs that could be asked about them.
+    api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
+    api.apply(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: db, namespace: curl}\n\
+         spec:\n  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]\n  hosts: [db.curl]\n  \
+         ports: [{number: 80, protocol: http}]\n",
+    )?;
+    let (_, report) = verify(api)?;
+    for (check, part) in [
+        (
+            "names that need search domains",
+            "Egress curl/db: `db.curl`, which may be `db.curl.svc.cluster.local`",
+        ),
+        ("sidecars without a hosts file of their own", "curl/old"),
+        ("pods that lead names", "curl/old: `hostAliases` leads `httpbin.org` to 6.6.6.6"),
+    ] {
+        let found = report["checks"].as_array().into_iter().flatten().find(|found| found["check"] == check);
+        let found = found.with_context(|| format!("no {check}"))?;
+        let message = found["message"].as_str().unwrap_or_default();
+        ensure!(found["state"] == "warn" && message.contains(part), "{found:#}");
+    }
+    let said = run(api, &["upgrade", "--set", &by_digest()])?.done()?;
+    ensure!(!said.err.contains("tag"), "{}", said.err);
+    make_available(api)?;
+    let (_, report) = verify(api)?;
+    ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");
 
     // Each of these breaks one thing, and an upgrade mends it.
     let unlabel =

@@ -1,5 +1,5 @@
-use egress_compile::CompileOptions;
 use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, Compiled, compile};
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 
@@ -56,7 +56,14 @@ spec: {traffic: {outboundPortExclusionList: [5432]}}
 ";
 
 fn answer(namespace: &str, pod: &Value) -> AdmissionResponse {
-    review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request(namespace, pod, "CREATE"))
+    answer_with(&settings(), "", namespace, pod)
+}
+
+/// The same beside other manifests.
+fn answer_with(settings: &Settings, others: &str, namespace: &str, pod: &Value) -> AdmissionResponse {
+    let (store, options) = (store(&format!("{NAMESPACES}{others}")), CompileOptions::default());
+    let compiled = compile(&store, &options, None);
+    review(settings, &store, &compiled, &options, &request(namespace, pod, "CREATE"))
 }
 
 fn pod_that_says(value: Option<&str>) -> Value {
@@ -123,13 +130,15 @@ fn what_is_no_new_pod_is_left_alone() {
     let update = review(
         &settings(),
         &store(NAMESPACES),
+        &Compiled::default(),
         &CompileOptions::default(),
         &request("on", &plain(), "UPDATE"),
     );
     assert!(update.allowed && update.patch.is_none());
     let mut other = request("on", &plain(), "CREATE");
     other.sub_resource = Some("eviction".to_owned());
-    let other = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &other);
+    let other =
+        review(&settings(), &store(NAMESPACES), &Compiled::default(), &CompileOptions::default(), &other);
     assert!(other.allowed && other.patch.is_none());
 }
 
@@ -146,7 +155,13 @@ fn containers_that_are_added_later() {
         }
         let mut request = request("on", &object, "UPDATE");
         request.sub_resource = Some("ephemeralcontainers".to_owned());
-        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        let answer = review(
+            &settings(),
+            &store(NAMESPACES),
+            &Compiled::default(),
+            &CompileOptions::default(),
+            &request,
+        );
         assert!(answer.patch.is_none());
         (answer.allowed, answer.warnings.unwrap_or_default().len())
     };
@@ -168,7 +183,13 @@ fn the_image_of_a_sidecar_stays() {
     let said = |before: &Value, after: &Value| {
         let mut request = request("on", after, "UPDATE");
         request.old_object = Some(serde_json::from_value(before.clone()).expect("an object"));
-        let answer = review(&settings(), &store(NAMESPACES), &CompileOptions::default(), &request);
+        let answer = review(
+            &settings(),
+            &store(NAMESPACES),
+            &Compiled::default(),
+            &CompileOptions::default(),
+            &request,
+        );
         assert!(answer.patch.is_none());
         if answer.allowed { Ok(()) } else { Err(answer.result.message) }
     };
@@ -216,7 +237,13 @@ fn what_pods_may_say_of_sidecars() {
         store(&NAMESPACES.replace(&format!("{said}}}}}}}"), &format!("{said}{more}}}}}}}")))
     };
     let said = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
-        let answer = review(settings, store, &CompileOptions::default(), &request(namespace, pod, "CREATE"));
+        let answer = review(
+            settings,
+            store,
+            &Compiled::default(),
+            &CompileOptions::default(),
+            &request(namespace, pod, "CREATE"),
+        );
         if answer.allowed {
             let warnings = answer.warnings.unwrap_or_default();
             Ok((answer.patch.is_some(), warnings.iter().any(|warning| warning.contains("nothing of it is"))))
@@ -256,4 +283,57 @@ fn what_pods_may_say_of_sidecars() {
     // A pod cannot permit it itself.
     excluding["metadata"]["annotations"]["openservicemesh.io/pod-annotations"] = json!("all");
     assert!(said(&of(None), &plain_store, "on", &excluding).is_err());
+}
+
+/// Names that a pod leads elsewhere: of `hostAliases`, those that the policy of its identity allows.
+#[test]
+fn pods_that_lead_names() {
+    const POLICY: &str = "---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: 'on'}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: 'on'}]
+  hosts: [httpbin.org, '*.example.com']
+  ports: [{number: 443, protocol: https}]
+";
+    let pod = |spec: Value| {
+        let mut pod = plain();
+        for (key, value) in spec.as_object().expect("fields") {
+            pod["spec"][key] = value.clone();
+        }
+        pod
+    };
+    let alias = |host: &str| pod(json!({"hostAliases": [{"ip": "6.6.6.6", "hostnames": ["x", host]}]}));
+    let options = |options: Value| pod(json!({"dnsConfig": {"searches": ["a.org"], "options": options}}));
+    for (pod, expected) in [
+        (plain(), None),
+        (alias("other.example"), None),
+        (alias("example.com"), None),
+        (alias("HTTPBIN.org."), Some("`hostAliases` leads `HTTPBIN.org.` to 6.6.6.6")),
+        (alias("a.b.example.com"), Some("`hostAliases` leads `a.b.example.com` to 6.6.6.6")),
+        (
+            pod(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["6.6.6.6"]}})),
+            Some("`dnsConfig` makes the sidecar ask 6.6.6.6"),
+        ),
+        (options(json!([{"name": "ndots", "value": "1"}, {"name": "edns0"}])), None),
+        (options(json!([{"name": "a\nnameserver 6.6.6.6"}])), Some("`dnsConfig.options` has")),
+    ] {
+        let answer = |pod_dns| answer_with(&Settings { pod_dns, ..settings() }, POLICY, "on", &pod);
+        let (allowed, warned, refused) =
+            (answer(PodDns::Allow), answer(PodDns::Warn), answer(PodDns::Refuse));
+        assert!(allowed.allowed && allowed.warnings.is_none(), "{allowed:?}");
+        assert!(warned.allowed && warned.patch.is_some(), "{warned:?}");
+        assert_eq!(refused.allowed, expected.is_none(), "{refused:?}");
+        let warnings = warned.warnings.unwrap_or_default();
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+        if let Some(expected) = expected {
+            assert!(warnings[0].starts_with(expected), "{warnings:?}");
+            assert_eq!(refused.result.message, warnings[0]);
+        }
+    }
+    // Another identity has no such policy.
+    let mut other = alias("httpbin.org");
+    other["spec"]["serviceAccountName"] = json!("other");
+    assert_eq!(answer_with(&settings(), POLICY, "on", &other).warnings, None);
 }

@@ -78,6 +78,8 @@ fn values_reach_their_places() {
             "httpDenyStatus": 404,
             "neverResolveTo": ["10.1.0.0/16", "10.2.0.0/16"],
             "policyNamespaces": ["platform", "security"],
+            "nat64Prefixes": ["2001:db8:64::/96"],
+            "podDns": "refuse",
             "dnsResolvers": ["10.96.0.10:53"],
             "ipFamilies": "ipv4",
             "podAnnotations": "tighten",
@@ -257,4 +259,56 @@ fn the_image_is_that_of_the_dockerfile() {
     );
     assert!(pod["containers"][0]["args"].to_string().contains("--wasm=/egress_filter.wasm"));
     assert!(text.contains(" AS init\n"));
+}
+
+/// The labels of the namespace ask for what its pods satisfy: the profile `restricted` of Pod Security Standards.
+#[test]
+fn the_pods_are_restricted() {
+    let everything = json!({"osm": {"egress": {"flowLog": true, "consoleTokenSecret": "console-token"}}});
+    for given in [json!({}), everything] {
+        let objects = rendered(&given);
+        let labels = &find(&objects, "Namespace")["metadata"]["labels"];
+        assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+        let spec = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+        for shared in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
+            assert!(spec[shared].is_null());
+        }
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        assert_ne!(spec["securityContext"]["runAsUser"], 0);
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for volume in spec["volumes"].as_array().expect("a list") {
+            let kinds = volume.as_object().expect("a volume").keys().filter(|key| *key != "name");
+            assert!(
+                kinds.into_iter().all(|kind| ["secret", "emptyDir"].contains(&kind.as_str())),
+                "{volume}"
+            );
+        }
+        assert!(spec["initContainers"].is_null());
+        for container in spec["containers"].as_array().expect("a list") {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+            assert!(context["privileged"].is_null() && context["runAsUser"].is_null());
+            let ports = container["ports"].as_array().expect("a list");
+            assert!(ports.iter().all(|port| port["hostPort"].is_null()));
+        }
+    }
+}
+
+#[test]
+fn images_by_digest() {
+    let sum = "0123456789abcdef".repeat(4);
+    let image = |name: &str| format!("registry.example/{name}:1@sha256:{sum}");
+    let given = json!({"osm": {"sidecarImage": image("envoy"), "egress": {
+        "image": image("shim"), "initImage": image("init"),
+    }}});
+    let values = crate::install::values::resolve(&given).expect("valid");
+    assert_eq!(values.images_without_digest(), [""; 0]);
+    let objects = rendered(&given);
+    let container = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], image("shim"));
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains(&image("envoy")) && arguments.contains(&image("init")), "{arguments}");
+    let values = crate::install::values::resolve(&json!({})).expect("valid");
+    assert_eq!(values.images_without_digest().len(), 3);
 }

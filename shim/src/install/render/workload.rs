@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::values::PodAnnotations;
 use super::{Facts, Input};
 use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
+use crate::install::values::PodDns;
 
 /// Nobody's number: it only must not be root's, nor a sidecar's (1500).
 const USER: u32 = 65532;
@@ -168,6 +169,14 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     if !given.never_resolve_to.is_empty() {
         flag("never-resolve-to", given.never_resolve_to.join(","));
+    }
+    if !given.nat64_prefixes.is_empty() {
+        flag("nat64-prefix", given.nat64_prefixes.join(","));
+    }
+    match given.pod_dns {
+        PodDns::Allow => flag("pod-dns", "allow".to_owned()),
+        PodDns::Warn => {}
+        PodDns::Refuse => flag("pod-dns", "refuse".to_owned()),
     }
     if given.flow_log {
         flag("flows-per-identity", given.flows_per_identity.to_string());

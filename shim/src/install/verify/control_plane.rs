@@ -9,7 +9,7 @@ use super::super::id::Id;
 use super::super::names::{CA_SECRET, NAME, Names, TLS_SECRET};
 use super::super::plan::{is_ours, pair};
 use super::super::render::{self, decoded};
-use super::{Report, State};
+use super::{Report, State, images};
 
 pub(super) async fn definitions(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let mut missing = Vec::new();
@@ -100,7 +100,12 @@ pub(super) async fn role(cluster: &Cluster, names: &Names, report: &mut Report) 
     Ok(())
 }
 
-pub(super) async fn deployment(cluster: &Cluster, names: &Names, report: &mut Report) -> Result<()> {
+pub(super) async fn deployment(
+    cluster: &Cluster,
+    names: &Names,
+    config: Option<&Value>,
+    report: &mut Report,
+) -> Result<()> {
     let id = Id::within("apps/v1", "Deployment", &names.namespace, NAME);
     let Some(found) = cluster.get(&id).await? else {
         report.add("Deployment", State::Fail, format!("{id} is not there: `osm-egress install` makes it"));
@@ -119,6 +124,7 @@ pub(super) async fn deployment(cluster: &Cluster, names: &Names, report: &mut Re
         String::new()
     };
     report.add("Deployment", state, format!("{id}: {available} of {wanted} are available{advice}"));
+    images::look(&found, config, report);
     Ok(())
 }
 

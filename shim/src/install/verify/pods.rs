@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::{Report, State};
-use crate::inject::{INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid};
+use crate::inject::{
+    HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
+};
 
 /// How many pods are named of each sort; nobody reads more.
 const SHOWN: usize = 20;
@@ -26,6 +28,8 @@ struct Found {
     user: Vec<String>,
     lists: Vec<String>,
     permitted: Vec<String>,
+    shared_hosts: Vec<String>,
+    led: Vec<String>,
     count: usize,
 }
 
@@ -54,6 +58,15 @@ impl Found {
             self.without.push(if by_itself { format!("{name} (its annotation says so)") } else { name });
             return;
         }
+        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR);
+        let has_hosts = |container: &Value| {
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            mounts.into_iter().any(|mount| mount["mountPath"] == HOSTS_PATH)
+        };
+        if !sidecars.all(has_hosts) {
+            self.shared_hosts.push(name.clone());
+        }
+        self.led.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
         let is_own = |container: &&Value| container["name"] != SIDECAR && container["name"] != INIT;
         let ephemeral = spec["ephemeralContainers"].as_array().into_iter().flatten();
         let others: Vec<&Value> = containers().chain(ephemeral).filter(is_own).collect();
@@ -100,6 +113,15 @@ pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Re
     );
     let advice = "their connections count as the sidecar's own and go round it";
     report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
+    let advice =
+        "it follows the hosts file of the pod, which `hostAliases` and root in the pod write: restart them";
+    report.sum(
+        "sidecars without a hosts file of their own",
+        State::Warn,
+        &with(found.shared_hosts, advice),
+        "none",
+    );
+    report.sum("pods that lead names", State::Warn, &first(found.led), "none");
     report.sum("lists of pods", State::Warn, &first(found.lists), "no pod leaves anything out");
     let good = "no pod is permitted what leads round its sidecar";
     report.sum("ways round sidecars", State::Warn, &first(found.permitted), good);
@@ -140,7 +162,9 @@ mod tests {
 
     #[test]
     fn what_is_not_captured_is_found() {
-        let envoy = json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 } });
+        let mounts = [json!({ "name": "osm-egress-hosts", "mountPath": "/etc/hosts" })];
+        let envoy =
+            json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 }, "volumeMounts": mounts });
         let mut found = Found::default();
         let list = json!({ LISTS[0]: "5432" });
         let app = json!({ "name": "app", "securityContext": { "runAsNonRoot": true } });
@@ -160,6 +184,10 @@ mod tests {
             "initContainers": [{ "name": "three", "securityContext": { "runAsUser": 1500 } }],
             "ephemeralContainers": [{ "name": "four", "securityContext": { "runAsUser": "0x5dc" } }],
         })));
+        let mut old = envoy.clone();
+        old["volumeMounts"] = json!([]);
+        let aliases = json!([{ "ip": "6.6.6.6", "hostnames": ["a.org"] }]);
+        found.add(&pod("aliases", json!({}), json!({ "containers": [old, app], "hostAliases": aliases })));
         let mut done = pod("done", json!({}), json!({ "containers": [{ "name": "app" }] }));
         done["status"]["phase"] = json!("Succeeded");
         found.add(&done);
@@ -174,9 +202,12 @@ mod tests {
                 "a/user: as root, `four` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
                  `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
             ]),
-            count: 7,
+            shared_hosts: strings(&["a/aliases"]),
+            led: vec![found.led.first().cloned().unwrap_or_default()],
+            count: 8,
         };
         assert_eq!(found, expected);
+        assert!(found.led[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"), "{found:?}");
     }
 
     #[test]

@@ -30,9 +30,10 @@ fn embedded() -> Row {
     };
     Row::new(
         24,
-        "IPv4 inside IPv6: `::ffff:a.b.c.d`, NAT64, 6to4, Teredo",
-        "A mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses \
-         that no block of IPv4 holds, and no wildcard name leads to them",
+        "IPv4 inside IPv6: `::ffff:a.b.c.d`, SIIT, NAT64, 6to4, Teredo",
+        "A dialled mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses \
+         that no block of IPv4 holds. A name leads to an address behind NAT64 where it may lead to the embedded \
+         one, and no wildcard name to a tunnel",
         by::CONNECTION,
     )
     .check(dial(EXAMPLE, 9000, Reaches(EXAMPLE)))
@@ -161,7 +162,7 @@ fn led_astray() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Whether a name leads to an IPv4 address inside an IPv6 one.
 fn embeds(name: &str) -> bool {
-    ["mapped.", "nat64.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
+    ["mapped.", "nat64", "siit.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
 }
 
 fn by_host((name, address): (&'static str, &'static str)) -> Check {

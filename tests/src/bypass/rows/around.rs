@@ -61,7 +61,7 @@ fn other_protocols() -> Row {
     let not_intercepted = || Closed("not-intercepted");
     Row::new(
         30,
-        "UDP, QUIC, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
+        "UDP, UDP-Lite, QUIC, SCTP, DCCP, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
         "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). \
          Everything else here is not seen",
         by::NOBODY,
@@ -95,7 +95,7 @@ fn other_protocols() -> Row {
     ))
     .out_of_reach(
         "everything but redirected TCP",
-        "no packet of it passes Envoy: UDP, QUIC and ICMP are not redirected, a process with the \
+        "no packet of it passes Envoy: UDP, UDP-Lite, QUIC, SCTP, DCCP and ICMP are not redirected, a process with the \
          sidecar's uid is taken for the sidecar, ports and addresses can be left out of the \
          redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, \
          and a pod with hostNetwork, have none",

@@ -2,13 +2,14 @@
 
 use super::by;
 use crate::bypass::Row;
+use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
 use crate::bypass::send::{host, http, http_bytes, http2 as streams, joined, one_by_one, pipelined};
 use crate::bypass::stage::at;
 use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
-    vec![each_request(), spellings(), ports(), absolute(), hosts(), http2_authority(), paths()]
+    vec![each_request(), spellings(), ports(), absolute(), hosts(), http2_authority(), patterns()]
 }
 
 /// `GET /get` for a host, on a connection that goes on.
@@ -242,7 +243,7 @@ fn http2_authority() -> Row {
     .check(streams("neither", to, get(&[]), vec![Dropped]))
 }
 
-fn paths() -> Row {
+fn patterns() -> Row {
     let ask = |path: &str, expect| {
         http(
             EXAMPLE,
@@ -254,9 +255,11 @@ fn paths() -> Row {
     let refused = || Refused("route-not-allowed");
     Row::new(
         32,
-        "A path that a pattern takes for another one: `%2f`, `//`, `..`, `\\`",
+        "A path or a header that a pattern takes for another one: `%2f`, `//`, `..`, `..;`, `\\`, a header twice",
         "Paths are normalised before matching, and the origin gets what was matched; patterns are for \
-         the whole path; a slash in disguise is refused",
+         the whole path; a slash in disguise is refused, and no pattern matches a path with a segment that a \
+         server may read as `..`: with parameters, or encoded twice. Of a header each field's value must match, and \
+         all of them joined",
         by::PARSER,
     )
     .check(ask("/public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
@@ -267,6 +270,19 @@ fn paths() -> Row {
             "/public/%2e%2e/private",
             "/public/.%2E/private",
             "/public/..\\private",
+            "/public/..;/private",
+            "/public/..;x=1/private",
+            "/public/%2e%2e;/private",
+            "/public/.%2E;/private",
+            "/public/%2e;x/private",
+            "/public/%2e;/a",
+            "/public/..%3b/private",
+            "/public/..%253B/private",
+            "/public/%252e%252e/private",
+            "/public/%25252e%2e/private",
+            "/public/..%252fprivate",
+            "/public/..%20/private",
+            "/public/..;",
             "/private?/public/a",
             "/x/public/a",
             "/PUBLIC/a",
@@ -285,9 +301,52 @@ fn paths() -> Row {
         ]
         .map(|path| ask(path, Rejected(400))),
     )
+    .checks(
+        ["/public/...;/a", "/public/a;..", "/public/.well-known;x/a", "/public/100%25/a"]
+            .map(|path| ask(path, Reaches(EXAMPLE))),
+    )
     .check(ask("/private/../public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
     .check(ask("//public///a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
     .check(
         ask("/public/%61?x=/../../private", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"),
     )
+    .checks(headers())
+}
+
+/// A header that a pattern looks at, in several fields with other values. A server may read the first, the last or all
+/// of them.
+fn headers() -> Vec<Check> {
+    let ask = |fields: &[&str], expect| {
+        let lines = ["GET /get HTTP/1.1", "Host: tenant.example:8080", "Connection: close"];
+        http(HTTPBIN, 8080, &[&lines, fields].concat(), expect)
+    };
+    let refused = || Refused("route-not-allowed");
+    let stream = |what: &str, values: &[&'static str], expect| {
+        let mut all = vec![
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/get"),
+            (":authority", "tenant.example:8080"),
+        ];
+        all.extend(values.iter().map(|value| ("x-tenant", *value)));
+        streams(what, at(HTTPBIN, 8080), vec![all], vec![expect])
+    };
+    vec![
+        ask(&["x-tenant: good"], Reaches(HTTPBIN)),
+        ask(&["x-tenant: good-1", "x-tenant: good-2"], Reaches(HTTPBIN)),
+        ask(&["x-tenant: good", "x_tenant: evil"], Reaches(HTTPBIN)),
+        ask(&["x-tenant: evil"], refused()),
+        ask(&["x-tenant: good", "x-tenant: evil"], refused()),
+        ask(&["x-tenant: evil", "x-tenant: good"], refused()),
+        ask(&["x-tenant: good-1", "x-tenant: good-2", "X-Tenant: evil"], refused()),
+        ask(&["x-tenant: good", "x-tenant: good"], refused()),
+        ask(&["x-tenant: good-1", "x-tenant: evil"], refused()),
+        ask(&["x-tenant: good-1", "x-tenant:"], refused()),
+        ask(&["x-tenant: good,evil"], refused()),
+        ask(&["x-tenant: good, good"], refused()),
+        ask(&["accept: good"], refused()),
+        stream("HTTP/2 with `x-tenant: good`", &["good"], Reaches(HTTPBIN)),
+        stream("HTTP/2 with `x-tenant: good` and `x-tenant: evil`", &["good", "evil"], refused()),
+        stream("HTTP/2 with `x-tenant: evil` and `x-tenant: good`", &["evil", "good"], refused()),
+    ]
 }

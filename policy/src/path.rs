@@ -1,0 +1,100 @@
+//! Segments of a path that some servers take for `.` or `..`, though Envoy does not.
+
+/// Whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
+/// more (`%252e%252e`), or with white space around. Envoy resolves only the plain spellings, so a pattern would match
+/// a path that leads elsewhere.
+pub(crate) fn has_dot_segment(path: &str) -> bool {
+    let decoded = decode(path);
+    let mut segments = decoded.split(|byte| matches!(byte, b'/' | b'\\'));
+    segments.any(|segment| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        let is_space = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+        let mut letters = name.iter().skip_while(|byte| is_space(byte)).copied();
+        // One dot or two, and then space alone.
+        letters.next() == Some(b'.')
+            && letters.clone().skip_while(|byte| *byte == b'.').all(|byte| is_space(&byte))
+            && letters.take_while(|byte| *byte == b'.').count() <= 1
+    })
+}
+
+/// Decodes until nothing is encoded: `%252e` is `%2e`, and that is `.`. In one pass, because a workload chooses how
+/// often.
+fn decode(path: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    for byte in path.bytes() {
+        decoded.push(byte);
+        while let [.., b'%', high, low] = decoded.as_slice()
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            let length = decoded.len().saturating_sub(3);
+            decoded.truncate(length);
+            decoded.push(high << 4 | low);
+        }
+    }
+    decoded
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dot_segments() {
+        for path in [
+            "/public/..;/private",
+            "/public/..;x=1/private",
+            "/public/%2e%2e;/private",
+            "/public/.%2E;/private",
+            "/public/%2e;x/private",
+            "/public/.;/private",
+            "/public/..%3b/private",
+            "/public/..%3B",
+            "/public/..%253b/private",
+            "/public/%252e%252e/private",
+            "/public/%252e%252e;/private",
+            "/public/%25252e./private",
+            "/public/%2%35%32e./private",
+            "/public/..%252fprivate",
+            "/public/..%255cprivate",
+            "/public/..%20/private",
+            "/public/%20../private",
+            "/public/..%00;x/private",
+            "/public/..%09",
+            "/public/../private",
+            "/public/.",
+            "..;",
+        ] {
+            assert!(has_dot_segment(path), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "/public/a",
+            "/public/...;/a",
+            "/public/.../a",
+            "/public/..a;/b",
+            "/public/a..;/b",
+            "/public/.well-known/x",
+            "/public/a;..",
+            "/public/;../a",
+            "/public/a;x=../b;..",
+            "/public/%2e%2ea/b",
+            "/public/100%/..x",
+            "/public/%zz/a",
+            "/public/. ./a",
+        ] {
+            assert!(!has_dot_segment(path), "{path}");
+        }
+    }
+
+    /// As much as a header may hold, encoded as often as that permits.
+    #[test]
+    fn deep_encodings_take_no_time() {
+        let path = format!("/%{}2e./x", "25".repeat(1_000_000));
+        assert!(has_dot_segment(&path));
+    }
+}
