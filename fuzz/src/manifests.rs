@@ -28,7 +28,7 @@ const LARGE: u8 = 2;
 /// Longer than compiling objects of any size takes, many times over: without optimisation, beside others.
 const SLOWEST: Duration = Duration::from_secs(20);
 
-/// The most documents of an input that the filter reads.
+/// The most documents of an input that are looked at rule by rule.
 const MAX_HEAVY: usize = 8;
 
 /// The text of files, or choices.
@@ -203,7 +203,7 @@ fn large(input: &mut Input<'_>) {
     let before = check(&updates);
     updates.push(large_object(input, 0, "2025").renamed());
     let after = check(&updates);
-    for (identity, document) in &before.documents {
+    for (identity, document) in before.documents.iter().take(MAX_HEAVY) {
         let rules: BTreeSet<_> = after.document(identity).rules.iter().map(Arc::as_ref).cloned().collect();
         let kept = document.rules.iter().all(|rule| rules.contains(rule.as_ref()));
         assert!(kept, "a newer object takes a rule away");
