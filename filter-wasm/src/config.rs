@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) deny_status: u16,
     pub(crate) first_bytes_timeout_ms: u32,
     pub(crate) policy: Rc<Policy>,
+    /// Whether no earlier configuration had these bytes.
+    pub(crate) has_nonce: bool,
 }
 
 impl Config {
@@ -35,6 +37,7 @@ impl Config {
             deny_status: config.http_deny_status,
             first_bytes_timeout_ms: config.first_bytes_timeout_ms,
             policy: compiled(&config)?,
+            has_nonce: !config.nonce.is_empty(),
         })
     }
 }

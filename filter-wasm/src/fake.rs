@@ -29,7 +29,6 @@ pub(crate) struct Fake {
     pub(crate) concerned: RefCell<Vec<u32>>,
     pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
-    pub(crate) upstream: Option<SocketAddr>,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
 }
@@ -37,10 +36,6 @@ pub(crate) struct Fake {
 impl Host for Fake {
     fn destination(&self) -> Option<SocketAddr> {
         self.destination
-    }
-
-    fn upstream(&self) -> Option<SocketAddr> {
-        self.upstream
     }
 
     fn note(&self, field: &'static str, value: &str) {

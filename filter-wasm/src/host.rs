@@ -24,8 +24,6 @@ use crate::{network, record};
 pub(crate) trait Host {
     /// The dialled address.
     fn destination(&self) -> Option<SocketAddr>;
-    /// The address where Envoy opened a connection for this stream, if it did.
-    fn upstream(&self) -> Option<SocketAddr>;
     /// Writes a field that access logs can read.
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
@@ -145,11 +143,8 @@ impl Counter {
 
 impl Host for Envoy {
     fn destination(&self) -> Option<SocketAddr> {
-        address(vec!["destination", "address"])
-    }
-
-    fn upstream(&self) -> Option<SocketAddr> {
-        address(vec!["upstream", "address"])
+        let text = hostcalls::get_property(vec!["destination", "address"]).ok()??;
+        std::str::from_utf8(&text).ok()?.parse().ok()
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -173,11 +168,6 @@ impl Host for Envoy {
         let arguments = filter_state_arguments(span, key, value);
         hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
     }
-}
-
-fn address(property: Vec<&str>) -> Option<SocketAddr> {
-    let text = hostcalls::get_property(property).ok()??;
-    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3.
@@ -333,20 +323,13 @@ fn act(scope: &Scope, action: &Overdue) {
         ActionKind::TimedOut | ActionKind::Evict | ActionKind::Decide => {
             network::end_wait(&Envoy, scope, action.place, action.kind);
         }
-        ActionKind::Connection(standing) => {
-            let Some(open) = scope.open.with(action.place, |open| open.clone()) else { return };
-            if !standing.is_permitted(|| Envoy.upstream(), |at| open.is_allowed_at(&policy, at)) {
-                let protocol = open.first_bytes.protocol();
-                record::decision(&Envoy, Some(&policy), &revocation(), protocol);
-                Envoy.close();
-            }
+        ActionKind::CloseConnection(protocol) => {
+            record::decision(&Envoy, Some(&policy), &revocation(), protocol);
+            Envoy.close();
         }
-        ActionKind::Request(standing) => {
-            let Some(request) = scope.in_flight.with(action.place, |request| request.clone()) else { return };
-            if !standing.is_permitted(|| Envoy.upstream(), |at| request.is_allowed_at(&policy, at)) {
-                record::decision(&Envoy, Some(&policy), &revocation(), Protocol::Http);
-                let _ = hostcalls::reset_http_request();
-            }
+        ActionKind::ResetRequest => {
+            record::decision(&Envoy, Some(&policy), &revocation(), Protocol::Http);
+            let _ = hostcalls::reset_http_request();
         }
     }
 }

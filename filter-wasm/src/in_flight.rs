@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use egress_policy::{Decision, Headers, Policy, Request};
+use egress_policy::{Decision, Headers, OnConnection, Policy, Request};
 
-use crate::review::{Route, Standing};
+use crate::review::{NOWHERE, Route, leads_to_original_destination};
 
 /// What a decision looks at of a request.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct RequestInfo {
 }
 
 impl RequestInfo {
-    /// Asks a policy about it.
+    /// Asks a policy about it. Where a connection may carry any bytes now, it may carry this request.
     pub(crate) fn decide<'p>(
         &self,
         policy: &'p Policy,
@@ -28,7 +28,10 @@ impl RequestInfo {
         let Self { authority, method, path, upgrade } = self;
         let request =
             Request { authority: authority.as_deref(), method, path, upgrade: upgrade.as_deref(), headers };
-        policy.request(to, &request)
+        match policy.connection(to) {
+            OnConnection::Decided(decision) if decision.is_allowed_by_rule() => decision,
+            OnConnection::Decided(_) | OnConnection::NeedFirstBytes => policy.request(to, &request),
+        }
     }
 }
 
@@ -56,17 +59,14 @@ pub(crate) struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// Its standing under a policy.
-    pub(crate) fn standing(&self, policy: &Policy) -> Standing {
-        self.route.standing(policy, &self.request.decide(policy, self.to, &self.headers))
-    }
-
-    /// Whether a policy allows this request on a connection that was opened to this address.
-    pub(crate) fn is_allowed_at(&self, policy: &Policy, address: SocketAddr) -> bool {
-        match self.request.decide(policy, address, &self.headers) {
-            Decision::Allow(permit) => Route::from(&permit.to) == Route::OriginalDestination,
-            Decision::Deny(_) => false,
-        }
+    /// Whether it goes on under a policy.
+    pub(crate) fn is_permitted(&self, policy: &Policy) -> bool {
+        let at = |to| self.request.decide(policy, to, &self.headers);
+        self.route.is_permitted(policy, &at(self.to), || {
+            NOWHERE
+                .into_iter()
+                .all(|address| leads_to_original_destination(&at(SocketAddr::new(address, self.to.port()))))
+        })
     }
 }
 
@@ -76,40 +76,28 @@ mod tests {
 
     use super::*;
     use crate::fake::config;
-    use crate::review::UpstreamTest;
 
     #[test]
     fn a_new_policy_forbids_just_what_it_does_not_allow_there() {
         let rules = r#"[
             {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
+            {"policy":"a/tcp","name":"n","port":82,"protocol":"tcp"},
             {"policy":"a/block","name":"n","port":81,"protocol":"http","hosts":["a.org"],"addresses":["10.0.0.0/8"]},
             {"policy":"a/hdr","name":"n","port":80,"protocol":"http","hosts":["b.org"],"routes":[
                 {"name":"r","headers":[{"name":"x-key","value":"v"}]}]}]"#;
         let key = || SeenHeaders(vec![("x-key".to_owned(), "v".to_owned())]);
         let exact = Route::Resolved(HostMatch::Exact);
         for (to, host, upgrade, headers, route, expected) in [
-            ("1.2.3.4:80", "a.org", None, SeenHeaders::default(), exact, Standing::Permitted),
-            ("1.2.3.4:80", "a.org", Some("websocket"), SeenHeaders::default(), exact, Standing::Forbidden),
-            ("1.2.3.4:80", "b.org", None, key(), exact, Standing::Permitted),
-            ("1.2.3.4:80", "b.org", None, SeenHeaders::default(), exact, Standing::Forbidden),
-            ("1.2.3.4:80", "c.org", None, SeenHeaders::default(), exact, Standing::Forbidden),
+            ("1.2.3.4:80", "a.org", None, SeenHeaders::default(), exact, true),
+            ("1.2.3.4:80", "a.org", Some("websocket"), SeenHeaders::default(), exact, false),
+            ("1.2.3.4:80", "b.org", None, key(), exact, true),
+            ("1.2.3.4:80", "b.org", None, SeenHeaders::default(), exact, false),
+            ("1.2.3.4:80", "c.org", None, SeenHeaders::default(), exact, false),
+            // Any bytes may go anywhere, and so may this.
+            ("1.2.3.4:82", "a.org", None, SeenHeaders::default(), exact, true),
             // What audit mode or an address let through is not where the name leads.
-            (
-                "1.2.3.4:80",
-                "a.org",
-                None,
-                SeenHeaders::default(),
-                Route::OriginalDestination,
-                Standing::Forbidden,
-            ),
-            (
-                "10.0.0.1:81",
-                "a.org",
-                None,
-                SeenHeaders::default(),
-                exact,
-                Standing::Depends(UpstreamTest::Allowed),
-            ),
+            ("1.2.3.4:80", "a.org", None, SeenHeaders::default(), Route::OriginalDestination, false),
+            ("10.0.0.1:81", "a.org", None, SeenHeaders::default(), exact, false),
         ] {
             let request = InFlightRequest {
                 id: 1,
@@ -124,15 +112,9 @@ mod tests {
                 route,
             };
             let name = format!("{to} {host} {upgrade:?} {route:?}");
-            let standing = |mode| request.standing(&config("http", mode, rules).policy);
-            assert_eq!(standing("enforce"), expected, "{name}");
-            assert_eq!(standing("audit"), Standing::Permitted, "{name}");
-            assert_eq!(standing("passthrough"), Standing::Permitted, "{name}");
-            let at = |address: &str| {
-                let policy = config("http", "enforce", rules).policy;
-                request.is_allowed_at(&policy, address.parse().expect("valid"))
-            };
-            assert_eq!((at("10.2.2.2:81"), at("11.2.2.2:81")), (host == "a.org" && upgrade.is_none(), false));
+            let is_permitted = |mode| request.is_permitted(&config("http", mode, rules).policy);
+            assert_eq!(is_permitted("enforce"), expected, "{name}");
+            assert!(is_permitted("audit") && is_permitted("passthrough"), "{name}");
         }
     }
 }

@@ -230,7 +230,7 @@ impl<H: Connection> Candidate<'_, H> {
                 }
                 FirstBytes::Tls { server_name: server_name.map(Into::into), encrypted }
             }
-            Opening::BrokenTls(_) => FirstBytes::Tls { server_name: None, encrypted: false },
+            Opening::BrokenTls(reason) => FirstBytes::BrokenTls(reason),
             Opening::NotTls => FirstBytes::Plain,
             Opening::Late | Opening::Evicted => FirstBytes::Unseen,
         };

@@ -3,9 +3,9 @@
 //! The verdict alone does not answer it: what the old policy led to one address may be allowed by the new
 //! one at another address only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use egress_policy::{Decision, Destination, HostMatch, Mode, Policy, is_internal};
+use egress_policy::{Decision, Destination, HostMatch, Mode, Policy};
 
 /// Where an allowed connection or request was led.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,25 +18,9 @@ pub(crate) enum Route {
     EachRequest,
 }
 
-/// What a policy says of something that an older policy allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It goes on.
-    Permitted,
-    /// It ends.
-    Forbidden,
-    /// The address where it ended decides.
-    Depends(UpstreamTest),
-}
-
-/// What the address must be where something ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UpstreamTest {
-    /// One that a wildcard may lead to.
-    Public,
-    /// One where the policy allows the same.
-    Allowed,
-}
+/// An address of each family that nothing has (RFC 1112, RFC 6666): what a policy allows at both, it allows at any.
+pub(crate) const NOWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))];
 
 impl From<&Destination> for Route {
     fn from(destination: &Destination) -> Self {
@@ -48,42 +32,33 @@ impl From<&Destination> for Route {
 }
 
 impl Route {
-    /// The standing of something that was led here, by what the policy would decide about it now.
-    pub(crate) fn standing(self, policy: &Policy, decision: &Decision<'_>) -> Standing {
-        let Decision::Allow(permit) = decision else { return Standing::Forbidden };
+    /// Whether something that was led here goes on, by what the policy would decide about it now.
+    ///
+    /// Which address of a name a connection reached is not known: Envoy tells a plugin the first of them. So where
+    /// the name does not lead any more, `is_allowed_anywhere` must say that every address will do.
+    pub(crate) fn is_permitted(
+        self,
+        policy: &Policy,
+        decision: &Decision<'_>,
+        is_allowed_anywhere: impl FnOnce() -> bool,
+    ) -> bool {
+        let Decision::Allow(permit) = decision else { return false };
         // In audit mode, and by global egress, it may be anywhere.
         if policy.mode() != Mode::Enforce {
-            return Standing::Permitted;
+            return true;
         }
         match (self, Self::from(&permit.to)) {
-            (Self::EachRequest, _)
-            | (Self::OriginalDestination, Self::OriginalDestination)
-            | (Self::Resolved(_), Self::Resolved(HostMatch::Exact))
-            | (Self::Resolved(HostMatch::Wildcard), Self::Resolved(HostMatch::Wildcard)) => {
-                Standing::Permitted
-            }
-            (Self::Resolved(HostMatch::Exact), Self::Resolved(HostMatch::Wildcard)) => {
-                Standing::Depends(UpstreamTest::Public)
-            }
-            (Self::Resolved(_), Self::OriginalDestination) => Standing::Depends(UpstreamTest::Allowed),
-            (Self::OriginalDestination, Self::Resolved(_)) | (_, Self::EachRequest) => Standing::Forbidden,
+            (Self::EachRequest, _) | (Self::OriginalDestination, Self::OriginalDestination) => true,
+            // What only a wildcard lists leads to fewer addresses.
+            (Self::Resolved(HostMatch::Exact), Self::Resolved(HostMatch::Wildcard)) => false,
+            (Self::Resolved(_), Self::Resolved(_)) => true,
+            (Self::Resolved(_), Self::OriginalDestination) => is_allowed_anywhere(),
+            (Self::OriginalDestination, Self::Resolved(_)) | (_, Self::EachRequest) => false,
         }
     }
 }
 
-impl Standing {
-    /// Whether something goes on that ended at this address. Without an address it is still being opened, and
-    /// opens elsewhere than the policy says.
-    pub(crate) fn is_permitted(
-        self,
-        upstream: impl FnOnce() -> Option<SocketAddr>,
-        is_allowed_at: impl FnOnce(SocketAddr) -> bool,
-    ) -> bool {
-        match self {
-            Self::Permitted => true,
-            Self::Forbidden => false,
-            Self::Depends(UpstreamTest::Public) => upstream().is_some_and(|at| !is_internal(at.ip())),
-            Self::Depends(UpstreamTest::Allowed) => upstream().is_some_and(is_allowed_at),
-        }
-    }
+/// Whether a decision leaves the original destination to the workload.
+pub(crate) fn leads_to_original_destination(decision: &Decision<'_>) -> bool {
+    matches!(decision, Decision::Allow(permit) if Route::from(&permit.to) == Route::OriginalDestination)
 }

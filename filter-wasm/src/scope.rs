@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use egress_policy::{Identity, OnConnection};
+use egress_policy::{Identity, OnConnection, Plugin, Policy, Protocol};
 
 use crate::config::Config;
 use crate::in_flight::InFlightRequest;
 use crate::open_connections::OpenConnection;
 use crate::pending::{HeldBytes, MAX_PENDING, MAX_PENDING_BYTES, PendingConnection, PendingState};
-use crate::review::Standing;
 use crate::table::{Guard, Table};
 
 /// How many streams one tick acts on. Envoy closes them one inside the other when the tick has ended, and
@@ -39,13 +38,31 @@ pub(crate) struct Scope {
     /// Two listeners of one Envoy are apart even with one identity.
     listener_port: u16,
     newest: RefCell<Config>,
-    configured_at: Cell<u64>,
+    configured: RefCell<Configured>,
     pub(crate) open: Table<OpenConnection>,
     pub(crate) in_flight: Table<InFlightRequest>,
     pending: Table<PendingConnection>,
     pending_bytes: Rc<Cell<usize>>,
     pending_number: Cell<u64>,
     review: Cell<Review>,
+}
+
+/// What the plugins were configured with last.
+#[derive(Debug, Default)]
+struct Configured {
+    network: Option<Rc<Policy>>,
+    http: Option<Rc<Policy>>,
+    /// In milliseconds.
+    at: u64,
+}
+
+impl Configured {
+    fn of(&mut self, plugin: Plugin) -> &mut Option<Rc<Policy>> {
+        match plugin {
+            Plugin::Network => &mut self.network,
+            Plugin::Http => &mut self.http,
+        }
+    }
 }
 
 /// How far the newest policy was asked about what was there before it: the next place of each table, `None`
@@ -83,10 +100,10 @@ pub(crate) enum ActionKind {
     Evict,
     /// The newest policy decides a pending connection without its first bytes.
     Decide,
-    /// An open connection is not permitted, or its upstream address decides.
-    Connection(Standing),
-    /// A request is not permitted, or its upstream address decides.
-    Request(Standing),
+    /// An open connection is not permitted any more.
+    CloseConnection(Protocol),
+    /// A request is not permitted any more.
+    ResetRequest,
 }
 
 /// What a tick does.
@@ -122,7 +139,7 @@ impl Scope {
             identity: config.policy.identity().clone(),
             listener_port: config.listener_port,
             newest: RefCell::new(config.clone()),
-            configured_at: Cell::default(),
+            configured: RefCell::default(),
             open: Table::default(),
             in_flight: Table::default(),
             pending: Table::default(),
@@ -139,7 +156,9 @@ impl Scope {
 
     pub(crate) fn renew(&self, config: &Config, now: u64) {
         let before = self.newest.replace(config.clone());
-        self.configured_at.set(now);
+        let mut configured = self.configured.borrow_mut();
+        *configured.of(config.plugin) = Some(Rc::clone(&config.policy));
+        configured.at = now;
         // Both plugins of a worker carry the same policy.
         if !Rc::ptr_eq(&before.policy, &config.policy) {
             self.review.set(Review::BEGINNING);
@@ -147,13 +166,22 @@ impl Scope {
     }
 
     /// Notices that Envoy gives streams to the plugin of an earlier configuration again, which it does without
-    /// configuring it where a configuration comes back byte by byte. Says whether that is so.
+    /// configuring it where a configuration comes back byte by byte. Says whether that is so. With a nonce none
+    /// comes back. The two plugins get their configurations one after the other, so each is compared with its own.
     pub(crate) fn notice_return(&self, config: &Config, now: impl FnOnce() -> u64) -> bool {
-        if Rc::ptr_eq(&self.newest.borrow().policy, &config.policy) {
+        if config.has_nonce {
+            return false;
+        }
+        let mut configured = self.configured.borrow_mut();
+        let is_last =
+            configured.of(config.plugin).as_ref().is_none_or(|last| Rc::ptr_eq(last, &config.policy));
+        let configured_at = configured.at;
+        drop(configured);
+        if is_last {
             return false;
         }
         let now = now();
-        if now.saturating_sub(self.configured_at.get()) < HANDOVER {
+        if now.saturating_sub(configured_at) < HANDOVER {
             return false;
         }
         self.renew(config, now);
@@ -263,18 +291,18 @@ impl Scope {
             review.pending = self.pending.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, decided);
         }
         if let Some(from) = review.open {
-            let judged = |place, open: &OpenConnection| match open.standing(policy) {
-                Standing::Permitted => None,
-                standing => Some(Action { id: open.id, place, kind: ActionKind::Connection(standing) }),
+            let forbidden = |place, open: &OpenConnection| {
+                let kind = ActionKind::CloseConnection(open.first_bytes.protocol());
+                (!open.is_permitted(policy)).then_some(Action { id: open.id, place, kind })
             };
-            review.open = self.open.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, judged);
+            review.open = self.open.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, forbidden);
         }
         if let Some(from) = review.in_flight {
-            let judged = |place, request: &InFlightRequest| match request.standing(policy) {
-                Standing::Permitted => None,
-                standing => Some(Action { id: request.id, place, kind: ActionKind::Request(standing) }),
+            let forbidden = |place, request: &InFlightRequest| {
+                let kind = ActionKind::ResetRequest;
+                (!request.is_permitted(policy)).then_some(Action { id: request.id, place, kind })
             };
-            review.in_flight = self.in_flight.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, judged);
+            review.in_flight = self.in_flight.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, forbidden);
         }
         self.review.set(review);
     }
@@ -344,12 +372,27 @@ mod tests {
     fn a_configuration_that_comes_back_without_being_configured() {
         let (a, b) = (config("network", "enforce", RULES), config("network", "enforce", "[]"));
         let scope = Scope::create(&a);
+        scope.renew(&a, 0);
         scope.renew(&b, 10_000);
         assert!(!scope.notice_return(&b, || 10_000));
         assert!(!scope.notice_return(&a, || 10_500), "the hand-over");
         assert!(Rc::ptr_eq(&scope.newest().policy, &b.policy));
+        assert!(!scope.notice_return(&Config { has_nonce: true, ..a.clone() }, || 11_000));
         assert!(scope.notice_return(&a, || 11_000));
         assert!(Rc::ptr_eq(&scope.newest().policy, &a.policy));
         assert!(!scope.review.get().is_over());
+    }
+
+    /// Envoy may take long between the two.
+    #[test]
+    fn one_plugin_is_ahead_of_the_other() {
+        let (a, b) = (config("network", "enforce", RULES), config("network", "enforce", "[]"));
+        let http = Config { plugin: Plugin::Http, ..a.clone() };
+        let scope = Scope::create(&a);
+        scope.renew(&a, 0);
+        scope.renew(&http, 0);
+        scope.renew(&b, 10_000);
+        assert!(!scope.notice_return(&http, || 90_000), "it has no newer one");
+        assert!(Rc::ptr_eq(&scope.newest().policy, &b.policy));
     }
 }

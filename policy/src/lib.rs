@@ -27,7 +27,6 @@ mod document;
 pub mod explain;
 mod host;
 mod identity;
-mod internal;
 pub mod json;
 mod path;
 mod pattern;
@@ -44,7 +43,6 @@ pub use document::{
 };
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
-pub use internal::{INTERNAL_IPV4, INTERNAL_IPV6, is_internal};
 pub use pattern::{FullMatch, PatternError};
 pub use plugin::{Plugin, PluginConfig};
 pub use policy::{Headers, OnConnection, OnOpening, Opening, Policy, PolicyError, Request};

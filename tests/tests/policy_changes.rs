@@ -137,10 +137,15 @@ fn a_connection_that_is_led_elsewhere_now_is_closed() -> Result<()> {
         scene.write("tls.yaml", &https(block))?;
         ends(&stream).context("from any TLS to another address")?;
 
-        // An exact name, and then a wildcard above it: the same for a public address.
+        // An exact name, and then a wildcard above it, which leads to fewer addresses. Which one the connection reached
+        // is not known.
         scene.write("tls.yaml", &named)?;
-        let mut stream = opened(scene, sink, &hello)?;
+        let stream = opened(scene, sink, &hello)?;
         scene.write("tls.yaml", &https(r#"hosts: ["*.org"]"#))?;
+        ends(&stream).context("from a name to a wildcard")?;
+        // The other way round it goes on.
+        let mut stream = opened(scene, sink, &hello)?;
+        scene.write("tls.yaml", &named)?;
         let before = sink.arrivals().len();
         stream.write_all(b"still here")?;
         wait_for("more bytes", Duration::from_secs(5), || sink.arrivals().len() > before)?;
@@ -170,12 +175,16 @@ fn a_request_that_is_led_elsewhere_now_is_closed() -> Result<()> {
         log::line(scene.envoy, "the revocation", |line| {
             line["decision"] == "deny revoked - -" && line["kind"] == "request"
         })?;
-        // And back: it ended at the address that is allowed.
+        // By the name, and then by any bytes to any address: the upload goes on, and so does the connection.
         let mut stream = opened(scene, sink, upload)?;
-        scene.write("web.yaml", &http(&block))?;
+        scene.write("web.yaml", &policy("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
         let before = sink.arrivals().len();
         stream.write_all(b"3\r\nabc\r\n")?;
         wait_for("more of the upload", Duration::from_secs(5), || sink.arrivals().len() > before)?;
+        // To some addresses: which one it reached is not known.
+        let block = format!("ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {SINK}, protocol: tcp}}]");
+        scene.write("web.yaml", &policy("web", &block))?;
+        ends(&stream).context("from a name to an address")?;
         Ok(())
     })
 }
