@@ -170,8 +170,8 @@ fn a_service_is_in_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     lead("-D", HTTPBIN)?;
     lead("-A", ELSEWHERE)?;
     reported(&shim, "Service shop/cart", "its cluster address is not in the mesh")?;
-    ensure!(echo(&pod, address, 9000).is_err(), "a slice led the service elsewhere");
     wait_for("the connection to end", Duration::from_secs(2), || !lives(&mut held))?;
+    ensure!(echo(&pod, address, 9000).is_err(), "a slice led the service elsewhere");
     api.kubectl(User::Admin, &["delete", "endpointslice", "cart-mine", "-n", "shop"])?;
     wait_for("the service to be back", Duration::from_secs(10), || echo(&pod, address, 9000).is_ok())?;
 
