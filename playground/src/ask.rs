@@ -1,5 +1,7 @@
 //! A connection, as the page's form has it.
 
+use std::collections::BTreeMap;
+
 use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::explain::call::Words;
 use egress_compile::explain::evidence::Evidence;
@@ -24,22 +26,20 @@ pub(crate) fn as_case(form: &Form) -> Result<serde_json::Map<String, Value>, Str
     let mut put = |name: &str, value: Value| case.insert(name.to_owned(), value);
     put("source", json!(form.source.trim()));
     put("to", json!(to));
-    let mut named = serde_json::Map::new();
+    let mut named: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for header in &headers {
         let (name, value) = header
             .split_once(':')
             .ok_or_else(|| format!("`{header}` is not a header: write `NAME: VALUE`"))?;
-        let (name, value) = (name.trim().to_owned(), json!(value.trim()));
-        // Several of one name are a list.
-        let entry = named.entry(name).or_insert(Value::Null);
-        *entry = match entry.take() {
-            Value::Null => value,
-            Value::Array(values) => values.into_iter().chain([value]).collect(),
-            first => json!([first, value]),
-        };
+        named.entry(name.trim()).or_default().push(value.trim());
     }
     if !named.is_empty() {
-        put("headers", Value::Object(named));
+        // Several of one name are a list.
+        let value = |values: Vec<&str>| match values[..] {
+            [value] => json!(value),
+            _ => json!(values),
+        };
+        put("headers", named.into_iter().map(|(name, values)| (name.to_owned(), value(values))).collect());
     }
     for (name, value) in [("method", method), ("sni", sni), ("clientHelloHex", client_hello)] {
         if let Some(value) = value {

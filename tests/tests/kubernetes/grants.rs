@@ -109,7 +109,7 @@ fn each_change_of_a_grant_is_recorded_once() -> Result<()> {
         std::thread::sleep(Duration::from_secs(3));
         let found = recorded(api, namespace, object)?;
         let has = |part: &&str| found.iter().any(|message| message.contains(*part));
-        ensure!(found.len() == expected.len() && expected.iter().all(|part| has(&part)), "{found:#?}");
+        ensure!(found.len() == expected.len() && expected.iter().all(has), "{found:#?}");
         Ok(())
     };
     api.apply(&policy("curl", "p", PORT))?;
