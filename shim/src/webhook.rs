@@ -151,14 +151,16 @@ async fn review(
         Err((status, why)) => return refuse(status, why),
     };
     // From here on the client waits for us.
-    let _carried = connection.map(|Extension(info)| info.place.carry());
-    let _turn = match bodies.turn(body.bytes.len()).await {
+    let carried = connection.map(|Extension(info)| info.place.carry());
+    let turn = match bodies.turn(body.bytes.len()).await {
         Ok(turn) => turn,
         Err((status, why)) => return refuse(status, why),
     };
     let webhooks = Arc::clone(&served);
     // A large object takes a while, and others must not wait for it.
     let answered = tokio::task::spawn_blocking(move || {
+        // What the work takes is given back when it ends, and not when the client goes.
+        let (body, _turn, _carried) = (body, turn, carried);
         let request = match read(&headers, &body.bytes) {
             Ok(request) => request,
             Err(bad) => return Err(bad),

@@ -38,9 +38,9 @@ pub(super) struct Bodies {
     memory: Arc<Semaphore>,
     by_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
     /// One large review at a time is parsed and judged: what it becomes in memory is many times its text.
-    large: Semaphore,
+    large: Arc<Semaphore>,
     /// And so many small ones.
-    small: Semaphore,
+    small: Arc<Semaphore>,
 }
 
 /// A body that was read, with the memory that it has.
@@ -67,8 +67,8 @@ impl Bodies {
             timeout,
             memory: Arc::new(Semaphore::new(MAX_MEMORY as usize)),
             by_address: Mutex::default(),
-            large: Semaphore::new(1),
-            small: Semaphore::new(16),
+            large: Arc::new(Semaphore::new(1)),
+            small: Arc::new(Semaphore::new(16)),
         }
     }
 
@@ -146,10 +146,18 @@ impl Bodies {
     }
 
     /// Waits until a body of this size may be parsed and judged.
-    pub(super) async fn turn(&self, size: usize) -> Result<tokio::sync::SemaphorePermit<'_>, Unread> {
-        let turns = if size > SMALL { &self.large } else { &self.small };
-        let turn = tokio::time::timeout(self.timeout, turns.acquire()).await;
+    pub(super) async fn turn(&self, size: usize) -> Result<OwnedSemaphorePermit, Unread> {
+        let turns = Arc::clone(if size > SMALL { &self.large } else { &self.small });
+        let turn = tokio::time::timeout(self.timeout, turns.acquire_owned()).await;
         turn.map_err(|_| busy("too many reviews wait for an answer"))?.map_err(|_| busy("the webhook stops"))
+    }
+}
+
+#[cfg(test)]
+impl Bodies {
+    /// The memory in kB and the turns, of large and of small ones, that are free.
+    pub(super) fn free(&self) -> [usize; 3] {
+        [&self.memory, &self.large, &self.small].map(|all| all.available_permits())
     }
 }
 
