@@ -34,8 +34,13 @@ pub const MAX_WAITING: usize = 256;
 /// How long a connection may wait for its client.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What connections are held to. API servers open a new connection for one that was closed in silence.
-pub const LIMITS: HttpLimits =
-    HttpLimits { name: "webhook", head_timeout: Duration::from_secs(15), grace: Duration::from_secs(2) };
+/// They ask over HTTP/1.1; over HTTP/2 a connection asks for no more at once than one address is answered.
+pub const LIMITS: HttpLimits = HttpLimits {
+    name: "webhook",
+    head_timeout: Duration::from_secs(15),
+    grace: Duration::from_secs(2),
+    streams: 8,
+};
 const JSON: &str = "application/json";
 
 /// How many reviews were answered, by webhook and answer.
@@ -152,7 +157,7 @@ async fn review(
     };
     // From here on the client waits for us.
     let carried = connection.map(|Extension(info)| info.place.carry());
-    let turn = match bodies.turn(body.bytes.len()).await {
+    let turn = match bodies.turn(address, body).await {
         Ok(turn) => turn,
         Err((status, why)) => return refuse(status, why),
     };
@@ -160,8 +165,8 @@ async fn review(
     // A large object takes a while, and others must not wait for it.
     let answered = tokio::task::spawn_blocking(move || {
         // What the work takes is given back when it ends, and not when the client goes.
-        let (body, _turn, _carried) = (body, turn, carried);
-        let request = match read(&headers, &body.bytes) {
+        let (turn, _carried) = (turn, carried);
+        let request = match read(&headers, &turn.bytes) {
             Ok(request) => request,
             Err(bad) => return Err(bad),
         };

@@ -158,6 +158,37 @@ async fn limits_end_with_the_work() {
     until(|| served.1.free() == free).await;
 }
 
+/// However many costly small reviews one address sends, it has half of the turns, and the others of its reviews wait within
+/// a bound: another address is answered at once.
+#[tokio::test]
+async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
+    static GATE: Gate = Gate::new();
+    fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+        GATE.pass();
+        AdmissionResponse::from(request)
+    }
+    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let pool = Pool::new(1000, EVICTION_AGE);
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (headers, body) = padded(60 << 10);
+        flood.spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, costly));
+    }
+    // Of 300, some have a turn, 256 wait for one, and the others were refused.
+    until(|| GATE.entered() == bodies::SMALL_TURNS_OF_ADDRESS && served.1.waiting() == 256).await;
+    for _ in 0..3 {
+        let (headers, body) = padded(0);
+        let asked =
+            review("validate", Arc::clone(&served), connection(&pool, 2), headers, body, Webhooks::validate);
+        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(GATE.entered(), bodies::SMALL_TURNS_OF_ADDRESS);
+    GATE.open();
+    let statuses: Vec<u16> = flood.join_all().await.iter().map(|answer| answer.status().as_u16()).collect();
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+}
+
 /// A request that is under way when the server is stopped is answered; a silent connection is closed.
 #[tokio::test]
 async fn stopping_ends_well() {
