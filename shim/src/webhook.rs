@@ -76,18 +76,18 @@ impl Webhooks {
         router.layer(clients).with_state(Arc::new((self, Bodies::default())))
     }
 
-    fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn validate(&self, request: &AdmissionRequest<DynamicObject>, is_verified: bool) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
         let answer =
             validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
         if answer.allowed {
-            validate::witness(request, &self.witness);
+            validate::witness(request, is_verified, &self.witness);
         }
         answer
     }
 
-    fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn mutate(&self, request: &AdmissionRequest<DynamicObject>, _is_verified: bool) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         match &self.sidecars {
             Some(settings) => {
@@ -113,6 +113,9 @@ impl Webhooks {
         }
     }
 }
+
+/// Answers a request, of a client of whom TLS has verified a certificate or not.
+type Answer = fn(&Webhooks, &AdmissionRequest<DynamicObject>, bool) -> AdmissionResponse;
 
 /// What handlers are given.
 type Served = Arc<(Webhooks, Bodies)>;
@@ -142,7 +145,7 @@ async fn review(
     connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
     body: Body,
-    answer: fn(&Webhooks, &AdmissionRequest<DynamicObject>) -> AdmissionResponse,
+    answer: Answer,
 ) -> Response {
     let refuse = |status: StatusCode, why: String| {
         tracing::warn!(webhook, why, "this is no review");
@@ -150,6 +153,8 @@ async fn review(
     };
     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let address = connection.as_ref().map_or(unspecified, |Extension(info)| info.peer.ip());
+    // Without `--webhook-client-ca` nobody is asked for one.
+    let is_verified = connection.as_ref().is_some_and(|Extension(info)| info.certificates.is_some());
     let bodies = &served.1;
     let body = match bodies.read(address, &headers, body).await {
         Ok(body) => body,
@@ -170,7 +175,7 @@ async fn review(
             Ok(request) => request,
             Err(bad) => return Err(bad),
         };
-        let response = answer(&webhooks.0, &request);
+        let response = answer(&webhooks.0, &request, is_verified);
         webhooks.0.answered(webhook, &request, &response);
         Ok(axum::Json(response.into_review()).into_response())
     });

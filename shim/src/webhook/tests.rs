@@ -138,7 +138,7 @@ fn padded(padding: usize) -> (HeaderMap, Body) {
 #[tokio::test]
 async fn limits_end_with_the_work() {
     static GATE: Gate = Gate::new();
-    fn slow(_: &Webhooks, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn slow(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
         GATE.pass();
         AdmissionResponse::from(request)
     }
@@ -163,7 +163,7 @@ async fn limits_end_with_the_work() {
 #[tokio::test]
 async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
     static GATE: Gate = Gate::new();
-    fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
         GATE.pass();
         AdmissionResponse::from(request)
     }
@@ -187,6 +187,39 @@ async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
     GATE.open();
     let statuses: Vec<u16> = flood.join_all().await.iter().map(|answer| answer.status().as_u16()).collect();
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+}
+
+/// A user is verified where the client has shown a certificate.
+#[tokio::test]
+async fn whose_word_counts() {
+    let webhooks = webhooks();
+    let witness = Arc::clone(&webhooks.witness);
+    let served: Served = Arc::new((webhooks, Bodies::default()));
+    let pool = Pool::new(8, EVICTION_AGE);
+    let review_of_it: Value = serde_json::from_str(&good()).expect("JSON");
+    let mut object = review_of_it["request"]["object"].clone();
+    // As an API server's objects are read.
+    object["metadata"]["annotations"] = json!({});
+    let parsed = egress_compile::manifest::parse_value(&"a".into(), object);
+    let object = parsed.expect("readable").objects[0].clone();
+    for (certificates, name, expected) in [
+        (None, "mallory", "mallory (not verified)"),
+        (Some(Arc::new(vec![vec![1].into()])), "alice", "alice"),
+        (None, "mallory", "alice"),
+    ] {
+        let mut body = review_of_it.clone();
+        body["request"]["userInfo"]["username"] = json!(name);
+        let mut connection = connection(&pool, 1);
+        connection.as_mut().expect("one").certificates = certificates;
+        let kind = header::HeaderValue::from_static(JSON);
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let body = Body::from(body.to_string());
+        let answer =
+            review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let users = witness.users_of(&object.reference, Some(&object));
+        assert_eq!(users.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 /// A request that is under way when the server is stopped is answered; a silent connection is closed.
