@@ -40,6 +40,16 @@ pub const MAX_CLUSTERS: usize = 1_000;
 /// two ports. The control plane holds it once for each identity that is connected, and several times while it is sent.
 pub const MAX_DOCUMENT_BYTES: usize = 8 << 20;
 
+/// The most references of an object: for each of its sources one to each rule, and four for each cluster, which every source
+/// has for itself. One costs the control plane some 50 bytes. 1,000 sources with 300 rules fit, and
+/// [`MAX_RULES`] rules of three sources.
+pub const MAX_REFERENCES: usize = 300_000;
+/// The most references of all objects of a namespace: some 50 MB. Service accounts that nobody made count, so what an
+/// author can cost does not follow from how many there are.
+pub const MAX_REFERENCES_OF_NAMESPACE: usize = 1_000_000;
+/// What a cluster counts: some 200 bytes for each source.
+const REFERENCES_OF_CLUSTER: usize = 4;
+
 /// The most problems of one severity that are kept of an object: nobody reads as many, and an object can have
 /// one in each of 400,000 hosts.
 pub const MAX_PROBLEMS: usize = 100;
@@ -116,6 +126,12 @@ impl Usage {
         }
     }
 
+    /// The references of so many sources to this.
+    #[must_use]
+    pub(crate) const fn references(&self, sources: usize) -> usize {
+        self.rules.saturating_add(self.clusters.saturating_mul(REFERENCES_OF_CLUSTER)).saturating_mul(sources)
+    }
+
     /// The first amount that an identity may not have.
     pub(crate) fn excess(&self) -> Option<Excess> {
         let fewer_ports = "list fewer ports or hosts, or name the domain by a wildcard";
@@ -148,6 +164,12 @@ impl Usage {
     }
 }
 
+/// The excess of references over a limit.
+pub(crate) fn references(amount: usize, limit: usize) -> Option<Excess> {
+    let remedy = "list fewer sources, ports or hosts";
+    list("rules, counted for each source (a cluster as four)", amount, limit, remedy)
+}
+
 /// The excess of a list over its limit.
 pub(crate) fn list(noun: &'static str, amount: usize, limit: usize, remedy: &'static str) -> Option<Excess> {
     (amount > limit).then_some(Excess { noun, amount, limit, remedy })
@@ -166,5 +188,7 @@ mod tests {
         let one_more = Usage { rules: MAX_RULES + 1, ..Usage::default() };
         let text = one_more.excess().expect("too many").to_string();
         assert_eq!(text, "100001 rules, of which 100000 are allowed");
+        assert_eq!(most.references(2), usize::MAX);
+        assert_eq!(Usage { rules: 3, clusters: 2, ..Usage::default() }.references(10), 110);
     }
 }

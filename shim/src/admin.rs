@@ -29,8 +29,12 @@ use crate::status::{Shared, Status};
 pub const MAX_WAITING: usize = 128;
 /// How long a connection may wait for its client, and an answer be on its way.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const LIMITS: HttpLimits =
-    HttpLimits { name: "admin", head_timeout: Duration::from_secs(15), grace: Duration::from_millis(200) };
+const LIMITS: HttpLimits = HttpLimits {
+    name: "admin",
+    head_timeout: Duration::from_secs(15),
+    grace: Duration::from_millis(200),
+    streams: 64,
+};
 
 /// Serves until `stop` resolves.
 pub async fn serve(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub use self::witness::Witness;
+pub use self::witness::{User, Witness};
 use crate::snapshot::hash;
 use crate::source::kubernetes::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
@@ -90,8 +90,8 @@ fn records((old_store, old): &Snapshot, (new_store, new): &Snapshot, witness: &W
             let found = now(object).or_else(|| before.get(object).copied());
             found.map(|object: &Object| object.metadata.revision.clone()).unwrap_or_default()
         };
-        let mut users: Vec<String> =
-            change.changed.iter().filter_map(|object| witness.user_of(object, now(object))).collect();
+        let users = change.changed.iter().flat_map(|object| witness.users_of(object, now(object)));
+        let mut users: Vec<String> = users.map(|user| user.to_string()).collect();
         users.sort();
         users.dedup();
         let mut parts = vec![change.object.to_string(), revision(&change.object).uid];

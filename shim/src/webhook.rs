@@ -34,8 +34,13 @@ pub const MAX_WAITING: usize = 256;
 /// How long a connection may wait for its client.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What connections are held to. API servers open a new connection for one that was closed in silence.
-pub const LIMITS: HttpLimits =
-    HttpLimits { name: "webhook", head_timeout: Duration::from_secs(15), grace: Duration::from_secs(2) };
+/// They ask over HTTP/1.1; over HTTP/2 a connection asks for no more at once than one address is answered.
+pub const LIMITS: HttpLimits = HttpLimits {
+    name: "webhook",
+    head_timeout: Duration::from_secs(15),
+    grace: Duration::from_secs(2),
+    streams: 8,
+};
 const JSON: &str = "application/json";
 
 /// How many reviews were answered, by webhook and answer.
@@ -71,18 +76,18 @@ impl Webhooks {
         router.layer(clients).with_state(Arc::new((self, Bodies::default())))
     }
 
-    fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn validate(&self, request: &AdmissionRequest<DynamicObject>, is_verified: bool) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
         let answer =
             validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
         if answer.allowed {
-            validate::witness(request, &self.witness);
+            validate::witness(request, is_verified, &self.witness);
         }
         answer
     }
 
-    fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+    fn mutate(&self, request: &AdmissionRequest<DynamicObject>, _is_verified: bool) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         match &self.sidecars {
             Some(settings) => {
@@ -108,6 +113,9 @@ impl Webhooks {
         }
     }
 }
+
+/// Answers a request, of a client of whom TLS has verified a certificate or not.
+type Answer = fn(&Webhooks, &AdmissionRequest<DynamicObject>, bool) -> AdmissionResponse;
 
 /// What handlers are given.
 type Served = Arc<(Webhooks, Bodies)>;
@@ -137,7 +145,7 @@ async fn review(
     connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
     body: Body,
-    answer: fn(&Webhooks, &AdmissionRequest<DynamicObject>) -> AdmissionResponse,
+    answer: Answer,
 ) -> Response {
     let refuse = |status: StatusCode, why: String| {
         tracing::warn!(webhook, why, "this is no review");
@@ -145,25 +153,29 @@ async fn review(
     };
     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let address = connection.as_ref().map_or(unspecified, |Extension(info)| info.peer.ip());
+    // Without `--webhook-client-ca` nobody is asked for one.
+    let is_verified = connection.as_ref().is_some_and(|Extension(info)| info.certificates.is_some());
     let bodies = &served.1;
     let body = match bodies.read(address, &headers, body).await {
         Ok(body) => body,
         Err((status, why)) => return refuse(status, why),
     };
     // From here on the client waits for us.
-    let _carried = connection.map(|Extension(info)| info.place.carry());
-    let _turn = match bodies.turn(body.bytes.len()).await {
+    let carried = connection.map(|Extension(info)| info.place.carry());
+    let turn = match bodies.turn(address, body).await {
         Ok(turn) => turn,
         Err((status, why)) => return refuse(status, why),
     };
     let webhooks = Arc::clone(&served);
     // A large object takes a while, and others must not wait for it.
     let answered = tokio::task::spawn_blocking(move || {
-        let request = match read(&headers, &body.bytes) {
+        // What the work takes is given back when it ends, and not when the client goes.
+        let (turn, _carried) = (turn, carried);
+        let request = match read(&headers, &turn.bytes) {
             Ok(request) => request,
             Err(bad) => return Err(bad),
         };
-        let response = answer(&webhooks.0, &request);
+        let response = answer(&webhooks.0, &request, is_verified);
         webhooks.0.answered(webhook, &request, &response);
         Ok(axum::Json(response.into_review()).into_response())
     });

@@ -1,22 +1,24 @@
-//! Which objects fit into the budgets of their identities.
+//! Which objects fit into the budgets of their identities and of their namespace.
 
 use std::collections::BTreeMap;
 
 use egress_policy::Identity;
 
 use super::egress::Policy;
-use crate::budget::{Excess, Usage};
+use crate::budget::{self, Excess, MAX_REFERENCES_OF_NAMESPACE, Usage};
 
 /// The most identities that a message names.
 const MAX_NAMED: usize = 3;
 
-/// Takes from policies the sources that have no room for them. Older objects come first, and of one age those
-/// whose name does: an object that comes later takes nothing away from one that is there. Returns their names in that order.
+/// Takes from policies the sources that have no room for them, in the budget of the source or in that of the object's
+/// namespace. Older objects come first, and of one age those whose name does: an object that comes later takes nothing
+/// away from one that is there. Returns their names in that order.
 pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
     let mut order: Vec<usize> = (0..policies.len()).collect();
     let age = |index: &usize| policies.get(*index).map(|policy| (policy.made, policy.reference));
     order.sort_by(|a, b| age(a).cmp(&age(b)));
     let mut usages: BTreeMap<Identity, Usage> = BTreeMap::new();
+    let mut references: BTreeMap<&str, usize> = BTreeMap::new();
     let mut names = Vec::with_capacity(order.len());
     for index in order {
         let Some(policy) = policies.get_mut(index) else { continue };
@@ -24,18 +26,10 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
         let mut refused: Vec<(Identity, Excess)> = Vec::new();
         let usage = policy.usage;
         policy.sources.retain(|identity| {
-            let used = usages.entry(identity.clone()).or_default();
-            let all = used.plus(usage);
-            match all.excess() {
-                None => {
-                    *used = all;
-                    true
-                }
-                Some(excess) => {
-                    refused.push((identity.clone(), excess));
-                    false
-                }
-            }
+            let used = usages.get(identity).copied().unwrap_or_default();
+            let excess = used.plus(usage).excess();
+            refused.extend(excess.map(|excess| (identity.clone(), excess)));
+            excess.is_none()
         });
         if let Some((_, excess)) = refused.first() {
             policy.is_crowded_out = policy.sources.is_empty();
@@ -51,6 +45,23 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
             }
             let advice = format!("{remedy}, in this object or in others of the same identity");
             policy.issues.crowded_out("spec", message, &advice);
+        }
+        let of_namespace = references.entry(policy.reference.namespace.as_str()).or_default();
+        let all = of_namespace.saturating_add(usage.references(policy.sources.len()));
+        if let Some(excess) = budget::references(all, MAX_REFERENCES_OF_NAMESPACE) {
+            policy.is_crowded_out = true;
+            policy.sources.clear();
+            let message = format!(
+                "with older objects of the namespace there would be {excess}, so this one grants nothing"
+            );
+            let advice = format!("{}, in this object or in others of the same namespace", excess.remedy);
+            policy.issues.crowded_out("spec", message, &advice);
+            continue;
+        }
+        *of_namespace = all;
+        for identity in &policy.sources {
+            let used = usages.entry(identity.clone()).or_default();
+            *used = used.plus(usage);
         }
     }
     names

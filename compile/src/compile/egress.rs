@@ -129,7 +129,7 @@ impl<'s> Reader<'_, 's> {
         // Nothing is made of a list that is too long, not even problems.
         let fits = self.check_sizes();
         let sources = if fits.is_ok() { self.sources() } else { BTreeSet::new() };
-        let mut granted = fits.and_then(|()| self.granted()).unwrap_or_default();
+        let mut granted = fits.and_then(|()| self.granted(sources.len())).unwrap_or_default();
         if sources.is_empty() && self.issues.lack_permission() {
             // It contributes nothing to anybody.
             granted = Granted::default();
@@ -175,7 +175,8 @@ impl<'s> Reader<'_, 's> {
         fits
     }
 
-    fn granted(&mut self) -> Result<Granted, Invalid> {
+    /// What each of so many sources is granted.
+    fn granted(&mut self, sources: usize) -> Result<Granted, Invalid> {
         // Everything is read, so that every problem is named at once.
         let parts = Parts {
             limits: self.references(),
@@ -198,7 +199,8 @@ impl<'s> Reader<'_, 's> {
             ports.extend(self.rule(&format!("spec.ports[{i}]"), port, &parts));
         }
         let usage = ports.iter().fold(Usage::default(), |usage, port| usage.plus(port.usage()));
-        if let Some(excess) = usage.excess() {
+        let references = || budget::references(usage.references(sources), budget::MAX_REFERENCES);
+        if let Some(excess) = usage.excess().or_else(references) {
             self.issues.too_large("spec", excess, "the object");
             return Err(Invalid);
         }

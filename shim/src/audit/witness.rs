@@ -4,6 +4,7 @@
 //! gets is not known while it is admitted.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,27 @@ const MAX_USER: usize = 128;
 /// How long a request is remembered: a change is seen within a second, unless the API server is away.
 const MEMORY: Duration = Duration::from_secs(60);
 
+/// The most users that are named of one object.
+const MAX_USERS: usize = 4;
+
+/// Who asked, as the webhook was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// Whether an API server told it that showed its certificate. Else whoever reaches the webhook may have made it up.
+    pub is_verified: bool,
+}
+
+/// As in `alice (not verified)`.
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, is_verified } = self;
+        f.write_str(name)?;
+        if *is_verified { Ok(()) } else { f.write_str(" (not verified)") }
+    }
+}
+
 /// The requests of the last minute.
 #[derive(Debug, Default)]
 pub struct Witness(Mutex<VecDeque<Seen>>);
@@ -28,19 +50,15 @@ struct Seen {
     object: ObjectRef,
     /// What the object is to say; none: it is deleted.
     content: Option<String>,
-    user: String,
+    user: User,
     at: Instant,
 }
 
 impl Witness {
     /// Remembers who asked for an object to say something, or to be deleted.
-    pub fn saw(&self, object: ObjectRef, content: Option<&Object>, user: &str) {
-        let seen = Seen {
-            object,
-            content: content.map(fingerprint),
-            user: clean::text(user, MAX_USER),
-            at: Instant::now(),
-        };
+    pub fn saw(&self, object: ObjectRef, content: Option<&Object>, user: User) {
+        let user = User { name: clean::text(&user.name, MAX_USER), ..user };
+        let seen = Seen { object, content: content.map(fingerprint), user, at: Instant::now() };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while all.len() >= MAX_REQUESTS || all.front().is_some_and(|first| first.at.elapsed() > MEMORY) {
             all.pop_front();
@@ -48,17 +66,28 @@ impl Witness {
         all.push_back(seen);
     }
 
-    /// Who asked last for an object to say this, or to be gone.
+    /// Who asked for an object to say this, or to be gone: the last of those that are verified. Where none is, all that
+    /// somebody named, in the order in which they came, so that nobody can take the place of another.
     #[must_use]
-    pub fn user_of(&self, object: &ObjectRef, now: Option<&Object>) -> Option<String> {
+    pub fn users_of(&self, object: &ObjectRef, now: Option<&Object>) -> Vec<User> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.is_empty() {
-            return None;
+            return Vec::new();
         }
         let content = now.map(fingerprint);
         let is_it =
             |seen: &&Seen| seen.object == *object && seen.content == content && seen.at.elapsed() <= MEMORY;
-        all.iter().rev().find(is_it).map(|seen| seen.user.clone())
+        let found = || all.iter().filter(is_it).map(|seen| &seen.user);
+        if let Some(user) = found().rfind(|user| user.is_verified) {
+            return vec![user.clone()];
+        }
+        let mut users: Vec<User> = Vec::new();
+        for user in found() {
+            if users.len() < MAX_USERS && !users.contains(user) {
+                users.push(user.clone());
+            }
+        }
+        users
     }
 }
 
@@ -82,31 +111,62 @@ mod tests {
         (ObjectRef::new(Kind::Egress, "n", "p"), parsed.objects[0].as_ref().clone())
     }
 
+    fn user(name: &str, is_verified: bool) -> User {
+        User { name: name.to_owned(), is_verified }
+    }
+
+    fn named(witness: &Witness, reference: &ObjectRef, now: Option<&Object>) -> Vec<String> {
+        witness.users_of(reference, now).iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn a_user_is_found_by_what_they_asked_for() {
         let witness = Witness::default();
         let ((reference, a), (_, b)) = (object("a.org"), object("b.org"));
-        witness.saw(reference.clone(), Some(&a), "alice");
-        witness.saw(reference.clone(), Some(&b), "bob\n\u{1b}[2J");
-        assert_eq!(witness.user_of(&reference, Some(&a)).as_deref(), Some("alice"));
-        assert_eq!(witness.user_of(&reference, Some(&b)).as_deref(), Some("bob\\u{a}\\u{1b}[2J"));
-        assert_eq!(witness.user_of(&reference, None), None);
-        witness.saw(reference.clone(), None, "carol");
-        assert_eq!(witness.user_of(&reference, None).as_deref(), Some("carol"));
+        witness.saw(reference.clone(), Some(&a), user("alice", true));
+        witness.saw(reference.clone(), Some(&b), user("bob\n\u{1b}[2J", true));
+        assert_eq!(named(&witness, &reference, Some(&a)), ["alice"]);
+        assert_eq!(named(&witness, &reference, Some(&b)), ["bob\\u{a}\\u{1b}[2J"]);
+        assert!(named(&witness, &reference, None).is_empty());
+        witness.saw(reference.clone(), None, user("carol", true));
+        assert_eq!(named(&witness, &reference, None), ["carol"]);
         let other = ObjectRef::new(Kind::Egress, "n", "q");
-        assert_eq!(witness.user_of(&other, Some(&a)), None);
+        assert!(named(&witness, &other, Some(&a)).is_empty());
+    }
+
+    /// Whoever reaches the webhook may name a user, but takes nobody's place by that.
+    #[test]
+    fn a_user_that_is_made_up() {
+        let witness = Witness::default();
+        let (reference, a) = object("a.org");
+        for name in ["alice", "mallory", "alice", "mallory"] {
+            witness.saw(reference.clone(), Some(&a), user(name, false));
+        }
+        let both = ["alice (not verified)", "mallory (not verified)"];
+        assert_eq!(named(&witness, &reference, Some(&a)), both);
+        for n in 0..10 {
+            witness.saw(reference.clone(), Some(&a), user(&format!("m{n}"), false));
+        }
+        let many = named(&witness, &reference, Some(&a));
+        assert_eq!((many.len(), &many[..2]), (MAX_USERS, &both.map(str::to_owned)[..]));
+        for name in ["carol", "dave"] {
+            witness.saw(reference.clone(), Some(&a), user(name, true));
+        }
+        witness.saw(reference.clone(), Some(&a), user("mallory", false));
+        assert_eq!(named(&witness, &reference, Some(&a)), ["dave"], "the last that is verified");
     }
 
     #[test]
     fn it_forgets() {
         let witness = Witness::default();
         let (reference, a) = object("a.org");
-        witness.saw(reference.clone(), Some(&a), "alice");
+        witness.saw(reference.clone(), Some(&a), user("alice", true));
         for i in 0..MAX_REQUESTS {
-            witness.saw(ObjectRef::new(Kind::Egress, "n", format!("x{i}")), None, &"m".repeat(1000));
+            let other = ObjectRef::new(Kind::Egress, "n", format!("x{i}"));
+            witness.saw(other, None, user(&"m".repeat(1000), true));
         }
-        assert_eq!(witness.user_of(&reference, Some(&a)), None);
+        assert!(named(&witness, &reference, Some(&a)).is_empty());
         let all = witness.0.lock().expect("nobody panicked");
-        assert!(all.len() == MAX_REQUESTS && all.iter().all(|seen| seen.user.len() < 2 * MAX_USER));
+        assert!(all.len() == MAX_REQUESTS && all.iter().all(|seen| seen.user.name.len() < 2 * MAX_USER));
     }
 }

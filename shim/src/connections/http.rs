@@ -18,8 +18,6 @@ use super::{ConnectionInfo, Guarded};
 /// The longest head of a request, and how much of a body is read ahead over HTTP/1. API servers and browsers send a few
 /// kilobytes.
 const MAX_HEAD_SIZE: usize = 64 << 10;
-/// How many requests a connection of HTTP/2 may have open. Whoever needs more opens another connection.
-const MAX_STREAMS: u32 = 64;
 /// How much a connection of HTTP/2 may send ahead.
 const CONNECTION_WINDOW: u32 = 128 << 10;
 /// The same for each of its requests.
@@ -34,6 +32,8 @@ pub struct HttpLimits {
     pub head_timeout: Duration,
     /// When stopping, how long answers that are under way may take.
     pub grace: Duration,
+    /// How many requests a connection of HTTP/2 may have open. Whoever needs more opens another connection.
+    pub streams: u32,
 }
 
 /// Serves connections until `stop` resolves. Requests have the [`ConnectionInfo`] of theirs as an extension.
@@ -45,7 +45,7 @@ pub async fn serve<C>(
 ) where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let HttpLimits { name, head_timeout, grace } = limits;
+    let HttpLimits { name, head_timeout, grace, streams } = limits;
     let mut server = Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD_SIZE);
     server
@@ -53,7 +53,7 @@ pub async fn serve<C>(
         .timer(TokioTimer::new())
         .keep_alive_interval(head_timeout)
         .keep_alive_timeout(head_timeout)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(streams)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW);
     let graceful = GracefulShutdown::new();

@@ -1,4 +1,5 @@
-//! The bodies of reviews: read within a time, and within a memory that all of them share.
+//! The bodies of reviews: read within a time, and within a memory that all of them share; then judged in turn, of which
+//! no address has more than half.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +18,8 @@ pub(super) const MAX_BODY_SIZE: usize = 8 << 20;
 /// How long a body may take, with the wait for memory. An API server waits 10 s for an answer unless it is told
 /// otherwise, and sends what it has at once.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many bodies may be unfinished. An API server sends a body at once, so that honest ones are here for milliseconds.
+/// How many bodies may be unfinished, or wait for their turn. An API server sends a body at once, so that honest ones are
+/// here for milliseconds.
 const MAX_UNFINISHED: usize = 256;
 /// A body up to this size is read at once: [`MAX_UNFINISHED`] of them need 16 MiB. A pod or a policy has a few
 /// kilobytes.
@@ -27,27 +29,69 @@ const MAX_MEMORY: u32 = 32 << 10;
 /// How much of it those of one address may have, so that one that floods leaves the other half. An API server behind
 /// a konnectivity proxy has one address for all, and then two of the longest at a time.
 const MAX_MEMORY_OF_ADDRESS: u32 = MAX_MEMORY / 2;
+/// How many large reviews are parsed and judged at a time: what one becomes in memory is many times its text.
+const LARGE_TURNS: usize = 1;
+/// How many small ones are.
+const SMALL_TURNS: usize = 16;
+/// How many of the small ones may be of one address, or wait for others to end. So whoever floods is before an honest
+/// client no more than this often, however many of theirs wait. Of large ones it is one.
+pub(super) const SMALL_TURNS_OF_ADDRESS: usize = SMALL_TURNS / 2;
 /// How many addresses are remembered before those are forgotten that have nothing.
 const MAX_ADDRESSES: usize = 1024;
 
-/// What reads bodies.
+/// What reads bodies, and gives each its turn.
 #[derive(Debug)]
 pub(super) struct Bodies {
     unfinished: Arc<Pool>,
     timeout: Duration,
-    memory: Arc<Semaphore>,
-    by_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
-    /// One large review at a time is parsed and judged: what it becomes in memory is many times its text.
-    large: Semaphore,
-    /// And so many small ones.
-    small: Semaphore,
+    all: Shares,
+    by_address: Mutex<HashMap<IpAddr, Weak<Shares>>>,
 }
 
-/// A body that was read, with the memory that it has.
+/// What there is to be had: by all, or by one address.
+#[derive(Debug)]
+struct Shares {
+    /// Of large bodies, in kB.
+    memory: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+}
+
+impl Shares {
+    fn new(memory: u32, large: usize, small: usize) -> Self {
+        let [memory, large, small] =
+            [memory as usize, large, small].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { memory, large, small }
+    }
+
+    fn turns(&self, size: usize) -> Arc<Semaphore> {
+        Arc::clone(if size > SMALL { &self.large } else { &self.small })
+    }
+}
+
+/// A share of an address, which is a share of all.
+#[derive(Debug)]
+struct Share {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+    /// Remembered for as long as anything of it is taken.
+    _of_address: Arc<Shares>,
+}
+
+/// A body that was read, with the memory and the place that it has.
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    _memory: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+    memory: Option<Share>,
+    place: Place,
+}
+
+/// A body whose turn it is. It has no place any more, since it waits for nothing.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) bytes: Bytes,
+    _memory: Option<Share>,
+    _turn: Share,
 }
 
 /// Why a body was not read.
@@ -65,10 +109,8 @@ impl Bodies {
         Self {
             unfinished: Pool::new(MAX_UNFINISHED, eviction_age),
             timeout,
-            memory: Arc::new(Semaphore::new(MAX_MEMORY as usize)),
+            all: Shares::new(MAX_MEMORY, LARGE_TURNS, SMALL_TURNS),
             by_address: Mutex::default(),
-            large: Semaphore::new(1),
-            small: Semaphore::new(16),
         }
     }
 
@@ -82,15 +124,16 @@ impl Bodies {
         let Some(place) = self.unfinished.enter(address) else {
             return Err(busy("too many requests of this address are unfinished"));
         };
-        tokio::select! {
+        let (bytes, memory) = tokio::select! {
             read = tokio::time::timeout(self.timeout, self.read_within(address, headers, body)) => {
                 read.unwrap_or_else(|_| {
                     let why = format!("the body did not come within {:?}", self.timeout);
                     Err((StatusCode::REQUEST_TIMEOUT, why))
                 })
             }
-            () = Place::evicted(&place) => Err(busy("others needed the place of this request, which was unfinished")),
-        }
+            () = place.evicted() => Err(evicted()),
+        }?;
+        Ok(ReadBody { bytes, memory, place })
     }
 
     async fn read_within(
@@ -98,14 +141,19 @@ impl Bodies {
         address: IpAddr,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<ReadBody, Unread> {
+    ) -> Result<(Bytes, Option<Share>), Unread> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         // One that does not say how long it is may be as long as any.
         let length: usize = length.unwrap_or(MAX_BODY_SIZE);
         if length > MAX_BODY_SIZE {
             return Err(too_long());
         }
-        let memory = if length > SMALL { Some(self.reserve(address, length).await?) } else { None };
+        let size = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let memory = if length > SMALL {
+            Some(self.share(address, size, |shares| Arc::clone(&shares.memory)).await?)
+        } else {
+            None
+        };
         let read = Limited::new(body, length).collect().await.map_err(|error| {
             if error.downcast_ref::<LengthLimitError>().is_some() {
                 too_long()
@@ -113,44 +161,69 @@ impl Bodies {
                 (StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))
             }
         })?;
-        Ok(ReadBody { bytes: read.to_bytes(), _memory: memory })
+        Ok((read.to_bytes(), memory))
     }
 
-    /// Waits for memory: of the address first, so that one that has too much keeps none from others.
-    async fn reserve(
+    /// Waits for a share: of the address first, so that one that has too much keeps nothing from others.
+    async fn share(
         &self,
         address: IpAddr,
-        length: usize,
-    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Unread> {
-        let size = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let of_address = self.memory_of(address);
+        size: u32,
+        which: impl Fn(&Shares) -> Arc<Semaphore>,
+    ) -> Result<Share, Unread> {
+        let of_address = self.shares_of(address);
         // Closed by nobody.
         let closed = |_| busy("the webhook stops");
-        let own = of_address.acquire_many_owned(size).await.map_err(closed)?;
-        let all = Arc::clone(&self.memory).acquire_many_owned(size).await.map_err(closed)?;
-        Ok((own, all))
+        let own = which(&of_address).acquire_many_owned(size).await.map_err(closed)?;
+        let all = which(&self.all).acquire_many_owned(size).await.map_err(closed)?;
+        Ok(Share { _own: own, _all: all, _of_address: of_address })
     }
 
-    fn memory_of(&self, address: IpAddr) -> Arc<Semaphore> {
+    fn shares_of(&self, address: IpAddr) -> Arc<Shares> {
         let address = crate::connections::network(address);
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = by_address.get(&address).and_then(Weak::upgrade) {
             return known;
         }
         if by_address.len() >= MAX_ADDRESSES {
-            by_address.retain(|_, memory| memory.strong_count() > 0);
+            by_address.retain(|_, shares| shares.strong_count() > 0);
         }
-        let new = Arc::new(Semaphore::new(MAX_MEMORY_OF_ADDRESS as usize));
+        let new = Arc::new(Shares::new(MAX_MEMORY_OF_ADDRESS, LARGE_TURNS, SMALL_TURNS_OF_ADDRESS));
         by_address.insert(address, Arc::downgrade(&new));
         new
     }
 
-    /// Waits until a body of this size may be parsed and judged.
-    pub(super) async fn turn(&self, size: usize) -> Result<tokio::sync::SemaphorePermit<'_>, Unread> {
-        let turns = if size > SMALL { &self.large } else { &self.small };
-        let turn = tokio::time::timeout(self.timeout, turns.acquire()).await;
-        turn.map_err(|_| busy("too many reviews wait for an answer"))?.map_err(|_| busy("the webhook stops"))
+    /// Waits until a body that came from this address may be parsed and judged. While it waits it has its place, and
+    /// somebody else may need that.
+    pub(super) async fn turn(&self, address: IpAddr, body: ReadBody) -> Result<Turn, Unread> {
+        let ReadBody { bytes, memory, place } = body;
+        let waiting = self.share(address, 1, |shares| shares.turns(bytes.len()));
+        let turn = tokio::select! {
+            turn = tokio::time::timeout(self.timeout, waiting) => {
+                turn.map_err(|_| busy("too many reviews wait for an answer"))??
+            }
+            () = place.evicted() => return Err(evicted()),
+        };
+        Ok(Turn { bytes, _memory: memory, _turn: turn })
     }
+}
+
+#[cfg(test)]
+impl Bodies {
+    /// The memory in kB and the turns, of large and of small ones, that are free.
+    pub(super) fn free(&self) -> [usize; 3] {
+        let Shares { memory, large, small } = &self.all;
+        [memory, large, small].map(|all| all.available_permits())
+    }
+
+    /// How many are unfinished or wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.unfinished.len()
+    }
+}
+
+fn evicted() -> Unread {
+    busy("others needed the place of this request, which waited")
 }
 
 fn busy(why: &str) -> Unread {
@@ -216,19 +289,23 @@ mod tests {
             flood.spawn(async move { bodies.read(FLOOD, &length(MAX_BODY_SIZE), unfinished()).await });
         }
         let half = (MAX_MEMORY - MAX_MEMORY_OF_ADDRESS) as usize;
-        while bodies.memory.available_permits() > half {
+        while bodies.all.memory.available_permits() > half {
             tokio::task::yield_now().await;
         }
         let large = vec![b' '; MAX_BODY_SIZE];
         let one = bodies.read(HONEST, &length(large.len()), Body::from(large.clone())).await.expect("read");
         // What does not say how long it is counts as the longest.
         let two = bodies.read(HONEST, &HeaderMap::new(), Body::from(large)).await.expect("read");
-        assert_eq!(bodies.memory.available_permits(), 0, "one address has half of it, the other the rest");
+        assert_eq!(
+            bodies.all.memory.available_permits(),
+            0,
+            "one address has half of it, the other the rest"
+        );
         bodies.read(HONEST, &length(2), Body::from("{}")).await.expect("a small one needs none");
         drop((one, two));
         let ended = flood.join_all().await;
         assert!(ended.iter().all(|read| read.as_ref().is_err_and(|(status, _)| status.as_u16() == 408)));
-        assert_eq!(bodies.memory.available_permits(), MAX_MEMORY as usize);
+        assert_eq!(bodies.all.memory.available_permits(), MAX_MEMORY as usize);
     }
 
     #[tokio::test]

@@ -1,3 +1,5 @@
+use std::sync::{Condvar, Mutex};
+
 use axum::body::Body;
 use axum::http::Request;
 use futures::StreamExt;
@@ -78,6 +80,146 @@ async fn answers_are_reviews_and_are_counted() {
     let count =
         |allowed| webhooks.reviews.get_or_create(&[("webhook", "validate"), ("allowed", allowed)]).get();
     assert_eq!((count("true"), count("false")), (1, 1));
+}
+
+/// Work that goes on until it may end, but no longer than a test.
+struct Gate {
+    entered: Mutex<usize>,
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    const fn new() -> Self {
+        Self { entered: Mutex::new(0), is_open: Mutex::new(false), opened: Condvar::new() }
+    }
+
+    fn pass(&self) {
+        *self.entered.lock().expect("no panic") += 1;
+        let is_open = self.is_open.lock().expect("no panic");
+        let passed = self.opened.wait_timeout_while(is_open, Duration::from_secs(20), |is_open| !*is_open);
+        drop(passed.expect("no panic"));
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().expect("no panic") = true;
+        self.opened.notify_all();
+    }
+
+    fn entered(&self) -> usize {
+        *self.entered.lock().expect("no panic")
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let come = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), come).await.expect("it does not come");
+}
+
+fn connection(pool: &Arc<Pool>, last: u8) -> Option<Extension<ConnectionInfo>> {
+    let peer = std::net::SocketAddr::from(([10, 0, 0, last], 1));
+    let place = Arc::new(pool.enter(peer.ip()).expect("a place"));
+    Some(Extension(ConnectionInfo { peer, own: None, certificates: None, place }))
+}
+
+/// A review with so many bytes after it, which mean nothing.
+fn padded(padding: usize) -> (HeaderMap, Body) {
+    let body = good() + &" ".repeat(padding);
+    let kind = header::HeaderValue::from_static(JSON);
+    let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_LENGTH, body.len().into())];
+    (HeaderMap::from_iter(headers), Body::from(body))
+}
+
+/// A client that goes gives nothing back that the work for it still needs.
+#[tokio::test]
+async fn limits_end_with_the_work() {
+    static GATE: Gate = Gate::new();
+    fn slow(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
+        GATE.pass();
+        AdmissionResponse::from(request)
+    }
+    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let pool = Pool::new(8, EVICTION_AGE);
+    let free = served.1.free();
+    let (headers, body) = padded(1 << 20);
+    let client =
+        tokio::spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, slow));
+    until(|| GATE.entered() == 1).await;
+    client.abort();
+    assert!(client.await.expect_err("aborted").is_cancelled());
+    let [memory, large, small] = served.1.free();
+    assert!(memory + 1024 <= free[0] && large == 0, "{memory} {large}");
+    assert_eq!((small, pool.len()), (free[2], 0), "the connection does not wait");
+    GATE.open();
+    until(|| served.1.free() == free).await;
+}
+
+/// However many costly small reviews one address sends, it has half of the turns, and the others of its reviews wait within
+/// a bound: another address is answered at once.
+#[tokio::test]
+async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
+    static GATE: Gate = Gate::new();
+    fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
+        GATE.pass();
+        AdmissionResponse::from(request)
+    }
+    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let pool = Pool::new(1000, EVICTION_AGE);
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (headers, body) = padded(60 << 10);
+        flood.spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, costly));
+    }
+    // Of 300, some have a turn, 256 wait for one, and the others were refused.
+    until(|| GATE.entered() == bodies::SMALL_TURNS_OF_ADDRESS && served.1.waiting() == 256).await;
+    for _ in 0..3 {
+        let (headers, body) = padded(0);
+        let asked =
+            review("validate", Arc::clone(&served), connection(&pool, 2), headers, body, Webhooks::validate);
+        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(GATE.entered(), bodies::SMALL_TURNS_OF_ADDRESS);
+    GATE.open();
+    let statuses: Vec<u16> = flood.join_all().await.iter().map(|answer| answer.status().as_u16()).collect();
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+}
+
+/// A user is verified where the client has shown a certificate.
+#[tokio::test]
+async fn whose_word_counts() {
+    let webhooks = webhooks();
+    let witness = Arc::clone(&webhooks.witness);
+    let served: Served = Arc::new((webhooks, Bodies::default()));
+    let pool = Pool::new(8, EVICTION_AGE);
+    let review_of_it: Value = serde_json::from_str(&good()).expect("JSON");
+    let mut object = review_of_it["request"]["object"].clone();
+    // As an API server's objects are read.
+    object["metadata"]["annotations"] = json!({});
+    let parsed = egress_compile::manifest::parse_value(&"a".into(), object);
+    let object = parsed.expect("readable").objects[0].clone();
+    for (certificates, name, expected) in [
+        (None, "mallory", "mallory (not verified)"),
+        (Some(Arc::new(vec![vec![1].into()])), "alice", "alice"),
+        (None, "mallory", "alice"),
+    ] {
+        let mut body = review_of_it.clone();
+        body["request"]["userInfo"]["username"] = json!(name);
+        let mut connection = connection(&pool, 1);
+        connection.as_mut().expect("one").certificates = certificates;
+        let kind = header::HeaderValue::from_static(JSON);
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let body = Body::from(body.to_string());
+        let answer =
+            review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let users = witness.users_of(&object.reference, Some(&object));
+        assert_eq!(users.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 /// A request that is under way when the server is stopped is answered; a silent connection is closed.

@@ -140,7 +140,7 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     );
     api.apply(&good)?;
     // The user whom the webhook saw is on record.
-    let user = "changed by admin (Egress curl/mine): opens tcp 9000 at 203.0.113.10/32; for curl/curl";
+    let user = "changed by admin (not verified) (Egress curl/mine): opens tcp 9000 at 203.0.113.10/32; for curl/curl";
     wait_for("the record", PATIENCE, || recorded(api, "curl", "mine").is_ok_and(|found| found == [user]))
         .with_context(|| format!("{:?}\n{}", recorded(api, "curl", "mine"), shim.log()))?;
     // Whoever may edit the namespace opens nothing by its service accounts.
@@ -220,7 +220,7 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     // Who deletes a policy is on record too.
     api.kubectl(User::Admin, &["delete", "egress", "mine", "-n", "curl"])?;
     wait_for("the record of the deletion", PATIENCE, || {
-        let closed = "changed by admin (Egress curl/mine): closes tcp 9000 at 203.0.113.10/32; for curl/curl";
+        let closed = "changed by admin (not verified) (Egress curl/mine): closes tcp 9000 at 203.0.113.10/32; for curl/curl";
         recorded(api, "curl", "mine").is_ok_and(|found| found.iter().any(|message| message == closed))
     })
     .with_context(|| shim.log())?;

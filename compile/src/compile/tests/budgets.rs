@@ -237,6 +237,68 @@ fn crowding_is_of_an_identity() {
     assert!(sources.contains(&identity("n/other")) && sources.len() == 1);
 }
 
+/// An Egress object of so many sources, and ports that each makes a rule of.
+fn wide(name: &str, sources: usize, spec: &str) -> String {
+    let sources = list(sources, |n| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}"));
+    egress(name, spec).replace("{kind: ServiceAccount, name: app, namespace: n}", &sources)
+}
+
+/// Sources times rules are bounded: service accounts need not exist.
+#[test]
+fn references_of_an_object() {
+    let settled = |count| {
+        format!(
+            "{}, ports: [{{number: 443, protocol: https}}], matches: [{}]",
+            hosts(count),
+            by_settings("s")
+        )
+    };
+    for (sources, spec, amount) in [
+        (1000, ports(300, "tcp"), None),
+        (73, ports(4096, "tcp"), None),
+        (1000, settled(60), None),
+        (1000, ports(301, "tcp"), Some(301_000)),
+        (74, ports(4096, "tcp"), Some(303_104)),
+        // A cluster counts as four.
+        (1000, settled(61), Some(305_000)),
+    ] {
+        let compiled = compiled(&(wide("p", sources, &spec) + &settings("s")));
+        let Some(amount) = amount else {
+            assert!(condition(&compiled, "Egress n/p").accepted, "{sources}: {}", problems(&compiled));
+            continue;
+        };
+        let noun = "rules, counted for each source (a cluster as four)";
+        let expected = format!("spec: {amount} {noun}, of which 300000 are allowed");
+        assert_eq!(excess(&compiled, "Egress n/p"), expected);
+        assert_eq!(condition(&compiled, "Egress n/p").reason(), "TooLarge");
+        assert!(rules(&compiled).is_empty(), "{expected}");
+    }
+}
+
+/// All objects of a namespace have a budget of references, in which the oldest come first. Those of other namespaces have
+/// theirs.
+#[test]
+fn references_of_a_namespace() {
+    let full = ports(300, "tcp");
+    let objects = ["a", "b", "c", "d"].map(|name| wide(name, 1000, &full)).concat();
+    let other = wide("a", 1000, &full).replace("namespace: n", "namespace: other");
+    let compiled = compiled(&(objects + &wide("e", 1000, &ports(100, "tcp")) + &other));
+    let said = excess(&compiled, "Egress n/d");
+    assert_eq!(
+        said,
+        "spec: with older objects of the namespace there would be 1200000 rules, counted for each source (a cluster \
+         as four), of which 1000000 are allowed, so this one grants nothing"
+    );
+    let crowded = condition(&compiled, "Egress n/d");
+    assert_eq!((crowded.reason(), crowded.rules, crowded.sources.len()), ("TooLarge", 0, 0));
+    for name in ["n/a", "n/b", "n/c", "n/e", "other/a"] {
+        assert!(condition(&compiled, &format!("Egress {name}")).accepted, "{name}");
+    }
+    // What is crowded out takes nothing from its identities either.
+    assert_eq!(compiled.document(&identity("n/a0")).rules.len(), 1000);
+    assert_eq!(compiled.document(&identity("other/a0")).rules.len(), 300);
+}
+
 /// The bytes that are counted are at least those that there are.
 #[test]
 fn documents_are_within_their_budget() {

@@ -394,6 +394,15 @@ fn what_is_too_large_is_refused() {
         "spec: 9000000 names and blocks of addresses, counted for each port, of which 250000 are allowed \
          (list fewer ports or hosts, or name the domain by a wildcard)"
     );
+    let source = |n: usize| json!({ "kind": "ServiceAccount", "name": format!("a{n}"), "namespace": "n" });
+    let sources: Vec<Value> = (0..1000).map(source).collect();
+    let ports: Vec<Value> = (1..4097).map(|n| json!({ "number": n, "protocol": "tcp" })).collect();
+    let wide = create(POLICY, "Egress", egress(json!({ "sources": sources, "hosts": [], "ports": ports })));
+    assert_eq!(
+        refusal(&wide),
+        "spec: 4096000 rules, counted for each source (a cluster as four), of which 300000 are allowed \
+         (list fewer sources, ports or hosts)"
+    );
     let long = "a?".repeat(4096);
     let group = create(ROUTES, "HTTPRouteGroup", json!({ "matches": [{ "name": "m", "pathRegex": long }] }));
     assert_eq!(
