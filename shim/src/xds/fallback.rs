@@ -6,6 +6,7 @@
 //! that is refused takes everything with it that came in the same message, so clusters that are not known to be
 //! good are tried in halves until those alone are left out.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -135,24 +136,42 @@ impl Clusters {
         sent
     }
 
-    /// Says whether others are to be sent.
-    fn accept(&mut self) -> bool {
-        self.accepted.extend(self.groups.pop().unwrap_or_default());
-        !self.groups.is_empty()
+    /// Takes those that are in force. Says whether others are to be sent.
+    fn accept(&mut self, in_force: &BTreeSet<String>) -> bool {
+        let Some(group) = self.groups.pop() else { return false };
+        let (accepted, waiting): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|cluster| in_force.contains(&cluster.name));
+        self.accepted.extend(accepted);
+        if waiting.is_empty() {
+            return !self.groups.is_empty();
+        }
+        self.groups.push(waiting);
+        false
     }
 
-    /// Says whether others are to be sent.
-    fn reject(&mut self, error: &str) -> bool {
-        let Some(mut group) = self.groups.pop() else { return false };
+    /// Takes those of which one is refused. Says whether others are to be sent.
+    fn reject(&mut self, error: &str, names: &BTreeSet<String>) -> bool {
+        let Some(group) = self.groups.pop() else { return false };
+        let (mut suspects, mut others): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|cluster| names.contains(&cluster.name));
+        if suspects.is_empty() {
+            self.groups.push(others);
+            return false;
+        }
         self.error = Some(error.to_owned());
-        if group.len() > 1 {
-            let half = group.split_off(group.len() / 2);
-            self.groups.extend([half, group]);
+        if suspects.len() > 1 {
+            let half = suspects.split_off(suspects.len() / 2);
+            self.groups.extend([half, suspects]);
         } else {
-            self.refused.extend(group);
+            self.refused.extend(suspects);
         }
         if self.refused.len() >= MAX_REFUSED_CLUSTERS {
             self.refused.extend(std::mem::take(&mut self.groups).into_iter().flatten());
+        }
+        // Those that came in other messages stay, with the next that are tried.
+        if !others.is_empty() {
+            others.extend(self.groups.pop().unwrap_or_default());
+            self.groups.push(others);
         }
         true
     }
@@ -190,15 +209,20 @@ impl Fallback {
         let mut changes = false;
         for event in events {
             changes |= match event {
-                Event::Acknowledged { type_url, .. } if type_url == type_url::EXTENSION => self.accept(),
-                Event::Rejected { type_url, error, .. } if type_url == type_url::EXTENSION => {
+                Event::Acknowledged { type_url, is_whole: true, .. } if type_url == type_url::EXTENSION => {
+                    self.accept()
+                }
+                // What was replaced meanwhile has its own answer.
+                Event::Rejected { type_url, error, names, is_last, .. }
+                    if type_url == type_url::EXTENSION && (*is_last || !names.is_empty()) =>
+                {
                     self.reject(error, variants)
                 }
-                Event::Acknowledged { type_url, .. } if type_url == type_url::CLUSTER => {
-                    self.clusters.accept()
+                Event::Acknowledged { type_url, in_force, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.accept(in_force)
                 }
-                Event::Rejected { type_url, error, .. } if type_url == type_url::CLUSTER => {
-                    self.clusters.reject(error)
+                Event::Rejected { type_url, error, names, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.reject(error, names)
                 }
                 Event::Sent { .. } | Event::Acknowledged { .. } | Event::Rejected { .. } => false,
             };

@@ -363,8 +363,10 @@ fn log(events: &[Event]) {
     for event in events {
         match event {
             Event::Sent { type_url, version } => tracing::debug!(type_url, version, "sent"),
-            Event::Acknowledged { type_url, version } => tracing::debug!(type_url, version, "acknowledged"),
-            Event::Rejected { type_url, version, error } => {
+            Event::Acknowledged { type_url, version, .. } => {
+                tracing::debug!(type_url, version, "acknowledged")
+            }
+            Event::Rejected { type_url, version, error, .. } => {
                 tracing::error!(
                     type_url,
                     version,

@@ -48,6 +48,16 @@ struct Proxy {
     sent: Vec<Vec<String>>,
 }
 
+/// What a proxy says of a message.
+fn answer(type_url: &str, error: Option<&str>, names: &[&str], is_last: bool) -> Event {
+    let (type_url, version) = (type_url.to_owned(), "v".to_owned());
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    match error {
+        Some(error) => Event::Rejected { type_url, version, error: error.to_owned(), names, is_last },
+        None => Event::Acknowledged { type_url, version, in_force: names, is_whole: true },
+    }
+}
+
 fn policies(snapshot: &Snapshot) -> Vec<String> {
     snapshot.document().rules.iter().map(|rule| rule.policy.replace("n/", "")).collect()
 }
@@ -79,13 +89,8 @@ impl Proxy {
             steps += 1;
             assert!(steps < 500, "it goes on for ever");
             self.sent.push(policies(&snapshot));
-            let answer = |type_url: &str, error: Option<&str>| {
-                let (type_url, version) = (type_url.to_owned(), "v".to_owned());
-                match error {
-                    Some(error) => Event::Rejected { type_url, version, error: error.to_owned() },
-                    None => Event::Acknowledged { type_url, version },
-                }
-            };
+            let sent: Vec<&str> = snapshot.clusters().iter().map(|c| c.name.as_str()).collect();
+            let answer = |type_url: &str, error: Option<&str>| answer(type_url, error, &sent, true);
             let bad = |name: &&'static str, all: &[String]| all.iter().any(|one| one == *name);
             let names: Vec<String> = snapshot.clusters().iter().map(|c| c.name.clone()).collect();
             // A refused message changes nothing.
@@ -176,6 +181,40 @@ fn a_cluster_costs_its_own_rules_only() {
     assert_eq!((proxy.clusters.join(" "), proxy.sent.len()), ("1 2 9".to_owned(), 1));
     proxy.update(&["a"], &["1"]);
     assert_eq!(proxy.held_back(), None);
+}
+
+/// A message may be on its way before an earlier one is refused: each answer counts for what its message carried.
+#[test]
+fn an_earlier_message_is_refused() {
+    let variants = Made(compiled(&[]));
+    let document = variants.0.document(&"n/a".parse().expect("valid"));
+    let target = |names: &[&str]| {
+        let clusters: Vec<_> = names.iter().map(|name| cluster(name)).collect();
+        variants.variant(&document, &clusters)
+    };
+    let names = |snapshot: &Snapshot| {
+        snapshot.clusters().iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    let mut fallback = Fallback::new(target(&["c1", "c2"]));
+    fallback.retarget(target(&["c1", "c2", "c3"]), &variants);
+    let mut say = |error, names: &[&str], is_last| {
+        fallback.observe(&[answer(type_url::CLUSTER, error, names, is_last)], &variants)
+    };
+    let sent = say(Some("no"), &["c1", "c2"], false).expect("others");
+    assert_eq!(names(&sent), "c1 c3");
+    // The second message was replaced meanwhile; the third brings c1 again.
+    let sent = say(Some("no"), &["c1"], true).expect("others");
+    assert_eq!(names(&sent), "c2 c3");
+    assert!(say(None, &["c2", "c3"], true).is_none());
+    let held_back = fallback.held_back(&variants).expect("something");
+    assert_eq!(held_back.clusters, ["c1"]);
+    // The policy of an earlier message was replaced, or is still what was sent.
+    let refused = |names: &[&str]| [answer(type_url::EXTENSION, Some("no"), names, false)];
+    assert!(fallback.observe(&refused(&[]), &variants).is_none());
+    assert_eq!(fallback.held_back(&variants).expect("something").error, "no");
+    assert_eq!(fallback.error, None);
+    fallback.observe(&refused(&["network"]), &variants);
+    assert_eq!(fallback.error.as_deref(), Some("no"));
 }
 
 proptest! {
