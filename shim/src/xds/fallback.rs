@@ -94,6 +94,8 @@ pub(super) struct Fallback {
     /// Why the target is not in force.
     error: Option<String>,
     clusters: Clusters,
+    /// Whether what is held back may be something else than when it was asked for last.
+    has_changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +192,14 @@ impl Fallback {
             is_bridged: false,
             error: None,
             clusters,
+            has_changed: false,
         }
+    }
+
+    /// Says whether what is held back may be something else than at the last call. To make that costs as much as the
+    /// document is long, so no proxy may ask for it with an answer that changes nothing.
+    pub(super) const fn take_change(&mut self) -> bool {
+        std::mem::replace(&mut self.has_changed, false)
     }
 
     /// There is something else that the proxy should have. Returns what is sent.
@@ -198,6 +207,7 @@ impl Fallback {
         self.clusters.retarget(target.clusters());
         self.target = target;
         self.is_bridged = false;
+        self.has_changed = true;
         // Where there is trouble already, what was revoked must not wait for the end of it.
         let is_in_trouble = self.error.is_some() && self.accepted.is_some();
         self.phase = if is_in_trouble { Phase::Bridge(Some(0)) } else { Phase::Trial(0) };
@@ -222,7 +232,9 @@ impl Fallback {
                     self.clusters.accept(in_force)
                 }
                 Event::Rejected { type_url, error, names, .. } if type_url == type_url::CLUSTER => {
-                    self.clusters.reject(error, names)
+                    let changes = self.clusters.reject(error, names);
+                    self.has_changed |= changes;
+                    changes
                 }
                 Event::Sent { .. } | Event::Acknowledged { .. } | Event::Rejected { .. } => false,
             };
@@ -231,6 +243,8 @@ impl Fallback {
     }
 
     fn accept(&mut self) -> bool {
+        let is_known = self.accepted.as_ref().is_some_and(|accepted| Arc::ptr_eq(accepted, &self.current));
+        self.has_changed |= !is_known || !matches!(self.phase, Phase::Settled(_));
         self.accepted = Some(Arc::clone(&self.current));
         match self.phase {
             Phase::Trial(dropped) => {
@@ -251,6 +265,7 @@ impl Fallback {
     }
 
     fn reject(&mut self, error: &str, variants: &impl Variants) -> bool {
+        self.has_changed = true;
         self.error = Some(error.to_owned());
         let dropped = match self.phase {
             Phase::Trial(dropped) => dropped,

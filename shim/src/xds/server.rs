@@ -307,7 +307,9 @@ async fn talk<T: Session>(
         log(&events);
         registration.record(&events, snapshot.document_version());
         let instead = fallback.observe(&events, variants);
-        registration.hold_back(fallback.held_back(variants));
+        if fallback.take_change() {
+            registration.hold_back(fallback.held_back(variants));
+        }
         unacknowledged.record(&events);
         for response in responses {
             match tokio::time::timeout(limits::READ_TIMEOUT, answers.send(Ok(response))).await {

@@ -217,6 +217,23 @@ fn an_earlier_message_is_refused() {
     assert_eq!(fallback.error.as_deref(), Some("no"));
 }
 
+/// What a proxy has not is made when it changes, not with each message.
+#[test]
+fn an_answer_that_changes_nothing_costs_nothing() {
+    let mut proxy = Proxy::new(&["e"], &[]);
+    proxy.update(&["a"], &[]);
+    proxy.update(&["a", "e"], &[]);
+    assert!(proxy.fallback.take_change() && proxy.held_back().is_some());
+    assert!(!proxy.fallback.take_change());
+    let variants = Made(compiled(&["a", "e"]));
+    let taken = answer(type_url::EXTENSION, None, &[], true);
+    let sent = Event::Sent { type_url: type_url::EXTENSION.to_owned(), version: "v".to_owned() };
+    let replaced = answer(type_url::EXTENSION, Some("no"), &[], false);
+    let cluster = answer(type_url::CLUSTER, Some("no"), &["none"], true);
+    assert!(proxy.fallback.observe(&[taken, sent, replaced, cluster], &variants).is_none());
+    assert!(!proxy.fallback.take_change());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
