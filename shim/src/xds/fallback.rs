@@ -5,13 +5,15 @@
 //! objects: one, two, four, and so on until the proxy accepts it or nothing of what is new is left. A cluster
 //! that is refused takes everything with it that came in the same message, so clusters that are not known to be
 //! good are tried in halves until those alone are left out.
+//!
+//! From passthrough there is no bridge: all that the new document allows was allowed. The tries begin at once.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use egress_compile::{OwnCluster, fallback};
-use egress_policy::Document;
+use egress_policy::{Document, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::session::Event;
@@ -94,6 +96,8 @@ pub(super) struct Fallback {
     /// Why the target is not in force.
     error: Option<String>,
     clusters: Clusters,
+    /// Whether a try goes on with another target: then the whole of that was not tried.
+    resumes: bool,
     /// Whether what is held back may be something else than when it was asked for last.
     has_changed: bool,
 }
@@ -192,6 +196,7 @@ impl Fallback {
             is_bridged: false,
             error: None,
             clusters,
+            resumes: false,
             has_changed: false,
         }
     }
@@ -210,7 +215,17 @@ impl Fallback {
         self.has_changed = true;
         // Where there is trouble already, what was revoked must not wait for the end of it.
         let is_in_trouble = self.error.is_some() && self.accepted.is_some();
-        self.phase = if is_in_trouble { Phase::Bridge(Some(0)) } else { Phase::Trial(0) };
+        let leaves_passthrough = self.leaves_passthrough();
+        self.resumes = false;
+        self.phase = match self.phase {
+            // From the start again, there would be no end as long as there are changes.
+            Phase::Trial(dropped @ 1..) if is_in_trouble && leaves_passthrough => {
+                self.resumes = true;
+                Phase::Trial(dropped)
+            }
+            _ if is_in_trouble && !leaves_passthrough => Phase::Bridge(Some(0)),
+            _ => Phase::Trial(0),
+        };
         self.snapshot(variants)
     }
 
@@ -252,8 +267,9 @@ impl Fallback {
                     self.error = None;
                 }
                 self.is_bridged = false;
-                self.phase = Phase::Settled(dropped);
-                false
+                let whole_is_next = std::mem::replace(&mut self.resumes, false) && dropped > 0;
+                self.phase = if whole_is_next { Phase::Trial(0) } else { Phase::Settled(dropped) };
+                whole_is_next
             }
             Phase::Bridge(next) => {
                 self.is_bridged = true;
@@ -282,8 +298,9 @@ impl Fallback {
         };
         let changed = self.changed(variants).len();
         let next = (dropped < changed).then(|| (dropped * 2).max(1).min(changed));
+        let has_bridge = !self.is_bridged && !(self.leaves_passthrough() && next.is_some());
         self.phase = match (next, &self.accepted) {
-            (next, Some(_)) if !self.is_bridged => Phase::Bridge(next),
+            (next, Some(_)) if has_bridge => Phase::Bridge(next),
             (Some(next), _) => Phase::Trial(next),
             (None, Some(_)) => Phase::Bridge(None),
             (None, None) => {
@@ -299,6 +316,13 @@ impl Fallback {
         let mut changed = fallback::changed(self.accepted(), self.target.document());
         variants.sort_newest_first(&mut changed);
         changed
+    }
+
+    /// Whether a proxy that lets everything through is to have rules. Such a document has none of its own, so the
+    /// bridge would close all that both allow; what both allow by rules is the new document itself.
+    fn leaves_passthrough(&self) -> bool {
+        self.accepted().is_some_and(|accepted| accepted.mode == Mode::Passthrough)
+            && self.target.document().mode != Mode::Passthrough
     }
 
     fn accepted(&self) -> Option<&Document> {

@@ -80,10 +80,14 @@ impl Proxy {
     fn update(&mut self, objects: &[&str], clusters: &[&str]) {
         let variants = Made(compiled(objects));
         let document = variants.0.document(&"n/a".parse().expect("valid"));
+        self.update_to(&document, &variants, clusters);
+    }
+
+    fn update_to(&mut self, document: &Document, variants: &Made, clusters: &[&str]) {
         let clusters: Vec<_> = clusters.iter().map(|name| cluster(name)).collect();
-        let target = variants.variant(&document, &clusters);
+        let target = variants.variant(document, &clusters);
         self.sent.clear();
-        let mut next = Some(self.fallback.retarget(target, &variants));
+        let mut next = Some(self.fallback.retarget(target, variants));
         let mut steps = 0;
         while let Some(snapshot) = next {
             steps += 1;
@@ -103,7 +107,7 @@ impl Proxy {
                 self.in_force = policies(&snapshot);
             }
             let events = [answer(type_url::CLUSTER, bad_cluster), answer(type_url::EXTENSION, bad_policy)];
-            next = self.fallback.observe(&events, &variants);
+            next = self.fallback.observe(&events, variants);
         }
         self.clusters.sort();
     }
@@ -215,6 +219,58 @@ fn an_earlier_message_is_refused() {
     assert_eq!(fallback.error, None);
     fallback.observe(&refused(&["network"]), &variants);
     assert_eq!(fallback.error.as_deref(), Some("no"));
+}
+
+fn passthrough() -> Document {
+    let none = Document::clone(&compiled(&[]).document(&"n/a".parse().expect("valid")));
+    Document { mode: Mode::Passthrough, version: "passthrough".to_owned(), ..none }
+}
+
+/// A refused object does not close what the others allow, and the passthrough ends after some tries.
+#[test]
+fn from_passthrough_to_rules() {
+    let mut proxy = Proxy::new(&["bad"], &[]);
+    proxy.update_to(&passthrough(), &Made(compiled(&[])), &[]);
+    proxy.update(&["a", "b", "bad", "c"], &[]);
+    assert_eq!(proxy.sent, [vec!["a", "b", "bad", "c"], vec!["a", "b", "bad"], vec!["a", "b"]]);
+    assert_eq!(proxy.in_force, ["a", "b"]);
+    assert_eq!(proxy.held_back().expect("something").policies, ["n/c", "n/bad"]);
+    // From there on everything is as ever.
+    proxy.update(&["b", "bad", "c"], &[]);
+    assert_eq!(proxy.sent[0], ["b"]);
+    // If all are refused, nothing is allowed.
+    let mut proxy = Proxy::new(&["a", "b"], &[]);
+    proxy.update_to(&passthrough(), &Made(compiled(&[])), &[]);
+    proxy.in_force = vec!["everything".to_owned()];
+    proxy.update(&["a", "b"], &[]);
+    assert_eq!(proxy.sent, [vec!["a", "b"], vec!["a"], vec![]]);
+    assert_eq!(proxy.in_force, Vec::<String>::new());
+}
+
+/// Changes that come faster than the answers do not keep the passthrough.
+#[test]
+fn changes_do_not_hold_up_the_end_of_passthrough() {
+    let variants = Made(compiled(&["a", "b", "bad", "c", "d", "e"]));
+    let document = |objects: &[&str]| compiled(objects).document(&"n/a".parse().expect("valid"));
+    let target = |objects: &[&str]| variants.variant(&document(objects), &[]);
+    let mut fallback = Fallback::new(variants.variant(&passthrough(), &[]));
+    let say = |fallback: &mut Fallback, error| {
+        fallback.observe(&[answer(type_url::EXTENSION, error, &[], true)], &variants)
+    };
+    assert!(say(&mut fallback, None).is_none());
+    fallback.retarget(target(&["a", "bad", "c", "d"]), &variants);
+    assert_eq!(policies(&say(&mut fallback, Some("no")).expect("a try")), ["a", "bad", "c"]);
+    for objects in [["a", "bad", "c", "e"], ["a", "bad", "d", "e"]] {
+        fallback.retarget(target(&objects), &variants);
+        say(&mut fallback, Some("no")).expect("a try");
+    }
+    let sent = fallback.retarget(target(&["a", "bad", "d"]), &variants);
+    assert_eq!(policies(&sent), Vec::<String>::new(), "all are left out by now");
+    // It takes that, and then the whole of the newest is tried.
+    let whole = say(&mut fallback, None).expect("the whole");
+    assert_eq!(policies(&whole), ["a", "bad", "d"]);
+    assert!(say(&mut fallback, None).is_none());
+    assert_eq!(fallback.held_back(&variants), None);
 }
 
 /// What a proxy has not is made when it changes, not with each message.
