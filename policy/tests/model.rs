@@ -123,6 +123,19 @@ proptest! {
             let allowed = both.is_none() || one.is_some() && other.is_some();
             prop_assert!(allowed, "{question:?}: {both:?}, {one:?}, {other:?}");
         }
+        // And of the mesh it allows all that both allow.
+        let mesh = |services: &[Value]| policy(&document("enforce", &[], services));
+        let services = |own: &[Value]| [own, &shared].concat();
+        let (one, other) = (mesh(&services(&in_mesh.0)), mesh(&services(&in_mesh.1)));
+        let both: Policy = Policy::new(
+            read(&document("enforce", &[], &services(&in_mesh.0)))
+                .intersection(&read(&document("enforce", &[], &services(&in_mesh.1)))),
+        )
+        .expect("valid");
+        for (to, traffic) in questions {
+            let is_allowed = |policy: &Policy| ask(policy, to, traffic).is_allowed();
+            prop_assert_eq!(is_allowed(&both), is_allowed(&one) && is_allowed(&other), "{} {:?}", to, traffic);
+        }
     }
 
     #[test]

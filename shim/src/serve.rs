@@ -436,14 +436,20 @@ impl Variants for Published {
         let names = clusters.iter().map(|cluster| cluster.name.as_bytes());
         let key = hash(std::iter::once(document.version.as_bytes()).chain(names));
         let key = format!("{} {key}", document.identity);
-        let mut variants = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = variants.get(&key).and_then(Weak::upgrade)
-            && known.clusters() == clusters
-        {
+        let lock = || self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |variants: &HashMap<String, Weak<Snapshot>>| {
+            variants.get(&key).and_then(Weak::upgrade).filter(|known| known.clusters() == clusters)
+        };
+        if let Some(known) = known(&lock()) {
+            return known;
+        }
+        // Not under the lock: all streams would wait for one that makes a long one.
+        let snapshot = Arc::new(self.generator.snapshot(document, clusters));
+        let mut variants = lock();
+        if let Some(known) = known(&variants) {
             return known;
         }
         variants.retain(|_, variant| variant.strong_count() > 0);
-        let snapshot = Arc::new(self.generator.snapshot(document, clusters));
         variants.insert(key, Arc::downgrade(&snapshot));
         snapshot
     }

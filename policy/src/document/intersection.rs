@@ -1,13 +1,14 @@
 //! The policy that allows only what two others both allow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Document, InMesh, Rule};
+use crate::{Address, Port};
 
 impl Document {
     /// The document that allows only what both allow: rules that are equal in both, the stricter mode, and of the
-    /// services of the mesh those that are equal in both; the others are refused. The version is left as it is here.
+    /// addresses and ports of the mesh those that both allow; the others are refused. The version is left as it is here.
     ///
     /// It is what a proxy can be given at once, when it refuses a new document: its rules were accepted before, and
     /// what the new document revokes is gone.
@@ -26,16 +27,95 @@ impl Document {
     }
 }
 
-/// A service that only one of both has is not egress there, and may be refused by the rules of the other. Of services
-/// with one address and port one that is refused counts.
+/// What both allow by address and port, whatever else a service has: an object that gains or loses an address, as a
+/// headless service does with each pod, keeps the others. What only one of both has is not egress there, and may be
+/// refused by the rules of the other.
 fn services(one: &Arc<[InMesh]>, other: &Arc<[InMesh]>) -> Arc<[InMesh]> {
     if one == other {
         return Arc::clone(one);
     }
-    let (ones, others): (BTreeSet<&InMesh>, BTreeSet<&InMesh>) =
-        (one.iter().collect(), other.iter().collect());
-    let in_both = ones.intersection(&others).map(|service| (*service).clone());
-    let in_one =
-        ones.symmetric_difference(&others).map(|service| InMesh { allowed: false, ..(*service).clone() });
-    in_both.chain(in_one).collect()
+    let (ones, others) = (allowed(one), allowed(other));
+    let is_in_both = |key: &Key| ones.get(key) == Some(&true) && others.get(key) == Some(&true);
+    // By service, ports and whether it is allowed, so that a service with many addresses stays one.
+    let mut services: BTreeMap<(&str, Vec<Port>, bool), BTreeSet<Address>> = BTreeMap::new();
+    for service in one.iter().chain(other.iter()) {
+        for address in &service.addresses {
+            let (stay, go): (BTreeSet<Port>, BTreeSet<Port>) =
+                service.ports.iter().partition(|port| is_in_both(&(*address, **port)));
+            for (ports, allowed) in [(stay, true), (go, false)] {
+                if !ports.is_empty() {
+                    let ports = ports.into_iter().collect();
+                    services.entry((&service.service, ports, allowed)).or_default().insert(*address);
+                }
+            }
+        }
+    }
+    let service = |((service, ports, allowed), addresses): ((&str, Vec<Port>, bool), BTreeSet<Address>)| {
+        InMesh { service: service.to_owned(), addresses: addresses.into_iter().collect(), ports, allowed }
+    };
+    services.into_iter().map(service).collect()
+}
+
+type Key = (Address, Port);
+
+/// Whether each address and port is allowed. Of services with one address and port one that is refused counts.
+fn allowed(services: &[InMesh]) -> BTreeMap<Key, bool> {
+    let mut allowed = BTreeMap::new();
+    for service in services {
+        for address in &service.addresses {
+            for port in &service.ports {
+                let known = allowed.entry((*address, *port)).or_insert(true);
+                *known &= service.allowed;
+            }
+        }
+    }
+    allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Document, InMesh};
+
+    fn document(in_mesh: serde_json::Value) -> Document {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "egress-policy/v1", "identity": {"namespace": "n", "serviceAccount": "a"}, "version": "v", "mode": "enforce", "rules": [],
+            "inMesh": in_mesh,
+        }))
+        .expect("a document")
+    }
+
+    fn service(addresses: &[&str], ports: &[u16], allowed: bool) -> serde_json::Value {
+        serde_json::json!({"service": "n/s", "addresses": addresses, "ports": ports, "allowed": allowed})
+    }
+
+    /// With a pod that comes and one that goes, connections to the others stay.
+    #[test]
+    fn a_headless_service_keeps_the_addresses_that_both_have() {
+        let one =
+            document(serde_json::json!([service(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], &[80, 81], true)]));
+        let other = document(serde_json::json!([
+            service(&["10.0.0.4", "10.0.0.3", "10.0.0.2"], &[80], true),
+            service(&["10.0.0.3"], &[80], false),
+        ]));
+        let both = one.intersection(&other).in_mesh;
+        assert_eq!(both, other.intersection(&one).in_mesh);
+        let mut keys: Vec<String> = Vec::new();
+        for InMesh { addresses, ports, allowed, .. } in both.iter() {
+            for address in addresses {
+                keys.extend(ports.iter().map(|port| format!("{}:{} {allowed}", address.get(), port.get())));
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        let expected = [
+            "10.0.0.1:80 false",
+            "10.0.0.1:81 false",
+            "10.0.0.2:80 true",
+            "10.0.0.2:81 false",
+            "10.0.0.3:80 false",
+            "10.0.0.3:81 false",
+            "10.0.0.4:80 false",
+        ];
+        assert_eq!(keys, expected);
+    }
 }

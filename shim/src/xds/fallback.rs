@@ -5,12 +5,15 @@
 //! objects: one, two, four, and so on until the proxy accepts it or nothing of what is new is left. A cluster
 //! that is refused takes everything with it that came in the same message, so clusters that are not known to be
 //! good are tried in halves until those alone are left out.
+//!
+//! From passthrough there is no bridge: all that the new document allows was allowed. The tries begin at once.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use egress_compile::{OwnCluster, fallback};
-use egress_policy::Document;
+use egress_policy::{Document, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::session::Event;
@@ -93,6 +96,10 @@ pub(super) struct Fallback {
     /// Why the target is not in force.
     error: Option<String>,
     clusters: Clusters,
+    /// Whether a try goes on with another target: then the whole of that was not tried.
+    resumes: bool,
+    /// Whether what is held back may be something else than when it was asked for last.
+    has_changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,24 +142,42 @@ impl Clusters {
         sent
     }
 
-    /// Says whether others are to be sent.
-    fn accept(&mut self) -> bool {
-        self.accepted.extend(self.groups.pop().unwrap_or_default());
-        !self.groups.is_empty()
+    /// Takes those that are in force. Says whether others are to be sent.
+    fn accept(&mut self, in_force: &BTreeSet<String>) -> bool {
+        let Some(group) = self.groups.pop() else { return false };
+        let (accepted, waiting): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|cluster| in_force.contains(&cluster.name));
+        self.accepted.extend(accepted);
+        if waiting.is_empty() {
+            return !self.groups.is_empty();
+        }
+        self.groups.push(waiting);
+        false
     }
 
-    /// Says whether others are to be sent.
-    fn reject(&mut self, error: &str) -> bool {
-        let Some(mut group) = self.groups.pop() else { return false };
+    /// Takes those of which one is refused. Says whether others are to be sent.
+    fn reject(&mut self, error: &str, names: &BTreeSet<String>) -> bool {
+        let Some(group) = self.groups.pop() else { return false };
+        let (mut suspects, mut others): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|cluster| names.contains(&cluster.name));
+        if suspects.is_empty() {
+            self.groups.push(others);
+            return false;
+        }
         self.error = Some(error.to_owned());
-        if group.len() > 1 {
-            let half = group.split_off(group.len() / 2);
-            self.groups.extend([half, group]);
+        if suspects.len() > 1 {
+            let half = suspects.split_off(suspects.len() / 2);
+            self.groups.extend([half, suspects]);
         } else {
-            self.refused.extend(group);
+            self.refused.extend(suspects);
         }
         if self.refused.len() >= MAX_REFUSED_CLUSTERS {
             self.refused.extend(std::mem::take(&mut self.groups).into_iter().flatten());
+        }
+        // Those that came in other messages stay, with the next that are tried.
+        if !others.is_empty() {
+            others.extend(self.groups.pop().unwrap_or_default());
+            self.groups.push(others);
         }
         true
     }
@@ -171,7 +196,15 @@ impl Fallback {
             is_bridged: false,
             error: None,
             clusters,
+            resumes: false,
+            has_changed: false,
         }
+    }
+
+    /// Says whether what is held back may be something else than at the last call. To make that costs as much as the
+    /// document is long, so no proxy may ask for it with an answer that changes nothing.
+    pub(super) const fn take_change(&mut self) -> bool {
+        std::mem::replace(&mut self.has_changed, false)
     }
 
     /// There is something else that the proxy should have. Returns what is sent.
@@ -179,9 +212,20 @@ impl Fallback {
         self.clusters.retarget(target.clusters());
         self.target = target;
         self.is_bridged = false;
+        self.has_changed = true;
         // Where there is trouble already, what was revoked must not wait for the end of it.
         let is_in_trouble = self.error.is_some() && self.accepted.is_some();
-        self.phase = if is_in_trouble { Phase::Bridge(Some(0)) } else { Phase::Trial(0) };
+        let leaves_passthrough = self.leaves_passthrough();
+        self.resumes = false;
+        self.phase = match self.phase {
+            // From the start again, there would be no end as long as there are changes.
+            Phase::Trial(dropped @ 1..) if is_in_trouble && leaves_passthrough => {
+                self.resumes = true;
+                Phase::Trial(dropped)
+            }
+            _ if is_in_trouble && !leaves_passthrough => Phase::Bridge(Some(0)),
+            _ => Phase::Trial(0),
+        };
         self.snapshot(variants)
     }
 
@@ -190,15 +234,22 @@ impl Fallback {
         let mut changes = false;
         for event in events {
             changes |= match event {
-                Event::Acknowledged { type_url, .. } if type_url == type_url::EXTENSION => self.accept(),
-                Event::Rejected { type_url, error, .. } if type_url == type_url::EXTENSION => {
+                Event::Acknowledged { type_url, is_whole: true, .. } if type_url == type_url::EXTENSION => {
+                    self.accept()
+                }
+                // What was replaced meanwhile has its own answer.
+                Event::Rejected { type_url, error, names, is_last, .. }
+                    if type_url == type_url::EXTENSION && (*is_last || !names.is_empty()) =>
+                {
                     self.reject(error, variants)
                 }
-                Event::Acknowledged { type_url, .. } if type_url == type_url::CLUSTER => {
-                    self.clusters.accept()
+                Event::Acknowledged { type_url, in_force, .. } if type_url == type_url::CLUSTER => {
+                    self.clusters.accept(in_force)
                 }
-                Event::Rejected { type_url, error, .. } if type_url == type_url::CLUSTER => {
-                    self.clusters.reject(error)
+                Event::Rejected { type_url, error, names, .. } if type_url == type_url::CLUSTER => {
+                    let changes = self.clusters.reject(error, names);
+                    self.has_changed |= changes;
+                    changes
                 }
                 Event::Sent { .. } | Event::Acknowledged { .. } | Event::Rejected { .. } => false,
             };
@@ -207,6 +258,8 @@ impl Fallback {
     }
 
     fn accept(&mut self) -> bool {
+        let is_known = self.accepted.as_ref().is_some_and(|accepted| Arc::ptr_eq(accepted, &self.current));
+        self.has_changed |= !is_known || !matches!(self.phase, Phase::Settled(_));
         self.accepted = Some(Arc::clone(&self.current));
         match self.phase {
             Phase::Trial(dropped) => {
@@ -214,8 +267,9 @@ impl Fallback {
                     self.error = None;
                 }
                 self.is_bridged = false;
-                self.phase = Phase::Settled(dropped);
-                false
+                let whole_is_next = std::mem::replace(&mut self.resumes, false) && dropped > 0;
+                self.phase = if whole_is_next { Phase::Trial(0) } else { Phase::Settled(dropped) };
+                whole_is_next
             }
             Phase::Bridge(next) => {
                 self.is_bridged = true;
@@ -227,6 +281,7 @@ impl Fallback {
     }
 
     fn reject(&mut self, error: &str, variants: &impl Variants) -> bool {
+        self.has_changed = true;
         self.error = Some(error.to_owned());
         let dropped = match self.phase {
             Phase::Trial(dropped) => dropped,
@@ -243,8 +298,9 @@ impl Fallback {
         };
         let changed = self.changed(variants).len();
         let next = (dropped < changed).then(|| (dropped * 2).max(1).min(changed));
+        let has_bridge = !self.is_bridged && !(self.leaves_passthrough() && next.is_some());
         self.phase = match (next, &self.accepted) {
-            (next, Some(_)) if !self.is_bridged => Phase::Bridge(next),
+            (next, Some(_)) if has_bridge => Phase::Bridge(next),
             (Some(next), _) => Phase::Trial(next),
             (None, Some(_)) => Phase::Bridge(None),
             (None, None) => {
@@ -260,6 +316,13 @@ impl Fallback {
         let mut changed = fallback::changed(self.accepted(), self.target.document());
         variants.sort_newest_first(&mut changed);
         changed
+    }
+
+    /// Whether a proxy that lets everything through is to have rules. Such a document has none of its own, so the
+    /// bridge would close all that both allow; what both allow by rules is the new document itself.
+    fn leaves_passthrough(&self) -> bool {
+        self.accepted().is_some_and(|accepted| accepted.mode == Mode::Passthrough)
+            && self.target.document().mode != Mode::Passthrough
     }
 
     fn accepted(&self) -> Option<&Document> {

@@ -197,9 +197,10 @@ impl Unacknowledged {
                 Event::Sent { type_url, .. } => {
                     self.0.insert(type_url.clone(), Instant::now());
                 }
-                Event::Acknowledged { type_url, .. } | Event::Rejected { type_url, .. } => {
+                Event::Acknowledged { type_url, .. } | Event::Rejected { type_url, is_last: true, .. } => {
                     self.0.remove(type_url);
                 }
+                Event::Rejected { is_last: false, .. } => {}
             }
         }
     }
@@ -250,6 +251,8 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::xds::identify::Authorization;
 
@@ -310,7 +313,12 @@ mod tests {
         let before = Instant::now();
         unacknowledged.record(&[Event::Sent { type_url: type_url.clone(), version: version.clone() }]);
         assert!(unacknowledged.deadline().is_some_and(|deadline| deadline >= before + ACKNOWLEDGE_TIMEOUT));
-        unacknowledged.record(&[Event::Acknowledged { type_url, version }]);
+        unacknowledged.record(&[Event::Acknowledged {
+            type_url,
+            version,
+            in_force: BTreeSet::new(),
+            is_whole: true,
+        }]);
         assert_eq!(unacknowledged.deadline(), None);
     }
 

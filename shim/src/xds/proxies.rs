@@ -237,7 +237,7 @@ impl Registration<'_> {
                     counts.sent.fetch_add(1, Ordering::Relaxed);
                     proxy.types.entry(short(type_url)).or_default().sent = Some(version.clone());
                 }
-                Event::Acknowledged { type_url, version } => {
+                Event::Acknowledged { type_url, version, in_force: _, is_whole: _ } => {
                     counts.acknowledged.fetch_add(1, Ordering::Relaxed);
                     let status = proxy.types.entry(short(type_url)).or_default();
                     status.sent = Some(version.clone());
@@ -246,8 +246,12 @@ impl Registration<'_> {
                         status.rejected = None;
                     }
                 }
-                Event::Rejected { type_url, version, error } => {
+                Event::Rejected { type_url, version, error, names, is_last } => {
                     counts.rejected.fetch_add(1, Ordering::Relaxed);
+                    // What was replaced meanwhile has its own answer.
+                    if !is_last && names.is_empty() {
+                        continue;
+                    }
                     proxy.types.entry(short(type_url)).or_default().rejected =
                         Some(Rejection { version: version.clone(), error: error.clone() });
                 }
@@ -299,6 +303,8 @@ fn envoy_version(node: &Node) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::snapshot::type_url;
 
@@ -310,8 +316,14 @@ mod tests {
         let event = |version: &str, error: Option<&str>| {
             let (type_url, version) = (type_url::EXTENSION.to_owned(), version.to_owned());
             match error {
-                Some(error) => Event::Rejected { type_url, version, error: error.to_owned() },
-                None => Event::Acknowledged { type_url, version },
+                Some(error) => Event::Rejected {
+                    type_url,
+                    version,
+                    error: error.to_owned(),
+                    names: BTreeSet::new(),
+                    is_last: true,
+                },
+                None => Event::Acknowledged { type_url, version, in_force: BTreeSet::new(), is_whole: true },
             }
         };
         let rejected = || proxies.list()[0].types["extension"].rejected.clone().map(|r| r.error);

@@ -307,7 +307,9 @@ async fn talk<T: Session>(
         log(&events);
         registration.record(&events, snapshot.document_version());
         let instead = fallback.observe(&events, variants);
-        registration.hold_back(fallback.held_back(variants));
+        if fallback.take_change() {
+            registration.hold_back(fallback.held_back(variants));
+        }
         unacknowledged.record(&events);
         for response in responses {
             match tokio::time::timeout(limits::READ_TIMEOUT, answers.send(Ok(response))).await {
@@ -363,8 +365,10 @@ fn log(events: &[Event]) {
     for event in events {
         match event {
             Event::Sent { type_url, version } => tracing::debug!(type_url, version, "sent"),
-            Event::Acknowledged { type_url, version } => tracing::debug!(type_url, version, "acknowledged"),
-            Event::Rejected { type_url, version, error } => {
+            Event::Acknowledged { type_url, version, .. } => {
+                tracing::debug!(type_url, version, "acknowledged")
+            }
+            Event::Rejected { type_url, version, error, .. } => {
                 tracing::error!(
                     type_url,
                     version,

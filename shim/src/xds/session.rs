@@ -26,21 +26,29 @@ pub enum Event {
         /// The version of what was sent.
         version: String,
     },
-    /// The proxy took what was sent, or showed that it has it already.
+    /// The proxy took what was sent last, or showed that it has it already.
     Acknowledged {
         /// The type.
         type_url: String,
-        /// The version of what it took.
+        /// The version of what was sent last.
         version: String,
+        /// The resources that it has in force now.
+        in_force: BTreeSet<String>,
+        /// Whether these are all of that version: nothing that came in an earlier message was refused.
+        is_whole: bool,
     },
-    /// The proxy refused what was sent.
+    /// The proxy refused something that was sent.
     Rejected {
         /// The type.
         type_url: String,
-        /// The version of what it refused.
+        /// The version that is not in force therefore: of what was sent last.
         version: String,
         /// The proxy's own words.
         error: String,
+        /// What the refused message was about, without what later messages replaced.
+        names: BTreeSet<String>,
+        /// Whether that was the last message.
+        is_last: bool,
     },
 }
 

@@ -21,20 +21,60 @@ struct Type {
     subscription: Subscription,
     /// What the proxy has been sent, by name and version.
     sent: BTreeMap<String, String>,
-    nonce: String,
+    /// The number of the last message.
+    nonce: u64,
     version: String,
-    /// What the last message changed or removed.
-    last: BTreeSet<String>,
-    /// The version that the proxy refused, and what that message was about. Envoy may have applied none of it.
+    /// The number of the last message that was answered. Envoy answers each once, in their order.
+    answered: u64,
+    /// What unanswered messages changed or removed, with the last message that did.
+    in_flight: BTreeMap<String, u64>,
+    /// The version that the proxy refused, and what the refused messages were about. Envoy may have applied none of it.
     refused: Option<(String, BTreeSet<String>)>,
     started: bool,
+}
+
+impl Type {
+    /// Takes an answer, the first for its message. What it says of a message holds for what no later one carried.
+    fn answer(&mut self, url: &str, nonce: &str, error: Option<&str>) -> Option<Event> {
+        let nonce: u64 = nonce.parse().ok()?;
+        if nonce <= self.answered || nonce > self.nonce {
+            return None;
+        }
+        self.answered = nonce;
+        let of_message = self.in_flight.iter().filter(|(_, sent)| **sent == nonce);
+        let names: BTreeSet<String> = of_message.map(|(name, _)| name.clone()).collect();
+        self.in_flight.retain(|_, sent| *sent != nonce);
+        let (type_url, version, is_last) = (url.to_owned(), self.version.clone(), nonce == self.nonce);
+        if let Some(error) = error {
+            if is_last || !names.is_empty() {
+                let before = self.refused.take().map(|(_, names)| names).unwrap_or_default();
+                self.refused = Some((version.clone(), before.into_iter().chain(names.clone()).collect()));
+            }
+            return Some(Event::Rejected { type_url, version, error: error.to_owned(), names, is_last });
+        }
+        // Nothing is said of what came since. The answer to that tells all that is in force.
+        is_last.then(|| self.acknowledged(type_url))
+    }
+
+    fn acknowledged(&self, type_url: String) -> Event {
+        let is_refused = |name: &String| self.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
+        let is_in_force = |name: &&String| !self.in_flight.contains_key(*name) && !is_refused(name);
+        Event::Acknowledged {
+            type_url,
+            version: self.version.clone(),
+            in_force: self.sent.keys().filter(is_in_force).cloned().collect(),
+            is_whole: self.refused.is_none(),
+        }
+    }
 }
 
 impl Delta {
     /// How many names the proxy has given, and of how many bytes.
     pub fn size(&self) -> (usize, usize) {
         super::size(self.types.iter().flat_map(|(url, known)| {
-            [url].into_iter().chain(&known.subscription.names).chain(known.sent.keys())
+            let refused = known.refused.iter().flat_map(|(_, names)| names);
+            let gone = known.in_flight.keys().chain(refused).filter(|name| !known.sent.contains_key(*name));
+            [url].into_iter().chain(&known.subscription.names).chain(known.sent.keys()).chain(gone)
         }))
     }
 
@@ -47,16 +87,8 @@ impl Delta {
         let url = request.type_url.as_str();
         let mut events = Vec::new();
         let known = self.types.entry(url.to_owned()).or_default();
-        if !request.response_nonce.is_empty() && request.response_nonce == known.nonce {
-            let version = known.version.clone();
-            events.push(match &request.error_detail {
-                None => Event::Acknowledged { type_url: url.to_owned(), version },
-                Some(error) => {
-                    known.refused = Some((version.clone(), std::mem::take(&mut known.last)));
-                    Event::Rejected { type_url: url.to_owned(), version, error: error.message.clone() }
-                }
-            });
-        }
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        events.extend(known.answer(url, &request.response_nonce, error));
         let first = !std::mem::replace(&mut known.started, true);
         if first {
             known.sent = request.initial_resource_versions.clone().into_iter().collect();
@@ -140,8 +172,8 @@ impl Delta {
             // A proxy that comes back with everything has shown that it has it; one that asks for
             // the first time waits for an answer, be it empty.
             if first && !known.sent.is_empty() {
-                known.version.clone_from(&version);
-                events.push(Event::Acknowledged { type_url: url.to_owned(), version });
+                known.version = version;
+                events.push(known.acknowledged(url.to_owned()));
                 return None;
             }
             if !first {
@@ -149,14 +181,12 @@ impl Delta {
             }
         }
         self.nonces += 1;
-        known.nonce = self.nonces.to_string();
+        known.nonce = self.nonces;
         known.version.clone_from(&version);
         known.sent = wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).collect();
-        known.last = changed
-            .iter()
-            .map(|resource| resource.name().to_owned())
-            .chain(removed.iter().cloned())
-            .collect();
+        let carried =
+            changed.iter().map(|resource| resource.name()).chain(removed.iter().map(String::as_str));
+        known.in_flight.extend(carried.map(|name| (name.to_owned(), self.nonces)));
         events.push(Event::Sent { type_url: url.to_owned(), version: version.clone() });
         Some(DeltaDiscoveryResponse {
             system_version_info: version,
@@ -171,7 +201,7 @@ impl Delta {
                 .collect(),
             type_url: url.to_owned(),
             removed_resources: removed.into_iter().collect(),
-            nonce: known.nonce.clone(),
+            nonce: known.nonce.to_string(),
             ..Default::default()
         })
     }

@@ -336,7 +336,10 @@ fn a_refused_version_is_not_sent_again() {
     let (again, events) = proxy.session.on_request(&refusal, &second);
     assert!(again.is_empty());
     let version = responses[0].version_info.clone();
-    assert_eq!(events, [Event::Rejected { type_url: EXTENSION.to_owned(), version, error: "no".to_owned() }]);
+    let names = BTreeSet::from(["http".to_owned(), "network".to_owned()]);
+    let (type_url, error) = (EXTENSION.to_owned(), "no".to_owned());
+    assert_eq!(events, [Event::Rejected { type_url, version, error, names, is_last: true }]);
+    assert!(proxy.session.on_request(&refusal, &second).1.is_empty(), "each message has one answer");
     assert!(proxy.session.on_snapshot(&second).0.is_empty());
     proxy.update(&snapshot(&content(false, 3)));
     assert_eq!(proxy.has(), content(false, 3));
@@ -386,6 +389,118 @@ fn what_came_beside_a_refused_resource_is_sent_again() {
         DeltaDiscoveryRequest { error_detail: None, response_nonce: responses[0].nonce.clone(), ..refusal };
     assert!(session.on_request(&accepted, &good).0.is_empty());
     assert!(session.on_snapshot(&good).0.is_empty());
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn no() -> Status {
+    Status { message: "no".to_owned(), ..Default::default() }
+}
+
+/// Another message may be on its way before the proxy refuses the one before.
+#[test]
+fn a_refusal_of_an_earlier_message_is_not_lost() {
+    let clusters = |names: &[&'static str]| {
+        snapshot(&names.iter().map(|name| ((CLUSTER, *name), 1)).collect::<Content>())
+    };
+    let mut session = Delta::default();
+    let ask = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
+    let (two, three, one) = (clusters(&["c1", "c2"]), clusters(&["c1", "c2", "c3"]), clusters(&["c2", "c3"]));
+    let nonce = |sent: &[envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse]| {
+        sent.first().expect("a message").nonce.clone()
+    };
+    let first = nonce(&session.on_request(&ask, &two).0);
+    let second = nonce(&session.on_snapshot(&three).0);
+    let mut answer = |nonce: &str, error: Option<Status>, to: &Snapshot| {
+        let answer =
+            DeltaDiscoveryRequest { response_nonce: nonce.to_owned(), error_detail: error, ..ask.clone() };
+        session.on_request(&answer, to).1
+    };
+    let refused = answer(&first, Some(no()), &three);
+    assert!(
+        matches!(&refused[..], [Event::Rejected { names: refused, is_last: false, .. }]
+            if *refused == names(&["c1", "c2"])),
+        "{refused:?}"
+    );
+    assert!(answer(&first, Some(no()), &three).is_empty(), "each message has one answer");
+    let taken = answer(&second, None, &three);
+    assert!(
+        matches!(&taken[..], [Event::Acknowledged { in_force, is_whole: false, .. }]
+            if *in_force == names(&["c3"])),
+        "{taken:?}"
+    );
+    // What came with the mistake comes again.
+    let (sent, _) = session.on_snapshot(&one);
+    assert_eq!(sent[0].resources.iter().map(|resource| resource.name.as_str()).collect::<Vec<_>>(), ["c2"]);
+    assert_eq!(sent[0].removed_resources, ["c1"]);
+    let last = DeltaDiscoveryRequest { response_nonce: sent[0].nonce.clone(), ..ask.clone() };
+    let (_, taken) = session.on_request(&last, &one);
+    assert!(
+        matches!(&taken[..], [Event::Acknowledged { in_force, is_whole: true, .. }]
+            if *in_force == names(&["c2", "c3"])),
+        "{taken:?}"
+    );
+}
+
+/// The answer to a message that was replaced as a whole says nothing of what replaced it.
+#[test]
+fn a_refusal_of_what_was_replaced() {
+    let mut session = Delta::default();
+    let (first, second) = (snapshot(&content(false, 1)), snapshot(&content(false, 2)));
+    let ask = DeltaDiscoveryRequest {
+        type_url: EXTENSION.to_owned(),
+        resource_names_subscribe: vec!["network".to_owned(), "http".to_owned()],
+        ..Default::default()
+    };
+    let old = session.on_request(&ask, &first).0[0].nonce.clone();
+    let new = session.on_snapshot(&second).0[0].nonce.clone();
+    let answer = |nonce, error_detail| DeltaDiscoveryRequest {
+        type_url: EXTENSION.to_owned(),
+        response_nonce: nonce,
+        error_detail,
+        ..Default::default()
+    };
+    let (_, events) = session.on_request(&answer(old, Some(no())), &second);
+    assert!(
+        matches!(&events[..], [Event::Rejected { names, is_last: false, .. }] if names.is_empty()),
+        "{events:?}"
+    );
+    let (_, events) = session.on_request(&answer(new, None), &second);
+    assert!(matches!(&events[..], [Event::Acknowledged { is_whole: true, .. }]), "{events:?}");
+}
+
+/// Envoy acknowledges the bytes of an extension that it refused before, without applying them.
+#[test]
+fn a_refusal_is_not_lost_by_the_acknowledgement_of_the_next() {
+    let mut session = Sotw::default();
+    let now = snapshot(&content(false, 1));
+    let request = |nonce: &str, names: &[&str], error_detail| DiscoveryRequest {
+        type_url: EXTENSION.to_owned(),
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        response_nonce: nonce.to_owned(),
+        error_detail,
+        ..Default::default()
+    };
+    let first = session.on_request(&request("", &["network"], None), &now).0[0].nonce.clone();
+    // The other extension comes before the answer.
+    let subscribed = session.on_request(&request("", &["network", "http"], None), &now);
+    let second = subscribed.0[0].nonce.clone();
+    let (_, events) = session.on_request(&request(&first, &["network"], Some(no())), &now);
+    assert!(
+        matches!(&events[..], [Event::Rejected { names: refused, is_last: false, .. }]
+            if *refused == names(&["network"])),
+        "{events:?}"
+    );
+    let (_, events) = session.on_request(&request(&second, &["network", "http"], None), &now);
+    assert!(matches!(&events[..], [Event::Acknowledged { is_whole: false, .. }]), "{events:?}");
+    assert!(session.on_request(&request(&second, &["network", "http"], None), &now).1.is_empty());
+    // What is sent in its place has an answer of its own.
+    let changed = snapshot(&content(false, 2));
+    let third = session.on_snapshot(&changed).0[0].nonce.clone();
+    let (_, events) = session.on_request(&request(&third, &["network", "http"], None), &changed);
+    assert!(matches!(&events[..], [Event::Acknowledged { is_whole: true, .. }]), "{events:?}");
 }
 
 #[test]
