@@ -223,8 +223,12 @@ impl Fallback {
                 self.resumes = true;
                 Phase::Trial(dropped)
             }
-            _ if is_in_trouble && !leaves_passthrough => Phase::Bridge(Some(0)),
-            _ => Phase::Trial(0),
+            Phase::Trial(_) | Phase::Bridge(_) | Phase::Settled(_)
+                if is_in_trouble && !leaves_passthrough =>
+            {
+                Phase::Bridge(Some(0))
+            }
+            Phase::Trial(_) | Phase::Bridge(_) | Phase::Settled(_) => Phase::Trial(0),
         };
         self.snapshot(variants)
     }
@@ -298,7 +302,8 @@ impl Fallback {
         };
         let changed = self.changed(variants).len();
         let next = (dropped < changed).then(|| (dropped * 2).max(1).min(changed));
-        let has_bridge = !self.is_bridged && !(self.leaves_passthrough() && next.is_some());
+        let goes_on = self.leaves_passthrough() && next.is_some();
+        let has_bridge = !self.is_bridged && !goes_on;
         self.phase = match (next, &self.accepted) {
             (next, Some(_)) if has_bridge => Phase::Bridge(next),
             (Some(next), _) => Phase::Trial(next),

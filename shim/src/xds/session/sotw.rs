@@ -40,7 +40,7 @@ impl Type {
     }
 
     /// Takes the answer to a message that another has replaced. By the protocol it says nothing of the new one. But
-    /// Envoy acknowledges bytes that it refused before, without applying them: what came again as it was is refused.
+    /// Envoy may acknowledge what it refused before without applying it: what came again in its version is refused.
     fn refuse_replaced(&mut self, url: &str, nonce: u64, error: &str) -> Option<Event> {
         let at = self.unanswered.iter().position(|(sent, _)| *sent == nonce)?;
         let (_, held) = self.unanswered.drain(..=at).next_back()?;
