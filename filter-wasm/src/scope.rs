@@ -24,6 +24,9 @@ const MAX_ACTIONS: usize = 64;
 /// How many streams one tick looks at, so that other connections are not kept waiting: some milliseconds.
 const MAX_VISITS: usize = 4096;
 
+/// The same for requests, whose paths and headers may have to be matched with regular expressions.
+const MAX_REQUEST_VISITS: usize = 256;
+
 /// When the next tick comes where there is more to do.
 pub(crate) const NEXT_TICK: Duration = Duration::from_millis(1);
 
@@ -302,7 +305,8 @@ impl Scope {
                 let kind = ActionKind::ResetRequest;
                 (!request.is_permitted(policy)).then_some(Action { id: request.id, place, kind })
             };
-            review.in_flight = self.in_flight.collect_from(from, MAX_VISITS, MAX_ACTIONS, actions, forbidden);
+            review.in_flight =
+                self.in_flight.collect_from(from, MAX_REQUEST_VISITS, MAX_ACTIONS, actions, forbidden);
         }
         self.review.set(review);
     }
