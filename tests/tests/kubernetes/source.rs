@@ -442,6 +442,8 @@ fn without_the_role() -> Result<()> {
         shim.get("/readyz").is_err_and(|error| error.to_string().contains("403"))
     })
     .with_context(|| shim.log())?;
-    ensure!(shim.log().contains("cannot list resource"), "{}", shim.log());
+    // The log says it a moment after the answer does.
+    wait_for("the log", Duration::from_secs(5), || shim.log().contains("cannot list resource"))
+        .with_context(|| shim.log())?;
     Ok(())
 }
