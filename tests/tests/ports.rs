@@ -86,9 +86,14 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
     wait_for("a proxy of the same address", PATIENCE, || {
         proxy.ask(&world.outside.netns, XDS).is_ok_and(|answer| answer.is_ok())
     })?;
-    let (open, evicted) = (flood.open(), evicted(&shim, "xds")?);
-    println!("served after {:.1?}; of the flood {open} are open, {evicted} were closed", start.elapsed());
-    ensure!(open <= 1024 && evicted >= 4900, "{open} open, {evicted} evicted");
+    let served = start.elapsed();
+    let counts = || (flood.open(), evicted(&shim, "xds").unwrap_or_default());
+    wait_for("the oldest to go", PATIENCE, || {
+        let (open, evicted) = counts();
+        open <= 1024 && evicted >= 4900
+    })
+    .with_context(|| format!("open and evicted: {:?}", counts()))?;
+    println!("served after {served:.1?}; open and evicted of the flood: {:?}", counts());
     ensure!(echoes(&pod, 9000), "the proxy lost its policy");
     Ok(())
 }
@@ -183,7 +188,8 @@ fn slow_requests_keep_no_probe_waiting() -> Result<()> {
     let is_healthy = |from: &Netns| matches!(from.run(|| client::http(ADMIN, &request)), Ok(Outcome::Http(answer)) if answer.status == 200);
     ensure!(is_healthy(&other), "{}", shim.log());
     wait_for("a probe of the same address", PATIENCE, || is_healthy(&world.outside.netns))?;
-    ensure!(flood.open() <= 128, "{} are open", flood.open());
+    wait_for("the oldest to go", PATIENCE, || flood.open() <= 128)
+        .with_context(|| format!("{} are open", flood.open()))?;
     Ok(())
 }
 
