@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::http::Http;
 use crate::network::{Network, PluginHandle};
 use crate::open_connections::revocation;
-use crate::scope::{Action as Overdue, ActionKind, NEXT_TICK, Scope};
+use crate::scope::{self, ActionKind, NEXT_TICK, Scope};
 use crate::{network, record};
 
 /// What every plugin needs.
@@ -317,7 +317,7 @@ impl RootContext for Root {
 }
 
 /// Acts on the stream that host calls concern.
-fn act(scope: &Scope, action: &Overdue) {
+fn act(scope: &Scope, action: &scope::Action) {
     let policy = scope.newest().policy;
     match action.kind {
         ActionKind::TimedOut | ActionKind::Evict | ActionKind::Decide => {

@@ -187,7 +187,7 @@ impl<H: Connection> Network<H> {
     }
 }
 
-/// Ends the wait of a pending connection from a tick: by the newest policy, like every decision.
+/// Ends the wait of a pending connection without its first bytes, by the newest policy. Host calls concern it.
 pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind: ActionKind) {
     let waiting = scope.pending(place, |pending| {
         pending.is_waiting().then(|| {
