@@ -15,6 +15,7 @@ use crate::scope::Scope;
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) destination: Option<SocketAddr>,
+    pub(crate) source: Option<SocketAddr>,
     pub(crate) buffer: RefCell<Vec<u8>>,
     pub(crate) headers: RefCell<BTreeMap<String, Vec<u8>>>,
     /// More fields of the same names.
@@ -38,6 +39,10 @@ impl Host for Fake {
         self.destination
     }
 
+    fn source(&self) -> Option<SocketAddr> {
+        self.source
+    }
+
     fn note(&self, field: &'static str, value: &str) {
         self.notes.borrow_mut().insert(field, value.to_owned());
     }
@@ -52,6 +57,14 @@ impl Host for Fake {
 
     fn count_encrypted_hello(&self, verdict: &'static str) {
         self.counted.borrow_mut().push(format!("encrypted hello {verdict}"));
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn ask_for_ticks(&self, period: Duration) {
+        self.ticks.set(Some(period));
     }
 
     fn set_filter_state(&self, _span: Span, key: &'static str, value: &str) -> bool {
@@ -75,18 +88,10 @@ impl Connection for Fake {
         assert!(!self.resumed.replace(true), "resumed twice");
     }
 
-    fn now(&self) -> u64 {
-        self.now.get()
-    }
-
     fn concern(&self, id: u32) -> bool {
         self.concerned.borrow_mut().push(id);
         // It has a host of its own.
         false
-    }
-
-    fn ask_for_ticks(&self, period: Duration) {
-        self.ticks.set(Some(period));
     }
 
     fn had_no_upstream(&self) -> bool {

@@ -24,6 +24,8 @@ use crate::{network, record};
 pub(crate) trait Host {
     /// The dialled address.
     fn destination(&self) -> Option<SocketAddr>;
+    /// The address that the workload dialled from.
+    fn source(&self) -> Option<SocketAddr>;
     /// Writes a field that access logs can read.
     fn note(&self, field: &'static str, value: &str);
     /// Counts a decision.
@@ -32,6 +34,10 @@ pub(crate) trait Host {
     fn count_audited(&self, reason: ReasonCode, protocol: Protocol);
     /// Counts a ClientHello whose real name may be encrypted.
     fn count_encrypted_hello(&self, verdict: &'static str);
+    /// The time in milliseconds, from any start.
+    fn now(&self) -> u64;
+    /// Asks for ticks.
+    fn ask_for_ticks(&self, period: Duration);
     /// Sets a well-known filter state; says whether Envoy took it.
     fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool;
 }
@@ -53,12 +59,8 @@ pub(crate) trait Connection: Host {
     fn close(&self);
     /// Goes on with a connection that was waited on.
     fn resume(&self);
-    /// The time in milliseconds, from any start.
-    fn now(&self) -> u64;
     /// Makes the host calls that follow concern another stream; says whether it is there.
     fn concern(&self, id: u32) -> bool;
-    /// Asks for ticks.
-    fn ask_for_ticks(&self, period: Duration);
     /// Whether Envoy found no address to connect to.
     fn had_no_upstream(&self) -> bool;
 }
@@ -143,8 +145,11 @@ impl Counter {
 
 impl Host for Envoy {
     fn destination(&self) -> Option<SocketAddr> {
-        let text = hostcalls::get_property(vec!["destination", "address"]).ok()??;
-        std::str::from_utf8(&text).ok()?.parse().ok()
+        peer("destination")
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        peer("source")
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -164,10 +169,24 @@ impl Host for Envoy {
         Counter::EncryptedHellos(verdict).increment();
     }
 
+    fn now(&self) -> u64 {
+        let now = hostcalls::get_current_time().unwrap_or(UNIX_EPOCH);
+        now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+
+    fn ask_for_ticks(&self, period: Duration) {
+        let _ = hostcalls::set_tick_period(period);
+    }
+
     fn set_filter_state(&self, span: Span, key: &'static str, value: &str) -> bool {
         let arguments = filter_state_arguments(span, key, value);
         hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
     }
+}
+
+fn peer(end: &str) -> Option<SocketAddr> {
+    let text = hostcalls::get_property(vec![end, "address"]).ok()??;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3.
@@ -200,17 +219,8 @@ impl Connection for Envoy {
         let _ = hostcalls::resume_downstream();
     }
 
-    fn now(&self) -> u64 {
-        let now = hostcalls::get_current_time().unwrap_or(UNIX_EPOCH);
-        now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-    }
-
     fn concern(&self, id: u32) -> bool {
         hostcalls::set_effective_context(id).is_ok()
-    }
-
-    fn ask_for_ticks(&self, period: Duration) {
-        let _ = hostcalls::set_tick_period(period);
     }
 
     fn had_no_upstream(&self) -> bool {
@@ -311,8 +321,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let scope = self.plugin_of_stream().map(|plugin| plugin.scope);
-        Some(Box::new(HttpStream(Http::new(Envoy, id, scope))))
+        Some(Box::new(HttpStream(Http::new(Envoy, id, self.plugin_of_stream()))))
     }
 }
 
@@ -323,6 +332,7 @@ fn act(scope: &Scope, action: &scope::Action) {
         ActionKind::TimedOut | ActionKind::Evict | ActionKind::Decide => {
             network::end_wait(&Envoy, scope, action.place, action.kind);
         }
+        ActionKind::EvictPartial => network::evict_partial(&Envoy, scope),
         ActionKind::CloseConnection(protocol) => {
             record::decision(&Envoy, Some(&policy), &revocation(), protocol);
             Envoy.close();
@@ -355,6 +365,13 @@ impl StreamContext for Stream {
 struct HttpStream(Http<Envoy>);
 
 impl Context for HttpStream {}
+
+impl Drop for HttpStream {
+    // Envoy deletes it when its stream has ended.
+    fn drop(&mut self) {
+        self.0.on_end();
+    }
+}
 
 impl HttpContext for HttpStream {
     fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::rc::Rc;
 
 use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode};
 
 use crate::host::{Exchange, Flow, Span};
 use crate::in_flight::{InFlightRequest, RequestInfo, SeenHeaders};
+use crate::network::PluginHandle;
+use crate::partial_headers::CompleteRequest;
 use crate::review::Route;
-use crate::scope::Scope;
+use crate::scope::NEXT_TICK;
 use crate::table::Guard;
 use crate::{record, steer};
 
@@ -23,22 +24,29 @@ const DENIED_HEADER: &str = "x-egress-denied";
 pub(crate) struct Http<H> {
     host: H,
     id: u32,
-    scope: Option<Rc<Scope>>,
+    plugin: Option<PluginHandle>,
     in_flight: Option<Guard<InFlightRequest>>,
+    /// Tells the connection when the request ends.
+    complete: Option<CompleteRequest>,
 }
 
 impl<H: Exchange> Http<H> {
     /// A request in a scope; `None` refuses.
-    pub(crate) fn new(host: H, id: u32, scope: Option<Rc<Scope>>) -> Self {
-        Self { host, id, scope, in_flight: None }
+    pub(crate) fn new(host: H, id: u32, plugin: Option<PluginHandle>) -> Self {
+        Self { host, id, plugin, in_flight: None, complete: None }
     }
 
     /// The request's headers are complete.
     pub(crate) fn on_request_headers(&mut self) -> Flow {
-        let Some(scope) = &self.scope else {
+        let Some(PluginHandle { scope, .. }) = &self.plugin else {
             return self.refuse(ReasonCode::PolicyInvalid, 403);
         };
         let config = scope.newest();
+        self.complete = self.host.source().and_then(|source| {
+            let length = self.host.header("content-length");
+            let length = length.and_then(|length| String::from_utf8(length).ok()?.parse().ok());
+            scope.plaintext.complete(source, length)
+        });
         let Some(to) = self.host.destination().filter(|to| to.port() != config.listener_port) else {
             return self.refuse(ReasonCode::NotIntercepted, config.deny_status);
         };
@@ -81,8 +89,22 @@ impl<H: Exchange> Http<H> {
         }
     }
 
+    /// The request has ended.
+    pub(crate) fn on_end(&mut self) {
+        let (Some(PluginHandle { scope, ticking }), Some(request)) = (&self.plugin, self.complete.take())
+        else {
+            return;
+        };
+        scope.plaintext.end(request);
+        // This is no time to end connections: one of them may be the one that this request is of.
+        if scope.plaintext.is_over() {
+            ticking.set(true);
+            self.host.ask_for_ticks(NEXT_TICK);
+        }
+    }
+
     fn refuse(&self, reason: ReasonCode, status: u16) -> Flow {
-        let config = self.scope.as_ref().map(|scope| scope.newest());
+        let config = self.plugin.as_ref().map(|plugin| plugin.scope.newest());
         let policy = config.as_ref().map(|config| &*config.policy);
         record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Http);
         self.respond(reason, status)
@@ -122,6 +144,8 @@ impl<H: Exchange> Headers for HostHeaders<'_, H> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use crate::fake::{Fake, scope};
 
@@ -132,12 +156,16 @@ mod tests {
         {"policy":"a/hdr","name":"n","port":80,"protocol":"http","hosts":["c.org"],"routes":[
             {"name":"r","headers":[{"name":"x-key","value":"v"}]}]}]"#;
 
+    fn plugin(mode: &str) -> PluginHandle {
+        PluginHandle { scope: scope("http", mode, RULES), ticking: Rc::default() }
+    }
+
     fn ask(mode: &str, to: &str, headers: &[(&str, &[u8])]) -> String {
         let fake = Fake { destination: to.parse().ok(), ..Fake::default() };
         for (name, value) in headers {
             fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
         }
-        let mut request = Http::new(fake, 1, Some(scope("http", mode, RULES)));
+        let mut request = Http::new(fake, 1, Some(plugin(mode)));
         let flow = request.on_request_headers();
         let fake = &request.host;
         let cluster =
@@ -206,7 +234,7 @@ mod tests {
             fake.headers.borrow_mut().insert(":authority".to_owned(), b"c.org".to_vec());
             fake.headers.borrow_mut().insert("x-key".to_owned(), values.first().expect("a value").to_vec());
             fake.repeated = values.iter().skip(1).map(|value| ("x-key", value.to_vec())).collect();
-            let mut request = Http::new(fake, 1, Some(scope("http", "enforce", RULES)));
+            let mut request = Http::new(fake, 1, Some(plugin("enforce")));
             assert_eq!(request.on_request_headers(), expected, "{values:?}");
         }
         let fake = Fake { repeated: vec![("x-key", b"w".to_vec())], ..Fake::default() };
@@ -229,7 +257,7 @@ mod tests {
     fn envoy_refuses_the_steering() {
         let fake = Fake { destination: "1.2.3.4:8080".parse().ok(), stubborn: true, ..Fake::default() };
         fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
-        let mut request = Http::new(fake, 1, Some(scope("http", "enforce", RULES)));
+        let mut request = Http::new(fake, 1, Some(plugin("enforce")));
         assert_eq!(request.on_request_headers(), Flow::Wait);
         assert!(request.host.header(CLUSTER_HEADER).is_none());
     }

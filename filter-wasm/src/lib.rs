@@ -22,11 +22,14 @@
 mod config;
 #[cfg(test)]
 mod fake;
+mod frames;
 mod host;
 mod http;
 mod in_flight;
+mod messages;
 mod network;
 mod open_connections;
+mod partial_headers;
 mod pending;
 mod record;
 mod review;

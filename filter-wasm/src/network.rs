@@ -12,9 +12,10 @@ use egress_policy::{
 
 use crate::host::{Connection, Flow, Span};
 use crate::open_connections::{FirstBytes, OpenConnection};
+use crate::partial_headers::Listed;
 use crate::pending::{PendingConnection, PendingState};
 use crate::review::Route;
-use crate::scope::{ActionKind, Scope};
+use crate::scope::{ActionKind, MAX_ACTIONS, Scope};
 use crate::table::Guard;
 use crate::{record, steer};
 
@@ -39,6 +40,8 @@ enum State {
     Reading { to: SocketAddr, reader: Box<Reader>, pending: Guard<PendingConnection> },
     /// Decided and let through: the bytes are none of our business.
     Open(Guard<OpenConnection>),
+    /// Each request is decided: the bytes are counted until the HTTP plugin has the headers.
+    Plaintext { _open: Guard<OpenConnection>, listed: Listed },
     /// Refused, or not asked about yet.
     Closed,
 }
@@ -89,8 +92,11 @@ impl<H: Connection> Network<H> {
 
     /// `length` bytes lie in the connection's buffer; `end` says that no more will come.
     pub(crate) fn on_data(&mut self, length: usize, end: bool) -> Flow {
+        if let State::Plaintext { listed, .. } = &self.state {
+            self.pass(listed, length);
+        }
         let (to, reader, pending) = match &mut self.state {
-            State::Open(_) => return Flow::Continue,
+            State::Open(_) | State::Plaintext { .. } => return Flow::Continue,
             State::Closed => return Flow::Wait,
             State::Reading { to, reader, pending } => (*to, reader, pending),
         };
@@ -129,7 +135,33 @@ impl<H: Connection> Network<H> {
             }
         };
         let open = Candidate { host: &self.host, id: self.id, scope, to }.decide(opening);
-        self.settle(open)
+        let each_request =
+            open.as_ref().and_then(|open| open.with(|open| open.route == Route::EachRequest)) == Some(true);
+        match (open, self.host.source()) {
+            (Some(open), Some(source)) if each_request => {
+                let listed = scope.plaintext.insert(self.id, source);
+                self.pass(&listed, length);
+                self.state = State::Plaintext { _open: open, listed };
+                Flow::Continue
+            }
+            (open, _) => self.settle(open),
+        }
+    }
+
+    /// Notes bytes of a plaintext connection that go on.
+    fn pass(&self, listed: &Listed, length: usize) {
+        let Some(PluginHandle { scope, .. }) = &self.plugin else { return };
+        scope.plaintext.pass(listed, length, |start, length| self.host.bytes(start, length));
+        let excess = scope.plaintext.excess(MAX_ACTIONS);
+        if excess.is_empty() {
+            return;
+        }
+        for (id, _) in excess {
+            if self.host.concern(id) {
+                evict_partial(&self.host, scope);
+            }
+        }
+        self.host.concern(self.id);
     }
 
     fn evict_excess(&self, scope: &Scope) {
@@ -185,6 +217,13 @@ impl<H: Connection> Network<H> {
             }
         }
     }
+}
+
+/// Ends a connection that holds the oldest of too many headers which have not ended. Host calls concern it.
+pub(crate) fn evict_partial(host: &impl Connection, scope: &Scope) {
+    let excess = Decision::Deny(ReasonCode::TooManyPending.into());
+    record::decision(host, Some(&scope.newest().policy), &excess, Protocol::Http);
+    host.close();
 }
 
 /// Ends the wait of a pending connection without its first bytes, by the newest policy. Host calls concern it.

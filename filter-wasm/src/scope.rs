@@ -14,12 +14,13 @@ use egress_policy::{Identity, OnConnection, Plugin, Policy, Protocol};
 use crate::config::Config;
 use crate::in_flight::InFlightRequest;
 use crate::open_connections::OpenConnection;
+use crate::partial_headers::PlaintextConnections;
 use crate::pending::{HeldBytes, MAX_PENDING, MAX_PENDING_BYTES, PendingConnection, PendingState};
 use crate::table::{Guard, Table};
 
 /// How many streams one tick acts on. Envoy closes them one inside the other when the tick has ended, and
 /// some 700 overflow the stack of the VM.
-const MAX_ACTIONS: usize = 64;
+pub(crate) const MAX_ACTIONS: usize = 64;
 
 /// How many streams one tick looks at, so that other connections are not kept waiting: some milliseconds.
 const MAX_VISITS: usize = 4096;
@@ -44,6 +45,7 @@ pub(crate) struct Scope {
     configured: RefCell<Configured>,
     pub(crate) open: Table<OpenConnection>,
     pub(crate) in_flight: Table<InFlightRequest>,
+    pub(crate) plaintext: PlaintextConnections,
     pending: Table<PendingConnection>,
     pending_bytes: Rc<Cell<usize>>,
     pending_number: Cell<u64>,
@@ -101,6 +103,8 @@ pub(crate) enum ActionKind {
     TimedOut,
     /// A pending connection is the oldest of too many.
     Evict,
+    /// A connection holds the oldest of too many headers that have not ended.
+    EvictPartial,
     /// The newest policy decides a pending connection without its first bytes.
     Decide,
     /// An open connection is not permitted any more.
@@ -145,6 +149,7 @@ impl Scope {
             configured: RefCell::default(),
             open: Table::default(),
             in_flight: Table::default(),
+            plaintext: PlaintextConnections::default(),
             pending: Table::default(),
             pending_bytes: Rc::default(),
             pending_number: Cell::default(),
@@ -250,6 +255,9 @@ impl Scope {
     pub(crate) fn due(&self, now: u64) -> Due {
         let mut actions = self.overdue(now);
         self.review(&mut actions);
+        let most = MAX_ACTIONS.saturating_sub(actions.len());
+        let excess = self.plaintext.excess(most).into_iter();
+        actions.extend(excess.map(|(id, place)| Action { id, place, kind: ActionKind::EvictPartial }));
         let more = actions.len() >= MAX_ACTIONS || !self.review.get().is_over();
         let next = if more {
             Some(NEXT_TICK)

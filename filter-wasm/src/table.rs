@@ -81,7 +81,6 @@ impl<T> Table<T> {
 
 impl<T> Guard<T> {
     /// The place.
-    #[cfg(test)]
     pub(crate) fn place(&self) -> usize {
         self.place
     }

@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
+use egress_tests::envoy::Envoy;
+use egress_tests::flood::Flood;
 use egress_tests::log;
 use egress_tests::mesh::{EXAMPLE, HTTPBIN};
 use egress_tests::netns::Form;
@@ -164,6 +166,80 @@ fn what_waits_is_bounded() -> Result<()> {
             Ok(())
         },
     )
+}
+
+/// The beginnings of requests whose headers never end.
+#[derive(Debug, Clone, Copy)]
+enum Unfinished {
+    First,
+    /// Another request was refused before, and these came with it.
+    Next,
+    /// The same, where Envoy refuses before any filter sees it.
+    Unseen,
+    Http2,
+}
+
+impl Unfinished {
+    const ALL: [Self; 4] = [Self::First, Self::Next, Self::Unseen, Self::Http2];
+
+    fn bytes(self, size: usize) -> Vec<u8> {
+        let before = match self {
+            Self::First => "",
+            Self::Next => "GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n",
+            Self::Unseen => "OPTIONS * HTTP/1.1\r\nhost: httpbin.org\r\n\r\n",
+            Self::Http2 => return header_block(size),
+        };
+        let fill = "y".repeat(size);
+        format!("{before}GET / HTTP/1.1\r\nhost: httpbin.org\r\nx: {fill}").into_bytes()
+    }
+}
+
+/// HTTP/2's preface and a header block without END_HEADERS, of fields that are literals without indexing.
+fn header_block(size: usize) -> Vec<u8> {
+    let field = [&[0, 1, b'x', 126][..], &[b'y'; 126]].concat();
+    let payload = field.repeat(100);
+    let length = u16::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    let frames = (0..size / payload.len()).map(|n| {
+        let kind = if n == 0 { 1 } else { 9 };
+        [&[0], &length[..], &[kind, 0, 0, 0, 0, 1], &payload].concat()
+    });
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let frames: Vec<u8> = frames.flatten().collect();
+    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &frames].concat()
+}
+
+/// What Envoy has allocated, in kB: what is free of its memory is given back late.
+fn allocated(envoy: &Envoy) -> Result<u64> {
+    let memory: serde_json::Value = serde_json::from_str(&envoy.admin("/memory")?)?;
+    let bytes: u64 = memory["allocated"].as_str().context("no memory")?.parse()?;
+    Ok(bytes / 1024)
+}
+
+/// Headers that never end hold bytes in Envoy: the oldest go, and a client that means it gets through meanwhile.
+#[test]
+fn headers_that_do_not_end_are_bounded() -> Result<()> {
+    const MANY: usize = 4000;
+    play(&[("policy.yaml", POLICY)], |scene| {
+        let to = SocketAddr::new(HTTPBIN, 80);
+        scene.get(to, "httpbin.org", "/")?.from_origin(HTTPBIN)?;
+        let before = allocated(scene.envoy)?;
+        for unfinished in Unfinished::ALL {
+            let evicted = || {
+                let log = scene.envoy.access_log();
+                log.iter().filter(|line| line["reason"] == "too-many-pending").count()
+            };
+            let earlier = evicted();
+            let flood = Flood::plain(scene.pod.workload(), to, MANY, &unfinished.bytes(48_000))?;
+            scene.get(to, "httpbin.org", "/")?.from_origin(HTTPBIN)?;
+            // 16 MiB stay, or of what may be bodies 64.
+            wait_for("the oldest to go", Duration::from_secs(20), || flood.open() < 1500)?;
+            wait_for("the log", Duration::from_secs(20), || evicted() - earlier > MANY / 2)?;
+            let (kept, after, resident) = (flood.open(), allocated(scene.envoy)?, scene.envoy.memory()?);
+            println!("{unfinished:?}: {kept} kept, {before} kB before, {after} after, {resident} resident");
+            ensure!(after < before + 200_000, "{unfinished:?}: {before} kB before, {after} kB after");
+        }
+        Ok(())
+    })
 }
 
 fn ends_now(mut stream: &TcpStream) -> Result<bool> {

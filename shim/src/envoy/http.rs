@@ -33,9 +33,8 @@ use prost::Name;
 use super::listeners::{network_filter, original_dst};
 use super::{Settings, access_log, any, by_discovery, name};
 
-/// How long the headers of a request may take from their first byte to their last. Envoy holds them until then,
-/// twice: 4,000 requests that never end their headers took it from 104 to 461 MB. Web servers wait for less
-/// (nginx 60 s, Apache 20 to 40 s).
+/// How long the headers of a request may take from their first byte to their last. Envoy holds them until then;
+/// the filter bounds their number and bytes. Web servers wait for less (nginx 60 s, Apache 20 to 40 s).
 const HEADERS_TIMEOUT: Duration = Duration { seconds: 60, nanos: 0 };
 
 /// The listener.

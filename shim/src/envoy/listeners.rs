@@ -74,7 +74,7 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
     }
 }
 
-/// Tells the internal listener which address was dialled, and makes the name that the plugin allowed the
+/// Tells the internal listener which address was dialled and from which, and makes the name that the plugin allowed the
 /// dynamic host.
 fn state() -> SetFilterState {
     let value = |key: &str, format: &str| FilterStateValue {
@@ -90,13 +90,14 @@ fn state() -> SetFilterState {
         skip_if_empty: true,
         ..Default::default()
     };
-    let dialled = "envoy.filters.listener.original_dst.local_ip";
+    let shared = |key: &str, format: &str| FilterStateValue {
+        shared_with_upstream: SharedWithUpstream::Once.into(),
+        ..value(key, format)
+    };
     SetFilterState {
         on_new_connection: vec![
-            FilterStateValue {
-                shared_with_upstream: SharedWithUpstream::Once.into(),
-                ..value(dialled, "%DOWNSTREAM_LOCAL_ADDRESS%")
-            },
+            shared("envoy.filters.listener.original_dst.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+            shared("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
             value("envoy.upstream.dynamic_host", "%FILTER_STATE(envoy.string:PLAIN)%"),
         ],
         ..Default::default()
