@@ -29,7 +29,6 @@ pub const MODULE: &str = "target/egress_filter.wasm";
 const RANGES: &str = "              ranges:\n";
 /// An item of it.
 const RANGE: &str = "              - ";
-const GUARDS: &str = "    static_layer:\n";
 
 /// A whole configuration. Its text ends with the list of clusters.
 #[derive(Clone, Copy, Debug)]
@@ -133,11 +132,7 @@ fn without_strange_guards(text: &str, version: EnvoyVersion) -> String {
             lines.push(line);
         }
     }
-    let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-    if versions::guards(version).next().is_none() {
-        return text.replace(GUARDS, "    static_layer: {}\n");
-    }
-    text
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The text with these ranges in the place of the example's: the first cache is that of names below a wildcard.

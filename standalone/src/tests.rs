@@ -40,7 +40,7 @@ fn the_file_has_what_is_replaced() {
         assert_eq!(example["plugin"], plugin::name(which));
         assert_eq!(example["policy"]["mode"], "enforce");
     }
-    for (part, times) in [(CLUSTERS, 1), (MODULE, 2), (GUARDS, 1), (RANGES, 2), (START, 1)] {
+    for (part, times) in [(CLUSTERS, 1), (MODULE, 2), (RANGES, 2), (START, 1)] {
         assert_eq!(TEXT.matches(part).count(), times, "{part}");
     }
     // Clusters are added at the end.
@@ -77,7 +77,7 @@ fn a_configuration_of_ones_own() {
     let text =
         Configuration { version: "1.39".parse().expect("a version"), ..configuration(&open) }.to_string();
     assert!(text.contains("- name: passthrough-outbound\n    type: ORIGINAL_DST"), "{text}");
-    assert!(text.contains("static_layer: {}\nstatic_resources:"), "{text}");
+    assert!(text.contains("total_stream_count: 4294967295\nstatic_resources:"), "{text}");
 }
 
 /// Whatever a document or a path has in it: it is one string of YAML, and nothing beside it.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::EnvoyVersion;
 
-/// A runtime guard that a version needs. Versions before it log an error about a guard that they do not know.
+/// A runtime value that a version needs. Versions before it log an error about a guard that they do not know.
 #[derive(Clone, Copy, Debug)]
 pub struct Guard {
     /// The first version that has it.
@@ -12,7 +12,7 @@ pub struct Guard {
     /// Its name.
     pub name: &'static str,
     /// What it must be.
-    pub value: bool,
+    pub value: &'static str,
     /// Why.
     pub why: &'static str,
 }
@@ -35,13 +35,22 @@ const fn version(minor: u16) -> EnvoyVersion {
 /// What is tested.
 pub const SUPPORTED: [EnvoyVersion; 2] = [version(39), version(40)];
 
-/// Guards that a bootstrap sets.
-pub const GUARDS: [Guard; 1] = [Guard {
-    since: version(40),
-    name: "envoy.reloadable_features.enable_send_rst_on_user_space_socket",
-    value: false,
-    why: "1.40 resets an internal connection when it closes it, and the end of a response is lost",
-}];
+/// Runtime values that a bootstrap sets.
+pub const GUARDS: [Guard; 2] = [
+    Guard {
+        since: version(39),
+        name: "overload.premature_reset_total_stream_count",
+        value: "4294967295",
+        why: "Envoy closes an HTTP/2 connection whose first 500 requests were reset for the most part, as clients \
+              may do and a policy change does, and where hundreds are open it crashes in doing so",
+    },
+    Guard {
+        since: version(40),
+        name: "envoy.reloadable_features.enable_send_rst_on_user_space_socket",
+        value: "false",
+        why: "1.40 resets an internal connection when it closes it, and the end of a response is lost",
+    },
+];
 
 /// What makes a version too old.
 pub const NEEDS: [Need; 3] = [
@@ -103,7 +112,7 @@ pub fn table() -> String {
         row(&[what, &since.to_string(), why]);
     }
     row(&[]);
-    row(&["runtime guard", "since", "must be", "why"]);
+    row(&["runtime value", "since", "must be", "why"]);
     row(&["---", "---", "---", "---"]);
     for Guard { since, name, value, why } in GUARDS {
         row(&[&format!("`{name}`"), &since.to_string(), &format!("`{value}`"), why]);

@@ -20,6 +20,7 @@ pub mod envoy;
 pub mod flood;
 pub mod grpc;
 pub mod hello;
+pub mod hold;
 pub mod installer;
 pub mod kube;
 pub mod kubelet;

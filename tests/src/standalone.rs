@@ -35,7 +35,6 @@ impl Standalone {
     pub fn example(&self) -> Result<String> {
         let mut text = fs::read_to_string(root().join("envoy/standalone.yaml"))?;
         if envoy::version()?.starts_with("1.39.") {
-            replace(&mut text, "    static_layer:\n", "    static_layer: {}\n")?;
             replace(
                 &mut text,
                 "      envoy.reloadable_features.enable_send_rst_on_user_space_socket: false\n",

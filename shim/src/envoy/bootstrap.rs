@@ -116,12 +116,9 @@ impl fmt::Display for Bootstrap {
         let admin = ready.map(|_| Ready::cluster(*admin_port)).unwrap_or_default();
         let ready = ready.map(Ready::listener).unwrap_or_default();
         let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
-        let mut guards: String = versions::guards(*version)
+        let guards: String = versions::guards(*version)
             .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
             .collect();
-        if guards.is_empty() {
-            guards = " {}".to_owned();
-        }
         write!(
             f,
             r#"admin:
