@@ -325,8 +325,7 @@ mod tests {
         for (settings, source) in [(settings(), inline), (by_file, file)] {
             let generator = Generator::new(settings);
             let snapshot = generator.snapshot(&document(Mode::Audit, "7"), &[]);
-            for (name, plugin) in
-                [(name::NETWORK_PLUGIN, Plugin::Network), (name::HTTP_PLUGIN, Plugin::Http)]
+            for (name, plugin) in [(name::NETWORK_PLUGIN, Plugin::Network), (name::HTTP_PLUGIN, Plugin::Http)]
             {
                 let resource = snapshot.get(type_url::EXTENSION, name).expect("a plugin");
                 let body = resource.body();
@@ -357,7 +356,9 @@ mod tests {
                 let text = StringValue::decode(&*json.value).expect("text").value;
                 let read: PluginConfig<Raw<'_>> = json::from_str(&text).expect("readable");
                 assert_eq!((read.plugin, read.version.as_str(), read.listener_port), (plugin, "7", 15001));
-                assert!(read.nonce != crate::snapshot::NONCE && read.nonce.len() == crate::snapshot::NONCE.len());
+                assert!(
+                    read.nonce != crate::snapshot::NONCE && read.nonce.len() == crate::snapshot::NONCE.len()
+                );
                 let policy: Document = json::from_str(read.policy.get()).expect("a document");
                 assert_eq!(policy, *document(Mode::Audit, "7"));
             }

@@ -146,7 +146,9 @@ mod tests {
     #[test]
     fn versions_are_of_the_content() {
         let module = |bytes: &'static [u8]| Part::Module(Shared::new(Bytes::from_static(bytes)));
-        let parts = |before, policy, after| vec![constant(before), Part::Nonce, policy, constant(after), module(b"m")];
+        let parts = |before, policy, after| {
+            vec![constant(before), Part::Nonce, policy, constant(after), module(b"m")]
+        };
         let version = |parts| plugin(parts).version().to_owned();
         assert_eq!(version(parts("a", policy("1"), "b")), version(parts("a", policy("1"), "b")));
         // Whatever differs has another version: on either side, in the policy, and in the module.

@@ -143,30 +143,30 @@ impl Sidecar {
 
     /// Takes what comes within this time: its type and its length.
     fn read_for(&mut self, time: Duration) -> Result<Option<(String, usize)>> {
-            Ok(Some(match self {
-                Self::Sotw(stream) => {
-                    let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
-                    let names: &[&str] = if answer.type_url == EXTENSION { &PLUGINS } else { &[] };
-                    stream.say(DiscoveryRequest {
-                        type_url: answer.type_url.clone(),
-                        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
-                        response_nonce: answer.nonce,
-                        version_info: answer.version_info,
-                        ..Default::default()
-                    })?;
-                    (answer.type_url, answer.resources.iter().map(|any| any.value.len()).sum::<usize>())
-                }
-                Self::Delta(stream) => {
-                    let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
-                    stream.say(DeltaDiscoveryRequest {
-                        type_url: answer.type_url.clone(),
-                        response_nonce: answer.nonce,
-                        ..Default::default()
-                    })?;
-                    let bodies = answer.resources.iter().filter_map(|resource| resource.resource.as_ref());
-                    (answer.type_url, bodies.map(|any| any.value.len()).sum::<usize>())
-                }
-            }))
+        Ok(Some(match self {
+            Self::Sotw(stream) => {
+                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
+                let names: &[&str] = if answer.type_url == EXTENSION { &PLUGINS } else { &[] };
+                stream.say(DiscoveryRequest {
+                    type_url: answer.type_url.clone(),
+                    resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                    response_nonce: answer.nonce,
+                    version_info: answer.version_info,
+                    ..Default::default()
+                })?;
+                (answer.type_url, answer.resources.iter().map(|any| any.value.len()).sum::<usize>())
+            }
+            Self::Delta(stream) => {
+                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
+                stream.say(DeltaDiscoveryRequest {
+                    type_url: answer.type_url.clone(),
+                    response_nonce: answer.nonce,
+                    ..Default::default()
+                })?;
+                let bodies = answer.resources.iter().filter_map(|resource| resource.resource.as_ref());
+                (answer.type_url, bodies.map(|any| any.value.len()).sum::<usize>())
+            }
+        }))
     }
 }
 
@@ -238,9 +238,8 @@ fn many_identities_with_the_longest_documents() -> Result<()> {
                     })
                 })
                 .collect();
-            let settled = wait_for("everybody's policy", Duration::from_secs(120), || {
-                status().unwrap_or(false)
-            });
+            let settled =
+                wait_for("everybody's policy", Duration::from_secs(120), || status().unwrap_or(false));
             stop.store(true, Ordering::Relaxed);
             for reader in readers {
                 reader.join().map_err(|_| anyhow::anyhow!("panicked"))??;
@@ -248,7 +247,11 @@ fn many_identities_with_the_longest_documents() -> Result<()> {
             settled.map(|_| ())
         });
         ended.with_context(|| format!("{} MB at its peak", shim.peak_memory().unwrap_or(0) / 1024))?;
-        println!("round {round}: {} MB, at its peak {} MB", shim.memory()? / 1024, shim.peak_memory()? / 1024);
+        println!(
+            "round {round}: {} MB, at its peak {} MB",
+            shim.memory()? / 1024,
+            shim.peak_memory()? / 1024
+        );
     }
     let objects = shim.status()?["objects"].as_array().cloned().unwrap_or_default();
     let refused: Vec<_> = objects.iter().filter(|object| object["accepted"] == false).collect();

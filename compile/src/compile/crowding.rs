@@ -90,8 +90,9 @@ fn share_memory(policies: &mut [Policy<'_>], order: &[usize]) {
         };
         policy.is_crowded_out = true;
         policy.sources.clear();
-        let message =
-            format!("with older objects of the namespace there would be {excess}, so this one grants nothing");
+        let message = format!(
+            "with older objects of the namespace there would be {excess}, so this one grants nothing"
+        );
         let advice = format!("{}, in this object or in others of the same namespace", excess.remedy);
         policy.issues.crowded_out("spec", message, &advice);
     }

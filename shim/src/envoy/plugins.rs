@@ -10,9 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm as HttpWasm;
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as NetworkWasm;
-use envoy_types::pb::envoy::extensions::wasm::v3::{
-    FailurePolicy, PluginConfig as WasmPlugin, VmConfig,
-};
+use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, PluginConfig as WasmPlugin, VmConfig};
 use envoy_types::pb::google::protobuf::{Any, StringValue};
 use prost::Message;
 use prost::Name;

@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn the_text_is_the_document() {
         let rule = |more: serde_json::Value| {
-            let mut rule = serde_json::json!({"policy": "n/p", "name": "a", "port": 443, "protocol": "https"});
+            let mut rule =
+                serde_json::json!({"policy": "n/p", "name": "a", "port": 443, "protocol": "https"});
             for (key, value) in more.as_object().expect("fields") {
                 rule[key] = value.clone();
             }
@@ -275,13 +276,16 @@ mod tests {
             rule(serde_json::json!({})),
             rule(serde_json::json!({"hosts": [], "addresses": []})),
             rule(serde_json::json!({"hosts": hosts, "encryptedHello": "allow-outer"})),
-            rule(serde_json::json!({"addresses": ["10.0.0.0/8", "fd00::/8"], "hosts": ["a.org"], "cluster": "c"})),
+            rule(
+                serde_json::json!({"addresses": ["10.0.0.0/8", "fd00::/8"], "hosts": ["a.org"], "cluster": "c"}),
+            ),
             rule(serde_json::json!({
                 "protocol": "http", "hosts": ["a.org", "b.org"], "upgrades": ["websocket"],
                 "routes": [{"name": "g/m", "path": "/\\d\"+"}, {"name": "g/n", "methods": ["GET"]}],
             })),
         ];
-        for document in [document(&rules, 3), document(&rules[..1], 0), document(&[], 0), document(&[], 1000)] {
+        for document in [document(&rules, 3), document(&rules[..1], 0), document(&[], 0), document(&[], 1000)]
+        {
             let read: Document = serde_json::from_slice(&text(&document)).expect("JSON");
             assert_eq!(read, *document);
             // And as the filter reads it.

@@ -190,9 +190,8 @@ impl<S: Snapshots> Server<S> {
     async fn answer<T: Session>(&self, request: http::Request<Body>) -> http::Response<Body> {
         let mut codec = ProstCodec::<(), T::Request>::default();
         let request = Request::from_http(request);
-        let request = request.map(|body| {
-            Streaming::new_request(codec.decoder(), body, None, Some(limits::MAX_REQUEST_SIZE))
-        });
+        let request = request
+            .map(|body| Streaming::new_request(codec.decoder(), body, None, Some(limits::MAX_REQUEST_SIZE)));
         match self.open::<T>(request).await {
             Ok(body) => {
                 let mut response = http::Response::new(body);
@@ -309,14 +308,17 @@ impl From<Status> for End {
     }
 }
 
-/// Waits until the answer before is on its way. A proxy that reads nothing of it for a while is refused.
+/// Waits until the answer before has gone. A proxy that reads nothing of it for a while is refused.
 async fn ready(answers: &Sender) -> Result<Option<OwnedSemaphorePermit>, End> {
+    let (mut progress, mut since) = (answers.progress(), Instant::now());
     loop {
-        let before = answers.progress();
-        match tokio::time::timeout(limits::READ_TIMEOUT, answers.ready()).await {
+        match tokio::time::timeout(limits::READ_TIMEOUT / 6, answers.ready()).await {
             Ok(Ok(place)) => return Ok(Some(place)),
             Ok(Err(wire::Closed)) => return Ok(None),
-            Err(_) if answers.progress() != before => {}
+            Err(_) if answers.progress() != progress => {
+                (progress, since) = (answers.progress(), Instant::now());
+            }
+            Err(_) if since.elapsed() < limits::READ_TIMEOUT => {}
             Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
         }
     }

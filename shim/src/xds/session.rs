@@ -106,10 +106,7 @@ fn has_wildcard(type_url: &str) -> bool {
 }
 
 /// Whether `wanted` has something that `sent` has not in the same version.
-fn grows<'a>(
-    wanted: &BTreeMap<&str, &Arc<Resource>>,
-    sent: impl Fn(&str) -> Option<&'a str>,
-) -> bool {
+fn grows<'a>(wanted: &BTreeMap<&str, &Arc<Resource>>, sent: impl Fn(&str) -> Option<&'a str>) -> bool {
     wanted.values().any(|resource| sent(resource.name()) != Some(resource.version()))
 }
 

@@ -24,7 +24,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
 use super::session::Answer;
-use crate::snapshot::{Piece, Pieces, Resource};
+use crate::snapshot::{Piece, Resource};
 
 /// Constant bytes below this size are copied together: each piece is a frame of HTTP/2.
 const MIN_PIECE_SIZE: usize = 4 << 10;
@@ -137,11 +137,12 @@ pub(super) struct Sender {
     progress: Arc<Progress>,
 }
 
-/// A message that takes the stream's place until it is on its way.
+/// A message that takes the stream's place until the last piece of it has gone: has been written to the connection, and
+/// does not wait for the proxy to open its window.
 #[derive(Debug)]
 struct Sent {
     message: Message,
-    _place: OwnedSemaphorePermit,
+    place: Arc<OwnedSemaphorePermit>,
 }
 
 /// What of a stream is on its way.
@@ -177,7 +178,7 @@ impl Sender {
     /// Sends a message in a place.
     pub(super) fn send(&self, place: OwnedSemaphorePermit, message: Message) -> Result<(), Closed> {
         // There is room: the one before has been taken.
-        self.messages.try_send(Ok(Sent { message, _place: place })).map_err(|_| Closed)
+        self.messages.try_send(Ok(Sent { message, place: Arc::new(place) })).map_err(|_| Closed)
     }
 
     /// Ends the stream, once what is on its way was read.
@@ -206,55 +207,66 @@ pub(super) fn stream<G>(guard: G) -> (Sender, Answers<G>) {
     (sender, Answers { messages: receiver, current: None, progress, has_ended: false, _guard: guard })
 }
 
-/// A piece of a policy's text, which counts until it has gone.
-struct Made {
-    bytes: Vec<u8>,
+/// A piece that is on its way until it is dropped.
+struct OnItsWay {
+    bytes: Bytes,
+    /// Whether it was made for this stream, and takes memory of its own.
+    is_made: bool,
     progress: Arc<Progress>,
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Made {
+impl AsRef<[u8]> for OnItsWay {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Made {
+impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.progress.made.fetch_sub(1, Ordering::AcqRel);
         self.progress.gone.fetch_add(1, Ordering::Relaxed);
-        self.progress.waker.wake();
+        if self.is_made {
+            self.progress.made.fetch_sub(1, Ordering::AcqRel);
+            self.progress.waker.wake();
+        }
     }
 }
 
 impl Progress {
-    /// The next piece of a text, once there is room for it; `None` at its end.
-    fn poll_make(self: &Arc<Self>, text: &mut Pieces, context: &Context<'_>) -> Poll<Option<Bytes>> {
-        if self.made.load(Ordering::Acquire) >= MAX_PIECES {
-            self.waker.register(context.waker());
-            // One may have gone meanwhile.
-            if self.made.load(Ordering::Acquire) >= MAX_PIECES {
-                return Poll::Pending;
-            }
+    /// Waits until there is room for another piece of a text.
+    fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        if self.made.load(Ordering::Acquire) < MAX_PIECES {
+            return Poll::Ready(());
         }
-        Poll::Ready(text.next().map(|bytes| {
+        self.waker.register(context.waker());
+        // One may have gone meanwhile.
+        if self.made.load(Ordering::Acquire) < MAX_PIECES { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Bytes that count until they have gone.
+    fn send(self: &Arc<Self>, bytes: Bytes, is_made: bool, place: &Arc<OwnedSemaphorePermit>) -> Bytes {
+        if is_made {
             self.made.fetch_add(1, Ordering::AcqRel);
-            Bytes::from_owner(Made { bytes, progress: Arc::clone(self) })
-        }))
+        }
+        let (progress, place) = (Arc::clone(self), Arc::clone(place));
+        Bytes::from_owner(OnItsWay { bytes, is_made, progress, _place: place })
     }
 }
 
 impl<G: Unpin> Answers<G> {
     fn poll_bytes(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
-        while let Some(sent) = &mut self.current {
-            match sent.message.pieces.front_mut() {
-                Some(Piece::Policy(text)) => match ready!(self.progress.poll_make(text, context)) {
-                    Some(bytes) => return Poll::Ready(Some(bytes)),
-                    None => drop(sent.message.pieces.pop_front()),
-                },
+        while let Some(Sent { message, place }) = &mut self.current {
+            match message.pieces.front_mut() {
+                Some(Piece::Policy(text)) => {
+                    ready!(self.progress.poll_room(context));
+                    match text.next() {
+                        Some(text) => return Poll::Ready(Some(self.progress.send(text.into(), true, place))),
+                        None => drop(message.pieces.pop_front()),
+                    }
+                }
                 Some(Piece::Bytes(bytes)) => {
-                    let bytes = std::mem::take(bytes);
-                    sent.message.pieces.pop_front();
-                    self.progress.gone.fetch_add(1, Ordering::Relaxed);
+                    let bytes = self.progress.send(std::mem::take(bytes), false, place);
+                    message.pieces.pop_front();
                     return Poll::Ready(Some(bytes));
                 }
                 None => self.current = None,

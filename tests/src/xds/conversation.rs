@@ -86,7 +86,8 @@ impl<R: Protocol> Conversation<R> {
                 let endpoint = Endpoint::from_shared(format!("http://{to}"));
                 let channel = endpoint.map_err(|e| Status::internal(e.to_string()))?.connect().await;
                 let channel = channel.map_err(|e| Status::unavailable(format!("{e:?}")))?;
-                let client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+                let client =
+                    AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
                 let mut stream = R::open(client, UnboundedReceiverStream::new(receiver)).await?;
                 while let Some(answer) = stream.next().await {
                     if sender.send(Ok(answer?)).is_err() {

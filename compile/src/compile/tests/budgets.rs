@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::store::FileUpdate;
 use crate::budget::{self, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS};
 use crate::manifest::{Cause, Parsed, parse_value};
+use crate::store::FileUpdate;
 
 /// `count` items of a list in YAML.
 fn list(count: usize, item: impl Fn(usize) -> String) -> String {

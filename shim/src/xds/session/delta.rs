@@ -242,11 +242,9 @@ impl Delta {
             .map(|resource| Arc::clone(resource))
             .collect();
         let is_gone = |name: &str| !wanted.contains_key(name) && !known.kept.contains(name);
-        let mut removed: BTreeSet<String> =
-            known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
-        removed.extend(
-            asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()),
-        );
+        let mut removed: BTreeSet<String> = known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
+        removed
+            .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
         if changed.is_empty() && removed.is_empty() {
             // A proxy that comes back with everything has shown that it has it; one that asks for
             // the first time waits for an answer, be it empty.
@@ -262,11 +260,8 @@ impl Delta {
         self.nonces += 1;
         known.nonce = self.nonces;
         known.version.clone_from(&version);
-        known.sent = wanted
-            .values()
-            .map(|r| (r.name().to_owned(), r.version().to_owned()))
-            .chain(kept)
-            .collect();
+        known.sent =
+            wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).chain(kept).collect();
         let carried =
             changed.iter().map(|resource| resource.name()).chain(removed.iter().map(String::as_str));
         known.in_flight.extend(carried.map(|name| (name.to_owned(), self.nonces)));
