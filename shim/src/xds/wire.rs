@@ -100,7 +100,7 @@ impl Message {
     fn push(&mut self, piece: Piece) {
         match piece {
             Piece::Bytes(bytes) if bytes.len() < MIN_PIECE_SIZE => self.tail.put_slice(&bytes),
-            piece => {
+            piece @ (Piece::Bytes(_) | Piece::Policy(_)) => {
                 self.flush();
                 self.pieces.push_back(piece);
             }
