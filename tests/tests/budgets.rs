@@ -202,7 +202,7 @@ fn many_identities_with_the_longest_documents() -> Result<()> {
         sidecar.begin()?;
         sidecars.push(sidecar);
     }
-    let longest = 2 * 7 << 20;
+    let longest = 14 << 20;
     for sidecar in &mut sidecars {
         let size = sidecar.policy()?;
         ensure!(size > longest, "a policy of {size} bytes for both plugins");
