@@ -50,6 +50,23 @@ pub const MAX_REFERENCES_OF_NAMESPACE: usize = 1_000_000;
 /// What a cluster counts: some 200 bytes for each source.
 const REFERENCES_OF_CLUSTER: usize = 4;
 
+/// The most memory of the control plane for all Egress objects that count, as [`memory`] estimates it. With what it needs
+/// itself it stays below 300 MB. Some 600,000 hosts of usual length fit, whoever many identities they are granted to.
+pub const MAX_MEMORY: usize = 160 << 20;
+/// The most memory for the objects of one namespace: two that use all they may leave room for others.
+pub const MAX_MEMORY_OF_NAMESPACE: usize = 64 << 20;
+/// The memory of a name or block in a list, beside its text: as an object has it, as rules have it, and once more while a
+/// change is compiled. Each is a string of its own.
+const MEMORY_OF_ITEM: usize = 160;
+/// How often the text of a list is there: the same three times.
+const TEXTS: usize = 3;
+/// The memory of a rule, which all its sources share: before and after a change.
+const MEMORY_OF_RULE: usize = 800;
+/// The memory of a source, which has a document, of its reference to a rule, and of a cluster.
+const MEMORY_OF_SOURCE: usize = 1_000;
+const MEMORY_OF_REFERENCE: usize = 40;
+const MEMORY_OF_CLUSTER: usize = 500;
+
 /// The most problems of one severity that are kept of an object: nobody reads as many, and an object can have
 /// one in each of 400,000 hosts.
 pub const MAX_PROBLEMS: usize = 100;
@@ -164,6 +181,48 @@ impl Usage {
     }
 }
 
+/// What the lists of an object hold, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Estimates the memory that an object costs the control plane: for its lists, its rules, and each of its sources.
+pub(crate) const fn memory(content: Content, usage: &Usage, sources: usize) -> usize {
+    let of_lists = content
+        .items
+        .saturating_mul(MEMORY_OF_ITEM)
+        .saturating_add(content.bytes.saturating_mul(TEXTS))
+        .saturating_add(usage.rules.saturating_mul(MEMORY_OF_RULE));
+    let of_source = MEMORY_OF_SOURCE
+        .saturating_add(usage.rules.saturating_mul(MEMORY_OF_REFERENCE))
+        .saturating_add(usage.clusters.saturating_mul(MEMORY_OF_CLUSTER));
+    of_lists.saturating_add(of_source.saturating_mul(sources))
+}
+
+/// The share of each namespace, of which these want so much memory: all that it wants as far as there is enough. What there
+/// is goes to small ones first, so who wants much takes nothing from those who want little.
+pub(crate) fn share(wanted: impl Iterator<Item = usize>) -> usize {
+    let mut wanted: Vec<usize> = wanted.collect();
+    wanted.sort_unstable();
+    let mut left = MAX_MEMORY;
+    for (number, amount) in wanted.iter().enumerate() {
+        let equal = left / (wanted.len() - number);
+        if *amount > equal {
+            return equal.min(MAX_MEMORY_OF_NAMESPACE);
+        }
+        left -= amount;
+    }
+    MAX_MEMORY_OF_NAMESPACE
+}
+
+/// The excess of a namespace's memory over its share.
+pub(crate) fn memory_excess(amount: usize, limit: usize) -> Option<Excess> {
+    let remedy = "list fewer hosts or sources, or name domains by a wildcard";
+    list("bytes of the control plane's memory", amount, limit, remedy)
+}
+
 /// The excess of references over a limit.
 pub(crate) fn references(amount: usize, limit: usize) -> Option<Excess> {
     let remedy = "list fewer sources, ports or hosts";
@@ -178,6 +237,19 @@ pub(crate) fn list(noun: &'static str, amount: usize, limit: usize, remedy: &'st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever wants little has it, whatever others want.
+    #[test]
+    fn small_namespaces_come_first() {
+        let share = |wanted: &[usize]| share(wanted.iter().copied());
+        assert_eq!(share(&[]), MAX_MEMORY_OF_NAMESPACE);
+        assert_eq!(share(&[usize::MAX]), MAX_MEMORY_OF_NAMESPACE);
+        assert_eq!(share(&[1 << 20, 50 << 20, 60 << 20]), MAX_MEMORY_OF_NAMESPACE);
+        // 160 MiB: 10 for the small one, and the rest for the others in equal parts.
+        assert_eq!(share(&[usize::MAX, 10 << 20, usize::MAX, 70 << 20]), 50 << 20);
+        let many = share(&[usize::MAX; 1000]);
+        assert!(many * 1000 <= MAX_MEMORY && many > 0);
+    }
 
     #[test]
     fn amounts_do_not_overflow() {

@@ -146,7 +146,7 @@ impl Compiled {
             || {
                 let in_mesh = self.mesh.view(identity);
                 let mode = self.modes.of(identity);
-                Arc::new(document(identity, mode, &[], &content(identity, mode, &[], &[], in_mesh), in_mesh))
+                Arc::new(document(identity, mode, &[], &content(identity, mode, &[], in_mesh), in_mesh))
             },
             Arc::clone,
         )
@@ -243,8 +243,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
             rules.sort_by_key(|(is_foreign, _)| *is_foreign);
             let rules: Vec<&PolicyRule> = rules.into_iter().map(|(_, rule)| rule).collect();
             let in_mesh = mesh.view(&identity);
-            let clusters = clusters.get(&identity).map_or(&[][..], Vec::as_slice);
-            let content = content(&identity, mode, &rules, clusters, in_mesh);
+            let content = content(&identity, mode, &rules, in_mesh);
             // Whole digests, and not versions, which are short enough to be made equal on purpose.
             let former = previous.and_then(|p| p.documents.get(&identity).zip(p.digests.get(&identity)));
             let former = former
@@ -294,16 +293,10 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
     clusters.into_iter().map(|(identity, named)| (identity, list(named))).collect()
 }
 
-/// Digests what a document says, with the settings of the clusters that it names.
-fn content(
-    identity: &Identity,
-    mode: Mode,
-    rules: &[&PolicyRule],
-    clusters: &[OwnCluster],
-    in_mesh: &View,
-) -> Digest {
+/// Digests what a document says. It names clusters, but a change of their settings is no change of policy.
+fn content(identity: &Identity, mode: Mode, rules: &[&PolicyRule], in_mesh: &View) -> Digest {
     let rules = Digest::join(rules.iter().map(|rule| &rule.digest));
-    Digest::of(&(identity, mode, rules.hash, clusters, &in_mesh.digest))
+    Digest::of(&(identity, mode, rules.hash, &in_mesh.digest))
 }
 
 /// A document, versioned by its content.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -380,7 +380,8 @@ async fn recompile(
         report(&state, &compiled);
         let compiled = Arc::new(compiled);
         sender.send_replace(Arc::clone(&compiled));
-        let changed = snapshots.update(&compiled);
+        let (topics, newest) = (Arc::clone(&snapshots), Arc::clone(&compiled));
+        let changed = tokio::task::spawn_blocking(move || topics.update(&newest)).await.unwrap_or_default();
         tracing::info!(changed, took = ?start.elapsed(), "compiled");
         audited.send_replace((state.store, compiled));
     }
@@ -414,21 +415,40 @@ impl Published {
         Self { generator, compiled, topics: Mutex::default(), variants: Mutex::default() }
     }
 
-    /// Gives new snapshots to those whose document changed, and says to how many identities.
+    /// Gives new snapshots to those whose document or clusters changed, and says to how many identities.
     fn update(&self, compiled: &Compiled) -> usize {
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        topics.retain(|_, topic| !topic.is_closed());
-        let mut changed = 0;
-        for (identity, topic) in topics.iter() {
-            let document = compiled.document(identity);
-            if topic.borrow().document_version() != document.version {
-                let snapshot = self.generator.snapshot(&document, compiled.clusters(identity));
-                topic.send_replace(Arc::new(snapshot));
-                changed += 1;
+        let outdated = |topic: &watch::Sender<Arc<Snapshot>>, identity: &Identity| {
+            !is_current(&topic.borrow(), compiled, identity)
+        };
+        let changed: Vec<Identity> = {
+            let mut topics = self.topics();
+            topics.retain(|_, topic| !topic.is_closed());
+            topics.iter().filter(|(id, topic)| outdated(topic, id)).map(|(id, _)| id.clone()).collect()
+        };
+        for identity in &changed {
+            // Not under the lock: those that connect would wait.
+            let snapshot = self.snapshot(compiled, identity);
+            if let Some(topic) = self.topics().get(identity) {
+                topic.send_replace(snapshot);
             }
         }
-        changed
+        changed.len()
     }
+
+    fn snapshot(&self, compiled: &Compiled, identity: &Identity) -> Arc<Snapshot> {
+        Arc::new(self.generator.snapshot(&compiled.document(identity), compiled.clusters(identity)))
+    }
+
+    /// Nothing is left half done under this lock.
+    fn topics(&self) -> MutexGuard<'_, HashMap<Identity, watch::Sender<Arc<Snapshot>>>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a snapshot is what objects say of an identity. Settings of clusters are no part of the document.
+fn is_current(snapshot: &Snapshot, compiled: &Compiled, identity: &Identity) -> bool {
+    snapshot.document_version() == compiled.document(identity).version
+        && snapshot.clusters() == compiled.clusters(identity)
 }
 
 impl Variants for Published {
@@ -444,7 +464,7 @@ impl Variants for Published {
             return known;
         }
         // Not under the lock: all streams would wait for one that makes a long one.
-        let snapshot = Arc::new(self.generator.snapshot(document, clusters));
+        let snapshot = Arc::new(self.generator.snapshot(&Arc::new(document.clone()), clusters));
         let mut variants = lock();
         if let Some(known) = known(&variants) {
             return known;
@@ -465,15 +485,29 @@ impl Snapshots for Published {
     }
 
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that an update between the two is not lost.
-        let compiled = Arc::clone(&self.compiled.borrow());
-        let document = compiled.document(identity);
-        let snapshot = || Arc::new(self.generator.snapshot(&document, compiled.clusters(identity)));
-        let topic = topics.entry(identity.clone()).or_insert_with(|| watch::channel(snapshot()).0);
-        if topic.borrow().document_version() != document.version {
-            topic.send_replace(snapshot());
+        let mut made: Option<Arc<Snapshot>> = None;
+        loop {
+            let compiled = Arc::clone(&self.compiled.borrow());
+            {
+                let mut topics = self.topics();
+                // What comes after this is found by the next update, which takes the lock later.
+                let is_newest = Arc::ptr_eq(&compiled, &self.compiled.borrow());
+                let known = topics.get(identity);
+                if let Some(topic) = known.filter(|topic| is_current(&topic.borrow(), &compiled, identity)) {
+                    return topic.subscribe();
+                }
+                let made = made.take().filter(|made| is_newest && is_current(made, &compiled, identity));
+                if let Some(made) = made {
+                    let topic =
+                        topics.entry(identity.clone()).or_insert_with(|| watch::channel(Arc::clone(&made)).0);
+                    if !Arc::ptr_eq(&topic.borrow(), &made) {
+                        topic.send_replace(made);
+                    }
+                    return topic.subscribe();
+                }
+            }
+            // Not under the lock: all that connect would wait for one that has a long document.
+            made = Some(self.snapshot(&compiled, identity));
         }
-        topic.subscribe()
     }
 }

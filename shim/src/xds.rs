@@ -10,3 +10,4 @@ pub mod limits;
 pub mod proxies;
 pub mod server;
 pub mod session;
+mod wire;

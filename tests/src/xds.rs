@@ -20,9 +20,16 @@ use crate::client::PATIENCE;
 use crate::netns::Netns;
 
 mod abuse;
+mod conversation;
 
-const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+pub use self::conversation::{Conversation, Protocol};
+
+/// The types that Envoy asks for.
+pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// See [`CLUSTER`].
+pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// See [`CLUSTER`].
+pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 
 /// What it says.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,8 @@
 //! The control plane with the worst objects that its budgets permit, and with worse ones.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +10,8 @@ use egress_tests::envoy::Envoy;
 use egress_tests::mesh::{self, World};
 use egress_tests::netns::ensure_capable;
 use egress_tests::wait::wait_for;
+use egress_tests::xds::{CLUSTER, Conversation, EXTENSION, LISTENER};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
 /// The most memory of the control plane, in kB.
 const MOST: u64 = 300 << 10;
@@ -15,9 +19,14 @@ const IDENTITIES: usize = 4;
 
 /// An Egress of `curl/{account}`, with hosts of the longest names.
 fn egress(name: &str, account: &str, hosts: usize, ports: usize) -> String {
+    egress_in("curl", name, account, hosts, ports)
+}
+
+fn egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: usize) -> String {
     let mut text = format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: {account}, namespace: curl}}]\n  ports:\n"
+        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: {account}, namespace: {namespace}}}]\n  ports:\n"
     );
     for port in 0..ports {
         writeln!(text, "  - {{number: {}, protocol: https}}", 20_000 + port).expect("a string");
@@ -87,6 +96,167 @@ fn the_worst_objects_that_are_permitted() -> Result<()> {
         peak / 1024,
         envoys[0].memory()? / 1024
     );
+    ensure!(peak < MOST, "the control plane had {} MB", peak / 1024);
+    Ok(())
+}
+
+/// A sidecar that has an identity's policy in force, as far as anybody sees.
+enum Sidecar {
+    Sotw(Conversation<DiscoveryRequest>),
+    Delta(Conversation<DeltaDiscoveryRequest>),
+}
+
+const PLUGINS: [&str; 2] = ["egress-policy", "egress-http-policy"];
+
+impl Sidecar {
+    fn begin(&mut self) -> Result<()> {
+        for url in [CLUSTER, LISTENER, EXTENSION] {
+            let names: Vec<String> =
+                PLUGINS.iter().filter(|_| url == EXTENSION).map(|name| (*name).to_owned()).collect();
+            let type_url = url.to_owned();
+            match self {
+                Self::Sotw(stream) => {
+                    stream.say(DiscoveryRequest { type_url, resource_names: names, ..Default::default() })?;
+                }
+                Self::Delta(stream) => {
+                    let resource_names_subscribe = names;
+                    stream.say(DeltaDiscoveryRequest {
+                        type_url,
+                        resource_names_subscribe,
+                        ..Default::default()
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what comes until there is a policy, and gives its length.
+    fn policy(&mut self) -> Result<usize> {
+        loop {
+            let (type_url, size) = self.read_for(Duration::from_secs(60))?.context("no message came")?;
+            if type_url == EXTENSION {
+                return Ok(size);
+            }
+        }
+    }
+
+    /// Takes what comes within this time: its type and its length.
+    fn read_for(&mut self, time: Duration) -> Result<Option<(String, usize)>> {
+        Ok(Some(match self {
+            Self::Sotw(stream) => {
+                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
+                let names: &[&str] = if answer.type_url == EXTENSION { &PLUGINS } else { &[] };
+                stream.say(DiscoveryRequest {
+                    type_url: answer.type_url.clone(),
+                    resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                    response_nonce: answer.nonce,
+                    version_info: answer.version_info,
+                    ..Default::default()
+                })?;
+                (answer.type_url, answer.resources.iter().map(|any| any.value.len()).sum::<usize>())
+            }
+            Self::Delta(stream) => {
+                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
+                stream.say(DeltaDiscoveryRequest {
+                    type_url: answer.type_url.clone(),
+                    response_nonce: answer.nonce,
+                    ..Default::default()
+                })?;
+                let bodies = answer.resources.iter().filter_map(|resource| resource.resource.as_ref());
+                (answer.type_url, bodies.map(|any| any.value.len()).sum::<usize>())
+            }
+        }))
+    }
+}
+
+/// Many identities, each with the longest document, and sidecars of all of them.
+#[test]
+fn many_identities_with_the_longest_documents() -> Result<()> {
+    ensure_capable()?;
+    const NAMESPACES: usize = 5;
+    const OF_NAMESPACE: usize = 5;
+    let world = World::new()?;
+    let all: Vec<_> = (0..NAMESPACES).flat_map(|n| (0..OF_NAMESPACE).map(move |a| (n, a))).collect();
+    for (namespace, account) in &all {
+        let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
+        let text = egress_in(&namespace, &account, &account, 6_500, 6);
+        world.write(&format!("{namespace}-{account}.yaml"), &text)?;
+    }
+    // One namespace wants far more than there is for it, and costs nobody else.
+    for number in 0..40 {
+        let text = egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
+        world.write(&format!("greedy-{number}.yaml"), &text)?;
+    }
+    let shim = world.shim(&[])?;
+    println!("ready with {} MB, at its peak {} MB", shim.memory()? / 1024, shim.peak_memory()? / 1024);
+    let to = SocketAddr::new(mesh::CONTROL_PLANE, 15128);
+    let mut sidecars = Vec::new();
+    for (number, (namespace, account)) in all.iter().enumerate() {
+        let node = format!("p{number}.a{account}.n{namespace}");
+        let from = &world.outside.netns;
+        let mut sidecar = match number % 2 {
+            0 => Sidecar::Sotw(Conversation::open(from, to, &node)?),
+            _ => Sidecar::Delta(Conversation::open(from, to, &node)?),
+        };
+        sidecar.begin()?;
+        sidecars.push(sidecar);
+    }
+    let longest = 14 << 20;
+    for sidecar in &mut sidecars {
+        let size = sidecar.policy()?;
+        ensure!(size > longest, "a policy of {size} bytes for both plugins");
+    }
+    println!("all connected: {} MB, at its peak {} MB", shim.memory()? / 1024, shim.peak_memory()? / 1024);
+    // Everybody gets another policy, several times.
+    for round in 0..3 {
+        for (namespace, account) in &all {
+            let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
+            let text = egress_in(&namespace, &account, &account, 6_500 - round - 1, 6);
+            world.write(&format!("{namespace}-{account}.yaml"), &text)?;
+        }
+        let status = || -> Result<bool> {
+            let status = shim.status()?;
+            let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+            let is_current = |proxy: &serde_json::Value| {
+                let identity = proxy["identity"].as_str().unwrap_or_default();
+                proxy["documentAcknowledged"] == status["identities"][identity]["document"]
+            };
+            Ok(proxies.len() == all.len() && proxies.iter().all(is_current))
+        };
+        let stop = AtomicBool::new(false);
+        let ended = std::thread::scope(|scope| -> Result<()> {
+            let readers: Vec<_> = sidecars
+                .iter_mut()
+                .map(|sidecar| {
+                    let stop = &stop;
+                    scope.spawn(move || -> Result<()> {
+                        while !stop.load(Ordering::Relaxed) {
+                            sidecar.read_for(Duration::from_millis(200))?;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            let settled =
+                wait_for("everybody's policy", Duration::from_secs(120), || status().unwrap_or(false));
+            stop.store(true, Ordering::Relaxed);
+            for reader in readers {
+                reader.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+            }
+            settled.map(|_| ())
+        });
+        ended.with_context(|| format!("{} MB at its peak", shim.peak_memory().unwrap_or(0) / 1024))?;
+        println!(
+            "round {round}: {} MB, at its peak {} MB",
+            shim.memory()? / 1024,
+            shim.peak_memory()? / 1024
+        );
+    }
+    let objects = shim.status()?["objects"].as_array().cloned().unwrap_or_default();
+    let refused: Vec<_> = objects.iter().filter(|object| object["accepted"] == false).collect();
+    ensure!(!refused.is_empty() && refused.iter().all(|object| object["object"]["namespace"] == "greedy"));
+    let peak = shim.peak_memory()?;
     ensure!(peak < MOST, "the control plane had {} MB", peak / 1024);
     Ok(())
 }

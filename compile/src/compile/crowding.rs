@@ -1,4 +1,4 @@
-//! Which objects fit into the budgets of their identities and of their namespace.
+//! Which objects fit into the budgets of their identities, of their namespace, and of all.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
     let mut usages: BTreeMap<Identity, Usage> = BTreeMap::new();
     let mut references: BTreeMap<&str, usize> = BTreeMap::new();
     let mut names = Vec::with_capacity(order.len());
-    for index in order {
+    for &index in &order {
         let Some(policy) = policies.get_mut(index) else { continue };
         names.push(policy.issues.name());
         let mut refused: Vec<(Identity, Excess)> = Vec::new();
@@ -64,5 +64,36 @@ pub(super) fn make_room(policies: &mut [Policy<'_>]) -> Vec<String> {
             *used = used.plus(usage);
         }
     }
+    share_memory(policies, &order);
     names
+}
+
+/// Takes from policies all sources where their namespace has no memory left. What a namespace may have depends on what
+/// others want, but no namespace that wants little has less because another wants much.
+fn share_memory(policies: &mut [Policy<'_>], order: &[usize]) {
+    let mut wanted: BTreeMap<&str, usize> = BTreeMap::new();
+    for policy in policies.iter().filter(|policy| !policy.sources.is_empty()) {
+        let of_namespace = wanted.entry(policy.reference.namespace.as_str()).or_default();
+        *of_namespace = of_namespace.saturating_add(policy.memory());
+    }
+    let share = budget::share(wanted.into_values());
+    let mut used: BTreeMap<&str, usize> = BTreeMap::new();
+    for &index in order {
+        let Some(policy) = policies.get_mut(index).filter(|policy| !policy.sources.is_empty()) else {
+            continue;
+        };
+        let of_namespace = used.entry(policy.reference.namespace.as_str()).or_default();
+        let all = of_namespace.saturating_add(policy.memory());
+        let Some(excess) = budget::memory_excess(all, share) else {
+            *of_namespace = all;
+            continue;
+        };
+        policy.is_crowded_out = true;
+        policy.sources.clear();
+        let message = format!(
+            "with older objects of the namespace there would be {excess}, so this one grants nothing"
+        );
+        let advice = format!("{}, in this object or in others of the same namespace", excess.remedy);
+        policy.issues.crowded_out("spec", message, &advice);
+    }
 }

@@ -12,7 +12,7 @@ use super::namespace::Namespaces;
 use super::route::{Group, Groups};
 use super::upstream::{Limits, OwnCluster, Settings, separated};
 use super::{Invalid, Objects, POLICY_NAMESPACES_ANNOTATION, address, annotations, host};
-use crate::budget::{self, Usage};
+use crate::budget::{self, Content, Usage};
 use crate::manifest::spec::{Egress, MatchRef, PortSpec, Source};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
@@ -30,6 +30,8 @@ pub(super) struct Policy<'s> {
     pub(super) rules: Vec<PolicyRule>,
     /// What its rules cost each identity.
     pub(super) usage: Usage,
+    /// What its lists hold.
+    content: Content,
     /// Whether none of its sources has room for it.
     pub(super) is_crowded_out: bool,
     /// When it was made, where a server says.
@@ -45,6 +47,11 @@ pub(super) struct Policy<'s> {
 }
 
 impl Policy<'_> {
+    /// What it costs the control plane, for the sources that it has now.
+    pub(super) fn memory(&self) -> usize {
+        budget::memory(self.content, &self.usage, self.sources.len())
+    }
+
     /// Whether an identity is of another namespace.
     pub(super) fn is_foreign_to(&self, identity: &Identity) -> bool {
         self.issues.namespace() != identity.namespace()
@@ -105,6 +112,22 @@ struct Parts {
     limits: Result<Option<Limits>, Invalid>,
 }
 
+impl Parts {
+    /// What the lists hold. Routes are counted by what points at them: they belong to their groups.
+    fn content(&self) -> Content {
+        fn measure<T>(part: &Part<T>) -> Content {
+            let list = part.as_ref().ok().and_then(Option::as_ref);
+            list.map_or_else(Content::default, |list| Content {
+                items: list.items.len(),
+                bytes: list.digest.length,
+            })
+        }
+        let (addresses, hosts) = (measure(&self.addresses), measure(&self.hosts));
+        let items = addresses.items.saturating_add(hosts.items).saturating_add(measure(&self.routes).items);
+        Content { items, bytes: addresses.bytes.saturating_add(hosts.bytes) }
+    }
+}
+
 struct Reader<'a, 's> {
     reference: &'s ObjectRef,
     object: &'s Object,
@@ -122,6 +145,7 @@ struct Granted {
     rules: Vec<PolicyRule>,
     clusters: Vec<OwnCluster>,
     usage: Usage,
+    content: Content,
 }
 
 impl<'s> Reader<'_, 's> {
@@ -134,7 +158,7 @@ impl<'s> Reader<'_, 's> {
             // It contributes nothing to anybody.
             granted = Granted::default();
         }
-        let Granted { mut rules, clusters, usage } = granted;
+        let Granted { mut rules, clusters, usage, content } = granted;
         rules.sort_by(|a, b| a.rule.cmp(&b.rule));
         let namespace = &self.reference.namespace;
         let has_foreign = sources.iter().any(|identity| identity.namespace() != namespace);
@@ -144,6 +168,7 @@ impl<'s> Reader<'_, 's> {
             sources,
             rules,
             usage,
+            content,
             is_crowded_out: false,
             made: self.object.metadata.creation_timestamp.as_deref(),
             clusters,
@@ -204,7 +229,7 @@ impl<'s> Reader<'_, 's> {
             self.issues.too_large("spec", excess, "the object");
             return Err(Invalid);
         }
-        let mut granted = Granted { usage, ..Granted::default() };
+        let mut granted = Granted { usage, content: parts.content(), ..Granted::default() };
         for port in &ports {
             port.grant(&mut granted);
         }

@@ -1,25 +1,26 @@
 //! The gRPC service: one task per stream between a session, the snapshots and the registry.
 
+use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use egress_policy::Identity;
 use egress_standalone::OLDEST;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
-use futures::{Stream, StreamExt};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codec::Codec;
+use tonic::codegen::{BoxFuture, Service as HttpService, http};
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
 use super::access_logs::AccessLogs;
@@ -27,7 +28,8 @@ use super::fallback::{Fallback, Variants};
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Protocol, Proxies, Registration};
-use super::session::{Delta, Event, Sotw};
+use super::session::{Answer, Delta, Event, Sotw};
+use super::wire::{self, Message, Sender};
 use crate::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
 use crate::envoy::reported;
 use crate::flows::memory::Memory;
@@ -39,6 +41,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// When a connection takes no new streams. A stream that ends with its certificate must not come back by the
 /// connection of that certificate.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// How long clusters that are gone stay for a proxy that does not say whether the policy that does not lead there is in
+/// force. It says so in milliseconds.
+const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 /// Where snapshots come from.
 pub trait Snapshots: Variants + Send + Sync + 'static {
@@ -71,12 +76,15 @@ impl<S> Clone for Server<S> {
 
 /// A protocol: how its session answers.
 trait Session: Default + Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: prost::Message + Default + Send + 'static;
     const PROTOCOL: Protocol;
     fn node(request: &Self::Request) -> Option<&Node>;
-    fn on_request(&mut self, request: &Self::Request, to: &Snapshot) -> (Vec<Self::Response>, Vec<Event>);
-    fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Self::Response>, Vec<Event>);
+    fn type_url(request: &Self::Request) -> &str;
+    fn on_request(&mut self, request: &Self::Request, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
+    fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
+    fn has_removals(&self) -> bool;
+    fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
+    fn encode(answer: Answer) -> Message;
     /// How many names it holds, and of how many bytes.
     fn size(&self) -> (usize, usize);
     /// What the proxy says of an error.
@@ -84,22 +92,37 @@ trait Session: Default + Send + 'static {
 }
 
 macro_rules! session {
-    ($session:ty, $request:ty, $response:ty, $protocol:expr) => {
+    ($session:ty, $request:ty, $protocol:expr, $encode:expr) => {
         impl Session for $session {
             type Request = $request;
-            type Response = $response;
             const PROTOCOL: Protocol = $protocol;
 
             fn node(request: &$request) -> Option<&Node> {
                 request.node.as_ref()
             }
 
-            fn on_request(&mut self, request: &$request, to: &Snapshot) -> (Vec<$response>, Vec<Event>) {
+            fn type_url(request: &$request) -> &str {
+                &request.type_url
+            }
+
+            fn on_request(&mut self, request: &$request, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
                 <$session>::on_request(self, request, to)
             }
 
-            fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<$response>, Vec<Event>) {
+            fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
                 <$session>::on_snapshot(self, to)
+            }
+
+            fn has_removals(&self) -> bool {
+                <$session>::has_removals(self)
+            }
+
+            fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
+                <$session>::finish_removals(self, to)
+            }
+
+            fn encode(answer: Answer) -> Message {
+                $encode(answer)
             }
 
             fn size(&self) -> (usize, usize) {
@@ -113,8 +136,8 @@ macro_rules! session {
     };
 }
 
-session!(Sotw, DiscoveryRequest, DiscoveryResponse, Protocol::Sotw);
-session!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Protocol::Delta);
+session!(Sotw, DiscoveryRequest, Protocol::Sotw, Message::sotw);
+session!(Delta, DeltaDiscoveryRequest, Protocol::Delta, Message::delta);
 
 impl<S: Snapshots> Server<S> {
     /// A service of these snapshots.
@@ -140,10 +163,6 @@ impl<S: Snapshots> Server<S> {
             AccessLogServiceServer::new(AccessLogs { flows, identify, proxies, limits })
                 .max_decoding_message_size(limits::MAX_LOG_MESSAGE_SIZE)
         });
-        let service = AggregatedDiscoveryServiceServer::new(self)
-            .max_decoding_message_size(limits::MAX_REQUEST_SIZE)
-            // A policy of a hundred thousand hosts, twice, and the module.
-            .max_encoding_message_size(256 << 20);
         let router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -153,7 +172,7 @@ impl<S: Snapshots> Server<S> {
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .http2_max_header_list_size(limits::MAX_HEADERS_SIZE)
             .http2_max_pending_accept_reset_streams(Some(limits::MAX_PENDING_RESETS))
-            .add_service(service)
+            .add_service(self)
             .add_optional_service(access_logs);
         match tls {
             Some(tls) => {
@@ -167,10 +186,24 @@ impl<S: Snapshots> Server<S> {
         }
     }
 
-    async fn open<T: Session>(
-        &self,
-        request: Request<Streaming<T::Request>>,
-    ) -> Result<Response<Answers<T::Response>>, Status> {
+    /// A stream of one protocol, or why there is none.
+    async fn answer<T: Session>(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let mut codec = ProstCodec::<(), T::Request>::default();
+        let request = Request::from_http(request);
+        let request = request
+            .map(|body| Streaming::new_request(codec.decoder(), body, None, Some(limits::MAX_REQUEST_SIZE)));
+        match self.open::<T>(request).await {
+            Ok(body) => {
+                let mut response = http::Response::new(body);
+                let content_type = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+                response
+            }
+            Err(status) => status.into_http(),
+        }
+    }
+
+    async fn open<T: Session>(&self, request: Request<Streaming<T::Request>>) -> Result<Body, Status> {
         let (shown, place) = (shown(&request), place(&request));
         let mut requests = request.into_inner();
         let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
@@ -201,11 +234,10 @@ impl<S: Snapshots> Server<S> {
         }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
         T::error(&mut first).map(limits::shorten);
-        // Of what a proxy does not read, no more than one answer is kept.
-        let (answers, receiver) = mpsc::channel(1);
+        // Counted until the last answer was read, or the connection is gone.
+        let (answers, body) = wire::stream(Arc::clone(&admission));
         let span = tracing::info_span!("proxy", node = %node.id, %identity);
         let server = self.clone();
-        let stream_admission = Arc::clone(&admission);
         tokio::spawn(
             async move {
                 let _admission = admission;
@@ -227,20 +259,14 @@ impl<S: Snapshots> Server<S> {
                             place.close();
                         }
                         let status = self::refuse(&server.proxies, &shown, &refusal);
-                        // A proxy that has not read what came before does not get to know why.
-                        let _ = answers.try_send(Err(status));
+                        answers.end(status);
                     }
                 }
                 tracing::info!("disconnected");
             }
             .instrument(span),
         );
-        // Counted until the last answer was read, or the connection is gone.
-        let answers = ReceiverStream::new(receiver).map(move |answer| {
-            let _ = &stream_admission;
-            answer
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Body::new(body))
     }
 }
 
@@ -282,6 +308,22 @@ impl From<Status> for End {
     }
 }
 
+/// Waits until the answer before has gone. A proxy that reads nothing of it for a while is refused.
+async fn ready(answers: &Sender) -> Result<Option<OwnedSemaphorePermit>, End> {
+    let (mut progress, mut since) = (answers.progress(), Instant::now());
+    loop {
+        match tokio::time::timeout(limits::READ_TIMEOUT / 6, answers.ready()).await {
+            Ok(Ok(place)) => return Ok(Some(place)),
+            Ok(Err(wire::Closed)) => return Ok(None),
+            Err(_) if answers.progress() != progress => {
+                (progress, since) = (answers.progress(), Instant::now());
+            }
+            Err(_) if since.elapsed() < limits::READ_TIMEOUT => {}
+            Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
+        }
+    }
+}
+
 /// One stream until it ends. A proxy that does not read makes itself wait, and then gets the newest snapshot; after a
 /// while it is cut. Its requests are not read before it has read what it asked for.
 async fn talk<T: Session>(
@@ -291,17 +333,28 @@ async fn talk<T: Session>(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     variants: &impl Variants,
     registration: &Registration<'_>,
-    answers: &mpsc::Sender<Result<T::Response, Status>>,
+    answers: &Sender,
 ) -> Result<(), End> {
     let mut session = T::default();
     let mut snapshot = Arc::clone(&snapshots.borrow_and_update());
     let mut fallback = Fallback::new(Arc::clone(&snapshot));
-    let mut next = Some(first);
+    let mut next = Step::Request(first);
     let (mut unacknowledged, mut throttle) = (Unacknowledged::default(), Throttle::default());
+    // When clusters that are gone are removed, whatever the proxy says.
+    let mut removal = None;
     loop {
-        let (responses, events) = match next.take() {
-            Some(request) => session.on_request(&request, &snapshot),
-            None => session.on_snapshot(&snapshot),
+        let (responses, events) = match std::mem::replace(&mut next, Step::Snapshot) {
+            Step::Request(request) if T::type_url(&request).is_empty() => {
+                return Err(End::Refused(Refusal::NoType));
+            }
+            Step::Request(request) => session.on_request(&request, &snapshot),
+            Step::Snapshot => session.on_snapshot(&snapshot),
+            Step::Removals => session.finish_removals(&snapshot),
+        };
+        removal = match removal {
+            _ if !session.has_removals() => None,
+            Some(at) => Some(at),
+            None => Some(Instant::now() + REMOVAL_DELAY),
         };
         limits::check_size(session.size()).map_err(End::Refused)?;
         log(&events);
@@ -312,10 +365,9 @@ async fn talk<T: Session>(
         }
         unacknowledged.record(&events);
         for response in responses {
-            match tokio::time::timeout(limits::READ_TIMEOUT, answers.send(Ok(response))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
+            let Some(place) = ready(answers).await? else { return Ok(()) };
+            if answers.send(place, T::encode(response)).is_err() {
+                return Ok(());
             }
         }
         if let Some(instead) = instead {
@@ -328,22 +380,21 @@ async fn talk<T: Session>(
             snapshot = instead;
             continue;
         }
-        // There is room for one: there is some when the last one is on its way.
-        match tokio::time::timeout(limits::READ_TIMEOUT, answers.reserve()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Ok(()),
-            Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
+        if ready(answers).await?.is_none() {
+            return Ok(());
         }
         tokio::select! {
             request = requests.message() => match request? {
                 Some(mut request) => {
                     throttle.wait().await;
                     T::error(&mut request).map(limits::shorten);
-                    if let Some(now) = T::node(&request).map(|now| &now.id).filter(|now| **now != node.id) {
-                        let (first, now) = (node.id.clone(), now.clone());
+                    // It need not be said again.
+                    let now = T::node(&request).map(|now| now.id.clone()).filter(|now| !now.is_empty());
+                    if let Some(now) = now.filter(|now| *now != node.id) {
+                        let first = node.id.clone();
                         return Err(End::Refused(Refusal::NodeChanged { first, now }));
                     }
-                    next = Some(request);
+                    next = Step::Request(request);
                 }
                 None => return Ok(()),
             },
@@ -354,10 +405,29 @@ async fn talk<T: Session>(
                 }
                 Err(_) => return Ok(()),
             },
+            () = until(removal) => next = Step::Removals,
             () = unacknowledged.overdue() => {
                 return Err(End::Refused(Refusal::NotReading("did not acknowledge an answer")));
             }
         }
+    }
+}
+
+/// What a stream does next.
+enum Step<R> {
+    /// Answers a request.
+    Request(R),
+    /// Sends what is different in the snapshot.
+    Snapshot,
+    /// Removes clusters that waited for the proxy.
+    Removals,
+}
+
+/// Resolves at a time, if there is one.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -380,24 +450,29 @@ fn log(events: &[Event]) {
     }
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+impl<S> NamedService for Server<S> {
+    const NAME: &'static str = SERVICE_NAME;
+}
 
-#[tonic::async_trait]
-impl<S: Snapshots> AggregatedDiscoveryService for Server<S> {
-    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
+impl<S: Snapshots> HttpService<http::Request<Body>> for Server<S> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Sotw>(request).await
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request).await
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move {
+            let path = request.uri().path().strip_prefix('/').unwrap_or_default();
+            let method = path.strip_prefix(SERVICE_NAME).unwrap_or_default();
+            Ok(match method {
+                "/StreamAggregatedResources" => server.answer::<Sotw>(request).await,
+                "/DeltaAggregatedResources" => server.answer::<Delta>(request).await,
+                _ => Status::unimplemented("there is no such method").into_http(),
+            })
+        })
     }
 }

@@ -2,6 +2,11 @@
 //!
 //! What a stream has of a type is a set of resources, by name and version. State of the world (SotW)
 //! and delta differ in how that set is asked for and written down, not in what it means.
+//!
+//! Make before break: of a change, new and changed clusters are sent first, then the policy, then the removal of clusters
+//! to which the policy before may lead. That removal waits until the proxy has answered the policy, which the caller
+//! limits in time ([`Delta::finish_removals`]). The cluster of global egress goes with the change: nothing may keep it
+//! open.
 
 mod delta;
 mod sotw;
@@ -15,6 +20,21 @@ use std::sync::Arc;
 pub use self::delta::Delta;
 pub use self::sotw::Sotw;
 use crate::snapshot::{Resource, Snapshot, type_url};
+
+/// A message to the proxy.
+#[derive(Debug)]
+pub struct Answer {
+    /// The type of its resources.
+    pub type_url: String,
+    /// The version of all that the proxy then has of the type.
+    pub version_info: String,
+    /// Names this message in the proxy's answer.
+    pub nonce: String,
+    /// What it has to tell: state of the world all resources, delta those that are new or changed.
+    pub resources: Vec<Arc<Resource>>,
+    /// Delta: the names of resources that are gone.
+    pub removed_resources: Vec<String>,
+}
 
 /// What happened on a stream, for the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,19 +100,17 @@ fn version_of<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> String
     crate::snapshot::hash(resources.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]))
 }
 
-/// In which order the types of a change are sent.
-///
-/// What is added must be there before something refers to it, and what goes must no longer be
-/// referred to: clusters come first when some are new or changed, and last when some only go.
-fn order(clusters_grow: bool) -> [&'static str; 3] {
-    if clusters_grow {
-        [type_url::CLUSTER, type_url::EXTENSION, type_url::LISTENER]
-    } else {
-        [type_url::EXTENSION, type_url::LISTENER, type_url::CLUSTER]
-    }
+/// Whether a type knows the wildcard: all resources without their names.
+fn has_wildcard(type_url: &str) -> bool {
+    matches!(type_url, type_url::LISTENER | type_url::CLUSTER)
 }
 
 /// Whether `wanted` has something that `sent` has not in the same version.
-fn grows(wanted: &BTreeMap<&str, &Arc<Resource>>, sent: &BTreeMap<String, String>) -> bool {
-    wanted.values().any(|resource| sent.get(resource.name()).map(String::as_str) != Some(resource.version()))
+fn grows<'a>(wanted: &BTreeMap<&str, &Arc<Resource>>, sent: impl Fn(&str) -> Option<&'a str>) -> bool {
+    wanted.values().any(|resource| sent(resource.name()) != Some(resource.version()))
+}
+
+/// Whether the removal of a cluster may wait until the policy that does not lead there is in force.
+fn may_wait(cluster: &str) -> bool {
+    cluster != egress_compile::cluster::PASSTHROUGH
 }

@@ -86,16 +86,18 @@ impl Proxy<'_> {
         refused.map_err(|status| anyhow!("{status}"))
     }
 
-    /// Asks for everything and reads nothing: says whether the control plane has ended that within this time.
+    /// Asks for everything and reads no more than so many bytes: says whether the control plane has ended that within
+    /// this time. Pings it answers.
     ///
     /// # Errors
     /// When there is no connection.
-    pub fn read_nothing(&self, from: &Netns, to: SocketAddr, longest: Duration) -> Result<bool> {
+    pub fn read_little(&self, from: &Netns, to: SocketAddr, bytes: u32, longest: Duration) -> Result<bool> {
         from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                // Without a window nothing of an answer may be sent.
-                let endpoint = Endpoint::from_shared(format!("http://{to}"))?.initial_stream_window_size(0);
+                // No more of an answer may be sent than the window permits.
+                let endpoint =
+                    Endpoint::from_shared(format!("http://{to}"))?.initial_stream_window_size(bytes);
                 let channel = endpoint.connect().await?;
                 let names = vec!["egress-policy".to_owned()];
                 let requests = [self.request(LISTENER, Vec::new()), self.request(EXTENSION, names)];
@@ -104,7 +106,10 @@ impl Proxy<'_> {
                 let opened =
                     tokio::time::timeout(PATIENCE, client.stream_aggregated_resources(requests)).await?;
                 let mut answers = opened?.into_inner();
-                Ok(tokio::time::timeout(longest, answers.next()).await.is_ok())
+                // Whoever takes nothing keeps the window closed, and learns of the end when he looks.
+                tokio::time::sleep(longest).await;
+                let ended = async { while let Some(Ok(_)) = answers.next().await {} };
+                Ok(tokio::time::timeout(Duration::from_secs(2), ended).await.is_ok())
             })
         })?
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::budget::{self, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS};
 use crate::manifest::{Cause, Parsed, parse_value};
+use crate::store::FileUpdate;
 
 /// `count` items of a list in YAML.
 fn list(count: usize, item: impl Fn(usize) -> String) -> String {
@@ -334,4 +335,52 @@ fn problems_are_bounded() {
     let more = condition.problems.iter().find(|p| p.message.contains("more")).expect("a count");
     assert_eq!(more.message, "19900 more of severity `error` are not listed");
     assert_eq!(budget::MAX_PROBLEMS, 100);
+}
+
+/// The memory of all objects is bounded. One namespace cannot have all of it, and many that want much leave room for those
+/// that want little.
+#[test]
+fn memory_of_all_objects() {
+    let long = |n: usize| format!("{}.{}.{}.h{n}.org", "a".repeat(60), "b".repeat(60), "c".repeat(60));
+    let spec = format!("hosts: [{}], ports: [{{number: 443, protocol: https}}]", list(6_500, long));
+    let object = |namespace: &str, n: usize| {
+        egress(&format!("p{n:02}"), &spec)
+            .replace("name: app", &format!("name: a{n}"))
+            .replace("namespace: n", &format!("namespace: {namespace}"))
+    };
+    let accepted = |objects: &[String]| -> Vec<String> {
+        // A file has at most 32 MiB.
+        let mut store = Store::default();
+        for (number, text) in objects.iter().enumerate() {
+            store.apply(FileUpdate::read(format!("{number:03}.yaml").into(), text.as_bytes()));
+        }
+        let compiled = compile(&store, &CompileOptions::default(), None);
+        let accepted = compiled.conditions.values().filter(|condition| condition.accepted);
+        for refused in compiled.conditions.values().filter(|condition| !condition.accepted) {
+            assert_eq!((refused.reason(), refused.rules), ("TooLarge", 0));
+            assert!(refused.problems[0].message.contains("bytes of the control plane's memory"));
+        }
+        accepted.map(|condition| condition.object.to_string()).collect()
+    };
+    // One namespace has its share, and the oldest objects come first.
+    let all: Vec<String> = (0..20).map(|n| object("n", n)).collect();
+    let fitting = accepted(&all);
+    assert!((10..16).contains(&fitting.len()), "{}", fitting.len());
+    assert_eq!(fitting, (0..fitting.len()).map(|n| format!("Egress n/p{n:02}")).collect::<Vec<_>>());
+    // Five have a fifth of all, and a small one what it wants.
+    let small = egress("small", "hosts: [a.org], ports: [{number: 443, protocol: https}]")
+        .replace("namespace: n", "namespace: zz");
+    let all: Vec<String> = ["a", "b", "c", "d", "e"]
+        .into_iter()
+        .flat_map(|namespace| (0..12).map(move |n| (namespace, n)))
+        .map(|(namespace, n)| object(namespace, n))
+        .chain([small])
+        .collect();
+    let fitting = accepted(&all);
+    let of = |namespace: &str| fitting.iter().filter(|name| name.contains(&format!(" {namespace}/"))).count();
+    assert_eq!(of("zz"), 1, "{fitting:?}");
+    assert!((5..9).contains(&of("a")), "{}", of("a"));
+    for namespace in ["b", "c", "d", "e"] {
+        assert_eq!(of(namespace), of("a"));
+    }
 }

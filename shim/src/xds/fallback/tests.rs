@@ -26,7 +26,7 @@ struct Made(Compiled);
 
 impl Variants for Made {
     fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
-        Arc::new(Snapshot::new(document.clone(), clusters.to_vec(), []))
+        Arc::new(Snapshot::new(Arc::new(document.clone()), clusters.to_vec(), []))
     }
 
     fn sort_newest_first(&self, policies: &mut [String]) {

@@ -51,6 +51,9 @@ pub enum Refusal {
         /// The id of this one.
         now: String,
     },
+    /// A request must say of what it is.
+    #[error("a request has no `type_url`: an aggregated stream carries several types")]
+    NoType,
     /// The first message of a stream must say who is there.
     #[error("the first request of the stream has no node")]
     NoNode,
@@ -117,7 +120,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All that [`Self::reason`] gives.
-    pub const REASONS: [&str; 15] = [
+    pub const REASONS: [&str; 16] = [
         "no-credentials",
         "certificate",
         "token",
@@ -126,6 +129,7 @@ impl Refusal {
         "other-identity",
         "node-changed",
         "node",
+        "no-type",
         "envoy-version",
         "too-many",
         "too-many-streams",
@@ -147,6 +151,7 @@ impl Refusal {
             Self::OtherIdentity { .. } => "other-identity",
             Self::NodeChanged { .. } => "node-changed",
             Self::NoNode | Self::NodeId(_) | Self::Contradiction { .. } | Self::Name(..) => "node",
+            Self::NoType => "no-type",
             Self::TooOld(_) => "envoy-version",
             Self::TooMany(_) => "too-many",
             Self::TooManyStreams { .. } => "too-many-streams",
@@ -170,6 +175,7 @@ impl From<&Refusal> for Status {
                 Code::ResourceExhausted
             }
             Refusal::NotReading(_) => Code::DeadlineExceeded,
+            Refusal::NoType => Code::InvalidArgument,
             Refusal::NoCredentials
             | Refusal::Certificate(_)
             | Refusal::Token(_)

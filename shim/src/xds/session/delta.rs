@@ -1,12 +1,11 @@
 //! Delta: every answer holds what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
-};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use super::{Event, Subscription, grows, order, version_of};
+use super::{Answer, Event, Subscription, grows, has_wildcard, may_wait, version_of};
 use crate::snapshot::{Snapshot, type_url};
 
 /// A delta stream.
@@ -21,6 +20,8 @@ struct Type {
     subscription: Subscription,
     /// What the proxy has been sent, by name and version.
     sent: BTreeMap<String, String>,
+    /// What is gone and stays until the policy that does not lead there is in force.
+    kept: BTreeSet<String>,
     /// The number of the last message.
     nonce: u64,
     version: String,
@@ -83,23 +84,39 @@ impl Delta {
         &mut self,
         request: &DeltaDiscoveryRequest,
         snapshot: &Snapshot,
-    ) -> (Vec<DeltaDiscoveryResponse>, Vec<Event>) {
-        let url = request.type_url.as_str();
+    ) -> (Vec<Answer>, Vec<Event>) {
         let mut events = Vec::new();
+        let mut answers: Vec<_> = self.answer(request, snapshot, &mut events).into_iter().collect();
+        if self.is_policy_answered() {
+            answers.extend(self.remove_kept(snapshot, &mut events));
+        }
+        (answers, events)
+    }
+
+    fn answer(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        snapshot: &Snapshot,
+        events: &mut Vec<Event>,
+    ) -> Option<Answer> {
+        let url = request.type_url.as_str();
         let known = self.types.entry(url.to_owned()).or_default();
         let error = request.error_detail.as_ref().map(|error| error.message.as_str());
         events.extend(known.answer(url, &request.response_nonce, error));
         let first = !std::mem::replace(&mut known.started, true);
+        let (subscribed, unsubscribed) =
+            (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        let had_wildcard = known.subscription.wildcard;
         if first {
             known.sent = request.initial_resource_versions.clone().into_iter().collect();
             // Without any name the first message of these types asks for everything.
-            let has_wildcard = matches!(url, type_url::LISTENER | type_url::CLUSTER);
-            known.subscription.wildcard = has_wildcard && request.resource_names_subscribe.is_empty();
+            known.subscription.wildcard =
+                has_wildcard(url) && subscribed.is_empty() && unsubscribed.is_empty();
         }
         let mut asked = BTreeSet::new();
-        for name in &request.resource_names_subscribe {
+        for name in subscribed {
             if name == "*" {
-                known.subscription.wildcard = true;
+                known.subscription.wildcard = has_wildcard(url);
             } else {
                 known.subscription.names.insert(name.clone());
                 asked.insert(name.as_str());
@@ -109,51 +126,110 @@ impl Delta {
                 }
             }
         }
-        for name in &request.resource_names_unsubscribe {
+        for name in unsubscribed {
             if name == "*" {
                 known.subscription.wildcard = false;
-            }
-            known.subscription.names.remove(name);
-            if !known.subscription.wildcard {
+            } else if known.subscription.names.remove(name) && known.subscription.wildcard {
+                // The proxy cannot know whether the wildcard covers it: it is told, by the resource or by its removal.
+                asked.insert(name);
                 known.sent.remove(name);
             }
         }
-        let subscribing = first || !asked.is_empty();
-        if !subscribing {
-            return (vec![], events);
+        if !known.subscription.wildcard {
+            // What is not wanted any more is not removed, but forgotten on both sides.
+            let Type { subscription, sent, .. } = known;
+            if !first {
+                sent.retain(|name, _| subscription.names.contains(name));
+            }
         }
-        match self.response(url, snapshot, &asked, first, &mut events) {
-            Some(response) => (vec![response], events),
-            None => (vec![], events),
-        }
+        let gains_wildcard = known.subscription.wildcard && !had_wildcard;
+        let waits = gains_wildcard || !asked.is_empty() || first && unsubscribed.is_empty();
+        waits.then(|| self.send(url, snapshot, &asked, first, gains_wildcard, events)).flatten()
     }
 
     /// The snapshot changed.
-    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> (Vec<DeltaDiscoveryResponse>, Vec<Event>) {
-        let clusters_grow = self
-            .types
-            .get(type_url::CLUSTER)
-            .is_some_and(|known| grows(&known.subscription.select(snapshot, type_url::CLUSTER), &known.sent));
+    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
         let mut events = Vec::new();
-        let responses = order(clusters_grow)
-            .into_iter()
-            .filter_map(|url| self.response(url, snapshot, &BTreeSet::new(), false, &mut events))
-            .collect();
-        (responses, events)
+        let mut answers = Vec::new();
+        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
+            let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
+            let is_refused =
+                |name: &String| clusters.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
+            let gone =
+                clusters.sent.keys().filter(|name| !wanted.contains_key(name.as_str()) && !is_refused(name));
+            let gone = gone.cloned().collect();
+            clusters.kept = gone;
+            if grows(&wanted, |name| clusters.sent.get(name).map(String::as_str)) {
+                answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
+            }
+        }
+        for url in [type_url::EXTENSION, type_url::LISTENER] {
+            answers.extend(self.send_changes(url, snapshot, &mut events));
+        }
+        let is_answered = self.is_policy_answered();
+        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
+            clusters.kept.retain(|name| !is_answered && may_wait(name));
+            answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
+        }
+        (answers, events)
+    }
+
+    /// Whether clusters wait to be removed.
+    #[must_use]
+    pub fn has_removals(&self) -> bool {
+        self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
+    }
+
+    /// Removes the clusters that wait for the proxy's answer to the policy, answered or not.
+    pub fn finish_removals(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
+        let mut events = Vec::new();
+        let answers = self.remove_kept(snapshot, &mut events).into_iter().collect();
+        (answers, events)
+    }
+
+    fn remove_kept(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        let clusters = self.types.get_mut(type_url::CLUSTER)?;
+        if clusters.kept.is_empty() {
+            return None;
+        }
+        clusters.kept.clear();
+        self.send_changes(type_url::CLUSTER, snapshot, events)
+    }
+
+    /// Whether the proxy has answered all that it was sent of the policy.
+    fn is_policy_answered(&self) -> bool {
+        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
+    }
+
+    /// What is new, changed and gone of a type.
+    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        self.send(url, snapshot, &BTreeSet::new(), false, false, events)
     }
 
     /// What is new, changed and gone; `None` when nothing is and nobody waits for an answer.
-    fn response(
+    fn send(
         &mut self,
         url: &str,
         snapshot: &Snapshot,
         asked: &BTreeSet<&str>,
         first: bool,
+        gains_wildcard: bool,
         events: &mut Vec<Event>,
-    ) -> Option<DeltaDiscoveryResponse> {
+    ) -> Option<Answer> {
         let known = self.types.get_mut(url)?;
         let wanted = known.subscription.select(snapshot, url);
-        let version = version_of(wanted.values().map(|r| (r.name(), r.version())));
+        let kept: Vec<_> = known
+            .sent
+            .iter()
+            .filter(|(name, _)| known.kept.contains(*name) && !wanted.contains_key(name.as_str()))
+            .map(|(name, version)| (name.clone(), version.clone()))
+            .collect();
+        let version = version_of(
+            wanted
+                .values()
+                .map(|r| (r.name(), r.version()))
+                .chain(kept.iter().map(|(name, version)| (name.as_str(), version.as_str()))),
+        );
         // The same again would be refused again. With anything else, all that came beside the mistake is sent again.
         if let Some((_, names)) = known.refused.take_if(|(refused, _)| *refused != version) {
             known.sent.extend(names.into_iter().map(|name| (name, String::new())));
@@ -163,9 +239,10 @@ impl Delta {
             .filter(|resource| {
                 known.sent.get(resource.name()).map(String::as_str) != Some(resource.version())
             })
+            .map(|resource| Arc::clone(resource))
             .collect();
-        let mut removed: BTreeSet<String> =
-            known.sent.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
+        let is_gone = |name: &str| !wanted.contains_key(name) && !known.kept.contains(name);
+        let mut removed: BTreeSet<String> = known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
         removed
             .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
         if changed.is_empty() && removed.is_empty() {
@@ -176,33 +253,25 @@ impl Delta {
                 events.push(known.acknowledged(url.to_owned()));
                 return None;
             }
-            if !first {
+            if !first && !gains_wildcard {
                 return None;
             }
         }
         self.nonces += 1;
         known.nonce = self.nonces;
         known.version.clone_from(&version);
-        known.sent = wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).collect();
+        known.sent =
+            wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).chain(kept).collect();
         let carried =
             changed.iter().map(|resource| resource.name()).chain(removed.iter().map(String::as_str));
         known.in_flight.extend(carried.map(|name| (name.to_owned(), self.nonces)));
         events.push(Event::Sent { type_url: url.to_owned(), version: version.clone() });
-        Some(DeltaDiscoveryResponse {
-            system_version_info: version,
-            resources: changed
-                .into_iter()
-                .map(|resource| WireResource {
-                    name: resource.name().to_owned(),
-                    version: resource.version().to_owned(),
-                    resource: Some(resource.body()),
-                    ..Default::default()
-                })
-                .collect(),
+        Some(Answer {
             type_url: url.to_owned(),
-            removed_resources: removed.into_iter().collect(),
+            version_info: version,
             nonce: known.nonce.to_string(),
-            ..Default::default()
+            resources: changed,
+            removed_resources: removed.into_iter().collect(),
         })
     }
 }
