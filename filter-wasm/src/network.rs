@@ -179,7 +179,8 @@ impl<H: Connection> Network<H> {
 
     /// The connection has ended.
     pub(crate) fn on_close(&mut self) {
-        // Where a name leads is Envoy's to find out, after the decision.
+        // Where a name leads is Envoy's to find out, after the decision; why it leads nowhere, Envoy tells no filter of
+        // connections.
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed)
             && let Some(open) = open.with(|open| open.clone())
             && matches!(open.first_bytes, FirstBytes::Tls { .. })
@@ -191,7 +192,7 @@ impl<H: Connection> Network<H> {
                 policy.opening(open.to, open.first_bytes.as_opening())
                 && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
             {
-                let refusal = Refusal { reason: ReasonCode::AddressForbidden, rule: Some(rule) };
+                let refusal = Refusal { reason: ReasonCode::NameUnresolved, rule: Some(rule) };
                 record::decision(&self.host, Some(&policy), &Decision::Deny(refusal), Protocol::Https);
             }
         }
@@ -609,8 +610,7 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_nowhere() {
-        for (no_upstream, expected) in
-            [(false, "allow rule a/tls n"), (true, "deny address-forbidden a/tls n")]
+        for (no_upstream, expected) in [(false, "allow rule a/tls n"), (true, "deny name-unresolved a/tls n")]
         {
             let mut connection = connect(RULES, "enforce", "1.2.3.4:443");
             connection.host.no_upstream = no_upstream;

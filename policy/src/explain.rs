@@ -282,9 +282,16 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
         | ReasonCode::AuthorityPortMismatch
         | ReasonCode::HostNotAllowed
         | ReasonCode::RouteNotAllowed
+        | ReasonCode::EncodedSlash
+        | ReasonCode::PathRefused
+        | ReasonCode::RequestMalformed
+        | ReasonCode::HeadersTooLarge
         | ReasonCode::ConnectRefused
         | ReasonCode::UpgradeRefused
         | ReasonCode::AddressForbidden
+        | ReasonCode::NameNotFound
+        | ReasonCode::DnsFailed
+        | ReasonCode::NameUnresolved
         | ReasonCode::PolicyInvalid
         | ReasonCode::Revoked => None,
     }

@@ -1,4 +1,41 @@
-//! Segments of a path that some servers take for `.` or `..`, though Envoy does not.
+//! What servers may read in a path that Envoy leaves as it is: segments that are `.` or `..`, and encoded slashes.
+
+use crate::FullMatch;
+
+/// The encoded slashes (`%2F`) and backslashes (`%5C`) of a text: a server may decode them, and then a path has other
+/// segments than the ones that a pattern was written for. So a pattern matches only paths whose kinds it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EncodedSlashes {
+    slash: bool,
+    backslash: bool,
+}
+
+impl EncodedSlashes {
+    /// The ones of a path or of a pattern.
+    pub(crate) fn of(text: &str) -> Self {
+        let holds = |escape: &[u8]| {
+            text.as_bytes().windows(escape.len()).any(|part| part.eq_ignore_ascii_case(escape))
+        };
+        Self { slash: holds(b"%2f"), backslash: holds(b"%5c") }
+    }
+
+    /// Whether another text has all kinds of these.
+    pub(crate) fn are_in(self, other: Self) -> bool {
+        (!self.slash || other.slash) && (!self.backslash || other.backslash)
+    }
+
+    fn is_none(self) -> bool {
+        !self.slash && !self.backslash
+    }
+}
+
+/// Whether a pattern matches a path; the digits of encoded slashes may be in either case (RFC 3986 §2.1).
+pub(crate) fn matches(pattern: &FullMatch, path: &str) -> bool {
+    pattern.matches(path)
+        || !EncodedSlashes::of(path).is_none()
+            && (pattern.matches(&path.replace("%2f", "%2F").replace("%5c", "%5C"))
+                || pattern.matches(&path.replace("%2F", "%2f").replace("%5C", "%5c")))
+}
 
 /// Whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
 /// more (`%252e%252e`), or with white space around. Envoy resolves only the plain spellings, so a pattern would match
@@ -88,6 +125,30 @@ mod tests {
             "/public/. ./a",
         ] {
             assert!(!has_dot_segment(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn encoded_slashes() {
+        for (pattern, path, unsaid, matching) in [
+            ("/a/.*", "/a/b", false, true),
+            ("/a/.*", "/a/b%2Fc", true, true),
+            ("/a/.*", "/a/b%5cc", true, true),
+            ("/a/[^/]*%2F[^/]*", "/a/b%2Fc", false, true),
+            ("/a/[^/]*%2F[^/]*", "/a/b%2fc", false, true),
+            ("/a/[^/]*%2f[^/]*", "/a/b%2Fc", false, true),
+            ("/a/%2F/%2F", "/a/%2f/%2F", false, true),
+            ("/a/%2f/%2F", "/a/%2f/%2F", false, true),
+            ("/a/%2F.*", "/a/%5C", true, false),
+            ("/a/%2F.*", "/a/%2F%5C", true, true),
+            ("/a/%2F", "/a//", false, false),
+            ("/a/%2F", "/a/%252F", false, false),
+            ("/a/b%2Fc", "/A/B%2fC", false, false),
+        ] {
+            let compiled = FullMatch::new(pattern).expect("a pattern");
+            let said = EncodedSlashes::of(path).are_in(EncodedSlashes::of(pattern));
+            assert_eq!(!said, unsaid, "{pattern} {path}");
+            assert_eq!(matches(&compiled, path), matching, "{pattern} {path}");
         }
     }
 

@@ -375,7 +375,10 @@ impl Policy {
         }
         match (resolved, named) {
             (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
-            (None, Some(rule)) => self.refuse(self.near_miss(rule, address)),
+            (None, Some(rule)) => {
+                let refusal = self.near_miss(rule, address, host.as_str(), request);
+                self.refuse(refusal)
+            }
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
     }
@@ -405,17 +408,25 @@ impl Policy {
         });
         match (routed, grants.first()) {
             (Some(rule), _) => self.allow(rule, Destination::Dialled),
-            (None, Some(rule)) => self.refuse(self.near_miss(rule, address)),
+            (None, Some(rule)) => self.refuse(self.near_miss(rule, address, &text, request)),
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
     }
 
     /// What a rule lacked that names the host and still did not allow the request.
-    fn near_miss(&self, number: u32, address: IpAddr) -> Refusal<'_> {
-        let reaches = self.rules.get(number as usize).is_some_and(|rule| {
+    fn near_miss(&self, number: u32, address: IpAddr, host: &str, request: &Request<'_>) -> Refusal<'_> {
+        let rule = self.rules.get(number as usize);
+        let reaches = rule.is_some_and(|rule| {
             rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
         });
-        let reason = if reaches { ReasonCode::RouteNotAllowed } else { ReasonCode::NoRule };
+        let lacks_slash = || {
+            rule.and_then(|rule| rule.routes.as_ref()).is_some_and(|routes| routes.lack_slash(host, request))
+        };
+        let reason = match reaches {
+            true if lacks_slash() => ReasonCode::EncodedSlash,
+            true => ReasonCode::RouteNotAllowed,
+            false => ReasonCode::NoRule,
+        };
         Refusal { reason, rule: self.id(number) }
     }
 

@@ -63,12 +63,26 @@ reason_codes! {
     HostNotAllowed = "host-not-allowed",
     /// The host is allowed, but not with this path, method and headers.
     RouteNotAllowed = "route-not-allowed",
+    /// A route matches but for an encoded slash or backslash of the path, which its expression does not say.
+    EncodedSlash = "encoded-slash",
+    /// The request's target is not a path that Envoy can normalise: `*`, or a path with NUL.
+    PathRefused = "path-refused",
+    /// Envoy cannot read the request as HTTP: its syntax, its framing or its method.
+    RequestMalformed = "request-malformed",
+    /// The request's headers are larger or more than Envoy takes.
+    HeadersTooLarge = "headers-too-large",
     /// CONNECT would make an opaque tunnel.
     ConnectRefused = "connect-refused",
     /// The upgrade would make the connection opaque and no rule allows it.
     UpgradeRefused = "upgrade-refused",
-    /// The name resolves to no address, or only to addresses that a name must never lead to.
+    /// The name resolves only to addresses that a name must never lead to.
     AddressForbidden = "address-forbidden",
+    /// The name servers say that the name does not exist or has no address.
+    NameNotFound = "name-not-found",
+    /// The name servers did not answer, or answered with an error.
+    DnsFailed = "dns-failed",
+    /// The sidecar has no address for the name: name servers gave none, or only ones that a name must never lead to.
+    NameUnresolved = "name-unresolved",
     /// The destination is a service of the mesh, and the mesh's own rules refuse it.
     InMeshDenied = "in-mesh-denied",
     /// The connection was made to the listener itself, so it has no destination.
@@ -92,7 +106,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_kebab_case() {
         let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(codes.len(), 26);
+        assert_eq!(codes.len(), 33);
         assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 }

@@ -101,6 +101,9 @@ fn one_rule_each() {
         {"name": "g/get", "path": "/get", "methods": ["GET"]},
         {"name": "g/hdr", "path": "/h.*", "headers": [{"name": "x-a", "value": "1+"}, {"name": "host", "value": "a.org"}]},
     ]}]);
+    let slashes = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "routes": [
+        {"name": "g/q", "path": "/q/%2F/get"}, {"name": "g/w", "path": "/w/%2F.*"},
+    ]}]);
     let no_routes = json!([{"port": 80, "protocol": "http", "hosts": ["a.org"], "routes": []}]);
     let by_host_header = json!([{"port": 80, "protocol": "http", "routes": [
         {"name": "g/hdr", "headers": [{"name": "host", "value": "10\\.0\\.0\\.1|2001:db8::1"}]},
@@ -165,6 +168,20 @@ fn one_rule_each() {
         (&routes, "1.2.3.4:80", "POST a.org/h/..;/x x-a=1", "deny route-not-allowed ns/p0"),
         (&routes, "1.2.3.4:80", "POST a.org/h/%252e%2E;v/x x-a=1", "deny route-not-allowed ns/p0"),
         (&routes, "1.2.3.4:80", "POST a.org/h/...;/x?/..;/ x-a=1", "allow rule ns/p0 -> a.org"),
+        (&routes, "1.2.3.4:80", "GET a.org/get%2Fx", "deny route-not-allowed ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h%5Cx x-a=1", "deny encoded-slash ns/p0"),
+        (&routes, "1.2.3.4:80", "POST a.org/h?%2F x-a=1", "allow rule ns/p0 -> a.org"),
+        (&http, "1.2.3.4:80", "GET a.org/@s%2fn", "allow rule ns/p0 -> a.org"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q/%2F/get", "allow rule ns/p0 -> a.org"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q/%2f/get", "allow rule ns/p0 -> a.org"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q/%5c/get", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/w/%2F%5c", "deny encoded-slash ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q/%2f/other", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q///get", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/q/%252F/get", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/w/%2F..%2Fget", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/w/%2F%2e%2e/get", "deny route-not-allowed ns/p0"),
+        (&slashes, "1.2.3.4:80", "GET a.org/w/%2Fx", "allow rule ns/p0 -> a.org"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1:80/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8::1]:80/", "allow rule ns/p0 -> dialled"),

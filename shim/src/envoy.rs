@@ -12,6 +12,7 @@ mod listeners;
 mod names;
 mod plugins;
 pub mod reported;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -87,6 +88,12 @@ pub struct Settings {
     pub blocked: BlockedRanges,
     /// How long the first bytes of a connection may take where they decide.
     pub first_bytes_timeout: Duration,
+    /// How long a connection may be silent; none: as long as its ends want.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection to an HTTP origin is kept without a request.
+    pub upstream_idle_timeout: Duration,
+    /// Whether requests may have methods that Envoy does not know.
+    pub allow_custom_methods: bool,
     /// Which connections are intercepted.
     pub ip_families: IpFamilies,
     /// Whether proxies tell the control plane of each connection and request.
@@ -112,13 +119,13 @@ impl Generator {
             listeners.map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
         let dns = |names| clusters::dns(names::cluster(names), &settings, names, &limits);
         let clusters = [
-            clusters::original_dst(name::ORIGINAL_DST, &limits),
+            clusters::original_dst(name::ORIGINAL_DST, &settings, &limits),
             dns(HostMatch::Exact),
             dns(HostMatch::Wildcard),
-            clusters::http(),
+            clusters::http(&settings),
         ]
         .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
-        let passthrough = clusters::original_dst(name::PASSTHROUGH, &limits);
+        let passthrough = clusters::original_dst(name::PASSTHROUGH, &settings, &limits);
         Self {
             constant: listeners.chain(clusters).collect(),
             passthrough: resource(passthrough.name.clone(), &passthrough),
@@ -225,6 +232,9 @@ mod tests {
             dns_resolvers: vec!["192.0.2.1:53".parse().expect("valid")],
             blocked: BlockedRanges::default(),
             first_bytes_timeout: Duration::from_secs(5),
+            idle_timeout: None,
+            upstream_idle_timeout: Duration::from_secs(60),
+            allow_custom_methods: false,
             flow_log: false,
             ip_families: IpFamilies::Dual,
         }

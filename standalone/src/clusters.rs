@@ -12,6 +12,8 @@ pub(super) const PASSTHROUGH: &str = "  - name: passthrough-outbound
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
     connect_timeout: 5s
+    connection_pool_per_downstream_connection: true
+    upstream_connection_options: *probed
     circuit_breakers: *unlimited
     typed_extension_protocol_options: *http
 ";
@@ -71,10 +73,18 @@ fn limited(limits: &Limits) -> String {
         Some(most) => format!(
             "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \
              \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        \
-             common_http_protocol_options: {{max_requests_per_connection: {most}}}\n        \
+             common_http_protocol_options: {{idle_timeout: 60s, max_headers_count: 10000, \
+             max_response_headers_kb: 8192, max_requests_per_connection: {most}}}\n        \
              upstream_http_protocol_options: {{auto_sni: true, auto_san_validation: true}}\n        \
-             use_downstream_protocol_config: {{http_protocol_options: {{}}, http2_protocol_options: {{}}}}\n"
+             use_downstream_protocol_config: *protocol\n"
         ),
     };
-    format!("    connect_timeout: {timeout}s\n{breakers}{options}")
+    // With a limit, clients share connections: Envoy gives each pool a first one whatever the limit.
+    let pool = match max_connections {
+        None => "    connection_pool_per_downstream_connection: true\n",
+        Some(_) => "",
+    };
+    format!(
+        "    connect_timeout: {timeout}s\n{pool}    upstream_connection_options: *probed\n{breakers}{options}"
+    )
 }

@@ -6,6 +6,7 @@
 
 mod clusters;
 mod plugin;
+pub mod refusals;
 mod version;
 pub mod versions;
 
@@ -156,6 +157,18 @@ fn ranges(blocked: &BlockedRanges, names: HostMatch) -> String {
         format!("{RANGE}{{address_prefix: \"{address}\", prefix_len: {length}}}\n")
     };
     blocked.ranges(names).iter().map(item).collect()
+}
+
+/// The text with a mapper for each answer of Envoy's own in the place of the example's.
+#[cfg(test)]
+fn with_refusals(text: &str) -> String {
+    const START: &str = "            mappers:\n";
+    let start = text.find(START).map_or(text.len(), |at| at + START.len());
+    let (before, rest) = text.split_at(start);
+    let is_mapper = |line: &&str| line.starts_with("            - ") || line.starts_with("             ");
+    let old: usize = rest.split_inclusive('\n').take_while(is_mapper).map(str::len).sum();
+    let mappers: String = refusals::REFUSALS.iter().map(ToString::to_string).collect();
+    [before, &mappers, &rest[old..]].concat()
 }
 
 /// Where the example's configuration of a plugin is.

@@ -2,7 +2,7 @@ use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::manifest::yaml;
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
-use egress_policy::{Identity, PluginConfig, ReasonCode};
+use egress_policy::{Identity, PluginConfig};
 use serde_json::{Value, json};
 
 use super::*;
@@ -54,16 +54,15 @@ fn the_file_has_what_is_replaced() {
 /// What the control plane says elsewhere.
 #[test]
 fn the_file_says_what_the_control_plane_says() {
-    let expected = with_ranges(TEXT, &BlockedRanges::default());
+    let expected = with_refusals(&with_ranges(TEXT, &BlockedRanges::default()));
     if std::env::var_os("UPDATE").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy/standalone.yaml");
         return std::fs::write(path, &expected).expect("written");
     }
-    assert!(TEXT == expected, "envoy/standalone.yaml has other blocked ranges: run this test with UPDATE=1");
-    for reason in [ReasonCode::UpgradeRefused, ReasonCode::AddressForbidden] {
-        let body = format!("\"egress denied: {reason}: {}\\n\"", reason.meaning().trim());
-        assert!(TEXT.contains(&body), "{body}");
-    }
+    assert!(
+        TEXT == expected,
+        "envoy/standalone.yaml has other blocked ranges or refusals: run this test with UPDATE=1"
+    );
 }
 
 #[test]

@@ -17,10 +17,22 @@ use crate::netns::Netns;
 #[derive(Debug, Clone)]
 pub struct Dns {
     records: Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>,
+    failing: Arc<Mutex<BTreeMap<String, Failure>>>,
     queries: Arc<AtomicU64>,
     asked: Arc<Mutex<BTreeMap<String, u64>>>,
     questions: Arc<Mutex<Vec<(String, RecordType)>>>,
     stop: Arc<AtomicBool>,
+}
+
+/// How a name server fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It answers SERVFAIL.
+    ServerFailure,
+    /// It does not answer.
+    Silence,
+    /// It does not answer who asks for IPv6.
+    SilenceForIpv6,
 }
 
 impl Dns {
@@ -33,6 +45,7 @@ impl Dns {
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
         let dns = Self {
             records: Arc::default(),
+            failing: Arc::default(),
             queries: Arc::default(),
             asked: Arc::default(),
             questions: Arc::default(),
@@ -56,6 +69,16 @@ impl Dns {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.insert(format!("{name}."), addresses.to_vec());
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
+    }
+
+    /// Makes it fail for a name until `recover`.
+    pub fn fail(&self, name: &str, failure: Failure) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{name}."), failure);
+    }
+
+    /// Makes it answer for a name again.
+    pub fn recover(&self, name: &str) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
     }
 
     /// How many queries were answered.
@@ -93,8 +116,16 @@ impl Dns {
         let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         answer.metadata.recursion_desired = query.metadata.recursion_desired;
         answer.metadata.recursion_available = true;
+        let failure = self.failing.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         match records.get(&name) {
+            _ if failure == Some(Failure::Silence) => return None,
+            _ if failure == Some(Failure::SilenceForIpv6) && question.query_type() == RecordType::AAAA => {
+                return None;
+            }
+            _ if failure == Some(Failure::ServerFailure) => {
+                answer.metadata.response_code = ResponseCode::ServFail;
+            }
             None => answer.metadata.response_code = ResponseCode::NXDomain,
             Some(addresses) => {
                 for address in addresses {

@@ -29,6 +29,7 @@ pub mod mesh;
 pub mod netns;
 pub mod origin;
 pub mod prometheus;
+pub mod raw_origin;
 pub mod scene;
 pub mod shim;
 pub mod sink;

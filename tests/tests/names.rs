@@ -98,7 +98,7 @@ fn private_addresses() -> Result<()> {
         for (name, rule) in [("db.wild.example", "spec.ports[0]"), ("gw.example", "spec.ports[0]")] {
             scene.get(http, name, "/")?.refused("address-forbidden")?;
             scene.get_tls(https, name)?.closed()?;
-            let decision = format!("deny address-forbidden curl/names {rule}");
+            let decision = format!("deny name-unresolved curl/names {rule}");
             log::line(scene.envoy, &decision, |line| line["decision"] == decision.as_str())?;
         }
         Ok(())
@@ -140,7 +140,7 @@ fn asks_for_names_as_they_stand(world: &World, pod: &Pod) -> Result<()> {
             .map(|(asked, kind)| format!("{asked} {kind}"))
             .filter(|question| question.starts_with(name))
             .collect();
-        let expected: BTreeSet<String> = [format!("{name} A")].into();
+        let expected: BTreeSet<String> = ["A", "AAAA"].map(|kind| format!("{name} {kind}")).into();
         ensure!(asked == expected, "for {name} these were asked: {asked:?}");
     }
     for (name, _) in WHOLE {

@@ -26,8 +26,7 @@ fn egress_policy_demo() -> Result<()> {
     let status = ["-I", "http://httpbin.org:80/status/200"];
     Curl::until(&pod, "P1", &http, &Curl::is_refused)?;
     world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    Curl::until(&pod, "P2", &http, &answers("HTTP/1.1 200", "server: envoy"))?;
-    Curl::until(&pod, "P2", &http, &answers("HTTP/1.1 200", "x-envoy-upstream-service-time"))?;
+    Curl::until(&pod, "P2", &http, &answers("HTTP/1.1 200", "server: gunicorn"))?;
     world.remove("httpbin-80.yaml")?;
     Curl::until(&pod, "P3", &http, &Curl::is_refused)?;
     Curl::until(&pod, "P4", &https, &Curl::is_refused)?;
@@ -44,8 +43,8 @@ fn egress_policy_demo() -> Result<()> {
     Curl::until(&pod, "P10", &status, &Curl::is_refused)?;
     let routes = mesh::sample("route-group.yaml")?;
     world.write("route-group.yaml", &routes)?;
-    Curl::until(&pod, "P11", &http, &answers("HTTP/1.1 200", "server: envoy"))?;
-    Curl::until(&pod, "P12", &status, &answers("HTTP/1.1 404", "server: envoy"))?;
+    Curl::until(&pod, "P11", &http, &answers("HTTP/1.1 200", "server: gunicorn"))?;
+    Curl::until(&pod, "P12", &status, &answers("HTTP/1.1 404", "x-egress-denied: route-not-allowed"))?;
     world.write(
         "route-group.yaml",
         &routes.replace(
@@ -53,7 +52,7 @@ fn egress_policy_demo() -> Result<()> {
             "    pathRegex: /get\n  - name: status\n    pathRegex: /status.*\n",
         ),
     )?;
-    Curl::until(&pod, "P13", &status, &answers("HTTP/1.1 200", "server: envoy"))
+    Curl::until(&pod, "P13", &status, &answers("HTTP/1.1 200", "server: gunicorn"))
 }
 
 #[test]

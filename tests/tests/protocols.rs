@@ -632,7 +632,7 @@ fn other_upgrades() -> Result<()> {
             Err(answer) => answer,
         };
         ensure!(answer.status() == 403, "{answer:?}");
-        for upgrade in ["foo", "TLS/1.0", "websocket, foo", "foo, websocket"] {
+        for upgrade in ["foo", "TLS/1.0, foo", "websocket, foo", "foo, websocket"] {
             let headers = [("host", "httpbin.org"), ("connection", "upgrade"), ("upgrade", upgrade)];
             let outcome =
                 in_workload(pod, || Ok(client::http(to, &client::request("GET", "/chat", &headers))))?;

@@ -59,7 +59,7 @@ fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)>
                 Outcome::Http(answer) => {
                     let at = answer.header(ADDRESS_HEADER);
                     ensure!(answer.status != 200 || at == Some(&HTTPBIN.to_string()), "{answer:?}");
-                    let overloaded = answer.header("x-envoy-overloaded") == Some("true");
+                    let overloaded = answer.body.ends_with(b"reset reason: overflow");
                     ensure!(answer.status != 503 || overloaded, "{answer:?}");
                     statuses.push(answer.status);
                 }
@@ -141,6 +141,9 @@ fn circuit_breaking_demo() -> Result<()> {
                 "httpbin.yaml",
                 &egress("httpbin-external", &format!("{spec}, {}", by("httpbin-external"))),
             )?;
+            // Clients share connections where there are few.
+            let cluster = scene.cluster("httpbin.httpbin.svc.cluster.local:14001")?;
+            ensure!(cluster["connection_pool_per_downstream_connection"].is_null(), "{cluster}");
             let (good, overflown) = load(scene, to, host)?;
             println!("C2: {good} times 200, {overflown} times 503");
             ensure!(good > 0 && overflown > 0, "C2: {good} times 200, {overflown} times 503");

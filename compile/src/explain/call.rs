@@ -217,16 +217,19 @@ impl Words {
             headers.entry(name).or_default().push(value.to_owned());
         }
         if websocket {
-            headers.entry("upgrade".to_owned()).or_insert_with(|| vec!["websocket".to_owned()]);
+            for (name, value) in [("upgrade", "websocket"), ("connection", "Upgrade")] {
+                headers.entry(name.to_owned()).or_insert_with(|| vec![value.to_owned()]);
+            }
         }
+        let upgrade = upgrade(&mut headers, notes);
         let authority = headers.remove("host").map(|values| values.join(",")).unwrap_or_else(|| match port {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         });
         let path = merged(url.path());
         let lower = path.to_ascii_lowercase();
-        if lower.contains("%2f") || lower.contains("%5c") {
-            notes.push("Envoy itself answers 400 to a path with encoded slashes".to_owned());
+        if lower.contains("%00") {
+            notes.push("Envoy itself answers 400 to a path with `%00` (`path-refused`)".to_owned());
         }
         if lower.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
             notes.push(
@@ -239,7 +242,7 @@ impl Words {
             authority,
             method: self.method.clone().unwrap_or_else(|| "GET".to_owned()),
             path: path + &query,
-            upgrade: headers.get("upgrade").map(|values| values.join(",")),
+            upgrade,
             headers,
         })
     }
@@ -308,6 +311,31 @@ fn describe(sends: &Sends, host: &str, port: u16) -> String {
         Sends::Other => format!("{host}:{port}, TCP, neither TLS nor HTTP"),
         Sends::Silence => format!("{host}:{port}, TCP, the server speaks first"),
     }
+}
+
+/// What the connection is asked to become, as the sidecar leaves it: without offers that nobody has to take, and none
+/// where `Connection` does not name it (RFC 9110 §7.8).
+fn upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<String>) -> Option<String> {
+    let asked = headers.remove("upgrade")?.join(",");
+    let connection = headers.get("connection").map(|values| values.join(",")).unwrap_or_default();
+    if !connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")) {
+        notes.push("the sidecar ignores `upgrade` without `connection: upgrade`".to_owned());
+        return None;
+    }
+    let is_ignored = |token: &&str| {
+        token.eq_ignore_ascii_case("h2c")
+            || token.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("tls/"))
+    };
+    let (ignored, kept): (Vec<&str>, Vec<&str>) = asked.split(',').map(str::trim).partition(is_ignored);
+    if !ignored.is_empty() {
+        notes.push(format!("the sidecar ignores the offer to upgrade to {}", ignored.join(", ")));
+    }
+    if kept.is_empty() {
+        return None;
+    }
+    let kept = kept.join(",");
+    headers.insert("upgrade".to_owned(), vec![kept.clone()]);
+    Some(kept)
 }
 
 /// Whether an authority says its port.
@@ -404,6 +432,17 @@ mod tests {
         assert_eq!(header("X-Envoy-Retry-On: 5xx").read().expect("sense").notes.len(), 1);
         assert_eq!(read("http://a.org/a/..;x/b").expect("sense").notes.len(), 1);
         assert_eq!(read("http://a.org/a/b..;x/b;..").expect("sense").notes.len(), 0);
+        for (headers, expected) in [
+            (&["Upgrade: websocket"][..], ""),
+            (&["Connection: Upgrade", "Upgrade: TLS/1.2"], ""),
+            (&["Connection: Upgrade", "Upgrade: tls/1.0, H2C"], ""),
+            (&["Connection: keep-alive, Upgrade", "Upgrade: TLS/1.2, websocket"], ", upgrade `websocket`"),
+            (&["Connection: upgrade", "Upgrade: spdy/3"], ", upgrade `spdy/3`"),
+        ] {
+            let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+            let call = Words { headers, ..words("http://a.org") }.read().expect("sense");
+            assert_eq!(call.text, format!("a.org:80, HTTP, `GET /` for `a.org`{expected}"));
+        }
         let bytes = |text: &str| Words { client_hello: Some(text.to_owned()), ..words("tcp://a.org:443") };
         assert_eq!(bytes("47 45:54").read().expect("sense").text, "a.org:443, bytes that are not TLS");
         assert!(bytes("1603010005").read().expect("sense").text.contains("malformed"));

@@ -134,6 +134,14 @@ pub enum RoutePart {
         /// The path of the request.
         path: String,
     },
+    /// The path has an encoded slash or backslash, and the pattern says none: a server may decode it, so the pattern
+    /// does not say where it leads.
+    PathWithoutEncodedSlash {
+        /// The route's pattern.
+        pattern: String,
+        /// The path of the request.
+        path: String,
+    },
     /// The method is not listed.
     Method {
         /// The route's methods.
@@ -300,6 +308,12 @@ impl fmt::Display for RoutePart {
             Self::PathWithoutDotSegments { path } => {
                 write!(f, "wants a path that no server reads as one with `..`, not {}", Quoted(path))
             }
+            Self::PathWithoutEncodedSlash { pattern, path } => write!(
+                f,
+                "wants a path without an encoded slash, which {} does not say, not {}",
+                Quoted(pattern),
+                Quoted(path)
+            ),
             Self::Method { listed, method } => {
                 f.write_str("wants method ")?;
                 list(f, listed, 0)?;

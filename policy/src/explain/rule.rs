@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::near::nearest;
 use super::{Lack, Question, RouteLacks, RoutePart, Traffic};
 use crate::authority::{self, Authority, AuthorityHost};
-use crate::path::has_dot_segment;
+use crate::path::{self, EncodedSlashes, has_dot_segment};
 use crate::policy::all_match;
 use crate::{Cidr, EncryptedHello, FullMatch, Host, HostPattern, Protocol, Request, Route, Rule, Upgrade};
 
@@ -146,7 +146,13 @@ fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
     let mut lacks = Vec::new();
     let path = request.path.split(['?', '#']).next().unwrap_or_default();
     if let Some(pattern) = route.path.as_deref() {
-        if !matches(pattern, path) {
+        if !EncodedSlashes::of(path).are_in(EncodedSlashes::of(pattern)) {
+            lacks.push(RoutePart::PathWithoutEncodedSlash {
+                pattern: pattern.to_owned(),
+                path: path.to_owned(),
+            });
+        }
+        if !FullMatch::new(pattern).is_ok_and(|pattern| path::matches(&pattern, path)) {
             lacks.push(RoutePart::Path { pattern: pattern.to_owned(), path: path.to_owned() });
         }
         if has_dot_segment(path) {

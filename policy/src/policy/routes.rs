@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::path::has_dot_segment;
+use crate::path::{self, EncodedSlashes, has_dot_segment};
 use crate::{FullMatch, PatternError, Route};
 
 /// What a policy looks at of an HTTP request.
@@ -43,9 +43,27 @@ pub(super) struct Routes(Vec<CompiledRoute>);
 
 #[derive(Debug)]
 struct CompiledRoute {
-    path: Option<FullMatch>,
+    path: Option<PathPattern>,
     methods: Option<Vec<String>>,
     headers: Vec<(String, FullMatch)>,
+}
+
+/// A pattern for paths, and the encoded slashes that it says.
+#[derive(Debug)]
+struct PathPattern {
+    pattern: FullMatch,
+    slashes: EncodedSlashes,
+}
+
+impl PathPattern {
+    fn new(text: &str) -> Result<Self, PatternError> {
+        Ok(Self { pattern: FullMatch::new(text)?, slashes: EncodedSlashes::of(text) })
+    }
+
+    /// Whether the pattern matches, if it says the path's encoded slashes.
+    fn matches(&self, path: &str) -> bool {
+        path::matches(&self.pattern, path) && !has_dot_segment(path)
+    }
 }
 
 impl Routes {
@@ -53,7 +71,7 @@ impl Routes {
     pub(super) fn new(routes: &[Arc<Route>]) -> Result<Self, (String, PatternError)> {
         let compile = |route: &Route| {
             Ok(CompiledRoute {
-                path: route.path.as_deref().map(FullMatch::new).transpose()?,
+                path: route.path.as_deref().map(PathPattern::new).transpose()?,
                 methods: route.methods.clone(),
                 headers: route
                     .headers
@@ -71,16 +89,35 @@ impl Routes {
 
     /// Whether one of the routes matches a request for this canonical host.
     pub(super) fn match_any(&self, host: &str, request: &Request<'_>) -> bool {
-        let path = request.path.split(['?', '#']).next().unwrap_or_default();
-        self.0.iter().any(|route| {
-            route.path.as_ref().is_none_or(|pattern| pattern.matches(path) && !has_dot_segment(path))
-                && route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == request.method))
-                && route.headers.iter().all(|(name, pattern)| match name.as_str() {
-                    "host" => pattern.matches(host),
-                    name => all_match(pattern, &request.headers.values(name)),
-                })
-        })
+        let (path, slashes) = path_of(request);
+        self.0.iter().any(|route| route.says(slashes) && route.matches(path, host, request))
     }
+
+    /// Whether one of them would match if it said the path's encoded slashes.
+    pub(super) fn lack_slash(&self, host: &str, request: &Request<'_>) -> bool {
+        let (path, slashes) = path_of(request);
+        self.0.iter().any(|route| !route.says(slashes) && route.matches(path, host, request))
+    }
+}
+
+impl CompiledRoute {
+    fn says(&self, slashes: EncodedSlashes) -> bool {
+        self.path.as_ref().is_none_or(|pattern| slashes.are_in(pattern.slashes))
+    }
+
+    fn matches(&self, path: &str, host: &str, request: &Request<'_>) -> bool {
+        self.path.as_ref().is_none_or(|pattern| pattern.matches(path))
+            && self.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == request.method))
+            && self.headers.iter().all(|(name, pattern)| match name.as_str() {
+                "host" => pattern.matches(host),
+                name => all_match(pattern, &request.headers.values(name)),
+            })
+    }
+}
+
+fn path_of<'r>(request: &Request<'r>) -> (&'r str, EncodedSlashes) {
+    let path = request.path.split(['?', '#']).next().unwrap_or_default();
+    (path, EncodedSlashes::of(path))
 }
 
 impl fmt::Debug for Request<'_> {

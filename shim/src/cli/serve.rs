@@ -17,6 +17,7 @@ use crate::admin::HostName;
 use crate::console::playground::Playground;
 use crate::console::write::Token;
 use crate::envoy::{IpFamilies, Module, Settings};
+use crate::install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
 use crate::serve::{self, By};
 use crate::tls::Files;
 use crate::xds::identify::TrustDomain;
@@ -91,6 +92,17 @@ pub(super) struct Serve {
     /// How long the first bytes of a connection may take where they decide, as in `5s` or `300ms`.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
     first_bytes_timeout: Duration,
+    /// How long a connection may be silent before it is closed, as in `2h`. Default: as long as its ends want, as without
+    /// a sidecar.
+    #[arg(long, value_name = "DURATION", value_parser = idle_timeout)]
+    idle_timeout: Option<Duration>,
+    /// How long a sidecar keeps a connection to an HTTP origin without a request. Each connection of a workload has its
+    /// own, and this ends those whose client has gone.
+    #[arg(long, value_name = "DURATION", default_value = UPSTREAM_IDLE_TIMEOUT, value_parser = idle_timeout)]
+    upstream_idle_timeout: Duration,
+    /// Let HTTP requests have methods that Envoy does not know, such as `PURGE`. Envoy's part of this is unfinished.
+    #[arg(long)]
+    allow_custom_methods: bool,
     /// Which connections are redirected to sidecars; `ipv4` where machines have no IPv6.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     ip_families: IpFamilies,
@@ -281,6 +293,9 @@ impl Serve {
                 dns_resolvers: self.dns_resolver,
                 blocked: self.blocked.into(),
                 first_bytes_timeout: self.first_bytes_timeout,
+                idle_timeout: self.idle_timeout,
+                upstream_idle_timeout: self.upstream_idle_timeout,
+                allow_custom_methods: self.allow_custom_methods,
                 ip_families: self.ip_families,
                 flow_log: self.flow_log,
             },

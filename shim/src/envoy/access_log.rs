@@ -36,8 +36,8 @@ const BOTH: [(&str, &str); 16] = [
 const CONNECTION: [(&str, &str); 6] = [
     ("kind", "connection"),
     ("protocol", "%FILTER_STATE(wasm.egress.protocol:PLAIN)%"),
-    // The name that the sidecar resolved, and where it resolved none, the one that a ClientHello had.
-    ("name", "%FILTER_STATE(envoy.upstream.dynamic_host:PLAIN)%"),
+    // The name that the sidecar resolved (`listeners::NAME`), and where it resolved none, the one that a ClientHello had.
+    ("name", "%FILTER_STATE(egress.name:PLAIN)%"),
     ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
     ("cluster", "%UPSTREAM_CLUSTER%"),
     ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
@@ -109,7 +109,7 @@ fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
 
 /// What the filter says: the decision, the name that the sidecar resolved, and the one in a ClientHello.
 pub(crate) const FILTER_STATES: [&str; 3] =
-    ["wasm.egress.decision", "envoy.upstream.dynamic_host", "wasm.egress.server_name"];
+    ["wasm.egress.decision", super::listeners::NAME, "wasm.egress.server_name"];
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {
     let fields = fields.map(|(key, format)| ordered::Entry {

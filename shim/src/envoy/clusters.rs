@@ -6,11 +6,10 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, EnvoyInternalAddress, Http1ProtocolOptions, Http2ProtocolOptions,
-    HttpProtocolOptions as CommonHttpProtocolOptions, TransportSocket, UpstreamHttpProtocolOptions, address,
-    envoy_internal_address::AddressNameSpecifier, transport_socket,
+    Address, EnvoyInternalAddress, Http2ProtocolOptions, TransportSocket, UpstreamHttpProtocolOptions,
+    address, envoy_internal_address::AddressNameSpecifier, transport_socket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
@@ -26,17 +25,17 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 };
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 
-use super::{Settings, any, name, names};
+use super::{Settings, any, name, names, traffic};
 
 /// As Open Service Mesh has it (Envoy's default).
 const CONNECT_TIMEOUT: Duration = Duration { seconds: 5, nanos: 0 };
 
 /// A cluster whose only host is the address that was dialled.
-pub(super) fn original_dst(name: &str, limits: &Limits) -> Cluster {
+pub(super) fn original_dst(name: &str, settings: &Settings, limits: &Limits) -> Cluster {
     Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
-        ..limited(name, limits)
+        ..limited(name, settings, limits)
     }
 }
 
@@ -54,7 +53,7 @@ pub(super) fn dns(name: &str, settings: &Settings, names: HostMatch, limits: &Li
             name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: Some(any(&config)),
         })),
-        ..limited(name, limits)
+        ..limited(name, settings, limits)
     }
 }
 
@@ -62,7 +61,7 @@ pub(super) fn dns(name: &str, settings: &Settings, names: HostMatch, limits: &Li
 pub(super) fn own(cluster: &OwnCluster, settings: &Settings) -> Cluster {
     let OwnCluster { name, host, limits } = cluster;
     match host {
-        None => original_dst(name, limits),
+        None => original_dst(name, settings, limits),
         Some(host) => {
             let names = match host {
                 HostPattern::Exact(_) => HostMatch::Exact,
@@ -77,14 +76,9 @@ pub(super) fn own(cluster: &OwnCluster, settings: &Settings) -> Cluster {
 
 /// A cluster with limits. Without, there are none: what Envoy has by default (1,024 connections) is for one
 /// service, and these are for everything.
-fn limited(name: &str, limits: &Limits) -> Cluster {
+fn limited(name: &str, settings: &Settings, limits: &Limits) -> Cluster {
     let most = |limit: Option<u32>| Some(UInt32Value { value: limit.unwrap_or(u32::MAX) });
-    let timeout = limits.connect_timeout.and_then(|time| {
-        Some(Duration {
-            seconds: i64::try_from(time.as_secs()).ok()?,
-            nanos: i32::try_from(time.subsec_nanos()).ok()?,
-        })
-    });
+    let timeout = limits.connect_timeout.map(traffic::duration);
     Cluster {
         name: name.to_owned(),
         connect_timeout: Some(timeout.unwrap_or(CONNECT_TIMEOUT)),
@@ -99,13 +93,21 @@ fn limited(name: &str, limits: &Limits) -> Cluster {
             }],
             ..Default::default()
         }),
-        typed_extension_protocol_options: http_options(limits),
+        // What belongs to a connection, such as a login (NTLM, Negotiate), is its client's. With a limit on connections
+        // clients share them: Envoy gives each pool a first one whatever the limit, so that a pool for each client would
+        // be a limit for none.
+        connection_pool_per_downstream_connection: limits.max_connections.is_none(),
+        upstream_connection_options: Some(UpstreamConnectionOptions {
+            tcp_keepalive: Some(traffic::keepalive()),
+            ..Default::default()
+        }),
+        typed_extension_protocol_options: http_options(settings, limits),
         ..Default::default()
     }
 }
 
 /// The cluster that leads to the internal listener, where each request is decided.
-pub(super) fn http() -> Cluster {
+pub(super) fn http(settings: &Settings) -> Cluster {
     let raw = TransportSocket {
         name: "envoy.transport_sockets.raw_buffer".to_owned(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(any(&RawBuffer {}))),
@@ -126,6 +128,9 @@ pub(super) fn http() -> Cluster {
     };
     Cluster {
         typed_extension_protocol_options: HashMap::new(),
+        // It leads to no socket.
+        upstream_connection_options: None,
+        connection_pool_per_downstream_connection: false,
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name::HTTP.to_owned(),
@@ -136,19 +141,17 @@ pub(super) fn http() -> Cluster {
             name: "envoy.transport_sockets.internal_upstream".to_owned(),
             config_type: Some(transport_socket::ConfigType::TypedConfig(any(&transport))),
         }),
-        ..limited(name::HTTP, &Limits::default())
+        ..limited(name::HTTP, settings, &Limits::default())
     }
 }
 
 /// The version of HTTP that the workload speaks is the one that the origin gets.
-fn http_options(limits: &Limits) -> HashMap<String, Any> {
+fn http_options(settings: &Settings, limits: &Limits) -> HashMap<String, Any> {
     let options = HttpProtocolOptions {
-        common_http_protocol_options: limits.max_requests_per_connection.map(|most| {
-            CommonHttpProtocolOptions {
-                max_requests_per_connection: Some(UInt32Value { value: most }),
-                ..Default::default()
-            }
-        }),
+        common_http_protocol_options: Some(traffic::responses(
+            settings.upstream_idle_timeout,
+            limits.max_requests_per_connection,
+        )),
         // A dynamic forward proxy insists on both for any TLS upstream; there is none here.
         upstream_http_protocol_options: Some(UpstreamHttpProtocolOptions {
             auto_sni: true,
@@ -157,7 +160,7 @@ fn http_options(limits: &Limits) -> HashMap<String, Any> {
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             UseDownstreamHttpConfig {
-                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http_protocol_options: Some(traffic::http1()),
                 http2_protocol_options: Some(Http2ProtocolOptions::default()),
                 http3_protocol_options: None,
             },

@@ -22,7 +22,7 @@ use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as Netw
 use envoy_types::pb::google::protobuf::UInt32Value;
 use prost::{Message, Name};
 
-use super::{IpFamilies, Settings, access_log, address, any, by_discovery, name, names};
+use super::{IpFamilies, Settings, access_log, address, any, by_discovery, name, names, traffic};
 
 /// All of them.
 pub(super) fn outbound(settings: &Settings) -> Vec<Listener> {
@@ -45,6 +45,8 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
         // Without it tcp_proxy stops reading until it has an upstream, and the plugin, which waits
         // for the first bytes, would wait for ever.
         max_early_data_bytes: Some(UInt32Value { value: 65536 }),
+        // Envoy's hour is shorter than what some pools of database connections are silent for.
+        idle_timeout: Some(settings.idle_timeout.map_or(traffic::UNLIMITED, traffic::duration)),
         access_log: access_log::connection(settings),
         ..Default::default()
     };
@@ -56,16 +58,18 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
         name: name.to_owned(),
         address: Some(address(at)),
         traffic_direction: TrafficDirection::Outbound.into(),
+        tcp_keepalive: Some(traffic::keepalive()),
         listener_filters: vec![original_dst()],
         default_filter_chain: Some(FilterChain {
             name: name::FILTER_CHAIN.to_owned(),
             filters: vec![
                 plugin,
-                // A name that only a wildcard lists is the dynamic host by now, and any other only after
-                // this filter: else each would be resolved for both caches.
+                // A name that only a wildcard lists is the dynamic host for this filter alone, and any other for the
+                // second one alone: else each would be resolved for both caches, one after the other.
                 names::filter(settings, HostMatch::Wildcard),
                 network_filter("egress-state", &state()),
                 names::filter(settings, HostMatch::Exact),
+                network_filter("egress-name", &dynamic_host()),
                 network_filter("envoy.filters.network.tcp_proxy", &tcp_proxy),
             ],
             ..Default::default()
@@ -74,10 +78,46 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
     }
 }
 
-/// Tells the internal listener which address was dialled and from which, and makes the name that the plugin allowed the
-/// dynamic host.
+/// The filter state that holds the name that the plugin allowed, however a rule lists it.
+pub(super) const NAME: &str = "egress.name";
+/// The filter state by which Envoy's filters and clusters know a name.
+const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
+
+/// Tells the internal listener which address was dialled and from which, keeps the name that the plugin allowed, and makes it the
+/// dynamic host where a rule lists it itself. What only a wildcard lists was resolved before, and is none until the next
+/// filter has passed.
 fn state() -> SetFilterState {
-    let value = |key: &str, format: &str| FilterStateValue {
+    let by_wildcard = format!("%FILTER_STATE({DYNAMIC_HOST}:PLAIN)%");
+    let exact = "%FILTER_STATE(envoy.string:PLAIN)%";
+    SetFilterState {
+        on_new_connection: vec![
+            shared("envoy.filters.listener.original_dst.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+            shared("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+            FilterStateValue {
+                factory_key: "envoy.string".to_owned(),
+                ..value(NAME, &[exact, &by_wildcard].concat())
+            },
+            FilterStateValue { skip_if_empty: false, ..value(DYNAMIC_HOST, exact) },
+        ],
+        ..Default::default()
+    }
+}
+
+/// Makes every name that the plugin allowed the dynamic host, which is how clusters find its addresses.
+fn dynamic_host() -> SetFilterState {
+    SetFilterState {
+        on_new_connection: vec![value(DYNAMIC_HOST, &format!("%FILTER_STATE({NAME}:PLAIN)%"))],
+        ..Default::default()
+    }
+}
+
+/// A value that the internal listener has as well.
+fn shared(key: &str, format: &str) -> FilterStateValue {
+    FilterStateValue { shared_with_upstream: SharedWithUpstream::Once.into(), ..value(key, format) }
+}
+
+fn value(key: &str, format: &str) -> FilterStateValue {
+    FilterStateValue {
         key: Some(Key::ObjectKey(key.to_owned())),
         value: Some(Value::FormatString(SubstitutionFormatString {
             omit_empty_values: true,
@@ -88,18 +128,6 @@ fn state() -> SetFilterState {
             ..Default::default()
         })),
         skip_if_empty: true,
-        ..Default::default()
-    };
-    let shared = |key: &str, format: &str| FilterStateValue {
-        shared_with_upstream: SharedWithUpstream::Once.into(),
-        ..value(key, format)
-    };
-    SetFilterState {
-        on_new_connection: vec![
-            shared("envoy.filters.listener.original_dst.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-            shared("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-            value("envoy.upstream.dynamic_host", "%FILTER_STATE(envoy.string:PLAIN)%"),
-        ],
         ..Default::default()
     }
 }

@@ -2,14 +2,14 @@
 //! wildcard lists, which lead to fewer addresses.
 
 use egress_policy::HostMatch;
-use envoy_types::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{DnsLookupFamily, RefreshRate};
 use envoy_types::pb::envoy::config::core::v3::{DnsResolverOptions, TypedExtensionConfig};
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::AddressMatcher;
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value, UInt64Value};
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
 
@@ -18,6 +18,16 @@ use super::{Settings, any, name};
 
 /// More names at a time are refused: each is asked for again and again while it is used.
 const MOST_HOSTS: u32 = 16_384;
+
+/// How soon a name that could not be resolved is asked for again: at first, and at most. Until then it is refused, so
+/// a minute, which is Envoy's, would shut a name for that long after its name server is back.
+const RETRY_FIRST: Duration = Duration { seconds: 1, nanos: 0 };
+const RETRY_LAST: Duration = Duration { seconds: 5, nanos: 0 };
+/// How long a name server may take before it is asked again, in seconds, and how often it is asked. Envoy gives a name
+/// 5 s: with its own values, a datagram that is lost is not sent again in that time, and a name server that answers for
+/// IPv4 and never for IPv6 makes a name fail.
+const QUERY_TIMEOUT: u64 = 1;
+const QUERY_TRIES: u32 = 3;
 
 /// The cluster of names that are resolved so.
 pub(super) const fn cluster(names: HostMatch) -> &'static str {
@@ -38,11 +48,21 @@ pub(super) fn cache(settings: &Settings, names: HostMatch) -> DnsCacheConfig {
             no_default_search_domain: true,
             ..Default::default()
         }),
+        query_timeout_seconds: Some(UInt64Value { value: QUERY_TIMEOUT }),
+        query_tries: Some(UInt32Value { value: QUERY_TRIES }),
         ..Default::default()
     };
     DnsCacheConfig {
         name: cluster(names).to_owned(),
-        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+        // All addresses of both families are tried, in turn and overlapping (RFC 8305).
+        dns_lookup_family: DnsLookupFamily::All.into(),
+        // Of names that have no address: an answer that says so is no failure for Envoy. Others are asked for when
+        // their time to live is over.
+        dns_refresh_rate: Some(RETRY_LAST),
+        dns_failure_refresh_rate: Some(RefreshRate {
+            base_interval: Some(RETRY_FIRST),
+            max_interval: Some(RETRY_LAST),
+        }),
         max_hosts: Some(UInt32Value { value: MOST_HOSTS }),
         typed_dns_resolver_config: Some(TypedExtensionConfig {
             name: "envoy.network.dns_resolver.cares".to_owned(),

@@ -145,6 +145,12 @@ fn is_beyond_policy(flow: &Flow) -> bool {
         decided::code(flow.decided.refusal()),
         Some(
             ReasonCode::AddressForbidden
+                | ReasonCode::NameNotFound
+                | ReasonCode::DnsFailed
+                | ReasonCode::NameUnresolved
+                | ReasonCode::PathRefused
+                | ReasonCode::RequestMalformed
+                | ReasonCode::HeadersTooLarge
                 | ReasonCode::InMesh
                 | ReasonCode::InMeshDenied
                 | ReasonCode::NotIntercepted

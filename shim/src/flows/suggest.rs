@@ -313,6 +313,19 @@ fn ways(flow: &Flow) -> Vec<Way> {
         ) => {
             return not("look at what sends this");
         }
+        Some(ReasonCode::PathRefused | ReasonCode::RequestMalformed | ReasonCode::HeadersTooLarge) => {
+            return not("look at what sends this");
+        }
+        Some(ReasonCode::EncodedSlash) => {
+            return not("its path has an encoded slash: look at what sends this");
+        }
+        Some(ReasonCode::NameNotFound) => return not("name servers know no address of the name"),
+        Some(ReasonCode::DnsFailed) => return not("name servers failed"),
+        Some(ReasonCode::NameUnresolved) => {
+            return not(
+                "the sidecar found no address of the name: `osm-egress explain` says where it may not lead",
+            );
+        }
         Some(ReasonCode::AddressForbidden) => return not("the name leads where no name may lead"),
         Some(ReasonCode::InMeshDenied) => return not("it is a service of the mesh, not egress"),
         Some(ReasonCode::NotIntercepted) => return not("it was made to the sidecar itself"),

@@ -247,6 +247,27 @@ fn lines() {
     insta::assert_snapshot!(lines);
 }
 
+/// What failed, and what Envoy could not read, is nothing that a policy allows.
+#[test]
+fn what_no_policy_changes_is_not_suggested() {
+    for reason in [
+        "name-not-found",
+        "dns-failed",
+        "name-unresolved",
+        "encoded-slash",
+        "path-refused",
+        "request-malformed",
+        "headers-too-large",
+    ] {
+        let memory = memory(100);
+        let seen = connection(&format!("deny {reason} shop/web r"), "192.0.2.1:443", Some("a.org"), None);
+        memory.record(&identity("shop/app"), "p", at(0), vec![seen]);
+        let yaml = Suggestion::of(&identity("shop/app"), &memory.flows(&Filter::default()).flows).yaml();
+        assert!(yaml.contains(&format!("# Not suggested: https://a.org:443 (1 time): {reason}: ")), "{yaml}");
+        assert!(!yaml.contains("kind: Egress"), "{yaml}");
+    }
+}
+
 #[test]
 fn what_is_suggested() {
     let yaml = Suggestion::of(&identity("shop/app"), &audited()).yaml();

@@ -7,10 +7,12 @@ mod set;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use egress_compile::PolicyNamespaces;
 use egress_compile::blocked_ranges::Nat64Prefix;
+use egress_compile::duration;
 use egress_compile::manifest::yaml;
 use egress_policy::Cidr;
 use serde::{Deserialize, Serialize};
@@ -86,6 +88,12 @@ pub struct Egress {
     pub node_selector: BTreeMap<String, String>,
     /// HTTP status of a refused request.
     pub http_deny_status: u16,
+    /// How long a connection may be silent, as in `2h`; empty: as long as its ends want.
+    pub idle_timeout: String,
+    /// How long a sidecar keeps a connection to an HTTP origin without a request.
+    pub upstream_idle_timeout: String,
+    /// Whether HTTP requests may have methods that Envoy does not know.
+    pub allow_custom_methods: bool,
     /// Blocks of addresses that names must not lead to.
     pub never_resolve_to: Vec<String>,
     /// Prefixes of NAT64 translators.
@@ -222,6 +230,9 @@ impl Default for Egress {
             resources: resources.as_object().cloned().unwrap_or_default(),
             node_selector: BTreeMap::new(),
             http_deny_status: 403,
+            idle_timeout: String::new(),
+            upstream_idle_timeout: UPSTREAM_IDLE_TIMEOUT.to_owned(),
+            allow_custom_methods: false,
             never_resolve_to: Vec::new(),
             nat64_prefixes: Vec::new(),
             pod_dns: PodDns::Warn,
@@ -240,6 +251,19 @@ impl Default for Egress {
             console_token_secret: String::new(),
         }
     }
+}
+
+/// What `serve` has if it is told nothing (`docs/decisions/0094-connections-of-one-client.md`).
+pub const UPSTREAM_IDLE_TIMEOUT: &str = "60s";
+
+/// Reads a limit on silence. A second is enough for any answer, and a week is longer than connections live.
+///
+/// # Errors
+/// When it is no duration, or out of these bounds.
+pub fn idle_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `60s` or `2h`")?;
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 1s to 168h".to_owned()) }
 }
 
 /// Below these the user may write what Kubernetes takes.
@@ -357,6 +381,14 @@ impl Values {
         }
         if !(400..=599).contains(&egress.http_deny_status) {
             bail!("value `osm.egress.httpDenyStatus`: {} is not 400 to 599", egress.http_deny_status);
+        }
+        for (key, text) in [
+            ("osm.egress.idleTimeout", Some(&egress.idle_timeout).filter(|text| !text.is_empty())),
+            ("osm.egress.upstreamIdleTimeout", Some(&egress.upstream_idle_timeout)),
+        ] {
+            if let Some(text) = text {
+                idle_timeout(text).map_err(|why| anyhow!("value `{key}`: {text:?}: {why}"))?;
+            }
         }
         for (i, name) in egress.policy_namespaces.iter().enumerate() {
             let found: Result<PolicyNamespaces, _> = name.parse();

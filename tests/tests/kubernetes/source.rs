@@ -181,8 +181,7 @@ fn the_policy_demo() -> Result<()> {
     run(EGRESS_OFF)?;
     refused("P1", &http)?;
     run(HTTPBIN_80)?;
-    answers("P2", &http, "HTTP/1.1 200", "server: envoy")?;
-    answers("P2", &http, "HTTP/1.1 200", "x-envoy-upstream-service-time")?;
+    answers("P2", &http, "HTTP/1.1 200", "server: gunicorn")?;
     run("kubectl delete egress httpbin-80 -n curl")?;
     refused("P3", &http)?;
     refused("P4", &https)?;
@@ -199,10 +198,10 @@ fn the_policy_demo() -> Result<()> {
     refused("P10", &status)?;
     run(ROUTES)?;
     run(HTTPBIN_ROUTES)?;
-    answers("P11", &http, "HTTP/1.1 200", "server: envoy")?;
-    answers("P12", &status, "HTTP/1.1 404", "server: envoy")?;
+    answers("P11", &http, "HTTP/1.1 200", "server: gunicorn")?;
+    answers("P12", &status, "HTTP/1.1 404", "x-egress-denied: route-not-allowed")?;
     run(MORE_ROUTES)?;
-    answers("P13", &status, "HTTP/1.1 200", "server: envoy")
+    answers("P13", &status, "HTTP/1.1 200", "server: gunicorn")
 }
 
 /// Namespaces of the mesh count and others do not; kinds may come later; one bad object harms no other; and

@@ -53,7 +53,7 @@ fn the_rendered_manifests_are_current() {
 /// With every value another one than the default's.
 #[test]
 fn values_reach_their_places() {
-    let given = json!({"osm": {
+    let mut given = json!({"osm": {
         "enableEgress": true,
         "enablePermissiveTrafficPolicy": false,
         "outboundIPRangeExclusionList": ["10.0.0.0/8"],
@@ -93,6 +93,14 @@ fn values_reach_their_places() {
             "consoleTokenSecret": "console-token",
         },
     }});
+    // More of them are too deep for the macro.
+    for (key, value) in [
+        ("idleTimeout", json!("2h")),
+        ("upstreamIdleTimeout", json!("30s")),
+        ("allowCustomMethods", json!(true)),
+    ] {
+        given["osm"]["egress"][key] = value;
+    }
     let objects = rendered(&given);
     let chosen: Vec<&Value> =
         ["MeshConfig", "Deployment", "NetworkPolicy"].iter().map(|kind| find(&objects, kind)).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::values::PodAnnotations;
+use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
 use super::{Facts, Input};
 use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
 use crate::install::values::PodDns;
@@ -156,6 +156,12 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("sidecar-image", values.osm.sidecar_image.clone());
     flag("init-image", given.init_image.clone());
     flag("http-deny-status", given.http_deny_status.to_string());
+    if !given.idle_timeout.is_empty() {
+        flag("idle-timeout", given.idle_timeout.clone());
+    }
+    if given.upstream_idle_timeout != UPSTREAM_IDLE_TIMEOUT {
+        flag("upstream-idle-timeout", given.upstream_idle_timeout.clone());
+    }
     if given.ip_families == super::super::values::IpFamilies::Ipv4 {
         flag("ip-families", "ipv4".to_owned());
     }
@@ -195,6 +201,9 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     arguments.push("--service-account-tokens".to_owned());
     if given.flow_log {
         arguments.push("--flow-log".to_owned());
+    }
+    if given.allow_custom_methods {
+        arguments.push("--allow-custom-methods".to_owned());
     }
     if !given.console_token_secret.is_empty() {
         arguments.push("--console-write".to_owned());

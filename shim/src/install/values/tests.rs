@@ -78,6 +78,8 @@ fn what_is_wrong_is_said_with_its_key() {
         ("osm.maxDataPlaneConnections=-1", "value `osm.maxDataPlaneConnections`"),
         ("osm.egress.replicas=0", "value `osm.egress.replicas`"),
         ("osm.egress.httpDenyStatus=200", "200 is not 400 to 599"),
+        ("osm.egress.idleTimeout=0s", "value `osm.egress.idleTimeout`: \"0s\": it must be 1s to 168h"),
+        ("osm.egress.upstreamIdleTimeout=", "value `osm.egress.upstreamIdleTimeout`: \"\": write it as"),
         (
             "osm.egress.podAnnotations=some",
             "unknown variant `some`, expected one of `none`, `tighten`, `all`",

@@ -172,5 +172,5 @@ fn by_host((name, address): (&'static str, &'static str)) -> Check {
 
 fn by_sni((name, address): (&'static str, &'static str)) -> Check {
     let what = format!("a ClientHello for `{name}` ({address})");
-    bytes(what, HTTPBIN, 443, Hello::named(name).bytes(), Closed("address-forbidden"))
+    bytes(what, HTTPBIN, 443, Hello::named(name).bytes(), Closed("name-unresolved"))
 }

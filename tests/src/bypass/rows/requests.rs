@@ -175,8 +175,8 @@ fn hosts() -> Row {
     Row::new(
         9,
         "Two `Host` headers, none, or HTTP/1.0",
-        "Two are one list, which is no host; without one the request has no authority; HTTP/1.0 is \
-         answered by Envoy",
+        "Two are one list, which is no host; without one the request has no authority; HTTP/1.0 is judged \
+         as HTTP/1.1 is",
         by::PARSER,
     )
     .checks([
@@ -187,9 +187,17 @@ fn hosts() -> Row {
         http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host: httpbin.org, evil.example"], Rejected(400)),
         http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Accept: */*"], Rejected(400)),
         http(HTTPBIN, 80, &["GET /get HTTP/1.1", "Host:"], Refused("authority-absent")),
-        http(HTTPBIN, 80, &["GET /get HTTP/1.0", "Host: httpbin.org"], Rejected(426)),
-        http(HTTPBIN, 80, &["GET /get HTTP/1.0"], Rejected(426)),
-        http(HTTPBIN, 80, &["GET /get"], Rejected(426)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0", "Host: httpbin.org"], Reaches(HTTPBIN)),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0", "Host: evil.example"], Refused("host-not-allowed")),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0", "Host: httpbin.org", "Host: evil.example"], malformed()),
+        http(
+            HTTPBIN,
+            80,
+            &["GET http://evil.example/get HTTP/1.0", "Host: httpbin.org"],
+            Refused("host-not-allowed"),
+        ),
+        http(HTTPBIN, 80, &["GET /get HTTP/1.0"], Rejected(400)),
+        http(HTTPBIN, 80, &["GET /get"], Rejected(400)),
     ])
 }
 
@@ -257,8 +265,9 @@ fn patterns() -> Row {
         32,
         "A path or a header that a pattern takes for another one: `%2f`, `//`, `..`, `..;`, `\\`, a header twice",
         "Paths are normalised before matching, and the origin gets what was matched; patterns are for \
-         the whole path; a slash in disguise is refused, and no pattern matches a path with a segment that a \
-         server may read as `..`: with parameters, or encoded twice. Of a header each field's value must match, and \
+         the whole path; a pattern matches an encoded slash only where it says one itself, and none a path with a \
+         segment that a server may read as `..`: with parameters, or encoded twice. Without a pattern the origin gets \
+         the slash as it was sent. Of a header each field's value must match, and \
          all of them joined",
         by::PARSER,
     )
@@ -292,14 +301,24 @@ fn patterns() -> Row {
     )
     .checks(
         [
-            "/private#/public/a",
             "/public/..%2fprivate",
             "/public%2fa",
             "/public/%2e%2e%2fprivate",
             "/public/..%5cprivate",
             "/public%5Ca",
+            "/public/a%2F..%2f..%2fprivate",
+            "/public/%2f..;%5cprivate",
         ]
-        .map(|path| ask(path, Rejected(400))),
+        .map(|path| ask(path, refused())),
+    )
+    .checks(
+        ["/public/a%2fb", "/public/%2F%2fprivate", "/public/a%5Cb", "/public/%5c%2Fa?%2F"]
+            .map(|path| ask(path, Refused("encoded-slash"))),
+    )
+    .checks(["/private#/public/a", "/public/%00a", "/public/..%00/a"].map(|path| ask(path, Rejected(400))))
+    .check(
+        http(HTTPBIN, 80, &["GET /a%2F..%5cb HTTP/1.1", "Host: httpbin.org", "Connection: close"], Reaches(HTTPBIN))
+            .origin_sees("get httpbin.org/a%2f..%5cb\n"),
     )
     .checks(
         ["/public/...;/a", "/public/a;..", "/public/.well-known;x/a", "/public/100%25/a"]

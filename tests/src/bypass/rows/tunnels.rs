@@ -90,19 +90,25 @@ fn upgrades() -> Row {
     Row::new(
         13,
         "An upgrade that makes the connection opaque",
-        "A websocket only where a policy permits it, and to the host that was judged; any other upgrade \
-         never",
+        "A websocket only where a policy permits it, and to the host that was judged; an offer of TLS or \
+         HTTP/2 is ignored, and any other upgrade refused",
         by::REQUEST,
     )
     .checks([
         ask(80, "httpbin.org", "websocket", refused()),
         ask(80, "httpbin.org", "WebSocket", refused()),
-        ask(80, "httpbin.org", "TLS/1.2", refused()),
+        ask(80, "httpbin.org", "TLS/1.2, websocket", refused()),
+        ask(80, "httpbin.org", "h2c, foo", refused()),
+        ask(80, "evil.example", "TLS/1.2", Refused("host-not-allowed")),
         ask(80, "httpbin.org", "foo", refused()),
         ask(8080, "httpbin.org", "foo", refused()),
         ask(8080, "httpbin.org", "foo, websocket", refused()),
         ask(8080, "evil.example", "websocket", Refused("host-not-allowed")),
     ])
+    .checks(
+        ["TLS/1.2", "tls/1.3, h2c"]
+            .map(|offer| ask(80, "httpbin.org", offer, Reaches(HTTPBIN)).origin_does_not_see("upgrade")),
+    )
     .check(ask(8080, "httpbin.org", "websocket", Reaches(HTTPBIN)))
     .check(tunnel::websocket())
     .check(streams(

@@ -1,0 +1,85 @@
+//! What Envoy itself answers, before or after the filter, and the reason code that the answer gets.
+
+use std::fmt;
+
+use egress_policy::ReasonCode;
+
+/// An answer of Envoy's own.
+#[derive(Clone, Copy, Debug)]
+pub struct EnvoyRefusal {
+    /// Which one, as a CEL expression over `response.code_details`.
+    pub condition: &'static str,
+    /// What it is called.
+    pub reason: ReasonCode,
+    /// Whether it has the status of a refusal by policy. The others keep Envoy's, which says more to a client: a
+    /// name server that failed is worth another try (503), and headers that are too large are not (431).
+    pub by_policy: bool,
+}
+
+const fn refusal(condition: &'static str, reason: ReasonCode) -> EnvoyRefusal {
+    EnvoyRefusal { condition, reason, by_policy: false }
+}
+
+/// All of them. The first one whose condition holds counts.
+pub const REFUSALS: [EnvoyRefusal; 9] = [
+    EnvoyRefusal {
+        by_policy: true,
+        ..refusal("response.code_details == 'upgrade_failed'", ReasonCode::UpgradeRefused)
+    },
+    EnvoyRefusal {
+        by_policy: true,
+        ..refusal("response.code_details == 'request_header_timeout'", ReasonCode::FirstBytesTimeout)
+    },
+    EnvoyRefusal {
+        by_policy: true,
+        ..refusal("response.code_details.contains('address_denied')", ReasonCode::AddressForbidden)
+    },
+    refusal("response.code_details.contains('cares_norecords')", ReasonCode::NameNotFound),
+    refusal("response.code_details.contains('dns_resolution_failure')", ReasonCode::DnsFailed),
+    refusal("response.code_details == 'missing_host_header'", ReasonCode::AuthorityAbsent),
+    refusal(
+        "response.code_details == 'path_normalization_failed' || response.code_details == 'absolute_path_rejected'",
+        ReasonCode::PathRefused,
+    ),
+    refusal(
+        "response.code_details.contains('headers_too_large') || response.code_details.contains('too_many_headers')",
+        ReasonCode::HeadersTooLarge,
+    ),
+    refusal(
+        "response.code_details.startsWith('http1.') || response.code_details.startsWith('http2.')",
+        ReasonCode::RequestMalformed,
+    ),
+];
+
+impl EnvoyRefusal {
+    /// What the workload reads.
+    #[must_use]
+    pub fn body(&self) -> String {
+        format!("egress denied: {}: {}\n", self.reason, self.reason.meaning().trim())
+    }
+}
+
+/// An item of the list of mappers in `envoy/standalone.yaml`.
+impl fmt::Display for EnvoyRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        write!(
+            f,
+            "            - filter:\n                extension_filter:\n                  \
+             name: envoy.access_loggers.extension_filters.cel\n                  typed_config:\n                    \
+             \"@type\": type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter\n                    \
+             expression: {}\n",
+            quoted(self.condition)
+        )?;
+        if self.by_policy {
+            f.write_str("              status_code: 403\n")?;
+        }
+        write!(
+            f,
+            "              body: {{inline_string: {}}}\n              \
+             headers_to_add: [{{header: {{key: x-egress-denied, value: {}}}}}]\n",
+            quoted(&self.body()),
+            self.reason
+        )
+    }
+}

@@ -1,0 +1,432 @@
+//! What programs do over a sidecar as without one: names that fail for a while, logins of connections, silence, both
+//! families of addresses.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use egress_tests::client::{self, Outcome};
+use egress_tests::dns::Failure;
+use egress_tests::envoy::Envoy;
+use egress_tests::log;
+use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, EXAMPLE6, HTTPBIN, World};
+use egress_tests::netns::{Form, Pod, ensure_capable};
+use egress_tests::raw_origin::{RawOrigin, head};
+use egress_tests::scene::{Reply, Setting, play, play_in};
+use egress_tests::standalone::Standalone;
+use egress_tests::wait::wait_for;
+use serde_json::Value;
+
+/// Where [`RawOrigin`]s listen.
+const PORT: u16 = 8087;
+
+fn policy(hosts: &str) -> String {
+    format!(
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
+         metadata: {{name: web, namespace: curl}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [{hosts}]\n\
+         \x20 ports:\n  - {{number: 443, protocol: https}}\n  - {{number: 80, protocol: http}}\n\
+         \x20 - {{number: {PORT}, protocol: http}}\n"
+    )
+}
+
+/// Runs a test with the control plane, and then without one.
+fn in_both_forms(hosts: &str, test: impl Fn(&World, &Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
+    let text = policy(hosts);
+    play(&[("web.yaml", &text)], |scene| test(scene.world, scene.pod, scene.envoy))
+        .context("with a control plane")?;
+    let world = World::new()?;
+    let pod = world.outside.pod(Form::possible())?;
+    world.write("web.yaml", &text)?;
+    let standalone = Standalone::new()?;
+    let envoy = Envoy::start(&pod, &standalone.compiled(world.manifests.path())?, 1)?;
+    test(&world, &pod, &envoy).context("without a control plane")
+}
+
+fn answer(outcome: Outcome) -> Result<client::Answer> {
+    match outcome {
+        Outcome::Http(answer) => Ok(answer),
+        outcome => bail!("no answer: {outcome:?}"),
+    }
+}
+
+/// A name that cannot be resolved is refused with the reason, and used as soon as it can: seconds after its name server
+/// is right, not a minute.
+#[test]
+fn a_failed_lookup_is_short() -> Result<()> {
+    in_both_forms("new.example, broken.example, silent.example, '*.wild.example'", |world, pod, envoy| {
+        let (http, https) = (SocketAddr::new(ELSEWHERE, 80), SocketAddr::new(ELSEWHERE, 443));
+        for (name, failure, reason) in [
+            ("new.example", None, "name-not-found"),
+            ("broken.example", Some(Failure::ServerFailure), "dns-failed"),
+            ("silent.example", Some(Failure::Silence), "dns-failed"),
+            ("new.wild.example", None, "name-not-found"),
+            ("broken.wild.example", Some(Failure::ServerFailure), "dns-failed"),
+        ] {
+            if let Some(failure) = failure {
+                world.dns.set(name, &[EXAMPLE]);
+                world.dns.fail(name, failure);
+            }
+            // TLS first: a lookup that has failed before ends at once.
+            let outcome = pod.workload().run(|| {
+                let stream = client::connect(https)?;
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+                client::tls(stream, Some(name)).map(drop)
+            })?;
+            ensure!(outcome == Err(Outcome::Closed), "{name} by TLS: {outcome:?}");
+            let line = log::line(envoy, "the refusal", |line| line["name"] == name)?;
+            ensure!(line["reason"] == "name-unresolved" && line["verdict"] == "deny", "{line}");
+            let found = answer(mesh::get(pod, http, name, "/")?)?;
+            ensure!(
+                found.status == 503 && found.header("x-egress-denied") == Some(reason),
+                "{name}: {found:?}"
+            );
+            let body = String::from_utf8_lossy(&found.body).into_owned();
+            ensure!(body.starts_with(&format!("egress denied: {reason}: ")), "{body}");
+            log::line(envoy, "the reason", |line| line["authority"] == name && line["refused"] == reason)?;
+            world.dns.set(name, &[EXAMPLE]);
+            world.dns.recover(name);
+            let took = wait_for("the name", Duration::from_secs(12), || {
+                let by_http = mesh::get(pod, http, name, "/").map(Reply::from);
+                let by_tls = mesh::get_tls(pod, https, Some(name)).map(Reply::from);
+                [by_http, by_tls].into_iter().all(|reply| reply.is_ok_and(|r| r.from_origin(EXAMPLE).is_ok()))
+            })
+            .with_context(|| name.to_owned())?;
+            println!("{name} after {took:?}");
+        }
+        Ok(())
+    })
+}
+
+/// Each name is asked for once in each family, whether a rule lists it or a wildcard does.
+#[test]
+fn a_name_is_asked_for_once() -> Result<()> {
+    in_both_forms("exact.example, '*.wild.example'", |world, pod, envoy| {
+        for name in ["exact.example", "www.wild.example"] {
+            world.dns.set(name, &[EXAMPLE]);
+            let before = world.dns.questions().len();
+            let reply = Reply::from(mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
+            reply.from_origin(EXAMPLE)?;
+            let mut asked: Vec<String> =
+                world.dns.questions()[before..].iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+            asked.sort();
+            ensure!(asked == [format!("{name} A"), format!("{name} AAAA")], "{asked:?}");
+            let line = log::line(envoy, "the connection", |line| line["name"] == name)?;
+            ensure!(line["verdict"] == "allow", "{line}");
+        }
+        Ok(())
+    })
+}
+
+/// Addresses of both families are tried until one answers; what a name must never lead to is not among them, whichever
+/// comes first.
+#[test]
+fn all_addresses_of_a_name() -> Result<()> {
+    ensure_capable()?;
+    let dead = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99));
+    let dead6: IpAddr = "2001:db8:1::99".parse()?;
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let loopback6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let private = IpAddr::V4(Ipv4Addr::new(10, 20, 30, 40));
+    in_both_forms("'*.wild.example'", |world, pod, _| {
+        // There is no way to the dead ones.
+        pod.sidecar.ip(&format!("route add unreachable {dead}/32"))?;
+        pod.sidecar.ip(&format!("-6 route add unreachable {dead6}/128"))?;
+        // The origins' namespace has the private address, and would answer.
+        world.outside.netns.ip(&format!("addr add {private}/32 dev lo"))?;
+        for (name, addresses, expected) in [
+            ("dead4.wild.example", &[dead, EXAMPLE6][..], Some(EXAMPLE6)),
+            ("dead6.wild.example", &[EXAMPLE, dead6], Some(EXAMPLE)),
+            ("two.wild.example", &[dead, EXAMPLE], Some(EXAMPLE)),
+            ("alive.wild.example", &[EXAMPLE, EXAMPLE6], None),
+            ("blocked4.wild.example", &[loopback, EXAMPLE6], Some(EXAMPLE6)),
+            ("blocked6.wild.example", &[EXAMPLE, loopback6], Some(EXAMPLE)),
+            ("private.wild.example", &[private, EXAMPLE6], Some(EXAMPLE6)),
+        ] {
+            world.dns.set(name, addresses);
+            for reply in [
+                mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?,
+                mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?,
+            ] {
+                let reply = Reply::from(reply);
+                match expected {
+                    Some(address) => drop(reply.from_origin(address).with_context(|| name.to_owned())?),
+                    None => ensure!(matches!(reply, Reply::Origin(..)), "{name}: {reply:?}"),
+                }
+            }
+        }
+        // No allowed address answers: the blocked one is not tried for that.
+        for (name, addresses) in [
+            ("only-dead.wild.example", &[dead, private][..]),
+            ("dead-last.wild.example", &[private, dead]),
+            ("six.wild.example", &[dead6, private]),
+        ] {
+            world.dns.set(name, addresses);
+            let before = world.origins.connections_to(private);
+            let reply = answer(mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?)?;
+            ensure!(reply.status == 503, "{name}: {reply:?}");
+            let reply = Reply::from(mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
+            reply.closed().context(name)?;
+            ensure!(world.origins.connections_to(private) == before, "{name} led to a blocked address");
+        }
+        Ok(())
+    })
+}
+
+/// A name server that answers for IPv4 and never for IPv6 is enough.
+#[test]
+fn a_name_server_that_knows_no_ipv6() -> Result<()> {
+    in_both_forms("half.example", |world, pod, _| {
+        world.dns.set("half.example", &[EXAMPLE]);
+        world.dns.fail("half.example", Failure::SilenceForIpv6);
+        Reply::from(mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), "half.example", "/")?)
+            .from_origin(EXAMPLE)?;
+        Ok(())
+    })
+}
+
+/// An origin that authenticates connections, as NTLM and Negotiate do.
+fn login_origin(world: &World) -> Result<RawOrigin> {
+    RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+        let mut user = "nobody".to_owned();
+        while let Some(head) = head(stream) {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            if let Some(name) = path.strip_prefix("/login/") {
+                name.clone_into(&mut user);
+            }
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{user}", user.len());
+            if stream.write_all(text.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn user(stream: &mut TcpStream, path: &str) -> Result<String> {
+    let request = client::request("GET", path, &[("Host", &format!("httpbin.org:{PORT}"))]);
+    Ok(String::from_utf8(answer(client::http_on(stream, &request))?.body)?)
+}
+
+/// A login that belongs to a connection belongs to one client, and no client is given a connection that an origin is
+/// about to close.
+#[test]
+fn each_client_has_its_connections() -> Result<()> {
+    in_both_forms("httpbin.org", |world, pod, _| {
+        let origin = login_origin(world)?;
+        pod.workload().run(|| -> Result<()> {
+            let connect = || client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"));
+            let (mut a, mut b) = (connect()?, connect()?);
+            ensure!(user(&mut a, "/login/alice")? == "alice" && user(&mut a, "/")? == "alice");
+            ensure!(user(&mut b, "/")? == "nobody", "another client is alice");
+            ensure!(user(&mut b, "/login/bob")? == "bob" && user(&mut a, "/")? == "alice");
+            drop((a, b));
+            // A client that comes later has no old connection either.
+            for _ in 0..5 {
+                ensure!(user(&mut connect()?, "/")? == "nobody");
+            }
+            Ok(())
+        })??;
+        ensure!(origin.accepted() == 7, "{} connections for 7 clients", origin.accepted());
+        Ok(())
+    })
+}
+
+/// What clients leave behind is gone after the idle time-out. 10,000 of them by `EGRESS_MANY=10000`.
+#[test]
+fn clients_that_are_gone_leave_nothing() -> Result<()> {
+    let many = std::env::var("EGRESS_MANY").ok().and_then(|many| many.parse().ok()).unwrap_or(400_usize);
+    let text = policy("httpbin.org");
+    let setting = Setting {
+        manifests: &[("web.yaml", &text)],
+        flags: &["--upstream-idle-timeout", "2s"],
+        form: Form::possible(),
+    };
+    setting.play(
+        |_| Ok(()),
+        |scene| {
+            let origin = login_origin(scene.world)?;
+            let before = scene.envoy.memory()?;
+            let start = Instant::now();
+            scene.pod.workload().run(|| -> Result<()> {
+                for _ in 0..many {
+                    let mut stream =
+                        client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
+                    ensure!(user(&mut stream, "/")? == "nobody");
+                }
+                Ok(())
+            })??;
+            let stat = || scene.envoy.stat("cluster.egress-dns.upstream_cx_active");
+            println!(
+                "{many} clients in {:?}: {} connections are left; {} KiB became {}",
+                start.elapsed(),
+                stat()?,
+                before,
+                scene.envoy.memory()?
+            );
+            ensure!(origin.accepted() == many, "{} connections", origin.accepted());
+            let took = wait_for("the last connection to end", Duration::from_secs(20), || {
+                origin.open() == 0 && stat().is_ok_and(|open| open == 0)
+            })?;
+            println!("none after {took:?} more; {} KiB", scene.envoy.memory()?);
+            Ok(())
+        },
+    )
+}
+
+/// Every object below a JSON value, with the type that it says.
+fn typed<'v>(value: &'v Value, found: &mut Vec<(&'v str, &'v Value)>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(kind) = map.get("@type").and_then(Value::as_str) {
+                found.push((kind.rsplit('.').next().unwrap_or(kind), value));
+            }
+            map.values().for_each(|value| typed(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| typed(value, found)),
+        _ => {}
+    }
+}
+
+/// Nothing is closed for silence, and peers that are gone are found by asking. Nobody waits an hour for it here: this is
+/// what Envoy says that it has.
+#[test]
+fn silence_has_no_limit() -> Result<()> {
+    in_both_forms("httpbin.org, '*.wild.example'", |_, _, envoy| {
+        let dump: Value = serde_json::from_str(&envoy.admin("/config_dump")?)?;
+        let mut found = Vec::new();
+        typed(&dump, &mut found);
+        let of = |kind: &str| found.iter().filter(|(k, _)| *k == kind).map(|(_, v)| *v).collect::<Vec<_>>();
+        // Of a listener there may be two states; of each something is said.
+        let (managers, proxies) = (of("HttpConnectionManager"), of("TcpProxy"));
+        ensure!(!managers.is_empty() && !proxies.is_empty(), "{dump}");
+        for manager in managers {
+            ensure!(manager["stream_idle_timeout"] == "0s", "{manager}");
+            ensure!(manager["common_http_protocol_options"]["idle_timeout"] == "0s", "{manager}");
+            ensure!(manager["request_timeout"].is_null(), "{manager}");
+            let routes =
+                manager["route_config"]["virtual_hosts"][0]["routes"].as_array().context("routes")?;
+            for route in routes {
+                ensure!(
+                    route["route"]["timeout"] == "0s" && route["route"]["idle_timeout"] == "0s",
+                    "{route}"
+                );
+            }
+        }
+        for proxy in proxies {
+            ensure!(proxy["idle_timeout"] == "0s", "{proxy}");
+        }
+        let keepalive = serde_json::json!({
+            "keepalive_probes": 5, "keepalive_time": 180, "keepalive_interval": 30
+        });
+        let outer = of("Listener").into_iter().filter(|listener| listener["internal_listener"].is_null());
+        for listener in outer {
+            ensure!(listener["tcp_keepalive"] == keepalive, "{listener}");
+        }
+        let clusters = of("Cluster").into_iter().filter(|cluster| {
+            cluster["name"].as_str().is_some_and(|name| name != "egress-http" && name != "osm-egress")
+        });
+        let mut names = Vec::new();
+        for cluster in clusters {
+            ensure!(cluster["upstream_connection_options"]["tcp_keepalive"] == keepalive, "{cluster}");
+            ensure!(cluster["connection_pool_per_downstream_connection"] == true, "{cluster}");
+            let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+                ["common_http_protocol_options"];
+            ensure!(options["idle_timeout"] == "60s", "{cluster}");
+            names.push(cluster["name"].as_str().unwrap_or_default().to_owned());
+        }
+        names.sort();
+        ensure!(names == ["egress-dns", "egress-dns-wildcard", "egress-original-dst"], "{names:?}");
+        Ok(())
+    })
+}
+
+/// A request whose answer takes longer than five minutes, which is where Envoy's own limit is. Run it by hand.
+#[test]
+#[ignore = "it takes five and a half minutes"]
+fn five_minutes_of_silence() -> Result<()> {
+    play_in(
+        |world| {
+            RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+                let _ = head(stream);
+                std::thread::sleep(Duration::from_secs(330));
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            })
+            .map(drop)
+        },
+        &[("web.yaml", &policy("httpbin.org"))],
+        |scene| {
+            let start = Instant::now();
+            let answer = scene.pod.workload().run(|| -> Result<Outcome> {
+                let mut stream =
+                    client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
+                stream.set_read_timeout(Some(Duration::from_secs(400)))?;
+                let request = client::request("GET", "/", &[("Host", "httpbin.org")]);
+                Ok(client::http_on(&mut stream, &request))
+            })??;
+            println!("{answer:?} after {:?}", start.elapsed());
+            ensure!(matches!(&answer, Outcome::Http(answer) if answer.status == 200), "{answer:?}");
+            Ok(())
+        },
+    )
+}
+
+/// Who wants a limit sets one.
+#[test]
+fn a_limit_for_silence() -> Result<()> {
+    let text = policy("httpbin.org") + "---\n" + &mesh::echo_policy("curl", 9000);
+    let setting = Setting {
+        manifests: &[("web.yaml", &text)],
+        flags: &["--idle-timeout", "1s"],
+        form: Form::possible(),
+    };
+    setting.play(
+        |_| Ok(()),
+        |scene| {
+            let start = Instant::now();
+            let ended = scene.pod.workload().run(|| -> Result<usize> {
+                let mut stream =
+                    client::connect(SocketAddr::new(HTTPBIN, 9000)).map_err(|e| anyhow!("{e:?}"))?;
+                stream.write_all(b"ping")?;
+                let mut answer = [0; 8];
+                ensure!(stream.read(&mut answer)? == 4);
+                Ok(stream.read(&mut answer)?)
+            })??;
+            ensure!(ended == 0 && start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+            Ok(())
+        },
+    )
+}
+
+/// A client that asks before it uploads gets the origin's answer, and not Envoy's leave to go on: else the origin
+/// closes while Envoy writes, and Envoy loses the answer.
+#[test]
+fn an_answer_instead_of_an_upload() -> Result<()> {
+    play_in(
+        |world| {
+            RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+                let _ = head(stream);
+                let _ = stream
+                    .write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            })
+            .map(drop)
+        },
+        &[("web.yaml", &policy("httpbin.org"))],
+        |scene| {
+            for _ in 0..20 {
+                let status = scene.pod.workload().run(|| -> Result<u16> {
+                    let mut stream =
+                        client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
+                    let host = format!("httpbin.org:{PORT}");
+                    let headers =
+                        [("Host", &*host), ("Content-Length", "4194304"), ("Expect", "100-continue")];
+                    Ok(answer(client::http_on(&mut stream, &client::request("POST", "/", &headers)))?.status)
+                })??;
+                ensure!(status == 413, "{status}");
+            }
+            Ok(())
+        },
+    )
+}
