@@ -8,6 +8,8 @@ use egress_policy::explain::{FirstBytes, Traffic};
 use egress_policy::{Headers, Host, HostError, Request};
 use url::Url;
 
+use super::envoy;
+
 /// What was asked.
 #[derive(Debug, Clone, Default)]
 pub struct Words {
@@ -43,8 +45,17 @@ pub struct Call {
 
 #[derive(Debug, Clone)]
 enum Sends {
-    Tls { server_name: Option<String>, encrypted: bool },
+    Tls {
+        server_name: Option<String>,
+        encrypted: bool,
+    },
     Http(Http),
+    /// A request that Envoy's own parser refuses.
+    Rejected {
+        authority: String,
+        method: String,
+        path: String,
+    },
     Bytes(FirstBytes),
     Other,
     Silence,
@@ -149,7 +160,7 @@ impl Words {
             (None, Some(IpAddr::V6(v6))) => format!("[{v6}]"),
             (None, address) => address.map(|address| address.to_string()).unwrap_or_default(),
         };
-        let sends = self.sends(scheme, websocket, &url, (&host, port), name.as_ref(), &mut notes)?;
+        let sends = self.sends(scheme, websocket, (&url, rest), (&host, port), name.as_ref(), &mut notes)?;
         let text = describe(&sends, &host, port);
         Ok(Call { text, name, address, port, notes, sends })
     }
@@ -158,7 +169,7 @@ impl Words {
         &self,
         scheme: Scheme,
         websocket: bool,
-        url: &Url,
+        (url, rest): (&Url, &str),
         (host, port): (&str, u16),
         name: Option<&Host>,
         notes: &mut Vec<String>,
@@ -190,7 +201,7 @@ impl Words {
             return Ok(Sends::Tls { server_name, encrypted: self.ech });
         }
         match scheme {
-            Scheme::Http => self.request(websocket, url, (host, port), notes).map(Sends::Http),
+            Scheme::Http => self.request(websocket, &target(rest), (host, port), notes),
             Scheme::ServerFirst => Ok(Sends::Silence),
             Scheme::Tcp | Scheme::Https => Ok(Sends::Other),
         }
@@ -199,10 +210,10 @@ impl Words {
     fn request(
         &self,
         websocket: bool,
-        url: &Url,
+        target: &str,
         (host, port): (&str, u16),
         notes: &mut Vec<String>,
-    ) -> Result<Http, CallError> {
+    ) -> Result<Sends, CallError> {
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for header in &self.headers {
             let (name, value) = header
@@ -223,25 +234,29 @@ impl Words {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         });
-        let path = merged(url.path());
-        let lower = path.to_ascii_lowercase();
-        if lower.contains("%2f") || lower.contains("%5c") {
-            notes.push("Envoy itself answers 400 to a path with encoded slashes".to_owned());
-        }
-        if lower.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
+        let method = self.method.clone().unwrap_or_else(|| "GET".to_owned());
+        let target = envoy::sent(target);
+        let refusal = envoy::refusal(&method, &authority, headers.contains_key("content-type"));
+        let path = match refusal.map_or_else(|| envoy::normalized(&target), Err) {
+            Ok(path) => path,
+            Err(why) => {
+                notes.push(format!("Envoy itself answers 400: {why}"));
+                return Ok(Sends::Rejected { authority, method, path: target });
+            }
+        };
+        if target.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
             notes.push(
                 "Envoy 1.40 takes `..;x` for `..` before the path is matched; 1.39 does not, and no pattern matches"
                     .to_owned(),
             );
         }
-        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        Ok(Http {
+        Ok(Sends::Http(Http {
             authority,
-            method: self.method.clone().unwrap_or_else(|| "GET".to_owned()),
-            path: path + &query,
+            method,
+            path,
             upgrade: headers.get("upgrade").map(|values| values.join(",")),
             headers,
-        })
+        }))
     }
 }
 
@@ -259,7 +274,7 @@ impl Call {
                 ask(Traffic::Http(&Request { authority, method, path, upgrade, headers: &headers }))
             }
             Sends::Bytes(bytes) => ask(bytes.traffic()),
-            Sends::Other => ask(Traffic::Other),
+            Sends::Rejected { .. } | Sends::Other => ask(Traffic::Other),
             Sends::Silence => ask(Traffic::Silence),
         }
     }
@@ -267,7 +282,7 @@ impl Call {
     /// Whether it is one request, so that it is decided in the internal listener.
     #[must_use]
     pub fn is_request(&self) -> bool {
-        matches!(self.sends, Sends::Http(_))
+        matches!(self.sends, Sends::Http(_) | Sends::Rejected { .. })
     }
 
     /// The name that a policy sees.
@@ -275,7 +290,7 @@ impl Call {
     pub fn visible_name(&self) -> Option<&str> {
         match &self.sends {
             Sends::Tls { server_name, .. } => server_name.as_deref(),
-            Sends::Http(http) => Some(&http.authority),
+            Sends::Http(Http { authority, .. }) | Sends::Rejected { authority, .. } => Some(authority),
             Sends::Bytes(FirstBytes::Tls { server_name, .. }) => server_name.as_deref(),
             Sends::Bytes(_) | Sends::Other | Sends::Silence => None,
         }
@@ -305,6 +320,9 @@ fn describe(sends: &Sends, host: &str, port: u16) -> String {
             let upgrade = upgrade.as_ref().map(|asked| format!(", upgrade `{asked}`")).unwrap_or_default();
             format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`{upgrade}")
         }
+        Sends::Rejected { authority, method, path } => {
+            format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`")
+        }
         Sends::Other => format!("{host}:{port}, TCP, neither TLS nor HTTP"),
         Sends::Silence => format!("{host}:{port}, TCP, the server speaks first"),
     }
@@ -318,15 +336,15 @@ fn says_port(rest: &str) -> bool {
     behind.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// Slashes that follow each other are one, as in the sidecar.
-fn merged(path: &str) -> String {
-    let mut merged = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !merged.ends_with('/') {
-            merged.push(c);
-        }
+/// What follows the authority, as a client sends it: fragments stay with the client.
+fn target(rest: &str) -> String {
+    let behind = rest.find(['/', '\\', '?', '#']).and_then(|at| rest.get(at..)).unwrap_or_default();
+    let sent = behind.split('#').next().unwrap_or_default();
+    match sent.strip_prefix('\\') {
+        Some(path) => format!("/{path}"),
+        None if sent.starts_with('/') => sent.to_owned(),
+        None => format!("/{sent}"),
     }
-    merged
 }
 
 fn hex(text: &str) -> Result<Vec<u8>, CallError> {
