@@ -34,10 +34,16 @@ const IPV6: [Ipv6Net; 7] = [
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
 
-/// Private networks (RFC 1918, RFC 6598). Names that only a wildcard lists must not lead there: whoever may make
+/// Private networks (RFC 1918, RFC 6598), and addresses that the internet does not route and some clusters give to pods
+/// (RFC 1112 §4). Names that only a wildcard lists must not lead there: whoever may make
 /// names below it is not always whoever owns it.
-const PRIVATE_IPV4: [Ipv4Net; 4] =
-    [v4([10, 0, 0, 0], 8), v4([172, 16, 0, 0], 12), v4([192, 168, 0, 0], 16), v4([100, 64, 0, 0], 10)];
+const PRIVATE_IPV4: [Ipv4Net; 5] = [
+    v4([10, 0, 0, 0], 8),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 168, 0, 0], 16),
+    v4([100, 64, 0, 0], 10),
+    v4([240, 0, 0, 0], 4),
+];
 
 /// The same for IPv6 (RFC 4193, RFC 3879), and tunnels (RFC 3056, RFC 4380).
 const PRIVATE_IPV6: [Ipv6Net; 4] = [
@@ -194,6 +200,9 @@ mod tests {
             ("172.31.0.1", false, true),
             ("192.168.1.1", false, true),
             ("100.64.0.1", false, true),
+            ("240.0.0.1", false, true),
+            ("254.1.2.3", false, true),
+            ("64:ff9b::f000:1", false, true),
             ("fd12::1", false, true),
         ] {
             let parsed = address.parse().expect("an address");

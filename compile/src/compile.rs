@@ -21,7 +21,7 @@ mod upstream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use egress_policy::{ApiVersion, Document, Identity, Mode};
+use egress_policy::{ApiVersion, Document, EncryptedHello, Identity, Mode};
 use serde::Serialize;
 
 use self::digest::Digest;
@@ -61,6 +61,8 @@ pub struct CompileOptions {
     pub mesh_name: String,
     /// The namespaces whose Egress objects count for service accounts of every namespace.
     pub policy_namespaces: PolicyNamespaces,
+    /// What becomes of encrypted ClientHellos where no annotation says it, and a name chooses the address.
+    pub encrypted_hello: EncryptedHello,
 }
 
 impl Default for CompileOptions {
@@ -70,6 +72,7 @@ impl Default for CompileOptions {
             mesh_config_name: "osm-mesh-config".to_owned(),
             mesh_name: "osm".to_owned(),
             policy_namespaces: PolicyNamespaces::one("osm-system"),
+            encrypted_hello: EncryptedHello::AllowOuter,
         }
     }
 }
@@ -214,7 +217,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     };
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
-    let mut policies = egress::policies(&objects, &groups, &settings, &namespaces);
+    let mut policies = egress::policies(&objects, &groups, &settings, &namespaces, options.encrypted_hello);
     let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
     let ages = Arc::new(ages.collect());
     let clusters = clusters(&mut policies);

@@ -4,6 +4,7 @@
 //! from, the proxies that it is for, and what was probably meant.
 
 pub mod call;
+mod envoy;
 pub mod evidence;
 pub mod expected;
 pub mod form;
@@ -270,7 +271,8 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
     })
 }
 
-const NOT_HTTP: &str = "The port is for HTTP, and these bytes are no request: Envoy answers 400 itself.";
+const NOT_HTTP: &str =
+    "The port is for HTTP, and this is no request that Envoy's parser takes: it answers 400 itself.";
 
 /// The verdict and its reason.
 fn in_short(explanation: &Explanation) -> String {

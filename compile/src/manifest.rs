@@ -12,7 +12,7 @@ pub mod spec;
 pub mod yaml;
 
 pub use decode::unreadable;
-pub use decode::{Parsed, parse, parse_value};
+pub use decode::{LAST_APPLIED, Parsed, parse, parse_value, restore_empty_lists};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef, Revision};
 pub use places::{Places, Position};
 pub use problem::{Cause, Problem, Severity};

@@ -92,14 +92,22 @@ fn egress() -> impl Strategy<Value = Object> {
             let sources: Vec<Value> = accounts.iter().map(|account| source(account)).collect();
             let settings = with_settings.then(|| settings("limits"));
             let matches: Vec<Value> = groups.iter().map(|group| reference(group)).chain(settings).collect();
-            json!({
+            let mut object = json!({
                 "apiVersion": "policy.openservicemesh.io/v1alpha1",
                 "kind": "Egress",
                 "metadata": {"namespace": "n", "annotations": annotations},
                 "spec": {
-                    "sources": sources, "hosts": hosts, "ipAddresses": addresses, "ports": ports, "matches": matches,
+                    "sources": sources, "hosts": hosts, "ipAddresses": addresses, "ports": ports,
                 },
-            })
+            });
+            if let Some(spec) = object["spec"].as_object_mut() {
+                // An absent list means anything, and one that is there and empty nothing.
+                spec.retain(|_, value| !value.is_null());
+                if !matches.is_empty() {
+                    spec.insert("matches".to_owned(), json!(matches));
+                }
+            }
+            object
         })
 }
 
@@ -251,6 +259,8 @@ proptest! {
         let mut worse = policies.clone();
         let policy = &mut worse[which.index(policies.len())];
         let spec = &mut policy["spec"];
+        // What is empty grants nothing at all, and with something invalid in it, what does not look at it lives on.
+        prop_assume!(spec["hosts"].as_array().is_none_or(|hosts| !hosts.is_empty()));
         match what {
             0 => push(&mut spec["hosts"], at, json!(*at.get(&["*", "10.0.0.1", "a*.org", "a.org:80", ""]))),
             1 => push(&mut spec["ipAddresses"], at, json!(*at.get(&["999.1.1.1/32", "10.0.0.1", "10.0.0.0/33", "/"]))),

@@ -118,9 +118,10 @@ impl<H: Exchange> Http<H> {
 }
 
 /// Whether Envoy's dynamic forward proxy finds the dialled port by the authority alone: without a port
-/// it takes 80. The engine has read the authority strictly, so that Envoy reads the same host in it.
+/// it takes 80, and an empty port it takes for a part of the name. The engine has read the authority strictly, so that
+/// otherwise Envoy reads the same host in it.
 fn says_where(authority: Option<&str>, port: u16) -> bool {
-    port == 80 || authority.is_some_and(|authority| authority.contains(':'))
+    authority.is_some_and(|text| !text.ends_with(':') && (port == 80 || text.contains(':')))
 }
 
 struct HostHeaders<'a, H> {
@@ -184,6 +185,8 @@ mod tests {
             ("enforce", "1.2.3.4:80", "a.org", "Continue egress-dns : None"),
             ("enforce", "1.2.3.4:8080", "A.org.:8080", "Continue egress-dns : None"),
             ("enforce", "1.2.3.4:8080", "A.org.", "Continue egress-dns a.org:8080 None"),
+            ("enforce", "1.2.3.4:8080", "a.org:", "Continue egress-dns a.org:8080 None"),
+            ("enforce", "1.2.3.4:80", "a.org:", "Continue egress-dns a.org:80 None"),
             ("enforce", "10.1.1.1:80", "b.org", "Continue egress-original-dst : None"),
             ("enforce", "1.2.3.4:80", "z.org", "Wait  : Some((403, \"host-not-allowed\"))"),
             ("enforce", "1.2.3.4:80", "c.org", "Wait  : Some((403, \"route-not-allowed\"))"),

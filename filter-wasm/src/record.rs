@@ -19,6 +19,9 @@ const PROTOCOL: &str = "egress.protocol";
 /// state already.
 const SERVER_NAME: &str = "egress.server_name";
 
+/// Whether a ClientHello carries an encrypted one, or pretends to: written down where it does.
+const ENCRYPTED_HELLO: &str = "egress.encrypted_hello";
+
 /// Writes down which server name a ClientHello has; `-` stands for none.
 pub(crate) fn server_name(host: &impl Host, name: Option<&str>) {
     host.note(SERVER_NAME, name.unwrap_or("-"));
@@ -82,8 +85,9 @@ fn in_words(decision: &Decision<'_>) -> String {
     text
 }
 
-/// Counts a ClientHello whose real name may be encrypted. Many browsers pretend to send one.
+/// Writes down and counts a ClientHello whose real name may be encrypted. Browsers pretend to send one (GREASE).
 pub(crate) fn encrypted_hello(host: &impl Host, decision: &Decision<'_>) {
+    host.note(ENCRYPTED_HELLO, "true");
     host.count_encrypted_hello(verdict(decision));
 }
 

@@ -2,7 +2,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::Host;
 
-/// An HTTP authority: `host`, `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port` (RFC 3986 §3.2.2).
+/// An HTTP authority: `host`, `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port` (RFC 3986 §3.2.2). A port may be
+/// empty (§3.2.3): `host:` names none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
     pub(crate) host: AuthorityHost,
@@ -22,14 +23,14 @@ impl Authority {
             let (literal, rest) = rest.split_once(']')?;
             let address: Ipv6Addr = literal.parse().ok()?;
             let port = match rest.strip_prefix(':') {
-                Some(port) => Some(parse_port(port)?),
+                Some(port) => parse_port(port)?,
                 None if rest.is_empty() => None,
                 None => return None,
             };
             return Some(Self { host: AuthorityHost::Address(IpAddr::V6(address).to_canonical()), port });
         }
         let (host, port) = match text.split_once(':') {
-            Some((host, port)) => (host, Some(parse_port(port)?)),
+            Some((host, port)) => (host, parse_port(port)?),
             None => (text, None),
         };
         let host = match host.parse::<IpAddr>() {
@@ -47,9 +48,13 @@ pub(crate) fn literal(authority: &str) -> &str {
     host.split(end).next().unwrap_or_default()
 }
 
-fn parse_port(text: &str) -> Option<u16> {
-    let digits_only = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if digits_only { text.parse().ok() } else { None }
+/// `None` where it is no port, `Some(None)` where it is empty.
+fn parse_port(text: &str) -> Option<Option<u16>> {
+    match text {
+        "" => Some(None),
+        text if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok().map(Some),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +73,9 @@ mod tests {
             ("[::ffff:10.0.0.1]", Some("10.0.0.1 -")),
             ("", None),
             (":80", None),
-            ("a:", None),
+            ("a:", Some("a -")),
+            ("[::1]:", Some("::1 -")),
+            ("a::", None),
             ("a:+80", None),
             ("a:65536", None),
             ("a:80:80", None),

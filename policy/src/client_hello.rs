@@ -17,7 +17,8 @@ const HANDSHAKE_TYPE_CLIENT_HELLO: u8 = 1;
 /// What a policy wants to know of a ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server name in lower case; `None` when the client names none.
+    /// The server name in lower case, without a trailing dot; `None` when the client names none. What is no host name
+    /// is kept as text that no [`Host`](crate::Host) has: only rules that list names need to read it.
     pub server_name: Option<Box<str>>,
     /// The application protocols that the client offers (RFC 7301), in its order.
     pub alpn: Vec<Box<[u8]>>,

@@ -154,7 +154,7 @@ pub enum Upgrade {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EncryptedHello {
-    /// The visible name is not the destination: the rule does not allow it.
+    /// The visible name need not be the destination: the rule does not allow it.
     #[default]
     Refuse,
     /// The visible name counts.

@@ -50,6 +50,8 @@ pub enum Traffic<'a> {
     BrokenTls(ReasonCode),
     /// A plaintext HTTP request.
     Http(&'a Request<'a>),
+    /// One that the proxy itself refuses before any policy is asked, and why.
+    Rejected(ReasonCode),
     /// Bytes that are neither.
     Other,
     /// Nothing: it waits for the server.
@@ -223,20 +225,27 @@ impl Explainer {
         // The engine gets names in lower case, as the reader of ClientHellos gives them.
         let name = match question.traffic {
             Traffic::Tls { server_name, .. } => server_name.map(str::to_ascii_lowercase),
-            Traffic::BrokenTls(_) | Traffic::Http(_) | Traffic::Other | Traffic::Silence => None,
+            Traffic::BrokenTls(_)
+            | Traffic::Http(_)
+            | Traffic::Rejected(_)
+            | Traffic::Other
+            | Traffic::Silence => None,
         };
         let opening = match question.traffic {
             Traffic::Tls { server_name: _, encrypted } => {
                 Opening::Tls { server_name: name.as_deref(), encrypted }
             }
             Traffic::BrokenTls(reason) => Opening::BrokenTls(reason),
-            Traffic::Http(_) | Traffic::Other => Opening::NotTls,
+            Traffic::Http(_) | Traffic::Rejected(_) | Traffic::Other => Opening::NotTls,
             Traffic::Silence => Opening::Late,
         };
         match (self.policy.opening(to, opening), question.traffic) {
             (OnOpening::Decided(decision), _) => (Stage::FirstBytes, Some(decision)),
             (OnOpening::EachRequest, Traffic::Http(request)) => {
                 (Stage::Request, Some(self.policy.request(to, request)))
+            }
+            (OnOpening::EachRequest, Traffic::Rejected(reason)) => {
+                (Stage::Request, Some(Decision::Deny(reason.into())))
             }
             (
                 OnOpening::EachRequest,

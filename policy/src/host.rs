@@ -49,7 +49,7 @@ pub enum HostError {
     )]
     Character(char),
     /// An address, or what some parser takes for one.
-    #[error("`{0}` is an address, not a host name: list it in `ipAddresses`, as in `{0}/32`")]
+    #[error("`{0}` is an address, not a host name: {advice}", advice = list_it(.0))]
     Address(String),
     /// The text is a host in another spelling.
     #[error("`{0}` is not in normal form: write `{1}`")]
@@ -57,6 +57,15 @@ pub enum HostError {
     /// A wildcard that is not a whole first label.
     #[error("`{0}`: a wildcard is `*.` before at least one label, as in `*.example.com`")]
     Wildcard(String),
+}
+
+/// How to list an address: `127.1` and `123` are addresses to some, and not to us.
+fn list_it(text: &str) -> String {
+    if text.parse::<Ipv4Addr>().is_ok() {
+        format!("list it in `ipAddresses`, as in `{text}/32`")
+    } else {
+        "list it in `ipAddresses` in its full form, as in `192.0.2.1/32`".to_owned()
+    }
 }
 
 impl Host {

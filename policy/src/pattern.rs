@@ -1,3 +1,5 @@
+mod re2;
+
 use std::fmt;
 
 use regex_lite::RegexBuilder;
@@ -7,8 +9,8 @@ const SIZE_LIMIT: usize = 64 * 1024;
 
 /// A regular expression that must match the whole text, in linear time.
 ///
-/// The syntax is RE2's without Unicode classes: `.`, `\d`, `\w` and `\s` as in RE2, no look-around,
-/// no back-references.
+/// It means what it means to RE2, which Envoy reads expressions with, or it is refused: classes of Unicode (`\p`), single
+/// bytes (`\C`), and letters outside of ASCII under `(?i)` are.
 #[derive(Clone)]
 pub struct FullMatch(regex_lite::Regex);
 
@@ -26,19 +28,19 @@ impl FullMatch {
     /// # Errors
     /// When the pattern does not compile, or compiles to more than 64 KiB.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
-        let error =
-            |cause: regex_lite::Error| PatternError { pattern: pattern.to_owned(), cause: cause.to_string() };
-        let build = |text: &str| RegexBuilder::new(text).size_limit(SIZE_LIMIT).build().map_err(error);
-        // Alone first: `a)|(b` is no pattern, and would become one between our parentheses.
-        build(pattern)?;
-        build(&format!(r"\A(?:{pattern})\z")).map(Self)
+        let error = |cause: String| PatternError { pattern: pattern.to_owned(), cause };
+        let text = re2::translate(pattern).map_err(|cause| error(cause.to_owned()))?;
+        let whole = format!(r"\A(?:{text})\z");
+        let built = RegexBuilder::new(&whole).size_limit(SIZE_LIMIT).build();
+        built.map(Self).map_err(|cause| error(cause.to_string()))
     }
 
     /// Bounds the compiled size of a valid pattern from above: the smallest power of two that it fits into, in
     /// bytes. regex-lite tells no more than whether a pattern keeps a limit.
     #[must_use]
     pub fn compiled_size(pattern: &str) -> usize {
-        let text = format!(r"\A(?:{pattern})\z");
+        let Ok(text) = re2::translate(pattern) else { return SIZE_LIMIT };
+        let text = format!(r"\A(?:{text})\z");
         let fits = |limit: &usize| RegexBuilder::new(&text).size_limit(*limit).build().is_ok();
         (8..16).map(|power| 1 << power).find(fits).unwrap_or(SIZE_LIMIT)
     }
@@ -76,6 +78,43 @@ mod tests {
             (".*", "a\nb", false),
             ("(?s).*", "a\nb", true),
             ("[[:alpha:]]+", "abc", true),
+            // What regex-lite spells alike and means otherwise, or does not know.
+            (r"\<a\>", "<a>", true),
+            (r"\<a\>", "a", false),
+            (r"\Qa.b*\E+", "a.b**", true),
+            (r"\Q/a.b", "/a.b", true),
+            (r"\Q/a.b", "/axb", false),
+            (r"\101\0\x41\x{42}", "A\0AB", true),
+            ("a{", "a{", true),
+            ("{x}", "{x}", true),
+            ("a{,2}", "a{,2}", true),
+            ("a{,2}", "aa", false),
+            ("a{1,2", "a{1,2", true),
+            ("a{01}", "a{01}", true),
+            (r"\s", "\u{b}", false),
+            (r"\s", "\u{c}", true),
+            ("[[:space:]]", "\u{b}", true),
+            (r"\w", "é", false),
+            (r"[^\w]", "é", true),
+            (r"\d", "٣", false),
+            ("(?i)k", "\u{212a}", true),
+            ("(?i)[^k]", "\u{212a}", false),
+            ("(?i:a)b", "AB", false),
+            ("(?i)a|b", "B", true),
+            ("(?i)(?-i)a|b", "B", false),
+            ("[a&&b]+", "a&b", true),
+            ("[[a]+", "[a", true),
+            ("[]a]+", "]a", true),
+            ("[a-b-c]+", "a-c", true),
+            ("[a-]+", "a-", true),
+            ("[^a-c]", "d", true),
+            ("(?s).", "\n", true),
+            (".", "\n", false),
+            ("a$", "a\n", false),
+            ("(?m)a$\n", "a\n", true),
+            (r"\_\-\/", "_-/", true),
+            ("(?P<n>a)(?<m>b)", "ab", true),
+            ("()", "", true),
         ] {
             assert_eq!(FullMatch::new(pattern).expect(pattern).matches(text), expected, "{pattern} {text:?}");
         }
@@ -91,7 +130,63 @@ mod tests {
 
     #[test]
     fn what_does_not_compile() {
-        for pattern in ["(", "a)|(b", "*", r"\1", "(?=a)", r"\p{Greek}", "(a{1000}){1000}"] {
+        for pattern in [
+            "(",
+            "a)|(b",
+            ")",
+            "*",
+            r"\1",
+            r"\8",
+            "(?=a)",
+            "(?!a)",
+            "(?<=a)",
+            "(?<!a)",
+            "(?>a)",
+            "(?#a)",
+            r"\p{Greek}",
+            r"\pN",
+            "(a{1000}){1000}",
+            "(a{2}){501}",
+            r"\C",
+            "(?x)a b",
+            "(?R)a",
+            "(?u)a",
+            "(?i-)a",
+            "(?-i-s)a",
+            "a**",
+            "a++",
+            "a{2}{3}",
+            "a???",
+            "a{1001}",
+            "a{2,1}",
+            r"\Z",
+            r"\h",
+            r"\e",
+            r"\u0041",
+            r"\E",
+            r"\x4",
+            r"\x{}",
+            r"\x{110000}",
+            r"\x{d800}",
+            r"\é",
+            r"\",
+            "[",
+            "[a",
+            "[]",
+            "[z-a]",
+            r"[a-\d]",
+            "[[:x:]]",
+            r"[\b]",
+            r"[\Q]",
+            "(?i)é",
+            "(?i)[à-ü]",
+            "(?P<>a)",
+            "(?P<a-b>a)",
+            "(?P=a)",
+            "|*",
+            "(*)",
+            "(?i)*",
+        ] {
             assert!(FullMatch::new(pattern).is_err(), "{pattern}");
         }
     }

@@ -265,8 +265,17 @@ impl Policy {
         if !encrypted {
             return self.tls_by_name(&port.tls, address, host);
         }
-        let by_outer = self.tls_by_name(&port.outer, address, host);
-        if by_outer.is_allowed_by_rule() { by_outer } else { self.refuse(ReasonCode::EchRefused.into()) }
+        let by_outer = self.tls_by_name(&port.outer, address, host.clone());
+        if by_outer.is_allowed_by_rule() {
+            return by_outer;
+        }
+        let by_name = self.tls_by_name(&port.tls, address, host);
+        match by_name.rule() {
+            Some(rule) if by_name.is_allowed_by_rule() => {
+                self.refuse(Refusal { reason: ReasonCode::EchRefused, rule: Some(rule) })
+            }
+            Some(_) | None => by_name,
+        }
     }
 
     fn tls_by_name(&self, names: &Names, address: IpAddr, host: Host) -> Decision<'_> {

@@ -51,7 +51,7 @@ reason_codes! {
     SniAbsent = "sni-absent",
     /// No rule of this port lists the name in the ClientHello.
     SniNotAllowed = "sni-not-allowed",
-    /// The ClientHello is encrypted, so its visible name is not the destination.
+    /// The ClientHello carries an encrypted one, and no rule that lists the visible name takes that for the destination.
     EchRefused = "ech-refused",
     /// The request has no authority (no Host).
     AuthorityAbsent = "authority-absent",

@@ -26,6 +26,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::bootstrap::BootstrapArgs;
@@ -47,6 +48,7 @@ use self::verify::Verify;
 use crate::crds;
 use crate::flows::clean;
 use egress_compile::{CompileOptions, PolicyNamespaces};
+use egress_policy::EncryptedHello;
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
@@ -160,6 +162,17 @@ struct Mesh {
     /// `openservicemesh.io/egress-policy-namespaces` lists them. Default: the namespace of `--osm-namespace`.
     #[arg(long, value_name = "NAMESPACES")]
     policy_namespaces: Option<PolicyNamespaces>,
+    /// Of ClientHellos that carry an encrypted one, or pretend to as browsers do: where a policy has no annotation
+    /// `openservicemesh.io/egress-ech` and its hosts choose the address, judge them by the visible name, or refuse them.
+    #[arg(long, value_name = "WHAT", default_value = "allow-outer", value_parser = encrypted_hello())]
+    encrypted_hello: EncryptedHello,
+}
+
+fn encrypted_hello() -> impl TypedValueParser<Value = EncryptedHello> {
+    PossibleValuesParser::new(["allow-outer", "refuse"]).map(|word| match word.as_str() {
+        "allow-outer" => EncryptedHello::AllowOuter,
+        _ => EncryptedHello::Refuse,
+    })
 }
 
 impl From<Mesh> for CompileOptions {
@@ -170,6 +183,7 @@ impl From<Mesh> for CompileOptions {
             mesh_config_name: mesh.mesh_config_name,
             mesh_config_namespace: mesh.osm_namespace,
             mesh_name: mesh.mesh_name,
+            encrypted_hello: mesh.encrypted_hello,
         }
     }
 }

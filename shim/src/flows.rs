@@ -55,6 +55,9 @@ pub struct Sample {
     /// The upgrade that it asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
+    /// How often it was seen; 0 where that was not counted.
+    #[serde(default)]
+    pub count: u64,
 }
 
 /// What a workload did with one destination, and what became of it.
@@ -134,6 +137,7 @@ impl Observation {
                 method: clean::text(method, 32),
                 path: clean::text(path, LONGEST_PATH),
                 upgrade: upgrade.filter(|text| !text.is_empty()).map(|text| clean::text(text, 32)),
+                count: 1,
             }),
             decided,
             to,
@@ -145,20 +149,25 @@ impl Flow {
     /// The destination in a few words: `https://name:port`.
     #[must_use]
     pub fn destination(&self) -> String {
-        let host = match (&self.name, self.addresses.first()) {
-            (Some(name), _) if self.protocol == Protocol::Http => {
-                // An authority may say its port.
-                name.rsplit_once(':')
-                    .filter(|(_, port)| port.parse() == Ok(self.port))
-                    .map_or(name.as_str(), |(host, _)| host)
-                    .to_owned()
-            }
-            (Some(name), _) => name.clone(),
-            (None, Some(IpAddr::V6(address))) => format!("[{address}]"),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => "-".to_owned(),
+        let (host, said) = match (&self.name, self.addresses.first()) {
+            // An authority may say a port, and not the one that was dialled.
+            (Some(name), _) if self.protocol == Protocol::Http => match name.rsplit_once(':') {
+                Some((host, "")) => (host.to_owned(), None),
+                Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    (host.to_owned(), Some(port).filter(|port| port.parse() != Ok(self.port)))
+                }
+                Some(_) | None => (name.clone(), None),
+            },
+            (Some(name), _) => (name.clone(), None),
+            (None, Some(IpAddr::V6(address))) => (format!("[{address}]"), None),
+            (None, Some(address)) => (address.to_string(), None),
+            (None, None) => ("-".to_owned(), None),
         };
-        format!("{}://{host}:{}", protocol(self.protocol), self.port)
+        let destination = format!("{}://{host}:{}", protocol(self.protocol), self.port);
+        match said {
+            Some(port) => format!("{destination} (asked for port {port})"),
+            None => destination,
+        }
     }
 }
 

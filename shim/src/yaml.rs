@@ -96,7 +96,7 @@ fn indent(level: usize, out: &mut String) {
 }
 
 /// A text without quotes where no reader can take it for anything else, else as in JSON.
-fn scalar(text: &str, out: &mut String) {
+pub(crate) fn scalar(text: &str, out: &mut String) {
     let is_plain = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b' ' | b'.' | b'/' | b'-' | b'_'))
         && !text.ends_with(' ')

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod compose;
 pub mod corpus;
 pub mod curl;
+pub mod differential;
 pub mod dns;
 pub mod echo;
 pub mod envoy;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 80, 8080 | HTTP/1.1 and h2c |
 //! | 443, 8443 | the same over TLS, with a certificate for whatever name is asked for |
-//! | 9000, 9100 to 9109 | TCP echo |
+//! | 9000, 9100 to 9110 | TCP echo |
 //! | 9001 | a server that speaks first |
 //! | 9002 | sends as fast as it can |
 
@@ -122,7 +122,7 @@ impl Origins {
             (9002, Kind::Flood),
         ]
         .into_iter()
-        .chain((9100..9110).map(|port| (port, Kind::Echo)))
+        .chain((9100..9111).map(|port| (port, Kind::Echo)))
         {
             // One socket for both families: IPv4 arrives mapped.
             let listener = TcpListener::bind(("::", port)).await.with_context(|| format!("port {port}"))?;

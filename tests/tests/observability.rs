@@ -102,11 +102,11 @@ fn metrics_of_envoy() -> Result<()> {
         let expected = if identity == "curl/curl" {
             [
                 (r#"egress_decisions_total{verdict="allow",reason="rule",protocol="http"}"#, 1),
-                (r#"egress_decisions_total{verdict="allow",reason="rule",protocol="https"}"#, 1),
+                (r#"egress_decisions_total{verdict="allow",reason="rule",protocol="https"}"#, 2),
                 (r#"egress_decisions_total{verdict="deny",reason="host-not-allowed",protocol="http"}"#, 2),
                 (r#"egress_decisions_total{verdict="deny",reason="sni-not-allowed",protocol="https"}"#, 1),
                 (r#"egress_decisions_total{verdict="deny",reason="no-rule",protocol="tcp"}"#, 1),
-                (r#"egress_encrypted_hellos_total{verdict="deny"}"#, 1),
+                (r#"egress_encrypted_hellos_total{verdict="allow"}"#, 1),
             ]
         } else {
             [

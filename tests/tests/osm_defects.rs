@@ -286,9 +286,12 @@ fn d6_a_name_chooses_the_address() -> Result<()> {
         // With addresses, the dialled one counts, and it must be one of them.
         scene.get_tls(at(HTTPBIN, 8443), "httpbin.org")?.from_origin(HTTPBIN)?;
         scene.get_tls(at(ELSEWHERE, 8443), "httpbin.org")?.closed()?;
-        // A name that may not be the one that counts.
-        scene.exchange(at(HTTPBIN, 443), &encrypted_hello("httpbin.org"))?.closed()?;
-        log::line(scene.envoy, "the refusal of ECH", |line| line["decision"] == "deny ech-refused - -")?;
+        // A name that may not be the one that counts, where the workload chooses the address.
+        scene.exchange(at(HTTPBIN, 8443), &encrypted_hello("httpbin.org"))?.closed()?;
+        let refused = "deny ech-refused curl/both spec.ports[0]";
+        log::line(scene.envoy, "the refusal of ECH", |line| {
+            line["decision"] == refused && line["encrypted_hello"] == "true"
+        })?;
         ensure!(scene.world.origins.connections_to(ELSEWHERE) == 0, "the dialled address was reached");
         Ok(())
     })

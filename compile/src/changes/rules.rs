@@ -95,8 +95,13 @@ fn describe(shape: &Shape<'_>, hosts: &[Option<&HostPattern>], addresses: &[&Cid
     if !upgrades.is_empty() {
         text += " with websockets";
     }
-    if *encrypted == EncryptedHello::AllowOuter {
-        text += " with encrypted ClientHellos";
+    // What is usual is not said: where names choose addresses they pass, and elsewhere not.
+    match encrypted {
+        EncryptedHello::AllowOuter if blocks.is_some() => text += " with encrypted ClientHellos",
+        EncryptedHello::Refuse if *protocol == Protocol::Https && blocks.is_none() && !named.is_empty() => {
+            text += " without encrypted ClientHellos";
+        }
+        EncryptedHello::AllowOuter | EncryptedHello::Refuse => {}
     }
     text
 }

@@ -26,11 +26,15 @@ pub(super) fn upgrades(object: &Object, issues: &mut Issues<'_>) -> Result<Vec<U
     Ok(upgrades)
 }
 
-/// What https rules do with a ClientHello that carries an encrypted one.
-pub(super) fn encrypted_hello(object: &Object, issues: &mut Issues<'_>) -> Result<EncryptedHello, Invalid> {
+/// What https rules do with a ClientHello that carries an encrypted one; `None` where the object does not say it.
+pub(super) fn encrypted_hello(
+    object: &Object,
+    issues: &mut Issues<'_>,
+) -> Result<Option<EncryptedHello>, Invalid> {
     match object.metadata.annotation(ENCRYPTED_HELLO_ANNOTATION) {
-        None | Some("refuse") => Ok(EncryptedHello::Refuse),
-        Some("allow-outer") => Ok(EncryptedHello::AllowOuter),
+        None => Ok(None),
+        Some("refuse") => Ok(Some(EncryptedHello::Refuse)),
+        Some("allow-outer") => Ok(Some(EncryptedHello::AllowOuter)),
         Some(text) => {
             let message = format!("`{text}` does not say what to do with an encrypted ClientHello");
             let advice = format!("write `refuse` or `allow-outer`: {NOTHING}");

@@ -78,14 +78,24 @@ pub(super) fn policies<'s>(
     groups: &Groups<'_>,
     settings: &Settings<'_>,
     namespaces: &Namespaces<'_>,
+    encrypted_hello: EncryptedHello,
 ) -> Vec<Policy<'s>> {
     let mut policies = Vec::new();
     for (reference, object) in objects {
         if let Body::Egress(egress) = &object.body {
             let issues = Issues::new(object);
             let settings_field = "spec.matches".to_owned();
-            let reader =
-                Reader { reference, object, egress, groups, settings, namespaces, settings_field, issues };
+            let reader = Reader {
+                reference,
+                object,
+                egress,
+                groups,
+                settings,
+                namespaces,
+                encrypted_hello,
+                settings_field,
+                issues,
+            };
             policies.push(reader.policy());
         }
     }
@@ -107,7 +117,7 @@ struct Parts {
     hosts: Part<HostPattern>,
     routes: Part<Arc<Route>>,
     upgrades: Result<Vec<Upgrade>, Invalid>,
-    encrypted_hello: Result<EncryptedHello, Invalid>,
+    encrypted_hello: Result<Option<EncryptedHello>, Invalid>,
     /// `None`: no settings of its own.
     limits: Result<Option<Limits>, Invalid>,
 }
@@ -135,6 +145,8 @@ struct Reader<'a, 's> {
     groups: &'a Groups<'a>,
     settings: &'a Settings<'a>,
     namespaces: &'a Namespaces<'a>,
+    /// What becomes of encrypted ClientHellos where the object does not say it.
+    encrypted_hello: EncryptedHello,
     settings_field: String,
     issues: Issues<'s>,
 }
@@ -203,6 +215,7 @@ impl<'s> Reader<'_, 's> {
     /// What each of so many sources is granted.
     fn granted(&mut self, sources: usize) -> Result<Granted, Invalid> {
         // Everything is read, so that every problem is named at once.
+        let lists = self.empty_lists();
         let parts = Parts {
             limits: self.references(),
             addresses: self.addresses(),
@@ -223,6 +236,7 @@ impl<'s> Reader<'_, 's> {
         for (i, port) in egress.ports.iter().enumerate() {
             ports.extend(self.rule(&format!("spec.ports[{i}]"), port, &parts));
         }
+        lists?;
         let usage = ports.iter().fold(Usage::default(), |usage, port| usage.plus(port.usage()));
         let references = || budget::references(usage.references(sources), budget::MAX_REFERENCES);
         if let Some(excess) = usage.excess().or_else(references) {
@@ -332,34 +346,46 @@ impl<'s> Reader<'_, 's> {
         if valid { Ok(limits) } else { Err(Invalid) }
     }
 
-    fn addresses(&mut self) -> Part<Cidr> {
-        let texts = self.egress.ip_addresses.as_deref();
-        if texts.is_some_and(<[String]>::is_empty) {
-            let message = "the list is empty, which means any address";
-            self.issues.warning("spec.ipAddresses", message, Some("remove the field, or add a block"));
-        }
-        match texts {
-            None | Some([]) => Ok(None),
-            Some(texts) => {
-                let advice = "correct or remove this block: until then the object grants nothing";
-                address::blocks(texts, "spec.ipAddresses", advice, &mut self.issues)
-                    .map(|blocks| Some(List::new(blocks)))
+    /// Refuses lists that are there and empty, as they are left when every entry is commented out. Only an absent
+    /// list means "any": a slip must not grant more than what was written before it.
+    fn empty_lists(&mut self) -> Result<(), Invalid> {
+        let Egress { sources: _, hosts, ip_addresses, ports: _, matches } = self.egress;
+        let is_empty = |list: &Option<Vec<String>>| list.as_ref().is_some_and(Vec::is_empty);
+        let lists = [
+            ("hosts", is_empty(hosts), "add a host, or remove the field if any name is meant"),
+            (
+                "ipAddresses",
+                is_empty(ip_addresses),
+                "add a block, or remove the field if any address is meant",
+            ),
+            (
+                "matches",
+                matches.as_ref().is_some_and(Vec::is_empty),
+                "add a reference, or remove the field if any request is meant",
+            ),
+        ];
+        let mut valid = Ok(());
+        for (noun, empty, remedy) in lists {
+            if empty {
+                let advice = format!("{remedy}: until then the object grants nothing");
+                let message = "the list is there and empty, so it allows nothing";
+                self.issues.error(&format!("spec.{noun}"), message, Some(&advice));
+                valid = Err(Invalid);
             }
         }
+        valid
+    }
+
+    fn addresses(&mut self) -> Part<Cidr> {
+        let Some(texts) = self.egress.ip_addresses.as_deref() else { return Ok(None) };
+        let advice = "correct or remove this block: until then the object grants nothing";
+        address::blocks(texts, "spec.ipAddresses", advice, &mut self.issues)
+            .map(|blocks| Some(List::new(blocks)))
     }
 
     fn hosts(&mut self) -> Part<HostPattern> {
-        let texts = self.egress.hosts.as_deref();
-        if texts.is_some_and(<[String]>::is_empty) {
-            let message = "the list is empty, which for https means any host";
-            self.issues.warning("spec.hosts", message, Some("remove the field, or add a host"));
-        }
-        match texts {
-            None | Some([]) => Ok(None),
-            Some(texts) => {
-                host::patterns(texts, "spec.hosts", &mut self.issues).map(|hosts| Some(List::new(hosts)))
-            }
-        }
+        let Some(texts) = self.egress.hosts.as_deref() else { return Ok(None) };
+        host::patterns(texts, "spec.hosts", &mut self.issues).map(|hosts| Some(List::new(hosts)))
     }
 
     fn routes(&mut self) -> Part<Arc<Route>> {
@@ -428,6 +454,7 @@ impl<'s> Reader<'_, 's> {
             }
         };
         let addresses = parts.addresses.clone()?;
+        let names_choose_addresses = hosts.is_some() && addresses.is_none();
         let (upgrades, encrypted_hello) = (parts.upgrades.clone()?, parts.encrypted_hello?);
         let ObjectRef { kind: _, namespace, name } = self.reference;
         let bare = Rule {
@@ -439,10 +466,12 @@ impl<'s> Reader<'_, 's> {
             hosts: None,
             routes: None,
             upgrades: if protocol == Protocol::Http { upgrades } else { Vec::new() },
-            encrypted_hello: if protocol == Protocol::Https {
-                encrypted_hello
-            } else {
-                EncryptedHello::Refuse
+            encrypted_hello: match (protocol, encrypted_hello) {
+                (Protocol::Https, Some(said)) => said,
+                // A hidden name then reaches only what the visible one's servers serve. At an address that the
+                // workload chose it could reach anything, so there somebody must say so.
+                (Protocol::Https, None) if names_choose_addresses => self.encrypted_hello,
+                (Protocol::Https, None) | (Protocol::Tcp | Protocol::Http, _) => EncryptedHello::Refuse,
             },
             cluster: None,
         };

@@ -63,6 +63,7 @@ impl Group {
 const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 const NO_RULE: &str = "correct it: until then the http rules of policies that name this group grant nothing";
+const UNTIL_THEN: &str = "until then the http rules of policies that name this group grant nothing";
 
 /// Reads all groups.
 pub(super) fn groups<'s>(objects: &Objects<'s>, compiler: &mut Compiler) -> Groups<'s> {
@@ -125,7 +126,8 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
     if !check("spec.matches".to_owned(), "matches", spec.matches.len(), most, "split the group") {
         return Err(Invalid);
     }
-    let patterns = |http: &HttpMatch| http.headers.0.len() + usize::from(http.path_regex.is_some());
+    let header_count = |headers: &Option<Headers>| headers.as_ref().map_or(0, |headers| headers.0.len());
+    let patterns = |http: &HttpMatch| header_count(&http.headers) + usize::from(http.path_regex.is_some());
     let count = spec.matches.iter().map(patterns).sum();
     let most = budget::MAX_PATTERN_BYTES / budget::pattern_memory(0);
     if !check("spec.matches".to_owned(), "patterns", count, most, "split the group") {
@@ -135,12 +137,12 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
         let field = |part: &str| format!("spec.matches[{i}].{part}");
         let (methods, most) = (methods.as_ref().map_or(0, Vec::len), budget::MAX_MATCH_ITEMS);
         let once = "list each once";
-        let patterns =
-            headers.0.iter().map(|header| header.value.len()).chain(path_regex.as_ref().map(String::len));
+        let values = headers.iter().flat_map(|headers| &headers.0).map(|header| header.value.len());
+        let patterns = values.chain(path_regex.as_ref().map(String::len));
         let longest = patterns.max().unwrap_or_default();
         // One of a kind is enough to refuse the group.
         let fits = check(field("methods"), "methods", methods, most, once)
-            && check(field("headers"), "headers", headers.0.len(), most, once)
+            && check(field("headers"), "headers", header_count(headers), most, once)
             && check(
                 field("pathRegex"),
                 "bytes of one pattern",
@@ -156,18 +158,34 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
 }
 
 fn route(group: &str, http: &HttpMatch, field: &str, issues: &mut Issues<'_>) -> Result<GroupRoute, Invalid> {
-    let path = http.path_regex.clone().filter(|path| !path.is_empty());
+    let path = http.path_regex.clone();
     let path_size = match path.as_deref() {
+        Some("") => empty(&format!("{field}.pathRegex"), "any path", issues),
         Some(path) => pattern(path, &format!("{field}.pathRegex"), issues),
         None => Ok(0),
     };
-    let methods = methods(http.methods.as_deref().unwrap_or_default(), field, issues);
-    let headers = headers(&http.headers, field, issues);
+    let methods = match &http.methods {
+        Some(texts) => methods(texts, field, issues),
+        None => Ok(None),
+    };
+    let headers = match &http.headers {
+        Some(list) => headers(list, field, issues),
+        None => Ok((Vec::new(), 0)),
+    };
     let path_size = path_size?;
     let (headers, header_size) = headers?;
     let route = Route { name: format!("{group}/{}", http.name), path, methods: methods?, headers };
     let digest = Digest::of(&route);
     Ok(GroupRoute { route: Arc::new(route), digest, pattern_bytes: path_size + header_size })
+}
+
+/// Refuses a field that is there and empty: by a slip, nothing is left of a list, and only a field that is absent
+/// means "any".
+fn empty<T>(field: &str, any: &str, issues: &mut Issues<'_>) -> Result<T, Invalid> {
+    let message = "it is there and empty, so it matches nothing";
+    let advice = format!("write what is meant, or remove the field to match {any}: {UNTIL_THEN}");
+    issues.error(field, message, Some(&advice));
+    Err(Invalid)
 }
 
 /// Checks a pattern; returns the memory that it has in the filter.
@@ -185,6 +203,9 @@ fn pattern(text: &str, field: &str, issues: &mut Issues<'_>) -> Result<usize, In
 fn methods(texts: &[String], field: &str, issues: &mut Issues<'_>) -> Result<Option<Vec<String>>, Invalid> {
     let mut valid = true;
     let mut methods = Vec::new();
+    if texts.iter().all(String::is_empty) {
+        return empty(&format!("{field}.methods"), "any method", issues);
+    }
     for (i, text) in texts.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
         let upper = text.to_ascii_uppercase();
         if text != "*" && !METHODS.contains(&upper.as_str()) {
@@ -196,7 +217,7 @@ fn methods(texts: &[String], field: &str, issues: &mut Issues<'_>) -> Result<Opt
     }
     methods.sort_unstable();
     methods.dedup();
-    let any = methods.is_empty() || methods.iter().any(|method| method == "*");
+    let any = methods.iter().any(|method| method == "*");
     if valid { Ok(if any { None } else { Some(methods) }) } else { Err(Invalid) }
 }
 
@@ -207,6 +228,9 @@ fn headers(
 ) -> Result<(Vec<HeaderMatch>, usize), Invalid> {
     let (mut valid, mut size) = (true, 0);
     let mut patterns = BTreeMap::new();
+    if headers.0.is_empty() {
+        return empty(&format!("{field}.headers"), "any headers", issues);
+    }
     for header in &headers.0 {
         let name = header.name.to_ascii_lowercase();
         let field = match header.item {

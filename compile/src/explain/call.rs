@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use egress_policy::explain::{FirstBytes, Traffic};
-use egress_policy::{Headers, Host, HostError, Request};
+use egress_policy::{Headers, Host, HostError, ReasonCode, Request};
 use url::Url;
+
+use super::envoy;
 
 /// What was asked.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +45,18 @@ pub struct Call {
 
 #[derive(Debug, Clone)]
 enum Sends {
-    Tls { server_name: Option<String>, encrypted: bool },
+    Tls {
+        server_name: Option<String>,
+        encrypted: bool,
+    },
     Http(Http),
+    /// A request that Envoy's own parser refuses.
+    Rejected {
+        authority: String,
+        method: String,
+        path: String,
+        reason: ReasonCode,
+    },
     Bytes(FirstBytes),
     Other,
     Silence,
@@ -149,7 +161,7 @@ impl Words {
             (None, Some(IpAddr::V6(v6))) => format!("[{v6}]"),
             (None, address) => address.map(|address| address.to_string()).unwrap_or_default(),
         };
-        let sends = self.sends(scheme, websocket, &url, (&host, port), name.as_ref(), &mut notes)?;
+        let sends = self.sends(scheme, websocket, (&url, rest), (&host, port), name.as_ref(), &mut notes)?;
         let text = describe(&sends, &host, port);
         Ok(Call { text, name, address, port, notes, sends })
     }
@@ -158,7 +170,7 @@ impl Words {
         &self,
         scheme: Scheme,
         websocket: bool,
-        url: &Url,
+        (url, rest): (&Url, &str),
         (host, port): (&str, u16),
         name: Option<&Host>,
         notes: &mut Vec<String>,
@@ -190,7 +202,7 @@ impl Words {
             return Ok(Sends::Tls { server_name, encrypted: self.ech });
         }
         match scheme {
-            Scheme::Http => self.request(websocket, url, (host, port), notes).map(Sends::Http),
+            Scheme::Http => self.request(websocket, &target(rest), (host, port), notes),
             Scheme::ServerFirst => Ok(Sends::Silence),
             Scheme::Tcp | Scheme::Https => Ok(Sends::Other),
         }
@@ -199,10 +211,10 @@ impl Words {
     fn request(
         &self,
         websocket: bool,
-        url: &Url,
+        target: &str,
         (host, port): (&str, u16),
         notes: &mut Vec<String>,
-    ) -> Result<Http, CallError> {
+    ) -> Result<Sends, CallError> {
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for header in &self.headers {
             let (name, value) = header
@@ -226,25 +238,23 @@ impl Words {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         });
-        let path = merged(url.path());
-        let lower = path.to_ascii_lowercase();
-        if lower.contains("%00") {
-            notes.push("Envoy itself answers 400 to a path with `%00` (`path-refused`)".to_owned());
-        }
-        if lower.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
+        let method = self.method.clone().unwrap_or_else(|| "GET".to_owned());
+        let target = envoy::sent(target);
+        let refusal = envoy::refusal(&method, &authority, headers.contains_key("content-type"));
+        let path = match refusal.map_or_else(|| envoy::normalized(&target), Err) {
+            Ok(path) => path,
+            Err((reason, why)) => {
+                notes.push(format!("Envoy itself answers 400 (`{reason}`): {why}"));
+                return Ok(Sends::Rejected { authority, method, path: target, reason });
+            }
+        };
+        if target.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
             notes.push(
                 "Envoy 1.40 takes `..;x` for `..` before the path is matched; 1.39 does not, and no pattern matches"
                     .to_owned(),
             );
         }
-        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        Ok(Http {
-            authority,
-            method: self.method.clone().unwrap_or_else(|| "GET".to_owned()),
-            path: path + &query,
-            upgrade,
-            headers,
-        })
+        Ok(Sends::Http(Http { authority, method, path, upgrade, headers }))
     }
 }
 
@@ -262,6 +272,7 @@ impl Call {
                 ask(Traffic::Http(&Request { authority, method, path, upgrade, headers: &headers }))
             }
             Sends::Bytes(bytes) => ask(bytes.traffic()),
+            Sends::Rejected { reason, .. } => ask(Traffic::Rejected(*reason)),
             Sends::Other => ask(Traffic::Other),
             Sends::Silence => ask(Traffic::Silence),
         }
@@ -270,7 +281,7 @@ impl Call {
     /// Whether it is one request, so that it is decided in the internal listener.
     #[must_use]
     pub fn is_request(&self) -> bool {
-        matches!(self.sends, Sends::Http(_))
+        matches!(self.sends, Sends::Http(_) | Sends::Rejected { .. })
     }
 
     /// The name that a policy sees.
@@ -278,7 +289,7 @@ impl Call {
     pub fn visible_name(&self) -> Option<&str> {
         match &self.sends {
             Sends::Tls { server_name, .. } => server_name.as_deref(),
-            Sends::Http(http) => Some(&http.authority),
+            Sends::Http(Http { authority, .. }) | Sends::Rejected { authority, .. } => Some(authority),
             Sends::Bytes(FirstBytes::Tls { server_name, .. }) => server_name.as_deref(),
             Sends::Bytes(_) | Sends::Other | Sends::Silence => None,
         }
@@ -307,6 +318,9 @@ fn describe(sends: &Sends, host: &str, port: u16) -> String {
         Sends::Http(Http { authority, method, path, upgrade, .. }) => {
             let upgrade = upgrade.as_ref().map(|asked| format!(", upgrade `{asked}`")).unwrap_or_default();
             format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`{upgrade}")
+        }
+        Sends::Rejected { authority, method, path, .. } => {
+            format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`")
         }
         Sends::Other => format!("{host}:{port}, TCP, neither TLS nor HTTP"),
         Sends::Silence => format!("{host}:{port}, TCP, the server speaks first"),
@@ -346,15 +360,15 @@ fn says_port(rest: &str) -> bool {
     behind.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// Slashes that follow each other are one, as in the sidecar.
-fn merged(path: &str) -> String {
-    let mut merged = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !merged.ends_with('/') {
-            merged.push(c);
-        }
+/// What follows the authority, as a client sends it: fragments stay with the client.
+fn target(rest: &str) -> String {
+    let behind = rest.find(['/', '\\', '?', '#']).and_then(|at| rest.get(at..)).unwrap_or_default();
+    let sent = behind.split('#').next().unwrap_or_default();
+    match sent.strip_prefix('\\') {
+        Some(path) => format!("/{path}"),
+        None if sent.starts_with('/') => sent.to_owned(),
+        None => format!("/{sent}"),
     }
-    merged
 }
 
 fn hex(text: &str) -> Result<Vec<u8>, CallError> {

@@ -74,7 +74,8 @@ fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
         }
         [Lack::VisibleName] => {
             format!(
-                "annotate {policy} with `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to take the visible name"
+                "browsers such as Chrome and Firefox pretend to encrypt (GREASE): annotate {policy} with \
+                 `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to take the visible name"
             )
         }
         [Lack::ServerName] if ask.call.name.is_none() => {

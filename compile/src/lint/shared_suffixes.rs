@@ -1,8 +1,9 @@
-//! Names below which anyone can have one of their own.
+//! Names below which anyone can have one of their own: the public suffix list, and what it leaves out.
 
 use egress_policy::Host;
 
-/// Some of them: storage, content networks, hosting and tunnels that many customers share.
+/// Storage, content networks, hosting and tunnels that many customers share: some are not in the public suffix list, and
+/// of those that are, the names above them are here.
 const SUFFIXES: [&str; 43] = [
     "amazonaws.com",
     "appspot.com",
@@ -49,19 +50,58 @@ const SUFFIXES: [&str; 43] = [
     "workers.dev",
 ];
 
-/// The shared suffix of a host name.
+/// The suffix of a host name that many customers of one company share.
 #[must_use]
-pub fn of(host: &str) -> Option<&'static str> {
-    SUFFIXES.into_iter().find(|suffix| is_or_is_below(host, suffix))
+pub fn of(host: &str) -> Option<String> {
+    let own = SUFFIXES.into_iter().find(|suffix| is_or_is_below(host, suffix)).map(str::to_owned);
+    // Of a registry, and not of a company, every name has one.
+    own.or_else(|| listed(host).filter(|suffix| suffix.typ() == Some(psl::Type::Private)).and_then(text))
 }
 
 /// The shared suffix below which a wildcard allows every name: the name that it stands before, or one below that.
-pub(super) fn below(above: &Host) -> Option<&'static str> {
+pub(super) fn below(above: &Host) -> Option<String> {
     // A whole top-level domain is said to be one.
     let above = Some(above.as_str()).filter(|above| above.contains('.'))?;
-    SUFFIXES.into_iter().find(|suffix| is_or_is_below(suffix, above))
+    let is_suffix = listed(above).and_then(text).filter(|suffix| suffix == above);
+    is_suffix.or_else(|| SUFFIXES.into_iter().find(|suffix| is_or_is_below(suffix, above)).map(str::to_owned))
+}
+
+/// The public suffix of a name, where the list has one.
+fn listed(host: &str) -> Option<psl::Suffix<'_>> {
+    psl::suffix(host.as_bytes()).filter(psl::Suffix::is_known)
+}
+
+fn text(suffix: psl::Suffix<'_>) -> Option<String> {
+    String::from_utf8(suffix.as_bytes().to_vec()).ok()
 }
 
 fn is_or_is_below(name: &str, above: &str) -> bool {
     name.strip_suffix(above).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_that_strangers_share() {
+        for (host, of_wildcard, of_host) in [
+            ("co.uk", Some("co.uk"), None),
+            ("example.co.uk", None, None),
+            ("gov.au", Some("gov.au"), None),
+            ("github.io", Some("github.io"), Some("github.io")),
+            ("octocat.github.io", None, Some("github.io")),
+            ("s3.amazonaws.com", Some("s3.amazonaws.com"), Some("amazonaws.com")),
+            ("amazonaws.com", Some("amazonaws.com"), Some("amazonaws.com")),
+            ("windows.net", Some("blob.core.windows.net"), None),
+            ("uk", None, None),
+            ("example.com", None, None),
+            ("svc.cluster.local", None, None),
+            ("corp.internal", None, None),
+        ] {
+            let name = Host::canonical(host).expect("a name");
+            assert_eq!(below(&name).as_deref(), of_wildcard, "*.{host}");
+            assert_eq!(of(host).as_deref(), of_host, "{host}");
+        }
+    }
 }

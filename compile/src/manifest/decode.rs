@@ -134,6 +134,15 @@ impl Reader<'_> {
             if let Some(meant) = of_group.find(|kind| kind.as_str().eq_ignore_ascii_case(&meta.kind)) {
                 let message = format!("kind `{}` is not known", meta.kind);
                 self.error(places.find("kind"), message, format!("write `{meant}`"));
+            } else if is_policy_of_fsm(meta) {
+                let message = format!(
+                    "`{}` of `{}` is Flomesh Service Mesh's, and not looked at: it allows nothing here",
+                    meta.kind, meta.api_version
+                );
+                let advice = "write `apiVersion: policy.openservicemesh.io/v1alpha1`; `mtls` and egress gateways do \
+                              not exist here, and expressions must match the whole path";
+                let note = Problem::new(Severity::Warning, message).advice(advice);
+                self.parsed.notes.push(note.at(self.file, at));
             } else {
                 let message = format!("`{}` of `{}` is not looked at", meta.kind, meta.api_version);
                 self.parsed.notes.push(Problem::new(Severity::Info, message).at(self.file, at));
@@ -167,6 +176,9 @@ impl Reader<'_> {
         let naming: Naming = typed("metadata", metadata.clone()).map_err(locate)?;
         let metadata: Metadata = typed("metadata", metadata).map_err(locate)?;
         let reference = reference(kind, naming).map_err(locate)?;
+        if kind == Kind::Egress {
+            restore_empty_lists(&mut map, metadata.annotation(LAST_APPLIED));
+        }
         let body = body(kind, &metadata, map).map_err(|mut problem| {
             problem.object = Some(reference.clone());
             locate(problem)
@@ -178,6 +190,25 @@ impl Reader<'_> {
 
     fn error(&mut self, at: Option<Position>, message: impl AsRef<str>, advice: impl AsRef<str>) {
         self.errors.push(Problem::error(message).advice(advice).at(self.file, at));
+    }
+}
+
+/// The annotation in which `kubectl apply` keeps what was written.
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Gives back the lists that were written without a value, as they are left when every entry is commented out. An API
+/// server does not keep them: `kubectl apply` removes such a field when it changes an object, and a definition that has
+/// no `nullable` drops it. The object would allow anything instead of nothing. What the annotation [`LAST_APPLIED`] adds
+/// only narrows, so that anybody may write it.
+pub fn restore_empty_lists(map: &mut Map<String, Value>, applied: Option<&str>) {
+    let Some(text) = applied.filter(|text| text.contains("null")) else { return };
+    let Ok(applied) = serde_json::from_str::<Value>(text) else { return };
+    let Some(spec) = map.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["hosts", "ipAddresses", "matches"] {
+        if !spec.contains_key(field) && applied.pointer(&format!("/spec/{field}")).is_some_and(Value::is_null)
+        {
+            spec.insert(field.to_owned(), Value::Null);
+        }
     }
 }
 
@@ -252,6 +283,12 @@ fn typed<T: DeserializeOwned>(prefix: &str, value: Value) -> Result<T, Box<Probl
         }
         Box::new(explain(&error.into_inner().to_string()).field(field))
     })
+}
+
+/// Whether this is a policy in the form of the successor of Open Service Mesh: all but the same text, under another name.
+fn is_policy_of_fsm(meta: &TypeMeta) -> bool {
+    meta.group() == "policy.flomesh.io"
+        && matches!(meta.kind.as_str(), "Egress" | "EgressGateway" | "UpstreamTrafficSetting")
 }
 
 fn text_of(map: &Map<String, Value>, key: &str) -> Option<String> {

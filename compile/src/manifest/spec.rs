@@ -1,7 +1,7 @@
 //! The specifications of OSM's and SMI's objects, field for field.
 //!
-//! Unknown fields are refused. Lists are optional so that an absent one can be told from an empty
-//! one; `field:` without a value is an empty one.
+//! Unknown fields are refused. Where an absent field means "any", an absent one can be told from an empty one:
+//! `field:` without a value, as it is left when every entry is commented out, is an empty one.
 
 mod egress;
 mod kubernetes;
@@ -29,6 +29,15 @@ where
     T: Deserialize<'de>,
 {
     Option::<Vec<T>>::deserialize(deserializer).map(|items| Some(items.unwrap_or_default()))
+}
+
+/// Reads a field that may be written without a value: then it is empty.
+fn maybe_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(deserializer).map(|value| Some(value.unwrap_or_default()))
 }
 
 /// Reads a list that must be there, but may be written without a value.

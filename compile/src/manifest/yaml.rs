@@ -3,6 +3,8 @@
 //! Refused, each with its place: duplicate keys, keys that are not scalars, merge keys, tags that are
 //! not YAML's own, values nested or repeated without limit.
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::str::Utf8Error;
 
@@ -83,37 +85,64 @@ pub fn parse_as_kubectl(text: &str) -> Result<Vec<YamlDocument>, YamlError> {
 
 fn read(text: &str, as_kubectl: bool) -> Result<Vec<YamlDocument>, YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // The scanner reads a whole flow collection before it gives out the first value, and needs some
-    // 400 bytes for each.
-    if text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > MAX_NODES {
-        return Err(YamlError { position: None, message: too_many(), advice: TOO_MANY_ADVICE });
+    let mut reading = Reading { as_kubectl, nodes: 0, repeated: 0 };
+    match json::texts(text) {
+        Some(texts) => {
+            let mut documents = Vec::new();
+            for json::JsonText { text, lines, columns } in &texts {
+                documents.extend(reading.read(text, *lines, *columns)?);
+            }
+            Ok(documents)
+        }
+        None => reading.read(text, 0, 0),
     }
-    let mut composer = Composer {
-        parser: Parser::new_from_str(text),
-        as_kubectl,
-        anchors: BTreeMap::new(),
-        nodes: 0,
-        repeated: 0,
-    };
-    let mut documents = Vec::new();
-    while let Some((event, span)) = composer.next()? {
-        match event {
-            Event::DocumentStart(_) => composer.anchors.clear(),
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
-            Event::Alias(_)
-            | Event::Scalar(..)
-            | Event::SequenceStart(..)
-            | Event::SequenceEnd
-            | Event::MappingStart(..)
-            | Event::MappingEnd => {
-                let (value, places) = composer.node(event, span, 0)?;
-                if !value.is_null() {
-                    documents.push(YamlDocument { value, places });
+}
+
+/// What the texts of a file have together.
+struct Reading {
+    as_kubectl: bool,
+    nodes: usize,
+    repeated: usize,
+}
+
+impl Reading {
+    fn read(&mut self, text: &str, lines: usize, columns: usize) -> Result<Vec<YamlDocument>, YamlError> {
+        let Self { as_kubectl, nodes, repeated } = *self;
+        // The scanner reads a whole flow collection before it gives out the first value, and needs some
+        // 400 bytes for each.
+        if text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > MAX_NODES {
+            return Err(YamlError { position: None, message: too_many(), advice: TOO_MANY_ADVICE });
+        }
+        let mut composer = Composer {
+            parser: Parser::new_from_str(text),
+            as_kubectl,
+            lines,
+            columns,
+            anchors: BTreeMap::new(),
+            nodes,
+            repeated,
+        };
+        let mut documents = Vec::new();
+        while let Some((event, span)) = composer.next()? {
+            match event {
+                Event::DocumentStart(_) => composer.anchors.clear(),
+                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+                Event::Alias(_)
+                | Event::Scalar(..)
+                | Event::SequenceStart(..)
+                | Event::SequenceEnd
+                | Event::MappingStart(..)
+                | Event::MappingEnd => {
+                    let (value, places) = composer.node(event, span, 0)?;
+                    if !value.is_null() {
+                        documents.push(YamlDocument { value, places });
+                    }
                 }
             }
         }
+        (self.nodes, self.repeated) = (composer.nodes, composer.repeated);
+        Ok(documents)
     }
-    Ok(documents)
 }
 
 type Node = (Value, Places);
@@ -121,6 +150,9 @@ type Node = (Value, Places);
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
     as_kubectl: bool,
+    /// Of a text in a stream: the lines before it, and on its first line the columns.
+    lines: usize,
+    columns: usize,
     /// What was anchored in this document, and how many values it has.
     anchors: BTreeMap<usize, (Node, usize)>,
     nodes: usize,
@@ -129,7 +161,12 @@ struct Composer<'a> {
 
 impl<'a> Composer<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlError> {
-        self.parser.next_event().transpose().map_err(|e| syntax(&e))
+        self.parser.next_event().transpose().map_err(|e| syntax(&e, self.position(e.marker())))
+    }
+
+    fn position(&self, marker: &Marker) -> Position {
+        let columns = if marker.line() == 1 { self.columns } else { 0 };
+        Position { line: to_u32(marker.line() + self.lines), column: to_u32(marker.col() + 1 + columns) }
     }
 
     fn expect(&mut self, before: Position) -> Result<(Event<'a>, Span), YamlError> {
@@ -137,7 +174,7 @@ impl<'a> Composer<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, YamlError> {
-        let at = position(&span.start);
+        let at = self.position(&span.start);
         if depth > MAX_DEPTH {
             let message = format!("values are nested more than {MAX_DEPTH} deep");
             return Err(error(at, message, "this is no manifest: move the file out of the folder"));
@@ -210,7 +247,7 @@ impl<'a> Composer<'a> {
             if event == Event::MappingEnd {
                 return Ok((Value::Object(values), Places::mapping(at, places)));
             }
-            let key_at = position(&span.start);
+            let key_at = self.position(&span.start);
             let Event::Scalar(key, style, _, _) = event else {
                 return Err(error(key_at, "a key is not a plain name", "write `name: value`"));
             };
@@ -273,14 +310,14 @@ fn error(position: Position, message: impl Into<String>, advice: &'static str) -
     YamlError { position: Some(position), message: message.into(), advice }
 }
 
-fn syntax(scan: &ScanError) -> YamlError {
+fn syntax(scan: &ScanError, at: Position) -> YamlError {
     let message = format!("this is not YAML: {}", scan.info());
     let advice = if scan.info().contains("tab") {
         "indent with spaces: YAML allows no tabs there"
     } else {
         "look at this line and the ones above it: indentation, quotes, brackets, a missing `:`"
     };
-    error(position(scan.marker()), message, advice)
+    error(at, message, advice)
 }
 
 fn not_utf8(bytes: &[u8], cause: Utf8Error) -> YamlError {
@@ -290,10 +327,6 @@ fn not_utf8(bytes: &[u8], cause: Utf8Error) -> YamlError {
     let column = String::from_utf8_lossy(last).chars().count() + 1;
     let at = Position { line: to_u32(line), column: to_u32(column) };
     error(at, "the text is not UTF-8", "save the file as UTF-8")
-}
-
-fn position(marker: &Marker) -> Position {
-    Position { line: to_u32(marker.line()), column: to_u32(marker.col() + 1) }
 }
 
 fn to_u32(number: usize) -> u32 {

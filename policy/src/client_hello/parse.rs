@@ -6,10 +6,14 @@ use crate::Host;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
-/// What encrypted hellos were called in the drafts: `esni`, and earlier numbers of ECH.
+/// What encrypted hellos were called in the drafts: `esni`, and earlier numbers of ECH. No browser sends them for show,
+/// so there the visible name does not count.
 const DRAFTS: [u16; 6] = [0xffce, 0xfe08, 0xfe09, 0xfe0a, 0xfe0b, 0xfe0c];
 /// More than any client sends, and few enough to compare each with each.
 const MOST_EXTENSIONS: usize = 256;
+
+/// What is kept of a name that is no host name: more than a host name may have.
+const LONGEST_SHOWN: usize = 256;
 
 type Parsed<T> = Result<T, HelloError>;
 
@@ -45,6 +49,7 @@ fn body(body: &[u8]) -> Parsed<ClientHello> {
     let mut extensions = Cursor(body.vector16()?);
     body.end()?;
     let mut seen = Vec::new();
+    let mut draft = false;
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
         let data = Cursor(extensions.vector16()?);
@@ -60,14 +65,19 @@ fn body(body: &[u8]) -> Parsed<ClientHello> {
             SERVER_NAME => hello.server_name = Some(server_name(data)?),
             ALPN => hello.alpn = alpn(data)?,
             ENCRYPTED_CLIENT_HELLO => hello.encrypted = true,
-            draft if DRAFTS.contains(&draft) => hello.encrypted = true,
+            kind if DRAFTS.contains(&kind) => draft = true,
             _ => {}
         }
+    }
+    if draft {
+        hello.encrypted = true;
+        hello.server_name = None;
     }
     Ok(hello)
 }
 
-/// RFC 6066 §3: one `host_name`, ASCII, no trailing dot, no literal address.
+/// RFC 6066 §3: one `host_name`, ASCII, no literal address. It allows no trailing dot either, but Chromium, Node, Python
+/// and OpenSSL send the one of `https://host./`, and servers take it.
 fn server_name(mut data: Cursor<'_>) -> Parsed<Box<str>> {
     const HOST_NAME: u8 = 0;
     let mut list = Cursor(data.vector16()?);
@@ -79,14 +89,21 @@ fn server_name(mut data: Cursor<'_>) -> Parsed<Box<str>> {
     if !list.0.is_empty() {
         return Err(HelloError::Malformed("more than one server name"));
     }
-    let name =
-        std::str::from_utf8(name).map_err(|_| HelloError::Malformed("a server name that is not ASCII"))?;
-    if name.ends_with('.') {
-        return Err(HelloError::Malformed("a server name with a trailing dot"));
+    if name.is_empty() {
+        return Err(HelloError::Malformed("an empty server name"));
     }
-    let host =
-        Host::canonical(name).map_err(|_| HelloError::Malformed("a server name that is no host name"))?;
-    Ok(host.as_str().into())
+    let host = std::str::from_utf8(name).ok().and_then(|name| Host::canonical(name).ok());
+    Ok(host.map_or_else(|| unreadable(name), |host| host.as_str().into()))
+}
+
+/// The text of a name that is no host name, for the log: never one that [`Host::canonical`] reads. Rules that list names
+/// refuse it as malformed.
+fn unreadable(name: &[u8]) -> Box<str> {
+    let shown = name.iter().take(LONGEST_SHOWN).map(|byte| match byte {
+        byte if byte.is_ascii_graphic() => char::from(*byte),
+        _ => '?',
+    });
+    shown.collect::<String>().into()
 }
 
 /// RFC 7301 §3.1: at least one protocol, none of them empty.

@@ -164,8 +164,17 @@ fn what_a_hello_says() {
         ("no name", Made::new(), None, false),
         ("upper case", Made::named(b"A.Org"), Some("a.org"), false),
         ("ECH", Made::named(b"a.org").with(0xfe0d, vec![0]), Some("a.org"), true),
-        ("draft ESNI", Made::named(b"a.org").with(0xffce, vec![0]), Some("a.org"), true),
-        ("draft ECH", Made::named(b"a.org").with(0xfe0a, vec![0]), Some("a.org"), true),
+        ("draft ESNI", Made::named(b"a.org").with(0xffce, vec![0]), None, true),
+        ("draft ECH", Made::named(b"a.org").with(0xfe0a, vec![0]), None, true),
+        ("a trailing dot", Made::named(b"A.org."), Some("a.org"), false),
+        ("two trailing dots", Made::named(b"a.org.."), Some("a.org.."), false),
+        ("an IPv4 literal", Made::named(b"10.0.0.1"), Some("10.0.0.1"), false),
+        ("a short IPv4 literal", Made::named(b"127.1"), Some("127.1"), false),
+        ("an IPv6 literal", Made::named(b"2001:db8::1"), Some("2001:db8::1"), false),
+        ("a wildcard", Made::named(b"*.a.org"), Some("*.a.org"), false),
+        ("a zero byte", Made::named(b"a.org\0.b.org"), Some("a.org?.b.org"), false),
+        ("not ASCII", Made::named("bücher.example".as_bytes()), Some("b??cher.example"), false),
+        ("not UTF-8", Made::named(b"\xff.org"), Some("?.org"), false),
         (
             "more GREASE",
             Made::named(b"a.org").with(0x1a1a, vec![0]).with(0xfafa, vec![]),
@@ -178,6 +187,17 @@ fn what_a_hello_says() {
     }
 }
 
+/// Nothing that is kept of a name which is none may be read as one.
+#[test]
+fn an_unreadable_name_stays_one() {
+    for name in [&b"a.org.."[..], b".", b"127.1", b"a b", b"a\xff", &b"a.".repeat(128), &b"a.".repeat(4000)] {
+        let Progress::Hello(hello) = read(&Made::named(name).bytes()) else { panic!("{name:?}") };
+        let shown = hello.server_name.expect("a name");
+        assert!(crate::Host::canonical(&shown).is_err(), "{shown}");
+        assert!(shown.len() <= 256, "{shown}");
+    }
+}
+
 #[test]
 fn what_is_malformed() {
     for (case, made) in [
@@ -186,15 +206,6 @@ fn what_is_malformed() {
         ("no name in the list", Made::new().with(0, sni(&[]))),
         ("an empty extension", Made::new().with(0, vec![])),
         ("an empty name", Made::named(b"")),
-        ("a trailing dot", Made::named(b"a.org.")),
-        ("an IPv4 literal", Made::named(b"10.0.0.1")),
-        ("a short IPv4 literal", Made::named(b"127.1")),
-        ("an IPv6 literal", Made::named(b"2001:db8::1")),
-        ("a wildcard", Made::named(b"*.a.org")),
-        ("a zero byte", Made::named(b"a.org\0.b.org")),
-        ("not ASCII", Made::named("bücher.example".as_bytes())),
-        ("not UTF-8", Made::named(b"\xff.org")),
-        ("too long", Made::named("a.".repeat(127).as_bytes())),
         ("the name twice", Made::named(b"a.org").with(0, sni(&[(0, b"a.org")]))),
         ("an unknown extension twice", Made::new().with(0xabcd, vec![])),
         ("bytes behind the list", Made::new().with(0, [sni(&[(0, b"a.org")]), vec![0]].concat())),

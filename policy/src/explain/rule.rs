@@ -39,7 +39,7 @@ pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
     let has_name = match question.traffic {
         Traffic::Tls { server_name, .. } => server_name.is_some(),
         Traffic::Http(_) => true,
-        Traffic::BrokenTls(_) | Traffic::Other | Traffic::Silence => false,
+        Traffic::BrokenTls(_) | Traffic::Rejected(_) | Traffic::Other | Traffic::Silence => false,
     };
     let by_address = question.address.zip(rule.addresses.as_ref());
     (has_name && rule.hosts.is_some() && rule.protocol != Protocol::Tcp)
@@ -70,7 +70,7 @@ fn tls(rule: &Rule, traffic: Traffic<'_>, lacks: &mut Vec<Lack>) {
                 lacks.extend(host(hosts, &name));
             }
         }
-        Traffic::Other => lacks.push(Lack::Tls),
+        Traffic::Rejected(_) | Traffic::Other => lacks.push(Lack::Tls),
         Traffic::Silence => lacks.push(Lack::FirstBytes),
     }
 }
@@ -85,7 +85,7 @@ fn http(rule: &Rule, question: &Question<'_>, address: IpAddr, lacks: &mut Vec<L
             }
         }
         Traffic::BrokenTls(_) => lacks.push(Lack::Plaintext),
-        Traffic::Other => lacks.push(Lack::Request),
+        Traffic::Rejected(_) | Traffic::Other => lacks.push(Lack::Request),
         Traffic::Silence => lacks.push(Lack::FirstBytes),
     }
 }

@@ -215,6 +215,7 @@ fn split(authority: &str) -> Option<(Named<'_>, Option<u16>)> {
     };
     let (host, rest) = authority.split_at(end);
     let port = match rest.strip_prefix(':') {
+        Some("") => None,
         Some(digits) if digits.starts_with(|c: char| c.is_ascii_digit()) => Some(digits.parse().ok()?),
         None if rest.is_empty() => None,
         _ => return None,

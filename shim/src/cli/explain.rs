@@ -176,7 +176,8 @@ impl ExplainArgs {
         let found = tokio::net::lookup_host((name.as_str(), call.port)).await;
         let found = found.with_context(|| format!("this machine finds no address for `{name}`"))?;
         let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in found.map(|to| to.ip().to_canonical()) {
+        // As they are: a mapped address is another one to who asks where a name leads.
+        for address in found.map(|to| to.ip()) {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::schema::{at_most, block, choice, list, object, port, text};
+use super::schema::{at_most, block, choice, kept_if_null, list, object, port, text};
 use super::{Names, definition, version};
 use egress_compile::budget;
 
@@ -67,23 +67,23 @@ fn specification() -> Value {
         &["sources", "ports"],
         json!({
             "sources": at_most(budget::MAX_SOURCES, list("Workloads that the policy applies to", source)),
-            "hosts": at_most(
+            "hosts": kept_if_null(at_most(
                 budget::MAX_HOSTS,
                 list(
                     "Names that may be reached; `*.` and a suffix for all names below it",
                     // A name has 253 characters, a wildcard and a trailing dot three more.
                     at_most(256, json!({ "type": "string" })),
                 ),
-            ),
-            "ipAddresses": at_most(
+            )),
+            "ipAddresses": kept_if_null(at_most(
                 budget::MAX_ADDRESSES,
                 list("Blocks of addresses that may be reached, as in 10.0.0.0/8", block()),
-            ),
+            )),
             "ports": at_most(budget::MAX_PORTS, list("Ports that may be reached", port)),
-            "matches": at_most(
+            "matches": kept_if_null(at_most(
                 budget::MAX_MATCHES,
                 list("HTTPRouteGroups of which one must match, and an UpstreamTrafficSetting", reference),
-            ),
+            )),
         }),
     )
 }

@@ -74,3 +74,10 @@ pub(super) fn at_most(length: usize, mut schema: Value) -> Value {
     schema[field] = json!(length);
     schema
 }
+
+/// A field that may be written without a value. An API server would drop such a field as if it had not been written, and
+/// where an absent field means "any", that would allow more than was written.
+pub(super) fn kept_if_null(mut schema: Value) -> Value {
+    schema["nullable"] = json!(true);
+    schema
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::schema::{at_most, choice, list, object, port, strings, text};
+use super::schema::{at_most, choice, kept_if_null, list, object, port, strings, text};
 use super::{Names, definition, former, version};
 use egress_compile::budget;
 
@@ -13,12 +13,15 @@ pub(super) fn route_group() -> Value {
         &["name"],
         json!({
             "name": text("Name of the match"),
-            "pathRegex": at_most(budget::MAX_PATTERN_LENGTH, text("Regular expression for the whole path")),
-            "methods": at_most(budget::MAX_MATCH_ITEMS, list("Methods", choice("Method", &methods))),
-            "headers": at_most(
+            "pathRegex": kept_if_null(at_most(
+                budget::MAX_PATTERN_LENGTH,
+                text("Regular expression for the whole path"),
+            )),
+            "methods": kept_if_null(at_most(budget::MAX_MATCH_ITEMS, list("Methods", choice("Method", &methods)))),
+            "headers": kept_if_null(at_most(
                 budget::MAX_MATCH_ITEMS,
                 list("Headers, each an object of one name and a regular expression for its whole value", header),
-            ),
+            )),
         }),
     );
     let spec = object(

@@ -40,9 +40,10 @@ fn the_text_is_yaml() {
 /// An API server takes only these in a schema.
 #[test]
 fn the_schemas_are_structural() {
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 17] = [
         "maxItems",
         "maxLength",
+        "nullable",
         "type",
         "properties",
         "required",

@@ -33,12 +33,13 @@ const BOTH: [(&str, &str); 16] = [
     ("duration_ms", "%DURATION%"),
 ];
 
-const CONNECTION: [(&str, &str); 6] = [
+const CONNECTION: [(&str, &str); 7] = [
     ("kind", "connection"),
     ("protocol", "%FILTER_STATE(wasm.egress.protocol:PLAIN)%"),
     // The name that the sidecar resolved (`listeners::NAME`), and where it resolved none, the one that a ClientHello had.
     ("name", "%FILTER_STATE(egress.name:PLAIN)%"),
     ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
+    ("encrypted_hello", "%FILTER_STATE(wasm.egress.encrypted_hello:PLAIN)%"),
     ("cluster", "%UPSTREAM_CLUSTER%"),
     ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
 ];

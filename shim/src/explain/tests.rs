@@ -153,6 +153,10 @@ fn a_name_that_must_not_lead_there() {
     ask.resolved = true;
     let refused = explain(&evidence, &ask).expect("an answer");
     assert_eq!((refused.is_allowed(), refused.reason), (false, Some(ReasonCode::AddressForbidden)));
+    // Envoy drops a mapped address from an answer, wherever it would lead.
+    ask.addresses = vec!["::ffff:203.0.113.10".parse().expect("an address")];
+    let refused = explain(&evidence, &ask).expect("an answer");
+    assert_eq!((refused.is_allowed(), refused.reason), (false, Some(ReasonCode::AddressForbidden)));
     ask.addresses.push("203.0.113.10".parse().expect("an address"));
     assert!(explain(&evidence, &ask).expect("an answer").is_allowed());
 }

@@ -25,6 +25,14 @@ pub fn text(text: &str, longest: usize) -> String {
     clean
 }
 
+/// The text for a comment of YAML, cut at a number of letters: all but what ends a line, is obeyed, or cannot be seen.
+#[must_use]
+pub fn comment(text: &str, longest: usize) -> String {
+    let clean = text.chars().map(|c| if c.is_control() || is_invisible(c) { '?' } else { c });
+    let more = if text.chars().count() > longest { "…" } else { "" };
+    clean.take(longest).collect::<String>() + more
+}
+
 /// The text, or the JSON, of many lines without what a terminal obeys, and without characters that turn others or cannot
 /// be seen. They are written as JSON writes them.
 #[must_use]

@@ -100,7 +100,11 @@ impl Simulation {
                 simulation.changes.push(Change {
                     identity: flow.identity.clone(),
                     destination: flow.destination(),
-                    count: flow.count,
+                    // Of a flow that has requests, each was seen for itself.
+                    count: request
+                        .map(|request| request.count)
+                        .filter(|count| *count > 0)
+                        .unwrap_or(flow.count),
                     request: request.cloned(),
                     // What was decided is known, where the objects do not say it.
                     before: if now.verdict.is_none() { decided.clone() } else { now },
@@ -191,8 +195,8 @@ fn ask(
     let question = |traffic| Question { address, port: flow.port, listener_port, traffic };
     let refusal = decided::code(flow.decided.refusal());
     // What was seen of the first bytes.
-    let none = Sample { method: "GET".to_owned(), path: "/".to_owned(), upgrade: None };
-    let Sample { method, path, upgrade } = request.unwrap_or(&none);
+    let none = Sample { method: "GET".to_owned(), path: "/".to_owned(), upgrade: None, count: 0 };
+    let Sample { method, path, upgrade, count: _ } = request.unwrap_or(&none);
     let request = Request {
         authority: flow.name.as_deref(),
         method,

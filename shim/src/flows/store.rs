@@ -260,7 +260,7 @@ fn read(text: &str) -> Result<Flow> {
 fn texts(flow: &Flow) -> impl Iterator<Item = &str> {
     let Decided { reason, policy, rule, would_refuse, verdict: _ } = &flow.decided;
     let perhaps = [Some(reason), policy.as_ref(), rule.as_ref(), would_refuse.as_ref(), flow.name.as_ref()];
-    let requests = flow.requests.iter().flat_map(|Sample { method, path, upgrade }| {
+    let requests = flow.requests.iter().flat_map(|Sample { method, path, upgrade, count: _ }| {
         [Some(method), Some(path), upgrade.as_ref()].into_iter().flatten()
     });
     perhaps.into_iter().flatten().chain(&flow.nodes).chain(requests).map(String::as_str)

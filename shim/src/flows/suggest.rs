@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{Flow, clean, decided, protocol};
 use crate::snapshot::hash;
+use crate::yaml;
 
 /// The most destinations of one policy: `kubectl apply` keeps a copy of an object in an annotation of 256 kB.
 const MOST: usize = 1_000;
@@ -210,7 +211,9 @@ impl Policy {
             "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata:\n  \
              name: {}\n  namespace: {namespace}\nspec:\n  sources:\n  - kind: ServiceAccount\n    \
              name: {account}\n    namespace: {namespace}\n",
-            self.name(account)
+            scalar(&self.name(account)),
+            namespace = scalar(namespace),
+            account = scalar(account),
         );
         match destinations {
             Destinations::Names(names) => {
@@ -220,7 +223,7 @@ impl Policy {
                     if let Some(suffix) = shared_suffixes::of(name) {
                         remarks.push(format!("SHARED: anyone can have a name below {suffix}"));
                     }
-                    let _ = writeln!(text, "  - {name} # {}", remarks.join("; "));
+                    let _ = writeln!(text, "  - {} # {}", scalar(name), remarks.join("; "));
                     text.push_str(&seen.request_lines());
                 }
             }
@@ -265,6 +268,13 @@ impl Policy {
     }
 }
 
+/// A text in quotes where YAML would read something else: a host `no`, an account `0644`.
+fn scalar(text: &str) -> String {
+    let mut out = String::new();
+    yaml::scalar(text, &mut out);
+    out
+}
+
 impl Seen {
     fn words(&self) -> String {
         let day = |time: Option<Timestamp>| {
@@ -276,7 +286,7 @@ impl Seen {
     }
 
     fn request_lines(&self) -> String {
-        self.requests.iter().map(|request| format!("    # {}\n", clean::text(request, 200))).collect()
+        self.requests.iter().map(|request| format!("    # {}\n", clean::comment(request, 200))).collect()
     }
 }
 
@@ -305,7 +315,12 @@ fn ways(flow: &Flow) -> Vec<Way> {
         Some(ReasonCode::UpgradeRefused) => {
             return not("allow the upgrade by the annotation, or by a `tcp` rule");
         }
-        Some(ReasonCode::EchRefused) => return not("its real name is encrypted"),
+        Some(ReasonCode::EchRefused) => {
+            return not(
+                "it carries an encrypted ClientHello, or pretends to as browsers do: annotate its policy with \
+                 `openservicemesh.io/egress-ech: allow-outer` to take the visible name",
+            );
+        }
         Some(ReasonCode::ConnectRefused) => return not("a tunnel goes anywhere"),
         Some(ReasonCode::TlsMalformed | ReasonCode::TlsOversize) => return not("look at what sends this"),
         Some(

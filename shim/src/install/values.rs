@@ -14,7 +14,7 @@ use egress_compile::PolicyNamespaces;
 use egress_compile::blocked_ranges::Nat64Prefix;
 use egress_compile::duration;
 use egress_compile::manifest::yaml;
-use egress_policy::Cidr;
+use egress_policy::{Cidr, EncryptedHello};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -112,6 +112,8 @@ pub struct Egress {
     pub flows_per_identity: NonZeroU32,
     /// Namespaces whose Egress objects count for service accounts of every namespace, `*` for all; empty: the mesh's own.
     pub policy_namespaces: Vec<String>,
+    /// What becomes of encrypted ClientHellos where no annotation of the policy says it.
+    pub encrypted_hello: EncryptedHello,
     /// Whether there is a NetworkPolicy around the control plane.
     pub network_policy: bool,
     /// Ports of the API server that it lets through, besides those that the cluster names.
@@ -242,6 +244,7 @@ impl Default for Egress {
             flow_log: false,
             flows_per_identity: NonZeroU32::MIN.saturating_add(9_999),
             policy_namespaces: Vec::new(),
+            encrypted_hello: EncryptedHello::AllowOuter,
             network_policy: true,
             api_server_ports: [443, 6443].into_iter().filter_map(NonZeroU16::new).collect(),
             api_server_cidrs: Vec::new(),

@@ -208,7 +208,9 @@ fn references(object: &Object, options: &CompileOptions) -> Vec<ObjectRef> {
 /// Whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
 fn is_osm(kind: Kind, problem: &Problem) -> bool {
     let field = problem.field.as_deref().unwrap_or_default();
-    kind == Kind::Egress && field.starts_with("spec.matches") && problem.cause == Cause::Itself
+    let of_matches = field.starts_with("spec.matches[")
+        || (field == "spec.matches" && problem.message.starts_with("Cannot have more"));
+    kind == Kind::Egress && of_matches && problem.cause == Cause::Itself
 }
 
 /// Open Service Mesh's rules in its order (one match after another, then all of them), then ours.

@@ -49,11 +49,14 @@ fn every_field_of_the_form() -> Result<()> {
     page.browser.fill("#sni", "www.example.com")?;
     page.verdict("ALLOWED", "rule")?;
     page.wait("where it goes", "#answer", "www.example.com:443, as the sidecar resolves it")?;
+    // Its visible name chooses the address.
     page.browser.click("#ech")?;
-    page.verdict("DENIED", "ech-refused")?;
-    page.browser.click("#ech")?;
+    page.wait("the encrypted hello", "#answer", "an encrypted ClientHello")?;
+    page.verdict("ALLOWED", "rule")?;
     page.browser.fill("#sni", "")?;
     page.browser.click("#noSni")?;
+    page.verdict("DENIED", "ech-refused")?;
+    page.browser.click("#ech")?;
     page.verdict("DENIED", "sni-absent")?;
     page.browser.click("#noSni")?;
     page.browser.fill("#clientHello", "47 45 54 20")?;

@@ -82,6 +82,7 @@ fn a_webhook() -> Result<()> {
     let cluster = Cluster::new(&world)?;
     let api = &cluster.api;
     let http = "ports: [{number: 80, protocol: http}]";
+    let https = "ports: [{number: 443, protocol: https}]";
     // It was there before the webhook.
     api.apply(&policy("curl", "old", &format!("hosts: [not a name]\n  {http}")))?;
     let (authority, volume) = identified_by_tokens()?;
@@ -143,6 +144,12 @@ fn a_webhook() -> Result<()> {
         ),
         (policy("curl", "bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
+        // What is left when every entry is commented out.
+        (policy("curl", "bad", &format!("hosts:\n  {https}")), "spec.hosts: the list is there and empty"),
+        (policy("curl", "bad", &format!("hosts: []\n  {https}")), "spec.hosts: the list is there and empty"),
+        (policy("curl", "bad", &format!("ipAddresses:\n  {https}")), "spec.ipAddresses: the list is there"),
+        (group("methods: ~"), "spec.matches[0].methods: it is there and empty"),
+        (group("pathRegex: ~"), "spec.matches[0].pathRegex: it is there and empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
         (group("headers: [{x-a: b, x-c: d}]"), "spec.matches[0].headers"),
         (setting.to_owned(), "spec.connectionSettings.tcp.connectTimeout: `0s`"),
@@ -150,6 +157,12 @@ fn a_webhook() -> Result<()> {
         let said = refused(&cluster, &text)?;
         ensure!(said.contains(&format!("{denied}{expected}")), "{expected}: {said}");
     }
+
+    // `kubectl apply` takes such a field out of an object that it changes.
+    apply(&cluster, &policy("curl", "emptied", &format!("hosts: [a.org]\n  {https}")))?;
+    let said = refused(&cluster, &policy("curl", "emptied", &format!("hosts:\n  {https}")))?;
+    ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
+    api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
     // What others may mend is a warning, which kubectl prints.
     let named = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";

@@ -140,10 +140,14 @@ fn annotations() {
     let websocket = "openservicemesh.io/egress-upgrades";
     let ech = "openservicemesh.io/egress-ech";
     for (annotations, upgrades, hello) in [
-        (String::new(), vec![], EncryptedHello::Refuse),
-        (format!("{websocket}: websocket"), vec![Upgrade::Websocket], EncryptedHello::Refuse),
-        (format!("{websocket}: ' WebSocket , websocket'"), vec![Upgrade::Websocket], EncryptedHello::Refuse),
-        (format!("{websocket}: ''"), vec![], EncryptedHello::Refuse),
+        (String::new(), vec![], EncryptedHello::AllowOuter),
+        (format!("{websocket}: websocket"), vec![Upgrade::Websocket], EncryptedHello::AllowOuter),
+        (
+            format!("{websocket}: ' WebSocket , websocket'"),
+            vec![Upgrade::Websocket],
+            EncryptedHello::AllowOuter,
+        ),
+        (format!("{websocket}: ''"), vec![], EncryptedHello::AllowOuter),
         (format!("{ech}: refuse"), vec![], EncryptedHello::Refuse),
         (format!("{ech}: allow-outer"), vec![], EncryptedHello::AllowOuter),
     ] {
@@ -156,6 +160,35 @@ fn annotations() {
             "{annotations}"
         );
         assert_eq!((&https.upgrades, https.encrypted_hello), (&vec![], hello), "{annotations}");
+    }
+    // Where the name does not choose the address, and where the mesh says so, somebody must say it.
+    let https = "ports: [{number: 443, protocol: https}]";
+    for (spec, mesh, annotation, expected) in [
+        ("hosts: [a.org]", EncryptedHello::AllowOuter, "", EncryptedHello::AllowOuter),
+        ("hosts: [a.org]", EncryptedHello::Refuse, "", EncryptedHello::Refuse),
+        ("hosts: [a.org]", EncryptedHello::Refuse, "allow-outer", EncryptedHello::AllowOuter),
+        ("hosts: [a.org]", EncryptedHello::AllowOuter, "refuse", EncryptedHello::Refuse),
+        (
+            "hosts: [a.org], ipAddresses: [192.0.2.0/24]",
+            EncryptedHello::AllowOuter,
+            "",
+            EncryptedHello::Refuse,
+        ),
+        (
+            "hosts: [a.org], ipAddresses: [192.0.2.0/24]",
+            EncryptedHello::AllowOuter,
+            "allow-outer",
+            EncryptedHello::AllowOuter,
+        ),
+        ("ipAddresses: [192.0.2.0/24]", EncryptedHello::AllowOuter, "", EncryptedHello::Refuse),
+    ] {
+        let annotations = if annotation.is_empty() { String::new() } else { format!("{ech}: {annotation}") };
+        let options = CompileOptions { encrypted_hello: mesh, ..CompileOptions::default() };
+        let text = annotated(&annotations, &format!("{spec}, {https}"));
+        let compiled = compile(&store(&text), &options, None);
+        let document = compiled.document(&identity("n/app"));
+        let [rule] = &document.rules[..] else { panic!("{document:?}") };
+        assert_eq!(rule.encrypted_hello, expected, "{spec} {mesh:?} {annotation}");
     }
     for annotations in [format!("{websocket}: h2c"), format!("{ech}: 'yes'")] {
         let compiled = compiled(&annotated(&annotations, spec));

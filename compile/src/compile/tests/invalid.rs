@@ -56,8 +56,29 @@ fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
         ),
         (
             "empty lists",
-            egress("a", &format!("hosts: [], ipAddresses: [], ports: [{https}]")),
-            vec!["n/a https:443 any any any"],
+            egress("a", &format!("hosts: [], ipAddresses: [], matches: [], ports: [{https}, {tcp}]")),
+            vec![],
+        ),
+        ("hosts without a value", egress("a", &format!("hosts: , ports: [{https}]")), vec![]),
+        (
+            "ipAddresses without a value",
+            egress("a", &format!("ipAddresses: ~, ports: [{https}, {tcp}]")),
+            vec![],
+        ),
+        (
+            "matches without a value",
+            egress("a", &format!("hosts: [foo.com], matches: ~, ports: [{http}]")),
+            vec![],
+        ),
+        (
+            "empty parts of a route",
+            egress("a", &format!("hosts: [foo.com], matches: [{}], ports: [{http}]", by_group("g")))
+                + &group(
+                    "g",
+                    "{name: a, pathRegex: ''}, {name: b, methods: []}, {name: c, headers: []}, {name: d, pathRegex: }, \
+                     {name: e, methods: ['']}, {name: f, headers: {}}, {name: g, methods: }, {name: h, headers: }",
+                ),
+            vec![],
         ),
         (
             "hosts for tcp",

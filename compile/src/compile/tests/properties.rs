@@ -48,14 +48,18 @@ fn manifest(name: &str, case: &Case) -> String {
     let sources: Vec<String> =
         case.sources.iter().map(|sa| format!("{{kind: ServiceAccount, name: {sa}, namespace: n}}")).collect();
     let groups: Vec<String> = case.groups.iter().map(|group| by_group(group)).collect();
+    // An empty list grants nothing; an absent one stands for anything.
+    let given = |field: &str, items: &str| {
+        if items.is_empty() { String::new() } else { format!(", {field}: [{items}]") }
+    };
     format!(
         "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: n}}\n\
-         spec: {{sources: [{}], hosts: [{}], ipAddresses: [{}], ports: [{}], matches: [{}]}}\n",
+         spec: {{sources: [{}], ports: [{}]{}{}{}}}\n",
         sources.join(", "),
-        list(&case.hosts),
-        list(&case.addresses),
         ports.join(", "),
-        groups.join(", "),
+        given("hosts", &list(&case.hosts)),
+        given("ipAddresses", &list(&case.addresses)),
+        given("matches", &groups.join(", ")),
     )
 }
 

@@ -3,7 +3,7 @@ use std::fmt;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{list, required_list};
+use super::{list, maybe_empty, required_list};
 
 /// `HTTPRouteGroup`, `specs.smi-spec.io/v1alpha4`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,15 +20,15 @@ pub struct HttpRouteGroup {
 pub struct HttpMatch {
     /// Its name in the group.
     pub name: String,
-    /// A regular expression for the whole path. Absent or empty: any path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A regular expression for the whole path. Absent: any path.
+    #[serde(default, deserialize_with = "maybe_empty", skip_serializing_if = "Option::is_none")]
     pub path_regex: Option<String>,
-    /// Methods. Absent or empty: any method.
+    /// Methods. Absent: any method.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
-    /// Headers that must all match.
-    #[serde(default, skip_serializing_if = "Headers::is_empty")]
-    pub headers: Headers,
+    /// Headers that must all match. Absent: any headers.
+    #[serde(default, deserialize_with = "maybe_empty", skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
 }
 
 /// Headers in the order in which they are written: a list of single-key maps, as the CRD says, or one
@@ -45,14 +45,6 @@ pub struct HeaderPattern {
     pub value: String,
     /// The index in the list, where it was written as a list.
     pub item: Option<usize>,
-}
-
-impl Headers {
-    /// Whether there is no header.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// The list form, which is the one that the CRD admits.
@@ -77,10 +69,6 @@ impl<'de> Visitor<'de> for HeadersVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of headers, each as `- name: pattern`")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Headers, E> {
-        Ok(Headers::default())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {

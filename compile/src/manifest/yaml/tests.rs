@@ -16,6 +16,12 @@ fn what_is_read() {
         ("json", r#"{"a": [1, "x", null, true]}"#, vec![json!({"a": [1, "x", null, true]})]),
         ("json with tabs", "{\n\t\"a\": {\n\t\t\"b\": 1\n\t}\n}\n", vec![json!({"a": {"b": 1}})]),
         ("json in a line", r#"{"a":"b","c":["d","e"]}"#, vec![json!({"a": "b", "c": ["d", "e"]})]),
+        (
+            "json with halves of characters",
+            r#"{"a": "\ud83d\ude00 \\ud83d", "b": "\u00e9\\\"\/"}"#,
+            vec![json!({"a": "\u{1f600} \\ud83d", "b": "é\\\"/"})],
+        ),
+        ("a stream of json", "{\"a\": 1}{\"b\": 2}\n[3]", vec![json!({"a": 1}), json!({"b": 2}), json!([3])]),
         ("windows line ends", "a:\r\n- 1\r\n", vec![json!({"a": [1]})]),
         ("quoted", "a: '1'\nb: \"true\"\n", vec![json!({"a": "1", "b": "true"})]),
         ("tagged", "a: !!str 1\nb: !!int 2\nc: ! 3", vec![json!({"a": "1", "b": 2, "c": "3"})]),
@@ -30,6 +36,19 @@ fn what_is_read() {
     ] {
         assert_eq!(values(text), expected, "{name}");
     }
+}
+
+#[test]
+fn places_in_a_stream_of_json() {
+    let documents = parse("{\"a\": 1} {\n  \"b\": 2} {\"c\": 3}").expect("valid");
+    let places: Vec<_> = documents
+        .iter()
+        .zip(["a", "b", "c"])
+        .map(|(document, field)| document.places.find(field).map(|at| (at.line, at.column)))
+        .collect();
+    assert_eq!(places, [Some((1, 2)), Some((2, 3)), Some((2, 12))]);
+    let error = parse("{\"a\": 1}\n{\"b\": 1, \"b\": 2}").expect_err("twice");
+    assert_eq!(error.position.map(|at| (at.line, at.column)), Some((2, 10)));
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Table {
         add(&mut flow.addresses, address);
         add(&mut flow.nodes, clean::text(node, LONGEST_NODE));
         if let Some(request) = request {
-            flow.more_requests |= !add::<Sample>(&mut flow.requests, request);
+            flow.more_requests |= !count(&mut flow.requests, request);
         }
         self.insert(identity, key, kept);
     }
@@ -261,6 +261,22 @@ fn choices(identity: u64, flow: &Flow) -> [Choice; 4] {
 }
 
 /// Adds what is new while there is room; says whether it is there now.
+/// The same for a request, of which each is counted.
+fn count(some: &mut Vec<Sample>, one: Sample) -> bool {
+    let is_same = |known: &&mut Sample| {
+        (&known.method, &known.path, &known.upgrade) == (&one.method, &one.path, &one.upgrade)
+    };
+    if let Some(known) = some.iter_mut().find(is_same) {
+        known.count = known.count.saturating_add(one.count);
+        return true;
+    }
+    let room = some.len() < SOME;
+    if room {
+        some.push(one);
+    }
+    room
+}
+
 fn add<T: PartialEq>(some: &mut Vec<T>, one: T) -> bool {
     if some.contains(&one) {
         return true;

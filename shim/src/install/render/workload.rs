@@ -1,5 +1,6 @@
 //! What runs.
 
+use egress_policy::EncryptedHello;
 use serde_json::{Value, json};
 
 use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
@@ -178,6 +179,9 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     if !given.nat64_prefixes.is_empty() {
         flag("nat64-prefix", given.nat64_prefixes.join(","));
+    }
+    if given.encrypted_hello == EncryptedHello::Refuse {
+        flag("encrypted-hello", "refuse".to_owned());
     }
     match given.pod_dns {
         PodDns::Allow => flag("pod-dns", "allow".to_owned()),

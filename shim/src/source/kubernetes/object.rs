@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Map, Value, json};
 
-use egress_compile::manifest::{Kind, ObjectRef, Revision, parse_value};
+use egress_compile::manifest::{Kind, LAST_APPLIED, ObjectRef, Revision, parse_value, restore_empty_lists};
 use egress_compile::store::Change;
 
 /// What our annotations begin with. Others are none of our business, and some change all the time.
@@ -61,9 +61,14 @@ pub(crate) fn is_ours(annotation: &str) -> bool {
 pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Item {
     let key = key(&object);
     let labels = object.metadata.labels.unwrap_or_default();
-    let ours = object.metadata.annotations.unwrap_or_default();
+    let mut ours = object.metadata.annotations.unwrap_or_default();
+    // It changes with whatever is applied, so only what it says of these lists is kept.
+    let applied = ours.remove(LAST_APPLIED);
     let ours: BTreeMap<String, String> = ours.into_iter().filter(|(name, _)| is_ours(name)).collect();
     let mut map = if let Value::Object(map) = object.data { map } else { Map::new() };
+    if kind == Kind::Egress {
+        restore_empty_lists(&mut map, applied.as_deref());
+    }
     // Others write it, and it says nothing that is asked for: it must not look like a change.
     let mut status = map.remove("status").unwrap_or_default();
     let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use egress_compile::CompileOptions;
-use egress_compile::manifest::Kind;
+use egress_compile::manifest::{Body, Kind};
+use egress_compile::store::Change;
 use kube::api::{ApiResource, DynamicObject};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -54,6 +55,37 @@ fn egress(namespace: &str, name: &str, host: &str) -> Item {
     let spec =
         json!({ "sources": [source], "hosts": [host], "ports": [{ "number": 80, "protocol": "http" }] });
     item(Kind::Egress, namespace, name, &json!({ "spec": spec, "status": { "conditions": [] } }))
+}
+
+/// `kubectl apply` takes a field without a value out of an object that it changes, and only its note says that it was
+/// there.
+#[test]
+fn lists_that_kubectl_took_out() {
+    let read = |applied: &str| {
+        let object = json!({
+            "metadata": {
+                "name": "p", "namespace": "n",
+                "annotations": { "kubectl.kubernetes.io/last-applied-configuration": applied },
+            },
+            "spec": { "sources": [], "ports": [{ "number": 443, "protocol": "https" }] },
+        });
+        let resource = ApiResource {
+            group: Kind::Egress.group().to_owned(),
+            version: "v1alpha1".to_owned(),
+            api_version: "policy.openservicemesh.io/v1alpha1".to_owned(),
+            kind: "Egress".to_owned(),
+            plural: String::new(),
+        };
+        let object: DynamicObject = serde_json::from_value(object).expect("an object of an API server");
+        let Change::Read(parsed) = object::read(Kind::Egress, &resource, object).change else {
+            panic!("{applied}")
+        };
+        let Body::Egress(egress) = &parsed.objects[0].body else { panic!("{applied}") };
+        assert!(parsed.objects[0].metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty));
+        egress.hosts.clone()
+    };
+    assert_eq!(read(r#"{"spec":{"hosts":null}}"#), Some(vec![]));
+    assert_eq!(read(r#"{"spec":{}}"#), None);
 }
 
 fn unreadable(namespace: &str, name: &str) -> Item {

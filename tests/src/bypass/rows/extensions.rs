@@ -46,22 +46,32 @@ fn encrypted() -> Row {
     Row::new(
         20,
         "An encrypted ClientHello (RFC 9849): the name that can be seen is not the destination",
-        "Refused where rules name hosts, unless the policy says that the outer name counts. It is \
-         counted in any case. What only pretends to be encrypted (GREASE) looks the same",
+        "Judged by the outer name where that chooses the address: what is inside reaches only what the servers of the \
+         outer name serve. Refused where a rule takes the dialled address, and where the policy or the mesh says so. It is \
+         counted and logged in any case. What only pretends to be encrypted (GREASE), as browsers do, looks the same",
         by::FIRST_BYTES,
     )
     .checks([
         tls(
             "an encrypted hello, the outer name `httpbin.org`,",
             &Hello::named("httpbin.org").encrypted(),
-            refused(),
+            Reaches(HTTPBIN),
         ),
-        tls("one with the outer name `evil.example`", &Hello::named("evil.example").encrypted(), refused()),
+        tls(
+            "one with the outer name `evil.example`",
+            &Hello::named("evil.example").encrypted(),
+            Closed("sni-not-allowed"),
+        ),
         tls("one without an outer name", &Hello::nameless().encrypted(), refused()),
-        tls("one with GREASE", &Hello::named("httpbin.org").greased().encrypted(), refused()),
-        tls("the extension, empty,", &Hello::named("httpbin.org").extension(hello::ECH, &[]), refused()),
+        tls("one with GREASE", &Hello::named("httpbin.org").greased().encrypted(), Reaches(HTTPBIN)),
+        tls(
+            "the extension, empty,",
+            &Hello::named("httpbin.org").extension(hello::ECH, &[]),
+            Reaches(HTTPBIN),
+        ),
     ])
-    // One policy of this port says `egress-ech: allow-outer`, for `outer.example` alone.
+    // Of the policies of this port one says `egress-ech: allow-outer`, for `outer.example`, and one `refuse`, for
+    // `httpbin.org`.
     .checks([
         outer(
             &Hello::named("outer.example").encrypted(),
@@ -72,14 +82,32 @@ fn encrypted() -> Row {
         outer(
             &Hello::named("evil.example").encrypted(),
             "an encrypted one with the outer name `evil.example`",
-            refused(),
+            Closed("sni-not-allowed"),
         ),
         outer(
             &Hello::named("httpbin.org").encrypted(),
             "one with the outer name `httpbin.org`, allowed as a plain name,",
             refused(),
         ),
+        outer(&Hello::named("httpbin.org"), "a plain one for `httpbin.org`", Reaches(HTTPBIN)),
         outer(&Hello::nameless().encrypted(), "one without an outer name", refused()),
+    ])
+    // The workload chooses the address among those of a block.
+    .checks([
+        bytes(
+            "an encrypted one with the outer name `httpbin.org`, which a rule lists for a block",
+            HTTPBIN,
+            9110,
+            Hello::named("httpbin.org").encrypted().bytes(),
+            refused(),
+        ),
+        bytes(
+            "a plain one for `httpbin.org`, which a rule lists for a block",
+            HTTPBIN,
+            9110,
+            Hello::named("httpbin.org").bytes(),
+            Reaches(HTTPBIN),
+        ),
     ])
     .check(Check::question(
         "the counter `egress_encrypted_hellos_total` in Envoy's statistics",
@@ -103,9 +131,9 @@ fn encrypted() -> Row {
         },
     ))
     .out_of_reach(
-        "the inner name, where `allow-outer` is chosen",
-        "that is what the encryption is for",
-        "choose `allow-outer` only for outer names behind which everything may be reached; take `ech` \
+        "the inner name of a hello whose outer name is allowed",
+        "that is what the encryption is for: the servers of the outer name decide what it reaches, as they decide for row 4",
+        "list names whose servers are one tenant's, or annotate with `egress-ech: refuse`; take `ech` \
          out of the HTTPS records that your resolver answers, so that clients do not encrypt",
     )
 }
@@ -137,20 +165,23 @@ fn odd_names() -> Row {
     Row::new(
         22,
         "No name in SNI, an address, a trailing dot, or several names",
-        "A name is one host name as RFC 6066 §3 has it, in any case; anything else is malformed. \
-         Without a name only rules for addresses allow",
+        "A name is one host name as RFC 6066 §3 has it, in any case, or with one dot at its end, as browsers send it; \
+         anything else is malformed where rules list names. Without a name only rules for addresses allow",
         by::FIRST_BYTES,
     )
     .checks([
         tls("no SNI", &Hello::nameless(), Closed("sni-absent")),
         tls("no extensions at all", &Hello::ancient(), Closed("sni-absent")),
         tls("SNI `HTTPBIN.org`", &Hello::named("HTTPBIN.org"), Reaches(HTTPBIN)),
+        tls("SNI `httpbin.org.`", &Hello::named("httpbin.org."), Reaches(HTTPBIN)),
+        tls("SNI `evil.example.`", &Hello::named("evil.example."), Closed("sni-not-allowed")),
     ])
     .checks([
         odd("SNI `203.0.113.10`", &[b"203.0.113.10"]),
         odd("SNI `2130706433`", &[b"2130706433"]),
         odd("SNI `::1`", &[b"::1"]),
-        odd("SNI `httpbin.org.`", &[b"httpbin.org."]),
+        odd("SNI `httpbin.org..`", &[b"httpbin.org.."]),
+        odd("SNI `.`", &[b"."]),
         odd("SNI `httpbin.org:443`", &[b"httpbin.org:443"]),
         odd("SNI `*.example.com`", &[b"*.example.com"]),
         odd("an empty name", &[b""]),
@@ -173,6 +204,15 @@ fn odd_names() -> Row {
         ),
     ])
     .check(bytes("no SNI", EXAMPLE, 9100, Hello::nameless().bytes(), Reaches(EXAMPLE)))
+    .check(bytes(
+        "SNI `203.0.113.20`",
+        EXAMPLE,
+        9100,
+        Hello::named("203.0.113.20").bytes(),
+        Reaches(EXAMPLE),
+    ))
+    .check(bytes("SNI `a b..`", EXAMPLE, 9100, Hello::named("a b..").bytes(), Reaches(EXAMPLE)))
+    .check(bytes("SNI `a b..`", ELSEWHERE, 9100, Hello::named("a b..").bytes(), Closed("no-rule")))
     .check(bytes("no SNI", ELSEWHERE, 9100, Hello::nameless().bytes(), Closed("no-rule")))
 }
 

@@ -77,7 +77,7 @@ fn spellings() -> Row {
         by::PARSER,
     )
     .checks(
-        ["HTTPBIN.ORG", "HttpBin.Org:80", "httpbin.org.", "httpbin.org.:80", " httpbin.org "]
+        ["HTTPBIN.ORG", "HttpBin.Org:80", "httpbin.org.", "httpbin.org.:80", " httpbin.org ", "httpbin.org:"]
             .map(|text| host(ELSEWHERE, 80, text, Reaches(HTTPBIN))),
     )
     .checks(
@@ -90,7 +90,7 @@ fn spellings() -> Row {
             ".httpbin.org",
             "httpbin..org",
             "-httpbin.org",
-            "httpbin.org:",
+            "httpbin.org::",
             "httpbin.org:80:80",
             "httpbin.org:+80",
             "httpbin.org:99999",

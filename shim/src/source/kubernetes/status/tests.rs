@@ -38,11 +38,14 @@ fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<
 fn spec(host: &str, settings: Option<&str>) -> Value {
     let settings =
         settings.map(|name| json!({ "apiGroup": EGRESS.1, "kind": "UpstreamTrafficSetting", "name": name }));
-    json!({
+    let mut spec = json!({
         "sources": [{ "kind": "ServiceAccount", "name": "a", "namespace": "n" }],
         "hosts": [host], "ports": [{ "number": 80, "protocol": "http" }],
-        "matches": settings.into_iter().collect::<Vec<_>>(),
-    })
+    });
+    if let Some(settings) = settings {
+        spec["matches"] = json!([settings]);
+    }
+    spec
 }
 
 fn said(verdict: &Arc<Verdict>, tally: Option<&Tally>) -> Said {
