@@ -29,6 +29,8 @@ pub(crate) struct Fake {
     pub(crate) concerned: RefCell<Vec<u32>>,
     pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
+    /// Other streams: where they come from, and their upstream connections.
+    pub(crate) streams: BTreeMap<u32, (SocketAddr, SocketAddr)>,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
 }
@@ -81,8 +83,8 @@ impl Connection for Fake {
 
     fn concern(&self, id: u32) -> bool {
         self.concerned.borrow_mut().push(id);
-        // It has a host of its own.
-        false
+        // Others have a host of their own.
+        self.streams.contains_key(&id)
     }
 
     fn ask_for_ticks(&self, period: Duration) {
@@ -92,6 +94,16 @@ impl Connection for Fake {
     fn had_no_upstream(&self) -> bool {
         self.no_upstream
     }
+
+    fn source(&self) -> Option<SocketAddr> {
+        self.streams.get(self.concerned.borrow().last()?).map(|(source, _)| *source)
+    }
+
+    fn upstream_source(&self) -> Option<SocketAddr> {
+        self.streams.get(self.concerned.borrow().last()?).map(|(_, upstream)| *upstream)
+    }
+
+    fn warn(&self, _text: &str) {}
 }
 
 impl Exchange for Fake {

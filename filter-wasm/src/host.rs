@@ -61,6 +61,12 @@ pub(crate) trait Connection: Host {
     fn ask_for_ticks(&self, period: Duration);
     /// Whether Envoy found no address to connect to.
     fn had_no_upstream(&self) -> bool;
+    /// The address and port that the connection comes from.
+    fn source(&self) -> Option<SocketAddr>;
+    /// The address and port that its upstream connection, or that of a request, comes from.
+    fn upstream_source(&self) -> Option<SocketAddr>;
+    /// Warns in Envoy's log.
+    fn warn(&self, text: &str);
 }
 
 /// An HTTP request.
@@ -143,8 +149,7 @@ impl Counter {
 
 impl Host for Envoy {
     fn destination(&self) -> Option<SocketAddr> {
-        let text = hostcalls::get_property(vec!["destination", "address"]).ok()??;
-        std::str::from_utf8(&text).ok()?.parse().ok()
+        address(vec!["destination", "address"])
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -168,6 +173,12 @@ impl Host for Envoy {
         let arguments = filter_state_arguments(span, key, value);
         hostcalls::call_foreign_function("set_envoy_filter_state", Some(&arguments)).is_ok()
     }
+}
+
+/// A property that is an address and a port.
+fn address(property: Vec<&str>) -> Option<SocketAddr> {
+    let text = hostcalls::get_property(property).ok()??;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Envoy's `SetEnvoyFilterStateArguments`: path = 1, value = 2, span = 3.
@@ -218,6 +229,18 @@ impl Connection for Envoy {
         const NO_HEALTHY_UPSTREAM: u8 = 2;
         let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
         flags.is_some_and(|flags| flags.first().is_some_and(|low| low & NO_HEALTHY_UPSTREAM != 0))
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        address(vec!["source", "address"])
+    }
+
+    fn upstream_source(&self) -> Option<SocketAddr> {
+        address(vec!["upstream", "local_address"])
+    }
+
+    fn warn(&self, text: &str) {
+        let _ = hostcalls::log(LogLevel::Warn, text);
     }
 }
 

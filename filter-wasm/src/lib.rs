@@ -27,6 +27,7 @@ mod http;
 mod in_flight;
 mod network;
 mod open_connections;
+mod own_connections;
 mod pending;
 mod record;
 mod review;

@@ -285,6 +285,7 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
         | ReasonCode::ConnectRefused
         | ReasonCode::UpgradeRefused
         | ReasonCode::AddressForbidden
+        | ReasonCode::SelfIntercepted
         | ReasonCode::PolicyInvalid
         | ReasonCode::Revoked => None,
     }

@@ -6,12 +6,17 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::client::{self, Outcome};
-use egress_tests::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, World};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{
+    self, ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, NAME_SERVER, World,
+};
 use egress_tests::netns::{Form, Netns, Pod, ensure_capable, has_uids, which};
-use egress_tests::shim;
+use egress_tests::shim::{self, Shim};
+use egress_tests::wait::wait_for;
 
 /// Open Service Mesh's table, as iptables-save prints it, with the addresses of a family.
 const TABLE: [&str; 9] = [
@@ -324,3 +329,100 @@ fn failures_say_what_to_do() -> Result<()> {
     }
     Ok(())
 }
+
+/// An Envoy that runs as another uid than the one that is left alone gets its own connections back. Each would open
+/// another one, until Envoy ends: it refuses them after some turns, says why, and lives.
+#[test]
+fn an_envoy_that_intercepts_itself() -> Result<()> {
+    prepare()?;
+    for (workers, global) in [(1, false), (4, false), (1, true)] {
+        itself(workers, global).with_context(|| format!("{workers} workers, global egress: {global}"))?;
+    }
+    Ok(())
+}
+
+fn itself(workers: u32, global: bool) -> Result<()> {
+    let world = World::new()?;
+    world.global_egress(global)?;
+    world.write("web.yaml", WEB)?;
+    let pod = world.outside.pod(Form::Shared)?;
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
+    let flags = ["--dns-resolver", &name_server];
+    let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &flags)?;
+    let xds = SocketAddr::new(loopback, 15128).to_string();
+    let config = mesh::bootstrap_with("curl/curl", false, &["--xds", &xds])?;
+    let mut envoy = Envoy::start_as_workload(&pod, &config, workers)?;
+    wait_for("a policy", Duration::from_secs(10), || {
+        envoy.admin("/config_dump?resource=ecds_filters").is_ok_and(|dump| dump.contains("curl"))
+    })?;
+    let mut accepted = 0;
+    for (what, attempt) in [
+        ("TCP", Attempt::Tcp(SocketAddr::new(HTTPBIN, 9000))),
+        ("TLS", Attempt::Tls(SocketAddr::new(HTTPBIN, 443))),
+        ("HTTP", Attempt::Http(SocketAddr::new(HTTPBIN, 80))),
+    ] {
+        let outcome = attempt.make(&pod)?;
+        match &outcome {
+            Outcome::Closed | Outcome::Refused(_) => {}
+            Outcome::Http(answer) if answer.status >= 400 => {}
+            Outcome::Bytes(bytes) if bytes.is_empty() => {}
+            other => bail!("{what}: {other:?}"),
+        }
+        let calm = wait_for("all to be closed", Duration::from_secs(10), || {
+            // Connections of HTTP are kept for the next request.
+            what == "HTTP" && envoy.stat("listener_manager.total_listeners_active").is_ok()
+                || envoy.stat("listener.0.0.0.0_15001.downstream_cx_active").is_ok_and(|active| active == 0)
+        });
+        ensure!(envoy.exited().is_none(), "{what}: Envoy ended: {}", envoy.log());
+        calm.with_context(|| format!("{what}: {outcome:?}"))?;
+        let all = envoy.stat("listener.0.0.0.0_15001.downstream_cx_total")?;
+        println!(
+            "{workers} workers, global egress {global}, {what}: {} connections, {outcome:?}",
+            all - accepted
+        );
+        ensure!(all - accepted < 200 * u64::from(workers), "{what}: {} connections", all - accepted);
+        accepted = all;
+        wait_for("the reason", Duration::from_secs(5), || {
+            envoy.access_log().iter().any(|line| line["reason"] == "self-intercepted")
+        })
+        .with_context(|| format!("{what}: {}", envoy.log_tail(5)))?;
+    }
+    let log = envoy.log();
+    ensure!(log.contains("runs as another user than the one whose connections are left alone"), "{log}");
+    Ok(())
+}
+
+/// What a workload of an Envoy that intercepts itself tries.
+enum Attempt {
+    Tcp(SocketAddr),
+    Tls(SocketAddr),
+    Http(SocketAddr),
+}
+
+impl Attempt {
+    fn make(&self, pod: &Pod) -> Result<Outcome> {
+        match self {
+            Self::Tcp(to) => pod.workload().run(|| client::exchange(*to, b"hello")),
+            Self::Tls(to) => mesh::get_tls(pod, *to, Some("httpbin.org")),
+            Self::Http(to) => mesh::get(pod, *to, "httpbin.org", "/get"),
+        }
+    }
+}
+
+const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: echo, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ipAddresses: [203.0.113.10/32]
+  ports: [{number: 9000, protocol: tcp}]
+";

@@ -148,6 +148,7 @@ fn is_beyond_policy(flow: &Flow) -> bool {
                 | ReasonCode::InMesh
                 | ReasonCode::InMeshDenied
                 | ReasonCode::NotIntercepted
+                | ReasonCode::SelfIntercepted
                 | ReasonCode::PolicyInvalid
                 | ReasonCode::Revoked
         )
