@@ -330,6 +330,31 @@ fn failures_say_what_to_do() -> Result<()> {
     Ok(())
 }
 
+/// An Envoy that runs already, as another user: the rules are not installed, and the error says what to do.
+#[test]
+fn a_listener_of_another_user() -> Result<()> {
+    prepare()?;
+    let netns = Netns::new()?;
+    let as_root = netns.run(|| std::net::TcpListener::bind("127.0.0.1:15001"))??;
+    for arguments in [&[][..], &["--ip-families", "ipv4"]] {
+        let output = run(&netns, arguments)?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1), "{said}");
+        for part in ["error: uid 0 listens on port 15001", "connections of uid 1500 alone", "not as root"] {
+            ensure!(said.contains(part), "{said}");
+        }
+    }
+    ensure!(rules(&netns, "iptables-save")?.is_empty(), "rules were installed");
+    // What is no mistake is no matter of it: another port, what is printed, and a removal.
+    iptables(&netns, &["--outbound-port", "15002"])?;
+    iptables(&netns, &["--dry-run"])?;
+    iptables(&netns, &["--remove"])?;
+    drop(as_root);
+    iptables(&netns, &[])?;
+    ensure!(rules(&netns, "iptables-save")? == table("127.0.0.1/32"));
+    Ok(())
+}
+
 /// An Envoy that runs as another uid than the one that is left alone gets its own connections back. Each would open
 /// another one, until Envoy ends: it refuses them after some turns, says why, and lives.
 #[test]
