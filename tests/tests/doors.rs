@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -193,6 +194,68 @@ fn the_checked_in_bootstrap() -> Result<()> {
     ensure!(
         text == String::from_utf8_lossy(&output.stdout),
         "envoy/bootstrap.yaml is old: osm-egress bootstrap --identity curl/curl > envoy/bootstrap.yaml"
+    );
+    Ok(())
+}
+
+/// The README's own folder of manifests: the block as it stands, in a process namespace that ends with it. It ends with a
+/// refused request, and with what the README shows of it.
+#[test]
+fn the_readme_ends_with_a_refused_request() -> Result<()> {
+    ensure_capable()?;
+    ensure!(has_uids(), "Envoy has a uid of its own there, which needs root");
+    let text = fs::read_to_string(mesh::root().join("README.md"))?;
+    let (_, rest) =
+        text.split_once("A folder of manifests, and an Envoy beside a workload").context("no block")?;
+    let mut blocks = rest.split("```").skip(1).step_by(2);
+    let (block, shown) = (blocks.next().context("no block")?, blocks.next().context("no answer")?);
+    let block = block.strip_prefix("sh\n").context("no commands")?;
+    ensure!(block.trim_end().lines().last().is_some_and(|line| line.starts_with("curl ")), "{block}");
+
+    let folder = tempfile::tempdir()?;
+    fs::create_dir_all(folder.path().join("target/debug"))?;
+    fs::create_dir(folder.path().join("bin"))?;
+    for (from, name) in [
+        (shim::binary()?, "target/debug/osm-egress"),
+        (shim::module()?, "target/egress_filter.wasm"),
+        (mesh::root().join("envoy"), "envoy"),
+    ] {
+        std::os::unix::fs::symlink(&from, folder.path().join(name))?;
+    }
+    // What `cargo xtask` makes is made already.
+    let cargo = folder.path().join("bin/cargo");
+    let script = "#!/bin/sh\ncase \"$*\" in 'xtask build') ;; 'xtask envoy') echo \"$ENVOY_PATH\" ;; *) exit 1 ;; esac\n";
+    fs::write(&cargo, script)?;
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH")?);
+    let mut child = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-e"])
+        .current_dir(folder.path())
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // As somebody pastes it: the shell in the network of its own reads what follows.
+    child.stdin.take().context("no standard input")?.write_all(block.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let logs = ["serve.log", "envoy.log"]
+        .map(|name| fs::read_to_string(folder.path().join(name)).unwrap_or_default());
+    let end = |log: &str| log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+    let context = || {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!("{printed}\n{said}\n{}\n{}", end(&logs[0]), end(&logs[1]))
+    };
+    ensure!(output.status.success(), "{:?}: {}", output.status, context());
+    ensure!(printed.contains("0 errors"), "{}", context());
+    for line in shown.lines().filter(|line| !line.is_empty() && *line != "…") {
+        ensure!(printed.contains(line), "`{line}` is not printed: {}", context());
+    }
+    ensure!(
+        printed.trim_end().ends_with(shown.trim_end().lines().last().unwrap_or_default()),
+        "{}",
+        context()
     );
     Ok(())
 }

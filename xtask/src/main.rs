@@ -88,6 +88,12 @@ enum Task {
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
     },
+    /// Get the Envoy that demo and tests use, and say where it is: for ENVOY_PATH, or to run it.
+    Envoy {
+        /// The version.
+        #[arg(long, value_name = "VERSION")]
+        envoy: Option<String>,
+    },
     /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
     Kubernetes,
     /// Build the playground: policies and questions in the browser.
@@ -159,6 +165,9 @@ fn run(task: Task) -> Result<()> {
                 "\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md"
             );
             Ok(())
+        }
+        Task::Envoy { envoy } => {
+            tools::envoy(envoy.as_deref()).map(|binary| println!("{}", binary.display()))
         }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Playground { serve, listen, no_build } => {

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// The Envoy that is used unless `ENVOY_VERSION` says otherwise.
 pub(crate) const ENVOY_VERSION: &str = "1.40.0";
 /// Every Envoy that is supported.
-pub(crate) const ENVOY_VERSIONS: [&str; 2] = ["1.39.0", "1.40.0"];
+pub(crate) const ENVOY_VERSIONS: [&str; 2] = ["1.39.3", "1.40.0"];
 
 /// Where fetched tools are kept. Root's is open, because Envoy runs as another user.
 pub(crate) fn cache() -> Result<PathBuf> {
@@ -36,7 +36,7 @@ pub(crate) fn is_root() -> bool {
 /// Shows that something takes its time.
 fn busy(what: String) -> ProgressBar {
     if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        println!("  {what} …");
+        eprintln!("  {what} …");
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner().with_message(what);

@@ -81,7 +81,8 @@ function proxies() {
     element("td", {}, proxy.envoy || "-", element("div", { class: "quiet" }, proxy.protocol)),
     element("td", {},
       element("strong", { class: isUpToDate(proxy) ? "good" : "bad" }, isUpToDate(proxy) ? "up to date" : "NOT up to date"),
-      element("div", { class: "quiet mono" }, proxy.documentAcknowledged ?? "none")),
+      element("div", { class: "quiet mono" }, proxy.documentAcknowledged ?? "none"),
+      ...proxy.warnings.map((warning) => element("div", { class: "warning" }, warning))),
     element("td", {}, ...Object.entries(proxy.types).map(([kind, of]) => element("div", {},
       element("code", {}, kind), " ", of.acknowledged ?? "none", of.sent && of.sent !== of.acknowledged ? ` (sent ${of.sent})` : "",
       of.rejected ? element("div", { class: "bad" }, `refused ${of.rejected.version}: ${of.rejected.error}`) : null)))))
