@@ -128,16 +128,21 @@ impl<'p> FuncE<'p> {
         if !fs::read_to_string(mesh::root().join(file))?.lines().any(|line| line.starts_with("admin:")) {
             command.args(["--config-yaml", FUNC_E_ADMIN]);
         }
+        let log = fs::File::create(folder.path().join("log"))?;
         let child = command
             .arg("--admin-address-path")
             .arg(folder.path().join("admin-address.txt"))
-            .stdout(fs::File::create(folder.path().join("log"))?)
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .stdin(Stdio::null())
             .spawn()?;
-        let func_e = Self { child, pod, folder };
-        wait_for("Envoy to be ready", Duration::from_secs(20), || func_e.is_ready().unwrap_or(false))
-            .with_context(|| fs::read_to_string(func_e.folder.path().join("log")).unwrap_or_default())?;
+        let mut func_e = Self { child, pod, folder };
+        let ready = wait_for("Envoy to be ready", Duration::from_secs(20), || {
+            func_e.is_ready().unwrap_or(false) || func_e.child.try_wait().ok().flatten().is_some()
+        });
+        let log = fs::read_to_string(func_e.folder.path().join("log")).unwrap_or_default();
+        ready.with_context(|| log.clone())?;
+        ensure!(func_e.child.try_wait()?.is_none(), "Envoy ended:\n{log}");
         Ok(func_e)
     }
 
@@ -184,6 +189,40 @@ fn func_e() -> Result<()> {
     let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &[])?;
     let _envoy = FuncE::run(&pod, "envoy/bootstrap.yaml")?;
     decides(&pod).context("envoy/bootstrap.yaml")
+}
+
+/// The trap that docs/func-e.md names: what the Envoy of another user left in `/dev/shm` keeps one with hot restart from
+/// starting, in the document's words, and `--base-id` gets round it.
+#[test]
+fn the_hot_restart_memory_of_another_user() -> Result<()> {
+    ensure_capable()?;
+    ensure!(has_uids(), "this needs two users");
+    let page = fs::read_to_string(mesh::root().join("docs/func-e.md"))?;
+    let netns = egress_tests::netns::Netns::new()?;
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let binary = folder.path().join("envoy");
+    fs::copy(envoy::binary()?, &binary)?;
+    let script = "mount -t tmpfs tmpfs /dev/shm && touch /dev/shm/envoy_shared_memory_0 && \
+        chmod 600 /dev/shm/envoy_shared_memory_0 && exec timeout 10 setpriv --reuid 1500 --regid 1500 --clear-groups \"$@\"";
+    let run = |flags: &[&str]| -> Result<String> {
+        let mut command = netns.command("unshare");
+        command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&binary).args(flags);
+        // It ends at once: there is nothing to serve.
+        let output =
+            command.args(["--config-yaml", "admin: {address: {pipe: {path: /nowhere/admin}}}"]).output()?;
+        ensure!(!output.status.success(), "{flags:?}");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let cause = "cannot open shared memory region /envoy_shared_memory_0";
+    ensure!(page.contains(cause) && page.contains("--base-id 1"), "docs/func-e.md does not name the trap");
+    let said = run(&[])?;
+    ensure!(said.contains(cause), "{said}");
+    for flags in [&["--base-id", "1"][..], &["--disable-hot-restart"]] {
+        let said = run(flags)?;
+        ensure!(!said.contains("shared memory") && said.contains("/nowhere/admin"), "{flags:?}: {said}");
+    }
+    Ok(())
 }
 
 /// `envoy/bootstrap.yaml` is what the program prints.
