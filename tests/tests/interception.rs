@@ -282,6 +282,39 @@ fn the_sidecar_and_the_pod_itself() -> Result<()> {
     })
 }
 
+/// What docs/compose.md and docs/plain-envoy.md warn of: root, as runtimes make it, may become uid 1500 and is not
+/// intercepted then. Without `CAP_SETUID` it may not. The containers that we write have no capability at all.
+#[test]
+fn who_may_pass_for_the_sidecar() -> Result<()> {
+    with_place(|place| {
+        place.with(&[])?;
+        let to = format!("telnet://{}", SocketAddr::new(HTTPBIN, 9000));
+        let by = |bounds: &str| -> Result<Output> {
+            let mut command = place.pod.workload().command("setpriv");
+            command.args(["--bounding-set", bounds, "--inh-caps", bounds, "--"]);
+            command.args(["setpriv", "--reuid", "1500", "--clear-groups", "curl", "-sv", "-m", "1"]);
+            Ok(command.arg(&to).output()?)
+        };
+        let output = by("-net_admin")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(said.contains("Connected to 203.0.113.10"), "{said}");
+        let output = by("-setuid,-setgid")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains("Operation not permitted"), "{said}");
+        ensure!(!said.contains("Connected to"), "{said}");
+        for name in ["docs/compose.md", "docs/plain-envoy.md"] {
+            let text = fs::read_to_string(mesh::root().join(name))?;
+            ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
+        }
+        let compose = fs::read_to_string(mesh::root().join("docker-compose.yml"))?;
+        ensure!(compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"), "docker-compose.yml");
+        let services = compose.matches("\n  <<: *locked").count();
+        // `x-init`, `x-sidecar`, `x-workload`, `x-origin`; and the control plane, which is written out.
+        ensure!(services == 4 && compose.contains("\n  shim:\n    <<: *locked"), "docker-compose.yml");
+        Ok(())
+    })
+}
+
 #[test]
 fn failures_say_what_to_do() -> Result<()> {
     prepare()?;

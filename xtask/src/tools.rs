@@ -88,7 +88,7 @@ pub(crate) fn system() -> Result<()> {
     ])
 }
 
-/// Installs the packages of tools that are not there.
+/// Installs the packages of tools, and of files with an absolute path, that are not there.
 pub(crate) fn packages(tools: &[(&str, &'static str)]) -> Result<()> {
     let mut missing: Vec<_> =
         tools.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
@@ -105,7 +105,9 @@ pub(crate) fn packages(tools: &[(&str, &'static str)]) -> Result<()> {
     install
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive");
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Servers are started by the tests that need them, and not by being installed.
+        .env("RUNLEVEL", "1");
     quietly(&format!("installing {packages}"), &mut install)
 }
 
