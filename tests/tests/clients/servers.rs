@@ -16,22 +16,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Files over TLS.
-pub const HTTPS: u16 = 4443;
+pub(crate) const HTTPS: u16 = 4443;
 /// Files in plaintext.
-pub const HTTP: u16 = 8081;
+pub(crate) const HTTP: u16 = 8081;
 /// PostgreSQL.
-pub const POSTGRES: u16 = 5432;
+pub(crate) const POSTGRES: u16 = 5432;
 /// Redis.
-pub const REDIS: u16 = 6379;
+pub(crate) const REDIS: u16 = 6379;
 
 /// Running servers, on every address of their namespace.
-pub struct Servers {
+pub(crate) struct Servers {
     accepted: Arc<AtomicUsize>,
 }
 
 impl Servers {
     /// Starts them.
-    pub fn start(netns: &Netns, files: &Path, pair: &Pair) -> Result<Self> {
+    pub(crate) fn start(netns: &Netns, files: &Path, pair: &Pair) -> Result<Self> {
         let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -61,7 +61,7 @@ impl Servers {
     }
 
     /// How many connections were accepted.
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
