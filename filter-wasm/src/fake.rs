@@ -29,7 +29,9 @@ pub(crate) struct Fake {
     pub(crate) concerned: RefCell<Vec<u32>>,
     pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
-    /// Other streams: where they come from, and their upstream connections.
+    /// Where upstream connections go to.
+    pub(crate) upstream: Option<SocketAddr>,
+    /// Other streams: where they come from, and where their upstream connections do.
     pub(crate) streams: BTreeMap<u32, (SocketAddr, SocketAddr)>,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
@@ -99,8 +101,9 @@ impl Connection for Fake {
         self.streams.get(self.concerned.borrow().last()?).map(|(source, _)| *source)
     }
 
-    fn upstream_source(&self) -> Option<SocketAddr> {
-        self.streams.get(self.concerned.borrow().last()?).map(|(_, upstream)| *upstream)
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let source = self.streams.get(self.concerned.borrow().last()?).map(|(_, upstream)| *upstream);
+        source.zip(self.upstream)
     }
 
     fn warn(&self, _text: &str) {}

@@ -63,8 +63,8 @@ pub(crate) trait Connection: Host {
     fn had_no_upstream(&self) -> bool;
     /// The address and port that the connection comes from.
     fn source(&self) -> Option<SocketAddr>;
-    /// The address and port that its upstream connection, or that of a request, comes from.
-    fn upstream_source(&self) -> Option<SocketAddr>;
+    /// Where its upstream connection, or that of a request, comes from and goes to.
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)>;
     /// Warns in Envoy's log.
     fn warn(&self, text: &str);
 }
@@ -235,8 +235,8 @@ impl Connection for Envoy {
         address(vec!["source", "address"])
     }
 
-    fn upstream_source(&self) -> Option<SocketAddr> {
-        address(vec!["upstream", "local_address"])
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)> {
+        address(vec!["upstream", "local_address"]).zip(address(vec!["upstream", "address"]))
     }
 
     fn warn(&self, text: &str) {

@@ -1,8 +1,9 @@
 //! Connections that Envoy opened itself and that were redirected back to it.
 //!
 //! That happens where Envoy runs as another user than the one whose connections the rules leave alone. Each of them
-//! opens the next one, until Envoy has no memory or no files left. Such a connection comes from the very address
-//! and port that an upstream connection of this Envoy has.
+//! opens the next one, until Envoy has no memory or no files left. Such a connection has the very source and destination
+//! of an upstream connection of this Envoy. The source alone would not do: a port is used at the same time for connections
+//! to several destinations.
 
 use std::cell::Cell;
 
@@ -63,17 +64,17 @@ impl RecentStreams {
         for id in self.connections.ids().chain([new]) {
             // Most have ended.
             if host.concern(id) {
-                downstream.extend(host.source().map(|source| (id, source)));
-                upstream.extend(host.upstream_source());
+                downstream.extend(host.source().zip(host.destination()).map(|pair| (id, pair)));
+                upstream.extend(host.upstream_pair());
             }
         }
         for id in self.requests.ids() {
             if host.concern(id) {
-                upstream.extend(host.upstream_source());
+                upstream.extend(host.upstream_pair());
             }
         }
         host.concern(new);
-        downstream.into_iter().find(|(_, source)| upstream.contains(source)).map(|(id, _)| id)
+        downstream.into_iter().find(|(_, pair)| upstream.contains(pair)).map(|(id, _)| id)
     }
 }
 
@@ -90,7 +91,12 @@ mod tests {
         let host = |streams: std::ops::Range<u32>, own: bool| {
             let of = |id: u32| u16::try_from(id).expect("few") + 100;
             let addresses = |id: u32| (address(of(id)), address(of(id) + if own { 1 } else { 1000 }));
-            Fake { streams: streams.map(|id| (id, addresses(id))).collect(), ..Fake::default() }
+            Fake {
+                destination: Some(address(1)),
+                upstream: Some(address(1)),
+                streams: streams.map(|id| (id, addresses(id))).collect(),
+                ..Fake::default()
+            }
         };
         let recent = RecentStreams::default();
         for id in 0..7 {
@@ -111,6 +117,12 @@ mod tests {
         }
         // The others have ended.
         assert_eq!(recent.find_own(&host(28..29, true), 28), None);
+        // The same port of this machine, used for another destination.
+        for id in 28..36 {
+            recent.add_connection(id);
+        }
+        let elsewhere = Fake { upstream: Some(address(2)), ..host(28..37, true) };
+        assert_eq!(recent.find_own(&elsewhere, 36), None, "another destination");
         // A request's upstream connection.
         for id in 28..36 {
             recent.add_connection(id);
