@@ -15,7 +15,6 @@ use crate::scope::Scope;
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) destination: Option<SocketAddr>,
-    pub(crate) source: Option<SocketAddr>,
     pub(crate) buffer: RefCell<Vec<u8>>,
     pub(crate) headers: RefCell<BTreeMap<String, Vec<u8>>>,
     /// More fields of the same names.
@@ -30,6 +29,10 @@ pub(crate) struct Fake {
     pub(crate) concerned: RefCell<Vec<u32>>,
     pub(crate) ticks: Cell<Option<Duration>>,
     pub(crate) no_upstream: bool,
+    /// Where upstream connections go to.
+    pub(crate) upstream: Option<SocketAddr>,
+    /// Other streams: where they come from, and where their upstream connections do.
+    pub(crate) streams: BTreeMap<u32, (SocketAddr, SocketAddr)>,
     /// Envoy takes no filter state.
     pub(crate) stubborn: bool,
 }
@@ -40,7 +43,7 @@ impl Host for Fake {
     }
 
     fn source(&self) -> Option<SocketAddr> {
-        self.source
+        self.streams.get(self.concerned.borrow().last()?).map(|(source, _)| *source)
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -90,13 +93,20 @@ impl Connection for Fake {
 
     fn concern(&self, id: u32) -> bool {
         self.concerned.borrow_mut().push(id);
-        // It has a host of its own.
-        false
+        // Others have a host of their own.
+        self.streams.contains_key(&id)
     }
 
     fn had_no_upstream(&self) -> bool {
         self.no_upstream
     }
+
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let source = self.streams.get(self.concerned.borrow().last()?).map(|(_, upstream)| *upstream);
+        source.zip(self.upstream)
+    }
+
+    fn warn(&self, _text: &str) {}
 }
 
 impl Exchange for Fake {

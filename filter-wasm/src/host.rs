@@ -63,6 +63,10 @@ pub(crate) trait Connection: Host {
     fn concern(&self, id: u32) -> bool;
     /// Whether Envoy found no address to connect to.
     fn had_no_upstream(&self) -> bool;
+    /// Where its upstream connection, or that of a request, comes from and goes to.
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)>;
+    /// Warns in Envoy's log.
+    fn warn(&self, text: &str);
 }
 
 /// An HTTP request.
@@ -145,11 +149,11 @@ impl Counter {
 
 impl Host for Envoy {
     fn destination(&self) -> Option<SocketAddr> {
-        peer("destination")
+        address(vec!["destination", "address"])
     }
 
     fn source(&self) -> Option<SocketAddr> {
-        peer("source")
+        address(vec!["source", "address"])
     }
 
     fn note(&self, field: &'static str, value: &str) {
@@ -184,8 +188,9 @@ impl Host for Envoy {
     }
 }
 
-fn peer(end: &str) -> Option<SocketAddr> {
-    let text = hostcalls::get_property(vec![end, "address"]).ok()??;
+/// A property that is an address and a port.
+fn address(property: Vec<&str>) -> Option<SocketAddr> {
+    let text = hostcalls::get_property(property).ok()??;
     std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
@@ -228,6 +233,14 @@ impl Connection for Envoy {
         const NO_HEALTHY_UPSTREAM: u8 = 2;
         let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten();
         flags.is_some_and(|flags| flags.first().is_some_and(|low| low & NO_HEALTHY_UPSTREAM != 0))
+    }
+
+    fn upstream_pair(&self) -> Option<(SocketAddr, SocketAddr)> {
+        address(vec!["upstream", "local_address"]).zip(address(vec!["upstream", "address"]))
+    }
+
+    fn warn(&self, text: &str) {
+        let _ = hostcalls::log(LogLevel::Warn, text);
     }
 }
 

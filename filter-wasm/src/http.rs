@@ -84,6 +84,7 @@ impl<H: Exchange> Http<H> {
                 let (id, route) = (self.id, Route::from(&permit.to));
                 let in_flight = InFlightRequest { id, to, request, headers, route };
                 self.in_flight = Some(scope.in_flight.insert(in_flight));
+                scope.recent.add_request(id);
                 Flow::Continue
             }
         }

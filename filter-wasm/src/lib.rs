@@ -29,6 +29,7 @@ mod in_flight;
 mod messages;
 mod network;
 mod open_connections;
+mod own_connections;
 mod partial_headers;
 mod pending;
 mod record;

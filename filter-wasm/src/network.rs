@@ -71,6 +71,15 @@ impl<H: Connection> Network<H> {
         let Some(to) = self.host.destination().filter(|to| to.port() != config.listener_port) else {
             return self.refuse(ReasonCode::NotIntercepted);
         };
+        if let Some(own) = scope.recent.find_own(&self.host, self.id) {
+            // The new one comes of it, or will come to the same end.
+            if own != self.id && self.host.concern(own) {
+                self_intercepted(&self.host, &config.policy);
+                self.host.concern(self.id);
+            }
+            self.host.warn(SELF_INTERCEPTED);
+            return self.refuse(ReasonCode::SelfIntercepted);
+        }
         match config.policy.connection(to) {
             OnConnection::Decided(decision) => {
                 let candidate = Candidate { host: &self.host, id: self.id, scope: &scope, to };
@@ -227,6 +236,17 @@ pub(crate) fn evict_partial(host: &impl Connection, scope: &Scope) {
     host.close();
 }
 
+/// Said once for each refusal: there are few, and nothing else works.
+const SELF_INTERCEPTED: &str = "egress: this Envoy gets its own connections back, and refuses them: it runs as another \
+    user than the one whose connections are left alone (`osm-egress iptables --proxy-uid`, 1500 unless it says otherwise)";
+
+/// Closes a connection that Envoy opened itself. Host calls concern it.
+fn self_intercepted(host: &impl Connection, policy: &Policy) {
+    let refusal = Decision::Deny(ReasonCode::SelfIntercepted.into());
+    record::decision(host, Some(policy), &refusal, Protocol::Tcp);
+    host.close();
+}
+
 /// Ends the wait of a pending connection without its first bytes, by the newest policy. Host calls concern it.
 pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind: ActionKind) {
     let waiting = scope.pending(place, |pending| {
@@ -325,6 +345,7 @@ impl<H: Connection> Candidate<'_, H> {
     }
 
     fn open(&self, first_bytes: FirstBytes, route: Route) -> Guard<OpenConnection> {
+        self.scope.recent.add_connection(self.id);
         self.scope.open.insert(OpenConnection { id: self.id, to: self.to, first_bytes, route })
     }
 }

@@ -14,6 +14,7 @@ use egress_policy::{Identity, OnConnection, Plugin, Policy, Protocol};
 use crate::config::Config;
 use crate::in_flight::InFlightRequest;
 use crate::open_connections::OpenConnection;
+use crate::own_connections::RecentStreams;
 use crate::partial_headers::PlaintextConnections;
 use crate::pending::{HeldBytes, MAX_PENDING, MAX_PENDING_BYTES, PendingConnection, PendingState};
 use crate::table::{Guard, Table};
@@ -46,6 +47,7 @@ pub(crate) struct Scope {
     pub(crate) open: Table<OpenConnection>,
     pub(crate) in_flight: Table<InFlightRequest>,
     pub(crate) plaintext: PlaintextConnections,
+    pub(crate) recent: RecentStreams,
     pending: Table<PendingConnection>,
     pending_bytes: Rc<Cell<usize>>,
     pending_number: Cell<u64>,
@@ -150,6 +152,7 @@ impl Scope {
             open: Table::default(),
             in_flight: Table::default(),
             plaintext: PlaintextConnections::default(),
+            recent: RecentStreams::default(),
             pending: Table::default(),
             pending_bytes: Rc::default(),
             pending_number: Cell::default(),

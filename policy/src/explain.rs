@@ -301,6 +301,7 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
         | ReasonCode::NameNotFound
         | ReasonCode::DnsFailed
         | ReasonCode::NameUnresolved
+        | ReasonCode::SelfIntercepted
         | ReasonCode::PolicyInvalid
         | ReasonCode::Revoked => None,
     }

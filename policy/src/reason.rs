@@ -87,6 +87,8 @@ reason_codes! {
     InMeshDenied = "in-mesh-denied",
     /// The connection was made to the listener itself, so it has no destination.
     NotIntercepted = "not-intercepted",
+    /// The sidecar opened the connection itself: it runs as another user than the one whose connections are left alone.
+    SelfIntercepted = "self-intercepted",
     /// The filter has no policy that it can read.
     PolicyInvalid = "policy-invalid",
     /// The connection was allowed when it was opened, and the policy changed.
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_kebab_case() {
         let codes: std::collections::BTreeSet<_> = ReasonCode::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(codes.len(), 33);
+        assert_eq!(codes.len(), 34);
         assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 }

@@ -4,6 +4,7 @@
 //! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` ([`mod@write`]).
 
 mod ask;
+mod destination;
 mod files;
 mod manifests;
 pub mod playground;
@@ -68,6 +69,7 @@ pub(crate) fn routes(shared: Shared, console: Console) -> Router {
         .route("/console/manifests", get(manifests::manifests))
         .route("/explain", get(ask::explain))
         .route("/suggest", get(ask::suggest))
+        .route("/console/suggestion", get(ask::suggestion))
         .merge(writing);
     if served.console.playground.is_some() {
         router = router

@@ -3,6 +3,7 @@
 //! [`Interception`] is a model of Open Service Mesh's nat rules, for IPv4 and IPv6: pure, and rendered
 //! as iptables-restore reads it. [`apply`] puts it in force, or takes it away, by iptables' own tools.
 
+mod listener;
 mod lists;
 mod rules;
 mod saved;
@@ -12,6 +13,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+pub use listener::listening_uids;
 pub use lists::{interface, unique};
 pub use rules::{CHAINS, Rule};
 pub use tools::{Backend, Change, apply};

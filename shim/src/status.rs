@@ -67,7 +67,43 @@ pub struct Status {
     /// The identities that some policy names, and their documents.
     pub identities: BTreeMap<String, IdentityStatus>,
     /// Who is connected.
-    pub proxies: Vec<Proxy>,
+    pub proxies: Vec<ProxyStatus>,
+    /// Whether proxies tell of their decisions (`serve --flow-log`).
+    pub flow_log: bool,
+}
+
+/// One proxy, and what is to be said of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    /// The proxy.
+    #[serde(flatten)]
+    pub proxy: Proxy,
+    /// What an operator should look at, in sentences.
+    pub warnings: Vec<String>,
+}
+
+impl ProxyStatus {
+    fn new(proxy: Proxy, flows: Option<&Memory>) -> Self {
+        let mut warnings = Vec::new();
+        if flows.is_some_and(|flows| !flows.has_decided(&proxy.identity, &proxy.node)) {
+            warnings.push(
+                "it told of no decision yet: does the workload's traffic get to it? `osm-egress iptables` redirects it"
+                    .to_owned(),
+            );
+        }
+        let lacking: Vec<_> = egress_standalone::versions::lacking(&proxy.envoy).collect();
+        if let Some(patch) = lacking.iter().map(|fix| fix.patch).max() {
+            let advisories: Vec<_> = lacking.iter().map(|fix| fix.advisory).collect();
+            warnings.push(format!(
+                "Envoy {} is advised against: it lacks the fixes of {}. Use {}.{patch} or newer",
+                proxy.envoy,
+                advisories.join(", "),
+                proxy.envoy.rsplit_once('.').map_or("", |(minor, _)| minor),
+            ));
+        }
+        Self { proxy, warnings }
+    }
 }
 
 /// One identity's document.
@@ -111,7 +147,11 @@ impl Status {
                 .iter()
                 .map(|(id, document)| (id.to_string(), identity(document)))
                 .collect(),
-            proxies: shared.proxies.list(),
+            proxies: {
+                let flows = shared.flows.as_deref();
+                shared.proxies.list().into_iter().map(|proxy| ProxyStatus::new(proxy, flows)).collect()
+            },
+            flow_log: shared.flows.is_some(),
         }
     }
 }
@@ -191,6 +231,12 @@ pub fn describe(json: &str) -> Result<String> {
         if let Ok(held_back) = serde_json::from_value::<HeldBack>(proxy["heldBack"].clone()) {
             out += &format!("    document {} is not in force: {held_back}\n", held_back.document);
         }
+        for warning in list(&proxy["warnings"]) {
+            out += &format!("    WARNING: {}\n", warning.as_str().unwrap_or_default());
+        }
+    }
+    if status["flowLog"] == false && !list(&status["proxies"]).is_empty() {
+        out += "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n";
     }
     let problems = list(&status["problems"]);
     if !problems.is_empty() {
@@ -205,4 +251,80 @@ pub fn describe(json: &str) -> Result<String> {
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use egress_policy::{Identity, Protocol};
+    use serde_json::json;
+
+    use super::*;
+    use crate::flows::{Decided, Observation};
+
+    fn proxy(envoy: &str) -> Proxy {
+        Proxy {
+            node: "node".to_owned(),
+            identity: "shop/app".to_owned(),
+            envoy: envoy.to_owned(),
+            protocol: crate::xds::proxies::Protocol::Delta,
+            document_sent: "v".to_owned(),
+            document_acknowledged: Some("v".to_owned()),
+            types: BTreeMap::new(),
+            held_back: None,
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_told_of_no_decision() {
+        let flows = Memory::new(NonZeroUsize::MIN);
+        let warnings = |flows: Option<&Memory>| ProxyStatus::new(proxy("1.40.0"), flows).warnings;
+        assert_eq!(warnings(None), [""; 0], "it cannot be known");
+        assert!(
+            warnings(Some(&flows))[0].contains("it told of no decision yet"),
+            "{:?}",
+            warnings(Some(&flows))
+        );
+        let (app, other) = (Identity::new("shop", "app"), Identity::new("shop", "other"));
+        let observation = || {
+            let decided = Decided::read("deny no-rule - -").expect("a decision");
+            let to = SocketAddr::from(([192, 0, 2, 1], 25));
+            vec![Some(Observation { decided, to, protocol: Protocol::Tcp, name: None, request: None })]
+        };
+        for (identity, node) in [(other, "node"), (app.clone(), "another")] {
+            flows.record(&identity.expect("valid"), node, jiff::Timestamp::UNIX_EPOCH, observation());
+        }
+        flows.record(&app.clone().expect("valid"), "node", jiff::Timestamp::UNIX_EPOCH, vec![None]);
+        assert_eq!(warnings(Some(&flows)).len(), 1, "others told of theirs");
+        flows.record(&app.expect("valid"), "node", jiff::Timestamp::UNIX_EPOCH, observation());
+        assert_eq!(warnings(Some(&flows)), [""; 0]);
+    }
+
+    #[test]
+    fn an_envoy_that_is_advised_against() {
+        let warnings = |envoy: &str| ProxyStatus::new(proxy(envoy), None).warnings;
+        assert_eq!(
+            warnings("1.39.1"),
+            ["Envoy 1.39.1 is advised against: it lacks the fixes of CVE-2026-35189. Use 1.39.2 or newer"]
+        );
+        assert!(warnings("1.39.0")[0].contains("CVE-2026-73551, "), "{:?}", warnings("1.39.0"));
+        for envoy in ["1.39.3", "1.40.0", "", "1.41.0-dev"] {
+            assert_eq!(warnings(envoy), [""; 0], "{envoy}");
+        }
+    }
+
+    #[test]
+    fn warnings_in_words() {
+        let with = |flow_log: bool, proxies: Vec<serde_json::Value>| {
+            describe(&json!({ "flowLog": flow_log, "proxies": proxies }).to_string()).expect("a status")
+        };
+        let proxy = json!({ "node": "n", "identity": "a/b", "warnings": ["look here"] });
+        let text = with(true, vec![proxy.clone()]);
+        assert!(text.contains("up to date, document -\n    WARNING: look here\n"), "{text}");
+        assert!(!text.contains("is not known"), "{text}");
+        let text = with(false, vec![proxy]);
+        assert!(text.contains("whether connections get to them is not known: `serve --flow-log`"), "{text}");
+        assert!(!with(false, vec![]).contains("is not known"));
+    }
 }

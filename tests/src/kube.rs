@@ -169,12 +169,15 @@ impl<'n> ApiServer<'n> {
         end(&mut self.server);
     }
 
-    /// The end of the server's log.
+    /// The ends of the logs: of the server, and of etcd, without which it does not get ready.
     #[must_use]
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        let end = |name: &str| {
+            let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("{name}:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+        };
+        [end("server.log"), end("etcd.log")].join("\n")
     }
 
     /// The file by which a user gets here.

@@ -133,7 +133,7 @@ impl World {
     }
 }
 
-/// A manifest of `envoy/samples`. They are part of the program: an ordinary user who runs it need not
+/// A manifest of `envoy/samples`, or of `envoy/open-samples`, whose policies allow every host. They are part of the program: an ordinary user who runs it need not
 /// be able to read the repository.
 ///
 /// # Errors
@@ -143,7 +143,7 @@ pub fn sample(name: &str) -> Result<String> {
         "meshconfig.yaml" => include_str!("../../envoy/samples/meshconfig.yaml"),
         "httpbin-80.yaml" => include_str!("../../envoy/samples/httpbin-80.yaml"),
         "httpbin-443.yaml" => include_str!("../../envoy/samples/httpbin-443.yaml"),
-        "tcp-443.yaml" => include_str!("../../envoy/samples/tcp-443.yaml"),
+        "any-host-443.yaml" => include_str!("../../envoy/open-samples/any-host-443.yaml"),
         "route-group.yaml" => include_str!("../../envoy/samples/route-group.yaml"),
         _ => bail!("there is no sample `{name}`"),
     };

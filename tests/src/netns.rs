@@ -392,7 +392,10 @@ impl Pod {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
         }
         let mut command = netns.command("unshare");
-        let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && shift 2 && exec \"$@\"";
+        // With a shared memory of its own: an Envoy that somebody else ran on this machine, with hot restart, has left
+        // something there that nobody else may open.
+        let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && \
+                      mount -t tmpfs tmpfs /dev/shm && shift 2 && exec \"$@\"";
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(resolv).arg(hosts).arg(program);
         Ok(command)
     }

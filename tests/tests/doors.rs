@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -127,16 +128,21 @@ impl<'p> FuncE<'p> {
         if !fs::read_to_string(mesh::root().join(file))?.lines().any(|line| line.starts_with("admin:")) {
             command.args(["--config-yaml", FUNC_E_ADMIN]);
         }
+        let log = fs::File::create(folder.path().join("log"))?;
         let child = command
             .arg("--admin-address-path")
             .arg(folder.path().join("admin-address.txt"))
-            .stdout(fs::File::create(folder.path().join("log"))?)
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .stdin(Stdio::null())
             .spawn()?;
-        let func_e = Self { child, pod, folder };
-        wait_for("Envoy to be ready", Duration::from_secs(20), || func_e.is_ready().unwrap_or(false))
-            .with_context(|| fs::read_to_string(func_e.folder.path().join("log")).unwrap_or_default())?;
+        let mut func_e = Self { child, pod, folder };
+        let ready = wait_for("Envoy to be ready", Duration::from_secs(20), || {
+            func_e.is_ready().unwrap_or(false) || func_e.child.try_wait().ok().flatten().is_some()
+        });
+        let log = fs::read_to_string(func_e.folder.path().join("log")).unwrap_or_default();
+        ready.with_context(|| log.clone())?;
+        ensure!(func_e.child.try_wait()?.is_none(), "Envoy ended:\n{log}");
         Ok(func_e)
     }
 
@@ -185,6 +191,40 @@ fn func_e() -> Result<()> {
     decides(&pod).context("envoy/bootstrap.yaml")
 }
 
+/// The trap that docs/func-e.md names: what the Envoy of another user left in `/dev/shm` keeps one with hot restart from
+/// starting, in the document's words, and `--base-id` gets round it.
+#[test]
+fn the_hot_restart_memory_of_another_user() -> Result<()> {
+    ensure_capable()?;
+    ensure!(has_uids(), "this needs two users");
+    let page = fs::read_to_string(mesh::root().join("docs/func-e.md"))?;
+    let netns = egress_tests::netns::Netns::new()?;
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let binary = folder.path().join("envoy");
+    fs::copy(envoy::binary()?, &binary)?;
+    let script = "mount -t tmpfs tmpfs /dev/shm && touch /dev/shm/envoy_shared_memory_0 && \
+        chmod 600 /dev/shm/envoy_shared_memory_0 && exec timeout 10 setpriv --reuid 1500 --regid 1500 --clear-groups \"$@\"";
+    let run = |flags: &[&str]| -> Result<String> {
+        let mut command = netns.command("unshare");
+        command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&binary).args(flags);
+        // It ends at once: there is nothing to serve.
+        let output =
+            command.args(["--config-yaml", "admin: {address: {pipe: {path: /nowhere/admin}}}"]).output()?;
+        ensure!(!output.status.success(), "{flags:?}");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let cause = "cannot open shared memory region /envoy_shared_memory_0";
+    ensure!(page.contains(cause) && page.contains("--base-id 1"), "docs/func-e.md does not name the trap");
+    let said = run(&[])?;
+    ensure!(said.contains(cause), "{said}");
+    for flags in [&["--base-id", "1"][..], &["--disable-hot-restart"]] {
+        let said = run(flags)?;
+        ensure!(!said.contains("shared memory") && said.contains("/nowhere/admin"), "{flags:?}: {said}");
+    }
+    Ok(())
+}
+
 /// `envoy/bootstrap.yaml` is what the program prints.
 #[test]
 fn the_checked_in_bootstrap() -> Result<()> {
@@ -193,6 +233,68 @@ fn the_checked_in_bootstrap() -> Result<()> {
     ensure!(
         text == String::from_utf8_lossy(&output.stdout),
         "envoy/bootstrap.yaml is old: osm-egress bootstrap --identity curl/curl > envoy/bootstrap.yaml"
+    );
+    Ok(())
+}
+
+/// The README's own folder of manifests: the block as it stands, in a process namespace that ends with it. It ends with a
+/// refused request, and with what the README shows of it.
+#[test]
+fn the_readme_ends_with_a_refused_request() -> Result<()> {
+    ensure_capable()?;
+    ensure!(has_uids(), "Envoy has a uid of its own there, which needs root");
+    let text = fs::read_to_string(mesh::root().join("README.md"))?;
+    let (_, rest) =
+        text.split_once("A folder of manifests, and an Envoy beside a workload").context("no block")?;
+    let mut blocks = rest.split("```").skip(1).step_by(2);
+    let (block, shown) = (blocks.next().context("no block")?, blocks.next().context("no answer")?);
+    let block = block.strip_prefix("sh\n").context("no commands")?;
+    ensure!(block.trim_end().lines().last().is_some_and(|line| line.starts_with("curl ")), "{block}");
+
+    let folder = tempfile::tempdir()?;
+    fs::create_dir_all(folder.path().join("target/debug"))?;
+    fs::create_dir(folder.path().join("bin"))?;
+    for (from, name) in [
+        (shim::binary()?, "target/debug/osm-egress"),
+        (shim::module()?, "target/egress_filter.wasm"),
+        (mesh::root().join("envoy"), "envoy"),
+    ] {
+        std::os::unix::fs::symlink(&from, folder.path().join(name))?;
+    }
+    // What `cargo xtask` makes is made already.
+    let cargo = folder.path().join("bin/cargo");
+    let script = "#!/bin/sh\ncase \"$*\" in 'xtask build') ;; 'xtask envoy') echo \"$ENVOY_PATH\" ;; *) exit 1 ;; esac\n";
+    fs::write(&cargo, script)?;
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", folder.path().join("bin").display(), std::env::var("PATH")?);
+    let mut child = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-e"])
+        .current_dir(folder.path())
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // As somebody pastes it: the shell in the network of its own reads what follows.
+    child.stdin.take().context("no standard input")?.write_all(block.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let logs = ["serve.log", "envoy.log"]
+        .map(|name| fs::read_to_string(folder.path().join(name)).unwrap_or_default());
+    let end = |log: &str| log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+    let context = || {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!("{printed}\n{said}\n{}\n{}", end(&logs[0]), end(&logs[1]))
+    };
+    ensure!(output.status.success(), "{:?}: {}", output.status, context());
+    ensure!(printed.contains("0 errors"), "{}", context());
+    for line in shown.lines().filter(|line| !line.is_empty() && *line != "…") {
+        ensure!(printed.contains(line), "`{line}` is not printed: {}", context());
+    }
+    ensure!(
+        printed.trim_end().ends_with(shown.trim_end().lines().last().unwrap_or_default()),
+        "{}",
+        context()
     );
     Ok(())
 }

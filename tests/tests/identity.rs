@@ -188,7 +188,8 @@ fn the_commands_of_the_page() -> Result<()> {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(said.contains("pass `--config-dir DIR`, or `--kubeconfig FILE`"), "{command}: {said}");
         } else if command.contains(" serve ") {
-            let mut child = run.stderr(std::process::Stdio::null()).spawn()?;
+            let log = tempfile::NamedTempFile::new()?;
+            let mut child = run.stderr(log.reopen()?).spawn()?;
             let address = SocketAddr::from(([127, 0, 0, 1], 15129));
             let ready = client::request("GET", "/readyz", &[("host", "a"), ("connection", "close")]);
             let waited = wait_for(command, PATIENCE, || {
@@ -197,13 +198,16 @@ fn the_commands_of_the_page() -> Result<()> {
             });
             child.kill()?;
             child.wait()?;
-            waited?;
+            waited.with_context(|| std::fs::read_to_string(log.path()).unwrap_or_default())?;
         } else {
             let output = run.output()?;
             ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
             let mut validate = std::process::Command::new(envoy::binary()?);
             let bootstrap = folder.path().join("bootstrap.yaml");
-            let output = validate.args(["--mode", "validate", "-c"]).arg(bootstrap).output()?;
+            let output = validate
+                .args(["--mode", "validate", "--disable-hot-restart", "-c"])
+                .arg(bootstrap)
+                .output()?;
             ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }

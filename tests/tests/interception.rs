@@ -6,12 +6,17 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::client::{self, Outcome};
-use egress_tests::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, World};
+use egress_tests::envoy::Envoy;
+use egress_tests::mesh::{
+    self, ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, NAME_SERVER, World,
+};
 use egress_tests::netns::{Form, Netns, Pod, ensure_capable, has_uids, which};
-use egress_tests::shim;
+use egress_tests::shim::{self, Shim};
+use egress_tests::wait::wait_for;
 
 /// Open Service Mesh's table, as iptables-save prints it, with the addresses of a family.
 const TABLE: [&str; 9] = [
@@ -277,6 +282,39 @@ fn the_sidecar_and_the_pod_itself() -> Result<()> {
     })
 }
 
+/// What docs/compose.md and docs/plain-envoy.md warn of: root, as runtimes make it, may become uid 1500 and is not
+/// intercepted then. Without `CAP_SETUID` it may not. The containers that we write have no capability at all.
+#[test]
+fn who_may_pass_for_the_sidecar() -> Result<()> {
+    with_place(|place| {
+        place.with(&[])?;
+        let to = format!("telnet://{}", SocketAddr::new(HTTPBIN, 9000));
+        let by = |bounds: &str| -> Result<Output> {
+            let mut command = place.pod.workload().command("setpriv");
+            command.args(["--bounding-set", bounds, "--inh-caps", bounds, "--"]);
+            command.args(["setpriv", "--reuid", "1500", "--clear-groups", "curl", "-sv", "-m", "1"]);
+            Ok(command.arg(&to).output()?)
+        };
+        let output = by("-net_admin")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(said.contains("Connected to 203.0.113.10"), "{said}");
+        let output = by("-setuid,-setgid")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains("Operation not permitted"), "{said}");
+        ensure!(!said.contains("Connected to"), "{said}");
+        for name in ["docs/compose.md", "docs/plain-envoy.md"] {
+            let text = fs::read_to_string(mesh::root().join(name))?;
+            ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
+        }
+        let compose = fs::read_to_string(mesh::root().join("docker-compose.yml"))?;
+        ensure!(compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"), "docker-compose.yml");
+        let services = compose.matches("\n  <<: *locked").count();
+        // `x-init`, `x-sidecar`, `x-workload`, `x-origin`; and the control plane, which is written out.
+        ensure!(services == 4 && compose.contains("\n  shim:\n    <<: *locked"), "docker-compose.yml");
+        Ok(())
+    })
+}
+
 #[test]
 fn failures_say_what_to_do() -> Result<()> {
     prepare()?;
@@ -324,3 +362,125 @@ fn failures_say_what_to_do() -> Result<()> {
     }
     Ok(())
 }
+
+/// An Envoy that runs already, as another user: the rules are not installed, and the error says what to do.
+#[test]
+fn a_listener_of_another_user() -> Result<()> {
+    prepare()?;
+    let netns = Netns::new()?;
+    let as_root = netns.run(|| std::net::TcpListener::bind("127.0.0.1:15001"))??;
+    for arguments in [&[][..], &["--ip-families", "ipv4"]] {
+        let output = run(&netns, arguments)?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1), "{said}");
+        for part in ["error: uid 0 listens on port 15001", "connections of uid 1500 alone", "not as root"] {
+            ensure!(said.contains(part), "{said}");
+        }
+    }
+    ensure!(rules(&netns, "iptables-save")?.is_empty(), "rules were installed");
+    // What is no mistake is no matter of it: another port, what is printed, and a removal.
+    iptables(&netns, &["--outbound-port", "15002"])?;
+    iptables(&netns, &["--dry-run"])?;
+    iptables(&netns, &["--remove"])?;
+    drop(as_root);
+    iptables(&netns, &[])?;
+    ensure!(rules(&netns, "iptables-save")? == table("127.0.0.1/32"));
+    Ok(())
+}
+
+/// An Envoy that runs as another uid than the one that is left alone gets its own connections back. Each would open
+/// another one, until Envoy ends: it refuses them after some turns, says why, and lives.
+#[test]
+fn an_envoy_that_intercepts_itself() -> Result<()> {
+    prepare()?;
+    for (workers, global) in [(1, false), (4, false), (1, true)] {
+        itself(workers, global).with_context(|| format!("{workers} workers, global egress: {global}"))?;
+    }
+    Ok(())
+}
+
+fn itself(workers: u32, global: bool) -> Result<()> {
+    let world = World::new()?;
+    world.global_egress(global)?;
+    world.write("web.yaml", WEB)?;
+    let pod = world.outside.pod(Form::Shared)?;
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
+    let flags = ["--dns-resolver", &name_server];
+    let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &flags)?;
+    let xds = SocketAddr::new(loopback, 15128).to_string();
+    let config = mesh::bootstrap_with("curl/curl", false, &["--xds", &xds])?;
+    let mut envoy = Envoy::start_as_workload(&pod, &config, workers)?;
+    wait_for("a policy", Duration::from_secs(10), || {
+        envoy.admin("/config_dump?resource=ecds_filters").is_ok_and(|dump| dump.contains("curl"))
+    })?;
+    let mut accepted = 0;
+    for (what, attempt) in [
+        ("TCP", Attempt::Tcp(SocketAddr::new(HTTPBIN, 9000))),
+        ("TLS", Attempt::Tls(SocketAddr::new(HTTPBIN, 443))),
+        ("HTTP", Attempt::Http(SocketAddr::new(HTTPBIN, 80))),
+    ] {
+        let outcome = attempt.make(&pod)?;
+        match &outcome {
+            Outcome::Closed | Outcome::Refused(_) => {}
+            Outcome::Http(answer) if answer.status >= 400 => {}
+            Outcome::Bytes(bytes) if bytes.is_empty() => {}
+            other => bail!("{what}: {other:?}"),
+        }
+        let calm = wait_for("all to be closed", Duration::from_secs(10), || {
+            // Connections of HTTP are kept for the next request.
+            what == "HTTP" && envoy.stat("listener_manager.total_listeners_active").is_ok()
+                || envoy.stat("listener.0.0.0.0_15001.downstream_cx_active").is_ok_and(|active| active == 0)
+        });
+        ensure!(envoy.exited().is_none(), "{what}: Envoy ended: {}", envoy.log());
+        calm.with_context(|| format!("{what}: {outcome:?}"))?;
+        let all = envoy.stat("listener.0.0.0.0_15001.downstream_cx_total")?;
+        println!(
+            "{workers} workers, global egress {global}, {what}: {} connections, {outcome:?}",
+            all - accepted
+        );
+        ensure!(all - accepted < 200 * u64::from(workers), "{what}: {} connections", all - accepted);
+        accepted = all;
+        wait_for("the reason", Duration::from_secs(5), || {
+            envoy.access_log().iter().any(|line| line["reason"] == "self-intercepted")
+        })
+        .with_context(|| format!("{what}: {}", envoy.log_tail(5)))?;
+    }
+    let log = envoy.log();
+    ensure!(log.contains("runs as another user than the one whose connections are left alone"), "{log}");
+    Ok(())
+}
+
+/// What a workload of an Envoy that intercepts itself tries.
+enum Attempt {
+    Tcp(SocketAddr),
+    Tls(SocketAddr),
+    Http(SocketAddr),
+}
+
+impl Attempt {
+    fn make(&self, pod: &Pod) -> Result<Outcome> {
+        match self {
+            Self::Tcp(to) => pod.workload().run(|| client::exchange(*to, b"hello")),
+            Self::Tls(to) => mesh::get_tls(pod, *to, Some("httpbin.org")),
+            Self::Http(to) => mesh::get(pod, *to, "httpbin.org", "/get"),
+        }
+    }
+}
+
+const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: web, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  hosts: [httpbin.org]
+  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
+---
+apiVersion: policy.openservicemesh.io/v1alpha1
+kind: Egress
+metadata: {name: echo, namespace: curl}
+spec:
+  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
+  ipAddresses: [203.0.113.10/32]
+  ports: [{number: 9000, protocol: tcp}]
+";

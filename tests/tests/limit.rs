@@ -21,7 +21,7 @@ fn no_more_proxies_than_there_may_be() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
     let pods = [world.pod()?, world.pod()?];
-    world.write("open.yaml", &mesh::sample("tcp-443.yaml")?.replace("443", "9000"))?;
+    world.write("open.yaml", &mesh::sample("any-host-443.yaml")?.replace("443", "9000"))?;
     let limit = |most: &str| -> Result<()> {
         let sidecar = format!("spec:\n  sidecar: {{maxDataPlaneConnections: {most}}}");
         world.write("meshconfig.yaml", &mesh::sample("meshconfig.yaml")?.replace("spec:", &sidecar))

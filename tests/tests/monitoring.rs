@@ -228,7 +228,8 @@ fn on_a_real_prometheus() -> Result<()> {
     ensure_capable()?;
     let world = World::new()?;
     world.write("web.yaml", WATCHED)?;
-    world.write("bad.yaml", &mesh::sample("tcp-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
+    world
+        .write("bad.yaml", &mesh::sample("any-host-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
     let (authority, own) = identified_by_tokens()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
     let _shim =

@@ -19,7 +19,8 @@ fn metrics_and_status() -> Result<()> {
     let world = World::new()?;
     let pod = world.pod()?;
     world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    world.write("bad.yaml", &mesh::sample("tcp-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
+    world
+        .write("bad.yaml", &mesh::sample("any-host-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
     // Over TLS, and believed all the same.
     let (authority, own) = identified_by_tokens()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
@@ -51,13 +52,19 @@ fn metrics_and_status() -> Result<()> {
 
     let status = shim.status()?;
     let object =
-        status["objects"].as_array().into_iter().flatten().find(|o| o["object"]["name"] == "tcp-443");
+        status["objects"].as_array().into_iter().flatten().find(|o| o["object"]["name"] == "any-host-443");
     ensure!(object.is_some_and(|o| o["accepted"] == false), "{status:#}");
     let problems = status["problems"].as_array().cloned().unwrap_or_default();
     ensure!(problems.iter().any(|problem| problem["field"] == "spec.ports[0].protocol"), "{status:#}");
 
+    // It has the policy, and nothing shows yet that connections get to it.
+    let warnings = || -> Result<String> { Ok(shim.status()?["proxies"][0]["warnings"].to_string()) };
+    wait_for("the proxy", Duration::from_secs(5), || warnings().is_ok_and(|text| text != "null"))?;
+    ensure!(warnings()?.contains("it told of no decision yet"), "{}", warnings()?);
     let http = SocketAddr::new(HTTPBIN, 80);
     mesh::get(&pod, http, "httpbin.org", "/get")?;
+    wait_for("its word", Duration::from_secs(10), || warnings().is_ok_and(|text| text == "[]"))
+        .with_context(|| format!("{:?}", warnings()))?;
     mesh::get(&pod, http, "www.example.com", "/get")?;
     mesh::get_tls(&pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?;
     let counted = |labels: &str| {

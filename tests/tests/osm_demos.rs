@@ -35,7 +35,7 @@ fn egress_policy_demo() -> Result<()> {
     world.remove("httpbin-443.yaml")?;
     Curl::until(&pod, "P6", &https, &Curl::is_refused)?;
     Curl::until(&pod, "P7", &other, &Curl::is_refused)?;
-    world.write("tcp-443.yaml", &mesh::sample("tcp-443.yaml")?)?;
+    world.write("tcp-443.yaml", &mesh::sample("any-host-443.yaml")?)?;
     Curl::until(&pod, "P8", &other, &answers("HTTP/2 200", "server: gunicorn"))?;
     world.remove("tcp-443.yaml")?;
     Curl::until(&pod, "P9", &other, &Curl::is_refused)?;

@@ -88,6 +88,12 @@ enum Task {
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
     },
+    /// Get the Envoy that demo and tests use, and say where it is: for ENVOY_PATH, or to run it.
+    Envoy {
+        /// The version.
+        #[arg(long, value_name = "VERSION")]
+        envoy: Option<String>,
+    },
     /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
     Kubernetes,
     /// Build the playground: policies and questions in the browser.
@@ -117,6 +123,8 @@ enum Without {
     Browser,
     /// Those of dashboard and alerts, with Prometheus.
     Prometheus,
+    /// Those with real client programs, from curl to Java and Chromium.
+    Clients,
 }
 
 fn main() -> ExitCode {
@@ -159,6 +167,9 @@ fn run(task: Task) -> Result<()> {
                 "\n`docker compose up -d` (or `docker-compose up -d`) starts the local mesh: docs/compose.md"
             );
             Ok(())
+        }
+        Task::Envoy { envoy } => {
+            tools::envoy(envoy.as_deref()).map(|binary| println!("{}", binary.display()))
         }
         Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
         Task::Playground { serve, listen, no_build } => {
@@ -245,7 +256,7 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
             &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?,
         )?;
         // Not among all targets, because they run as steps of their own.
-        for test in ["kubernetes", "compose", "browser", "monitoring"] {
+        for test in ["kubernetes", "compose", "browser", "monitoring", "clients"] {
             let test = ["--package", "egress-tests", "--test", test, "--quiet"];
             must("clippy", cargo(&["clippy"])?.args(test).args(["--", "-D", "warnings"]))?;
         }
@@ -307,6 +318,11 @@ fn test(fast: bool, envoy: Option<&str>, without: &[Without]) -> Result<()> {
                     must("tests of dashboard and alerts", command.env("PROMETHEUS_PATH", &folder))
                 })?;
             }
+            if without.contains(&Without::Clients) {
+                steps.skip("tests with real programs", &"--without clients");
+            } else {
+                with_clients(&mut steps, &built, &envoy)?;
+            }
             if without.contains(&Without::Docker) {
                 steps.skip("tests of the local mesh", &"--without docker");
             } else {
@@ -354,6 +370,38 @@ fn in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
         command.args(["--", "--test-threads", "2"]).env("XTASK_BIN", std::env::current_exe()?);
         built.environment(&mut command, &envoy);
         must("tests in a browser", &mut command)
+    })
+}
+
+/// Real client programs through the sidecar. A program that is not there is installed, or fails the test.
+fn with_clients(steps: &mut Steps, built: &Built, envoy: &Path) -> Result<()> {
+    steps.run("client programs", || {
+        tools::packages(&[
+            ("git", "git"),
+            ("npm", "npm"),
+            ("node", "nodejs"),
+            ("java", "default-jre-headless"),
+            ("javac", "default-jdk-headless"),
+            ("/usr/share/java/httpclient5.jar", "libhttpclient5-java"),
+            ("/usr/share/java/slf4j-nop.jar", "libslf4j-java"),
+            ("/usr/bin/python3", "python3"),
+            ("/usr/lib/python3/dist-packages/requests/__init__.py", "python3-requests"),
+            ("/usr/lib/python3/dist-packages/httpx/__init__.py", "python3-httpx"),
+            ("/usr/lib/python3/dist-packages/aiohttp/__init__.py", "python3-aiohttp"),
+            ("/usr/lib/python3/dist-packages/grpc/__init__.py", "python3-grpcio"),
+            ("psql", "postgresql-client"),
+            ("redis-cli", "redis-tools"),
+            ("ssh", "openssh-client"),
+            ("sshd", "openssh-server"),
+            ("openssl", "openssl"),
+            ("chromium", "chromium"),
+        ])
+        .context("leave them out by name: `cargo xtask test --without clients`")
+    })?;
+    steps.run(&format!("tests with real programs and {}", envoy.display()), || {
+        let mut command = cargo(&["test", "--package", "egress-tests", "--test", "clients"])?;
+        built.environment(command.args(["--", "--nocapture"]), envoy);
+        must("tests with real programs", &mut command)
     })
 }
 

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// The Envoy that is used unless `ENVOY_VERSION` says otherwise.
 pub(crate) const ENVOY_VERSION: &str = "1.40.0";
 /// Every Envoy that is supported.
-pub(crate) const ENVOY_VERSIONS: [&str; 2] = ["1.39.0", "1.40.0"];
+pub(crate) const ENVOY_VERSIONS: [&str; 2] = ["1.39.3", "1.40.0"];
 
 /// Where fetched tools are kept. Root's is open, because Envoy runs as another user.
 pub(crate) fn cache() -> Result<PathBuf> {
@@ -36,7 +36,7 @@ pub(crate) fn is_root() -> bool {
 /// Shows that something takes its time.
 fn busy(what: String) -> ProgressBar {
     if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        println!("  {what} …");
+        eprintln!("  {what} …");
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner().with_message(what);
@@ -88,7 +88,7 @@ pub(crate) fn system() -> Result<()> {
     ])
 }
 
-/// Installs the packages of tools that are not there.
+/// Installs the packages of tools, and of files with an absolute path, that are not there.
 pub(crate) fn packages(tools: &[(&str, &'static str)]) -> Result<()> {
     let mut missing: Vec<_> =
         tools.iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| *package).collect();
@@ -105,7 +105,9 @@ pub(crate) fn packages(tools: &[(&str, &'static str)]) -> Result<()> {
     install
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive");
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Servers are started by the tests that need them, and not by being installed.
+        .env("RUNLEVEL", "1");
     quietly(&format!("installing {packages}"), &mut install)
 }
 

@@ -129,7 +129,12 @@ const SWITCH: &str = "/console/global-egress";
 const ON: &str = r#"{"enabled": true}"#;
 
 fn new_policy() -> String {
-    serde_json::json!({ "identity": "shop/app", "yaml": NEW }).to_string()
+    policy_for("shop/app", "https://a.org", NEW)
+}
+
+/// A policy for the destination of a question.
+fn policy_for(identity: &str, to: &str, yaml: &str) -> String {
+    serde_json::json!({ "question": { "identity": identity, "to": to }, "yaml": yaml }).to_string()
 }
 
 #[tokio::test]
@@ -273,6 +278,8 @@ async fn questions_are_answered() {
     }
     let (status, _, text) = admin.get("/suggest?identity=shop/app", &HERE).await;
     assert!(status == 409 && text.contains("serve --flow-log"), "{text}");
+    let (status, _, text) = admin.get("/console/suggestion?identity=shop/app&to=https://a.org", &HERE).await;
+    assert!(status == 409 && text.contains("serve --flow-log"), "{text}");
     let (_, _, text) = admin.get("/console/manifests?identity=shop/app", &HERE).await;
     assert!(text.contains("kind: Egress") && text.contains("enableEgress: false"), "{text}");
     let (_, _, text) = admin.get("/console/manifests?identity=shop/other", &HERE).await;
@@ -395,7 +402,23 @@ async fn what_is_written() {
     assert_eq!(admin.text("shop-new.yaml"), NEW);
     let (status, text) = admin.write("/console/policies", &new_policy(), &[], "127.0.0.1:1").await;
     assert!(status == 409 && text.contains("is there already"), "{status} {text}");
-    let other = serde_json::json!({ "identity": "shop/other", "yaml": NEW }).to_string();
+    let other = policy_for("shop/other", "https://a.org", NEW);
     let (status, text) = admin.write("/console/policies", &other, &[], "127.0.0.1:1").await;
     assert!(status == 422 && text.contains("is for others than shop/other"), "{status} {text}");
+    // More than the destination that was asked about, and nothing asked at all.
+    let fresh = NEW.replace("name: new", "name: more");
+    for (to, text, expected) in [
+        ("https://b.org", fresh.clone(), "allows `a.org`, and b.org:443 alone was asked about"),
+        ("https://a.org:8443", fresh.clone(), "allows port 443"),
+        ("https://a.org", fresh.replace("[a.org]", "[a.org, b.org]"), "allows `b.org`"),
+        ("https://a.org", fresh.replace("  hosts: [a.org]\n", ""), "allows any destination"),
+        ("", fresh.clone(), "is not HOST:PORT"),
+    ] {
+        let body = policy_for("shop/app", to, &text);
+        let (status, said) = admin.write("/console/policies", &body, &[], "127.0.0.1:1").await;
+        assert!(status == 422 && said.contains(expected), "{to}: {status} {said}");
+    }
+    let unasked = serde_json::json!({ "identity": "shop/app", "yaml": fresh }).to_string();
+    assert_eq!(admin.write("/console/policies", &unasked, &[], "127.0.0.1:1").await.0, 422);
+    assert_eq!(std::fs::read_dir(admin.folder.path()).expect("a folder").count(), 2);
 }

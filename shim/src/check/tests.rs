@@ -28,17 +28,25 @@ fn the_samples_are_right() {
         help: if such answers are to be expected: an Egress with `ipAddresses: [NAME-SERVER/32]` and `ports: [{number: 53, protocol: tcp}]`, or that block in the MeshConfig's `spec.traffic.outboundIPRangeExclusionList`
     DIR/route-group.yaml:24:5: info: Egress curl/httpbin-80-routes spec.ports[0]: everything that this port allows, Egress curl/httpbin-80 spec.ports[0] allows too
         help: one of the two is enough
-    DIR/tcp-443.yaml:13:5: info: Egress curl/tcp-443 spec.ports[0]: this allows any address on port 443
-        help: add `ipAddresses` or `hosts`, unless everything is meant
-    5 files, 6 objects (4 policies, 1 identity): 0 errors, 0 warnings
+    4 files, 5 objects (3 policies, 1 identity): 0 errors, 0 warnings
     ");
     assert_eq!(run(&dir).exit_code(true), 0);
-    // Each one alone, too.
-    for sample in fs::read_dir(&dir).expect("samples") {
+    // Each one alone, too, with those that allow everything: these say so in their name, their first line and their
+    // folder, and no other sample allows everything.
+    let open = workspace("envoy/open-samples");
+    let both = [&dir, &open].map(|folder| fs::read_dir(folder).expect("samples"));
+    for sample in both.into_iter().flatten() {
         let sample = sample.expect("a sample").path();
         let alone = tempfile::tempdir().expect("a folder");
         fs::copy(&sample, alone.path().join("a.yaml")).expect("copied");
         assert_eq!(run(alone.path()).exit_code(true), 0, "{}", sample.display());
+        let allows_all = text(alone.path()).contains("this allows any address");
+        assert_eq!(allows_all, sample.starts_with(&open), "{}", sample.display());
+        if allows_all {
+            let name = sample.file_name().expect("a name").to_string_lossy().into_owned();
+            let first = fs::read_to_string(&sample).expect("text");
+            assert!(name.starts_with("any-") && first.starts_with("# ALLOWS EVERY HOST"), "{name}");
+        }
     }
 }
 

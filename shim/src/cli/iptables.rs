@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::print;
 use crate::envoy::IpFamilies;
 use crate::interception::{
-    self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface,
+    self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface, listening_uids,
 };
 
 #[derive(Debug, Args)]
@@ -68,6 +68,22 @@ fn parse_block(text: &str) -> Result<IpNet, String> {
     })
 }
 
+/// Refuses rules by which an Envoy that runs already would get its own connections back.
+fn refuse_other_user(interception: &Interception) -> Result<()> {
+    let Interception { outbound_port: port, proxy_uid, .. } = interception;
+    if let Some(other) = listening_uids(*port).into_iter().find(|uid| uid != proxy_uid) {
+        let remedy = match other {
+            0 => format!("run Envoy as uid {proxy_uid}, not as root"),
+            _ => format!("run Envoy as uid {proxy_uid}, or pass `--proxy-uid {other}`"),
+        };
+        bail!(
+            "uid {other} listens on port {port}, and the connections of uid {proxy_uid} alone would be left alone: Envoy \
+             would get its own connections back, and refuse them. Nothing was changed: {remedy}"
+        );
+    }
+    Ok(())
+}
+
 impl Iptables {
     pub(super) fn run(self) -> Result<ExitCode> {
         let families = match self.ip_families {
@@ -85,6 +101,9 @@ impl Iptables {
             let text =
                 families.iter().map(|&family| format!("# {family}\n{}", interception.restore_input(family)));
             return print(&text.collect::<String>());
+        }
+        if !remove {
+            refuse_other_user(&interception)?;
         }
         let wanted = (!remove).then_some(&interception);
         let text = apply(wanted, families, backend)?.into_iter().map(|change| {

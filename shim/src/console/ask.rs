@@ -12,6 +12,7 @@ use egress_policy::Identity;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use super::destination::Destination;
 use super::{Console, Served};
 use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, proxies};
@@ -70,10 +71,7 @@ pub(super) async fn suggest(
     State(Served { shared, .. }): State<Served>,
     Query(Whose { identity }): Query<Whose>,
 ) -> Result<Json<Value>, Mistake> {
-    let Some(memory) = shared.flows.clone() else {
-        let why = "this control plane remembers no flows: run it with `serve --flow-log`\n";
-        return Err((StatusCode::CONFLICT, why.to_owned()));
-    };
+    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
     let suggestion = tokio::task::spawn_blocking(move || {
         let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
         let suggestion = Suggestion::of(&identity, &flows.flows);
@@ -89,6 +87,41 @@ pub(super) async fn suggest(
         .await
         .map(Json)
         .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no suggestion\n".to_owned()))
+}
+
+/// What would allow the one destination of a question, and how many others were refused. The page offers no more than
+/// that to be made a policy.
+pub(super) async fn suggestion(
+    State(Served { shared, console }): State<Served>,
+    Query(form): Query<Form>,
+) -> Result<Json<Value>, Mistake> {
+    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
+    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
+    let suggestion = tokio::task::spawn_blocking(move || {
+        let destination = Destination::of(&ask);
+        let identity = ask.identity;
+        let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
+        let these: Vec<_> = flows.flows.iter().filter_map(|flow| destination.narrow(flow)).collect();
+        let suggestion = Suggestion::of(&identity, &these);
+        let refused = flows.flows.iter().filter(|flow| flow.decided.word() != "allow");
+        json!({
+            "identity": identity.to_string(),
+            "destination": destination.to_string(),
+            "yaml": suggestion.yaml(),
+            "empty": suggestion.is_empty(),
+            "others": refused.filter(|flow| destination.narrow(flow).is_none()).count(),
+            "dropped": flows.dropped,
+        })
+    });
+    suggestion
+        .await
+        .map(Json)
+        .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no suggestion\n".to_owned()))
+}
+
+fn no_flows() -> Mistake {
+    let why = "this control plane remembers no flows: run it with `serve --flow-log`\n";
+    (StatusCode::CONFLICT, why.to_owned())
 }
 
 fn parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Identity, D::Error> {

@@ -18,7 +18,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use egress_compile::CompileOptions;
-use egress_policy::Identity;
+use egress_compile::explain::Ask;
+use egress_compile::explain::form::Form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,6 +27,7 @@ use self::folder::Folder;
 use self::policy::Policies;
 pub use self::token::Token;
 use super::Served;
+use super::destination::Destination;
 use crate::admin::Peer;
 use crate::source::kubernetes::{ClusterWriter, Refused};
 use crate::status::Shared;
@@ -140,29 +142,31 @@ pub(super) async fn global_egress(
     answer(done.map(|what| json!({ "written": [what] })))
 }
 
-/// Policies for one identity.
+/// A policy for the destination of a question, with the text that was shown and confirmed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct New {
-    identity: String,
+    question: Form,
     yaml: String,
 }
 
 pub(super) async fn policies(
     State(served): State<Served>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(New { identity, yaml }): Json<New>,
+    Json(New { question, yaml }): Json<New>,
 ) -> Response {
-    let done = match identity.parse::<Identity>() {
-        Ok(identity) => served.create(identity, yaml).await,
-        Err(error) => Err(Problem::invalid(format!("`{identity}`: {error}"))),
+    let identity = question.source.clone();
+    let to = question.to.clone();
+    let done = match question.ask(served.console.listener_port, served.console.blocked.clone()) {
+        Ok(ask) => served.create(&ask, yaml).await,
+        Err(error) => Err(Problem::invalid(error)),
     };
     match &done {
         Ok(written) => {
-            tracing::warn!(remote = %peer.address, identity, ?written, "the console made policies")
+            tracing::warn!(remote = %peer.address, identity, to, ?written, "the console made policies")
         }
         Err(Problem(_, why)) => {
-            tracing::warn!(remote = %peer.address, identity, why, "the console made no policy");
+            tracing::warn!(remote = %peer.address, identity, to, why, "the console made no policy");
         }
     }
     answer(done.map(|written| json!({ "written": written })))
@@ -189,10 +193,12 @@ impl Served {
         }
     }
 
-    async fn create(&self, identity: Identity, text: String) -> Result<Vec<String>, Problem> {
+    async fn create(&self, ask: &Ask, text: String) -> Result<Vec<String>, Problem> {
         let target = self.target()?;
         let (options, store): (CompileOptions, _) = (self.console.options.clone(), self.store());
-        let policies = blocking(move || Policies::read(&identity, text, &store, &options)).await?;
+        let (identity, destination) = (ask.identity.clone(), Destination::of(ask));
+        let policies =
+            blocking(move || Policies::read(&identity, &destination, text, &store, &options)).await?;
         let mut written = policies.names();
         match target {
             Target::Cluster(writer) => writer.create(&policies.objects()).await?,

@@ -59,6 +59,9 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
         address: Some(address(at)),
         traffic_direction: TrafficDirection::Outbound.into(),
         tcp_keepalive: Some(traffic::keepalive()),
+        // An Envoy that gets its own connections back would accept one after the other, and never hear of an upstream
+        // connection of its own, by which the plugin notices it. Envoy's documentation sees no cost in it.
+        max_connections_to_accept_per_socket_event: Some(UInt32Value { value: 1 }),
         listener_filters: vec![original_dst()],
         default_filter_chain: Some(FilterChain {
             name: name::FILTER_CHAIN.to_owned(),

@@ -36,7 +36,7 @@ pub struct Decided {
 
 impl Decided {
     /// Reads what the filter wrote; `None`: it is no decision.
-    pub(super) fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let verdict = match words.next()? {
             "allow" => Verdict::Allow,

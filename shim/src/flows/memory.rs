@@ -3,6 +3,7 @@
 mod asked;
 mod gone;
 mod pages;
+mod reporters;
 mod table;
 
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::asked::{Filter, Limit, Wanted};
 pub(crate) use self::gone::Gone;
 pub(crate) use self::pages::all;
+use self::reporters::Reporters;
 use self::table::{Key, Table};
 use super::{Flow, Observation};
 
@@ -34,6 +36,7 @@ pub struct Memory {
     per_identity: NonZeroUsize,
     most: usize,
     table: Mutex<Table>,
+    reporters: Reporters,
     /// Counts since the start.
     pub counts: Counts,
 }
@@ -76,12 +79,16 @@ impl Memory {
             per_identity,
             most: MOST.max(per_identity.get()),
             table: Mutex::default(),
+            reporters: Reporters::default(),
             counts: Counts::default(),
         }
     }
 
     /// Takes in what the log of a proxy says.
     pub fn record(&self, identity: &Identity, node: &str, now: Timestamp, seen: Vec<Option<Observation>>) {
+        if seen.iter().any(Option::is_some) {
+            self.reporters.add(identity, node);
+        }
         let mut dropped = 0;
         let mut table = self.lock();
         for observation in seen {
@@ -96,6 +103,12 @@ impl Memory {
         }
         drop(table);
         self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+
+    /// Whether a proxy told of a decision, ever or before what is restored was written.
+    #[must_use]
+    pub fn has_decided(&self, identity: &str, node: &str) -> bool {
+        self.reporters.has(identity, node)
     }
 
     /// How many there are.
@@ -140,6 +153,9 @@ impl Memory {
         table.follow_rows();
         for (row, flow) in rows {
             let Ok(identity) = flow.identity.parse() else { continue };
+            for node in &flow.nodes {
+                self.reporters.add(&identity, node);
+            }
             table.restore(&identity, row, flow);
             dropped += table.make_room(&identity, self.per_identity.get(), self.most);
         }

@@ -158,6 +158,7 @@ fn is_beyond_policy(flow: &Flow) -> bool {
                 | ReasonCode::InMesh
                 | ReasonCode::InMeshDenied
                 | ReasonCode::NotIntercepted
+                | ReasonCode::SelfIntercepted
                 | ReasonCode::PolicyInvalid
                 | ReasonCode::Revoked
         )

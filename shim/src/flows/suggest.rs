@@ -343,6 +343,7 @@ fn ways(flow: &Flow) -> Vec<Way> {
         }
         Some(ReasonCode::AddressForbidden) => return not("the name leads where no name may lead"),
         Some(ReasonCode::InMeshDenied) => return not("it is a service of the mesh, not egress"),
+        Some(ReasonCode::SelfIntercepted) => return not("it was made by the sidecar itself"),
         Some(ReasonCode::NotIntercepted) => return not("it was made to the sidecar itself"),
         Some(ReasonCode::PolicyInvalid) => return not("the sidecar had no policy"),
         Some(ReasonCode::Revoked) => return not("it was allowed until a policy changed"),

@@ -81,7 +81,8 @@ function proxies() {
     element("td", {}, proxy.envoy || "-", element("div", { class: "quiet" }, proxy.protocol)),
     element("td", {},
       element("strong", { class: isUpToDate(proxy) ? "good" : "bad" }, isUpToDate(proxy) ? "up to date" : "NOT up to date"),
-      element("div", { class: "quiet mono" }, proxy.documentAcknowledged ?? "none")),
+      element("div", { class: "quiet mono" }, proxy.documentAcknowledged ?? "none"),
+      ...proxy.warnings.map((warning) => element("div", { class: "warning" }, warning))),
     element("td", {}, ...Object.entries(proxy.types).map(([kind, of]) => element("div", {},
       element("code", {}, kind), " ", of.acknowledged ?? "none", of.sent && of.sent !== of.acknowledged ? ` (sent ${of.sent})` : "",
       of.rejected ? element("div", { class: "bad" }, `refused ${of.rejected.version}: ${of.rejected.error}`) : null)))))
@@ -170,7 +171,7 @@ async function evaluate() {
   byId("answer").replaceChildren(...answer(said, place));
   const { report } = said;
   const refused = report.verdict === "deny" || report.wouldRefuse;
-  await Promise.all([suggest(refused ? report.identity : null), linkPlayground(report.identity, asked)]);
+  await Promise.all([suggest(refused ? asked : null), linkPlayground(report.identity, asked)]);
 }
 
 // The playground takes what it shows from the part of its address behind `#`.
@@ -190,15 +191,21 @@ async function linkPlayground(identity, asked) {
   link.hidden = false;
 }
 
+// The question whose destination is suggested: a policy that is made may allow that, and nothing else.
 let suggestedFor = null;
 
-async function suggest(identity) {
+async function suggest(asked) {
   byId("suggesting").hidden = true;
-  if (!identity || !settings.flows) return;
-  const said = await json(`suggest?${new URLSearchParams({ identity })}`);
-  suggestedFor = said.identity;
+  confirmPolicy(null);
+  if (!asked || !settings.flows) return;
+  const mine = asking;
+  const said = await json(`console/suggestion?${asked}`);
+  // Another question may have been asked meanwhile.
+  if (mine !== asking) return;
+  suggestedFor = { ...Object.fromEntries(asked), ...Object.fromEntries(SWITCHES.map((field) => [field, asked.get(field) === "true"])) };
   byId("suggesting").hidden = false;
-  byId("suggested-for").textContent = said.identity;
+  byId("suggested-for").textContent = `${said.identity} to ${said.destination}`;
+  byId("suggested-others").textContent = said.others ? `${count(said.others, "other destination was", "other destinations were")} refused: explain each, or see osm-egress suggest` : "";
   byId("suggested").value = said.yaml;
   byId("suggested").readOnly = !settings.writes;
   byId("applying").hidden = !settings.writes || said.empty;
@@ -277,6 +284,25 @@ function switchEgress() {
   const enabled = wanted;
   confirmSwitch(null);
   act([byId("switch")], byId("switch-said"), "console/global-egress", { enabled });
+}
+
+// The policy that is asked to be confirmed, as it is shown then.
+let policyShown = null;
+
+function confirmPolicy(yaml) {
+  policyShown = yaml;
+  const asks = yaml !== null;
+  byId("confirming").hidden = !asks;
+  byId("apply").disabled = asks;
+  byId("confirm-text").textContent = yaml ?? "";
+  byId("confirm-for").textContent = byId("suggested-for").textContent;
+  if (asks) byId("apply-no").focus();
+}
+
+function applyPolicy() {
+  const yaml = policyShown;
+  confirmPolicy(null);
+  act([byId("apply")], byId("apply-said"), "console/policies", { question: suggestedFor, yaml });
 }
 
 // The page.
@@ -360,7 +386,10 @@ async function start() {
   byId("token-form").addEventListener("submit", (event) => event.preventDefault());
   byId("forget").addEventListener("click", forget);
   byId("copy").addEventListener("click", copy);
-  byId("apply").addEventListener("click", () => act([byId("apply")], byId("apply-said"), "console/policies", { identity: suggestedFor, yaml: byId("suggested").value }));
+  byId("apply").addEventListener("click", () => confirmPolicy(byId("suggested").value));
+  byId("suggested").addEventListener("input", () => confirmPolicy(null));
+  byId("apply-no").addEventListener("click", () => { confirmPolicy(null); byId("apply").focus(); });
+  byId("apply-yes").addEventListener("click", applyPolicy);
   byId("switch").addEventListener("click", () => confirmSwitch(status.meshMode !== "passthrough"));
   byId("switch-no").addEventListener("click", () => { confirmSwitch(null); byId("switch").focus(); });
   byId("switch-yes").addEventListener("click", switchEgress);

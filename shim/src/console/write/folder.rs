@@ -116,8 +116,17 @@ fn failed(path: &Path, error: &std::io::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::destination::Destination;
+    use egress_compile::blocked_ranges::BlockedRanges;
+    use egress_compile::explain::form::Form;
     use egress_compile::store::FileUpdate;
     use egress_policy::Identity;
+
+    /// What the policies of these tests are asked for.
+    fn asked() -> Destination {
+        let form = Form { source: "shop/app".into(), to: "https://a.org".into(), ..Form::default() };
+        Destination::of(&form.ask(15001, BlockedRanges::default()).expect("sense"))
+    }
 
     fn load(root: &Path) -> Store {
         let mut store = Store::default();
@@ -190,7 +199,8 @@ mod tests {
         let policies = |name: &str| {
             let text = text.replace("name: new", &format!("name: \"{name}\""));
             let identity = Identity::new("shop", "app").expect("valid");
-            Policies::read(&identity, text, &Store::default(), &CompileOptions::default()).expect("good")
+            Policies::read(&identity, &asked(), text, &Store::default(), &CompileOptions::default())
+                .expect("good")
         };
         let ours = Folder::new(folder.path());
         let path = folder.path().join("shop-new.yaml");
@@ -204,7 +214,8 @@ mod tests {
             let identity = Identity::new("shop", "app").expect("valid");
             let text = text.replace("name: new", &format!("name: \"{name}\""));
             // Some are no names to begin with.
-            let read = Policies::read(&identity, text, &Store::default(), &CompileOptions::default());
+            let read =
+                Policies::read(&identity, &asked(), text, &Store::default(), &CompileOptions::default());
             assert!(read.and_then(|policies| ours.add(&policies)).is_err(), "{name}");
         }
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);

@@ -9,6 +9,7 @@ use egress_policy::Identity;
 use serde_json::{Value, json};
 
 use super::Problem;
+use crate::console::destination::Destination;
 use crate::console::manifests::value;
 
 /// More than anybody reads.
@@ -24,10 +25,11 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// Reads them: only Egress objects of this identity, in its namespace, without a mistake, and none of a name that is
-    /// taken. Whoever writes by the console cannot write anything else.
+    /// Reads them: only Egress objects of this identity, in its namespace, without a mistake, none of a name that is
+    /// taken, and none that allows more than one destination. Whoever writes by the console cannot write anything else.
     pub(super) fn read(
         identity: &Identity,
+        destination: &Destination,
         text: String,
         store: &Store,
         options: &CompileOptions,
@@ -86,6 +88,20 @@ impl Policies {
         if !errors.is_empty() {
             return Err(said(errors.into_iter()));
         }
+        let document = compiled.document(identity);
+        for object in &objects {
+            let name = format!("{}/{}", object.reference.namespace, object.reference.name);
+            let excess = document.rules.iter().filter(|rule| rule.policy == name).find_map(|rule| {
+                destination.excess(rule).map(|excess| format!("`{}` allows {excess}", rule.name))
+            });
+            if let Some(excess) = excess {
+                return Err(Problem::invalid(format!(
+                    "{}: {excess}, and {destination} alone was asked about: write other policies to the folder, or by \
+                     `kubectl`",
+                    object.reference
+                )));
+            }
+        }
         Ok(Self { text, objects })
     }
 
@@ -134,6 +150,8 @@ fn said<'p>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use egress_compile::blocked_ranges::BlockedRanges;
+    use egress_compile::explain::form::Form;
 
     const GOOD: &str = "# Kept.\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
         metadata: {name: new, namespace: shop}\nspec:\n  sources: [{kind: ServiceAccount, name: app, namespace: shop}]\n  \
@@ -144,7 +162,9 @@ mod tests {
         let there = GOOD.replace("name: new", "name: old");
         store.apply(FileUpdate::read("old.yaml".into(), there.as_bytes()));
         let identity = Identity::new("shop", "app").expect("valid");
-        Policies::read(&identity, text.to_owned(), &store, &CompileOptions::default())
+        let form = Form { source: "shop/app".into(), to: "https://httpbin.org".into(), ..Form::default() };
+        let ask = form.ask(15001, BlockedRanges::default()).expect("sense");
+        Policies::read(&identity, &Destination::of(&ask), text.to_owned(), &store, &CompileOptions::default())
     }
 
     #[test]
@@ -186,6 +206,22 @@ mod tests {
             (format!("{GOOD}---\n{GOOD}"), 422, "defined again"),
             (GOOD.replace("httpbin.org", "\"*\""), 422, "spec.hosts[0]"),
             (GOOD.replace("protocol: https", "protocol: no"), 422, "spec.ports[0].protocol"),
+            // More than was asked about.
+            (
+                GOOD.replace("[httpbin.org]", "[httpbin.org, a.org]"),
+                422,
+                "Egress shop/new: `spec.ports[0]` allows `a.org`, and httpbin.org:443 alone was asked about",
+            ),
+            (GOOD.replace("httpbin.org", "\"*.httpbin.org\""), 422, "allows `*.httpbin.org`"),
+            (GOOD.replace("  hosts: [httpbin.org]\n", ""), 422, "allows any destination"),
+            (GOOD.replace("protocol: https", "protocol: tcp"), 422, "allows any destination"),
+            (GOOD.replace("number: 443", "number: 8443"), 422, "allows port 8443"),
+            (GOOD.replace("hosts: [httpbin.org]", "ipAddresses: [0.0.0.0/0]"), 422, "allows 0.0.0.0/0"),
+            (
+                format!("{GOOD}---\n{}", GOOD.replace("name: new", "name: new2").replace("httpbin", "other")),
+                422,
+                "Egress shop/new2: `spec.ports[0]` allows `other.org`",
+            ),
         ] {
             let Problem(found, why) = read(&text).expect_err(&text);
             assert!(found == status && why.contains(expected), "{text}\n{found} {why}");

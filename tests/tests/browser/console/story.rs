@@ -59,40 +59,69 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("what a rule lacks", "#answer", "does not list `www.example.com`")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         ensure!(browser.value("#address")? == EXAMPLE.to_string());
-        browser.wait("whose suggestion", "#suggested-for", "curl/curl")?;
+        // This destination, and not the other one that was refused.
+        browser.wait("what is suggested", "#suggested-for", "curl/curl to www.example.com:443")?;
+        browser.wait("the other", "#suggested-others", "1 other destination was refused")?;
         let suggested = browser.value("#suggested")?;
         ensure!(suggested.contains("- www.example.com #") && !suggested.contains("secret"), "{suggested}");
+        ensure!(suggested.contains("number: 443") && !suggested.contains("number: 80"), "{suggested}");
         console.picture("console-explain.png")?;
         browser.click("#copy")?;
         browser.wait("that it is copied", "#suggest-said", "copied")?;
 
         // No token, a wrong one, and the right one.
-        browser.click("#apply")?;
+        let apply = || -> Result<()> {
+            browser.click("#apply")?;
+            browser.click("#apply-yes")
+        };
+        apply()?;
         browser.wait("what is missing", "#apply-said", "fill in the token")?;
         ensure!(browser.focus()? == "token");
         browser.fill("#token", "not-the-token-of-the-console")?;
-        browser.click("#apply")?;
+        apply()?;
         browser.wait("that it is wrong", "#apply-said", "this is not the console's token")?;
         console.says(|line| line.contains("401"))?;
         ensure!(browser.value("#token")?.is_empty(), "a wrong token is kept");
         browser.fill("#token", TOKEN)?;
-        // Only what it should reach.
-        let kept: Vec<&str> =
-            suggested.split("---\n").filter(|part| part.contains("protocol: https")).collect();
         browser.fill("#suggested", "kind: Egress")?;
-        browser.click("#apply")?;
+        apply()?;
         browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
         console.says(|line| line.contains("422"))?;
-        browser.script(
-            "document.querySelector('#suggested').value = arguments[0]",
-            &json!([kept.join("---\n")]),
-        )?;
+        let write_down = |text: &str| {
+            browser.script("document.querySelector('#suggested').value = arguments[0]", &json!([text]))
+        };
+        // More than what is explained.
+        for (more, expected) in [
+            (suggested.replace("- www.example.com #", "- '*.example.com' #"), "allows `*.example.com`"),
+            (suggested.replace("number: 443", "number: 8443"), "allows port 8443"),
+        ] {
+            write_down(&more)?;
+            apply()?;
+            browser.wait("what is too much", "#apply-said", expected)?;
+            browser.wait("what was asked", "#apply-said", "www.example.com:443 alone was asked about")?;
+            console.says(|line| line.contains("422"))?;
+        }
+        write_down(&suggested)?;
+        // It is shown and asked first. A change takes the question back, and so does "No".
+        let files = || std::fs::read_dir(console.manifests).map(Iterator::count);
+        let before = files()?;
         browser.click("#apply")?;
+        ensure!(browser.focus()? == "apply-no");
+        ensure!(browser.text("#confirm-text")?.trim() == suggested.trim());
+        browser.wait("for what", "#confirm-for", "www.example.com:443")?;
+        browser.click("#apply-no")?;
+        ensure!(!console.can_be_seen("#confirming")?);
+        browser.click("#apply")?;
+        browser.fill("#suggested", "another text")?;
+        ensure!(!console.can_be_seen("#confirming")?, "another text is to be confirmed");
+        write_down(&suggested)?;
+        ensure!(files()? == before, "something was written");
+        apply()?;
         browser.wait("what was written", "#apply-said", "written: Egress curl/curl-")?;
         let written = browser.text("#apply-said")?;
         let file = written.rsplit(", ").next().unwrap_or_default().to_owned();
         ensure!(std::path::Path::new(&file).starts_with(console.manifests), "{file}");
-        ensure!(std::fs::read_to_string(&file)? == kept.join("---\n"), "{file}");
+        ensure!(std::fs::read_to_string(&file)? == suggested, "{file}");
         wait_for("it to be allowed", Duration::from_secs(10), || {
             allowed().is_ok_and(|outcome| matches!(outcome, Outcome::Http(answer) if answer.status == 200))
         })?;
@@ -100,22 +129,18 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         // Never over one that is there.
-        console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
-        browser.wait("a suggestion", "#suggested-for", "curl/curl")?;
+        console.load("ask?identity=curl/curl&to=http://www.example.com/get&address=203.0.113.20")?;
+        browser.wait("a suggestion", "#suggested-for", "curl/curl to www.example.com:80")?;
         ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
-        browser.script(
-            "document.querySelector('#suggested').value = arguments[0]",
-            &json!([kept.join("---\n")]),
-        )?;
-        browser.script("document.querySelector('#apply').click()", &json!([]))?;
-        browser.wait("that it is there", "#applying", "is there already: it was left as it is").or_else(
-            |_| {
-                // Nothing is left to suggest, so there is no button.
-                ensure!(browser.text("#applying")?.is_empty());
-                Ok(())
-            },
-        )?;
+        write_down(&suggested)?;
+        apply()?;
+        browser.wait("that it is there", "#apply-said", "is there already: it was left as it is")?;
         console.says(|line| line.contains("409"))?;
+        // What nobody tried has no suggestion, and no button.
+        console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
+        browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
+        ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
+        ensure!(!console.can_be_seen("#apply")?, "nothing can be made a policy");
         let log = console.shim.log();
         for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
             ensure!(log.contains(expected), "{log}");

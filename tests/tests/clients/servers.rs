@@ -1,0 +1,167 @@
+//! What the clients talk to: files by HTTP and HTTPS, and as much of PostgreSQL's and Redis' protocols as a question
+//! and its answer take. Every server counts who comes.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use egress_tests::authority::Pair;
+use egress_tests::client::PATIENCE;
+use egress_tests::netns::Netns;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// Files over TLS.
+pub(crate) const HTTPS: u16 = 4443;
+/// Files in plaintext.
+pub(crate) const HTTP: u16 = 8081;
+/// PostgreSQL.
+pub(crate) const POSTGRES: u16 = 5432;
+/// Redis.
+pub(crate) const REDIS: u16 = 6379;
+
+/// Running servers, on every address of their namespace.
+pub(crate) struct Servers {
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Servers {
+    /// Starts them.
+    pub(crate) fn start(netns: &Netns, files: &Path, pair: &Pair) -> Result<Self> {
+        let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        let (config, files) = (Arc::new(config), files.to_owned());
+        let servers = Self { accepted: Arc::default() };
+        let plain = files.clone();
+        servers.serve(netns, HTTPS, move |stream| {
+            let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, stream);
+            answer(&mut stream, &files)?;
+            stream.conn.send_close_notify();
+            Ok(stream.flush()?)
+        })?;
+        servers.serve(netns, HTTP, move |mut stream| answer(&mut stream, &plain))?;
+        servers.serve(netns, POSTGRES, |mut stream| postgres(&mut stream))?;
+        servers.serve(netns, REDIS, |mut stream| {
+            let mut request = [0; 4096];
+            while stream.read(&mut request)? > 0 {
+                stream.write_all(b"+PONG\r\n")?;
+            }
+            Ok(())
+        })?;
+        Ok(servers)
+    }
+
+    /// How many connections were accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    fn serve(
+        &self,
+        netns: &Netns,
+        port: u16,
+        serve: impl Fn(TcpStream) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<()> {
+        let listener =
+            netns.run(|| TcpListener::bind(("::", port)))?.with_context(|| format!("port {port}"))?;
+        let (accepted, serve) = (Arc::clone(&self.accepted), Arc::new(serve));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || {
+                    let set = stream.set_read_timeout(Some(PATIENCE));
+                    // Whoever hangs up early is no concern of a server.
+                    let _ = set.map_err(Into::into).and_then(|()| serve(stream));
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// One request, and the file that it asks for.
+fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let path = head.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
+    let path: PathBuf =
+        Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let file = files.join(path);
+    let file = if file.is_dir() { file.join("index.html") } else { file };
+    let (status, body) = match std::fs::read(&file) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", Vec::new()),
+    };
+    let kind = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("html") => "text/html",
+        Some("json") => "application/json",
+        _ => "application/octet-stream",
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )?;
+    stream.write_all(&body)?;
+    Ok(stream.flush()?)
+}
+
+/// Lets anybody in, and answers any query with one row, `hello`.
+fn postgres(stream: &mut TcpStream) -> Result<()> {
+    let mut start = [0; 8];
+    stream.read_exact(&mut start)?;
+    let length = u32::from_be_bytes([start[0], start[1], start[2], start[3]]);
+    let mut rest = vec![0; usize::try_from(length)?.saturating_sub(8).min(10_000)];
+    stream.read_exact(&mut rest)?;
+    let ready = b"Z\0\0\0\x05I";
+    let authenticated = [&b"R\0\0\0\x08\0\0\0\0"[..], &parameter("server_version", "15.0"), ready].concat();
+    stream.write_all(&authenticated)?;
+    let mut query = [0; 4096];
+    while stream.read(&mut query)? > 0 {
+        if query[0] != b'Q' {
+            return Ok(());
+        }
+        let columns = [
+            &1u16.to_be_bytes()[..],
+            b"word\0",
+            &[0; 6],
+            &25u32.to_be_bytes(),
+            b"\xff\xff",
+            &[0xff; 4],
+            &[0; 2],
+        ];
+        let row = [&1u16.to_be_bytes()[..], &5u32.to_be_bytes(), b"hello"];
+        let answer = [
+            message(b'T', &columns.concat()),
+            message(b'D', &row.concat()),
+            message(b'C', b"SELECT 1\0"),
+            ready.to_vec(),
+        ];
+        stream.write_all(&answer.concat())?;
+    }
+    Ok(())
+}
+
+fn parameter(name: &str, value: &str) -> Vec<u8> {
+    message(b'S', format!("{name}\0{value}\0").as_bytes())
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    [&[kind][..], &length.to_be_bytes(), body].concat()
+}
