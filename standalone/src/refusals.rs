@@ -46,7 +46,7 @@ pub const REFUSALS: [EnvoyRefusal; 9] = [
         ReasonCode::HeadersTooLarge,
     ),
     refusal(
-        "response.code_details.startsWith('http1.') || response.code_details.startsWith('http2.')",
+        "response.code_details.startsWith('http') || response.code_details == 'query_missing_content_type'",
         ReasonCode::RequestMalformed,
     ),
 ];

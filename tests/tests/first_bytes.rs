@@ -209,7 +209,7 @@ fn header_block(size: usize) -> Vec<u8> {
 }
 
 /// What Envoy has allocated, in kB: what is free of its memory is given back late.
-fn allocated(envoy: &Envoy) -> Result<u64> {
+fn allocated(envoy: &Envoy<'_>) -> Result<u64> {
     let memory: serde_json::Value = serde_json::from_str(&envoy.admin("/memory")?)?;
     let bytes: u64 = memory["allocated"].as_str().context("no memory")?.parse()?;
     Ok(bytes / 1024)

@@ -248,6 +248,11 @@ impl Words {
                 return Ok(Sends::Rejected { authority, method, path: target, reason });
             }
         };
+        if upgrade.as_ref().is_some_and(|asked| !asked.eq_ignore_ascii_case("websocket")) {
+            let reason = ReasonCode::UpgradeRefused;
+            notes.push(format!("Envoy itself refuses it (`{reason}`): no rule can allow this upgrade"));
+            return Ok(Sends::Rejected { authority, method, path, reason });
+        }
         if target.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
             notes.push(
                 "Envoy 1.40 takes `..;x` for `..` before the path is matched; 1.39 does not, and no pattern matches"
