@@ -53,7 +53,8 @@ impl Console<'_> {
     }
 
     fn make(&self, identity: &str, yaml: &str) -> Result<(u16, String)> {
-        self.post("policies", &json!({ "identity": identity, "yaml": yaml }), &[])
+        let question = json!({ "identity": identity, "to": "tcp://203.0.113.20:9000" });
+        self.post("policies", &json!({ "question": question, "yaml": yaml }), &[])
     }
 }
 
@@ -68,7 +69,7 @@ fn what_the_console_writes() -> Result<()> {
     let file = token.path().to_string_lossy();
     let shim = cluster.shim(&["--console-write", "--console-token-file", &file])?;
     let console = Console { world: &world };
-    let port = "ports: [{number: 9000, protocol: tcp}]";
+    let port = "ipAddresses: [203.0.113.20/32]\n  ports: [{number: 9000, protocol: tcp}]";
 
     // The usual role is not enough, and what is missing is said.
     for (status, text) in [console.switch(true)?, console.make("curl/curl", &policy("curl", "p", port))?] {
@@ -99,7 +100,11 @@ fn what_the_console_writes() -> Result<()> {
         "{status} {text}"
     );
     until(&shim, "the policies", |status| rules(status, "Egress curl/two") == Some(1))?;
-    let other = policy("curl", "one", "ports: [{number: 1, protocol: tcp}]");
+    // Nothing beside what was asked about.
+    let wide = policy("curl", "wide", "ports: [{number: 9000, protocol: tcp}]");
+    let (status, text) = console.make("curl/curl", &wide)?;
+    ensure!(status == 422 && text.contains("any destination"), "{status} {text}");
+    let other = policy("curl", "one", &port.replace("tcp", "tcp-server-first"));
     let (status, text) = console.make("curl/curl", &other)?;
     ensure!(status == 409 && text.contains("is there already"), "{status} {text}");
     let stored =
