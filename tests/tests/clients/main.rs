@@ -19,7 +19,7 @@ use self::servers::Servers;
 /// What the workload may reach, by name or by address.
 const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
-metadata: {name: files, namespace: curl, annotations: {openservicemesh.io/egress-ech: allow-outer}}
+metadata: {name: files, namespace: curl}
 spec:
   sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
   hosts: [files.example]
@@ -72,7 +72,7 @@ const FILE: &str = "hello from the files";
 /// Debian's Python has Debian's packages.
 const PYTHON: &str = "/usr/bin/python3";
 
-const CLIENTS: [Client; 20] = [
+const CLIENTS: [Client; 22] = [
     client("curl", "curl", FILE, "curl -sS --fail --cacert $CA $URL/get"),
     client("curl, HTTP", "curl", FILE, "curl -sS --fail $PLAIN/get"),
     client("curl, HTTP/2", "curl", "GET files.example/get", "curl -sS --fail -k --http2 https://$HOST/get"),
@@ -119,6 +119,13 @@ const CLIENTS: [Client; 20] = [
         FILE,
         "java -Djavax.net.ssl.trustStore=$TOOLS/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit -cp $TOOLS/classes:$JARS Clients jdk $URL/get",
     ),
+    // It offers `h2c`.
+    client(
+        "Java's HttpClient, HTTP",
+        "java",
+        FILE,
+        "java -cp $TOOLS/classes:$JARS Clients jdk $PLAIN/get",
+    ),
     client(
         "Apache HttpClient 5",
         "java",
@@ -130,6 +137,13 @@ const CLIENTS: [Client; 20] = [
         "java",
         FILE,
         "java -cp $TOOLS/classes:$JARS Clients apache $PLAIN/get",
+    ),
+    // What it sends since 5.4, which Debian does not have.
+    client(
+        "Apache HttpClient 5.4's headers",
+        "curl",
+        FILE,
+        "curl -sS --fail -H 'Connection: Upgrade' -H 'Upgrade: TLS/1.2' -A 'Apache-HttpClient/5.4 (Java/17)' $PLAIN/get",
     ),
     client(
         "Python, requests",
