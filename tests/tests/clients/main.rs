@@ -120,12 +120,7 @@ const CLIENTS: [Client; 22] = [
         "java -Djavax.net.ssl.trustStore=$TOOLS/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit -cp $TOOLS/classes:$JARS Clients jdk $URL/get",
     ),
     // It offers `h2c`.
-    client(
-        "Java's HttpClient, HTTP",
-        "java",
-        FILE,
-        "java -cp $TOOLS/classes:$JARS Clients jdk $PLAIN/get",
-    ),
+    client("Java's HttpClient, HTTP", "java", FILE, "java -cp $TOOLS/classes:$JARS Clients jdk $PLAIN/get"),
     client(
         "Apache HttpClient 5",
         "java",
