@@ -50,7 +50,7 @@ pub const MAX_REFERENCES_OF_NAMESPACE: usize = 1_000_000;
 /// What a cluster counts: some 200 bytes for each source.
 const REFERENCES_OF_CLUSTER: usize = 4;
 
-/// The most memory of the control plane for all Egress objects that count, as [`memory`] estimates it. With what it needs
+/// The most memory of the control plane for all Egress objects that count, as `memory` estimates it. With what it needs
 /// itself it stays below 300 MB. Some 600,000 hosts of usual length fit, whoever many identities they are granted to.
 pub const MAX_MEMORY: usize = 160 << 20;
 /// The most memory for the objects of one namespace: two that use all they may leave room for others.

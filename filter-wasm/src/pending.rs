@@ -22,7 +22,7 @@ pub(crate) struct PendingConnection {
     pub(crate) id: u32,
     /// The original destination.
     pub(crate) to: SocketAddr,
-    /// When its time is up, in milliseconds as [`crate::host::Connection::now`] counts.
+    /// When its time is up, in milliseconds as [`crate::host::Host::now`] counts.
     pub(crate) deadline: u64,
     /// Its number among all: the smallest is the oldest.
     pub(crate) number: u64,
