@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::admin::{self, HostName};
-use crate::audit::{Audit, Snapshot as Audited, Witness};
+use crate::audit::{Audit, Witness};
 use crate::connections::{Pools, encrypted, raise_file_limit, serve as serve_http};
 use crate::console::Console;
 use crate::console::playground::Playground;
@@ -272,12 +272,13 @@ pub async fn run(config: Config) -> Result<()> {
             let first_compiled = compile(&first.store, &config.options, None);
             report(&source.borrow(), &first_compiled);
             let first_compiled = Arc::new(first_compiled);
-            let (audited, states) = watch::channel((Arc::clone(&first.store), Arc::clone(&first_compiled)));
-            tokio::spawn(Audit { witness, events: reading.audit_events() }.run(states));
+            let audit = Audit { witness, events: reading.audit_events() };
             sender.send_replace(first_compiled);
             reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
-            tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots), audited));
+            // The first objects are moved: they would be held for as long as this serves.
+            let first = first.store;
+            tokio::spawn(recompile(source, first, config.options, sender, Arc::clone(&snapshots), audit));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
             let server = Server::new(snapshots, identification, proxies);
             let xds = tokio::spawn(server.serve(xds, tls, flows, pools.xds, wait(stopped.clone())));
@@ -361,18 +362,18 @@ async fn signalled() -> Result<()> {
 /// Compiles whenever the objects change.
 async fn recompile(
     mut source: watch::Receiver<SourceState>,
+    mut store: Arc<egress_compile::store::Store>,
     options: CompileOptions,
     sender: watch::Sender<Arc<Compiled>>,
     snapshots: Arc<Published>,
-    audited: watch::Sender<Audited>,
+    audit: Audit,
 ) {
     while source.changed().await.is_ok() {
         let state = source.borrow_and_update().clone();
-        let store = Arc::clone(&state.store);
         let before = Arc::clone(&sender.borrow());
         let start = Instant::now();
-        let options = options.clone();
-        let compiled = tokio::task::spawn_blocking(move || compile(&store, &options, Some(&before))).await;
+        let (new, known, options) = (Arc::clone(&state.store), Arc::clone(&before), options.clone());
+        let compiled = tokio::task::spawn_blocking(move || compile(&new, &options, Some(&known))).await;
         let Ok(compiled) = compiled else {
             tracing::error!("compiling failed; the last good state stays in force");
             continue;
@@ -383,7 +384,8 @@ async fn recompile(
         let (topics, newest) = (Arc::clone(&snapshots), Arc::clone(&compiled));
         let changed = tokio::task::spawn_blocking(move || topics.update(&newest)).await.unwrap_or_default();
         tracing::info!(changed, took = ?start.elapsed(), "compiled");
-        audited.send_replace((state.store, compiled));
+        let old = std::mem::replace(&mut store, Arc::clone(&state.store));
+        audit.record((old, before), (state.store, compiled)).await;
     }
 }
 
