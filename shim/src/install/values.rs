@@ -256,7 +256,7 @@ impl Default for Egress {
     }
 }
 
-/// What `serve` has if it is told nothing (`docs/decisions/0094-connections-of-one-client.md`).
+/// What `serve` has if it is told nothing (`docs/decisions/0094-connections-per-client.md`).
 pub const UPSTREAM_IDLE_TIMEOUT: &str = "60s";
 
 /// Reads a limit on silence. A second is enough for any answer, and a week is longer than connections live.
