@@ -1,48 +1,48 @@
-//! Runs `osm-egress` against a cluster, as its user does.
+//! Runs `osm-egress` as its user does.
 
 use anyhow::{Result, ensure};
 
+use crate::control_plane;
 use crate::kube::{ApiServer, User};
-use crate::shim;
 
-/// What a command said.
+/// The result of a command.
 #[derive(Debug)]
-pub struct Said {
-    /// Whether it succeeded.
+pub struct CommandOutput {
+    /// True if the command succeeded.
     pub ok: bool,
-    /// Its output.
+    /// The standard output.
     pub out: String,
-    /// What it warned of, or why it failed.
+    /// The standard error: warnings and errors.
     pub err: String,
 }
 
-impl Said {
-    /// This, if it succeeded.
+impl CommandOutput {
+    /// Returns the result, or an error if the command failed.
     ///
     /// # Errors
-    /// When it did not.
-    pub fn done(self) -> Result<Self> {
+    /// Fails if it did not.
+    pub fn expect_success(self) -> Result<Self> {
         ensure!(self.ok, "it failed: {}\nafter: {}", self.err, self.out);
         Ok(self)
     }
 
-    /// What went wrong.
+    /// Returns the error text of a command that must fail.
     ///
     /// # Errors
-    /// When nothing did.
-    pub fn refused(self) -> Result<String> {
+    /// Fails if nothing did.
+    pub fn expect_failure(self) -> Result<String> {
         ensure!(!self.ok, "it succeeded: {}", self.out);
         Ok(self.err)
     }
 }
 
-/// Runs `osm-egress` with these words as a user of the cluster.
+/// Runs `osm-egress` with these arguments as a user of the cluster.
 ///
 /// # Errors
-/// When it cannot be run.
-pub fn osm_egress(api: &ApiServer<'_>, user: User, words: &[&str]) -> Result<Said> {
-    let output = api.command(&shim::binary()?.to_string_lossy(), user).args(words).output()?;
-    Ok(Said {
+/// Fails if it cannot be run.
+pub fn osm_egress(api: &ApiServer<'_>, user: User, words: &[&str]) -> Result<CommandOutput> {
+    let output = api.command(&control_plane::binary()?.to_string_lossy(), user).args(words).output()?;
+    Ok(CommandOutput {
         ok: output.status.success(),
         out: String::from_utf8(output.stdout)?,
         err: String::from_utf8(output.stderr)?,

@@ -1,4 +1,4 @@
-//! One pod, its sidecar and the control plane, and what tests do with them.
+//! A test mesh: one pod with its sidecar, under a control plane, in a test network.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,124 +10,126 @@ use egress_policy::Identity;
 use serde_json::Value;
 
 use crate::client::{self, Outcome};
+use crate::control_plane::ControlPlane;
 use crate::envoy::Envoy;
-use crate::mesh::{self, World};
-use crate::netns::{Form, Pod, ensure_capable};
+use crate::netns::{Pod, PodForm, ensure_capable};
+use crate::network::TestNetwork;
 use crate::origin::ADDRESS_HEADER;
-use crate::shim::Shim;
+use crate::sidecar;
 use crate::wait::wait_for;
+use crate::workload;
 
-/// Everything that there is.
+/// One pod with its sidecar, under a control plane, in a test network.
 #[derive(Debug)]
-pub struct Scene<'s> {
-    /// The world.
-    pub world: &'s World,
-    /// The pod, of `curl/curl`.
+pub struct TestMesh<'s> {
+    /// The network.
+    pub network: &'s TestNetwork,
+    /// The pod of `curl/curl`.
     pub pod: &'s Pod,
     /// The control plane.
-    pub shim: &'s Shim<'s>,
+    pub control_plane: &'s ControlPlane<'s>,
     /// The sidecar.
     pub envoy: &'s Envoy<'s>,
 }
 
-/// How a scene is set.
+/// The options of a test mesh.
 #[derive(Debug)]
-pub struct Setting<'a> {
+pub struct MeshOptions<'a> {
     /// The manifests: file names and texts.
     pub manifests: &'a [(&'a str, &'a str)],
     /// Flags of the control plane.
     pub flags: &'a [&'a str],
     /// The form of the pod.
-    pub form: Form,
+    pub form: PodForm,
 }
 
-/// Sets a scene in which these manifests are in force.
+/// Runs a test in a mesh with these manifests in force.
 ///
 /// # Errors
-/// When it cannot be set, and what the test says.
-pub fn play(manifests: &[(&str, &str)], test: impl FnOnce(&Scene<'_>) -> Result<()>) -> Result<()> {
-    play_in(|_| Ok(()), manifests, test)
+/// Fails if the mesh does not start, or if the test fails.
+pub fn with_mesh(manifests: &[(&str, &str)], test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
+    with_prepared_mesh(|_| Ok(()), manifests, test)
 }
 
-/// The same in a world that is made ready before.
+/// Runs a test in a mesh whose network `prepare` changes first.
 ///
 /// # Errors
-/// When it cannot be set, and what the test says.
-pub fn play_in(
-    prepare: impl FnOnce(&World) -> Result<()>,
+/// Fails if the mesh does not start, or if the test fails.
+pub fn with_prepared_mesh(
+    prepare: impl FnOnce(&TestNetwork) -> Result<()>,
     manifests: &[(&str, &str)],
-    test: impl FnOnce(&Scene<'_>) -> Result<()>,
+    test: impl FnOnce(&TestMesh<'_>) -> Result<()>,
 ) -> Result<()> {
-    Setting { manifests, flags: &[], form: Form::possible() }.play(prepare, test)
+    MeshOptions { manifests, flags: &[], form: PodForm::supported() }.run(prepare, test)
 }
 
-impl Setting<'_> {
-    /// Sets the scene in a world that is made ready before.
+impl MeshOptions<'_> {
+    /// Runs a test in a mesh with these options, whose network `prepare` changes first.
     ///
     /// # Errors
-    /// When it cannot be set, and what the test says.
-    pub fn play(
+    /// Fails if the mesh does not start, or if the test fails.
+    pub fn run(
         &self,
-        prepare: impl FnOnce(&World) -> Result<()>,
-        test: impl FnOnce(&Scene<'_>) -> Result<()>,
+        prepare: impl FnOnce(&TestNetwork) -> Result<()>,
+        test: impl FnOnce(&TestMesh<'_>) -> Result<()>,
     ) -> Result<()> {
         ensure_capable()?;
-        let world = World::new()?;
-        prepare(&world)?;
-        let pod = world.outside.pod(self.form)?;
+        let network = TestNetwork::new()?;
+        prepare(&network)?;
+        let pod = network.outside.pod(self.form)?;
         for (name, text) in self.manifests {
-            world.write(name, text)?;
+            network.write(name, text)?;
         }
-        let shim = world.shim(self.flags)?;
-        let envoy = mesh::sidecar(&pod, false)?;
-        let scene = Scene { world: &world, pod: &pod, shim: &shim, envoy: &envoy };
-        scene.in_force()?;
-        test(&scene)
+        let control_plane = network.control_plane(self.flags)?;
+        let envoy = sidecar::start(&pod, false)?;
+        let mesh = TestMesh { network: &network, pod: &pod, control_plane: &control_plane, envoy: &envoy };
+        mesh.wait_until_in_force()?;
+        test(&mesh)
     }
 }
 
-impl Scene<'_> {
-    /// Writes a manifest, and waits until Envoy has what follows from it.
+impl TestMesh<'_> {
+    /// Writes a manifest and waits until Envoy has the resulting policy.
     ///
     /// # Errors
-    /// When that does not happen in time.
+    /// Fails if that does not happen in time.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        self.world.write(name, text)?;
-        self.in_force().with_context(|| format!("after {name} was written"))
+        self.network.write(name, text)?;
+        self.wait_until_in_force().with_context(|| format!("after {name} was written"))
     }
 
-    /// Removes a manifest, and waits until Envoy has what follows from it.
+    /// Removes a manifest and waits until Envoy has the resulting policy.
     ///
     /// # Errors
-    /// When that does not happen in time.
+    /// Fails if that does not happen in time.
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.world.remove(name)?;
-        self.in_force().with_context(|| format!("after {name} was removed"))
+        self.network.remove(name)?;
+        self.wait_until_in_force().with_context(|| format!("after {name} was removed"))
     }
 
-    /// Waits until the control plane says of all objects what follows from the folder, and Envoy has
-    /// acknowledged the document that follows from it.
+    /// Waits until the control plane reports the folder's objects and Envoy has acknowledged the resulting
+    /// document.
     ///
     /// # Errors
-    /// When that does not happen in time; with the control plane's status.
-    pub fn in_force(&self) -> Result<()> {
+    /// Fails if that does not happen in time; with the control plane's status.
+    pub fn wait_until_in_force(&self) -> Result<()> {
         let compiled = self.compiled()?;
         let version = compiled.document(&Identity::new("curl", "curl")?).version.clone();
         let expected = serde_json::to_value(compiled.conditions.values().collect::<Vec<_>>())?;
         wait_for("the policy to be in force", Duration::from_secs(5), || {
-            self.shim.status().is_ok_and(|status| {
+            self.control_plane.status().is_ok_and(|status| {
                 status["proxies"][0]["documentAcknowledged"] == version.as_str()
-                    && said(&status["objects"]) == said(&expected)
+                    && summarize_statuses(&status["objects"]) == summarize_statuses(&expected)
             })
         })
-        .with_context(|| format!("{:#}", self.shim.status().unwrap_or_default()))?;
+        .with_context(|| format!("{:#}", self.control_plane.status().unwrap_or_default()))?;
         Ok(())
     }
 
-    /// What follows from the folder.
+    /// Compiles the folder.
     fn compiled(&self) -> Result<Compiled> {
         let mut store = Store::default();
-        for entry in std::fs::read_dir(self.world.manifests.path())? {
+        for entry in std::fs::read_dir(self.network.manifests.path())? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -137,11 +139,11 @@ impl Scene<'_> {
         Ok(compile(&store, &CompileOptions::default(), None))
     }
 
-    /// What the status says about an object, `KIND NAMESPACE/NAME`: `SEVERITY FIELD: MESSAGE` each.
+    /// The diagnostics of an object, `KIND NAMESPACE/NAME`, each as `SEVERITY FIELD: MESSAGE`.
     ///
     /// # Errors
-    /// When there is no such object.
-    pub fn problems(&self, object: &str) -> Result<Vec<String>> {
+    /// Fails if there is no such object.
+    pub fn diagnostics(&self, object: &str) -> Result<Vec<String>> {
         let condition = self.condition(object)?;
         let problems = condition["problems"].as_array().cloned().unwrap_or_default();
         let text = |problem: &Value, key: &str| problem[key].as_str().unwrap_or("-").to_owned();
@@ -150,17 +152,17 @@ impl Scene<'_> {
         Ok(problems.iter().map(line).collect())
     }
 
-    /// Whether everything in an object counts, and how many rules it gives.
+    /// The acceptance of an object and its number of rules.
     ///
     /// # Errors
-    /// When there is no such object.
+    /// Fails if there is no such object.
     pub fn accepted(&self, object: &str) -> Result<(bool, u64)> {
         let condition = self.condition(object)?;
         Ok((condition["accepted"] == true, condition["rules"].as_u64().unwrap_or_default()))
     }
 
     fn condition(&self, object: &str) -> Result<Value> {
-        let status = self.shim.status()?;
+        let status = self.control_plane.status()?;
         let is_it = |condition: &&Value| {
             let reference = &condition["object"];
             let text = |key: &str| reference[key].as_str().unwrap_or_default().to_owned();
@@ -173,39 +175,39 @@ impl Scene<'_> {
     /// A counter of the control plane.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// Fails if there is none of this name.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        self.shim.metric(name)
+        self.control_plane.metric(name)
     }
 
-    /// A request for `http://AUTHORITY/PATH` to an address.
+    /// Sends a request for `http://AUTHORITY/PATH` to an address.
     ///
     /// # Errors
-    /// When the workload's namespace is gone.
+    /// Fails if the workload's namespace is gone.
     pub fn get(&self, to: SocketAddr, authority: &str, path: &str) -> Result<Reply> {
-        mesh::get(self.pod, to, authority, path).map(Reply::from)
+        workload::get(self.pod, to, authority, path).map(Reply::from)
     }
 
-    /// The same over TLS.
+    /// Sends a request over TLS.
     ///
     /// # Errors
-    /// When the workload's namespace is gone.
+    /// Fails if the workload's namespace is gone.
     pub fn get_tls(&self, to: SocketAddr, name: &str) -> Result<Reply> {
-        mesh::get_tls(self.pod, to, Some(name)).map(Reply::from)
+        workload::get_tls(self.pod, to, Some(name)).map(Reply::from)
     }
 
-    /// What comes back first for these bytes.
+    /// Sends bytes and returns the first answer.
     ///
     /// # Errors
-    /// When the workload's namespace is gone.
+    /// Fails if the workload's namespace is gone.
     pub fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> Result<Reply> {
         self.pod.workload().run(|| client::exchange(to, bytes)).map(Reply::from)
     }
 
-    /// What Envoy has of one cluster.
+    /// Envoy's configuration of a cluster.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// Fails if there is none of this name.
     pub fn cluster(&self, name: &str) -> Result<Value> {
         let dump: Value =
             serde_json::from_str(&self.envoy.admin("/config_dump?resource=dynamic_active_clusters")?)?;
@@ -218,8 +220,8 @@ impl Scene<'_> {
     }
 }
 
-/// What is said of objects, without their places: object, rules, problems.
-fn said(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
+/// The parts of object statuses that have no place in a file: object, rules, messages.
+fn summarize_statuses(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
     let problems = |condition: &Value| -> Vec<Value> {
         condition["problems"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
     };
@@ -231,18 +233,18 @@ fn said(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
         .collect()
 }
 
-/// What became of an attempt, in short.
+/// The result of an attempt, by who answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// An origin answered, at this address: status and body.
+    /// An origin answered at this address: status and body.
     Origin(String, u16, String),
-    /// Envoy answered: status, and the reason for which it refused.
+    /// Envoy answered: status, and the reason of its refusal.
     Envoy(u16, Option<String>),
-    /// These bytes came.
+    /// Bytes.
     Bytes(Vec<u8>),
-    /// No connection, or one that was closed without a byte.
+    /// The connection was refused, or closed without a byte.
     Closed,
-    /// Nothing came in time.
+    /// Nothing came before [`client::IO_TIMEOUT`].
     Silence,
 }
 
@@ -264,44 +266,44 @@ impl From<Outcome> for Reply {
 }
 
 impl Reply {
-    /// That an origin at this address answered.
+    /// Requires an answer of the origin at this address; returns the body.
     ///
     /// # Errors
-    /// When not.
-    pub fn from_origin(&self, at: std::net::IpAddr) -> Result<&str> {
+    /// Fails with the reply if it is another one.
+    pub fn expect_origin(&self, at: std::net::IpAddr) -> Result<&str> {
         match self {
             Self::Origin(from, _, body) if *from == at.to_string() => Ok(body),
             other => bail!("instead of an answer from {at}: {other:?}"),
         }
     }
 
-    /// That the request was refused, with this reason.
+    /// Requires a refusal with this reason.
     ///
     /// # Errors
-    /// When not.
-    pub fn refused(&self, reason: &str) -> Result<()> {
+    /// Fails with the reply if it is another one.
+    pub fn expect_refusal(&self, reason: &str) -> Result<()> {
         match self {
             Self::Envoy(403, Some(found)) if found == reason => Ok(()),
             other => bail!("instead of 403 {reason}: {other:?}"),
         }
     }
 
-    /// That the connection was closed.
+    /// Requires that the connection was closed.
     ///
     /// # Errors
-    /// When not.
-    pub fn closed(&self) -> Result<()> {
+    /// Fails with the reply if it is another one.
+    pub fn expect_close(&self) -> Result<()> {
         match self {
             Self::Closed => Ok(()),
             other => bail!("instead of a close: {other:?}"),
         }
     }
 
-    /// That these bytes came back.
+    /// Requires that these bytes came back.
     ///
     /// # Errors
-    /// When not.
-    pub fn echoed(&self, bytes: &[u8]) -> Result<()> {
+    /// Fails with the reply if it is another one.
+    pub fn expect_echo(&self, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Bytes(found) if found == bytes => Ok(()),
             other => bail!("instead of an echo: {other:?}"),

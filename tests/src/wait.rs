@@ -2,10 +2,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Waits until something is so.
+/// Waits until a condition holds, and returns how long it took.
 ///
 /// # Errors
-/// When it is not so in time; the error says what was waited for.
+/// Fails if it does not hold in time; the error names the condition.
 pub fn wait_for(what: &str, longest: Duration, mut is_so: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Other ways in: as an ordinary user, and without a control plane.
+//! Entry points besides the full mesh: the demo as an ordinary user, and Envoy without a control plane.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -13,19 +13,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::client::{self, Outcome};
+use egress_tests::control_plane::{self, ControlPlane};
 use egress_tests::corpus;
+use egress_tests::doc_commands;
 use egress_tests::envoy::{self, Envoy};
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, World};
-use egress_tests::netns::{Pod, ensure_capable, has_uids};
+use egress_tests::manifests;
+use egress_tests::netns::{Pod, can_switch_uid, ensure_capable};
+use egress_tests::network::{EXAMPLE, HTTPBIN, NAME_SERVER, TestNetwork};
 use egress_tests::origin::ADDRESS_HEADER;
-use egress_tests::shim::{self, Shim};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 use egress_tests::standalone::Standalone;
-use egress_tests::tour;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 
-/// The whole demo as somebody who is not root.
+/// The demo passes for a user other than root.
 #[test]
-fn the_demo_as_an_ordinary_user() -> Result<()> {
+fn the_demo_passes_for_an_ordinary_user() -> Result<()> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let copy = |from: &Path, name: &str| -> Result<std::path::PathBuf> {
@@ -35,7 +39,7 @@ fn the_demo_as_an_ordinary_user() -> Result<()> {
         Ok(to)
     };
     let demo = copy(Path::new(env!("CARGO_BIN_EXE_demo")), "demo")?;
-    let mut command = if has_uids() {
+    let mut command = if can_switch_uid() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(demo);
         command
@@ -47,8 +51,8 @@ fn the_demo_as_an_ordinary_user() -> Result<()> {
         .env("HOME", folder.path())
         .env("TMPDIR", "/tmp")
         .env("ENVOY_PATH", copy(&envoy::binary()?, "envoy")?)
-        .env("OSM_EGRESS_BIN", copy(&shim::binary()?, "osm-egress")?)
-        .env("EGRESS_WASM", copy(&shim::module()?, "egress_filter.wasm")?)
+        .env("OSM_EGRESS_BIN", copy(&control_plane::binary()?, "osm-egress")?)
+        .env("EGRESS_WASM", copy(&control_plane::module()?, "egress_filter.wasm")?)
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -56,12 +60,12 @@ fn the_demo_as_an_ordinary_user() -> Result<()> {
     Ok(())
 }
 
-/// `envoy/standalone.yaml`: the module from a file, with a policy of its own.
+/// `envoy/standalone.yaml` enforces its policy, with the module from a file.
 #[test]
-fn standalone() -> Result<()> {
+fn standalone_enforces_its_policy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
     let standalone = Standalone::new()?;
     let _envoy = Envoy::start(&pod, &standalone.example()?, 1)?;
     let served = |outcome: Outcome| match outcome {
@@ -71,32 +75,32 @@ fn standalone() -> Result<()> {
         other => format!("{other:?}"),
     };
     let http = SocketAddr::new(HTTPBIN, 80);
-    assert_eq!(served(mesh::get(&pod, http, "httpbin.org", "/get")?), HTTPBIN.to_string());
+    assert_eq!(served(workload::get(&pod, http, "httpbin.org", "/get")?), HTTPBIN.to_string());
     assert_eq!(
-        served(mesh::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?),
+        served(workload::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?),
         HTTPBIN.to_string()
     );
     assert_eq!(
-        served(mesh::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("www.example.com"))?),
+        served(workload::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some("www.example.com"))?),
         EXAMPLE.to_string()
     );
     assert_eq!(
-        mesh::get_tls(&pod, SocketAddr::new(EXAMPLE, 443), Some("openservicemesh.io"))?,
+        workload::get_tls(&pod, SocketAddr::new(EXAMPLE, 443), Some("openservicemesh.io"))?,
         Outcome::Closed
     );
-    assert_eq!(mesh::get(&pod, SocketAddr::new(EXAMPLE, 8080), "www.example.com", "/")?, Outcome::Closed);
-    match mesh::get(&pod, http, "www.example.com", "/")? {
+    assert_eq!(workload::get(&pod, SocketAddr::new(EXAMPLE, 8080), "www.example.com", "/")?, Outcome::Closed);
+    match workload::get(&pod, http, "www.example.com", "/")? {
         Outcome::Http(answer) => assert_eq!(answer.header("x-egress-denied"), Some("host-not-allowed")),
         other => panic!("{other:?}"),
     }
     Ok(())
 }
 
-/// What func-e adds to a configuration that has no admin interface.
+/// The admin interface that func-e adds to a configuration without one.
 const FUNC_E_ADMIN: &str = "admin: {address: {socket_address: {address: '127.0.0.1', port_value: 0}}}";
 
-/// An Envoy with exactly the arguments of `func-e run -c FILE`, in a folder that looks like the repository's root;
-/// it goes when this is dropped.
+/// An Envoy with exactly the arguments of `func-e run -c FILE`, in a folder like the repository's root. It
+/// stops when this is dropped.
 struct FuncE<'p> {
     child: Child,
     pod: &'p Pod,
@@ -114,8 +118,8 @@ impl<'p> FuncE<'p> {
             open(&folder.path().join(name), 0o755)?;
         }
         for (from, name) in [
-            (mesh::root().join(file), file),
-            (shim::module()?, "target/egress_filter.wasm"),
+            (repository_root().join(file), file),
+            (control_plane::module()?, "target/egress_filter.wasm"),
             (envoy::binary()?, "e"),
         ] {
             let to = folder.path().join(name);
@@ -123,9 +127,9 @@ impl<'p> FuncE<'p> {
             open(&to, 0o755)?;
         }
         let mut command =
-            pod.sidecar_command_asking(&folder.path().join("e").to_string_lossy(), NAME_SERVER)?;
+            pod.sidecar_command_with_name_server(&folder.path().join("e").to_string_lossy(), NAME_SERVER)?;
         command.current_dir(folder.path()).args(["-c", file]);
-        if !fs::read_to_string(mesh::root().join(file))?.lines().any(|line| line.starts_with("admin:")) {
+        if !fs::read_to_string(repository_root().join(file))?.lines().any(|line| line.starts_with("admin:")) {
             command.args(["--config-yaml", FUNC_E_ADMIN]);
         }
         let log = fs::File::create(folder.path().join("log"))?;
@@ -146,7 +150,7 @@ impl<'p> FuncE<'p> {
         Ok(func_e)
     }
 
-    /// As func-e finds out.
+    /// Checks readiness as func-e does.
     fn is_ready(&self) -> Result<bool> {
         let admin: SocketAddr = fs::read_to_string(self.folder.path().join("admin-address.txt"))?.parse()?;
         let request = client::request("GET", "/ready", &[("host", "admin"), ("connection", "close")]);
@@ -162,42 +166,43 @@ impl Drop for FuncE<'_> {
     }
 }
 
-/// `func-e run -c envoy/standalone.yaml` and `func-e run -c envoy/bootstrap.yaml`, by the file that they name. One
-/// after the other: func-e leaves hot restart on, of which a machine has one.
+/// `func-e run -c envoy/standalone.yaml` and `func-e run -c envoy/bootstrap.yaml` work with the file names in
+/// them. They run one after the other, because func-e leaves hot restart on, and a machine has one shared
+/// memory region for it.
 #[test]
-fn func_e() -> Result<()> {
+fn func_e_starts_both_configurations() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
+    let network = TestNetwork::new()?;
     let http = SocketAddr::new(HTTPBIN, 80);
     let decides = |pod: &Pod| -> Result<()> {
-        let outcome = mesh::get(pod, http, "httpbin.org", "/get")?;
+        let outcome = workload::get(pod, http, "httpbin.org", "/get")?;
         ensure!(matches!(&outcome, Outcome::Http(answer) if answer.status == 200), "{outcome:?}");
-        match mesh::get(pod, http, "www.example.com", "/")? {
+        match workload::get(pod, http, "www.example.com", "/")? {
             Outcome::Http(answer) => ensure!(answer.header("x-egress-denied") == Some("host-not-allowed")),
             other => bail!("{other:?}"),
         }
         Ok(())
     };
     {
-        let pod = world.pod()?;
+        let pod = network.pod()?;
         let _envoy = FuncE::run(&pod, "envoy/standalone.yaml")?;
         decides(&pod).context("envoy/standalone.yaml")?;
     }
-    let pod = world.pod()?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    let pod = network.pod()?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
     let loopback = IpAddr::from([127, 0, 0, 1]);
-    let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &[])?;
+    let _control_plane = ControlPlane::start(&pod.sidecar, loopback, network.manifests.path(), &[])?;
     let _envoy = FuncE::run(&pod, "envoy/bootstrap.yaml")?;
     decides(&pod).context("envoy/bootstrap.yaml")
 }
 
-/// The trap that docs/func-e.md names: what the Envoy of another user left in `/dev/shm` keeps one with hot restart from
-/// starting, in the document's words, and `--base-id` gets round it.
+/// The trap in docs/func-e.md: files that another user's Envoy left in `/dev/shm` stop an Envoy with hot
+/// restart, with the document's error, and `--base-id` avoids them.
 #[test]
-fn the_hot_restart_memory_of_another_user() -> Result<()> {
+fn another_users_hot_restart_memory_is_explained() -> Result<()> {
     ensure_capable()?;
-    ensure!(has_uids(), "this needs two users");
-    let page = fs::read_to_string(mesh::root().join("docs/func-e.md"))?;
+    ensure!(can_switch_uid(), "this needs two users");
+    let page = fs::read_to_string(repository_root().join("docs/func-e.md"))?;
     let netns = egress_tests::netns::Netns::new()?;
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -225,11 +230,12 @@ fn the_hot_restart_memory_of_another_user() -> Result<()> {
     Ok(())
 }
 
-/// `envoy/bootstrap.yaml` is what the program prints.
+/// `envoy/bootstrap.yaml` equals the output of the program.
 #[test]
-fn the_checked_in_bootstrap() -> Result<()> {
-    let output = Command::new(shim::binary()?).args(["bootstrap", "--identity", "curl/curl"]).output()?;
-    let text = fs::read_to_string(mesh::root().join("envoy/bootstrap.yaml"))?;
+fn the_checked_in_bootstrap_is_current() -> Result<()> {
+    let output =
+        Command::new(control_plane::binary()?).args(["bootstrap", "--identity", "curl/curl"]).output()?;
+    let text = fs::read_to_string(repository_root().join("envoy/bootstrap.yaml"))?;
     ensure!(
         text == String::from_utf8_lossy(&output.stdout),
         "envoy/bootstrap.yaml is old: osm-egress bootstrap --identity curl/curl > envoy/bootstrap.yaml"
@@ -237,13 +243,13 @@ fn the_checked_in_bootstrap() -> Result<()> {
     Ok(())
 }
 
-/// The README's own folder of manifests: the block as it stands, in a process namespace that ends with it. It ends with a
-/// refused request, and with what the README shows of it.
+/// The README's block runs as it stands on its own folder of manifests, and ends with the refused request
+/// that the README shows. A process namespace ends what it starts.
 #[test]
 fn the_readme_ends_with_a_refused_request() -> Result<()> {
     ensure_capable()?;
-    ensure!(has_uids(), "Envoy has a uid of its own there, which needs root");
-    let text = fs::read_to_string(mesh::root().join("README.md"))?;
+    ensure!(can_switch_uid(), "Envoy has a uid of its own there, which needs root");
+    let text = fs::read_to_string(repository_root().join("README.md"))?;
     let (_, rest) =
         text.split_once("A folder of manifests, and an Envoy beside a workload").context("no block")?;
     let mut blocks = rest.split("```").skip(1).step_by(2);
@@ -255,9 +261,9 @@ fn the_readme_ends_with_a_refused_request() -> Result<()> {
     fs::create_dir_all(folder.path().join("target/debug"))?;
     fs::create_dir(folder.path().join("bin"))?;
     for (from, name) in [
-        (shim::binary()?, "target/debug/osm-egress"),
-        (shim::module()?, "target/egress_filter.wasm"),
-        (mesh::root().join("envoy"), "envoy"),
+        (control_plane::binary()?, "target/debug/osm-egress"),
+        (control_plane::module()?, "target/egress_filter.wasm"),
+        (repository_root().join("envoy"), "envoy"),
     ] {
         std::os::unix::fs::symlink(&from, folder.path().join(name))?;
     }
@@ -299,27 +305,27 @@ fn the_readme_ends_with_a_refused_request() -> Result<()> {
     Ok(())
 }
 
-/// `docs/plain-envoy.md`, command by command; and Envoy takes what comes of it.
+/// The commands of `docs/plain-envoy.md` work, and Envoy accepts their output.
 #[test]
-fn plain_envoy() -> Result<()> {
+fn the_commands_for_plain_envoy_work() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let binary = shim::binary()?;
+    let binary = control_plane::binary()?;
     std::os::unix::fs::symlink(&binary, folder.path().join("osm-egress"))?;
-    std::os::unix::fs::symlink(mesh::root().join("envoy"), folder.path().join("envoy"))?;
+    std::os::unix::fs::symlink(repository_root().join("envoy"), folder.path().join("envoy"))?;
     let shell = |script: &str| {
         let mut command = Command::new("bash");
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
         command.current_dir(folder.path()).env("PATH", path).arg("-c").arg(script).stdin(Stdio::null());
         command
     };
-    let text = fs::read_to_string(mesh::root().join("docs/plain-envoy.md"))?;
-    let steps = tour::steps(&text);
+    let text = fs::read_to_string(repository_root().join("docs/plain-envoy.md"))?;
+    let steps = doc_commands::steps(&text);
     ensure!(steps.len() >= 5, "docs/plain-envoy.md has {} commands only", steps.len());
     for step in steps {
-        step.play(shell, Duration::ZERO).context("docs/plain-envoy.md")?;
+        step.run(shell, Duration::ZERO).context("docs/plain-envoy.md")?;
     }
     let config = fs::read_to_string(folder.path().join("envoy.yaml"))?;
-    let module = shim::module()?;
+    let module = control_plane::module()?;
     let config = config.replace("/etc/envoy/egress_filter.wasm", &module.to_string_lossy());
     fs::write(folder.path().join("envoy.yaml"), config)?;
     let output = Command::new(envoy::binary()?)
@@ -330,26 +336,26 @@ fn plain_envoy() -> Result<()> {
     Ok(())
 }
 
-/// What `osm-egress compile` prints has the limits that the control plane sends, of every cluster.
+/// The output of `osm-egress compile` has the control plane's limits for every cluster.
 #[test]
-fn the_limits_of_clusters_without_a_control_plane() -> Result<()> {
+fn compiled_clusters_have_the_control_planes_limits() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
+    let network = TestNetwork::new()?;
     let corpus =
-        corpus::all()?.into_iter().find(|corpus| corpus.name == "settings").context("no settings")?;
-    world.write("corpus.yaml", &corpus.manifests)?;
+        corpus::load_all()?.into_iter().find(|corpus| corpus.name == "settings").context("no settings")?;
+    network.write("corpus.yaml", &corpus.manifests)?;
     let limits = |envoy: &Envoy<'_>| -> Result<BTreeSet<String>> {
         let text = envoy.admin("/clusters")?;
         let is_limit = |line: &&str| line.contains("_priority::max_") && !line.starts_with("osm-egress::");
         Ok(text.lines().filter(is_limit).map(str::to_owned).collect())
     };
-    let pod = world.pod()?;
+    let pod = network.pod()?;
     let standalone = Standalone::new()?;
-    let alone = Envoy::start(&pod, &standalone.compiled(world.manifests.path())?, 1)?;
+    let alone = Envoy::start(&pod, &standalone.compiled(network.manifests.path())?, 1)?;
     let found = limits(&alone)?;
-    let other = world.pod()?;
-    let _shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&other, false)?;
+    let other = network.pod()?;
+    let _control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&other, false)?;
     wait_for("the same limits", Duration::from_secs(10), || limits(&envoy).is_ok_and(|l| l == found))
         .with_context(|| format!("{found:#?} and {:#?}", limits(&envoy)))?;
     ensure!(found.contains("httpbin.org:443::default_priority::max_connections::3"), "{found:#?}");
@@ -357,34 +363,34 @@ fn the_limits_of_clusters_without_a_control_plane() -> Result<()> {
     Ok(())
 }
 
-/// The module by file instead of inside every policy change.
+/// The module can be delivered by file instead of in each policy change.
 #[test]
-fn the_module_as_a_file() -> Result<()> {
+fn the_module_can_be_delivered_by_file() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
     let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
-    fs::copy(shim::module()?, module.path())?;
+    fs::copy(control_plane::module()?, module.path())?;
     fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
     let delivery = format!("file:{}", module.path().display());
-    let _shim = world.shim(&["--module-delivery", &delivery])?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let _control_plane = network.control_plane(&["--module-delivery", &delivery])?;
+    let envoy = sidecar::start(&pod, false)?;
     let dump = envoy.admin("/config_dump?resource=ecds_filters")?;
     ensure!(dump.contains(&*module.path().to_string_lossy()), "{dump}");
-    let outcome = mesh::get(&pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?;
+    let outcome = workload::get(&pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?;
     ensure!(matches!(&outcome, Outcome::Http(answer) if answer.status == 200), "{outcome:?}");
     Ok(())
 }
 
-/// What the command line says when something is not as it must be.
+/// Each error of the command line names the subject, the problem and the remedy.
 #[test]
-fn bad_input_of_the_command_line() -> Result<()> {
+fn bad_input_names_subject_problem_and_remedy() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().to_string_lossy().into_owned();
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    let module = shim::module()?.to_string_lossy().into_owned();
+    let module = control_plane::module()?.to_string_lossy().into_owned();
     let serve = ["serve", "--config-dir", &dir, "--wasm", &module];
     let believed = ["--insecure-node-identity"];
     let elsewhere = ["--xds-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
@@ -554,7 +560,7 @@ fn bad_input_of_the_command_line() -> Result<()> {
         ),
         ("nobody there", vec!["status", "--admin", "127.0.0.1:1"], 1, "is `osm-egress serve` running?"),
     ] {
-        let output = Command::new(shim::binary()?)
+        let output = Command::new(control_plane::binary()?)
             .args(&arguments)
             // Nothing of the machine's own.
             .env_remove("EGRESS_WASM")
@@ -570,9 +576,9 @@ fn bad_input_of_the_command_line() -> Result<()> {
     Ok(())
 }
 
-/// An Envoy that is not there is named as such.
+/// The error for a missing Envoy names its path.
 #[test]
-fn no_envoy() -> Result<()> {
+fn a_missing_envoy_is_named() -> Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_demo")).env("ENVOY_PATH", "/nowhere/envoy").output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(1), "{said}");

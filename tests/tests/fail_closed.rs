@@ -1,4 +1,4 @@
-//! Whatever breaks, nothing gets out while global egress is off.
+//! Failures of module and control plane: nothing gets out while global egress is off.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
-use egress_tests::shim::Shim;
+use egress_tests::network::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 
 const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -25,25 +27,25 @@ spec:
   - {number: 9000, protocol: tcp}
 ";
 
-/// Nothing gets out, not even what the policy allows, and nothing arrives.
-fn nothing_gets_out(world: &World, pod: &Pod) -> Result<()> {
+/// Requires that nothing gets out, not even what the policy allows, and that nothing arrives at an origin.
+fn nothing_gets_out(network: &TestNetwork, pod: &Pod) -> Result<()> {
     for round in 0..3 {
         let outcomes = [
-            mesh::get(pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?,
-            mesh::get_tls(pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?,
-            mesh::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?,
-            mesh::get(pod, SocketAddr::new(EXAMPLE, 9000), "www.example.com", "/")?,
+            workload::get(pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?,
+            workload::get_tls(pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?,
+            workload::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?,
+            workload::get(pod, SocketAddr::new(EXAMPLE, 9000), "www.example.com", "/")?,
         ];
         for outcome in outcomes {
             ensure!(matches!(outcome, Outcome::Closed | Outcome::Refused(_)), "round {round}: {outcome:?}");
         }
     }
-    ensure!(world.origins.seen().is_empty(), "something arrived: {:?}", world.origins.seen());
+    ensure!(network.origins.events().is_empty(), "something arrived: {:?}", network.origins.events());
     Ok(())
 }
 
-/// A module that Envoy accepts as far as `limit` configurations go, and that then fails; or that
-/// traps at a connection.
+/// A module that Envoy accepts for `limit` configurations and that fails afterwards, or that traps at a
+/// connection.
 fn module(limit: u32, on_connection: &str) -> Result<Vec<u8>> {
     // A metric is the only thing that the VMs of all threads have in common.
     Ok(wat::parse_str(format!(
@@ -71,68 +73,69 @@ fn module(limit: u32, on_connection: &str) -> Result<Vec<u8>> {
 
 const UNLIMITED: u32 = 1_000_000;
 
-/// A world whose control plane delivers this module in place of ours.
+/// Runs a test whose control plane delivers this module in place of the real one.
 fn with_module(
     bytes: &[u8],
-    test: impl FnOnce(&World, &Pod, &Shim<'_>, &Envoy<'_>) -> Result<()>,
+    test: impl FnOnce(&TestNetwork, &Pod, &ControlPlane<'_>, &Envoy<'_>) -> Result<()>,
 ) -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("all.yaml", POLICIES)?;
-    let module = world.manifests.path().join("module.wasm");
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("all.yaml", POLICIES)?;
+    let module = network.manifests.path().join("module.wasm");
     std::fs::write(&module, bytes)?;
-    let name_server = format!("{}:53", mesh::NAME_SERVER);
+    let name_server = format!("{}:53", network::NAME_SERVER);
     let flags = ["--dns-resolver", &name_server, "--wasm", &module.to_string_lossy()];
-    let shim = Shim::start(&world.outside.netns, CONTROL_PLANE, world.manifests.path(), &flags)?;
+    let control_plane =
+        ControlPlane::start(&network.outside.netns, CONTROL_PLANE, network.manifests.path(), &flags)?;
     // With a filter that it rejects, Envoy waits for another one for 15 s before it listens.
-    let envoy = Envoy::launch(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
-    test(&world, &pod, &shim, &envoy)
+    let envoy = Envoy::launch(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
+    test(&network, &pod, &control_plane, &envoy)
 }
 
-fn acknowledged(shim: &Shim<'_>) -> bool {
-    shim.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
+fn acknowledged(control_plane: &ControlPlane<'_>) -> bool {
+    control_plane.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
 }
 
 #[test]
-fn the_module_traps() -> Result<()> {
-    with_module(&module(UNLIMITED, "unreachable")?, |world, pod, shim, envoy| {
-        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(shim))?;
+fn a_module_that_traps_opens_nothing() -> Result<()> {
+    with_module(&module(UNLIMITED, "unreachable")?, |network, pod, control_plane, envoy| {
+        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(control_plane))?;
         wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
-        nothing_gets_out(world, pod)
+        nothing_gets_out(network, pod)
     })
 }
 
 #[test]
-fn the_module_lets_everything_through() -> Result<()> {
-    with_module(&module(UNLIMITED, "(i32.const 0)")?, |world, pod, shim, envoy| {
-        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(shim))?;
+fn a_module_that_steers_nothing_opens_nothing() -> Result<()> {
+    with_module(&module(UNLIMITED, "(i32.const 0)")?, |network, pod, control_plane, envoy| {
+        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(control_plane))?;
         wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
-        nothing_gets_out(world, pod)?;
+        nothing_gets_out(network, pod)?;
         // It was really there: tcp_proxy met the cluster that does not exist.
         ensure!(envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route")? > 0);
         Ok(())
     })
 }
 
-/// The main thread accepts the configuration, a worker does not: Envoy goes on without the filter,
+/// The main thread accepts the configuration and a worker does not. Envoy then continues without the filter,
 /// whatever its failure policy says.
 #[test]
-fn configuring_fails_on_a_worker_only() -> Result<()> {
+fn a_configuration_that_fails_on_a_worker_opens_nothing() -> Result<()> {
     let mut without_filter = false;
     // Which call is the worker's depends on the version of Envoy, and on chance: its thread runs beside the main one.
     for limit in 1..=6 {
-        with_module(&module(limit, "unreachable")?, |world, pod, shim, envoy| {
+        with_module(&module(limit, "unreachable")?, |network, pod, control_plane, envoy| {
             wait_for("Envoy to take it or not", Duration::from_secs(20), || {
-                acknowledged(shim)
-                    || shim
+                acknowledged(control_plane)
+                    || control_plane
                         .status()
                         .is_ok_and(|s| s["proxies"][0]["types"]["extension"]["rejected"].is_object())
             })?;
-            if acknowledged(shim) {
+            if acknowledged(control_plane) {
                 wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
             }
-            nothing_gets_out(world, pod)?;
+            nothing_gets_out(network, pod)?;
             without_filter |= envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route").unwrap_or(0) > 0;
             Ok(())
         })
@@ -142,25 +145,26 @@ fn configuring_fails_on_a_worker_only() -> Result<()> {
     Ok(())
 }
 
-/// A module that is never accepted: its refusal is shown with Envoy's words, and is not repeated.
+/// A module that Envoy never accepts: the control plane reports its refusal with Envoy's words, and Envoy
+/// does not repeat it.
 #[test]
-fn a_rejected_module() -> Result<()> {
-    with_module(&module(0, "unreachable")?, |world, pod, shim, _envoy| {
+fn a_rejected_module_opens_nothing_and_is_reported() -> Result<()> {
+    with_module(&module(0, "unreachable")?, |network, pod, control_plane, _envoy| {
         let rejected = || -> Option<String> {
-            let status = shim.status().ok()?;
+            let status = control_plane.status().ok()?;
             Some(status["proxies"][0]["types"]["extension"]["rejected"]["error"].as_str()?.to_owned())
         };
         wait_for("the rejection", Duration::from_secs(20), || rejected().is_some())?;
         ensure!(rejected().is_some_and(|text| text.contains("Wasm")), "{:?}", rejected());
-        nothing_gets_out(world, pod)?;
+        nothing_gets_out(network, pod)?;
         let sent = || -> Result<u64> {
-            let text = shim.get("/metrics")?;
+            let text = control_plane.get("/metrics")?;
             let line = text.lines().find_map(|l| l.strip_prefix("osm_egress_xds_responses_total "));
             Ok(line.context("no such metric")?.trim().parse()?)
         };
         // It is tried without the new policy too; then there is nothing left to try.
         wait_for("the last try", Duration::from_secs(20), || {
-            shim.status().is_ok_and(|status| {
+            control_plane.status().is_ok_and(|status| {
                 let (proxy, wanted) = (&status["proxies"][0], &status["identities"]["curl/curl"]["document"]);
                 let kind = &proxy["types"]["extension"];
                 proxy["documentSent"] != *wanted && kind["rejected"]["version"] == kind["sent"]
@@ -176,28 +180,30 @@ fn a_rejected_module() -> Result<()> {
     })
 }
 
-/// No control plane at all: Envoy has no listener.
+/// Without a control plane Envoy has no listener.
 #[test]
-fn no_control_plane() -> Result<()> {
+fn without_a_control_plane_nothing_gets_out() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    let envoy = Envoy::launch(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let envoy = Envoy::launch(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
     wait_for("Envoy's admin interface", Duration::from_secs(10), || envoy.admin("/stats").is_ok())?;
-    nothing_gets_out(&world, &pod)
+    nothing_gets_out(&network, &pod)
 }
 
-/// A proxy that does not say who it is gets nothing.
+/// A proxy that does not identify itself gets nothing.
 #[test]
-fn an_unknown_proxy() -> Result<()> {
+fn an_unknown_proxy_gets_no_policy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("all.yaml", POLICIES)?;
-    let shim = world.shim(&[])?;
-    let bootstrap = mesh::bootstrap("curl/curl", false)?.replace("id: sidecar.curl.curl", "id: nobody");
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("all.yaml", POLICIES)?;
+    let control_plane = network.control_plane(&[])?;
+    let bootstrap = sidecar::bootstrap("curl/curl", false)?.replace("id: sidecar.curl.curl", "id: nobody");
     let envoy = Envoy::launch(&pod, &bootstrap, 1)?;
     wait_for("Envoy's admin interface", Duration::from_secs(10), || envoy.admin("/stats").is_ok())?;
-    wait_for("the refusal in the log", Duration::from_secs(10), || shim.log().contains("node id `nobody`"))?;
-    nothing_gets_out(&world, &pod)
+    wait_for("the refusal in the log", Duration::from_secs(10), || {
+        control_plane.log().contains("node id `nobody`")
+    })?;
+    nothing_gets_out(&network, &pod)
 }

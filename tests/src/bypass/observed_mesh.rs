@@ -1,4 +1,4 @@
-//! Where the rows are tried: what names lead to, what policies allow, and what is observed.
+//! The mesh of the bypass checks: records of names, policies, and the observation of what arrives.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,64 +7,64 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::rebinding;
-use crate::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, World};
-use crate::netns::{Form, Netns};
-use crate::origin::{Origins, Seen};
-use crate::scene::{Scene, Setting};
+use crate::mesh::{MeshOptions, TestMesh};
+use crate::netns::{Netns, PodForm};
+use crate::network::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, TestNetwork};
+use crate::origin::{OriginEvent, Origins};
 use crate::websocket::WebsocketServer;
 
-/// An address of a private network, with servers.
+/// A server's address in a private network.
 pub const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 30, 40));
-/// The range that the pods have.
+/// The address range of the pods.
 const PODS: &str = "10.77.0.0/16";
 
-/// What allows something.
+/// Policies that allow something.
 const POLICIES: &str = include_str!("policies.yaml");
-/// What has a mistake in it.
+/// Policies with one mistake each.
 const MISTAKES: &str = include_str!("mistakes.yaml");
 /// A name and its addresses on each line.
 const NAMES: &str = include_str!("names.txt");
 
-/// How the control plane was started.
+/// The flags of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Setup {
-    /// As usual.
-    Main,
-    /// First bytes must come soon.
-    Impatient,
+pub enum ControlPlaneFlags {
+    /// The usual flags.
+    Default,
+    /// A short `--first-bytes-timeout`.
+    ShortTimeout,
 }
 
-impl Setup {
+impl ControlPlaneFlags {
     fn flags(self) -> Vec<&'static str> {
         match self {
-            Self::Main => vec!["--never-resolve-to", PODS],
-            Self::Impatient => vec!["--never-resolve-to", PODS, "--first-bytes-timeout", "300ms"],
+            Self::Default => vec!["--never-resolve-to", PODS],
+            Self::ShortTimeout => vec!["--never-resolve-to", PODS, "--first-bytes-timeout", "300ms"],
         }
     }
 }
 
-/// A scene, and what is observed there.
+/// A test mesh whose access log and origins are observed.
 #[derive(Debug)]
-pub struct Stage<'s> {
-    /// The scene.
-    pub scene: &'s Scene<'s>,
-    /// Servers inside the pod, which the sidecar must never be led to.
+pub struct ObservedMesh<'s> {
+    /// The mesh.
+    pub mesh: &'s TestMesh<'s>,
+    /// Servers inside the pod, which no check may reach.
     inside: Origins,
 }
 
-/// What had been observed at some moment.
+/// The number of observations so far.
 #[derive(Debug)]
-pub struct Mark {
+pub struct Checkpoint {
     lines: usize,
     outside: usize,
     inside: usize,
 }
 
-/// Sets the stage and does something there.
+/// Runs a check in a new mesh.
 ///
 /// # Errors
-/// When it cannot be set.
-pub fn with(setup: Setup, work: impl FnOnce(&Stage<'_>) -> Result<()>) -> Result<()> {
+/// Fails if it cannot be set.
+pub fn with(setup: ControlPlaneFlags, work: impl FnOnce(&ObservedMesh<'_>) -> Result<()>) -> Result<()> {
     // Each mistake in a file of its own: one that cannot be read must not hide the others.
     let mistakes: Vec<(String, &str)> = MISTAKES
         .split("\n---\n")
@@ -73,89 +73,93 @@ pub fn with(setup: Setup, work: impl FnOnce(&Stage<'_>) -> Result<()>) -> Result
         .collect();
     let mut manifests = vec![("policies.yaml", POLICIES)];
     manifests.extend(mistakes.iter().map(|(name, text)| (name.as_str(), *text)));
-    Setting { manifests: &manifests, flags: &setup.flags(), form: Form::possible() }.play(prepare, |scene| {
-        let stage = Stage { scene, inside: Origins::start(&scene.pod.sidecar)? };
-        rebinding::begin(&stage)?;
-        work(&stage)
-    })
+    MeshOptions { manifests: &manifests, flags: &setup.flags(), form: PodForm::supported() }.run(
+        prepare,
+        |mesh| {
+            let observed = ObservedMesh { mesh, inside: Origins::start(&mesh.pod.sidecar)? };
+            rebinding::begin(&observed)?;
+            work(&observed)
+        },
+    )
 }
 
-fn prepare(world: &World) -> Result<()> {
-    world.outside.netns.ip(&format!("addr add {PRIVATE}/32 dev lo"))?;
-    WebsocketServer::start(&world.outside.netns)?;
-    world.global_egress(false)?;
+fn prepare(network: &TestNetwork) -> Result<()> {
+    network.outside.netns.ip(&format!("addr add {PRIVATE}/32 dev lo"))?;
+    WebsocketServer::start(&network.outside.netns)?;
+    network.global_egress(false)?;
     for (name, addresses) in names() {
         let addresses: Vec<IpAddr> = addresses.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        world.dns.set(name, &addresses);
+        network.dns.set(name, &addresses);
     }
     Ok(())
 }
 
-/// What names lead to.
+/// The records of the name server.
 pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lines = NAMES.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.split_once(' ')).map(|(name, addresses)| (name, addresses.trim()))
 }
 
-impl Stage<'_> {
-    /// Where the workload runs.
+impl ObservedMesh<'_> {
+    /// The namespace of the workload.
     #[must_use]
     pub fn workload(&self) -> &Netns {
-        self.scene.pod.workload()
+        self.mesh.pod.workload()
     }
 
-    /// Now.
+    /// Marks the current point of the observations.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        let outside = self.scene.world.origins.seen().len();
-        Mark { lines: self.lines().len(), outside, inside: self.inside.seen().len() }
+    pub fn checkpoint(&self) -> Checkpoint {
+        let outside = self.mesh.network.origins.events().len();
+        Checkpoint { lines: self.lines().len(), outside, inside: self.inside.events().len() }
     }
 
-    /// What the access log says since then of connections and requests that were decided.
+    /// The lines of the access log after a checkpoint, for connections and requests that were decided.
     #[must_use]
-    pub fn lines_since(&self, mark: &Mark) -> Vec<Value> {
-        self.lines().split_off(mark.lines)
+    pub fn lines_since(&self, checkpoint: &Checkpoint) -> Vec<Value> {
+        self.lines().split_off(checkpoint.lines)
     }
 
-    /// Where something arrived since then.
+    /// The addresses at which something arrived after a checkpoint.
     #[must_use]
-    pub fn arrived_since(&self, mark: &Mark) -> BTreeSet<IpAddr> {
-        let (mut outside, mut inside) = (self.scene.world.origins.seen(), self.inside.seen());
-        let seen = outside.drain(mark.outside..).chain(inside.drain(mark.inside..));
+    pub fn arrived_since(&self, checkpoint: &Checkpoint) -> BTreeSet<IpAddr> {
+        let (mut outside, mut inside) = (self.mesh.network.origins.events(), self.inside.events());
+        let seen = outside.drain(checkpoint.outside..).chain(inside.drain(checkpoint.inside..));
         seen.map(|seen| address(&seen)).collect()
     }
 
-    /// What arrived where nothing may ever arrive.
+    /// The events at addresses that no check may reach.
     #[must_use]
-    pub fn trespasses(&self) -> Vec<Seen> {
-        let mut trespasses = self.scene.world.origins.seen();
+    pub fn trespasses(&self) -> Vec<OriginEvent> {
+        let mut trespasses = self.mesh.network.origins.events();
         trespasses.retain(|seen| [ELSEWHERE, ELSEWHERE6].contains(&address(seen)));
-        trespasses.extend(self.inside.seen());
+        trespasses.extend(self.inside.events());
         trespasses
     }
 
-    /// A connection whose requests are decided has a line as well, without a decision.
+    /// The lines of the access log. A connection whose requests are decided has a line of its own, without a
+    /// decision, which is left out.
     fn lines(&self) -> Vec<Value> {
-        let mut lines = self.scene.envoy.access_log();
+        let mut lines = self.mesh.envoy.access_log();
         lines.retain(|line| line["decision"].is_string() || line["kind"] == "request");
         lines
     }
 }
 
-fn address(seen: &Seen) -> IpAddr {
+fn address(seen: &OriginEvent) -> IpAddr {
     match seen {
-        Seen::Connection(at) | Seen::Request(at, _, _) => at.ip(),
+        OriginEvent::Connection(at) | OriginEvent::Request(at, _, _) => at.ip(),
     }
 }
 
-/// The names and addresses of one family that forged destinations are tried with.
+/// The names and addresses of one family, for forged destinations.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// A name that the policies list, and its address.
     pub exact: (&'static str, IpAddr),
-    /// A name below a wildcard, and its address.
+    /// A name that a wildcard covers, and its address.
     pub below_wildcard: (&'static str, IpAddr),
-    /// Somebody else, whom no name leads to.
+    /// An address that no name resolves to.
     pub elsewhere: IpAddr,
 }
 

@@ -1,8 +1,8 @@
-//! `docs/bypasses.md`, from the table and what came of it.
+//! Renders `docs/bypasses.md` from the table and its results.
 
 use std::fmt::Write as _;
 
-use super::{KNOWN, Row};
+use super::{KNOWN_BYPASSES, Row};
 
 const INTRODUCTION: &str = "# Bypasses
 
@@ -19,16 +19,16 @@ else, or at a server inside the pod.
 wildcard, and `evil.example` is in none. The policies are in `tests/src/bypass/policies.yaml`.
 ";
 
-/// What came of the checks of a row: for each, nothing or what was wrong.
+/// The result of a row's checks.
 #[derive(Debug)]
 pub struct Outcome<'r> {
     /// The row.
     pub row: &'r Row,
-    /// The checks that failed, with what was wrong.
+    /// The checks that failed, each with its error.
     pub failures: Vec<String>,
 }
 
-/// The page.
+/// Renders the page.
 #[must_use]
 pub fn page(outcomes: &[Outcome<'_>]) -> String {
     let mut page = INTRODUCTION.to_owned();
@@ -37,7 +37,7 @@ pub fn page(outcomes: &[Outcome<'_>]) -> String {
     let partly = outcomes.iter().filter(|outcome| outcome.row.out_of_reach.is_some()).count();
     let _ = write!(
         page,
-        "\n{passed} of {KNOWN} rows pass, with {checks} checks. Of {partly} rows a part is out of a \
+        "\n{passed} of {KNOWN_BYPASSES} rows pass, with {checks} checks. Of {partly} rows a part is out of a \
          sidecar's reach: \
          see [below](#out-of-reach) and the [threat model](threat-model.md).\n\n\
          | # | bypass | what happens | who decides | reason or status | checks | result |\n|--|--|--|--|--|--|--|\n"
@@ -82,7 +82,7 @@ pub fn page(outcomes: &[Outcome<'_>]) -> String {
     page
 }
 
-/// In a table a bar would begin the next cell.
+/// Escapes a cell of a table: a bar would begin the next cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }

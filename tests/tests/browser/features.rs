@@ -8,14 +8,14 @@ use crate::page::{MANIFESTS, Page};
 const MARK: &str = "#editor .mark";
 
 impl Page {
-    /// Waits until this line alone is marked so.
+    /// Waits until this line, and no other, has a mark of this kind.
     fn marks(&self, line: u32, kind: &str) -> Result<()> {
         self.wait("the mark", &format!("{MARK}.{kind}[data-line='{line}']"), "")
     }
 }
 
 #[test]
-fn a_verdict_and_the_line_that_decides() -> Result<()> {
+fn the_deciding_line_is_marked() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org/get")?;
     page.verdict("ALLOWED", "rule")?;
@@ -43,7 +43,7 @@ fn a_verdict_and_the_line_that_decides() -> Result<()> {
 }
 
 #[test]
-fn every_field_of_the_form() -> Result<()> {
+fn every_field_of_the_form_counts() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "203.0.113.10:443")?;
     page.browser.fill("#sni", "www.example.com")?;
@@ -96,9 +96,9 @@ fn every_field_of_the_form() -> Result<()> {
     page.is_well()
 }
 
-/// Each lint, typed.
+/// The page shows each lint while a manifest is typed.
 #[test]
-fn problems_and_lints() -> Result<()> {
+fn problems_and_lints_are_marked() -> Result<()> {
     let page = Page::open()?;
     page.browser.choose("#example", "What lints say")?;
     page.wait("a lint", "#problems", "everything that this port allows")?;
@@ -164,7 +164,7 @@ fn problems_and_lints() -> Result<()> {
 }
 
 #[test]
-fn cases_and_changes() -> Result<()> {
+fn cases_and_changes_are_shown() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;

@@ -1,4 +1,4 @@
-//! What others wrote is shown, and is nothing but text.
+//! Hostile names in manifests: the page shows them as text.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::page::Page;
 const EVIL: &str = r#"<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\u001b[31m\u202e&lt;"#;
 
 #[test]
-fn html_and_escapes_are_text() -> Result<()> {
+fn html_and_escapes_are_shown_as_text() -> Result<()> {
     let page = Page::open()?;
     let evil = EVIL.replace('\\', "");
     let manifests = format!(
@@ -37,9 +37,9 @@ fn html_and_escapes_are_text() -> Result<()> {
     page.is_well()
 }
 
-/// 64 KB in each field, and a fragment that is none.
+/// 64 KB in each field, and a malformed fragment.
 #[test]
-fn long_and_broken() -> Result<()> {
+fn long_and_malformed_input_is_handled() -> Result<()> {
     let page = Page::open()?;
     let fill = "for (const id of ['path', 'sni', 'headers', 'clientHello', 'source', 'address']) { \
         const field = document.getElementById(id); field.value = 'x'.repeat(65536); \

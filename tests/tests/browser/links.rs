@@ -1,26 +1,25 @@
-//! Links: by hand, by others, back in time, and to wherever the page is served.
+//! Links: written by hand or by programs, opened with the back button, and on pages served at any path.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use crate::page::{MANIFESTS, Page};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use egress_tests::mesh::root;
+use egress_tests::repository_root;
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::page::{MANIFESTS, Page};
-
-/// As docs/playground.md says.
+/// Encodes a link as docs/playground.md describes.
 fn link(state: &Value) -> String {
     format!("#{}", URL_SAFE_NO_PAD.encode(state.to_string()))
 }
 
 #[test]
-fn a_link_shows_the_same() -> Result<()> {
+fn a_link_restores_the_page() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://bücher.example.com")?;
     page.verdict("ALLOWED", "rule")?;
@@ -41,10 +40,10 @@ fn a_link_shows_the_same() -> Result<()> {
     page.is_well()
 }
 
-/// The example of docs/playground.md, and others as programs would make them.
+/// The example of docs/playground.md and links of other programs open.
 #[test]
-fn links_that_others_make() -> Result<()> {
-    let text = fs::read_to_string(root().join("docs/playground.md"))?;
+fn links_of_other_programs_open() -> Result<()> {
+    let text = fs::read_to_string(repository_root().join("docs/playground.md"))?;
     let example = text.split("<!-- state -->\n```json\n").nth(1).and_then(|rest| rest.split("```").next());
     let mut state: Value = serde_json::from_str(example.context("docs/playground.md has no example")?)?;
     let page = Page::open()?;
@@ -74,7 +73,7 @@ fn links_that_others_make() -> Result<()> {
 }
 
 #[test]
-fn back_brings_back_what_was_there() -> Result<()> {
+fn the_back_button_restores_the_page() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
@@ -89,7 +88,7 @@ fn back_brings_back_what_was_there() -> Result<()> {
 }
 
 #[test]
-fn too_long_for_a_link() -> Result<()> {
+fn a_page_too_long_for_a_link_is_reported() -> Result<()> {
     let page = Page::open()?;
     let fill = "const field = document.querySelector('#manifests'); field.value = arguments[0]; \
         field.dispatchEvent(new Event('input', { bubbles: true }))";
@@ -110,13 +109,13 @@ fn too_long_for_a_link() -> Result<()> {
     page.is_well()
 }
 
-/// The policy of a page that has a console beside it, and says nothing of frames in the page itself.
+/// The content security policy of a page with a console beside it, which leaves frames out.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'";
 
-/// Some other web server, with the page below a path of its own.
+/// A web server that serves the page below a path of its own.
 #[test]
-fn below_any_path_and_under_a_policy() -> Result<()> {
+fn the_page_works_at_any_path_under_a_content_policy() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}/some/where/playground/", listener.local_addr()?);
     std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(serve(stream))));
@@ -146,7 +145,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
         Some("svg") => "image/svg+xml",
         _ => "application/octet-stream",
     };
-    let body = name.and_then(|name| fs::read(root().join("target/playground").join(name)).ok());
+    let body = name.and_then(|name| fs::read(repository_root().join("target/playground").join(name)).ok());
     let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
     let body = body.unwrap_or_default();
     write!(

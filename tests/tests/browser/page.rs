@@ -17,20 +17,20 @@ spec:
 
 pub(crate) struct Page {
     pub(crate) browser: Browser,
-    /// Where it is.
+    /// The address.
     pub(crate) url: String,
     _playground: Option<Playground>,
 }
 
 impl Page {
-    /// Opens it with an example in it.
+    /// Opens the page with an example in it.
     pub(crate) fn open() -> Result<Self> {
         let playground = Playground::serve()?;
         let url = playground.url.clone();
         Self::begin(url, Some(playground))
     }
 
-    /// Opens it where somebody else serves it.
+    /// Opens the page at an address that another server serves.
     pub(crate) fn at(url: String) -> Result<Self> {
         Self::begin(url, None)
     }
@@ -55,7 +55,7 @@ impl Page {
         self.browser.fill("#to", to)
     }
 
-    /// Waits until the first that matches has this in its text.
+    /// Waits until the first match contains a text.
     pub(crate) fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
         self.browser.wait(what, selector, text)
     }
@@ -66,7 +66,7 @@ impl Page {
         self.wait("the verdict", "#verdict", verdict)
     }
 
-    /// Nothing is wrong, and nothing was loaded from elsewhere.
+    /// Requires that the browser console is empty and that nothing was loaded from other hosts.
     pub(crate) fn is_well(&self) -> Result<()> {
         let console = self.browser.console()?;
         ensure!(console.is_empty(), "the console says {console:#?}");
@@ -79,7 +79,7 @@ impl Page {
         Ok(())
     }
 
-    /// A picture for the documentation.
+    /// Saves a picture for the documentation.
     pub(crate) fn picture(&self, name: &str) -> Result<()> {
         self.browser.picture(name)
     }

@@ -1,5 +1,5 @@
-//! What the clients talk to: files by HTTP and HTTPS, and as much of PostgreSQL's and Redis' protocols as a question
-//! and its answer take. Every server counts who comes.
+//! Servers for the clients: files over HTTP and HTTPS, and as much of PostgreSQL's and Redis's protocols as
+//! one query takes. Each counts its connections.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use egress_tests::authority::Pair;
-use egress_tests::client::PATIENCE;
+use egress_tests::client::IO_TIMEOUT;
 use egress_tests::netns::Netns;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -30,7 +30,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Starts them.
+    /// Starts the servers.
     pub(crate) fn start(netns: &Netns, files: &Path, pair: &Pair) -> Result<Self> {
         let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
@@ -60,7 +60,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// How many connections were accepted.
+    /// The number of connections accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -79,7 +79,7 @@ impl Servers {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let serve = Arc::clone(&serve);
                 std::thread::spawn(move || {
-                    let set = stream.set_read_timeout(Some(PATIENCE));
+                    let set = stream.set_read_timeout(Some(IO_TIMEOUT));
                     // Whoever hangs up early is no concern of a server.
                     let _ = set.map_err(Into::into).and_then(|()| serve(stream));
                 });
@@ -89,7 +89,7 @@ impl Servers {
     }
 }
 
-/// One request, and the file that it asks for.
+/// Answers one request with the file that it asks for.
 fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -121,7 +121,7 @@ fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
     Ok(stream.flush()?)
 }
 
-/// Lets anybody in, and answers any query with one row, `hello`.
+/// Accepts any user, and answers any query with one row, `hello`.
 fn postgres(stream: &mut TcpStream) -> Result<()> {
     let mut start = [0; 8];
     stream.read_exact(&mut start)?;

@@ -1,14 +1,13 @@
-//! Every part of the mesh dies and comes back, while somebody tries all the time what is allowed and what is not.
+//! Failures of every part of the local mesh, under traffic that is allowed and traffic that is not.
 
 use std::time::{Duration, Instant};
 
+use crate::prober::{Attempts, Prober};
 use anyhow::{Context, Result, ensure};
 use egress_tests::compose::{Compose, docker};
 use egress_tests::wait::wait_for;
 
-use crate::prober::{Attempts, Prober};
-
-/// What a server that speaks first says.
+/// The greeting of a server that speaks first.
 macro_rules! greeting {
     ($address:literal) => {
         concat!(
@@ -38,7 +37,7 @@ const BACKEND: Attempts = Attempts {
     forbidden: &["curl -sf -m 2 -o /dev/null http://httpbin.org/get", greeting!("203.0.113.66")],
 };
 
-/// How long the control plane's network is cut: `EGRESS_CUT_SECONDS`, else 3 s.
+/// The duration of the control plane's network cut: `EGRESS_CUT_SECONDS`, else 3 s.
 fn cut() -> Duration {
     let seconds = std::env::var("EGRESS_CUT_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(3))
@@ -51,7 +50,7 @@ struct Trial<'c> {
 }
 
 impl Trial<'_> {
-    /// Breaks something and mends it; then what is allowed must be served again, by itself.
+    /// Causes a fault and mends it; allowed traffic must then recover without help.
     fn fault(&self, what: &str, fault: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.client.counts();
         let start = Instant::now();
@@ -80,7 +79,7 @@ impl Trial<'_> {
         Ok(container)
     }
 
-    /// Stays so until the probers have tried it.
+    /// Waits until the probers have tried the current state.
     fn tried(&self) -> Result<()> {
         let before = (self.client.counts(), self.backend.counts());
         wait_for("attempts", Duration::from_secs(30), || {
@@ -92,7 +91,7 @@ impl Trial<'_> {
 }
 
 #[test]
-fn whatever_dies_nothing_forbidden_passes() -> Result<()> {
+fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
     let compose = Compose::new()?;
     compose.run(&["up", "-d"])?;
     compose.healthy()?;
@@ -145,7 +144,7 @@ fn whatever_dies_nothing_forbidden_passes() -> Result<()> {
     Ok(())
 }
 
-/// That sidecars are served again after the control plane was away.
+/// Requires that sidecars follow policy changes after the control plane was away.
 fn follows(compose: &Compose) -> Result<()> {
     let path = compose.folder().join("envoy/mesh/curl.yaml");
     let text = std::fs::read_to_string(&path)?;

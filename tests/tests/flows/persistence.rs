@@ -1,4 +1,4 @@
-//! What is remembered over a restart, and what a disk may do.
+//! The flow database over restarts, and on disks that fail.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,42 +8,45 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_tests::mesh::{self, EXAMPLE, SECOND_CONTROL_PLANE, World};
+use egress_tests::control_plane::ControlPlane;
+use egress_tests::manifests;
 use egress_tests::netns::{Pod, ensure_capable};
-use egress_tests::shim::Shim;
+use egress_tests::network::{EXAMPLE, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::Value;
 
 use super::{ask, told};
 
 const IDENTITY: &str = "curl/curl";
 
-/// A refused request and a refused connection.
+/// Makes a refused request and a refused connection.
 fn traffic(pod: &Pod) -> Result<()> {
-    mesh::get(pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get")?;
-    mesh::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?;
+    workload::get(pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get")?;
+    workload::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?;
     Ok(())
 }
 
-/// Waits until so many times of both were told of.
-fn counted(shim: &Shim<'_>, count: u64) -> Result<Vec<Value>> {
+/// Waits until both flows have this count.
+fn counted(control_plane: &ControlPlane<'_>, count: u64) -> Result<Vec<Value>> {
     let mut flows = Vec::new();
     wait_for(&format!("two flows, {count} times each"), Duration::from_secs(15), || {
-        flows = told(shim, IDENTITY).unwrap_or_default();
+        flows = fetch_flows(control_plane, IDENTITY).unwrap_or_default();
         flows.len() == 2 && flows.iter().all(|flow| flow["count"] == count)
     })
-    .with_context(|| format!("{flows:#?}\n{}", shim.log()))?;
+    .with_context(|| format!("{flows:#?}\n{}", control_plane.log()))?;
     Ok(flows)
 }
 
-fn connected(shim: &Shim<'_>) -> Result<()> {
+fn connected(control_plane: &ControlPlane<'_>) -> Result<()> {
     wait_for("the proxy to connect again", Duration::from_secs(30), || {
-        shim.metric("osm_egress_proxies").is_ok_and(|proxies| proxies == 1)
+        control_plane.metric("osm_egress_proxies").is_ok_and(|proxies| proxies == 1)
     })?;
     Ok(())
 }
 
-/// Waits until this change is in the file, or beside it.
+/// Waits until the database, or its write-ahead log, has these flows.
 fn written(file: &Path, flows: &[Value]) -> Result<()> {
     let last = flows.iter().filter_map(|flow| flow["sequence"].as_u64()).max().context("no flow")?;
     let wanted = format!("\"sequence\":{last}}}");
@@ -56,41 +59,45 @@ fn written(file: &Path, flows: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn suggested(world: &World) -> Result<String> {
-    let said = ask(world, &["suggest", "--source", IDENTITY])?;
+fn suggested(network: &TestNetwork) -> Result<String> {
+    let said = ask(network, &["suggest", "--source", IDENTITY])?;
     ensure!(said.success && said.out.contains("- www.example.com #"), "{}{}", said.out, said.err);
     Ok(said.out)
 }
 
-/// A control plane that is killed knows what it wrote, one that is stopped knows everything, and counts go on.
+/// A killed control plane keeps what it had written, a stopped one everything, and counts continue.
 #[test]
-fn over_a_restart() -> Result<()> {
+fn flows_survive_a_restart() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    world.write("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
+    let network = TestNetwork::new()?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("flows.db");
     let name = file.to_string_lossy();
     let flags = ["--flow-log", "--flow-db", &name];
-    let pod = world.pod()?;
+    let pod = network.pod()?;
 
-    let shim = world.shim(&flags)?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let control_plane = network.control_plane(&flags)?;
+    let _envoy = sidecar::start(&pod, false)?;
     traffic(&pod)?;
-    let before = counted(&shim, 1)?;
-    let suggestion = suggested(&world)?;
+    let before = counted(&control_plane, 1)?;
+    let suggestion = suggested(&network)?;
     written(&file, &before)?;
     ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o600);
     // SIGKILL.
-    drop(shim);
+    drop(control_plane);
 
-    let shim = world.shim(&flags)?;
-    ensure!(told(&shim, IDENTITY)? == before, "{:#?}\n{before:#?}", told(&shim, IDENTITY)?);
-    ensure!(suggested(&world)? == suggestion, "{suggestion}\n{}", suggested(&world)?);
-    connected(&shim)?;
+    let control_plane = network.control_plane(&flags)?;
+    ensure!(
+        fetch_flows(&control_plane, IDENTITY)? == before,
+        "{:#?}\n{before:#?}",
+        fetch_flows(&control_plane, IDENTITY)?
+    );
+    ensure!(suggested(&network)? == suggestion, "{suggestion}\n{}", suggested(&network)?);
+    connected(&control_plane)?;
     traffic(&pod)?;
-    let after = counted(&shim, 2)?;
+    let after = counted(&control_plane, 2)?;
     for flow in &after {
         let same =
             before.iter().find(|old| old["protocol"] == flow["protocol"]).context("another protocol")?;
@@ -98,41 +105,49 @@ fn over_a_restart() -> Result<()> {
         ensure!(flow["sequence"].as_u64() > same["sequence"].as_u64(), "{flow:#}\n{same:#}");
     }
     // At once: what was not written yet is written on the way out.
-    shim.stop()?;
+    control_plane.stop()?;
     ensure!(!file.with_extension("db-wal").exists(), "it is all in the file");
 
-    let shim = world.shim(&flags)?;
-    ensure!(told(&shim, IDENTITY)? == after, "{:#?}\n{after:#?}", told(&shim, IDENTITY)?);
-    ensure!(shim.metric("osm_egress_flow_db_errors_total")? == 0);
+    let control_plane = network.control_plane(&flags)?;
+    ensure!(
+        fetch_flows(&control_plane, IDENTITY)? == after,
+        "{:#?}\n{after:#?}",
+        fetch_flows(&control_plane, IDENTITY)?
+    );
+    ensure!(control_plane.metric("osm_egress_flow_db_errors_total")? == 0);
 
     // The file is of this control plane alone.
-    let folder = world.manifests.path().as_os_str();
+    let folder = network.manifests.path().as_os_str();
     let source = ["--config-dir".as_ref(), folder];
-    let second = Shim::launch(&world.outside.netns, SECOND_CONTROL_PLANE, &source, &flags)?.ready();
+    let second = ControlPlane::launch(&network.outside.netns, SECOND_CONTROL_PLANE, &source, &flags)?.ready();
     let error = format!("{:#}", second.err().context("a second control plane has the file")?);
     ensure!(error.contains("another process has it: each control plane needs a file of its own"), "{error}");
     Ok(())
 }
 
-/// Without a file a control plane that starts anew knows nothing, and what happens from then on.
+/// Without a file a restarted control plane starts with no flows.
 #[test]
-fn without_a_file() -> Result<()> {
+fn without_a_file_flows_start_anew() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    world.write("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
-    let pod = world.pod()?;
-    let shim = world.shim(&["--flow-log"])?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
+    let pod = network.pod()?;
+    let control_plane = network.control_plane(&["--flow-log"])?;
+    let _envoy = sidecar::start(&pod, false)?;
     traffic(&pod)?;
     traffic(&pod)?;
-    counted(&shim, 2)?;
-    drop(shim);
-    let shim = world.shim(&["--flow-log"])?;
-    ensure!(told(&shim, IDENTITY)?.is_empty(), "{:#?}", told(&shim, IDENTITY)?);
-    connected(&shim)?;
+    counted(&control_plane, 2)?;
+    drop(control_plane);
+    let control_plane = network.control_plane(&["--flow-log"])?;
+    ensure!(
+        fetch_flows(&control_plane, IDENTITY)?.is_empty(),
+        "{:#?}",
+        fetch_flows(&control_plane, IDENTITY)?
+    );
+    connected(&control_plane)?;
     traffic(&pod)?;
-    counted(&shim, 1)?;
+    counted(&control_plane, 1)?;
     Ok(())
 }
 
@@ -167,58 +182,59 @@ fn tool(name: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A disk that is full keeps no policy from anybody, and is written again when there is room.
+/// A full disk does not delay any policy, and is written again once there is room.
 #[test]
-fn a_disk_that_fails() -> Result<()> {
+fn a_failing_disk_delays_no_policy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
-    world.write("http.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    let pod = world.pod()?;
+    let network = TestNetwork::new()?;
+    network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
+    network.write("http.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    let pod = network.pod()?;
     let disk = Disk::mount("size=1m")?;
     let file = disk.path("flows.db");
     let name = file.to_string_lossy();
     let flags = ["--flow-log", "--flow-db", &name];
-    let shim = world.shim(&flags)?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let control_plane = network.control_plane(&flags)?;
+    let _envoy = sidecar::start(&pod, false)?;
     traffic(&pod)?;
-    written(&file, &counted(&shim, 1)?)?;
+    written(&file, &counted(&control_plane, 1)?)?;
     // All that is left of it.
     let _ = fs::write(disk.path("filler"), vec![0; 2 << 20]);
     traffic(&pod)?;
     wait_for("an error", Duration::from_secs(20), || {
-        shim.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 0)
+        control_plane.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 0)
     })?;
-    ensure!(shim.log().contains("the disk is full: make room"), "{}", shim.log());
+    ensure!(control_plane.log().contains("the disk is full: make room"), "{}", control_plane.log());
     // It serves, remembers, and says it once.
-    let open = |host: &str| mesh::sample("httpbin-80.yaml").map(|text| text.replace("httpbin.org", host));
-    world.write("http.yaml", &open("www.example.com")?)?;
+    let open =
+        |host: &str| manifests::sample("httpbin-80.yaml").map(|text| text.replace("httpbin.org", host));
+    network.write("http.yaml", &open("www.example.com")?)?;
     let to = SocketAddr::new(EXAMPLE, 80);
     wait_for("the new policy", Duration::from_secs(20), || {
-        mesh::get(&pod, to, "www.example.com", "/get").is_ok_and(
+        workload::get(&pod, to, "www.example.com", "/get").is_ok_and(
             |outcome| matches!(outcome, egress_tests::client::Outcome::Http(answer) if answer.status == 200),
         )
     })?;
     wait_for("the next error", Duration::from_secs(30), || {
-        shim.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 1)
+        control_plane.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 1)
     })?;
-    ensure!(shim.log().matches("flows are in memory only").count() == 1, "{}", shim.log());
-    ensure!(told(&shim, IDENTITY)?.len() > 2);
+    ensure!(control_plane.log().matches("flows are in memory only").count() == 1, "{}", control_plane.log());
+    ensure!(fetch_flows(&control_plane, IDENTITY)?.len() > 2);
     fs::remove_file(disk.path("filler"))?;
     wait_for("it to be written again", Duration::from_secs(30), || {
-        shim.log().contains("flows are written down again")
+        control_plane.log().contains("flows are written down again")
     })?;
-    let flows = told(&shim, IDENTITY)?;
+    let flows = fetch_flows(&control_plane, IDENTITY)?;
     written(&file, &flows)?;
-    shim.stop()?;
-    let shim = world.shim(&flags)?;
-    ensure!(told(&shim, IDENTITY)?.len() == flows.len());
-    shim.stop()?;
+    control_plane.stop()?;
+    let control_plane = network.control_plane(&flags)?;
+    ensure!(fetch_flows(&control_plane, IDENTITY)?.len() == flows.len());
+    control_plane.stop()?;
 
     // At the start these are errors.
     disk.remount("ro")?;
     let refused = |expected: &str| -> Result<()> {
-        let error = format!("{:#}", world.shim(&flags).err().context("it starts")?);
+        let error = format!("{:#}", network.control_plane(&flags).err().context("it starts")?);
         let at = format!("cannot keep flows in {name}: ");
         ensure!(error.contains(&at) && error.contains(expected), "{error}");
         Ok(())

@@ -1,7 +1,6 @@
-//! What people do with connections, through the filter: long, large, many, half-closed, upgraded.
-//!
-//! Where a rule names hosts, the workload dials an address that is not the name's: what is to be seen
-//! is not only that a protocol works, but that it went where the sidecar sent it.
+//! Protocols through the filter: long, large, many, half-closed and upgraded connections. Where a rule names
+//! hosts, the workload dials an address that is not the name's, so each test also shows that the connection
+//! reached the address that the sidecar resolved.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -11,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
-use egress_tests::bulk::{self, Bulk, Check};
+use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
 use egress_tests::envoy::Envoy;
 use egress_tests::grpc::{self, GrpcServer, Text};
-use egress_tests::log;
-use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::origin::{ADDRESS_HEADER, GREETING};
+use egress_tests::pattern_servers::{self, PatternCheck, PatternServers};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use egress_tests::websocket::{self, WebsocketServer};
 use http_body_util::{BodyExt, Empty};
@@ -56,7 +56,7 @@ spec:
 
 const MEGABYTE: u64 = 1_000_000;
 
-/// Port `n` of the policy `web` or `plain`.
+/// The decision of port `n` of the policy `web` or `plain`.
 fn allow(policy: &str, port: usize) -> String {
     format!("allow rule curl/{policy} spec.ports[{port}]")
 }
@@ -65,28 +65,28 @@ fn at(ip: IpAddr, port: u16) -> String {
     SocketAddr::new(ip, port).to_string()
 }
 
-/// A mesh with these policies, where `grpc.example` is at the address of `httpbin.org`.
-fn with_mesh(test: impl FnOnce(&World, &Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
+/// Runs a test in a mesh with these policies, where `grpc.example` resolves to the address of `httpbin.org`.
+fn with_mesh(test: impl FnOnce(&TestNetwork, &Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.dns.set(grpc::NAME, &[HTTPBIN]);
-    world.write("policies.yaml", POLICIES)?;
-    let _shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
-    test(&world, &pod, &envoy)
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.dns.set(grpc::NAME, &[HTTPBIN]);
+    network.write("policies.yaml", POLICIES)?;
+    let _control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, false)?;
+    test(&network, &pod, &envoy)
 }
 
 fn connect(ip: IpAddr, port: u16) -> Result<TcpStream> {
     client::connect(SocketAddr::new(ip, port)).map_err(|e| anyhow!("port {port}: {e:?}"))
 }
 
-/// Runs something in the workload, on a thread of its own.
+/// Runs `work` in the workload.
 fn in_workload<T: Send>(pod: &Pod, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     pod.workload().run(work)?
 }
 
-/// Runs something asynchronous in the workload.
+/// Runs a future in the workload.
 fn in_workload_async<T: Send>(pod: &Pod, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
     in_workload(pod, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -94,7 +94,7 @@ fn in_workload_async<T: Send>(pod: &Pod, work: impl Future<Output = Result<T>> +
     })
 }
 
-/// Reads the head of an answer, byte by byte: what follows is left.
+/// Reads the head of a response byte by byte, and leaves the rest.
 fn head(stream: &mut impl Read) -> Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -140,15 +140,15 @@ async fn unary_and_streaming(channel: &Channel) -> Result<()> {
 }
 
 #[test]
-fn grpc_over_plaintext() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = GrpcServer::start(&world.outside.netns)?;
+fn grpc_works_over_plaintext() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = GrpcServer::start(&network.outside.netns)?;
         in_workload_async(pod, async {
-            let channel = grpc::channel(SocketAddr::new(EXAMPLE, grpc::PLAIN), None).await?;
+            let channel = grpc::channel(SocketAddr::new(EXAMPLE, grpc::PLAIN_PORT), None).await?;
             unary_and_streaming(&channel).await
         })?;
-        let upstream = at(HTTPBIN, grpc::PLAIN);
-        let chat = log::line(envoy, "the chat", |line| line["path"] == "/egress.Echo/Chat")?;
+        let upstream = at(HTTPBIN, grpc::PLAIN_PORT);
+        let chat = access_log::wait_for_line(envoy, "the chat", |line| line["path"] == "/egress.Echo/Chat")?;
         ensure!(chat["decision"] == allow("web", 4) && chat["upstream"] == upstream, "{chat}");
         let said = |line: &serde_json::Value| {
             line["path"] == "/egress.Echo/Say"
@@ -164,22 +164,22 @@ fn grpc_over_plaintext() -> Result<()> {
 }
 
 #[test]
-fn grpc_over_tls() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let server = GrpcServer::start(&world.outside.netns)?;
+fn grpc_works_over_tls() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let server = GrpcServer::start(&network.outside.netns)?;
         in_workload_async(pod, async {
-            let to = SocketAddr::new(EXAMPLE, grpc::TLS);
+            let to = SocketAddr::new(EXAMPLE, grpc::TLS_PORT);
             unary_and_streaming(&grpc::channel(to, Some(&server.certificate)).await?).await
         })?;
-        log::decided(envoy, &allow("web", 5), &at(HTTPBIN, grpc::TLS))?;
+        access_log::wait_for_decision(envoy, &allow("web", 5), &at(HTTPBIN, grpc::TLS_PORT))?;
         Ok(())
     })
 }
 
-/// HTTP/2 without TLS and without an upgrade: each stream of a connection is decided for itself, while
-/// others are under way.
+/// HTTP/2 without TLS and without an upgrade: each stream of a connection is decided on its own,
+/// concurrently.
 #[test]
-fn h2c_with_prior_knowledge() -> Result<()> {
+fn each_h2c_stream_is_decided_on_its_own() -> Result<()> {
     with_mesh(|_, pod, envoy| {
         let hosts = [
             ("httpbin.org", Some(HTTPBIN)),
@@ -229,13 +229,13 @@ fn h2c_with_prior_knowledge() -> Result<()> {
 }
 
 #[test]
-fn a_download_of_a_gigabyte_over_http() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = Bulk::start(&world.outside.netns)?;
+fn a_gigabyte_downloads_over_http() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = PatternServers::start(&network.outside.netns)?;
         let length = 1000 * MEGABYTE;
         let start = Instant::now();
         in_workload(pod, || {
-            let mut stream = connect(EXAMPLE, bulk::HTTP)?;
+            let mut stream = connect(EXAMPLE, pattern_servers::HTTP_PORT)?;
             let request = client::request("GET", &format!("/pattern/{length}"), &[("host", "httpbin.org")]);
             stream.write_all(&request)?;
             let head = head(&mut stream)?;
@@ -244,20 +244,21 @@ fn a_download_of_a_gigabyte_over_http() -> Result<()> {
             Check::read(&mut stream, length)
         })?;
         println!("1 GB over HTTP took {:?}", start.elapsed());
-        let line = log::decided(envoy, &allow("web", 1), &at(HTTPBIN, bulk::HTTP))?;
-        ensure!(log::number(&line, "received") == Some(length) && line["status"] == 200, "{line}");
+        let line =
+            access_log::wait_for_decision(envoy, &allow("web", 1), &at(HTTPBIN, pattern_servers::HTTP_PORT))?;
+        ensure!(access_log::number(&line, "received") == Some(length) && line["status"] == 200, "{line}");
         Ok(())
     })
 }
 
 #[test]
-fn a_download_of_a_gigabyte_over_tls() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = Bulk::start(&world.outside.netns)?;
+fn a_gigabyte_downloads_over_tls() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = PatternServers::start(&network.outside.netns)?;
         let length = 1000 * MEGABYTE;
         let start = Instant::now();
         in_workload(pod, || {
-            let stream = connect(EXAMPLE, bulk::HTTPS)?;
+            let stream = connect(EXAMPLE, pattern_servers::HTTPS_PORT)?;
             let mut stream = client::tls(stream, Some("httpbin.org")).map_err(|e| anyhow!("{e:?}"))?;
             let request = client::request("GET", &format!("/pattern/{length}"), &[("host", "httpbin.org")]);
             stream.write_all(&request)?;
@@ -266,29 +267,38 @@ fn a_download_of_a_gigabyte_over_tls() -> Result<()> {
             Check::read(&mut stream, length)
         })?;
         println!("1 GB over TLS took {:?}", start.elapsed());
-        let line = log::decided(envoy, &allow("web", 2), &at(HTTPBIN, bulk::HTTPS))?;
-        ensure!(log::number(&line, "received") > Some(length), "{line}");
+        let line = access_log::wait_for_decision(
+            envoy,
+            &allow("web", 2),
+            &at(HTTPBIN, pattern_servers::HTTPS_PORT),
+        )?;
+        ensure!(access_log::number(&line, "received") > Some(length), "{line}");
         Ok(())
     })
 }
 
 #[test]
-fn a_download_of_a_gigabyte_over_tcp() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = Bulk::start(&world.outside.netns)?;
+fn a_gigabyte_downloads_over_tcp() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = PatternServers::start(&network.outside.netns)?;
         let length = 1000 * MEGABYTE;
         let start = Instant::now();
         in_workload(pod, || {
-            let mut stream = connect(EXAMPLE, bulk::FLOOD)?;
+            let mut stream = connect(EXAMPLE, pattern_servers::SEND_ON_DEMAND_PORT)?;
             stream.write_all(&length.to_be_bytes())?;
             Check::read(&mut stream, length)?;
             ensure!(stream.read(&mut [0])? == 0, "more than was asked for");
             Ok(())
         })?;
         println!("1 GB over TCP took {:?}", start.elapsed());
-        let line = log::decided(envoy, &allow("plain", 4), &at(EXAMPLE, bulk::FLOOD))?;
+        let line = access_log::wait_for_decision(
+            envoy,
+            &allow("plain", 4),
+            &at(EXAMPLE, pattern_servers::SEND_ON_DEMAND_PORT),
+        )?;
         ensure!(
-            log::number(&line, "received") == Some(length) && log::number(&line, "sent") == Some(8),
+            access_log::number(&line, "received") == Some(length)
+                && access_log::number(&line, "sent") == Some(8),
             "{line}"
         );
         Ok(())
@@ -296,15 +306,15 @@ fn a_download_of_a_gigabyte_over_tcp() -> Result<()> {
 }
 
 #[test]
-fn a_chunked_upload_of_100_megabytes() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = Bulk::start(&world.outside.netns)?;
+fn a_hundred_megabytes_upload_in_chunks() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = PatternServers::start(&network.outside.netns)?;
         let length = 100 * MEGABYTE;
         in_workload(pod, || {
-            let mut stream = connect(EXAMPLE, bulk::HTTP)?;
+            let mut stream = connect(EXAMPLE, pattern_servers::HTTP_PORT)?;
             let headers = [("host", "httpbin.org"), ("transfer-encoding", "chunked")];
             stream.write_all(&client::request("POST", "/count", &headers))?;
-            for piece in bulk::pieces(length) {
+            for piece in pattern_servers::pieces(length) {
                 write!(stream, "{:x}\r\n", piece.len())?;
                 stream.write_all(piece)?;
                 stream.write_all(b"\r\n")?;
@@ -316,15 +326,16 @@ fn a_chunked_upload_of_100_megabytes() -> Result<()> {
             ensure!(answer.header(ADDRESS_HEADER) == Some(&HTTPBIN.to_string()), "{answer:?}");
             Ok(())
         })?;
-        let line = log::decided(envoy, &allow("web", 1), &at(HTTPBIN, bulk::HTTP))?;
-        ensure!(log::number(&line, "sent") == Some(length) && line["status"] == 200, "{line}");
+        let line =
+            access_log::wait_for_decision(envoy, &allow("web", 1), &at(HTTPBIN, pattern_servers::HTTP_PORT))?;
+        ensure!(access_log::number(&line, "sent") == Some(length) && line["status"] == 200, "{line}");
         Ok(())
     })
 }
 
 #[test]
-fn ten_thousand_requests_on_one_connection() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
+fn ten_thousand_requests_pass_on_one_connection() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
         let start = Instant::now();
         in_workload(pod, || {
             let mut stream = connect(EXAMPLE, 8080)?;
@@ -351,14 +362,14 @@ fn ten_thousand_requests_on_one_connection() -> Result<()> {
             envoy.access_log().iter().filter(good).count() == 10_000
         })?;
         ensure!(envoy.stat("listener.0.0.0.0_15001.downstream_cx_total")? == 1, "more than one connection");
-        ensure!(world.origins.connections_to(EXAMPLE) == 0, "something arrived at the dialled address");
+        ensure!(network.origins.connections_to(EXAMPLE) == 0, "something arrived at the dialled address");
         Ok(())
     })
 }
 
-/// All of a large answer arrives before the close that follows it.
+/// All of a large response arrives before the close that follows it.
 #[test]
-fn connection_close() -> Result<()> {
+fn a_large_response_arrives_before_its_close() -> Result<()> {
     with_mesh(|_, pod, envoy| {
         for n in 0..20 {
             in_workload(pod, || {
@@ -373,21 +384,21 @@ fn connection_close() -> Result<()> {
             })
             .with_context(|| format!("round {n}"))?;
         }
-        let line = log::decided(envoy, &allow("web", 0), &at(HTTPBIN, 8080))?;
-        ensure!(log::number(&line, "received") == Some(MEGABYTE), "{line}");
+        let line = access_log::wait_for_decision(envoy, &allow("web", 0), &at(HTTPBIN, 8080))?;
+        ensure!(access_log::number(&line, "received") == Some(MEGABYTE), "{line}");
         Ok(())
     })
 }
 
-/// A client that has said everything still gets its answer.
+/// A client that has closed its sending half still gets its answer.
 #[test]
-fn the_client_ends_its_half() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let _server = Bulk::start(&world.outside.netns)?;
+fn a_half_closed_client_gets_its_answer() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let _server = PatternServers::start(&network.outside.netns)?;
         for length in [0, 1, 5 * MEGABYTE] {
             in_workload(pod, || {
-                let mut stream = connect(EXAMPLE, bulk::PATIENT)?;
-                for piece in bulk::pieces(length) {
+                let mut stream = connect(EXAMPLE, pattern_servers::READ_FIRST_PORT)?;
+                for piece in pattern_servers::pieces(length) {
                     stream.write_all(piece)?;
                 }
                 stream.shutdown(Shutdown::Write)?;
@@ -399,48 +410,55 @@ fn the_client_ends_its_half() -> Result<()> {
                 Ok(())
             })
             .with_context(|| format!("{length} bytes"))?;
-            log::line(envoy, "its line", |line| {
+            access_log::wait_for_line(envoy, "its line", |line| {
                 line["decision"] == allow("plain", 2)
-                    && line["upstream"] == at(EXAMPLE, bulk::PATIENT)
-                    && log::number(line, "sent") == Some(length)
-                    && log::number(line, "received") == Some(length + 8)
+                    && line["upstream"] == at(EXAMPLE, pattern_servers::READ_FIRST_PORT)
+                    && access_log::number(line, "sent") == Some(length)
+                    && access_log::number(line, "received") == Some(length + 8)
             })?;
         }
         Ok(())
     })
 }
 
-/// A server that has said everything still hears.
+/// A server that has closed its sending half still receives.
 #[test]
-fn the_server_ends_its_half() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let server = Bulk::start(&world.outside.netns)?;
+fn a_half_closed_server_still_receives() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let server = PatternServers::start(&network.outside.netns)?;
         let length = 5 * MEGABYTE;
         in_workload(pod, || {
-            let mut stream = connect(EXAMPLE, bulk::HASTY_PORT)?;
-            Check::read(&mut stream, bulk::HASTY)?;
+            let mut stream = connect(EXAMPLE, pattern_servers::SEND_FIRST_PORT)?;
+            Check::read(&mut stream, pattern_servers::SEND_FIRST_LENGTH)?;
             ensure!(stream.read(&mut [0])? == 0, "no end");
-            for piece in bulk::pieces(length) {
+            for piece in pattern_servers::pieces(length) {
                 stream.write_all(piece)?;
             }
             Ok(())
         })?;
-        wait_for("the server to have everything", Duration::from_secs(5), || !server.hasty().is_empty())?;
-        let (arrived, check) = server.hasty()[0];
-        ensure!(arrived == SocketAddr::new(EXAMPLE, bulk::HASTY_PORT), "{arrived}");
+        wait_for("the server to have everything", Duration::from_secs(5), || {
+            !server.send_first_connections().is_empty()
+        })?;
+        let (arrived, check) = server.send_first_connections()[0];
+        ensure!(arrived == SocketAddr::new(EXAMPLE, pattern_servers::SEND_FIRST_PORT), "{arrived}");
         ensure!(check.good() == Some(length), "{check:?}");
-        let line = log::decided(envoy, &allow("plain", 3), &at(EXAMPLE, bulk::HASTY_PORT))?;
+        let line = access_log::wait_for_decision(
+            envoy,
+            &allow("plain", 3),
+            &at(EXAMPLE, pattern_servers::SEND_FIRST_PORT),
+        )?;
         ensure!(
-            log::number(&line, "sent") == Some(length) && log::number(&line, "received") == Some(bulk::HASTY),
+            access_log::number(&line, "sent") == Some(length)
+                && access_log::number(&line, "received") == Some(pattern_servers::SEND_FIRST_LENGTH),
             "{line}"
         );
         Ok(())
     })
 }
 
-/// Nobody waits for first bytes that do not come from the client.
+/// A server that speaks first is heard at once, without first bytes of the client.
 #[test]
-fn a_server_that_speaks_first() -> Result<()> {
+fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     with_mesh(|_, pod, envoy| {
         let longest = in_workload(pod, || {
             let mut longest = Duration::ZERO;
@@ -461,22 +479,22 @@ fn a_server_that_speaks_first() -> Result<()> {
         println!("the greeting came after at most {longest:?}");
         // Open Service Mesh waits for 15 s.
         ensure!(longest < Duration::from_secs(1), "the greeting came after {longest:?}");
-        log::decided(envoy, &allow("plain", 1), &at(EXAMPLE, 9001))?;
+        access_log::wait_for_decision(envoy, &allow("plain", 1), &at(EXAMPLE, 9001))?;
         Ok(())
     })
 }
 
-/// Streams on which nothing happens for 30 s, and then something.
+/// Streams survive 30 s of silence.
 #[test]
-fn a_break_of_thirty_seconds() -> Result<()> {
-    with_mesh(|world, pod, envoy| {
-        let bulk = Bulk::start(&world.outside.netns)?;
+fn connections_survive_thirty_seconds_of_silence() -> Result<()> {
+    with_mesh(|network, pod, envoy| {
+        let bulk = PatternServers::start(&network.outside.netns)?;
         in_workload(pod, || {
             let mut tcp = connect(EXAMPLE, 9000)?;
-            let mut tls = client::tls(connect(EXAMPLE, bulk::TLS_ECHO)?, Some("httpbin.org"))
+            let mut tls = client::tls(connect(EXAMPLE, pattern_servers::TLS_ECHO_PORT)?, Some("httpbin.org"))
                 .map_err(|e| anyhow!("{e:?}"))?;
             let mut first = connect(EXAMPLE, 9001)?;
-            let mut held = connect(EXAMPLE, bulk::HTTP)?;
+            let mut held = connect(EXAMPLE, pattern_servers::HTTP_PORT)?;
             let mut kept = connect(EXAMPLE, 8080)?;
 
             echo(&mut tcp).context("TCP")?;
@@ -499,11 +517,11 @@ fn a_break_of_thirty_seconds() -> Result<()> {
         for (decision, upstream) in [
             (allow("plain", 0), at(EXAMPLE, 9000)),
             (allow("plain", 1), at(EXAMPLE, 9001)),
-            (allow("web", 3), at(HTTPBIN, bulk::TLS_ECHO)),
-            (allow("web", 1), at(HTTPBIN, bulk::HTTP)),
+            (allow("web", 3), at(HTTPBIN, pattern_servers::TLS_ECHO_PORT)),
+            (allow("web", 1), at(HTTPBIN, pattern_servers::HTTP_PORT)),
         ] {
-            let line = log::decided(envoy, &decision, &upstream)?;
-            ensure!(log::number(&line, "duration_ms") >= Some(30_000), "{line}");
+            let line = access_log::wait_for_decision(envoy, &decision, &upstream)?;
+            ensure!(access_log::number(&line, "duration_ms") >= Some(30_000), "{line}");
         }
         Ok(())
     })
@@ -537,24 +555,24 @@ spec:
   ports: [{number: 8090, protocol: http}]
 ";
 
-/// A mesh with a websocket server and this policy.
+/// Runs a test in a mesh with a websocket server and this policy.
 fn with_websockets(
     policy: &str,
     test: impl FnOnce(&WebsocketServer, &Pod, &Envoy<'_>) -> Result<()>,
 ) -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    let server = WebsocketServer::start(&world.outside.netns)?;
-    world.write("sockets.yaml", policy)?;
-    let _shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let server = WebsocketServer::start(&network.outside.netns)?;
+    network.write("sockets.yaml", policy)?;
+    let _control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, false)?;
     test(&server, &pod, &envoy)
 }
 
 type Opened = Result<tungstenite::WebSocket<TcpStream>, Box<tungstenite::http::Response<Option<Vec<u8>>>>>;
 
-/// Asks for a websocket; the other answer if there is one.
+/// Asks for a websocket; returns the response instead if there is none.
 fn open(to: SocketAddr, host: &str) -> Result<Opened> {
     let stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
     let uri = format!("ws://{host}:8090/chat");
@@ -566,7 +584,7 @@ fn open(to: SocketAddr, host: &str) -> Result<Opened> {
 }
 
 #[test]
-fn websockets() -> Result<()> {
+fn websockets_open_with_the_annotation() -> Result<()> {
     with_websockets(WEBSOCKETS, |server, pod, envoy| {
         in_workload(pod, || {
             let mut socket = open(SocketAddr::new(EXAMPLE, websocket::PORT), "httpbin.org")?
@@ -577,7 +595,7 @@ fn websockets() -> Result<()> {
                 ensure!(socket.read()? == message, "message {n} came back as another");
             }
             for size in [125, 126, 65_535, 65_536, 8 << 20] {
-                let message = Message::binary(bulk::pattern(0, size).repeat(2));
+                let message = Message::binary(pattern_servers::pattern(0, size).repeat(2));
                 socket.send(message.clone())?;
                 ensure!(socket.read()? == message, "a message of {size} bytes came back as another");
             }
@@ -597,15 +615,16 @@ fn websockets() -> Result<()> {
         let here = SocketAddr::new(HTTPBIN, websocket::PORT);
         ensure!(session.at == here && session.path == "/chat", "{session:?}");
         ensure!(session.messages == 1005 && session.closed, "{session:?}");
-        let line = log::decided(envoy, "allow rule curl/sockets spec.ports[0]", &here.to_string())?;
+        let line =
+            access_log::wait_for_decision(envoy, "allow rule curl/sockets spec.ports[0]", &here.to_string())?;
         ensure!(line["status"] == 101, "{line}");
         Ok(())
     })
 }
 
-/// Who was not told that an upgrade is wanted does not let the connection become opaque.
+/// Without the annotation no websocket opens, and the connection stays HTTP.
 #[test]
-fn websockets_without_the_annotation() -> Result<()> {
+fn no_websocket_opens_without_the_annotation() -> Result<()> {
     let policy = WEBSOCKETS.replace("  annotations: {openservicemesh.io/egress-upgrades: websocket}\n", "");
     with_websockets(&policy, |server, pod, envoy| {
         let to = SocketAddr::new(HTTPBIN, websocket::PORT);
@@ -616,15 +635,16 @@ fn websockets_without_the_annotation() -> Result<()> {
         let reason = answer.headers().get("x-egress-denied").and_then(|value| value.to_str().ok());
         ensure!((answer.status().as_u16(), reason) == (403, Some("upgrade-refused")), "{answer:?}");
         ensure!(server.ended().is_empty(), "{:?}", server.ended());
-        let line = log::line(envoy, "the refusal", |line| line["refused"] == "upgrade-refused")?;
+        let line =
+            access_log::wait_for_line(envoy, "the refusal", |line| line["refused"] == "upgrade-refused")?;
         ensure!(line["status"] == 403 && line["upstream"].is_null(), "{line}");
         Ok(())
     })
 }
 
-/// The annotation opens the upgrade for the policy's own hosts, and no other upgrade.
+/// The annotation allows the upgrade for the policy's own hosts, and no other upgrade.
 #[test]
-fn other_upgrades() -> Result<()> {
+fn the_annotation_allows_no_other_upgrade() -> Result<()> {
     with_websockets(WEBSOCKETS, |server, pod, envoy| {
         let to = SocketAddr::new(HTTPBIN, websocket::PORT);
         let answer = match in_workload(pod, || open(to, "www.example.com"))? {
@@ -641,7 +661,7 @@ fn other_upgrades() -> Result<()> {
             ensure!(refused == (403, Some("upgrade-refused")), "{upgrade}: {answer:?}");
         }
         ensure!(server.ended().is_empty(), "{:?}", server.ended());
-        log::line(envoy, "the refusal", |line| line["refused"] == "upgrade-refused")?;
+        access_log::wait_for_line(envoy, "the refusal", |line| line["refused"] == "upgrade-refused")?;
         Ok(())
     })
 }

@@ -1,17 +1,16 @@
-//! Addresses in disguise, and names that lead where no name may: rows 24 to 28.
+//! Rows 24 to 28: addresses in disguise, and names that resolve to forbidden addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::by;
-use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
-use crate::bypass::rebinding;
+use crate::bypass::observed_mesh::{self, PRIVATE, at};
 use crate::bypass::send::{bytes, get, host, http_bytes};
-use crate::bypass::stage::{self, PRIVATE, at};
+use crate::bypass::{Row, rebinding};
 use crate::client;
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![embedded(), literals(), numbers(), scripts(), astray()]
@@ -24,8 +23,8 @@ fn embedded() -> Row {
     };
     let dial = |to: IpAddr, port, expect| {
         let to = mapped(to, port);
-        Check::one(format!("`hello` to {to}"), expect, move |stage| {
-            stage.workload().run(|| client::exchange(to, b"hello"))
+        Check::one(format!("`hello` to {to}"), expect, move |observed| {
+            observed.workload().run(|| client::exchange(to, b"hello"))
         })
     };
     Row::new(
@@ -152,15 +151,15 @@ fn astray() -> Row {
     .checks(rebinding::checks())
 }
 
-/// The names of the policies that lead to forbidden addresses and to no others.
+/// The names of the policies that resolve to forbidden addresses only.
 fn led_astray() -> impl Iterator<Item = (&'static str, &'static str)> {
-    stage::names().filter(|(name, addresses)| {
+    observed_mesh::names().filter(|(name, addresses)| {
         let astray = name.ends_with(".inside.example") || name.ends_with(".wild.example");
         astray && !name.starts_with("moving.") && !addresses.contains(' ')
     })
 }
 
-/// Whether a name leads to an IPv4 address inside an IPv6 one.
+/// Returns true if a name resolves to an IPv4 address embedded in an IPv6 one.
 fn embeds(name: &str) -> bool {
     ["mapped.", "nat64", "siit.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
 }

@@ -1,4 +1,4 @@
-//! What a ClientHello carries: rows 19 to 23.
+//! Rows 19 to 23: extensions of a ClientHello.
 
 use super::by;
 use crate::bypass::Row;
@@ -6,13 +6,14 @@ use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{self, Closed, Reaches};
 use crate::bypass::send::bytes;
 use crate::hello::{self, ESNI, Hello, SERVER_NAME};
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![grease(), encrypted(), esni(), odd_names(), second_hello()]
 }
 
-/// A hello on the port for TLS, dialled to somebody else: only the name can lead anywhere.
+/// Creates a check that sends a hello to the TLS port of a forbidden address, so only the name can lead
+/// anywhere.
 fn tls(what: &str, hello: &Hello, expect: Expect) -> Check {
     bytes(what, ELSEWHERE, 443, hello.bytes(), expect)
 }
@@ -112,8 +113,8 @@ fn encrypted() -> Row {
     .check(Check::question(
         "the counter `egress_encrypted_hellos_total` in Envoy's statistics",
         "allow and deny are counted",
-        |stage| {
-            let text = stage.scene.envoy.admin("/stats/prometheus")?;
+        |observed| {
+            let text = observed.mesh.envoy.admin("/stats/prometheus")?;
             let counted = |verdict: &str| {
                 text.lines().any(|line| {
                     line.starts_with(&format!("egress_encrypted_hellos_total{{verdict=\"{verdict}\""))

@@ -1,22 +1,21 @@
-//! A name that is allowed, and an address that is not: rows 1 to 4 and 36.
+//! Rows 1 to 4 and 36: an allowed name at an address that is not its own.
 
 use std::net::IpAddr;
 
 use super::by;
-use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::curl::curl;
-use crate::bypass::http2;
+use crate::bypass::observed_mesh::{FAMILIES, at};
 use crate::bypass::send::{bytes, host, http2 as streams, http2_in_tls, tls};
-use crate::bypass::stage::{FAMILIES, at};
+use crate::bypass::{Row, http2};
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![forged_sni(), forged_host(), another_answer(), fronting(), coalescing()]
 }
 
-/// An address as it stands in a URL.
+/// Formats an address as in a URL.
 fn literal(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
@@ -24,7 +23,7 @@ fn literal(address: IpAddr) -> String {
     }
 }
 
-/// Every name of both families, with its address and with the address of somebody else.
+/// Every name of both families, with its own address and a forbidden one.
 fn forgeries() -> impl Iterator<Item = (&'static str, IpAddr, IpAddr)> {
     FAMILIES.into_iter().flat_map(|family| {
         [family.exact, family.below_wildcard].map(|(name, address)| (name, address, family.elsewhere))

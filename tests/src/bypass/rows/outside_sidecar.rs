@@ -1,4 +1,4 @@
-//! What goes round the sidecar: rows 29 and 30.
+//! Rows 29 and 30: traffic that does not pass the sidecar.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::Closed;
+use crate::bypass::observed_mesh::{ObservedMesh, at};
 use crate::bypass::send::bytes;
-use crate::bypass::stage::{Stage, at};
 use crate::client::{self, Outcome};
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, HTTPBIN, NAME_SERVER};
+use crate::network::{ELSEWHERE, HTTPBIN, NAME_SERVER};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![dns(), other_protocols()]
@@ -47,7 +47,7 @@ fn dns() -> Row {
     .check(Check::question(
         format!("a DNS query over UDP to {NAME_SERVER}:53"),
         "goes round the sidecar",
-        move |stage| udp(stage, at(NAME_SERVER, 53), &query),
+        move |observed| udp(observed, at(NAME_SERVER, 53), &query),
     ))
     .out_of_reach(
         "queries over UDP, and the names in any query that the cluster's resolver passes on",
@@ -66,9 +66,9 @@ fn other_protocols() -> Row {
          Everything else here is not seen",
         by::NOBODY,
     )
-    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |stage| {
-        let to = at(IpAddr::V4(stage.scene.pod.address), 15001);
-        stage.workload().run(|| client::exchange(to, b"hello"))
+    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |observed| {
+        let to = at(IpAddr::V4(observed.mesh.pod.address), 15001);
+        observed.workload().run(|| client::exchange(to, b"hello"))
     }))
     .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
     // What the redirection of Open Service Mesh names beside its own listeners.
@@ -104,36 +104,36 @@ fn other_protocols() -> Row {
     )
 }
 
-/// Whether Envoy lets somebody inside the pod change how it works.
-fn change_runtime(stage: &Stage<'_>) -> Result<String> {
+/// Tries to change Envoy's runtime settings from inside the pod.
+fn change_runtime(observed: &ObservedMesh<'_>) -> Result<String> {
     let guard = "envoy.reloadable_features.enable_send_rst_on_user_space_socket";
     let path = format!("/runtime_modify?{guard}=true");
     let request = client::request("POST", &path, &[("host", "admin"), ("connection", "close")]);
     let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
-    Ok(match stage.scene.pod.sidecar.run(|| client::http(admin, &request))? {
+    Ok(match observed.mesh.pod.sidecar.run(|| client::http(admin, &request))? {
         Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
         other => format!("{other:?}"),
     })
 }
 
-/// Whether a datagram gets to somebody outside, and an answer back.
-fn datagram(stage: &Stage<'_>) -> Result<String> {
+/// Sends a datagram to an outside host, and returns true if an answer comes back.
+fn datagram(observed: &ObservedMesh<'_>) -> Result<String> {
     let somebody = at(ELSEWHERE, 443);
-    let receiver = stage.scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
+    let receiver = observed.mesh.network.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
     receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
     let echo = std::thread::spawn(move || -> std::io::Result<()> {
         let mut buffer = [0; 64];
         let (length, from) = receiver.recv_from(&mut buffer)?;
         receiver.send_to(&buffer[..length], from).map(|_| ())
     });
-    let found = udp(stage, somebody, b"hello");
+    let found = udp(observed, somebody, b"hello");
     let _ = echo.join();
     found
 }
 
-/// Whether a datagram is answered: then nothing stood in its way.
-fn udp(stage: &Stage<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
-    let answered = stage.workload().run(|| -> std::io::Result<usize> {
+/// Sends a datagram and describes the answer, which shows that nothing blocked it.
+fn udp(observed: &ObservedMesh<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let answered = observed.workload().run(|| -> std::io::Result<usize> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.send_to(bytes, to)?;

@@ -1,4 +1,4 @@
-//! What policies mean, and what mistakes in them come to: rows 31, 34 and 35.
+//! Rows 31, 34 and 35: the meaning of policies, and the effect of mistakes in them.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::check::{Check, Expect};
+use crate::bypass::observed_mesh::ObservedMesh;
 use crate::bypass::send::{bytes, host};
-use crate::bypass::stage::Stage;
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![wildcards(), shadows(), mistakes()]
@@ -104,18 +104,22 @@ fn mistakes() -> Row {
     .check(host(ELSEWHERE, 80, "httpbin.org", Reaches(HTTPBIN)))
 }
 
-/// The control plane says of an object that something is wrong with it.
+/// Creates a check that the control plane reports an object as not accepted.
 fn not_accepted(name: &'static str) -> Check {
-    Check::question(format!("the status of the policy `{name}`"), "not accepted", move |stage: &Stage<'_>| {
-        let status = stage.scene.shim.status()?;
-        let object = status["objects"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|o| o["object"]["name"] == name && o["object"]["kind"] == "Egress");
-        Ok(match object {
-            Some(object) if object["accepted"] == false => "not accepted".to_owned(),
-            other => format!("{other:?}"),
-        })
-    })
+    Check::question(
+        format!("the status of the policy `{name}`"),
+        "not accepted",
+        move |observed: &ObservedMesh<'_>| {
+            let status = observed.mesh.control_plane.status()?;
+            let object = status["objects"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|o| o["object"]["name"] == name && o["object"]["kind"] == "Egress");
+            Ok(match object {
+                Some(object) if object["accepted"] == false => "not accepted".to_owned(),
+                other => format!("{other:?}"),
+            })
+        },
+    )
 }

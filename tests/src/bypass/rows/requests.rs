@@ -1,18 +1,18 @@
-//! What a request says of its destination: rows 5 to 10 and 32.
+//! Rows 5 to 10 and 32: a request's statements about its destination.
 
 use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::observed_mesh::at;
 use crate::bypass::send::{host, http, http_bytes, http2 as streams, joined, one_by_one, pipelined};
-use crate::bypass::stage::at;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![each_request(), spellings(), ports(), absolute(), hosts(), http2_authority(), patterns()]
 }
 
-/// `GET /get` for a host, on a connection that goes on.
+/// `GET /get` for a host, on a connection that stays open.
 fn keep(host: &str) -> Vec<u8> {
     joined(&["GET /get HTTP/1.1", &format!("Host: {host}")])
 }
@@ -332,8 +332,8 @@ fn patterns() -> Row {
     .checks(headers())
 }
 
-/// A header that a pattern looks at, in several fields with other values. A server may read the first, the last or all
-/// of them.
+/// Checks of a header that a pattern matches, sent in several fields with different values. A server may read
+/// the first, the last or all of them.
 fn headers() -> Vec<Check> {
     let ask = |fields: &[&str], expect| {
         let lines = ["GET /get HTTP/1.1", "Host: tenant.example:8080", "Connection: close"];

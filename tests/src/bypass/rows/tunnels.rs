@@ -1,12 +1,11 @@
-//! Requests that want to become something else, or to choose their own way: rows 11 to 13 and 33.
+//! Rows 11 to 13 and 33: requests that ask for another protocol or choose their own route.
 
 use super::by;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::observed_mesh::at;
 use crate::bypass::send::{http, http_bytes, http2 as streams, joined, one_by_one};
-use crate::bypass::stage::at;
-use crate::bypass::tunnel;
-use crate::bypass::{Row, http2};
-use crate::mesh::{ELSEWHERE, HTTPBIN};
+use crate::bypass::{Row, http2, tunnel};
+use crate::network::{ELSEWHERE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![connect(), h2c(), upgrades(), routing_headers()]

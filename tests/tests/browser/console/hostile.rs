@@ -1,4 +1,4 @@
-//! What workloads and writers of manifests chose is shown, and is nothing but text.
+//! Hostile names of workloads and manifests: the console shows them as text.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_tests::client;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN};
-use egress_tests::told;
+use egress_tests::log_entries;
+use egress_tests::network::{CONTROL_PLANE, EXAMPLE, HTTPBIN};
 use egress_tests::wait::wait_for;
-use egress_tests::xds::Proxy;
+use egress_tests::workload;
+use egress_tests::xds::XdsClient;
 use serde_json::json;
 
 use super::{WEB, open};
@@ -18,7 +19,7 @@ const EVIL: &str = "<img src=x onerror=window.hit=1><script>window.hit=1</script
 const ESCAPES: &str = "\u{1b}[31m\u{202e}&lt;\r\n";
 
 #[test]
-fn html_and_escapes_are_text() -> Result<()> {
+fn html_and_escapes_are_shown_as_text() -> Result<()> {
     let wrong = format!(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: wrong, namespace: curl}}\n\
          spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [a.org, \"{EVIL}\"]\n  \
@@ -45,15 +46,17 @@ fn html_and_escapes_are_text() -> Result<()> {
                 let _ = client::http(to(HTTPBIN, 80), &request);
             }
         })?;
-        mesh::get(console.pod, to(HTTPBIN, 80), "httpbin.org", "/get")?;
+        workload::get(console.pod, to(HTTPBIN, 80), "httpbin.org", "/get")?;
         // By one that says what it wants.
         let node = format!("{EVIL}{ESCAPES}.curl.curl");
-        let proxy = Proxy { node: &node, ..Proxy::default() };
+        let proxy = XdsClient { node: &node, ..XdsClient::default() };
         let refused = |name: &str| {
-            told::connection(to(EXAMPLE, 443), b"deny sni-not-allowed - -", Some(name.as_bytes()))
+            log_entries::connection(to(EXAMPLE, 443), b"deny sni-not-allowed - -", Some(name.as_bytes()))
         };
-        let entries = vec![told::connections([&name, EVIL, &long].map(refused).to_vec())];
-        proxy.tell(console.netns, to(CONTROL_PLANE, 15128), entries)?.context("it was not listened to")?;
+        let entries = vec![log_entries::connections([&name, EVIL, &long].map(refused).to_vec())];
+        proxy
+            .send_log_entries(console.netns, to(CONTROL_PLANE, 15128), entries)?
+            .context("it was not listened to")?;
 
         console.load("flows")?;
         browser.wait("the path", "#flow-rows", "onerror=window.hit=1")?;

@@ -1,12 +1,13 @@
-//! From a refusal to a policy, by clicking.
+//! A refusal turned into a policy, by clicking.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN};
+use egress_tests::network::{EXAMPLE, HTTPBIN};
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::json;
 
 use super::{WEB, open};
@@ -14,18 +15,19 @@ use super::{WEB, open};
 const TOKEN: &str = "the-token-of-the-console";
 
 #[test]
-fn from_a_refusal_to_a_policy() -> Result<()> {
+fn a_refusal_becomes_a_policy() -> Result<()> {
     let token = tempfile::NamedTempFile::new()?;
     std::fs::write(token.path(), format!("{TOKEN}\n"))?;
     let file = token.path().to_string_lossy();
     let flags = ["--flow-log", "--console-write", "--console-token-file", &file];
     open(&[("web.yaml", WEB)], &flags, |console| {
         let browser = &console.browser;
-        let allowed = || mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
+        let allowed =
+            || workload::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
         ensure!(allowed()? == Outcome::Closed, "it was not refused");
-        mesh::get_tls(console.pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?;
-        mesh::get(console.pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get?secret=1")?;
-        mesh::get(console.pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get?secret=1")?;
+        workload::get_tls(console.pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?;
+        workload::get(console.pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get?secret=1")?;
+        workload::get(console.pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get?secret=1")?;
 
         console.load("flows")?;
         browser.wait("the refused connection", "#flow-rows", "https://www.example.com:443")?;
@@ -141,7 +143,7 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
         ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
         ensure!(!console.can_be_seen("#apply")?, "nothing can be made a policy");
-        let log = console.shim.log();
+        let log = console.control_plane.log();
         for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
             ensure!(log.contains(expected), "{log}");
         }
@@ -150,21 +152,21 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
     })
 }
 
-/// Global egress, on and off again, in the file of the MeshConfig; with the token that stands in the log.
+/// Switches global egress on and off in the file of the MeshConfig, with the token from the log.
 #[test]
-fn the_switch() -> Result<()> {
+fn the_switch_changes_global_egress() -> Result<()> {
     open(&[], &["--console-write"], |console| {
         let browser = &console.browser;
         let file = console.manifests.join("meshconfig.yaml");
         let before = std::fs::read_to_string(&file)?;
         let open = || {
-            mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), None)
+            workload::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), None)
                 .is_ok_and(|outcome| matches!(outcome, Outcome::Http(_)))
         };
         ensure!(!open(), "it is open to begin with");
         console.load("mesh")?;
         browser.wait("the mode", "#fact-mode", "enforce")?;
-        let log = console.shim.log();
+        let log = console.control_plane.log();
         let token = log.split_once("token=\"").and_then(|(_, rest)| rest.split_once('"'));
         let (token, _) = token.context("the log has no token")?;
         browser.fill("#token", token)?;
@@ -193,8 +195,14 @@ fn the_switch() -> Result<()> {
         browser.wait("the mode", "#fact-mode", "passthrough")?;
         browser.click("#switch-yes")?;
         let switched = "the console switched global egress";
-        wait_for("the write", Duration::from_secs(10), || console.shim.log().matches(switched).count() == 3)?;
-        ensure!(std::fs::read_to_string(&file)?.contains("enableEgress: true"), "{}", console.shim.log());
+        wait_for("the write", Duration::from_secs(10), || {
+            console.control_plane.log().matches(switched).count() == 3
+        })?;
+        ensure!(
+            std::fs::read_to_string(&file)?.contains("enableEgress: true"),
+            "{}",
+            console.control_plane.log()
+        );
         console.is_well()
     })
 }
