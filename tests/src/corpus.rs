@@ -41,6 +41,8 @@ pub struct Case {
     pub to: SocketAddr,
     /// `METHOD authority/path`.
     pub http: Option<String>,
+    /// The path as Envoy normalizes it, before the engine gets it; without it the path of `http`.
+    pub normalized: Option<String>,
     /// Other headers of the request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
@@ -71,6 +73,12 @@ impl Case {
         let slash = target.find('/')?;
         let (authority, path) = target.split_at(slash);
         Some(Http { method, authority, path })
+    }
+
+    /// The path that the engine and the origin get, if the case has a request.
+    #[must_use]
+    pub fn normalized_path(&self) -> Option<&str> {
+        self.normalized.as_deref().or_else(|| self.request().map(|request| request.path))
     }
 
     /// The expected destination of an allowed connection.
@@ -143,12 +151,11 @@ pub fn decide(policy: &Policy, case: &Case) -> String {
 
 /// Passes the request of a case to `ask`.
 fn with_request<T>(case: &Case, ask: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
-    let Http { method, authority, path } = case.request()?;
-    // Envoy's part: the engine gets normalised paths.
-    let path = path.replace("/x/../", "/");
+    let Http { method, authority, .. } = case.request()?;
+    let path = case.normalized_path()?;
     let headers = CaseHeaders(&case.headers);
     let upgrade = case.headers.get("upgrade").map(String::as_str);
-    Some(ask(&Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers }))
+    Some(ask(&Request { authority: Some(authority), method, path, upgrade, headers: &headers }))
 }
 
 /// Explains a case.

@@ -2,7 +2,7 @@
 //!
 //! Each builder returns a YAML document that begins with `---`, so that texts can be joined. Namespace and service
 //! account are `curl/curl`, the identity of the test mesh's sidecar, unless the name of the builder says otherwise.
-//! `spec` is the inside of a flow mapping: `hosts: [httpbin.org], ports: [{number: 80, protocol: http}]`.
+//! `fields` are the fields of a specification, one on each line: `hosts: [httpbin.org]`, `ports: […]`.
 
 use anyhow::{Result, bail};
 
@@ -10,40 +10,41 @@ use crate::network::HTTPBIN;
 
 /// An Egress object.
 #[must_use]
-pub fn egress(name: &str, spec: &str) -> String {
-    egress_of("curl", name, spec)
+pub fn egress(name: &str, fields: &str) -> String {
+    egress_of("curl", name, fields)
 }
 
 /// An Egress object of the service account `curl/{account}`.
 #[must_use]
-pub fn egress_of(account: &str, name: &str, spec: &str) -> String {
-    egress_with("curl", name, account, spec)
+pub fn egress_of(account: &str, name: &str, fields: &str) -> String {
+    egress_with("curl", name, account, fields)
 }
 
 /// An Egress object of `curl/curl` in another namespace.
 #[must_use]
-pub fn egress_in(namespace: &str, name: &str, spec: &str) -> String {
-    egress_with(namespace, name, "curl", spec)
+pub fn egress_in(namespace: &str, name: &str, fields: &str) -> String {
+    egress_with(namespace, name, "curl", fields)
 }
 
-fn egress_with(namespace: &str, name: &str, account: &str, spec: &str) -> String {
+fn egress_with(namespace: &str, name: &str, account: &str, fields: &str) -> String {
     format!(
         "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
          metadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec: {{sources: [{{kind: ServiceAccount, name: {account}, namespace: curl}}], {spec}}}\n"
+         spec:\n  sources: [{{kind: ServiceAccount, name: {account}, namespace: curl}}]\n  {}\n",
+        fields.replace('\n', "\n  ")
     )
 }
 
 /// An Egress object that allows `curl/{account}` a TCP port of [`HTTPBIN`], where an echo server listens.
 #[must_use]
 pub fn echo_policy(account: &str, port: u16) -> String {
-    egress_of(account, account, &echo_spec(port))
+    egress_of(account, account, &echo_fields(port))
 }
 
-/// The specification of [`echo_policy`].
+/// The fields of [`echo_policy`].
 #[must_use]
-pub fn echo_spec(port: u16) -> String {
-    format!("ipAddresses: [{HTTPBIN}/32], ports: [{{number: {port}, protocol: tcp}}]")
+pub fn echo_fields(port: u16) -> String {
+    format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {port}, protocol: tcp}}]")
 }
 
 /// An HTTPRouteGroup with one match.

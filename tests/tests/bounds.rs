@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use egress_tests::envoy;
-use egress_tests::manifests;
+use egress_tests::manifests::{self, by_upstream_settings, egress, upstream_settings};
 use egress_tests::mesh::with_mesh;
 use egress_tests::network::HTTPBIN;
 use egress_tests::wait::wait_for;
@@ -29,16 +29,12 @@ fn manifests() -> String {
         ("long", "5s", 1, long.as_str()),
     ] {
         let numbers = numbers(number).replace("TIME", time);
-        text.push_str(&format!(
-            "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-             metadata: {{name: {name}, namespace: curl}}\n\
-             spec: {{host: x, connectionSettings: {{{numbers}}}}}\n\
-             ---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-             metadata: {{name: {name}, namespace: curl}}\n\
-             spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], hosts: [{host}], \
-             ports: [{{number: 65535, protocol: https}}], matches: [{{apiGroup: \
-             policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {name}}}]}}\n"
-        ));
+        let by_settings = by_upstream_settings(name);
+        text += &upstream_settings(name, &format!("{{{numbers}}}"));
+        text += &egress(
+            name,
+            &format!("hosts: [{host}]\nports: [{{number: 65535, protocol: https}}]\n{by_settings}"),
+        );
     }
     text
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::envoy::Envoy;
-use egress_tests::manifests;
+use egress_tests::manifests::{echo_fields, egress_of};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{self, TestNetwork};
 use egress_tests::sidecar;
@@ -21,11 +21,11 @@ const MAX_MEMORY_KB: u64 = 300 << 10;
 const IDENTITIES: usize = 4;
 
 /// An Egress of `curl/{account}` whose hosts have the longest names.
-fn egress(name: &str, account: &str, hosts: usize, ports: usize) -> String {
-    egress_in("curl", name, account, hosts, ports)
+fn long_egress(name: &str, account: &str, hosts: usize, ports: usize) -> String {
+    long_egress_in("curl", name, account, hosts, ports)
 }
 
-fn egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: usize) -> String {
+fn long_egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: usize) -> String {
     let mut text = format!(
         "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
          metadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -42,10 +42,9 @@ fn egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: us
     text
 }
 
-/// An Egress `curl/{name}-{account}` for one port of an origin.
-fn echo(name: &str, account: &str, port: u16) -> String {
-    let named = format!("metadata: {{name: {account}, ");
-    manifests::echo_policy(account, port).replace(&named, &format!("metadata: {{name: {name}-{account}, "))
+/// An Egress `curl/{name}-{account}` of `curl/{account}` for one port of an origin.
+fn echo_of(account: &str, name: &str, port: u16) -> String {
+    egress_of(account, &format!("{name}-{account}"), &echo_fields(port))
 }
 
 #[test]
@@ -55,14 +54,16 @@ fn the_worst_permitted_objects_stay_within_memory() -> Result<()> {
     for identity in 0..IDENTITIES {
         let account = format!("a{identity}");
         // As many bytes as an API server stores in one object, six times in a document: all that is permitted.
-        network.write(&format!("full-{account}.yaml"), &egress(&account, &account, 6_500, 6))?;
+        network.write(&format!("full-{account}.yaml"), &long_egress(&account, &account, 6_500, 6))?;
         // One more has no room.
-        network
-            .write(&format!("more-{account}.yaml"), &egress(&format!("z{identity}"), &account, 6_500, 6))?;
-        network.write(&format!("echo-{account}.yaml"), &echo("echo", &account, 9000))?;
+        network.write(
+            &format!("more-{account}.yaml"),
+            &long_egress(&format!("z{identity}"), &account, 6_500, 6),
+        )?;
+        network.write(&format!("echo-{account}.yaml"), &echo_of(&account, "echo", 9000))?;
     }
     // And these are far over their own budgets.
-    network.write("ports-and-hosts.yaml", &egress("square", "a0", 3_000, 3_000))?;
+    network.write("ports-and-hosts.yaml", &long_egress("square", "a0", 3_000, 3_000))?;
     let start = Instant::now();
     let control_plane = network.control_plane(&[])?;
     println!("ready {:.1?} after the start, with {} MB", start.elapsed(), control_plane.memory()? / 1024);
@@ -83,7 +84,7 @@ fn the_worst_permitted_objects_stay_within_memory() -> Result<()> {
         for identity in 0..IDENTITIES {
             let name = format!("change-{identity}.yaml");
             match is_granted {
-                true => network.write(&name, &echo("change", &format!("a{identity}"), 9001))?,
+                true => network.write(&name, &echo_of(&format!("a{identity}"), "change", 9001))?,
                 false => network.remove(&name)?,
             }
         }
@@ -191,12 +192,12 @@ fn many_longest_documents_stay_within_memory() -> Result<()> {
         (0..NAMESPACES).flat_map(|n| (0..IDENTITIES_PER_NAMESPACE).map(move |a| (n, a))).collect();
     for (namespace, account) in &all {
         let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
-        let text = egress_in(&namespace, &account, &account, 6_500, 6);
+        let text = long_egress_in(&namespace, &account, &account, 6_500, 6);
         network.write(&format!("{namespace}-{account}.yaml"), &text)?;
     }
     // One namespace wants far more than there is for it, and costs nobody else.
     for number in 0..40 {
-        let text = egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
+        let text = long_egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
         network.write(&format!("greedy-{number}.yaml"), &text)?;
     }
     let control_plane = network.control_plane(&[])?;
@@ -231,7 +232,7 @@ fn many_longest_documents_stay_within_memory() -> Result<()> {
     for round in 0..3 {
         for (namespace, account) in &all {
             let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
-            let text = egress_in(&namespace, &account, &account, 6_500 - round - 1, 6);
+            let text = long_egress_in(&namespace, &account, &account, 6_500 - round - 1, 6);
             network.write(&format!("{namespace}-{account}.yaml"), &text)?;
         }
         let status = || -> Result<bool> {

@@ -7,7 +7,7 @@ use egress_policy::ReasonCode;
 use egress_tests::bypass::check::Expect;
 use egress_tests::bypass::observed_mesh::ControlPlaneFlags;
 use egress_tests::bypass::report::{self, Outcome};
-use egress_tests::bypass::{self, KNOWN_BYPASSES, Row};
+use egress_tests::bypass::{self, KNOWN_BYPASSES, Row, observed_mesh};
 use egress_tests::netns::ensure_capable;
 use egress_tests::repository_root;
 
@@ -47,10 +47,10 @@ fn every_row_behaves_as_documented() -> Result<()> {
     let mut outcomes: Vec<Outcome<'_>> = table.iter().map(|row| Outcome { row, failures: vec![] }).collect();
     let mut trespasses = Vec::new();
     for setup in [ControlPlaneFlags::Default, ControlPlaneFlags::ShortTimeout] {
-        stage::with(setup, |stage| {
+        observed_mesh::with(setup, |observed| {
             for outcome in &mut outcomes {
                 for check in outcome.row.checks.iter().filter(|check| check.setup == setup) {
-                    if let Err(why) = check.run(stage) {
+                    if let Err(why) = check.run(observed) {
                         outcome.failures.push(format!(
                             "  {}: expected {}: {why}",
                             check.sends,
@@ -59,7 +59,7 @@ fn every_row_behaves_as_documented() -> Result<()> {
                     }
                 }
             }
-            trespasses.extend(stage.trespasses());
+            trespasses.extend(observed.trespasses());
             Ok(())
         })?;
     }

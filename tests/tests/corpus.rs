@@ -15,7 +15,7 @@ use egress_tests::corpus::{self, Case, Corpus};
 use egress_tests::envoy::Envoy;
 use egress_tests::netns::{Pod, PodForm, ensure_capable};
 use egress_tests::network::{EXAMPLE, HTTPBIN, TestNetwork};
-use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::origin::{ADDRESS_HEADER, OriginEvent};
 use egress_tests::sidecar;
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
@@ -173,6 +173,12 @@ fn check(
         (Some(address), Outcome::Http(answer)) => {
             let at = answer.header(ADDRESS_HEADER).unwrap_or_default();
             ensure!(answer.status == 200 && at == address.to_string(), "{answer:?}");
+            let expected = case.normalized_path().and_then(|path| path.split('?').next());
+            let received = requested_path(network);
+            ensure!(
+                case.tls.is_some() || received.as_deref() == expected,
+                "the origin received {received:?}, not {expected:?}"
+            );
         }
         (Some(address), Outcome::Bytes(_)) => {
             ensure!(after.last() == Some(&SocketAddr::new(address, case.to.port())), "arrived at {after:?}");
@@ -186,11 +192,19 @@ fn check(
 }
 
 fn arrivals(network: &TestNetwork) -> Vec<SocketAddr> {
-    use egress_tests::origin::OriginEvent;
     let seen = network.origins.events();
     seen.into_iter()
         .filter_map(|seen| if let OriginEvent::Connection(to) = seen { Some(to) } else { None })
         .collect()
+}
+
+/// The path of the last request at an origin, without its query.
+fn requested_path(network: &TestNetwork) -> Option<String> {
+    let events = network.origins.events();
+    events.into_iter().rev().find_map(|event| match event {
+        OriginEvent::Request(_, _, path) => Some(path),
+        OriginEvent::Connection(_) => None,
+    })
 }
 
 fn attempt(pod: &Pod, case: &Case) -> Result<Outcome> {

@@ -9,23 +9,19 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
+use egress_tests::manifests::egress;
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::network::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use egress_tests::workload;
 
-const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: all, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org]
-  ports:
-  - {number: 80, protocol: http}
-  - {number: 443, protocol: https}
-  - {number: 9000, protocol: tcp}
-";
+fn policy() -> String {
+    egress(
+        "all",
+        "hosts: [httpbin.org]\nports: [{number: 80, protocol: http}, {number: 443, protocol: https}, {number: 9000, protocol: tcp}]",
+    )
+}
 
 /// Requires that nothing gets out, not even what the policy allows, and that nothing arrives at an origin.
 fn nothing_gets_out(network: &TestNetwork, pod: &Pod) -> Result<()> {
@@ -81,7 +77,7 @@ fn with_module(
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("all.yaml", POLICIES)?;
+    network.write("all.yaml", &policy())?;
     let module = network.manifests.path().join("module.wasm");
     std::fs::write(&module, bytes)?;
     let name_server = format!("{}:53", network::NAME_SERVER);
@@ -197,7 +193,7 @@ fn an_unknown_proxy_gets_no_policy() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("all.yaml", POLICIES)?;
+    network.write("all.yaml", &policy())?;
     let control_plane = network.control_plane(&[])?;
     let bootstrap = sidecar::bootstrap("curl/curl", false)?.replace("id: sidecar.curl.curl", "id: nobody");
     let envoy = Envoy::launch(&pod, &bootstrap, 1)?;

@@ -9,6 +9,7 @@ use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::envoy::Envoy;
 use egress_tests::flood::Flood;
+use egress_tests::manifests::{audited_account, egress};
 use egress_tests::mesh::{MeshOptions, Reply, TestMesh};
 use egress_tests::netns::PodForm;
 use egress_tests::network::{EXAMPLE, HTTPBIN};
@@ -16,30 +17,12 @@ use egress_tests::origin::GREETING;
 use egress_tests::wait::wait_for;
 
 /// Policies with a port (9001) of the server that speaks first.
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: names, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org]
-  ports: [{number: 443, protocol: https}, {number: 80, protocol: http}, {number: 9001, protocol: https}]
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: echo, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  ipAddresses: [203.0.113.20/32]
-  ports: [{number: 9000, protocol: tcp}]
-";
-const AUDIT: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
+fn policies() -> String {
+    let names = "hosts: [httpbin.org]\n\
+        ports: [{number: 443, protocol: https}, {number: 80, protocol: http}, {number: 9001, protocol: https}]";
+    let echo = "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]";
+    egress("names", names) + &egress("echo", echo)
+}
 
 fn with_mesh(manifests: &[(&str, &str)], test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
     let flags = ["--first-bytes-timeout", "500ms"];
@@ -50,7 +33,7 @@ fn with_mesh(manifests: &[(&str, &str)], test: impl FnOnce(&TestMesh<'_>) -> Res
 /// no weaker rule applies.
 #[test]
 fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
-    with_mesh(&[("policy.yaml", POLICY)], |mesh| {
+    with_mesh(&[("policy.yaml", &policies())], |mesh| {
         let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252][..], &[3; 100]].concat();
         for (port, bytes) in [(443, &b""[..]), (443, &[22, 3]), (443, &hello), (80, b"")] {
             let to = SocketAddr::new(HTTPBIN, port);
@@ -101,7 +84,7 @@ fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
 /// Audit mode refuses nothing: a server that speaks first on a port of names is heard after the timeout.
 #[test]
 fn in_audit_mode_the_timeout_connects() -> Result<()> {
-    with_mesh(&[("policy.yaml", POLICY), ("audit.yaml", AUDIT)], |mesh| {
+    with_mesh(&[("policy.yaml", &policies()), ("audit.yaml", &audited_account("curl"))], |mesh| {
         let start = Instant::now();
         let heard = mesh.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
         ensure!(heard == Reply::Bytes(GREETING.to_vec()), "{heard:?}");
@@ -132,7 +115,7 @@ fn pending_connections_are_bounded() -> Result<()> {
     const MANY: usize = 9000;
     // Whatever the machine takes for it.
     let setting = MeshOptions {
-        manifests: &[("policy.yaml", POLICY)],
+        manifests: &[("policy.yaml", &policies())],
         flags: &["--first-bytes-timeout", "120s"],
         form: PodForm::supported(),
     };
@@ -224,7 +207,7 @@ fn allocated(envoy: &Envoy<'_>) -> Result<u64> {
 #[test]
 fn unfinished_headers_are_bounded() -> Result<()> {
     const MANY: usize = 4000;
-    with_mesh(&[("policy.yaml", POLICY)], |mesh| {
+    with_mesh(&[("policy.yaml", &policies())], |mesh| {
         let to = SocketAddr::new(HTTPBIN, 80);
         mesh.get(to, "httpbin.org", "/")?.expect_origin(HTTPBIN)?;
         let before = allocated(mesh.envoy)?;

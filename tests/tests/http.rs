@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, anyhow, ensure};
 use egress_tests::access_log;
 use egress_tests::client::{self, HttpResponse, Outcome};
+use egress_tests::manifests::{by_route_group, egress, route_group};
 use egress_tests::mesh::with_prepared_mesh;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{EXAMPLE, HTTPBIN, TestNetwork};
@@ -14,14 +15,16 @@ use egress_tests::origin::ADDRESS_HEADER;
 use egress_tests::sidecar;
 use egress_tests::workload;
 
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org, www.example.com]
-  ports: [{number: 8080, protocol: http}]
-";
+fn routed_policy() -> String {
+    let by_route = by_route_group("public");
+    let ports = "ports: [{number: 80, protocol: http}]";
+    route_group("public", "/public.*")
+        + &egress("routes", &format!("hosts: [httpbin.org]\n{ports}\n{by_route}"))
+}
+
+fn policy() -> String {
+    egress("web", "hosts: [httpbin.org, www.example.com]\nports: [{number: 8080, protocol: http}]")
+}
 
 /// Each request of a connection is decided and routed on its own: the host of one never becomes the
 /// destination of another.
@@ -30,7 +33,7 @@ fn each_request_of_a_connection_is_decided_on_its_own() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("web.yaml", POLICY)?;
+    network.write("web.yaml", &policy())?;
     let _control_plane = network.control_plane(&[])?;
     let _envoy = sidecar::start(&pod, false)?;
     let outcomes = pod.workload().run(|| -> Result<Vec<Outcome>> {
@@ -61,7 +64,7 @@ fn the_workload_cannot_choose_the_cluster() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("web.yaml", POLICY)?;
+    network.write("web.yaml", &policy())?;
     let _control_plane = network.control_plane(&[])?;
     let _envoy = sidecar::start(&pod, false)?;
     let request = client::request(
@@ -94,7 +97,7 @@ fn an_origin_cannot_imitate_a_refusal() -> Result<()> {
             });
             Ok(())
         },
-        &[("web.yaml", &POLICY.replace("8080", "8088"))],
+        &[("web.yaml", &policy().replace("8080", "8088"))],
         |mesh| {
             let outcome = workload::get(mesh.pod, SocketAddr::new(HTTPBIN, 8088), "httpbin.org", "/")?;
             let Outcome::Http(answer) = outcome else { anyhow::bail!("{outcome:?}") };
@@ -115,8 +118,8 @@ fn dot_segments_with_parameters_match_no_route() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("web.yaml", POLICY)?;
-    network.write("routes.yaml", ROUTES)?;
+    network.write("web.yaml", &policy())?;
+    network.write("routes.yaml", &routed_policy())?;
     let _control_plane = network.control_plane(&[])?;
     let _envoy = sidecar::start(&pod, false)?;
     let resolves = egress_tests::envoy::version()? != "1.39.0";
@@ -154,18 +157,3 @@ const DOT_SEGMENTS: [(&str, &str, &str, bool); 8] = [
     ("/public/%252e%252e;/private", "/public/%252e%252e;/private", "/public/%252e%252e;/private", false),
     ("/public;x=1/a", "/public;x=1/a", "/public;x=1/a", true),
 ];
-
-const ROUTES: &str = "apiVersion: specs.smi-spec.io/v1alpha4
-kind: HTTPRouteGroup
-metadata: {name: public, namespace: curl}
-spec: {matches: [{name: public, pathRegex: /public.*}]}
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: routes, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}]
-  matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: public}]
-";

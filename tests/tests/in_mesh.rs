@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use egress_tests::access_log;
 use egress_tests::client;
+use egress_tests::manifests::{self, egress};
 use egress_tests::mesh::{Reply, with_mesh};
 use egress_tests::network::{ELSEWHERE, EXAMPLE};
 use egress_tests::wait::wait_for;
@@ -34,21 +35,10 @@ spec:
   sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
   rules: [{kind: TCPRoute, name: any}]
 ";
-/// A policy that would open the port everywhere, if the service were egress.
-const EGRESS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: echo, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  ports: [{number: 9000, protocol: tcp}]
-";
-
-fn mesh(egress: bool, permissive: bool) -> String {
-    format!(
-        "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
-         metadata: {{name: osm-mesh-config, namespace: osm-system}}\n\
-         spec: {{traffic: {{enableEgress: {egress}, enablePermissiveTrafficPolicyMode: {permissive}}}}}\n"
-    )
+fn mesh_config(egress: bool, permissive: bool) -> String {
+    manifests::mesh_config(&format!(
+        "enableEgress: {egress}, enablePermissiveTrafficPolicyMode: {permissive}"
+    ))
 }
 
 fn at(ip: IpAddr) -> SocketAddr {
@@ -58,9 +48,10 @@ fn at(ip: IpAddr) -> SocketAddr {
 #[test]
 fn the_mesh_decides_about_its_own_services() -> Result<()> {
     let files = [
-        ("mesh.yaml", mesh(false, false)),
+        ("mesh.yaml", mesh_config(false, false)),
         ("shop.yaml", SHOP.to_owned()),
-        ("egress.yaml", EGRESS.to_owned()),
+        // It would open everything on that port, if it were egress.
+        ("egress.yaml", egress("echo", "ports: [{number: 9000, protocol: tcp}]")),
     ];
     let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
     with_mesh(&files, |mesh| {
@@ -76,7 +67,7 @@ fn the_mesh_decides_about_its_own_services() -> Result<()> {
         ensure!(mesh.network.origins.connections_to(EXAMPLE) == 0, "it was let through");
 
         // Global egress does not open the mesh.
-        mesh.write("mesh.yaml", &mesh(true, false))?;
+        mesh.write("mesh.yaml", &mesh_config(true, false))?;
         refused()?;
         mesh.exchange(at(ELSEWHERE), b"ping")?.expect_echo(b"ping")?;
         ensure!(mesh.network.origins.connections_to(EXAMPLE) == 0, "global egress opened the mesh");
@@ -95,7 +86,7 @@ fn the_mesh_decides_about_its_own_services() -> Result<()> {
         access_log::wait_for_decision(mesh.envoy, "deny revoked - -", "203.0.113.20:9000")?;
 
         // Permissive mode does, for everybody.
-        mesh.write("mesh.yaml", &mesh(false, true))?;
+        mesh.write("mesh.yaml", &mesh_config(false, true))?;
         mesh.exchange(at(EXAMPLE), b"ping")?.expect_echo(b"ping")?;
         access_log::wait_for_decision(mesh.envoy, "allow in-mesh shop/cart Service", "203.0.113.20:9000")?;
 

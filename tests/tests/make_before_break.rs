@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, ensure};
 use egress_tests::client::{self, Outcome};
+use egress_tests::manifests::{by_upstream_settings, egress, namespace_mode, upstream_settings};
 use egress_tests::mesh::{TestMesh, with_mesh};
 use egress_tests::network::{EXAMPLE, HTTPBIN};
 use egress_tests::origin::ADDRESS_HEADER;
@@ -18,39 +19,14 @@ const ROUNDS: usize = 6;
 const CLIENTS: usize = 3;
 const ECHO: u16 = 9000;
 
-fn egress(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], {spec}}}\n"
-    )
-}
-
-fn settings(connection: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-         metadata: {{name: s, namespace: curl}}\nspec: {{host: s, connectionSettings: {connection}}}\n"
-    )
-}
-
-const BY_SETTINGS: &str =
-    "matches: [{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}]";
-
 /// A policy with two ports of `httpbin.org`, more hosts and more fields.
 fn web(hosts: &str, more: &str) -> String {
     let ports = "ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]";
-    egress("web", &format!("hosts: [httpbin.org{hosts}], {ports}{more}"))
+    egress("web", &format!("hosts: [httpbin.org{hosts}]\n{ports}{more}"))
 }
 
 fn echo(more: &str) -> String {
-    egress("echo", &format!("ipAddresses: [{HTTPBIN}/32], ports: [{{number: {ECHO}, protocol: tcp}}]{more}"))
-}
-
-fn mode(mode: &str) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Namespace\n\
-         metadata: {{name: curl, annotations: {{openservicemesh.io/egress-mode: {mode}}}}}\n"
-    )
+    egress("echo", &format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {ECHO}, protocol: tcp}}]{more}"))
 }
 
 fn is_from_origin(outcome: &Outcome) -> bool {
@@ -156,8 +132,8 @@ fn alternate(mesh: &TestMesh<'_>, file: &str, first: &str, second: &str) -> Resu
 
 #[test]
 fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
-    let limits = settings("{tcp: {maxConnections: 1000}}");
-    let by = format!(", {BY_SETTINGS}");
+    let limits = upstream_settings("s", "{tcp: {maxConnections: 1000}}");
+    let by = format!("\n{}", by_upstream_settings("s"));
     let base = web("", &by);
     with_mesh(&[("settings.yaml", &limits), ("web.yaml", &base), ("echo.yaml", &echo(&by))], |mesh| {
         nothing_fails(mesh, "hosts", || {
@@ -166,7 +142,8 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
         mesh.write("web.yaml", &base)?;
         let ports = |port: u16| {
             let block = format!(
-                "ipAddresses: [{EXAMPLE}/32], ports: [{{number: {port}, protocol: tcp}}], {BY_SETTINGS}"
+                "ipAddresses: [{EXAMPLE}/32]\nports: [{{number: {port}, protocol: tcp}}]\n{}",
+                by_upstream_settings("s")
             );
             egress("more", &block)
         };
@@ -181,7 +158,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
             Ok(())
         })?;
         mesh.remove("more.yaml")?;
-        let other = settings("{tcp: {maxConnections: 2000, connectTimeout: 3s}}");
+        let other = upstream_settings("s", "{tcp: {maxConnections: 2000, connectTimeout: 3s}}");
         let failures = under_load(mesh, "settings", || {
             for _ in 0..ROUNDS {
                 for text in [&other, &limits] {
@@ -211,7 +188,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
         nothing_fails(mesh, "an object that is split", || {
             let half = |name, port, protocol| {
                 let port = format!("ports: [{{number: {port}, protocol: {protocol}}}]");
-                egress(name, &format!("hosts: [httpbin.org], {port}"))
+                egress(name, &format!("hosts: [httpbin.org]\n{port}"))
             };
             alternate(mesh, "web.yaml", &base, &(half("plain", 80, "http") + &half("tls", 443, "https")))
         })?;
@@ -222,17 +199,17 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
 
 #[test]
 fn changing_modes_fails_no_connection() -> Result<()> {
-    let limits = settings("{tcp: {maxConnections: 1000}}");
-    for by in [String::new(), format!(", {BY_SETTINGS}")] {
+    let limits = upstream_settings("s", "{tcp: {maxConnections: 1000}}");
+    for by in [String::new(), format!("\n{}", by_upstream_settings("s"))] {
         let manifests =
             [("settings.yaml", limits.as_str()), ("web.yaml", &web("", &by)), ("echo.yaml", &echo(&by))];
         with_mesh(&manifests, |mesh| {
-            mesh.write("mode.yaml", &mode("enforce"))?;
+            mesh.write("mode.yaml", &namespace_mode("enforce"))?;
             let switch = |other: &str| {
                 for _ in 0..ROUNDS {
-                    mesh.write("mode.yaml", &mode(other))?;
+                    mesh.write("mode.yaml", &namespace_mode(other))?;
                     mesh.exchange(SocketAddr::new(EXAMPLE, ECHO), b"ping")?.expect_echo(b"ping")?;
-                    mesh.write("mode.yaml", &mode("enforce"))?;
+                    mesh.write("mode.yaml", &namespace_mode("enforce"))?;
                     is_closed(mesh, EXAMPLE, ECHO)?;
                 }
                 Ok(())

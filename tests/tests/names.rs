@@ -12,6 +12,7 @@ use egress_tests::client::Outcome;
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
 use egress_tests::kubelet;
+use egress_tests::manifests::egress;
 use egress_tests::mesh::{MeshOptions, Reply};
 use egress_tests::netns::{Pod, PodForm, Resolver, ensure_capable};
 use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, NAME_SERVER, TestNetwork};
@@ -21,16 +22,13 @@ use egress_tests::standalone::{self, Standalone};
 use egress_tests::wait::wait_for;
 use egress_tests::workload;
 
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: names, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [loopback.example, metadata.example, unspecified.example, both.example]
-  ports:
-  - {number: 443, protocol: https}
-  - {number: 80, protocol: http}
-";
+fn policy() -> String {
+    egress(
+        "names",
+        "hosts: [loopback.example, metadata.example, unspecified.example, both.example]\n\
+         ports: [{number: 443, protocol: https}, {number: 80, protocol: http}]",
+    )
+}
 
 /// The name server of an allowed name cannot lead the sidecar to itself.
 #[test]
@@ -43,7 +41,7 @@ fn a_name_never_leads_to_the_sidecar_itself() -> Result<()> {
     network.dns.set("metadata.example", &[Ipv4Addr::new(169, 254, 169, 254).into()]);
     network.dns.set("unspecified.example", &[Ipv4Addr::UNSPECIFIED.into()]);
     network.dns.set("both.example", &[loopback, EXAMPLE]);
-    network.write("names.yaml", POLICY)?;
+    network.write("names.yaml", &policy())?;
     let _control_plane = network.control_plane(&[])?;
     let envoy = sidecar::start(&pod, false)?;
     let at = |port| SocketAddr::new(EXAMPLE, port);
@@ -71,7 +69,7 @@ fn a_name_never_leads_to_the_sidecar_itself() -> Result<()> {
 fn only_listed_names_lead_to_private_addresses() -> Result<()> {
     let inside = IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1));
     let other = IpAddr::V4(Ipv4Addr::new(192, 168, 200, 1));
-    let policy = POLICY.replace(
+    let policy = &policy().replace(
         "loopback.example, metadata.example, unspecified.example, both.example",
         "db.example, gw.example, '*.wild.example'",
     );
@@ -126,7 +124,7 @@ fn network_with_attacker() -> Result<TestNetwork> {
     }
     network.dns.set(&format!("{XDS_HOST}.cluster.local"), &[CONTROL_PLANE]);
     let hosts = "loopback.example, metadata.example, unspecified.example, both.example";
-    network.write("names.yaml", &POLICY.replace(hosts, "httpbin.org, '*.wild.example', single"))?;
+    network.write("names.yaml", &policy().replace(hosts, "httpbin.org, '*.wild.example', single"))?;
     Ok(network)
 }
 
@@ -245,7 +243,8 @@ fn addresses_behind_translators_are_judged_as_ipv4() -> Result<()> {
     let public = at(HTTPBIN);
     let private = at(Ipv4Addr::new(10, 200, 0, 1).into());
     let hosts = "loopback.example, metadata.example, unspecified.example, both.example";
-    let policy = POLICY.replace(hosts, "public.example, private.example, metadata.example, '*.wild.example'");
+    let policy =
+        &policy().replace(hosts, "public.example, private.example, metadata.example, '*.wild.example'");
     let setting = MeshOptions {
         manifests: &[("names.yaml", &policy)],
         flags: &["--nat64-prefix", "2001:db8:64::/96"],

@@ -10,6 +10,7 @@ use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::echo::{still_echoes, wait_for_end};
 use egress_tests::hello::Hello;
+use egress_tests::manifests::{egress, namespace_mode};
 use egress_tests::mesh::{MeshOptions, TestMesh};
 use egress_tests::netns::{Pod, PodForm, ensure_capable};
 use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
@@ -19,21 +20,8 @@ use egress_tests::wait::wait_for;
 
 const SINK: u16 = 9600;
 
-fn policy(name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
-    )
-}
-
-fn mode(mode: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: curl, annotations: {{openservicemesh.io/egress-mode: {mode}}}}}\n"
-    )
-}
-
 fn https(hosts: &str) -> String {
-    policy("names", &format!("{hosts}\n  ports: [{{number: {SINK}, protocol: https}}]"))
+    egress("names", &format!("{hosts}\nports: [{{number: {SINK}, protocol: https}}]"))
 }
 
 fn with_mesh(
@@ -93,7 +81,7 @@ fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
         // And one that allows it without first bytes lets it go on.
         mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
         let mut waiting = connect(mesh.pod, HTTPBIN, SINK)?;
-        mesh.write("tcp.yaml", &policy("tcp", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
+        mesh.write("tcp.yaml", &egress("tcp", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
         wait_for("the connection to arrive", Duration::from_secs(1), || sink.connections(SINK) == 1)?;
         waiting.write_all(b"ping")?;
         Ok(())
@@ -104,12 +92,12 @@ fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
 #[test]
 fn a_silent_connection_does_not_keep_its_mode() -> Result<()> {
     let tls = https("hosts: [httpbin.org]");
-    with_mesh(&[("tls.yaml", &tls), ("mode.yaml", &mode("audit"))], |mesh, sink| {
+    with_mesh(&[("tls.yaml", &tls), ("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
         let mut streams = Vec::new();
         for _ in 0..3 {
             streams.push(connect(mesh.pod, HTTPBIN, SINK)?);
         }
-        mesh.write("mode.yaml", &mode("enforce"))?;
+        mesh.write("mode.yaml", &namespace_mode("enforce"))?;
         access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
             line["decision"] == "deny first-bytes-timeout - -"
         })?;
@@ -162,10 +150,10 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
         Ok(())
     })?;
     // Audit mode, and then none.
-    with_mesh(&[("mode.yaml", &mode("audit"))], |mesh, sink| {
+    with_mesh(&[("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
         let stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &named)?;
-        mesh.write("mode.yaml", &mode("enforce"))?;
+        mesh.write("mode.yaml", &namespace_mode("enforce"))?;
         wait_for_end(&stream).context("from audit to a name")?;
         Ok(())
     })
@@ -174,9 +162,9 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
 /// Both policies allow an upload that continues; the first one leads it to another address.
 #[test]
 fn a_request_with_a_new_destination_is_closed() -> Result<()> {
-    let http = |more: &str| policy("web", &format!("{more}\n  ports: [{{number: {SINK}, protocol: http}}]"));
+    let http = |more: &str| egress("web", &format!("{more}\nports: [{{number: {SINK}, protocol: http}}]"));
     let upload = b"POST / HTTP/1.1\r\nhost: httpbin.org\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
-    let block = format!("hosts: [httpbin.org]\n  ipAddresses: [{HTTPBIN}/32]");
+    let block = format!("hosts: [httpbin.org]\nipAddresses: [{HTTPBIN}/32]");
     with_mesh(&[("web.yaml", &http(&block))], |mesh, sink| {
         // By the address, and then by the name.
         let stream = opened(mesh, sink, upload)?;
@@ -187,13 +175,13 @@ fn a_request_with_a_new_destination_is_closed() -> Result<()> {
         })?;
         // By the name, and then by any bytes to any address: the upload goes on, and so does the connection.
         let mut stream = opened(mesh, sink, upload)?;
-        mesh.write("web.yaml", &policy("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
+        mesh.write("web.yaml", &egress("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
         let before = sink.arrivals().len();
         stream.write_all(b"3\r\nabc\r\n")?;
         wait_for("more of the upload", Duration::from_secs(5), || sink.arrivals().len() > before)?;
         // To some addresses: which one it reached is not known.
-        let block = format!("ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {SINK}, protocol: tcp}}]");
-        mesh.write("web.yaml", &policy("web", &block))?;
+        let block = format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {SINK}, protocol: tcp}}]");
+        mesh.write("web.yaml", &egress("web", &block))?;
         wait_for_end(&stream).context("from a name to an address")?;
         Ok(())
     })
@@ -207,7 +195,7 @@ fn a_policy_that_returns_is_in_force() -> Result<()> {
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
     let echo = |name: &str, at: IpAddr| {
-        policy(name, &format!("ipAddresses: [{at}/32]\n  ports: [{{number: 9000, protocol: tcp}}]"))
+        egress(name, &format!("ipAddresses: [{at}/32]\nports: [{{number: 9000, protocol: tcp}}]"))
     };
     network.write("a.yaml", &echo("a", HTTPBIN))?;
     let mut control_plane = network.control_plane(&[])?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
+use egress_tests::manifests::egress;
 use egress_tests::mesh::with_mesh;
 use egress_tests::netns::{Netns, ensure_capable};
 use egress_tests::network::{HTTPBIN, TestNetwork};
@@ -64,19 +65,14 @@ impl Destination {
     fn policy(self, allowed: bool) -> Option<String> {
         let (protocol, what) = match (self.kind, allowed) {
             (Kind::TlsAnyName, true) => ("https", ""),
-            (Kind::TlsAnyName, false) => ("https", "hosts: [www.example.com]"),
+            (Kind::TlsAnyName, false) => ("https", "hosts: [www.example.com]\n"),
             (_, false) => return None,
-            (Kind::Tcp, true) => ("tcp", "ipAddresses: [203.0.113.10/32]"),
-            (Kind::TlsByName, true) => ("https", "hosts: [httpbin.org]"),
-            (Kind::Http, true) => ("http", "hosts: [httpbin.org]"),
+            (Kind::Tcp, true) => ("tcp", "ipAddresses: [203.0.113.10/32]\n"),
+            (Kind::TlsByName, true) => ("https", "hosts: [httpbin.org]\n"),
+            (Kind::Http, true) => ("http", "hosts: [httpbin.org]\n"),
         };
-        Some(format!(
-            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-             metadata: {{name: p{port}, namespace: curl}}\n\
-             spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {what}\n  \
-             ports: [{{number: {port}, protocol: {protocol}}}]\n",
-            port = self.port
-        ))
+        let port = self.port;
+        Some(egress(&format!("p{port}"), &format!("{what}ports: [{{number: {port}, protocol: {protocol}}}]")))
     }
 
     fn write(self, network: &TestNetwork, allowed: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::manifests::echo_policy;
+use egress_tests::manifests::{echo_fields, egress};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{self, CONTROL_PLANE, TestNetwork};
 use egress_tests::sidecar;
@@ -66,17 +66,12 @@ fn module() -> Result<Vec<u8>> {
     )?)
 }
 
-fn policy(name: &str, port: u16) -> String {
-    echo_policy("curl", port)
-        .replace("name: curl, namespace: curl}\nspec", &format!("name: {name}, namespace: curl}}\nspec"))
-}
-
 #[test]
 fn a_refused_policy_delays_no_revocation() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
-    network.write("good.yaml", &policy("good", 9000))?;
+    network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
     let file = network.manifests.path().join("module.wasm");
     std::fs::write(&file, module()?)?;
     let name_server = format!("{}:53", network::NAME_SERVER);
@@ -91,7 +86,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
     ensure!(held_back().is_null());
 
     // Envoy refuses the policy with this object: the others are in force, and it is said what is not.
-    network.write("zz-bad.yaml", &policy("zz-bad", 6666))?;
+    network.write("zz-bad.yaml", &egress("zz-bad", &echo_fields(6666)))?;
     wait_for("the refusal", Duration::from_secs(10), || {
         let held_back = held_back();
         held_back["policies"] == serde_json::json!(["curl/zz-bad"]) && held_back["bridged"] == false
@@ -107,7 +102,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
         let took = wait_for("the revocation", Duration::from_secs(2), || !open())?;
         println!("revoked {took:?} after the file was removed");
         ensure!(held_back().is_object(), "the bad object is said to be in force");
-        network.write("good.yaml", &policy("good", 9000))?;
+        network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
         wait_for("the grant", Duration::from_secs(5), open)?;
         wait_for("what is held back", Duration::from_secs(5), || {
             held_back()["policies"] == serde_json::json!(["curl/zz-bad"])
@@ -121,7 +116,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
     wait_for("the second sidecar", Duration::from_secs(10), || gets_echo(&other, 9000))?;
     network.remove("good.yaml")?;
     wait_for("the revocation", Duration::from_secs(2), || !open() && !gets_echo(&other, 9000))?;
-    network.write("good.yaml", &policy("good", 9000))?;
+    network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
 
     // When it goes, nothing is held back any more.
     network.remove("zz-bad.yaml")?;

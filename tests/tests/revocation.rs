@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::echo::{still_echoes, wait_for_end};
+use egress_tests::manifests::egress;
 use egress_tests::mesh::with_prepared_mesh;
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
@@ -19,13 +20,6 @@ use egress_tests::sink::Sink;
 use egress_tests::unanswered_requests;
 use egress_tests::wait::wait_for;
 use egress_tests::websocket::{self, WebsocketServer};
-
-fn policy(name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
-    )
-}
 
 /// Opens a connection to the echo server, and gets an echo.
 fn echo(pod: &Pod, to: IpAddr) -> Result<TcpStream> {
@@ -43,16 +37,14 @@ fn only_forbidden_connections_are_closed() -> Result<()> {
     network.global_egress(false)?;
     network.write(
         "one.yaml",
-        &policy("one", "ipAddresses: [203.0.113.20/32]\n  ports: [{number: 9000, protocol: tcp}]"),
+        &egress("one", "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]"),
     )?;
     network.write(
         "two.yaml",
-        &policy("two", "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]"),
+        &egress("two", "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]"),
     )?;
-    network.write(
-        "tls.yaml",
-        &policy("tls", "hosts: [httpbin.org]\n  ports: [{number: 443, protocol: https}]"),
-    )?;
+    network
+        .write("tls.yaml", &egress("tls", "hosts: [httpbin.org]\nports: [{number: 443, protocol: https}]"))?;
     let _control_plane = network.control_plane(&[])?;
     let envoy = sidecar::start(&pod, false)?;
     let (one, mut two) = (echo(&pod, EXAMPLE)?, echo(&pod, HTTPBIN)?);
@@ -77,7 +69,7 @@ fn only_forbidden_connections_are_closed() -> Result<()> {
     // The name that was seen is asked about, not only the port.
     network.write(
         "tls.yaml",
-        &policy("tls", "hosts: [www.example.com]\n  ports: [{number: 443, protocol: https}]"),
+        &egress("tls", "hosts: [www.example.com]\nports: [{number: 443, protocol: https}]"),
     )?;
     wait_for_end(&tls.sock).context("its name is not allowed any more")?;
     ensure!(still_echoes(&mut two), "a TCP connection was closed by a change of names");
@@ -96,7 +88,7 @@ fn a_hundred_of_a_thousand_connections_are_closed() -> Result<()> {
     let pod = network.pod()?;
     for n in 0..10 {
         let more = format!("ports: [{{number: {}, protocol: tcp}}]", 9100 + n);
-        network.write(&format!("p{n}.yaml"), &policy(&format!("p{n}"), &more))?;
+        network.write(&format!("p{n}.yaml"), &egress(&format!("p{n}"), &more))?;
     }
     let _control_plane = network.control_plane(&[])?;
     let _envoy = sidecar::start(&pod, false)?;
@@ -151,7 +143,7 @@ fn twenty_thousand_connections_are_closed_at_once() -> Result<()> {
     for (port, name) in [(9610, "ten"), (9611, "eleven"), (9000, "echo")] {
         network.write(
             &format!("{name}.yaml"),
-            &policy(name, &format!("ports: [{{number: {port}, protocol: tcp}}]")),
+            &egress(name, &format!("ports: [{{number: {port}, protocol: tcp}}]")),
         )?;
     }
     let _control_plane = network.control_plane(&[])?;
@@ -199,8 +191,8 @@ fn twenty_thousand_requests_are_closed_at_once() -> Result<()> {
     let (going, staying) = (going?, staying?);
     let pod = network.pod()?;
     let allow = |at: SocketAddr, host: &str, name: &str| {
-        let more = format!("hosts: [{host}]\n  ports: [{{number: {}, protocol: http}}]", at.port());
-        network.write(&format!("{name}.yaml"), &policy(name, &more))
+        let more = format!("hosts: [{host}]\nports: [{{number: {}, protocol: http}}]", at.port());
+        network.write(&format!("{name}.yaml"), &egress(name, &more))
     };
     allow(goes, "httpbin.org", "goes")?;
     allow(stays, "httpbin.org", "stays")?;
@@ -229,7 +221,7 @@ fn a_websocket_ends_with_its_permission() -> Result<()> {
             "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
              metadata: {{name: {name}, namespace: curl, annotations: {{{annotation}}}}}\n\
              spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  \
-             hosts: [httpbin.org]\n  ports: [{{number: {}, protocol: http}}]\n",
+             hosts: [httpbin.org]\nports: [{{number: {}, protocol: http}}]\n",
             websocket::PORT
         )
     };

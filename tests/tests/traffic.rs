@@ -12,7 +12,7 @@ use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
 use egress_tests::dns::Failure;
 use egress_tests::envoy::Envoy;
-use egress_tests::manifests;
+use egress_tests::manifests::{echo_policy, egress};
 use egress_tests::mesh::{MeshOptions, Reply, with_mesh, with_prepared_mesh};
 use egress_tests::netns::{Pod, PodForm, ensure_capable};
 use egress_tests::network::{ELSEWHERE, EXAMPLE, EXAMPLE6, HTTPBIN, TestNetwork};
@@ -26,13 +26,10 @@ use serde_json::Value;
 const PORT: u16 = 8087;
 
 fn policy(hosts: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: web, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [{hosts}]\n\
-         \x20 ports:\n  - {{number: 443, protocol: https}}\n  - {{number: 80, protocol: http}}\n\
-         \x20 - {{number: {PORT}, protocol: http}}\n"
-    )
+    let ports = format!(
+        "{{number: 443, protocol: https}}, {{number: 80, protocol: http}}, {{number: {PORT}, protocol: http}}"
+    );
+    egress("web", &format!("hosts: [{hosts}]\nports: [{ports}]"))
 }
 
 /// Runs a test with the control plane, and then without one.
@@ -381,7 +378,7 @@ fn five_minutes_of_silence_are_allowed() -> Result<()> {
 /// `--idle-timeout` closes a silent connection.
 #[test]
 fn the_idle_timeout_closes_silent_connections() -> Result<()> {
-    let text = policy("httpbin.org") + "---\n" + &manifests::echo_policy("curl", 9000);
+    let text = policy("httpbin.org") + &echo_policy("curl", 9000);
     let setting = MeshOptions {
         manifests: &[("web.yaml", &text)],
         flags: &["--idle-timeout", "1s"],

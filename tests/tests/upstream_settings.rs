@@ -2,13 +2,14 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
+use egress_tests::echo::still_echoes;
+use egress_tests::manifests::{by_upstream_settings, egress, upstream_settings};
 use egress_tests::mesh::{Reply, TestMesh, with_mesh, with_prepared_mesh};
 use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 use egress_tests::origin::ADDRESS_HEADER;
@@ -17,36 +18,9 @@ use egress_tests::slow_origin;
 /// An address without a host: packets to it are dropped.
 const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
 
-fn egress(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], {spec}}}\n"
-    )
-}
-
-fn settings(name: &str, connection: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{host: {name}, connectionSettings: {connection}}}\n"
-    )
-}
-
-fn by(settings: &str) -> String {
-    format!(
-        "matches: [{{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {settings}}}]"
-    )
-}
-
 fn connect(mesh: &TestMesh<'_>, ip: IpAddr, port: u16) -> Result<TcpStream> {
     let connected = mesh.pod.workload().run(|| client::connect(SocketAddr::new(ip, port)))?;
     connected.map_err(|outcome| anyhow!("{outcome:?}"))
-}
-
-fn lives(stream: &mut (impl Read + Write)) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"ping"
 }
 
 /// Runs `fortio load -c 5 -qps 0 -n 50`, and returns the number of responses with status 200 and with 503.
@@ -88,11 +62,12 @@ fn load(mesh: &TestMesh<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize
 #[test]
 fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
     let host = "httpbin.org";
-    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
+    let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
     let limits = "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
     let elsewhere = |text: String| text.replace(", namespace: curl}\nspec", ", namespace: admin}\nspec");
     // By its name it comes before all others.
-    let foreign = elsewhere(settings("s", limits)) + &elsewhere(egress("a", &format!("{spec}, {}", by("s"))));
+    let foreign = elsewhere(upstream_settings("s", limits))
+        + &elsewhere(egress("a", &format!("{spec}\n{}", by_upstream_settings("s"))));
     ensure!(foreign.matches("namespace: admin").count() == 2, "{foreign}");
     let permission = "apiVersion: v1\nkind: Namespace\n\
          metadata: {name: curl, annotations: {openservicemesh.io/egress-policy-namespaces: admin}}\n";
@@ -125,7 +100,7 @@ fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
 #[test]
 fn the_circuit_breaking_demo_passes() -> Result<()> {
     let host = "httpbin.httpbin.svc.cluster.local";
-    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
+    let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
     // Its namespace is not of the mesh.
     let service = "apiVersion: v1\nkind: Namespace\nmetadata: {name: httpbin}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {name: httpbin, namespace: httpbin}\n\
@@ -141,10 +116,10 @@ fn the_circuit_breaking_demo_passes() -> Result<()> {
 
             let limits =
                 "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
-            mesh.write("settings.yaml", &settings("httpbin-external", limits))?;
+            mesh.write("settings.yaml", &upstream_settings("httpbin-external", limits))?;
             mesh.write(
                 "httpbin.yaml",
-                &egress("httpbin-external", &format!("{spec}, {}", by("httpbin-external"))),
+                &egress("httpbin-external", &format!("{spec}\n{}", by_upstream_settings("httpbin-external"))),
             )?;
             // Clients share connections where there are few.
             let cluster = mesh.cluster("httpbin.httpbin.svc.cluster.local:14001")?;
@@ -185,23 +160,26 @@ fn the_circuit_breaking_demo_passes() -> Result<()> {
 /// Limits apply to connections that are not HTTP, and only to those of their own policy.
 #[test]
 fn max_connections_limits_tcp_and_https() -> Result<()> {
-    let manifests = settings("two", "{tcp: {maxConnections: 2}}")
+    let manifests = upstream_settings("two", "{tcp: {maxConnections: 2}}")
         + &egress(
             "tcp",
             &format!(
-                "ipAddresses: [203.0.113.20/32], ports: [{{number: 9000, protocol: tcp}}], {}",
-                by("two")
+                "ipAddresses: [203.0.113.20/32]\nports: [{{number: 9000, protocol: tcp}}]\n{}",
+                by_upstream_settings("two")
             ),
         )
         + &egress(
             "tls",
-            &format!("hosts: [httpbin.org], ports: [{{number: 443, protocol: https}}], {}", by("two")),
+            &format!(
+                "hosts: [httpbin.org]\nports: [{{number: 443, protocol: https}}]\n{}",
+                by_upstream_settings("two")
+            ),
         )
-        + &egress("free", "ipAddresses: [203.0.113.10/32], ports: [{number: 9000, protocol: tcp}]")
-        + &egress("names", "hosts: [www.example.com], ports: [{number: 443, protocol: https}]");
+        + &egress("free", "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]")
+        + &egress("names", "hosts: [www.example.com]\nports: [{number: 443, protocol: https}]");
     with_mesh(&[("all.yaml", &manifests)], |mesh| {
         let mut open = vec![connect(mesh, EXAMPLE, 9000)?, connect(mesh, EXAMPLE, 9000)?];
-        ensure!(open.iter_mut().all(lives), "two were allowed");
+        ensure!(open.iter_mut().all(still_echoes), "two were allowed");
         mesh.exchange(SocketAddr::new(EXAMPLE, 9000), b"ping")?.expect_close().context("a third one")?;
         ensure!(mesh.envoy.stat("cluster.9000.upstream_cx_overflow")? == 1, "another count of overflows");
         let line = access_log::wait_for_line(mesh.envoy, "the third one", |line| line["flags"] == "UO")?;
@@ -212,7 +190,7 @@ fn max_connections_limits_tcp_and_https() -> Result<()> {
         for _ in 0..5 {
             open.push(connect(mesh, HTTPBIN, 9000)?);
         }
-        ensure!(open.iter_mut().all(lives), "another policy on this port has no limit");
+        ensure!(open.iter_mut().all(still_echoes), "another policy on this port has no limit");
         drop(open);
 
         let tls = |name: &str| -> Result<_> {
@@ -243,19 +221,19 @@ fn max_connections_limits_tcp_and_https() -> Result<()> {
 /// A connection attempt ends after the settings' timeout, not after Envoy's 5 s.
 #[test]
 fn connect_timeout_ends_an_attempt() -> Result<()> {
-    let manifests = settings("quick", "{tcp: {connectTimeout: 300ms}}")
+    let manifests = upstream_settings("quick", "{tcp: {connectTimeout: 300ms}}")
         + &egress(
             "tcp",
             &format!(
-                "ipAddresses: [198.51.100.0/24], ports: [{{number: 9000, protocol: tcp}}], {}",
-                by("quick")
+                "ipAddresses: [198.51.100.0/24]\nports: [{{number: 9000, protocol: tcp}}]\n{}",
+                by_upstream_settings("quick")
             ),
         )
         + &egress(
             "web",
             &format!(
-                "hosts: [nobody.example, httpbin.org], ports: [{{number: 443, protocol: https}}, {{number: 80, protocol: http}}], {}",
-                by("quick")
+                "hosts: [nobody.example, httpbin.org]\nports: [{{number: 443, protocol: https}}, {{number: 80, protocol: http}}]\n{}",
+                by_upstream_settings("quick")
             ),
         );
     with_mesh(&[("all.yaml", &manifests)], |mesh| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use egress_tests::control_plane::ControlPlane;
+use egress_tests::manifests::{by_upstream_settings, egress, upstream_settings};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{self, TestNetwork};
 use egress_tests::wait::wait_for;
@@ -54,22 +55,17 @@ fn names(answer: &DeltaDiscoveryResponse) -> BTreeSet<&str> {
     answer.resources.iter().map(|resource| resource.name.as_str()).collect()
 }
 
-fn egress(timeout: &str, limit: u32) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: web, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [httpbin.org]\n  \
-         ports: [{{number: 80, protocol: http}}]\n  \
-         matches: [{{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}}]\n\
-         ---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-         metadata: {{name: s, namespace: curl}}\n\
-         spec: {{host: s, connectionSettings: {{tcp: {{connectTimeout: {timeout}, maxConnections: {limit}}}}}}}\n"
-    )
+/// A policy with connection settings.
+fn policy(timeout: &str, limit: u32) -> String {
+    let by_settings = by_upstream_settings("s");
+    egress("web", &format!("hosts: [httpbin.org]\nports: [{{number: 80, protocol: http}}]\n{by_settings}"))
+        + &upstream_settings("s", &format!("{{tcp: {{connectTimeout: {timeout}, maxConnections: {limit}}}}}"))
 }
 
 fn with_control_plane(test: impl FnOnce(&TestNetwork, &ControlPlane<'_>) -> Result<()>) -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
-    network.write("web.yaml", &egress("1s", 10))?;
+    network.write("web.yaml", &policy("1s", 10))?;
     let control_plane = network.control_plane(&[])?;
     test(&network, &control_plane)
 }
@@ -88,7 +84,7 @@ fn sotw_wildcards_follow_the_specification() -> Result<()> {
         // Names, then none: nothing is wanted, and not everything.
         stream.send(sotw(CLUSTER, &[], &named.nonce))?;
         ensure!(stream.receive_within(QUIET_PERIOD)?.is_none(), "a message that nobody asked for");
-        network.write("web.yaml", &egress("2s", 10))?;
+        network.write("web.yaml", &policy("2s", 10))?;
         ensure!(stream.receive_within(QUIET_PERIOD)?.is_none(), "a message that nobody asked for");
         // All of them, at once.
         stream.send(sotw(CLUSTER, &["*"], &named.nonce))?;
@@ -171,7 +167,7 @@ fn settings_push_no_policy() -> Result<()> {
             stream.send(DeltaDiscoveryRequest { response_nonce: nonce, ..delta(url, &[], &[]) })?;
         }
         for (timeout, limit) in [("2s", 10), ("2s", 20)] {
-            network.write("web.yaml", &egress(timeout, limit))?;
+            network.write("web.yaml", &policy(timeout, limit))?;
             let changed = stream.receive()?;
             ensure!(changed.type_url == CLUSTER && names(&changed) == BTreeSet::from(["httpbin.org:80"]));
             stream

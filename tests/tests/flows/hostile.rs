@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::client;
 use egress_tests::hello::Hello;
 use egress_tests::log_entries;
-use egress_tests::manifests;
+use egress_tests::manifests::{self, audited_account};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{CONTROL_PLANE, EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::sidecar;
@@ -17,15 +17,6 @@ use egress_tests::xds::XdsClient;
 use serde_json::Value;
 
 use super::{ask, fetch_flows, run};
-
-const ACCOUNT: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
 
 /// Terminal escapes, HTML, line ends, YAML comments and lists, letters that reverse or hide others, invalid
 /// UTF-8, and 64 KB.
@@ -106,7 +97,7 @@ fn shown(network: &TestNetwork, others: &[&str]) -> Result<String> {
 fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
-    network.write("account.yaml", ACCOUNT)?;
+    network.write("account.yaml", &audited_account("curl"))?;
     network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
     network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
     let folder = tempfile::tempdir()?;
@@ -192,7 +183,7 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
 fn hostile_reports_are_shown_as_text() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
-    network.write("account.yaml", ACCOUNT)?;
+    network.write("account.yaml", &audited_account("curl"))?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("flows.db");
     let flags = ["--flow-log", "--flow-db", &file.to_string_lossy()];

@@ -13,6 +13,7 @@ use egress_tests::client;
 use egress_tests::control_plane::{self, ControlPlane};
 use egress_tests::doc_commands;
 use egress_tests::envoy::Envoy;
+use egress_tests::manifests::audited_account;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, NAME_SERVER, TestNetwork};
 use egress_tests::repository_root;
@@ -38,22 +39,13 @@ spec:
   ports: [{number: 9000, protocol: tcp}]
 ";
 
-const ACCOUNT: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
-
 /// Each flow has the same reason, policy and rule as the line in Envoy's log.
 #[test]
 fn flows_match_envoys_log() -> Result<()> {
     ensure_capable()?;
     let network = TestNetwork::new()?;
     network.write("web.yaml", &POLICIES.replace("NAME", "curl"))?;
-    network.write("account.yaml", ACCOUNT)?;
+    network.write("account.yaml", &audited_account("watched"))?;
     network.write(
         "watched.yaml",
         &POLICIES.replace("NAME", "watched").replace("name: web", "name: w").replace("name: echo", "name: e"),
@@ -81,7 +73,7 @@ fn flows_match_envoys_log() -> Result<()> {
         let mut logged: Vec<Value> = envoy.access_log().iter().filter_map(flow_of_line).collect();
         logged.sort_by_key(Value::to_string);
         logged.dedup();
-        let mut told: Vec<Value> = flows.iter().map(short).collect();
+        let mut told: Vec<Value> = flows.iter().map(common_fields).collect();
         told.sort_by_key(Value::to_string);
         ensure!(told == logged, "told {told:#?}\nlogged {logged:#?}");
         let names: Vec<&Value> = flows.iter().map(|flow| &flow["name"]).collect();

@@ -17,7 +17,7 @@ use egress_tests::wait::wait_for;
 use egress_tests::workload;
 use serde_json::Value;
 
-use super::{ask, told};
+use super::{ask, fetch_flows};
 
 const IDENTITY: &str = "curl/curl";
 

@@ -9,7 +9,7 @@ use egress_tests::authority::{Authority, Volume};
 use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{CONTROL_PLANE, TestNetwork};
 use egress_tests::wait::wait_for;
@@ -85,11 +85,11 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     let http = "ports: [{number: 80, protocol: http}]";
     let https = "ports: [{number: 443, protocol: https}]";
     // It was there before the webhook.
-    api.apply(&policy_of("curl", "old", &format!("hosts: [not a name]\n  {http}")))?;
+    api.apply(&egress("old", &format!("hosts: [not a name]\n{http}")))?;
     let (authority, volume) = issue_control_plane_certificate()?;
     let control_plane = serve(&cluster, &volume)?;
     api.apply(&configuration(&volume, &authority, CONTROL_PLANE)?)?;
-    let bad = policy_of("curl", "bad", &format!("hosts: [not a name]\n  {http}"));
+    let bad = egress("bad", &format!("hosts: [not a name]\n{http}"));
     let file = volume.path("bad.yaml");
     std::fs::write(&file, &bad)?;
     let dry = ["apply", "--dry-run=server", "-f", &*file.to_string_lossy()];
@@ -114,7 +114,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         ),
         (&format!("{settings}, {settings}"), "Cannot have more than 1 UpstreamTrafficSetting match"),
     ] {
-        let text = policy_of("curl", "bad", &format!("hosts: [a.org]\n  {http}\n  matches: [{matches}]"));
+        let text = egress("bad", &format!("hosts: [a.org]\n{http}\nmatches: [{matches}]"));
         let said = refused(&cluster, &text)?;
         ensure!(said.ends_with(&format!("{denied}{expected}")), "{said}");
     }
@@ -129,35 +129,26 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     let setting = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
                    metadata: {name: s, namespace: curl}\n\
                    spec: {host: a.org, connectionSettings: {tcp: {connectTimeout: '0s'}}}\n";
-    let annotated = policy_of("curl", "bad", &format!("hosts: [a.org]\n  {http}")).replace(
+    let annotated = egress("bad", &format!("hosts: [a.org]\n{http}")).replace(
         "namespace: curl}\nspec",
         "namespace: curl, annotations: {openservicemesh.io/egress-ech: maybe}}\nspec",
     );
     for (text, expected) in [
         (bad.clone(), "spec.hosts[0]: `not a name` is no host"),
         (
-            policy_of(
+            egress_in(
                 "curl",
                 "bad",
-                "ipAddresses: [10.0.0.0/8, '::1:2:3:4:5:6:7:8:9/64']\n  ports: [{number: 1, protocol: tcp}]",
+                "ipAddresses: [10.0.0.0/8, '::1:2:3:4:5:6:7:8:9/64']\nports: [{number: 1, protocol: tcp}]",
             ),
             "spec.ipAddresses[1]: ",
         ),
-        (
-            policy_of("curl", "bad", http),
-            "spec.ports[0].protocol: protocol `http` without hosts grants nothing",
-        ),
+        (egress("bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
         // What is left when every entry is commented out.
-        (policy_of("curl", "bad", &format!("hosts:\n  {https}")), "spec.hosts: the list is there and empty"),
-        (
-            policy_of("curl", "bad", &format!("hosts: []\n  {https}")),
-            "spec.hosts: the list is there and empty",
-        ),
-        (
-            policy_of("curl", "bad", &format!("ipAddresses:\n  {https}")),
-            "spec.ipAddresses: the list is there",
-        ),
+        (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is there and empty"),
+        (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is there and empty"),
+        (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is there"),
         (group("methods: ~"), "spec.matches[0].methods: it is there and empty"),
         (group("pathRegex: ~"), "spec.matches[0].pathRegex: it is there and empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
@@ -169,14 +160,14 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     }
 
     // `kubectl apply` takes such a field out of an object that it changes.
-    apply(&cluster, &policy_of("curl", "emptied", &format!("hosts: [a.org]\n  {https}")))?;
-    let said = refused(&cluster, &policy_of("curl", "emptied", &format!("hosts:\n  {https}")))?;
+    apply(&cluster, &egress("emptied", &format!("hosts: [a.org]\n{https}")))?;
+    let said = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
     ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
     // What others may mend is a warning, which kubectl prints.
     let named = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
-    let routed = policy_of("curl", "routed", &format!("hosts: [a.org]\n  {http}\n  {named}"));
+    let routed = egress("routed", &format!("hosts: [a.org]\n{http}\n{named}"));
     let said = apply(&cluster, &routed)?;
     ensure!(said.contains("Warning: spec.matches[0]: there is no HTTPRouteGroup curl/g"), "{said}");
     let said = apply(&cluster, &group("pathRegex: /get"))?;
@@ -248,7 +239,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
 
     // Without the control plane nothing is let in, and with it again.
     control_plane.stop()?;
-    let good = policy_of("curl", "good", "ports: [{number: 9000, protocol: tcp}]");
+    let good = egress("good", "ports: [{number: 9000, protocol: tcp}]");
     let said = refused(&cluster, &good)?;
     ensure!(said.contains("failed calling webhook"), "{said}");
     let control_plane = serve(&cluster, &volume)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cli::osm_egress;
 use egress_tests::cluster::{Cluster, permissions, role_permissions, rules, wait_for_status};
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{CONTROL_PLANE, NAME_SERVER, TestNetwork};
 use egress_tests::wait::wait_for;
@@ -70,10 +70,10 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     let file = token.path().to_string_lossy();
     let control_plane = cluster.control_plane(&["--console-write", "--console-token-file", &file])?;
     let console = Console { network: &network };
-    let port = "ipAddresses: [203.0.113.20/32]\n  ports: [{number: 9000, protocol: tcp}]";
+    let port = "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]";
 
     // The usual role is not enough, and what is missing is said.
-    for (status, text) in [console.switch(true)?, console.make("curl/curl", &policy_of("curl", "p", port))?] {
+    for (status, text) in [console.switch(true)?, console.make("curl/curl", &egress("p", port))?] {
         ensure!(status == 502 && text.contains("403") && text.contains("docs/console.md"), "{status} {text}");
     }
     api.apply(ROLE)?;
@@ -94,7 +94,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     ensure!(before == now, "{before} {now}");
 
     // Policies, all or none.
-    let both = format!("{}---\n{}", policy_of("curl", "one", port), policy_of("curl", "two", port));
+    let both = format!("{}---\n{}", egress("one", port), egress("two", port));
     let (status, text) = console.make("curl/curl", &both)?;
     ensure!(
         status == 200 && text.contains("Egress curl/one") && text.contains("Egress curl/two"),
@@ -102,10 +102,10 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     );
     wait_for_status(&control_plane, "the policies", |status| rules(status, "Egress curl/two") == Some(1))?;
     // Nothing beside what was asked about.
-    let wide = policy_of("curl", "wide", "ports: [{number: 9000, protocol: tcp}]");
+    let wide = egress("wide", "ports: [{number: 9000, protocol: tcp}]");
     let (status, text) = console.make("curl/curl", &wide)?;
     ensure!(status == 422 && text.contains("any destination"), "{status} {text}");
-    let other = policy_of("curl", "one", &port.replace("tcp", "tcp-server-first"));
+    let other = egress("one", &port.replace("tcp", "tcp-server-first"));
     let (status, text) = console.make("curl/curl", &other)?;
     ensure!(status == 409 && text.contains("is there already"), "{status} {text}");
     let stored =
@@ -114,7 +114,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     // One that this control plane does not look at: the API server knows it, and then the first is not made either.
     api.namespace("plain", false)?;
     let plain =
-        |name: &str| policy_of("plain", name, port).replace("namespace: curl}]", "namespace: plain}]");
+        |name: &str| egress_in("plain", name, port).replace("namespace: curl}]", "namespace: plain}]");
     api.apply(&plain("there"))?;
     let (status, text) = console.make("plain/curl", &format!("{}---\n{}", plain("new"), plain("there")))?;
     ensure!(status == 409 && text.contains("Egress plain/there is there already"), "{status} {text}");

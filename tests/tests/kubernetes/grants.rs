@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::{Cluster, EGRESS_ON, rules, wait_for_status};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::{ApiServer, User};
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{SECOND_CONTROL_PLANE, TestNetwork};
 use egress_tests::wait::wait_for;
@@ -40,7 +40,7 @@ fn other_namespaces_grant_nothing_without_permission() -> Result<()> {
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
     api.namespace("team-b", true)?;
-    api.apply(&policy_of("team-b", "theirs", PORT))?;
+    api.apply(&egress_in("team-b", "theirs", PORT))?;
     let control_plane = cluster.control_plane(&[])?;
     let reason = |expected: &str| {
         wait_for(&format!("the reason {expected}"), Duration::from_secs(15), || {
@@ -63,7 +63,7 @@ fn other_namespaces_grant_nothing_without_permission() -> Result<()> {
     annotate(api, &["namespace", "curl"], &format!("{list}-"))?;
     reason("NotPermitted")?;
     // The mesh's own namespace may, without the label of the mesh.
-    api.apply(&policy_of("osm-system", "ours", PORT))?;
+    api.apply(&egress_in("osm-system", "ours", PORT))?;
     wait_for_status(&control_plane, "the mesh's own policy", |status| {
         status["identities"]["curl/curl"]["rules"] == 1 && rules(status, "Egress osm-system/ours") == Some(1)
     })?;
@@ -121,11 +121,11 @@ fn each_change_of_a_grant_is_recorded_once() -> Result<()> {
         ensure!(found.len() == expected.len() && expected.iter().all(has), "{found:#?}");
         Ok(())
     };
-    api.apply(&policy_of("curl", "p", PORT))?;
+    api.apply(&egress("p", PORT))?;
     expect("curl", "p", &["changed (Egress curl/p): opens tcp 9000 at any address; for curl/curl"])?;
     // The same again is another change.
     for port in ["9100", "9000"] {
-        api.apply(&policy_of("curl", "p", &PORT.replace("9000", port)))?;
+        api.apply(&egress("p", &PORT.replace("9000", port)))?;
         wait_for("the change", Duration::from_secs(10), || {
             logged(&format!("closes=\"tcp {port}")) || port == "9100"
         })?;
@@ -174,15 +174,9 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
         wait_for("the record", Duration::from_secs(10), || lines().len() >= count)
             .with_context(|| control_plane.log())
     };
-    network.write(
-        "ours.yaml",
-        &policy_of("curl", "p", "hosts: [a.org]\n  ports: [{number: 443, protocol: https}]"),
-    )?;
+    network.write("ours.yaml", &egress("p", "hosts: [a.org]\nports: [{number: 443, protocol: https}]"))?;
     wait_for_status(1)?;
-    network.write(
-        "ours.yaml",
-        &policy_of("curl", "p", "hosts: [b.org]\n  ports: [{number: 443, protocol: https}]"),
-    )?;
+    network.write("ours.yaml", &egress("p", "hosts: [b.org]\nports: [{number: 443, protocol: https}]"))?;
     wait_for_status(2)?;
     let found = lines();
     let text = |line: usize, key: &str| found[line][key].as_str().unwrap_or("-").to_owned();
@@ -192,12 +186,10 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
     ensure!(text(1, "closes") == "https 443 to a.org" && text(1, "user") == "-", "{found:#?}");
     ensure!(text(1, "file").ends_with("ours.yaml"), "{found:#?}");
     // An edit that changes nothing is no change.
-    network.write(
-        "ours.yaml",
-        &policy_of("curl", "p", "hosts: [b.org, B.org]\n  ports: [{number: 443, protocol: https}]"),
-    )?;
-    network.write("theirs.yaml", &policy_of("team-b", "q", PORT))?;
-    network.write("last.yaml", &policy_of("curl", "r", PORT))?;
+    network
+        .write("ours.yaml", &egress("p", "hosts: [b.org, B.org]\nports: [{number: 443, protocol: https}]"))?;
+    network.write("theirs.yaml", &egress_in("team-b", "q", PORT))?;
+    network.write("last.yaml", &egress("r", PORT))?;
     wait_for_status(3)?;
     let objects: Vec<String> = lines().iter().map(|line| line["object"].to_string()).collect();
     ensure!(objects[2..] == ["\"Egress curl/r\""], "{objects:?}");

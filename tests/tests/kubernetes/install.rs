@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cli::{CommandOutput, osm_egress};
 use egress_tests::cluster::Cluster;
 use egress_tests::kube::{ApiServer, Objects, User, with_namespace_controller};
+use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::TestNetwork;
 use egress_tests::wait::wait_for;
@@ -439,7 +440,7 @@ fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
     run(&["install", "--set", "osm.egress.policyNamespaces={team-b}"])?.expect_success()?;
     api.namespace("team-b", false)?;
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
-    api.apply(&egress_tests::cluster::policy("team-b", "theirs", "ports: [{number: 1, protocol: tcp}]"))?;
+    api.apply(&egress_in("team-b", "theirs", "ports: [{number: 1, protocol: tcp}]"))?;
     let set = ["--set", "osm.egress.policyNamespaces={team-c}"];
     let upgrade = |more: &[&str]| run(&[&["upgrade"], &set[..], more].concat());
     let refused = upgrade(&[])?.expect_failure()?;

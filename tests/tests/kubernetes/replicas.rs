@@ -10,7 +10,7 @@ use egress_tests::client;
 use egress_tests::cluster::Cluster;
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, TestNetwork};
 use egress_tests::sidecar;
@@ -93,10 +93,10 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
     let network = TestNetwork::new()?;
     let pods = [network.pod()?, network.pod()?];
     let mut cluster = Cluster::new(&network)?;
-    cluster.api.apply(&policy_of(
+    cluster.api.apply(&egress_in(
         "curl",
         "always",
-        "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]",
+        "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]",
     ))?;
     let start = Instant::now();
     let say = |what: &str| println!("{:>6.2} s  {what}", start.elapsed().as_secs_f64());
@@ -111,7 +111,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
         // A change, until both proxies obey.
         let change = |cluster: &Cluster<'_>, allow: bool| -> Result<()> {
             if allow {
-                cluster.api.apply(&policy_of("curl", "change", "ports: [{number: 9100, protocol: tcp}]"))?;
+                cluster.api.apply(&egress("change", "ports: [{number: 9100, protocol: tcp}]"))?;
             } else {
                 cluster.api.kubectl(User::Admin, &["delete", "egress", "change", "-n", "curl"])?;
             }

@@ -6,7 +6,7 @@ use crate::source::echo;
 use anyhow::{Result, ensure};
 use egress_tests::cluster::Cluster;
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{HTTPBIN, TestNetwork};
 use egress_tests::sidecar;
@@ -96,7 +96,7 @@ fn thousands_of_policies_are_served() -> Result<()> {
         let allow = round % 2 == 0;
         for (n, identity) in identities.iter().enumerate() {
             let (namespace, account) = identity.split_once('/').unwrap_or_default();
-            let manifest = policy_of(namespace, "change", "ports: [{number: 9000, protocol: tcp}]")
+            let manifest = egress_in(namespace, "change", "ports: [{number: 9000, protocol: tcp}]")
                 .replace("name: curl, namespace: curl", &format!("name: {account}, namespace: {namespace}"));
             if allow {
                 cluster.api.apply(&manifest)?;

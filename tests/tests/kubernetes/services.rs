@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::{Cluster, wait_for_status};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{ELSEWHERE, HTTPBIN, TestNetwork};
 use egress_tests::sidecar;
@@ -88,10 +88,10 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
     api.namespace("shop", true)?;
-    api.apply(&policy_of(
+    api.apply(&egress_in(
         "curl",
         "echo",
-        "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]",
+        "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]",
     ))?;
     let control_plane = cluster.control_plane(&[])?;
     let _envoy = sidecar::start(&pod, false)?;

@@ -13,7 +13,7 @@ use egress_tests::cluster::{
 };
 use egress_tests::curl::Curl;
 use egress_tests::kube::User;
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, TestNetwork};
 use egress_tests::sidecar;
@@ -39,8 +39,8 @@ fn the_documented_commands_switch_global_egress() -> Result<()> {
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
     let cluster = Cluster::new(&network)?;
-    let allowed = "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]";
-    cluster.api.apply(&policy_of("curl", "echo", role_permissions))?;
+    let allowed = "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]";
+    cluster.api.apply(&egress("echo", role_permissions))?;
     let _control_plane = cluster.control_plane(&[])?;
     let envoy = sidecar::start(&pod, false)?;
     let mut held = echo(&pod, HTTPBIN, 9000)?;
@@ -229,10 +229,10 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     })?;
     // Not of the mesh, until it is.
     let port = "ports: [{number: 9000, protocol: tcp}]";
-    let own = policy_of("plain", "p", port)
+    let own = egress_in("plain", "p", port)
         .replace("name: curl, namespace: curl}]", "name: curl, namespace: plain}]");
     api.apply(&own)?;
-    api.apply(&policy_of("curl", "p", port))?;
+    api.apply(&egress("p", port))?;
     wait_for_status(&control_plane, "the policy of the mesh", |status| {
         rules(status, "Egress curl/p") == Some(1)
     })?;
@@ -247,10 +247,10 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
 
     // A policy refers to a kind that there is not, and then there is.
     let reference = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
-    api.apply(&policy_of(
+    api.apply(&egress_in(
         "curl",
         "routes",
-        &format!("hosts: [httpbin.org]\n  ports: [{{number: 80, protocol: http}}]\n  {reference}"),
+        &format!("hosts: [httpbin.org]\nports: [{{number: 80, protocol: http}}]\n{reference}"),
     ))?;
     wait_for_status(&control_plane, "a policy that lacks its routes", |status| {
         rules(status, "Egress curl/routes") == Some(0)
@@ -272,8 +272,8 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     // The API server takes what SMI's own reader refuses: two headers in one item.
     api.apply(&group("bad", "{x-a: b, x-c: d}"))?;
     api.apply(&group("g", "{x-a: b, x-c: d}"))?;
-    api.apply(&policy_of("curl", "host", "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]"))?;
-    api.apply(&policy_of("curl", "after", port))?;
+    api.apply(&egress("host", "hosts: [not a name]\nports: [{number: 80, protocol: http}]"))?;
+    api.apply(&egress("after", port))?;
     wait_for_status(&control_plane, "a good policy after bad ones", |status| {
         rules(status, "Egress curl/after") == Some(1)
     })?;
@@ -331,7 +331,7 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
     let mut cluster = Cluster::new(&network)?;
-    cluster.api.apply(&policy_of("curl", "one", "ports: [{number: 9000, protocol: tcp}]"))?;
+    cluster.api.apply(&egress("one", "ports: [{number: 9000, protocol: tcp}]"))?;
     let control_plane = cluster.control_plane(&[])?;
     let envoy = sidecar::start(&pod, false)?;
     let mut held = echo(&pod, HTTPBIN, 9000)?;
@@ -361,7 +361,7 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
     });
     println!("ready again {:?} after the API server", ready.with_context(|| control_plane.log())?);
     ensure!(control_plane.status()?["identities"] == late.status()?["identities"]);
-    cluster.api.apply(&policy_of("curl", "two", "ports: [{number: 9100, protocol: tcp}]"))?;
+    cluster.api.apply(&egress("two", "ports: [{number: 9100, protocol: tcp}]"))?;
     wait_for("a change afterwards", Duration::from_secs(5), || echo(&pod, HTTPBIN, 9100).is_ok())?;
     cluster.api.kubectl(User::Admin, &["delete", "egress", "one", "-n", "curl"])?;
     wait_for("a removal afterwards", Duration::from_secs(5), || echo(&pod, HTTPBIN, 9000).is_err())?;
@@ -388,18 +388,18 @@ fn the_definitions_validate_like_open_service_mesh() -> Result<()> {
     }
     for protocol in ["http", "HTTPS", "tcp", "tcp-server-first", "Tcp-Server-First"] {
         let more =
-            format!("ports: [{{number: 1, protocol: {protocol}}}]\n  ipAddresses: [10.0.0.0/8, 'fd00::/8']");
-        api.apply(&policy_of("curl", "good", &more)).with_context(|| protocol.to_owned())?;
+            format!("ports: [{{number: 1, protocol: {protocol}}}]\nipAddresses: [10.0.0.0/8, 'fd00::/8']");
+        api.apply(&egress("good", &more)).with_context(|| protocol.to_owned())?;
     }
     for (case, more, expected) in [
         ("a protocol", "ports: [{number: 1, protocol: udp}]", "spec.ports.protocol"),
-        ("no block", "ports: []\n  ipAddresses: [10.0.0.1]", "spec.ipAddresses"),
-        ("an octet", "ports: []\n  ipAddresses: [10.0.0.256/32]", "spec.ipAddresses"),
-        ("a prefix", "ports: []\n  ipAddresses: ['fd00::/129']", "spec.ipAddresses"),
+        ("no block", "ports: []\nipAddresses: [10.0.0.1]", "spec.ipAddresses"),
+        ("an octet", "ports: []\nipAddresses: [10.0.0.256/32]", "spec.ipAddresses"),
+        ("a prefix", "ports: []\nipAddresses: ['fd00::/129']", "spec.ipAddresses"),
         ("a port", "ports: [{number: 65536, protocol: tcp}]", "spec.ports.number"),
-        ("an unknown field", "ports: []\n  host: [a.org]", "unknown field \"host\""),
+        ("an unknown field", "ports: []\nhost: [a.org]", "unknown field \"host\""),
     ] {
-        let error = api.apply(&policy_of("curl", "bad", more)).err().with_context(|| case.to_owned())?;
+        let error = api.apply(&egress("bad", more)).err().with_context(|| case.to_owned())?;
         ensure!(format!("{error:#}").contains(expected), "{case}: {error:#}");
     }
     let wrong = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":"yes"}}}' --type=merge"#;

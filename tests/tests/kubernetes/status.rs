@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::Cluster;
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::{ApiServer, User};
-use egress_tests::manifests::policy_of;
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
 use egress_tests::network::{CONTROL_PLANE, SECOND_CONTROL_PLANE, TestNetwork};
 use egress_tests::sidecar;
@@ -15,7 +15,7 @@ use egress_tests::wait::wait_for;
 use serde_json::Value;
 
 const PORT: &str = "ports: [{number: 9000, protocol: tcp}]";
-const BAD: &str = "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]";
+const BAD: &str = "hosts: [not a name]\nports: [{number: 80, protocol: http}]";
 
 fn get(api: &ApiServer<'_>, name: &str) -> Result<Value> {
     let text = api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?;
@@ -89,8 +89,8 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     let network = TestNetwork::new()?;
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&policy_of("curl", "good", PORT))?;
-    api.apply(&policy_of("curl", "bad", BAD))?;
+    api.apply(&egress("good", PORT))?;
+    api.apply(&egress("bad", BAD))?;
     let control_plane = cluster.control_plane(&[])?;
     let message = until(api, "good", "Accepted", "Accepted", 1, 10).with_context(|| control_plane.log())?;
     ensure!(message == "1 rule", "{message}");
@@ -107,7 +107,7 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     let before = (version(api, "good")?, version(api, "bad")?);
     let other = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     // Another policy's status is written by both or either: then the others were looked at as well.
-    api.apply(&policy_of("curl", "last", BAD))?;
+    api.apply(&egress("last", BAD))?;
     until(api, "last", "Accepted", "Invalid", 1, 10)?;
     // So do the marks that both renew.
     let marks = (mark(api, CONTROL_PLANE), mark(api, SECOND_CONTROL_PLANE));
@@ -124,7 +124,7 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     other.stop()?;
     ensure!(mark(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
     // What is mended is said, with the generation that it is about.
-    api.apply(&policy_of("curl", "bad", "hosts: [a.org]\n  ports: [{number: 80, protocol: http}]"))?;
+    api.apply(&egress("bad", "hosts: [a.org]\nports: [{number: 80, protocol: http}]"))?;
     until(api, "bad", "Accepted", "Accepted", 2, 10)?;
     ensure!(events(api, "bad")? == ["Normal Accepted", "Warning Invalid"], "{:?}", events(api, "bad"));
     Ok(())
@@ -138,7 +138,7 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     let pods = [network.pod()?, network.pod()?, network.pod()?];
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&policy_of("curl", "p", PORT))?;
+    api.apply(&egress("p", PORT))?;
     let control_plane = cluster.control_plane(&[])?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
     programmed(api, "p", "1/1", 20).with_context(|| control_plane.log())?;
@@ -146,7 +146,7 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     programmed(api, "p", "2/2", 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     ensure!(table.lines().any(|line| line.contains("True") && line.contains("2/2")), "{table}");
-    api.apply(&policy_of(
+    api.apply(&egress_in(
         "curl",
         "p",
         "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]",
@@ -177,7 +177,7 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     let network = TestNetwork::new()?;
     let pods = [network.pod()?, network.pod()?, network.pod()?];
     let mut cluster = Cluster::new(&network)?;
-    cluster.api.apply(&policy_of("curl", "p", PORT))?;
+    cluster.api.apply(&egress("p", PORT))?;
     let first = cluster.control_plane(&[])?;
     let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;

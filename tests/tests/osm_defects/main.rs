@@ -14,6 +14,9 @@ use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::echo::{still_echoes, wait_for_end};
+use egress_tests::manifests::{
+    by_route_group, by_upstream_settings, egress, egress_of, route_group, upstream_settings,
+};
 use egress_tests::mesh::{Reply, TestMesh, with_mesh, with_prepared_mesh};
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
@@ -22,48 +25,13 @@ use egress_tests::pattern_servers::{self, PatternServers};
 use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 
-/// An Egress of `curl/curl`, with the rest of its specification as written.
-fn egress(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], {spec}}}\n"
-    )
-}
-
-/// A route group with one match.
-fn group(name: &str, path: &str) -> String {
-    format!(
-        "---\napiVersion: specs.smi-spec.io/v1alpha4\nkind: HTTPRouteGroup\n\
-         metadata: {{name: {name}, namespace: curl}}\nspec: {{matches: [{{name: m, pathRegex: '{path}'}}]}}\n"
-    )
-}
-
-fn by_group(name: &str) -> String {
-    format!("matches: [{{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: {name}}}]")
-}
-
-fn settings(name: &str, host: &str, connections: u32) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{host: {host}, connectionSettings: {{tcp: {{maxConnections: {connections}}}}}}}\n"
-    )
-}
-
-fn by_settings(name: &str) -> String {
-    format!(
-        "matches: [{{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {name}}}]"
-    )
-}
-
 fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
 /// A second policy, which changes of the tested one must not affect.
 fn bystander() -> String {
-    egress("bystander", "ipAddresses: [203.0.113.10/32], ports: [{number: 9000, protocol: tcp}]")
+    egress("bystander", "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]")
 }
 
 fn bystander_works(mesh: &TestMesh<'_>) -> Result<()> {
@@ -83,7 +51,7 @@ fn nothing_was_rejected(mesh: &TestMesh<'_>) -> Result<()> {
 fn d1_http_enforces_ip_addresses() -> Result<()> {
     let policy = egress(
         "web",
-        "hosts: [httpbin.org], ipAddresses: [203.0.113.10/32], ports: [{number: 80, protocol: http}]",
+        "hosts: [httpbin.org]\nipAddresses: [203.0.113.10/32]\nports: [{number: 80, protocol: http}]",
     );
     with_mesh(&[("web.yaml", &policy)], |mesh| {
         mesh.get(at(HTTPBIN, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
@@ -113,7 +81,7 @@ fn d2_a_bad_cidr_opens_nothing() -> Result<()> {
             ("0xcb.0.113.20/32", 0),
             ("203.0.113.20/32, 999.9.9.9/99", 1),
         ] {
-            let spec = format!("ipAddresses: [{bad}], ports: [{{number: 9100, protocol: tcp}}]");
+            let spec = format!("ipAddresses: [{bad}]\nports: [{{number: 9100, protocol: tcp}}]");
             mesh.write("bad.yaml", &egress("bad", &spec))?;
             for to in [HTTPBIN, EXAMPLE, ELSEWHERE] {
                 mesh.exchange(at(to, 9100), b"hello")?
@@ -140,7 +108,7 @@ fn is_connection(seen: &OriginEvent, to: SocketAddr) -> bool {
 fn d3_protocols_have_any_case_and_unknown_ones_are_named() -> Result<()> {
     let policy = egress(
         "cases",
-        "hosts: [httpbin.org], ports: [{number: 80, protocol: HTTP}, {number: 443, protocol: Https}, \
+        "hosts: [httpbin.org]\nports: [{number: 80, protocol: HTTP}, {number: 443, protocol: Https}, \
          {number: 9100, protocol: TCP}, {number: 9001, protocol: TCP-Server-First}]",
     );
     with_mesh(&[("cases.yaml", &policy)], |mesh| {
@@ -169,12 +137,12 @@ fn d3_protocols_have_any_case_and_unknown_ones_are_named() -> Result<()> {
 /// including revocations.
 #[test]
 fn d4_no_policy_stops_updates() -> Result<()> {
-    let freezing = egress("upper", "hosts: [httpbin.org], ports: [{number: 80, protocol: HTTP}]")
+    let freezing = egress("upper", "hosts: [httpbin.org]\nports: [{number: 80, protocol: HTTP}]")
         + &egress(
             "missing",
             &format!(
-                "hosts: [httpbin.org], ports: [{{number: 8080, protocol: http}}], {}",
-                by_settings("none")
+                "hosts: [httpbin.org]\nports: [{{number: 8080, protocol: http}}]\n{}",
+                by_upstream_settings("none")
             ),
         );
     with_mesh(&[("freezing.yaml", &freezing)], |mesh| {
@@ -206,28 +174,28 @@ fn d5_overlapping_policies_are_merged() -> Result<()> {
         hosts: [httpbin.org, HTTPBIN.org, httpbin.org.]\n  ports: [{number: 8080, protocol: http}]\n  "
         .replace("&me ", "");
     let files = [
-        group("get", "/get"),
-        group("status", "/status.*"),
+        route_group("get", "/get"),
+        route_group("status", "/status.*"),
         // One host twice, in one policy and in two, with routes that add up; and a source twice.
-        format!("{twice}{}\n", by_group("get")),
+        format!("{twice}{}\n", by_route_group("get")),
         egress(
             "b",
             &format!(
-                "hosts: [httpbin.org], ports: [{{number: 8080, protocol: http}}], {}",
-                by_group("status")
+                "hosts: [httpbin.org]\nports: [{{number: 8080, protocol: http}}]\n{}",
+                by_route_group("status")
             ),
         ),
         // Host lists that overlap.
-        egress("c", "hosts: [httpbin.org, www.example.com], ports: [{number: 8443, protocol: https}]"),
-        egress("d", "hosts: [www.example.com, openservicemesh.io], ports: [{number: 8443, protocol: https}]"),
+        egress("c", "hosts: [httpbin.org, www.example.com]\nports: [{number: 8443, protocol: https}]"),
+        egress("d", "hosts: [www.example.com, openservicemesh.io]\nports: [{number: 8443, protocol: https}]"),
         // Equal matches.
         egress("e", "ports: [{number: 443, protocol: https}, {number: 9001, protocol: tcp}]"),
         egress("f", "ports: [{number: 443, protocol: tcp}, {number: 9001, protocol: tcp-server-first}]"),
         // Blocks that are equal and that contain one another.
-        egress("g", "ipAddresses: [203.0.113.0/24, 203.0.113.20/32], ports: [{number: 9100, protocol: tcp}]"),
+        egress("g", "ipAddresses: [203.0.113.0/24, 203.0.113.20/32]\nports: [{number: 9100, protocol: tcp}]"),
         egress(
             "h",
-            "ipAddresses: [203.0.113.20/32, 198.51.100.0/24], ports: [{number: 9100, protocol: tcp}]",
+            "ipAddresses: [203.0.113.20/32, 198.51.100.0/24]\nports: [{number: 9100, protocol: tcp}]",
         ),
     ];
     with_mesh(&[("all.yaml", &files.concat()), ("bystander.yaml", &bystander())], |mesh| {
@@ -274,10 +242,10 @@ fn encrypted_hello(name: &str) -> Vec<u8> {
 fn d6_a_name_chooses_the_address() -> Result<()> {
     let policies = egress(
         "names",
-        "hosts: [httpbin.org], ports: [{number: 443, protocol: https}, {number: 80, protocol: http}]",
+        "hosts: [httpbin.org]\nports: [{number: 443, protocol: https}, {number: 80, protocol: http}]",
     ) + &egress(
         "both",
-        "hosts: [httpbin.org], ipAddresses: [203.0.113.10/32], ports: [{number: 8443, protocol: https}]",
+        "hosts: [httpbin.org]\nipAddresses: [203.0.113.10/32]\nports: [{number: 8443, protocol: https}]",
     );
     with_mesh(&[("policies.yaml", &policies)], |mesh| {
         mesh.get_tls(at(ELSEWHERE, 443), "httpbin.org")?.expect_origin(HTTPBIN)?;
@@ -300,12 +268,12 @@ fn d6_a_name_chooses_the_address() -> Result<()> {
 /// Paths were matched without normalisation: `/public/../admin` was public.
 #[test]
 fn d7_paths_are_normalised_first() -> Result<()> {
-    let files = group("paths", "(/get|/public/.*)")
+    let files = route_group("paths", "(/get|/public/.*)")
         + &egress(
             "web",
             &format!(
-                "hosts: [httpbin.org], ports: [{{number: 8080, protocol: http}}], {}",
-                by_group("paths")
+                "hosts: [httpbin.org]\nports: [{{number: 8080, protocol: http}}]\n{}",
+                by_route_group("paths")
             ),
         );
     with_mesh(&[("web.yaml", &files)], |mesh| {
@@ -362,7 +330,7 @@ fn d7_paths_are_normalised_first() -> Result<()> {
 fn d10_wildcard_hosts_of_http_resolve_the_requested_name() -> Result<()> {
     let policy = egress(
         "wild",
-        "hosts: ['*.example.com'], ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]",
+        "hosts: ['*.example.com']\nports: [{number: 80, protocol: http}, {number: 443, protocol: https}]",
     );
     with_mesh(&[("wild.yaml", &policy)], |mesh| {
         mesh.network.dns.set("api.example.com", &[HTTPBIN]);
@@ -385,6 +353,11 @@ fn d10_wildcard_hosts_of_http_resolve_the_requested_name() -> Result<()> {
     })
 }
 
+fn settings(name: &str, host: &str, connections: u32) -> String {
+    upstream_settings(name, &format!("{{tcp: {{maxConnections: {connections}}}}}"))
+        .replace(&format!("host: {name}"), &format!("host: {host}"))
+}
+
 fn max_connections(mesh: &TestMesh<'_>, cluster: &str) -> Result<u64> {
     let cluster = mesh.cluster(cluster)?;
     let limit = cluster["circuit_breakers"]["thresholds"][0]["max_connections"].as_u64();
@@ -398,7 +371,10 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
     let policy = |name: &str, uts: &str| {
         egress(
             name,
-            &format!("hosts: [httpbin.org], ports: [{{number: 8080, protocol: http}}], {}", by_settings(uts)),
+            &format!(
+                "hosts: [httpbin.org]\nports: [{{number: 8080, protocol: http}}]\n{}",
+                by_upstream_settings(uts)
+            ),
         )
     };
     let web = at(HTTPBIN, 8080);
@@ -447,23 +423,23 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
 /// Each push had different bytes, and each change of any policy was a push to every proxy.
 #[test]
 fn d13_equal_input_gives_equal_bytes() -> Result<()> {
-    let one = group("get", "/get")
+    let one = route_group("get", "/get")
         + &egress(
             "a",
             &format!(
-                "hosts: [httpbin.org, www.example.com], ports: [{{number: 80, protocol: http}}], {}",
-                by_group("get")
+                "hosts: [httpbin.org, www.example.com]\nports: [{{number: 80, protocol: http}}]\n{}",
+                by_route_group("get")
             ),
         );
     let two = egress(
         "b",
-        "hosts: ['*.example.com', openservicemesh.io], ports: [{number: 443, protocol: https}]",
+        "hosts: ['*.example.com', openservicemesh.io]\nports: [{number: 443, protocol: https}]",
     ) + &egress(
         "c",
-        "hosts: [httpbin.org], ports: [{number: 443, protocol: https}, {number: 8443, protocol: https}]",
+        "hosts: [httpbin.org]\nports: [{number: 443, protocol: https}, {number: 8443, protocol: https}]",
     );
     let three =
-        egress("d", "ipAddresses: [203.0.113.0/24, '2001:db8::/32'], ports: [{number: 9000, protocol: tcp}]");
+        egress("d", "ipAddresses: [203.0.113.0/24, '2001:db8::/32']\nports: [{number: 9000, protocol: tcp}]");
 
     ensure_capable()?;
     let network = TestNetwork::new()?;
@@ -505,8 +481,7 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
 
     // A policy of somebody else is nothing to this proxy.
     let responses = text(&control_plane, "osm_egress_xds_responses_total")?;
-    let other = egress("other", "hosts: [httpbin.org], ports: [{number: 80, protocol: http}]")
-        .replace("name: curl, namespace: curl}]", "name: other, namespace: curl}]");
+    let other = egress_of("other", "other", "hosts: [httpbin.org]\nports: [{number: 80, protocol: http}]");
     network.write("other.yaml", &other)?;
     let seen = || control_plane.status().is_ok_and(|status| status["identities"]["curl/other"].is_object());
     wait_for("the control plane to have it", Duration::from_secs(5), seen)?;
@@ -537,10 +512,10 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
 #[test]
 fn d18_revocation_closes_connections_in_flight() -> Result<()> {
     let http =
-        |host: &str| egress("http", &format!("hosts: [{host}], ports: [{{number: 8081, protocol: http}}]"));
+        |host: &str| egress("http", &format!("hosts: [{host}]\nports: [{{number: 8081, protocol: http}}]"));
     let policies = [
-        ("tcp.yaml", egress("tcp", "ipAddresses: [203.0.113.20/32], ports: [{number: 9000, protocol: tcp}]")),
-        ("tls.yaml", egress("tls", "hosts: [httpbin.org], ports: [{number: 9203, protocol: https}]")),
+        ("tcp.yaml", egress("tcp", "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]")),
+        ("tls.yaml", egress("tls", "hosts: [httpbin.org]\nports: [{number: 9203, protocol: https}]")),
         ("http.yaml", http("httpbin.org")),
         ("bystander.yaml", bystander()),
     ];
@@ -598,13 +573,13 @@ fn d20_a_large_regex_affects_its_group_only() -> Result<()> {
         egress(
             name,
             &format!(
-                "hosts: [httpbin.org], ports: [{{number: {port}, protocol: http}}], {}",
-                by_group(group)
+                "hosts: [httpbin.org]\nports: [{{number: {port}, protocol: http}}]\n{}",
+                by_route_group(group)
             ),
         )
     };
     let files = [
-        ("complex.yaml", group("complex", &words) + &policy("complex", 80, "complex")),
+        ("complex.yaml", route_group("complex", &words) + &policy("complex", 80, "complex")),
         ("bystander.yaml", bystander()),
     ];
     let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
@@ -618,7 +593,7 @@ fn d20_a_large_regex_affects_its_group_only() -> Result<()> {
             ("length", format!("/({}x)", "abcdefgh|".repeat(20_000))),
             ("no expression", "/(get".to_owned()),
         ] {
-            mesh.write("large.yaml", &(group("large", &path) + &policy("large", 8080, "large")))?;
+            mesh.write("large.yaml", &(route_group("large", &path) + &policy("large", 8080, "large")))?;
             let problems = mesh.diagnostics("HTTPRouteGroup curl/large")?;
             let said = |problem: &String| problem.starts_with("error spec.matches[0].pathRegex: ");
             ensure!(problems.iter().any(said), "{what}: {:?}", short(&problems));

@@ -241,7 +241,7 @@ fn a_gigabyte_downloads_over_http() -> Result<()> {
             let head = head(&mut stream)?;
             ensure!(head.contains(&format!("content-length: {length}\r\n")), "{head}");
             ensure!(head.contains(&format!("{ADDRESS_HEADER}: {HTTPBIN}\r\n")), "{head}");
-            Check::read(&mut stream, length)
+            PatternCheck::read(&mut stream, length)
         })?;
         println!("1 GB over HTTP took {:?}", start.elapsed());
         let line =
@@ -264,7 +264,7 @@ fn a_gigabyte_downloads_over_tls() -> Result<()> {
             stream.write_all(&request)?;
             let head = head(&mut stream)?;
             ensure!(head.contains(&format!("{ADDRESS_HEADER}: {HTTPBIN}\r\n")), "{head}");
-            Check::read(&mut stream, length)
+            PatternCheck::read(&mut stream, length)
         })?;
         println!("1 GB over TLS took {:?}", start.elapsed());
         let line = access_log::wait_for_decision(
@@ -286,7 +286,7 @@ fn a_gigabyte_downloads_over_tcp() -> Result<()> {
         in_workload(pod, || {
             let mut stream = connect(EXAMPLE, pattern_servers::SEND_ON_DEMAND_PORT)?;
             stream.write_all(&length.to_be_bytes())?;
-            Check::read(&mut stream, length)?;
+            PatternCheck::read(&mut stream, length)?;
             ensure!(stream.read(&mut [0])? == 0, "more than was asked for");
             Ok(())
         })?;
@@ -405,7 +405,7 @@ fn a_half_closed_client_gets_its_answer() -> Result<()> {
                 let mut count = [0; 8];
                 stream.read_exact(&mut count)?;
                 ensure!(u64::from_be_bytes(count) == length, "the server got {}", u64::from_be_bytes(count));
-                Check::read(&mut stream, length)?;
+                PatternCheck::read(&mut stream, length)?;
                 ensure!(stream.read(&mut [0])? == 0, "no end");
                 Ok(())
             })
@@ -429,7 +429,7 @@ fn a_half_closed_server_still_receives() -> Result<()> {
         let length = 5 * MEGABYTE;
         in_workload(pod, || {
             let mut stream = connect(EXAMPLE, pattern_servers::SEND_FIRST_PORT)?;
-            Check::read(&mut stream, pattern_servers::SEND_FIRST_LENGTH)?;
+            PatternCheck::read(&mut stream, pattern_servers::SEND_FIRST_LENGTH)?;
             ensure!(stream.read(&mut [0])? == 0, "no end");
             for piece in pattern_servers::pieces(length) {
                 stream.write_all(piece)?;
