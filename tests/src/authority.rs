@@ -44,7 +44,7 @@ impl Authority {
     /// Fails if there is no randomness.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
-        // An issuer is found by its name.
+        // Verifiers find an issuer by its name.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let common_name = format!("test authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut params = params(&Names { common_name: &common_name, ..Names::default() })?;

@@ -203,7 +203,7 @@ impl Browser {
     /// # Errors
     /// Fails if there is none.
     pub fn choose(&self, selector: &str, option: &str) -> Result<()> {
-        // Clicking the option is what WebDriver has for it.
+        // WebDriver chooses an option by clicking it.
         let script = "const all = [...document.querySelector(arguments[0]).options]; \
             return all.find((one) => one.text === arguments[1]) ?? null";
         let found = self.script(script, &json!([selector, option]))?;

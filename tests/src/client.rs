@@ -89,8 +89,8 @@ pub fn exchange_in_parts(to: SocketAddr, parts: &[&[u8]], close: bool) -> Outcom
         if stream.write_all(part).is_err() {
             return Outcome::Closed;
         }
-        // There is no condition to wait for: the proxy says nothing. It only has to be likely that
-        // the parts do not arrive as one.
+        // There is no condition to wait for, because the proxy is silent. 2 ms make it likely that
+        // the parts do not arrive as one segment.
         std::thread::sleep(Duration::from_millis(2));
     }
     if close && stream.shutdown(Shutdown::Write).is_err() {

@@ -96,7 +96,7 @@ impl<'n> Cluster<'n> {
         self.api.apply(&some.join("---\n"))?;
         let wait = ["wait", "--for", "condition=Established", "crd", "--all", "--timeout=30s"];
         self.api.kubectl(User::Admin, &wait)?;
-        // Established is said a moment before the first request is answered.
+        // The condition Established is true a moment before the first request is answered.
         wait_for("the definitions to be served", Duration::from_secs(30), || {
             some.iter().all(|text| {
                 let name = text.lines().find_map(|line| line.trim().strip_prefix("name: "));

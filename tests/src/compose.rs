@@ -60,7 +60,7 @@ impl Compose {
     /// A shell in the mesh's folder, with `docker compose` in its PATH.
     #[must_use]
     pub fn shell(&self, script: &str) -> Command {
-        // Version 1 is a program of its own, and wants a terminal for `exec` unless it is told not to.
+        // Version 1 is a program of its own, and needs `-T` for `exec` without a terminal.
         let first = "docker() { if [ \"$1\" = compose ]; then shift; if [ \"$1\" = exec ]; then shift; \
             docker-compose exec -T \"$@\"; else docker-compose \"$@\"; fi; else command docker \"$@\"; fi; }\n";
         let mut command = Command::new("bash");

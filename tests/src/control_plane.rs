@@ -67,7 +67,7 @@ impl<'n> ControlPlane<'n> {
         flags: &[&str],
     ) -> Result<Self> {
         let mut arguments: Vec<OsString> = source.iter().map(|&word| word.to_owned()).collect();
-        // Proxies are believed, unless the flags say how else to identify them.
+        // Proxies are identified by node id, unless the flags name other credentials.
         if !flags.iter().any(|flag| ["--client-ca", "--service-account-tokens"].contains(flag)) {
             arguments.push("--insecure-node-identity".into());
         }

@@ -235,7 +235,7 @@ impl<'p> Envoy<'p> {
     /// The output so far, as text.
     #[must_use]
     pub fn log(&self) -> String {
-        // What a workload sent need not be text, and must not hide the rest.
+        // A workload's bytes need not be UTF-8.
         String::from_utf8_lossy(&self.log_bytes()).into_owned()
     }
 

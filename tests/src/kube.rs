@@ -112,7 +112,7 @@ impl<'n> ApiServer<'n> {
             .command(&self.assets.join("etcd").to_string_lossy())
             .arg("--data-dir")
             .arg(folder.join("etcd"))
-            // Loopback of a namespace of its own: nobody else gets there.
+            // Loopback of a namespace of its own, which no other process reaches.
             .args(["--listen-client-urls", "http://127.0.0.1:2379"])
             .args(["--advertise-client-urls", "http://127.0.0.1:2379"])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
@@ -258,7 +258,7 @@ impl<'n> ApiServer<'n> {
         command
             .env("PATH", format!("{}:{path}", self.assets.display()))
             .env("KUBECONFIG", self.kubeconfig(user))
-            // It keeps there what it discovered.
+            // kubectl caches its discovery there.
             .env("HOME", self.folder.path());
         command
     }

@@ -222,8 +222,9 @@ impl OutsideNetwork {
     /// Fails if this process may not make one.
     pub fn new(addresses: &[IpAddr]) -> Result<Self> {
         let netns = Netns::new()?;
-        // A machine with Docker forwards, and namespaces take after it: an address that nobody has would then be
-        // answered for, instead of not at all.
+        // A machine with Docker forwards packets, and namespaces inherit that: an unused address would then
+        // be
+        // answered instead of ignored.
         netns.tool("sysctl", "-qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")?;
         for address in addresses {
             match address {
@@ -392,8 +393,8 @@ impl Pod {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
         }
         let mut command = netns.command("unshare");
-        // With a shared memory of its own: an Envoy that somebody else ran on this machine, with hot restart, has left
-        // something there that nobody else may open.
+        // A `/dev/shm` of its own: another user's Envoy with hot restart may have left files
+        // there that this one cannot open.
         let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && \
                       mount -t tmpfs tmpfs /dev/shm && shift 2 && exec \"$@\"";
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(resolv).arg(hosts).arg(program);

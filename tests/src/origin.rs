@@ -104,7 +104,7 @@ impl Origins {
             tell(&seen);
         }
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // A benchmark opens millions; nobody asks about those.
+        // A benchmark opens millions, which no test reads.
         if all.len() < 100_000 {
             all.push(seen);
         }
@@ -135,7 +135,7 @@ impl Origins {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (origins, tls) = (origins.clone(), Arc::clone(&tls));
                     tokio::spawn(async move {
-                        // Whoever hangs up early is no concern of an origin.
+                        // A client may close early.
                         let _ = origins.serve(stream, kind, tls).await;
                     });
                 }

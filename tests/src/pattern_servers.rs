@@ -173,7 +173,7 @@ impl PatternServers {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (bulk, tls) = (bulk.clone(), tls.clone());
                     tokio::spawn(async move {
-                        // Whoever hangs up early is no concern of a server.
+                        // A client may close early.
                         let _ = bulk.serve(port, stream, &tls).await;
                     });
                 }

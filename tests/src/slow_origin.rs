@@ -35,7 +35,7 @@ pub fn start(netns: &Netns) -> Result<()> {
                 let _ = sender.send(Ok(()));
                 loop {
                     let (stream, _) = listener.accept().await?;
-                    // Whoever hangs up early is no concern of a server.
+                    // A client may close early.
                     tokio::spawn(async move { serve(stream).await.ok() });
                 }
             })

@@ -15,7 +15,7 @@ pub fn wait_for(what: &str, longest: Duration, mut is_so: impl FnMut() -> bool) 
         if start.elapsed() > longest {
             bail!("waited {longest:?} in vain for {what}");
         }
-        // Between two looks, not instead of looking.
+        // The interval between two checks of the condition.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

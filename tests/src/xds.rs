@@ -116,7 +116,7 @@ impl XdsClient<'_> {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<Result<Channel, Status>> {
-        // In TLS 1.3 a client learns with its first read that its certificate was refused.
+        // In TLS 1.3 a client's first read reports that its certificate was refused.
         let connected = self.endpoint(to)?.connect().await;
         Ok(connected.map_err(|error| Status::new(Code::Unavailable, format!("{error:?}"))))
     }
@@ -151,7 +151,7 @@ impl XdsClient<'_> {
             resource_names: vec!["egress-policy".to_owned()],
             ..DiscoveryRequest::default()
         };
-        // The stream stays open after what it asks for.
+        // The stream stays open after its requests.
         let requests = tokio_stream::iter([first, second]).chain(tokio_stream::pending());
         let request = self.with_authorization(requests)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);

@@ -183,14 +183,14 @@ fn hostile_bytes_stay_in_one_line() -> Result<()> {
                 sent += 1;
             }
             for name in [bytes, &bytes[..bytes.len().min(250)]] {
-                // A name of 64 KiB does not fit into its field: what is sent is no ClientHello.
+                // A name of 64 KiB does not fit into its field, so the bytes are no ClientHello.
                 let hello =
                     if name.len() > 60_000 { name.to_vec() } else { Hello::with_names(&[name]).bytes() };
                 send(&pod, at(HTTPBIN, 443), &hello)?;
                 sent += 1;
             }
         }
-        // The next is in order, and comes after them.
+        // The next connection is well formed, and its line follows theirs.
         workload::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/last")?;
         access_log::wait_for_line(&envoy, "a good request", |line| {
             line["path"] == "/last" && line["status"] == 200
@@ -206,7 +206,7 @@ fn hostile_bytes_stay_in_one_line() -> Result<()> {
             ensure!(line.chars().all(harmless), "not text: {line:?}");
             let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))?;
             is_documented(&value)?;
-            // Made up by nobody.
+            // No hostile text forged a line.
             let made_up =
                 value["kind"] == "request" && value["verdict"] == "allow" && value["dialled"].is_null();
             ensure!(!made_up, "{line}");

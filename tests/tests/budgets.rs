@@ -53,16 +53,16 @@ fn the_worst_permitted_objects_stay_within_memory() -> Result<()> {
     let network = TestNetwork::new()?;
     for identity in 0..IDENTITIES {
         let account = format!("a{identity}");
-        // As many bytes as an API server stores in one object, six times in a document: all that is permitted.
+        // The largest object that an API server stores, six times in a document, is within the budget.
         network.write(&format!("full-{account}.yaml"), &long_egress(&account, &account, 6_500, 6))?;
-        // One more has no room.
+        // One more is over the budget.
         network.write(
             &format!("more-{account}.yaml"),
             &long_egress(&format!("z{identity}"), &account, 6_500, 6),
         )?;
         network.write(&format!("echo-{account}.yaml"), &echo_of(&account, "echo", 9000))?;
     }
-    // And these are far over their own budgets.
+    // These objects are far over their own budgets.
     network.write("ports-and-hosts.yaml", &long_egress("square", "a0", 3_000, 3_000))?;
     let start = Instant::now();
     let control_plane = network.control_plane(&[])?;
@@ -78,7 +78,7 @@ fn the_worst_permitted_objects_stay_within_memory() -> Result<()> {
     .with_context(|| {
         format!("{} MB at its peak; {}", control_plane.peak_memory().unwrap_or(0) / 1024, control_plane.log())
     })?;
-    // Everybody gets another policy, several times.
+    // Each identity gets another policy, several times.
     for round in 0..6 {
         let is_granted = round % 2 == 0;
         for identity in 0..IDENTITIES {
@@ -195,7 +195,7 @@ fn many_longest_documents_stay_within_memory() -> Result<()> {
         let text = long_egress_in(&namespace, &account, &account, 6_500, 6);
         network.write(&format!("{namespace}-{account}.yaml"), &text)?;
     }
-    // One namespace wants far more than there is for it, and costs nobody else.
+    // One namespace is far over its budget, and affects no other.
     for number in 0..40 {
         let text = long_egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
         network.write(&format!("greedy-{number}.yaml"), &text)?;
@@ -228,7 +228,7 @@ fn many_longest_documents_stay_within_memory() -> Result<()> {
         control_plane.memory()? / 1024,
         control_plane.peak_memory()? / 1024
     );
-    // Everybody gets another policy, several times.
+    // Each identity gets another policy, several times.
     for round in 0..3 {
         for (namespace, account) in &all {
             let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));

@@ -184,7 +184,7 @@ fn bad_input_names_subject_problem_and_remedy() -> Result<()> {
     ] {
         let output = Command::new(control_plane::binary()?)
             .args(&arguments)
-            // Nothing of the machine's own.
+            // Without the machine's own environment.
             .env_remove("EGRESS_WASM")
             .env_remove("KUBECONFIG")
             .env_remove("KUBERNETES_SERVICE_HOST")

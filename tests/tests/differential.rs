@@ -194,7 +194,7 @@ fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
     };
     if is_request {
         let line = report.connection.split('`').nth(1).unwrap_or_default();
-        // An answer to HEAD does not say what the server saw.
+        // A response to HEAD does not show the server's request line.
         let path = line.split_once(' ').filter(|(method, _)| *method != "HEAD").map_or("", |(_, path)| path);
         format!("{address} {}", path.split('?').next().unwrap_or_default())
     } else {
@@ -222,7 +222,7 @@ fn send(pod: &Pod, envoy: &Envoy<'_>, batch: &[Input]) -> Result<Vec<InputResult
     let mut outcomes: Vec<_> = outcomes.into_iter().map(Vec::into_iter).collect();
     let outcomes: Vec<Outcome> =
         (0..batch.len()).filter_map(|index| outcomes[index % CLIENTS].next()).collect();
-    // The log says why a connection was closed.
+    // The log has the reason of the close.
     let connections = batch.iter().filter(|input| matches!(input, Input::Bytes(_))).count();
     let mut lines = HashMap::new();
     wait_for("the log of the batch", Duration::from_secs(20), || {
@@ -273,7 +273,7 @@ fn one(input: &Input, connections: &mut HashMap<SocketAddr, TcpStream>) -> Outco
             let bytes = client::request(method, &target, &all);
             let to = SocketAddr::new(*address, *port);
             let mut outcome = Outcome::Closed;
-            // A connection that somebody is closing is no answer.
+            // A connection that is being closed gives no result.
             for _ in 0..3 {
                 let mut stream = match connections.remove(&to).map_or_else(|| client::connect(to), Ok) {
                     Ok(stream) => stream,

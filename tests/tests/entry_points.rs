@@ -128,7 +128,7 @@ fn the_readme_ends_with_a_refused_request() -> Result<()> {
     ] {
         std::os::unix::fs::symlink(&from, folder.path().join(name))?;
     }
-    // What `cargo xtask` makes is made already.
+    // `cargo xtask` has built everything already.
     let cargo = folder.path().join("bin/cargo");
     let script = "#!/bin/sh\ncase \"$*\" in 'xtask build') ;; 'xtask envoy') echo \"$ENVOY_PATH\" ;; *) exit 1 ;; esac\n";
     fs::write(&cargo, script)?;
@@ -142,7 +142,7 @@ fn the_readme_ends_with_a_refused_request() -> Result<()> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    // As somebody pastes it: the shell in the network of its own reads what follows.
+    // As pasted into a terminal: the shell in the namespace reads the next lines.
     child.stdin.take().context("no standard input")?.write_all(block.as_bytes())?;
     let output = child.wait_with_output()?;
     let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");

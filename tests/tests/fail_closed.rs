@@ -43,7 +43,7 @@ fn nothing_gets_out(network: &TestNetwork, pod: &Pod) -> Result<()> {
 /// A module that Envoy accepts for `limit` configurations and that fails afterwards, or that traps at a
 /// connection.
 fn module(limit: u32, on_connection: &str) -> Result<Vec<u8>> {
-    // A metric is the only thing that the VMs of all threads have in common.
+    // Only a metric is shared between the VMs of all threads.
     Ok(wat::parse_str(format!(
         r#"(module
   (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
@@ -84,7 +84,7 @@ fn with_module(
     let flags = ["--dns-resolver", &name_server, "--wasm", &module.to_string_lossy()];
     let control_plane =
         ControlPlane::start(&network.outside.netns, CONTROL_PLANE, network.manifests.path(), &flags)?;
-    // With a filter that it rejects, Envoy waits for another one for 15 s before it listens.
+    // With a rejected filter Envoy waits 15 s for another one before it listens.
     let envoy = Envoy::launch(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
     test(&network, &pod, &control_plane, &envoy)
 }
@@ -108,7 +108,7 @@ fn a_module_that_steers_nothing_opens_nothing() -> Result<()> {
         wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(control_plane))?;
         wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
         nothing_gets_out(network, pod)?;
-        // It was really there: tcp_proxy met the cluster that does not exist.
+        // The filter ran: tcp_proxy found no cluster.
         ensure!(envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route")? > 0);
         Ok(())
     })
@@ -158,7 +158,7 @@ fn a_rejected_module_opens_nothing_and_is_reported() -> Result<()> {
             let line = text.lines().find_map(|l| l.strip_prefix("osm_egress_xds_responses_total "));
             Ok(line.context("no such metric")?.trim().parse()?)
         };
-        // It is tried without the new policy too; then there is nothing left to try.
+        // The control plane sends it without the new policy once, and then nothing more.
         wait_for("the last try", Duration::from_secs(20), || {
             control_plane.status().is_ok_and(|status| {
                 let (proxy, wanted) = (&status["proxies"][0], &status["identities"]["curl/curl"]["document"]);
@@ -167,7 +167,8 @@ fn a_rejected_module_opens_nothing_and_is_reported() -> Result<()> {
             })
         })?;
         let (before, start) = (sent()?, std::time::Instant::now());
-        // Time must pass here: what is to be seen is that nothing happens.
+        // A non-occurrence: the module must not be sent again. A push follows a rejection within milliseconds, so a
+        // second is long.
         while start.elapsed() < Duration::from_secs(1) {
             ensure!(sent()? == before, "the rejected module is sent again and again");
             std::thread::yield_now();

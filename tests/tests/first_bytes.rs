@@ -43,11 +43,11 @@ fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
             ensure!(took > Duration::from_millis(450), "{port}: refused after {took:?}");
             ensure!(took < Duration::from_secs(2), "{port}: refused after {took:?}");
         }
-        // Each byte is new hope, but not more time.
+        // Another byte does not extend the time.
         let start = Instant::now();
         mesh.pod.workload().run(|| -> Result<()> {
             let mut stream = client::connect(SocketAddr::new(HTTPBIN, 443)).map_err(|e| anyhow!("{e:?}"))?;
-            // A pace, not a wait for anything: the client is slow on purpose.
+            // The client's pace: it is slow on purpose.
             while hello.iter().any(|byte| stream.write_all(&[*byte]).is_ok()) {
                 std::thread::sleep(Duration::from_millis(50));
                 if start.elapsed() > Duration::from_secs(3) {
@@ -63,7 +63,7 @@ fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
             })?;
         }
         ensure!(mesh.network.origins.events().is_empty(), "{:?}", mesh.network.origins.events());
-        // What does not wait is not concerned.
+        // A rule that needs no first bytes has no timeout.
         let mut stream = mesh
             .pod
             .workload()
@@ -94,7 +94,7 @@ fn in_audit_mode_the_timeout_connects() -> Result<()> {
             "allow audit - - first-bytes-timeout",
             "203.0.113.20:9001",
         )?;
-        // What came before the end of the wait is not lost.
+        // Bytes that came before the timeout are not lost.
         let answer = mesh.pod.workload().run(|| -> Result<Vec<u8>> {
             let to = SocketAddr::new(EXAMPLE, 9001);
             let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
@@ -113,7 +113,7 @@ fn in_audit_mode_the_timeout_connects() -> Result<()> {
 #[test]
 fn pending_connections_are_bounded() -> Result<()> {
     const MANY: usize = 9000;
-    // Whatever the machine takes for it.
+    // The duration is the machine's.
     let setting = MeshOptions {
         manifests: &[("policy.yaml", &policies())],
         flags: &["--first-bytes-timeout", "120s"],
@@ -128,7 +128,7 @@ fn pending_connections_are_bounded() -> Result<()> {
             let streams = mesh.pod.workload().run(|| -> Result<Vec<TcpStream>> {
                 let begin = |_| {
                     let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
-                    // It may be refused by now.
+                    // It may have been refused.
                     let _ = stream.write_all(&hello);
                     Ok(stream)
                 };
@@ -219,7 +219,7 @@ fn unfinished_headers_are_bounded() -> Result<()> {
             let earlier = evicted();
             let flood = Flood::plain(mesh.pod.workload(), to, MANY, &unfinished.bytes(48_000))?;
             mesh.get(to, "httpbin.org", "/")?.expect_origin(HTTPBIN)?;
-            // 16 MiB stay, or of what may be bodies 64.
+            // 16 MiB of them stay, or 64 MiB of possible bodies.
             wait_for("the oldest to go", Duration::from_secs(20), || flood.open() < 1500)?;
             wait_for("the log", Duration::from_secs(20), || evicted() - earlier > MANY / 2)?;
             let (kept, after, resident) = (flood.open(), allocated(mesh.envoy)?, mesh.envoy.memory()?);

@@ -135,7 +135,7 @@ fn another_users_hot_restart_memory_is_explained() -> Result<()> {
     let run = |flags: &[&str]| -> Result<String> {
         let mut command = netns.command("unshare");
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&binary).args(flags);
-        // It ends at once: there is nothing to serve.
+        // It ends at once, without serving.
         let output =
             command.args(["--config-yaml", "admin: {address: {pipe: {path: /nowhere/admin}}}"]).output()?;
         ensure!(!output.status.success(), "{flags:?}");

@@ -80,7 +80,7 @@ impl Client {
             &sds,
         ];
         let text = sidecar::bootstrap_with(identity, false, &flags)?;
-        // There is no name server that knows it. It stands in the certificate all the same.
+        // No name server resolves this name, but the certificate has it.
         let (name, address) = (format!("address: \"{HOST}\""), format!("address: \"{CONTROL_PLANE}\""));
         ensure!(text.contains(&name), "{text}");
         Ok(text.replace(&name, &address))
@@ -103,7 +103,7 @@ fn an_envoy_gets_the_policy_of_its_certificate() -> Result<()> {
     ensure!(!gets_echo(&pod, 9100), "the policy of another is in force");
     ensure!(control_plane.log().contains("by=\"certificate\""), "{}", control_plane.log());
 
-    // A new certificate of the control plane is shown to those who come, and nobody is cut.
+    // New connections get the control plane's new certificate, and open ones stay.
     let before = shown(&network, &authority)?;
     let streams = control_plane.metric("osm_egress_xds_streams_total")?;
     own.put(&[("tls.crt", "none"), ("tls.key", "none")])?;
@@ -123,12 +123,12 @@ fn an_envoy_gets_the_policy_of_its_certificate() -> Result<()> {
     })?;
     ensure!(control_plane.metric("osm_egress_tls_reloads_total")? == 1);
     ensure!(expiry > 0 && control_plane.metric("osm_egress_tls_certificate_expiry_timestamp_seconds")? > 0);
-    // What changes now arrives by the stream that was open all the time.
+    // The next change arrives on the stream that stayed open.
     network.write("a.yaml", &echo_policy("a", 9100))?;
     wait_for("a change", IO_TIMEOUT, || gets_echo(&pod, 9100))?;
     ensure!(control_plane.metric("osm_egress_xds_streams_total")? == streams, "the stream was cut");
 
-    // The authority is replaced: the old certificate is good no more, and Envoy comes back with a new one.
+    // The CA is replaced: the old certificate is no longer valid, and Envoy reconnects with a new one.
     let other = Authority::new()?;
     ca.put(&[("ca.crt", &other.pem)])?;
     let revoked = || control_plane.refusal_count("revoked").is_ok_and(|n| n == 1);
@@ -187,7 +187,7 @@ fn the_documented_commands_work() -> Result<()> {
     let page = std::fs::read_to_string(repository_root().join("docs/identity.md"))?;
     let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let commands: Vec<String> = blocks
-        // Of a machine that is not this one.
+        // An address of another machine.
         .map(|block| block.replace("/etc/envoy", &folder.path().to_string_lossy()))
         .map(|block| {
             block.replace(
@@ -201,7 +201,7 @@ fn the_documented_commands_work() -> Result<()> {
         let mut run = netns.command("sh");
         run.current_dir(folder.path()).args(["-ec", &format!("exec {command}")]);
         if command.contains("--service-account-tokens") {
-            // It needs a cluster, and says so; the rest of it is in order.
+            // It fails only because there is no cluster.
             let output = run.env_remove("KUBECONFIG").env("HOME", "/nowhere").output()?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(said.contains("pass `--config-dir DIR`, or `--kubeconfig FILE`"), "{command}: {said}");
@@ -316,13 +316,13 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     let spiffe = issue("", &["spiffe://cluster.local/ns/curl/sa/a"])?;
     let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS);
 
-    // Who is known gets what is his.
+    // A client with a certificate gets its own policy.
     for (case, proxy) in [
         ("a common name", XdsClient { certificate: Some(&a), ..good.clone() }),
         ("a SPIFFE URI", XdsClient { certificate: Some(&spiffe), ..good.clone() }),
         ("a node id of Open Service Mesh", XdsClient { certificate: Some(&a), node: UUID, ..good.clone() }),
         ("no node id", XdsClient { certificate: Some(&a), node: "", ..good.clone() }),
-        // Tokens do not count here, so one does no harm.
+        // Tokens are ignored here.
         ("a token", XdsClient { certificate: Some(&a), authorization: &["Bearer x"], ..good.clone() }),
     ] {
         let text = ask(&proxy)?.with_context(|| format!("{case}: {}", control_plane.log()))?;
@@ -419,7 +419,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         ensure!(log.contains(&format!("peer={CONTROL_PLANE}:")), "{case}: {log}");
     }
 
-    // TLS does not even begin, with a reason in the log.
+    // The TLS handshake fails, and the log has the reason.
     let stranger = Authority::new()?;
     let unknown = named(&stranger, "a")?;
     let names = Names { uris: &["spiffe://cluster.local/ns/curl/sa/a"], ..Names::default() };
@@ -444,7 +444,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         wait_for(said, IO_TIMEOUT, logged).with_context(|| format!("{case}: {}", control_plane.log()))?;
     }
 
-    // Who does not go on with his handshake delays nobody.
+    // An unfinished handshake delays no other client.
     let idle: Vec<TcpStream> = network
         .outside
         .netns

@@ -72,7 +72,7 @@ fn the_mesh_decides_about_its_own_services() -> Result<()> {
         mesh.exchange(at(ELSEWHERE), b"ping")?.expect_echo(b"ping")?;
         ensure!(mesh.network.origins.connections_to(EXAMPLE) == 0, "global egress opened the mesh");
 
-        // A TrafficTarget does, and its going closes what it had opened.
+        // A TrafficTarget opens it, and its removal closes those connections.
         mesh.write("target.yaml", TARGET)?;
         let mut stream =
             mesh.pod.workload().run(|| client::connect(at(EXAMPLE)))?.map_err(|e| anyhow!("{e:?}"))?;
@@ -85,7 +85,7 @@ fn the_mesh_decides_about_its_own_services() -> Result<()> {
         })?;
         access_log::wait_for_decision(mesh.envoy, "deny revoked - -", "203.0.113.20:9000")?;
 
-        // Permissive mode does, for everybody.
+        // Permissive mode opens it for every identity.
         mesh.write("mesh.yaml", &mesh_config(false, true))?;
         mesh.exchange(at(EXAMPLE), b"ping")?.expect_echo(b"ping")?;
         access_log::wait_for_decision(mesh.envoy, "allow in-mesh shop/cart Service", "203.0.113.20:9000")?;

@@ -127,7 +127,7 @@ fn the_printed_rules_are_the_installed_ones() -> Result<()> {
         found.sort();
         ensure!(found == printed, "{tool}: {found:#?}\nnot\n{printed:#?}");
     }
-    // Other lists take their bare_pod, and so does none.
+    // Other lists replace the default, and so does an empty one.
     iptables(&netns, &["--exclude-ports", "1"])?;
     ensure!(rules(&netns, "iptables-save")?.len() == TABLE.len() + 1);
     iptables(&netns, &[])?;
@@ -158,7 +158,7 @@ fn removal_restores_the_previous_rules() -> Result<()> {
             ensure!(before.iter().all(|line| now.contains(line)), "{tool}: {now:#?}");
             ensure!(now.len() > before.len(), "{tool}: nothing was installed");
         }
-        // By hand, twice: both go.
+        // Rules added by hand, twice: both are removed.
         netns.tool(&format!("iptables-{backend}"), "-t nat -A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND")?;
         iptables(&netns, &["--backend", backend, "--remove"])?;
         for (tool, before) in tools.iter().zip(&before) {
@@ -216,7 +216,7 @@ fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
         // Blocks, of either family.
         bare_pod.with(&["--exclude-cidrs", "203.0.113.10/32,2001:db8:66::/48"])?;
         bare_pod.only(9000, &[HTTPBIN, ELSEWHERE6])?;
-        // More ports than a rule takes: each of them, and no other.
+        // More ports than one rule holds.
         let some: Vec<String> =
             (1..=20).chain(ECHO[1..8].iter().copied()).map(|port| port.to_string()).collect();
         bare_pod.with(&["--exclude-ports", &some.join(",")])?;
@@ -247,7 +247,7 @@ fn inclusions_alone_are_intercepted() -> Result<()> {
             "203.0.113.20/32",
         ])?;
         bare_pod.only(9000, &[ELSEWHERE, EXAMPLE])?;
-        // A list of the one family says nothing of the other but that it is not on the list.
+        // A list of one family leaves the other out.
         bare_pod.with(&["--include-cidrs", "0.0.0.0/0"])?.only(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
     })
 }
@@ -272,7 +272,7 @@ fn the_sidecars_own_connections_are_not_intercepted() -> Result<()> {
             let mut command = if sidecar { pod.sidecar_command("curl") } else { pod.sidecar.command("curl") };
             let output =
                 command.args(["-s", "-m", "2", "-o", "/dev/null"]).arg(format!("telnet://{to}")).output()?;
-            // 28: connected, and nothing was said; 7: refused.
+            // 28: connected without an answer; 7: refused.
             match output.status.code() {
                 Some(0 | 28) => Ok(true),
                 Some(7) => Ok(false),
@@ -339,7 +339,7 @@ fn failures_name_the_remedy() -> Result<()> {
     let said = failure(netns.command("setpriv").args(without).arg(&binary).arg("iptables").output()?)?;
     ensure!(said.starts_with("error: this needs the capability NET_ADMIN: run it as root"), "{said}");
 
-    // Tools for IPv6 that fail as they do where there is no IPv6: nothing changes, for neither family.
+    // IPv6 tools that fail as on a machine without IPv6: neither family's rules change.
     let folder = tempfile::tempdir()?;
     for tool in ["ip6tables-save", "ip6tables-nft-save", "ip6tables-legacy-save"] {
         let path = folder.path().join(tool);
@@ -358,7 +358,7 @@ fn failures_name_the_remedy() -> Result<()> {
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "half of it was installed");
     ensure!(with_path(&["--ip-families", "ipv4"])?.status.success());
 
-    // What makes no sense is wrong usage.
+    // Senseless values are usage errors.
     for arguments in [
         &["--exclude-ports", "0"][..],
         &["--exclude-cidrs", "10.0.0.0/33"],
@@ -388,7 +388,7 @@ fn a_listener_of_another_user_prevents_installation() -> Result<()> {
         }
     }
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "rules were installed");
-    // What is no mistake is no matter of it: another port, what is printed, and a removal.
+    // Another port, `print` and removal are not affected.
     iptables(&netns, &["--outbound-port", "15002"])?;
     iptables(&netns, &["--dry-run"])?;
     iptables(&netns, &["--remove"])?;

@@ -110,7 +110,8 @@ fn addresses(mesh: &TestMesh<'_>) -> Result<()> {
     for ip in [ELSEWHERE6, HTTPBIN] {
         mesh.exchange(at(ip, 9100), b"hello")?.expect_close().with_context(|| ip.to_string())?;
     }
-    // With addresses in the rule, the dialled one is where it goes, whatever the name resolves to.
+    // If the rule has addresses, the connection goes to the original destination, whatever the name resolves
+    // to.
     mesh.get_tls(at(EXAMPLE6, 8443), "six.example")?.expect_origin(EXAMPLE6)?;
     mesh.get(at(EXAMPLE6, 8080), "six.example", "/get")?.expect_origin(EXAMPLE6)?;
     mesh.get_tls(at(ELSEWHERE6, 8443), "six.example")?.expect_close()?;
@@ -214,7 +215,7 @@ fn names_never_lead_to_forbidden_ipv6_addresses() -> Result<()> {
             .into_iter()
             .enumerate()
         {
-            // A name of its own for each: answers are kept.
+            // Each has its own name, because answers are cached.
             let name = format!("forbidden{n}.example");
             mesh.network.dns.set(&name, &[address.parse::<Ipv6Addr>()?.into()]);
             let policy = POLICIES.replace("[six.example, dual.example, four.example]", &format!("[{name}]"));

@@ -162,7 +162,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
         let failures = under_load(mesh, "settings", || {
             for _ in 0..ROUNDS {
                 for text in [&other, &limits] {
-                    // The document stays the same: the proxy is sent clusters alone.
+                    // The document is unchanged: the proxy gets clusters only.
                     let before = mesh.envoy.stat("cluster_manager.cluster_modified")?;
                     mesh.network.write("settings.yaml", text)?;
                     wait_for("the settings", Duration::from_secs(5), || {
@@ -172,8 +172,9 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
             }
             Ok(())
         })?;
-        // The cluster keeps its name, so Envoy puts the new one in the place of the old one: a name that is looked for in
-        // that moment is not found. Addresses are. No order of messages mends that.
+        // The cluster keeps its name, so Envoy replaces the old one: a connection whose name is being
+        // resolved at
+        // that moment finds no cluster. Connections by address do. No order of messages can avoid that.
         ensure!(failures.iter().all(|(way, _)| *way != 2), "by address: {failures:?}");
         ensure!(failures.len() <= ROUNDS * 2 * CLIENTS, "{failures:?}");
         nothing_fails(mesh, "settings that come and go", || {
@@ -217,8 +218,9 @@ fn changing_modes_fails_no_connection() -> Result<()> {
             nothing_fails(mesh, "audit", || switch("audit"))?;
             let before = revoked(mesh);
             let failures = under_load(mesh, "passthrough", || switch("passthrough"))?;
-            // Under global egress nobody looks at names: a connection that is open when it ends is where it dialled, and
-            // not where its name leads. That one is closed, and nothing else is.
+            // Under global egress names do not count: a connection that is open when it ends went to its
+            // original destination,
+            // not to its name's address. Only such connections are closed.
             ensure!(failures.iter().all(|(way, _)| *way != 2), "by address: {failures:?}");
             wait_for("each failure in the log", Duration::from_secs(2), || {
                 failures.len() <= revoked(mesh) - before

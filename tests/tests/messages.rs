@@ -102,7 +102,7 @@ fn talk(pod: &Pod, bytes: &[u8]) -> Result<String> {
     pod.workload().run(|| {
         let mut stream = client::connect(SocketAddr::new(ELSEWHERE, PORT)).map_err(|e| anyhow!("{e:?}"))?;
         stream.set_read_timeout(Some(Duration::from_millis(700)))?;
-        // Who is refused early may not take all of it.
+        // An early refusal may not read all bytes.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let mut buffer = vec![0; 64 << 10];
@@ -332,7 +332,7 @@ fn offers_of_tls_are_removed() -> Result<()> {
                 "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
                 true,
             ),
-            // Without `Connection` nobody is asked.
+            // Without `Connection` the header is no offer.
             ("Upgrade: websocket\r\n", true),
             ("Connection: Upgrade\r\nUpgrade: websocket\r\n", false),
             ("Connection: Upgrade\r\nUpgrade: TLS/1.2, websocket\r\n", false),

@@ -98,7 +98,7 @@ fn alerts_fire() -> Result<()> {
     ensure!(alerts.iter().map(|alert| text(&alert["alert"])).collect::<Vec<_>>() == tried, "{tried:?}");
     for (alert, test) in alerts.iter().zip(list(&tests["tests"])) {
         let name = text(&alert["alert"]);
-        // First it is silent, then it fires.
+        // First it does not fire, then it does.
         let [quiet, fires] = list(&test["promql_expr_test"]) else {
             anyhow::bail!("{name}: not two expectations")
         };
@@ -187,7 +187,7 @@ fn configuration(pods: &[&Pod]) -> Result<Value> {
             "__meta_kubernetes_pod_name": "osm-egress-0",
         }),
     );
-    // A pod of somebody else's.
+    // A pod of another mesh.
     let other = target("192.0.2.1:80".to_owned(), json!({"__meta_kubernetes_pod_name": "other"}));
     let sidecars = pods.iter().enumerate().map(|(n, pod)| {
         target(
@@ -260,7 +260,7 @@ fn a_real_prometheus_has_every_series() -> Result<()> {
         targets().is_ok_and(|found| found.len() == 3 && found.iter().all(|target| target["health"] == "up"))
     })
     .with_context(|| format!("{:#?}\n{}", targets(), prometheus.log()))?;
-    // Nothing but metrics is shown there.
+    // That port serves metrics only.
     for path in ["/", "/config_dump", "/quitquitquit", "/stats", "/logging"] {
         let request = client::request("POST", path, &[("host", "envoy"), ("connection", "close")]);
         let to = SocketAddr::new(pods[0].address.into(), 15904);
@@ -270,7 +270,7 @@ fn a_real_prometheus_has_every_series() -> Result<()> {
             "{path}: {outcome:?}"
         );
     }
-    // An increase is seen only of what was there before.
+    // `increase` needs an earlier sample.
     wait_for("what there was", Duration::from_secs(20), || {
         prometheus.query("egress_audited_total").is_ok_and(|found| !found.is_empty())
     })?;
@@ -297,7 +297,7 @@ fn a_real_prometheus_has_every_series() -> Result<()> {
             .with_context(|| format!("`{title}` shows nothing"))?;
         }
     }
-    // What was done is what is shown.
+    // The panels show the traffic.
     for (expression, expected) in [
         (
             r#"sum(egress_decisions_total{pod="pod-0",verdict="deny",reason="host-not-allowed",protocol="http"})"#,

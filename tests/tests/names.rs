@@ -162,7 +162,7 @@ fn search_domains_change_no_lookup() -> Result<()> {
         let pod = network.pod()?;
         let _control_plane =
             ControlPlane::start(&network.outside.netns, CONTROL_PLANE, network.manifests.path(), flags)?;
-        // The control plane, which shows who it is, is found by a search domain.
+        // The control plane's own host may use a search domain, because its certificate is verified.
         let bootstrap =
             sidecar::bootstrap_with("curl/curl", false, &["--xds", &format!("{XDS_HOST}:15128")])?;
         let envoy = Envoy::start_with_resolver(&pod, &bootstrap, &Resolver::in_cluster(NAME_SERVER, "curl"))?;

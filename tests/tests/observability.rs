@@ -27,7 +27,7 @@ fn metrics_and_status_report_every_decision() -> Result<()> {
         "bad.yaml",
         &manifests::sample("any-host-443.yaml")?.replace("protocol: tcp", "protocol: htttp"),
     )?;
-    // Over TLS, and believed all the same.
+    // Over TLS, without credentials of the proxy.
     let (authority, own) = issue_control_plane_certificate()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
     let tls = ["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key")];
@@ -40,7 +40,7 @@ fn metrics_and_status_report_every_decision() -> Result<()> {
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `osm_egress_")?.split(['`', '{']).next()?.to_owned()))
         .map(|name| format!("osm_egress_{name}"))
-        // Only where tokens are reviewed, and where there is a webhook; the tests on an API server look at them.
+        // Metrics of token reviews and of the webhook, which the tests on an API server check.
         .filter(|name| !["osm_egress_token_reviews_total", "osm_egress_admission_total"].contains(&&**name))
         .collect();
     let found: Vec<String> = text
@@ -63,7 +63,7 @@ fn metrics_and_status_report_every_decision() -> Result<()> {
     let problems = status["problems"].as_array().cloned().unwrap_or_default();
     ensure!(problems.iter().any(|problem| problem["field"] == "spec.ports[0].protocol"), "{status:#}");
 
-    // It has the policy, and nothing shows yet that connections get to it.
+    // The proxy has the policy, but has not reported a connection.
     let warnings = || -> Result<String> { Ok(control_plane.status()?["proxies"][0]["warnings"].to_string()) };
     wait_for("the proxy", Duration::from_secs(5), || warnings().is_ok_and(|text| text != "null"))?;
     ensure!(warnings()?.contains("it told of no decision yet"), "{}", warnings()?);
@@ -109,7 +109,7 @@ fn metrics_of_envoy_are_documented() -> Result<()> {
         let encrypted = Hello::named("httpbin.org").encrypted().bytes();
         pod.workload().run(|| client::exchange(at(HTTPBIN, 443), &encrypted))?;
         pod.workload().run(|| client::exchange(at(EXAMPLE, 9000), b"ping"))?;
-        // Not a reason: what a workload chooses is no label.
+        // A workload's text is never a label.
         let hostile = client::request("GET", "/", &[("host", "x.verdict.allow.reason.rule")]);
         pod.workload().run(|| client::http(at(EXAMPLE, 80), &hostile))?;
         let expected = if identity == "curl/curl" {
@@ -198,7 +198,7 @@ fn a_change_is_sent_to_affected_proxies_only() -> Result<()> {
     };
     ensure!(document(&before, "curl/curl") != document(&after, "curl/curl"));
     ensure!(document(&before, "curl/other") == document(&after, "curl/other"));
-    // One by state of the network, with both plugins in it, and one by delta.
+    // One message over SotW with both plugins in it, or one over delta.
     ensure!(sent()? == responses + 1, "{} responses for one change", sent()? - responses);
     Ok(())
 }

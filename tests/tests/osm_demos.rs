@@ -19,7 +19,7 @@ fn the_egress_policy_demo_passes() -> Result<()> {
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
     network.global_egress(false)?;
-    // As Open Service Mesh answers; 403 and a reason is what we would rather say.
+    // Open Service Mesh answers 404; this project prefers 403 with a reason.
     let _control_plane = network.control_plane(&["--http-deny-status", "404"])?;
     let _envoy = sidecar::start(&pod, false)?;
     let http = ["-I", "http://httpbin.org:80/get"];

@@ -74,11 +74,11 @@ fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
                 line["decision"] == "deny sni-not-allowed - -"
             })?;
         }
-        // A policy without any rule for it does not even wait.
+        // Without a rule for the port the connection closes at once.
         let waiting = connect(mesh.pod, HTTPBIN, SINK)?;
         mesh.remove("tls.yaml")?;
         wait_for_end(&waiting).context("no rule")?;
-        // And one that allows it without first bytes lets it go on.
+        // A policy that needs no first bytes allows it.
         mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
         let mut waiting = connect(mesh.pod, HTTPBIN, SINK)?;
         mesh.write("tcp.yaml", &egress("tcp", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
@@ -115,7 +115,7 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
     let any = https("");
     let named = https("hosts: [httpbin.org]");
     let hello = Hello::named("httpbin.org").bytes();
-    // Any TLS, and then a name.
+    // First any TLS, then a name.
     with_mesh(&[("tls.yaml", &any)], |mesh, sink| {
         let stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &named)?;
@@ -124,24 +124,25 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
             line["decision"] == "deny revoked - -"
         })?;
 
-        // The name, and then any TLS: it ended where that allows it.
+        // First the name, then any TLS: the address that it reached is allowed.
         let mut stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &any)?;
         let before = sink.arrivals().len();
         stream.write_all(b"still here")?;
         wait_for("more bytes", Duration::from_secs(5), || sink.arrivals().len() > before)?;
-        // And an address that it did not end at.
+        // An address that it did not reach.
         let block = "ipAddresses: [198.51.100.0/24]";
         mesh.write("tls.yaml", &https(block))?;
         wait_for_end(&stream).context("from any TLS to another address")?;
 
-        // An exact name, and then a wildcard above it, which leads to fewer addresses. Which one the connection reached
+        // First an exact name, then a wildcard, which blocks more addresses. The address that the connection
+        // reached
         // is not known.
         mesh.write("tls.yaml", &named)?;
         let stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &https(r#"hosts: ["*.org"]"#))?;
         wait_for_end(&stream).context("from a name to a wildcard")?;
-        // The other way round it goes on.
+        // In the other order it continues.
         let mut stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &named)?;
         let before = sink.arrivals().len();
@@ -149,7 +150,7 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
         wait_for("more bytes", Duration::from_secs(5), || sink.arrivals().len() > before)?;
         Ok(())
     })?;
-    // Audit mode, and then none.
+    // First audit mode, then enforcement.
     with_mesh(&[("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
         let stream = opened(mesh, sink, &hello)?;
         mesh.write("tls.yaml", &named)?;
@@ -166,20 +167,20 @@ fn a_request_with_a_new_destination_is_closed() -> Result<()> {
     let upload = b"POST / HTTP/1.1\r\nhost: httpbin.org\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
     let block = format!("hosts: [httpbin.org]\nipAddresses: [{HTTPBIN}/32]");
     with_mesh(&[("web.yaml", &http(&block))], |mesh, sink| {
-        // By the address, and then by the name.
+        // First by address, then by name.
         let stream = opened(mesh, sink, upload)?;
         mesh.write("web.yaml", &http("hosts: [httpbin.org]"))?;
         wait_for_end(&stream).context("from an address to a name")?;
         access_log::wait_for_line(mesh.envoy, "the revocation", |line| {
             line["decision"] == "deny revoked - -" && line["kind"] == "request"
         })?;
-        // By the name, and then by any bytes to any address: the upload goes on, and so does the connection.
+        // First by name, then any bytes to any address: the upload and the connection continue.
         let mut stream = opened(mesh, sink, upload)?;
         mesh.write("web.yaml", &egress("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
         let before = sink.arrivals().len();
         stream.write_all(b"3\r\nabc\r\n")?;
         wait_for("more of the upload", Duration::from_secs(5), || sink.arrivals().len() > before)?;
-        // To some addresses: which one it reached is not known.
+        // To some addresses: the one that it reached is not known.
         let block = format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {SINK}, protocol: tcp}}]");
         mesh.write("web.yaml", &egress("web", &block))?;
         wait_for_end(&stream).context("from a name to an address")?;
@@ -222,7 +223,7 @@ fn a_policy_that_returns_is_in_force() -> Result<()> {
         ensure!(still_echoes(&mut held), "what the first policy allows was closed");
         ensure!(echoing(ELSEWHERE).is_err() && echoing(HTTPBIN).is_ok());
     }
-    // A control plane that comes back with the same sends nothing.
+    // A restarted control plane with the same policy sends nothing.
     let stats = envoy.admin("/stats?filter=extension_config_discovery.*egress-policy.config_reload")?;
     control_plane.stop()?;
     let control_plane = network.control_plane(&[])?;

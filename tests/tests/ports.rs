@@ -174,7 +174,7 @@ fn the_webhook_answers_its_client_certificate_only() -> Result<()> {
         netns.run(|| client::https_as(WEBHOOK, &pair, &bytes))?
     };
     let status = |outcome: Outcome| if let Outcome::Http(answer) = outcome { answer.status } else { 0 };
-    // What it answers to what is no review.
+    // The answer to a body that is no review.
     ensure!(status(ask(&servers, "api-server")?) == 415, "{}", control_plane.log());
     ensure!(status(ask(&servers, "a-user")?) == 403, "a certificate of another name");
     ensure!(status(ask(&others, "api-server")?) == 0, "a certificate of another authority");
@@ -215,7 +215,7 @@ fn abusive_streams_are_ended() -> Result<()> {
     // Longer than a message may be.
     let status = proxy.subscribe_to_names(&network.outside.netns, XDS, 500_000)?;
     ensure!(status.code() == Code::OutOfRange, "{status:?}");
-    // Nothing is read; or a part of a policy, of which there is more than anything in between keeps.
+    // The client reads nothing, or part of a policy that is larger than all buffers on the way.
     let hosts: Vec<String> = (0..30_000).map(|number| format!("h{number}.example.org")).collect();
     let hosts = format!("hosts: [{}]", hosts.join(", "));
     let policy = manifests::echo_policy("a", 443).replace("protocol: tcp", "protocol: https");
@@ -273,7 +273,7 @@ fn slow_requests_to_a_sidecar_are_cut_off() -> Result<()> {
     wait_for("the sidecar to be ready", IO_TIMEOUT, || answers("/ready"))?;
     ensure!(answers("/stats/prometheus"));
     let before = envoy.memory()?;
-    // As much of a head as is taken, and as much as Envoy would take by itself.
+    // The head's limit here, and Envoy's default.
     for size in [3 << 10, 50 << 10] {
         let filler: String = (0..size >> 10).map(|n| format!("x{n}: {}\r\n", "a".repeat(1000))).collect();
         let head = format!("GET /ready HTTP/1.1\r\nhost: x\r\n{filler}");

@@ -44,7 +44,7 @@ fn proxies_over_the_limit_are_refused() -> Result<()> {
         control_plane.log()
     );
     limit("0")?;
-    // Envoy asks again after pauses that grow.
+    // Envoy reconnects with growing delays.
     wait_for("the second proxy's policy", Duration::from_secs(40), || connects(&pods[1]))?;
     Ok(())
 }

@@ -113,7 +113,7 @@ impl Random {
     }
 
     fn pause(&mut self, most: usize) {
-        // A client's pace, and no wait for anything.
+        // The client's pace.
         std::thread::sleep(Duration::from_millis(self.below(most) as u64));
     }
 }
@@ -187,13 +187,13 @@ fn change(network: &TestNetwork, destinations: &[Destination]) -> Result<History
         let at = random.below(destinations.len());
         let (to, allowed) = (destinations[at], &mut allowed[at]);
         *allowed = !*allowed;
-        // Allowed from before it is written, forbidden from after it.
+        // An opening counts from before the write, a closing from after it.
         let before = Instant::now();
         to.write(network, *allowed)?;
         let when = if *allowed { before } else { Instant::now() };
         history.entry(to.port).or_default().push((when, *allowed));
         changes += 1;
-        // The pace of the changes.
+        // The interval of the changes.
         std::thread::sleep((begin + CHANGE_INTERVAL * changes).saturating_duration_since(Instant::now()));
     }
     println!("{changes} changes");
@@ -247,7 +247,7 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_closed() -> Result<()> {
     let (changing, steady) = all.split_at(CHANGING_DESTINATIONS);
     let workload: &Netns = pod.workload();
     for to in steady {
-        // The connections are kept until they have arrived.
+        // The connections stay open until they have arrived.
         let mut attempts = Vec::new();
         wait_for("the policy", Duration::from_secs(10), || {
             let attempt = || client::connect(SocketAddr::new(HTTPBIN, to.port)).ok();

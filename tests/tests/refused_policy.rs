@@ -85,7 +85,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
         || control_plane.status().map(|status| status["proxies"][0]["heldBack"].clone()).unwrap_or_default();
     ensure!(held_back().is_null());
 
-    // Envoy refuses the policy with this object: the others are in force, and it is said what is not.
+    // Envoy refuses the policy with this object: the others are in force, and the status names this one.
     network.write("zz-bad.yaml", &egress("zz-bad", &echo_fields(6666)))?;
     wait_for("the refusal", Duration::from_secs(10), || {
         let held_back = held_back();
@@ -96,7 +96,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
     ensure!(control_plane.metric("osm_egress_proxies_refusing")? == 1);
     ensure!(open(), "what was allowed is closed");
 
-    // As long as that object stands, what is revoked is closed, and what is granted opens.
+    // While that object exists, revocations close and grants open.
     for _ in 0..3 {
         network.remove("good.yaml")?;
         let took = wait_for("the revocation", Duration::from_secs(2), || !open())?;
@@ -109,7 +109,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
         })?;
     }
 
-    // A sidecar that starts now has what can be in force too.
+    // A sidecar that starts now gets the same.
     let other = network.pod()?;
     let second =
         Envoy::start(&other, &sidecar::bootstrap_with("curl/curl", false, &["--proxy", "second"])?, 1)?;
@@ -118,7 +118,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
     wait_for("the revocation", Duration::from_secs(2), || !open() && !gets_echo(&other, 9000))?;
     network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
 
-    // When it goes, nothing is held back any more.
+    // After its removal everything is in force.
     network.remove("zz-bad.yaml")?;
     wait_for("the whole policy", Duration::from_secs(10), || {
         let status = control_plane.status().unwrap_or_default();

@@ -58,7 +58,7 @@ fn only_forbidden_connections_are_closed() -> Result<()> {
     wait_for_end(&one).context("its policy is gone")?;
     ensure!(still_echoes(&mut two), "another policy's connection was closed");
 
-    // Global egress lets everything live, and what lives by it alone ends with it.
+    // Global egress keeps every connection open, and closes those that only it allows when it ends.
     network.global_egress(true)?;
     wait_for("global egress", Duration::from_secs(5), || echo(&pod, ELSEWHERE).is_ok())?;
     let elsewhere = echo(&pod, ELSEWHERE)?;
@@ -66,7 +66,7 @@ fn only_forbidden_connections_are_closed() -> Result<()> {
     wait_for_end(&elsewhere).context("global egress is off")?;
     ensure!(still_echoes(&mut two), "a connection that a rule allows was closed with global egress");
 
-    // The name that was seen is asked about, not only the port.
+    // The name decides, not only the port.
     network.write(
         "tls.yaml",
         &egress("tls", "hosts: [www.example.com]\nports: [{number: 443, protocol: https}]"),
@@ -119,7 +119,7 @@ fn a_hundred_of_a_thousand_connections_are_closed() -> Result<()> {
 fn as_many_as(wanted: usize) -> Result<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let files = |connections: usize| 2 * connections as u64 + 6000;
-    // Root may ask for more than there is, if the machine lets it.
+    // Root may raise the hard limit.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, files(wanted), files(wanted));
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
@@ -202,7 +202,7 @@ fn twenty_thousand_requests_are_closed_at_once() -> Result<()> {
     let kept = unanswered_requests::send(pod.workload(), stays, "httpbin.org:9621", 2, 20)?;
     let arrived = || going.load(Ordering::Relaxed) == MANY && staying.load(Ordering::Relaxed) == 20;
     wait_for("the requests to arrive", Duration::from_secs(60), arrived)?;
-    // The port stays, so it is the requests that end and not their connections.
+    // The port stays open, so requests end and their connections do not.
     allow(goes, "www.example.com", "goes")?;
     let start = std::time::Instant::now();
     wait_for("all to be ended", Duration::from_secs(30), || ended.load(Ordering::Relaxed) == MANY)?;
@@ -242,7 +242,7 @@ fn a_websocket_ends_with_its_permission() -> Result<()> {
                 Ok(())
             };
             echoes("first")?;
-            // One policy is enough, and another change concerns nobody.
+            // Another policy's change affects no connection.
             mesh.remove("one.yaml")?;
             echoes("second")?;
             mesh.write("one.yaml", &sockets("one", ""))?;

@@ -69,7 +69,7 @@ fn a_failed_lookup_recovers_within_seconds() -> Result<()> {
                 network.dns.set(name, &[EXAMPLE]);
                 network.dns.fail(name, failure);
             }
-            // TLS first: a lookup that has failed before ends at once.
+            // TLS first, because a cached failure ends at once.
             let outcome = pod.workload().run(|| {
                 let stream = client::connect(https)?;
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
@@ -134,7 +134,7 @@ fn all_addresses_of_a_name_are_tried() -> Result<()> {
     let loopback6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let private = IpAddr::V4(Ipv4Addr::new(10, 20, 30, 40));
     in_both_forms("'*.wild.example'", |network, pod, _| {
-        // There is no way to the dead ones.
+        // Route the dead addresses nowhere.
         pod.sidecar.ip(&format!("route add unreachable {dead}/32"))?;
         pod.sidecar.ip(&format!("-6 route add unreachable {dead6}/128"))?;
         // The origins' namespace has the private address, and would answer.
@@ -301,7 +301,7 @@ fn silence_has_no_limit() -> Result<()> {
         let mut found = Vec::new();
         typed(&dump, &mut found);
         let of = |kind: &str| found.iter().filter(|(k, _)| *k == kind).map(|(_, v)| *v).collect::<Vec<_>>();
-        // Of a listener there may be two states; of each something is said.
+        // A listener may have two states in the dump.
         let (managers, proxies) = (of("HttpConnectionManager"), of("TcpProxy"));
         ensure!(!managers.is_empty() && !proxies.is_empty(), "{dump}");
         for manager in managers {
@@ -353,6 +353,7 @@ fn five_minutes_of_silence_are_allowed() -> Result<()> {
         |network| {
             RawOrigin::start(&network.outside.netns, PORT, |_, stream| {
                 let _ = head(stream);
+                // The elapsed time is under test: half a minute more than Envoy's default limit.
                 std::thread::sleep(Duration::from_secs(330));
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             })

@@ -65,7 +65,7 @@ fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
     let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
     let limits = "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
     let elsewhere = |text: String| text.replace(", namespace: curl}\nspec", ", namespace: admin}\nspec");
-    // By its name it comes before all others.
+    // Its name sorts before all others.
     let foreign = elsewhere(upstream_settings("s", limits))
         + &elsewhere(egress("a", &format!("{spec}\n{}", by_upstream_settings("s"))));
     ensure!(foreign.matches("namespace: admin").count() == 2, "{foreign}");
@@ -86,7 +86,7 @@ fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
                 mesh.diagnostics("Egress admin/a")?
             );
             ensure!(load(mesh, to, host)? == (50, 0), "it throttles what the own object allows");
-            // What only that object allows, it limits: Envoy takes the cluster's name.
+            // The object limits the connections that only it allows.
             mesh.remove("own.yaml")?;
             let (good, overflown) = load(mesh, to, host)?;
             ensure!(good > 0 && overflown > 0, "{good} {overflown}");
@@ -101,7 +101,7 @@ fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
 fn the_circuit_breaking_demo_passes() -> Result<()> {
     let host = "httpbin.httpbin.svc.cluster.local";
     let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
-    // Its namespace is not of the mesh.
+    // Its namespace is outside the mesh.
     let service = "apiVersion: v1\nkind: Namespace\nmetadata: {name: httpbin}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {name: httpbin, namespace: httpbin}\n\
          spec: {clusterIP: 203.0.113.10, ports: [{name: http, port: 14001}]}\n";
@@ -121,7 +121,7 @@ fn the_circuit_breaking_demo_passes() -> Result<()> {
                 "httpbin.yaml",
                 &egress("httpbin-external", &format!("{spec}\n{}", by_upstream_settings("httpbin-external"))),
             )?;
-            // Clients share connections where there are few.
+            // HTTP requests share connections up to the limit.
             let cluster = mesh.cluster("httpbin.httpbin.svc.cluster.local:14001")?;
             ensure!(cluster["connection_pool_per_downstream_connection"].is_null(), "{cluster}");
             let (good, overflown) = load(mesh, to, host)?;
@@ -147,7 +147,7 @@ fn the_circuit_breaking_demo_passes() -> Result<()> {
                 "{line}"
             );
 
-            // The settings go, and the limits with them.
+            // Without the settings there are no limits.
             mesh.write("httpbin.yaml", &egress("httpbin-external", &spec))?;
             mesh.remove("settings.yaml")?;
             ensure!(load(mesh, to, host)? == (50, 0), "the limits stayed");
@@ -208,7 +208,7 @@ fn max_connections_limits_tcp_and_https() -> Result<()> {
         ensure!(others.iter().all(Result::is_ok), "another policy on this port has no limit");
         ensure!(mesh.network.origins.connections_to(ELSEWHERE) == 0, "the dialled address was reached");
 
-        // Where there is room again, a connection goes through.
+        // Once a connection has closed, another one passes.
         drop(first);
         let again = |mesh: &TestMesh<'_>| mesh.get_tls(SocketAddr::new(ELSEWHERE, 443), "httpbin.org");
         egress_tests::wait::wait_for("room for a connection", Duration::from_secs(5), || {
@@ -252,7 +252,7 @@ fn connect_timeout_ends_an_attempt() -> Result<()> {
         timed("tcp", &|| mesh.exchange(to(NOBODY, 9000), b"ping"), &[Reply::Closed])?;
         timed("https", &|| mesh.get_tls(to(EXAMPLE, 443), "nobody.example"), &[Reply::Closed])?;
         timed("http", &|| mesh.get(to(EXAMPLE, 80), "nobody.example", "/"), &[Reply::Envoy(503, None)])?;
-        // Somebody who is there is reached.
+        // A live host is reached.
         mesh.exchange(to(ELSEWHERE, 9000), b"ping")?.expect_echo(b"ping")?;
         mesh.get_tls(to(EXAMPLE, 443), "httpbin.org")?.expect_origin(HTTPBIN)?;
         mesh.get(to(EXAMPLE, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;

@@ -81,7 +81,7 @@ fn sotw_wildcards_follow_the_specification() -> Result<()> {
         stream.send(sotw(CLUSTER, &["egress-dns"], ""))?;
         let named = stream.receive()?;
         ensure!(clusters(&named)? == BTreeSet::from(["egress-dns".to_owned()]));
-        // Names, then none: nothing is wanted, and not everything.
+        // Names, then none: the client wants nothing, not everything.
         stream.send(sotw(CLUSTER, &[], &named.nonce))?;
         ensure!(stream.receive_within(QUIET_PERIOD)?.is_none(), "a message that nobody asked for");
         network.write("web.yaml", &policy("2s", 10))?;
@@ -90,7 +90,7 @@ fn sotw_wildcards_follow_the_specification() -> Result<()> {
         stream.send(sotw(CLUSTER, &["*"], &named.nonce))?;
         let all = stream.receive()?;
         ensure!(clusters(&all)?.len() == 5, "{:?}", clusters(&all)?);
-        // A node need not be said again, and an empty one says nothing.
+        // The node need not be sent again, and an empty one changes nothing.
         let again = DiscoveryRequest { node: Some(Node::default()), ..sotw(LISTENER, &[], "") };
         stream.send(again)?;
         ensure!(stream.receive()?.type_url == LISTENER);
@@ -102,7 +102,7 @@ fn sotw_wildcards_follow_the_specification() -> Result<()> {
 fn delta_wildcards_follow_the_specification() -> Result<()> {
     with_control_plane(|network, _| {
         let mut stream = talk::<DeltaDiscoveryRequest>(network)?;
-        // A first message that only gives up names is no wildcard.
+        // A first message that only unsubscribes is no wildcard.
         stream.send(delta(CLUSTER, &[], &["egress-dns"]))?;
         ensure!(stream.receive_within(QUIET_PERIOD)?.is_none(), "a message that nobody asked for");
         stream.send(delta(CLUSTER, &["egress-dns"], &[]))?;
@@ -111,7 +111,7 @@ fn delta_wildcards_follow_the_specification() -> Result<()> {
         stream.send(delta(CLUSTER, &["*"], &[]))?;
         let others = stream.receive()?;
         ensure!(names(&others).len() == 4 && !names(&others).contains("egress-dns"), "{:?}", names(&others));
-        // A name that the wildcard covers is given up: whether it is still there is said.
+        // After unsubscribing from a name that the wildcard covers, the server confirms that it exists.
         stream.send(delta(CLUSTER, &[], &["egress-dns"]))?;
         ensure!(names(&stream.receive()?) == BTreeSet::from(["egress-dns"]));
         Ok(())

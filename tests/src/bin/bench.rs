@@ -137,7 +137,7 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
     );
     println!("{:<34}{:>11}{:>11}{:>14}", "", "without", "flow log", "with/without");
     for (name, work) in WORKS {
-        // It warms up.
+        // The first round warms up.
         for pod in &pods {
             pod.workload().run(|| work(count))??;
         }
@@ -181,7 +181,7 @@ fn at(address: IpAddr, port: u16) -> SocketAddr {
 }
 
 fn tcp(count: u32) -> Result<()> {
-    // Like the first packet of a database client: no inspector waits for more of it.
+    // Like the first packet of a database client: no inspector waits for more bytes.
     let packet = b"\0\0\0\x20\0\x03\0\0user\0curl\0database\0x\0";
     for _ in 0..count {
         let outcome = client::exchange(at(EXAMPLE, 9000), packet);

@@ -96,7 +96,7 @@ impl Demo<'_> {
             let mut right = expect.is(&last);
             if let (true, Expect::Closed(reason)) = (right, expect) {
                 // Lines are written when connections end, which need not be the order of our attempts;
-                // and what was under way during the change is closed for another reason.
+                // and connections in flight during the change are closed for another reason.
                 let logged =
                     || self.envoy.access_log().iter().skip(logged_before).any(|line| is_for(line, reason));
                 right = wait_for("the reason", Duration::from_millis(200), logged).is_ok();
@@ -218,6 +218,7 @@ fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut answer = [0; 8];
     stream.write_all(b"12345678")?;
     stream.read_exact(&mut answer)?;
+    // The client's pace.
     std::thread::sleep(Duration::from_millis(10));
     Ok(())
 }
@@ -443,7 +444,7 @@ fn long_life(demo: &mut Demo<'_>, connection: &LongLived, envoy: &Envoy<'_>) -> 
 
 fn keep(network: &TestNetwork, pod: &Pod, control_plane: &ControlPlane<'_>) -> Result<()> {
     let admin = SocketAddr::new(CONTROL_PLANE, 15129);
-    // It holds the workload's view of the network, files included, for whoever enters.
+    // This process holds the workload's network namespace and files for `nsenter`.
     let mut holder = pod.command("sleep", network::NAME_SERVER)?.arg("infinity").spawn()?;
     let users = if netns::can_switch_uid() { "" } else { "--user --preserve-credentials " };
     println!("\nThe mesh stays up until Ctrl-C.");

@@ -58,7 +58,7 @@ fn say(seen: &OriginEvent) {
             serde_json::json!({"request": to, "authority": authority, "path": path})
         }
     };
-    // Nobody to tell is no reason to stop serving.
+    // A closed output does not stop the servers.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 

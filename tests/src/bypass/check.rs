@@ -194,7 +194,7 @@ impl Check {
 
     fn found(&self, observed: &ObservedMesh<'_>, checkpoint: &Checkpoint, outcomes: Vec<Outcome>) -> Found {
         let expected = self.expect.iter().filter(|expect| expect.is_logged()).count();
-        // In vain is an answer too: it is judged below.
+        // Waiting without a result is judged below.
         let _ = wait_for("the access log", Duration::from_secs(3), || {
             observed.lines_since(checkpoint).len() >= expected
         });
@@ -255,8 +255,8 @@ fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
         (Expect::Closed(reason), Outcome::Closed) => denied(reason),
         (Expect::Refused(reason), Outcome::Http(answer)) => {
             let said = answer.header("x-egress-denied");
-            // What Envoy itself refuses is no decision of the filter, and has its reason in a field of
-            // its own. Of HTTP/2 only the status is read.
+            // A refusal of Envoy itself is not the filter's decision, and has its reason in a field of
+            // its own. For HTTP/2 only the status is read.
             (denied(reason) || line["refused"] == *reason)
                 && answer.status == 403
                 && (answer.headers.is_empty() || said == Some(reason))

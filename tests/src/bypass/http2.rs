@@ -52,7 +52,7 @@ fn ask(stream: &mut (impl Read + Write), id: u32, fields: &Fields) -> Outcome {
         let ours = u32::from_be_bytes(id_bytes) == id;
         match kind {
             SETTINGS if flags & ACK == 0 => {
-                // Whoever is gone is noticed at the next frame.
+                // The next read notices a closed connection.
                 let _ = stream.write_all(&frame(SETTINGS, ACK, 0, &[]));
             }
             HEADERS if ours => answer.status = status(&payload).unwrap_or(0),

@@ -65,7 +65,7 @@ pub struct Checkpoint {
 /// # Errors
 /// Fails if it cannot be set.
 pub fn with(setup: ControlPlaneFlags, work: impl FnOnce(&ObservedMesh<'_>) -> Result<()>) -> Result<()> {
-    // Each mistake in a file of its own: one that cannot be read must not hide the others.
+    // Each mistake has a file of its own, because an unreadable one would hide the others.
     let mistakes: Vec<(String, &str)> = MISTAKES
         .split("\n---\n")
         .enumerate()

@@ -51,7 +51,8 @@ pub fn http_segments(
                 if stream.write_all(part).is_err() {
                     return Outcome::Closed;
                 }
-                // There is no condition to wait for: the proxy says nothing.
+                // There is no condition to wait for, because the proxy is silent. 2 ms make it likely that
+                // the parts do not arrive as one segment.
                 std::thread::sleep(Duration::from_millis(2));
             }
             client::http_on(&mut stream, b"")
@@ -136,7 +137,7 @@ pub fn http2_in_tls(
     name: &'static str,
     streams: Vec<Fields>,
     expect: Vec<Expect>,
-    // One line in the access log, whatever the number of streams: the sidecar sees a connection.
+    // The access log has one line for any number of streams: the sidecar sees one connection.
 ) -> Check {
     Check::one(
         format!("{what} to {to}"),

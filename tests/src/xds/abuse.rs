@@ -107,7 +107,7 @@ impl XdsClient<'_> {
                 let opened =
                     tokio::time::timeout(IO_TIMEOUT, client.stream_aggregated_resources(requests)).await?;
                 let mut answers = opened?.into_inner();
-                // Whoever takes nothing keeps the window closed, and learns of the end when he looks.
+                // The elapsed time is under test: reading would open the window.
                 tokio::time::sleep(longest).await;
                 let ended = async { while let Some(Ok(_)) = answers.next().await {} };
                 Ok(tokio::time::timeout(Duration::from_secs(2), ended).await.is_ok())
@@ -159,7 +159,7 @@ async fn open_with_retries(
         if let Some(stream) = opened.await {
             return (attempt, Some(stream));
         }
-        // As Envoy's, but for the chance in it.
+        // Envoy's backoff, without jitter.
         let pause = (500_u64 << attempt.min(5)) * (number as u64 % 16 + 1) / 16;
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }

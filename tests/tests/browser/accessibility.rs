@@ -149,7 +149,7 @@ fn the_page_works_by_keyboard() -> Result<()> {
     page.browser.keys(&[ENTER_KEY])?;
     page.wait("a case", "#cases", "https://httpbin.org")?;
     ["run", "save"].into_iter().try_for_each(next)?;
-    // Expected, show, remove; and who removes stays where the next thing to do is.
+    // Expected, show, remove; removing keeps the focus at the next control.
     for _ in 0..3 {
         page.browser.keys(&[TAB_KEY])?;
     }
@@ -157,7 +157,7 @@ fn the_page_works_by_keyboard() -> Result<()> {
     page.wait("no case", "#no-cases", "No case yet")?;
     ensure!(page.browser.focus()? == "add", "{}", page.browser.focus()?);
     ["run", "save", "copy", "compare", "changed", "whose"].into_iter().try_for_each(next)?;
-    // Copy and download, twice, and what they are for.
+    // Copy and download, twice, and the choice of identity.
     for _ in 0..2 {
         page.browser.keys(&[TAB_KEY])?;
     }

@@ -82,7 +82,7 @@ pub(crate) fn open_when(
 impl Console<'_> {
     /// Loads the page at a view.
     pub(crate) fn load(&self, view: &str) -> Result<()> {
-        // Another fragment alone would load nothing.
+        // A change of the fragment alone would not load the page.
         self.browser.go("about:blank")?;
         self.browser.go(&format!("{}#{view}", self.url()))?;
         self.is_at(view.split('?').next().unwrap_or_default())

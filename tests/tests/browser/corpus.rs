@@ -55,7 +55,7 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
     for corpus in corpus::load_all()? {
         fs::write(folder.path().join("manifests.yaml"), &corpus.manifests)?;
         let asked: Vec<Value> = corpus.cases.iter().map(connection).collect();
-        // Expected is what is so, of every other one.
+        // Every other case expects the actual verdict.
         let rows = corpus.cases.iter().zip(&asked).enumerate().map(|(index, (case, connection))| {
             let is_so = case.expect.starts_with("allow") == (index % 2 == 0);
             json!({ "name": case.name, "expect": if is_so { "allow" } else { "deny" }, "connection": connection })

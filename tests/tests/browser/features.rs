@@ -186,7 +186,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     page.browser.click("#compare")?;
     page.wait("the comparison", "#changes", "2 of 2 change")?;
     page.wait("what it was", "#diff tbody tr:nth-child(1)", "allow rule by shop/web spec.ports[1]")?;
-    // What stands there may have mistakes of its own.
+    // The list may have mistakes of its own.
     page.browser.fill("#changed", &MANIFESTS.replace("443", "0"))?;
     page.browser.click("#compare")?;
     page.wait("what is wrong", "#changed-problems", "`0` is not a port")?;
@@ -202,7 +202,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     page.browser.click("[aria-label='show case 1']")?;
     page.verdict("ALLOWED", "rule")?;
     ensure!(page.browser.value("#to")? == "https://httpbin.org");
-    // What is saved is what `osm-egress test` reads.
+    // `osm-egress test` reads the saved file.
     let saved = "return new Promise((done) => { URL.createObjectURL = (blob) => { done(blob.text()); return '#'; }; \
         document.querySelector('#save').click(); })";
     let saved = page.browser.script(saved, &json!([]))?;

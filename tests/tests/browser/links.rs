@@ -25,7 +25,7 @@ fn a_link_restores_the_page() -> Result<()> {
     page.verdict("ALLOWED", "rule")?;
     page.browser.click("#add")?;
     page.browser.fill("#changed", "a: ü")?;
-    // What was typed last is the last that the address has.
+    // The address follows the last change.
     wait_for("the address to follow", Duration::from_secs(5), || {
         let script = "return atob(location.hash.slice(1).replaceAll('-', '+').replaceAll('_', '/')).includes('a: \\u00c3\\u00bc')";
         page.browser.script(script, &json!([])).is_ok_and(|found| found == true)
@@ -55,7 +55,7 @@ fn links_of_other_programs_open() -> Result<()> {
     page.wait("the case", "#cases tbody tr:nth-child(1)", "http://api.partner.net/orders")?;
     page.browser.click("#compare")?;
     page.wait("the comparison", "#changes", "1 of 1 changes")?;
-    // What is not said is empty, and what is new is skipped: links live longer than pages.
+    // Missing fields are empty and unknown ones are skipped: links outlive versions of the page.
     state["later"] = json!({});
     state["connection"]["later"] = json!(1);
     for missing in ["cases", "changed", "connection", "manifests"] {

@@ -42,7 +42,7 @@ impl Page {
     }
 
     pub(crate) fn load(&self, fragment: &str) -> Result<()> {
-        // Another fragment alone would load nothing.
+        // A change of the fragment alone would not load the page.
         self.browser.go("about:blank")?;
         self.browser.go(&format!("{}{fragment}", self.url))?;
         self.wait("the page to be ready", "html[data-ready=yes]", "")

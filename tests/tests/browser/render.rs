@@ -103,7 +103,7 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     page.browser.choose("#whose", "shop/b")?;
     page.wait("its document", "#document", "\"serviceAccount\": \"b\"")?;
     page.wait("its configuration", "#envoy", "with the policy of shop/b")?;
-    // Who asks has a policy too, even if nothing names it.
+    // The identity of the form has a policy too, even if no object names it.
     page.browser.fill("#source", "shop/nobody")?;
     page.wait("who asks", "#whose", "shop/nobody")?;
     page.browser.choose("#whose", "shop/nobody")?;
@@ -116,7 +116,7 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
 
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.wait("a configuration", "#envoy", "with the policy of shop/app")?;
-    // The policy is what one looks for.
+    // The policy is scrolled into view.
     let scroll = "const text = document.querySelector('#envoy'); \
         const line = text.textContent.split('\\n').findIndex((line) => line.includes('egress-policy/v1')); \
         text.scrollTop = (line - 8) * text.scrollHeight / text.textContent.split('\\n').length; \

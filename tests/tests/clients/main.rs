@@ -136,7 +136,7 @@ const CLIENTS: [Client; 22] = [
         FILE,
         "java -cp $TOOLS/classes:$JARS Clients apache $PLAIN/get",
     ),
-    // What it sends since 5.4, which Debian does not have.
+    // The bytes that version 5.4 and later send; Debian has an older one.
     client(
         "Apache HttpClient 5.4's headers",
         "curl",
@@ -301,7 +301,7 @@ fn attempt(pod: &Pod, client: &Client, host: &str, paths: &[(&str, &Path)]) -> R
     command
         .args(["--kill-after", "1", "30", "bash", "-c", client.script])
         .current_dir(folder.path())
-        // Proxies, certificates and options of this machine's user are none of theirs.
+        // The environment must not add proxies, certificates or options.
         .env_clear()
         .envs(["PATH", "PYENV_ROOT"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .envs(paths.iter().copied())

@@ -80,7 +80,7 @@ impl Servers {
                 let serve = Arc::clone(&serve);
                 std::thread::spawn(move || {
                     let set = stream.set_read_timeout(Some(IO_TIMEOUT));
-                    // Whoever hangs up early is no concern of a server.
+                    // A client may close early.
                     let _ = set.map_err(Into::into).and_then(|()| serve(stream));
                 });
             }

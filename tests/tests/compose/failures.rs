@@ -26,7 +26,7 @@ const CLIENT: Attempts = Attempts {
     forbidden: &[
         "curl -sf -m 2 -o /dev/null http://openservicemesh.io/",
         "curl -sfk -m 2 -o /dev/null https://openservicemesh.io/",
-        // An allowed name for an address of somebody else: whoever answers must be somebody else's no more.
+        // An allowed name at a forbidden address: the name's own address must answer.
         "curl -sf -m 2 http://httpbin.org/ --resolve httpbin.org:80:203.0.113.66 -o /dev/null -w '%header{x-origin-address}' | grep -q 203.0.113.66",
         greeting!("203.0.113.66"),
         greeting!("203.0.113.40"),
@@ -105,7 +105,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
         trial.fault(&format!("{service} is killed and started"), || {
             let container = trial.kill(service)?;
             if service.ends_with("-init") {
-                // With the namespace's holder all die that were in it; they come back in order.
+                // All containers in the namespace end with its holder, and restart in order.
                 compose.run(&["up", "-d"])?;
                 return compose.healthy().map(|_| ());
             }
@@ -127,6 +127,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
     trial.fault("the control plane's network is cut", || {
         let network = compose.network("control");
         docker(&["network", "disconnect", &network, &shim])?;
+        // The duration of the cut is under test.
         std::thread::sleep(cut());
         trial.tried()?;
         docker(&["network", "connect", "--alias", "shim", &network, &shim]).map(|_| ())
@@ -134,7 +135,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
     let during = trial.client.counts().since(before);
     ensure!(during.failed == 0, "without the control plane, what is allowed is not served: {during}");
     trial.fault("a policy changes after the cut", || follows(&compose))?;
-    // Nobody may reach it, so nobody came.
+    // No identity may reach it, so it must have no visitors.
     let log = compose.log("elsewhere")?;
     ensure!(log.is_empty(), "somebody came to the forbidden host: {log}");
     println!("client: {}\nbackend: {}", trial.client.counts(), trial.backend.counts());

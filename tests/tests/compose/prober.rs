@@ -167,7 +167,7 @@ fn probe(container: &str, script: &str, counts: &Mutex<Counts>, ended: &AtomicBo
             }
         }
     });
-    // An `exec` may outlive its container, and says nothing then.
+    // An `exec` may outlive its container, and is silent then.
     while let Ok(letter) = letters.recv_timeout(ATTEMPT_TIMEOUT) {
         counts.lock().unwrap_or_else(PoisonError::into_inner).add(&letter);
         if ended.load(Ordering::Acquire) {
@@ -175,7 +175,7 @@ fn probe(container: &str, script: &str, counts: &Mutex<Counts>, ended: &AtomicBo
         }
     }
     counts.lock().unwrap_or_else(PoisonError::into_inner).was_served = false;
-    // The script ends when it writes to nobody.
+    // The script ends at its next write to the closed pipe.
     let _ = child.kill();
     let _ = child.wait();
     drop(letters);

@@ -75,7 +75,7 @@ fn shown(network: &TestNetwork, others: &[&str]) -> Result<String> {
             suggested = text;
         }
     }
-    // It is valid, and allows what can be a name and nothing else.
+    // The suggestion is valid, and allows only hosts that can be names.
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("suggested.yaml"), &suggested)?;
     let said = run(network, &["check", &folder.path().to_string_lossy()])?;
@@ -129,13 +129,13 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
             .concat(),
         ];
         for request in requests {
-            // Whatever comes back.
+            // The response does not matter.
             let _ = pod.workload().run(|| client::http(http, &request))?;
         }
         let hello = Hello::with_names(&[&bytes[..bytes.len().min(60_000)]]).bytes();
         let _ = pod.workload().run(|| client::exchange(https, &hello))?;
     }
-    // What follows is told of all the same.
+    // Later connections are reported all the same.
     workload::get(&pod, http, "last.example", "/last")?;
     workload::get_tls(&pod, https, Some("last.example"))?;
     let mut flows = Vec::new();
@@ -144,7 +144,7 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
         flows.iter().filter(|flow| flow["name"] == "last.example").count() == 2
     })
     .with_context(|| format!("{flows:#?}\n{}", control_plane.log()))?;
-    // Envoy refuses most of it by itself; some comes through.
+    // Envoy itself refuses most of it.
     let has = |text: &str| flows.iter().any(|flow| flow["requests"].to_string().contains(text));
     ensure!(has("%3Cscript%3E") && has("\"upgrade\":\"<script>") && has("a.org # "), "{flows:#?}");
 
@@ -157,14 +157,14 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
         objects += 1;
     }
     ensure!(objects > hostile().len() * 4, "{objects} lines");
-    // JSON escapes those of ASCII; others, and marks of direction, are letters to it.
+    // JSON escapes control characters of ASCII only, not bidirectional marks.
     ensure!(log.chars().all(|c| c == '\n' || c >= ' '), "control characters in Envoy's log");
     ensure!(is_plain(&control_plane.log()), "{:?}", control_plane.log());
 
     // `GET http://a.org` and the end of a line is a request for that host to Envoy, of HTTP/0.9.
     let suggested = shown(&network, &[])?;
     ensure!(suggested.contains("- last.example #"), "{suggested}");
-    // The log itself says the same.
+    // The log gives the same result.
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
     let said = run(&network, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
@@ -203,7 +203,7 @@ fn hostile_reports_are_shown_as_text() -> Result<()> {
             log_entries::request(http, denied, "last.example", &format!("/{text}"), &text),
             log_entries::request(http, &[b"deny ", &bytes[..]].concat(), "b.example", "/", ""),
         ];
-        // A header of gRPC is the only place where the node's id could not be so.
+        // Only in a gRPC header could the node's id not have these bytes.
         let node = format!("{}.curl.curl", text.chars().take(2_000).collect::<String>().replace('.', "-"));
         let proxy = XdsClient { node: &node, ..XdsClient::default() };
         let messages = vec![log_entries::connections(connections), log_entries::requests(requests)];

@@ -41,7 +41,7 @@ fn requests(to: SocketAddr, count: usize) -> Result<()> {
         }
         for (_, stream) in numbers.zip(&mut streams) {
             let mut answer = Vec::new();
-            // What a refusal says ends with a line.
+            // The body of a refusal ends with a line end.
             while !answer.ends_with(b".\n") {
                 let length = stream.read(&mut buffer)?;
                 ensure!(length > 0, "closed after {}", String::from_utf8_lossy(&answer));
@@ -110,7 +110,7 @@ fn a_hundred_thousand_destinations_are_bounded() -> Result<()> {
     let sent = pod.workload().run(|| requests(to, DESTINATIONS))?;
     sent.with_context(|| envoy.log_tail(10))?;
     println!("{DESTINATIONS} requests: {:?}", start.elapsed());
-    // What Envoy could not tell in time it counts.
+    // Envoy counts the entries that it dropped.
     let fetch_flows = || -> Result<u64> {
         Ok(control_plane.metric("osm_egress_flow_entries_total")?
             + envoy.stat("access_logs.grpc_access_log.logs_dropped")?)

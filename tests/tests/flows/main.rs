@@ -86,7 +86,7 @@ fn flows_match_envoys_log() -> Result<()> {
         let audited = flows.iter().filter(|flow| flow["wouldRefuse"].is_string()).count();
         ensure!(audited == if state { 4 } else { 0 }, "{audited} audited: {flows:#?}");
 
-        // The log itself gives the same suggestion as what was told, but for the dates.
+        // The log gives the same suggestion as the reports, except for the dates.
         let log = tempfile::NamedTempFile::new()?;
         let lines: Vec<String> = envoy.access_log().iter().map(Value::to_string).collect();
         std::fs::write(log.path(), lines.join("\n"))?;
@@ -179,7 +179,7 @@ fn suggestions_lead_from_audit_to_enforcement() -> Result<()> {
         std::env::var("PATH").unwrap_or_default()
     );
     let shell = |script: &str| -> Command {
-        // What the workload does, and what is done elsewhere.
+        // Commands of the workload, and of other places.
         let is_workload = script.starts_with("{ curl ");
         let mut command = match is_workload.then(|| pod.command("bash", NAME_SERVER)) {
             Some(Ok(command)) => command,

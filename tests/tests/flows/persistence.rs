@@ -104,7 +104,7 @@ fn flows_survive_a_restart() -> Result<()> {
         ensure!(flow["firstSeen"] == same["firstSeen"], "{flow:#}\n{same:#}");
         ensure!(flow["sequence"].as_u64() > same["sequence"].as_u64(), "{flow:#}\n{same:#}");
     }
-    // At once: what was not written yet is written on the way out.
+    // Without waiting: the control plane writes the rest when it stops.
     control_plane.stop()?;
     ensure!(!file.with_extension("db-wal").exists(), "it is all in the file");
 
@@ -116,7 +116,7 @@ fn flows_survive_a_restart() -> Result<()> {
     );
     ensure!(control_plane.metric("osm_egress_flow_db_errors_total")? == 0);
 
-    // The file is of this control plane alone.
+    // The control plane locks the file.
     let folder = network.manifests.path().as_os_str();
     let source = ["--config-dir".as_ref(), folder];
     let second = ControlPlane::launch(&network.outside.netns, SECOND_CONTROL_PLANE, &source, &flags)?.ready();
@@ -198,14 +198,14 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
     let _envoy = sidecar::start(&pod, false)?;
     traffic(&pod)?;
     written(&file, &counted(&control_plane, 1)?)?;
-    // All that is left of it.
+    // Fill the disk.
     let _ = fs::write(disk.path("filler"), vec![0; 2 << 20]);
     traffic(&pod)?;
     wait_for("an error", Duration::from_secs(20), || {
         control_plane.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 0)
     })?;
     ensure!(control_plane.log().contains("the disk is full: make room"), "{}", control_plane.log());
-    // It serves, remembers, and says it once.
+    // It serves and remembers, and logs the error once.
     let open =
         |host: &str| manifests::sample("httpbin-80.yaml").map(|text| text.replace("httpbin.org", host));
     network.write("http.yaml", &open("www.example.com")?)?;

@@ -84,7 +84,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     let api = &cluster.api;
     let http = "ports: [{number: 80, protocol: http}]";
     let https = "ports: [{number: 443, protocol: https}]";
-    // It was there before the webhook.
+    // An object from before the webhook.
     api.apply(&egress("old", &format!("hosts: [not a name]\n{http}")))?;
     let (authority, volume) = issue_control_plane_certificate()?;
     let control_plane = serve(&cluster, &volume)?;
@@ -119,7 +119,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         ensure!(said.ends_with(&format!("{denied}{expected}")), "{said}");
     }
 
-    // What the definitions let through, with its field.
+    // Mistakes that the definitions accept, each with its field.
     let group = |part: &str| {
         format!(
             "apiVersion: specs.smi-spec.io/v1alpha4\nkind: HTTPRouteGroup\n\
@@ -145,7 +145,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         ),
         (egress("bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
-        // What is left when every entry is commented out.
+        // A list whose every entry is commented out.
         (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is there and empty"),
         (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is there and empty"),
         (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is there"),
@@ -159,13 +159,13 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         ensure!(said.contains(&format!("{denied}{expected}")), "{expected}: {said}");
     }
 
-    // `kubectl apply` takes such a field out of an object that it changes.
+    // `kubectl apply` removes such a field from an existing object.
     apply(&cluster, &egress("emptied", &format!("hosts: [a.org]\n{https}")))?;
     let said = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
     ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
-    // What others may mend is a warning, which kubectl prints.
+    // A problem that other objects can solve is a warning, which kubectl prints.
     let named = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
     let routed = egress("routed", &format!("hosts: [a.org]\n{http}\n{named}"));
     let said = apply(&cluster, &routed)?;
@@ -200,7 +200,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         "{said}"
     );
 
-    // Who was wrong before can be labelled, and go.
+    // An object that was wrong before can be labelled and deleted.
     api.kubectl(User::Admin, &["label", "egress", "old", "-n", "curl", "a=b"])?;
     api.kubectl(
         User::Admin,
@@ -237,7 +237,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         ensure!(metrics.contains(&sample), "{metrics}");
     }
 
-    // Without the control plane nothing is let in, and with it again.
+    // Without the control plane the API server refuses objects; with it, it accepts them again.
     control_plane.stop()?;
     let good = egress("good", "ports: [{number: 9000, protocol: tcp}]");
     let said = refused(&cluster, &good)?;
@@ -313,7 +313,7 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     let said = apply(&cluster, &pod("quiet", "", user))?;
     ensure!(!said.contains("Warning"), "{said}");
 
-    // Where the namespace does not permit it: refused, and with what would help.
+    // Without the namespace's permission it is refused, with the remedy.
     set("curl", "pod-annotations=tighten")?;
     wait_for("the namespace's word", Duration::from_secs(10), || {
         api.kubectl(

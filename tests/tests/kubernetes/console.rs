@@ -72,7 +72,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     let console = Console { network: &network };
     let port = "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]";
 
-    // The usual role is not enough, and what is missing is said.
+    // The usual role is insufficient, and the error names the missing permission.
     for (status, text) in [console.switch(true)?, console.make("curl/curl", &egress("p", port))?] {
         ensure!(status == 502 && text.contains("403") && text.contains("docs/console.md"), "{status} {text}");
     }
@@ -88,7 +88,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     let (status, text) = console.switch(false)?;
     ensure!(status == 200 && text.contains("MeshConfig osm-system/osm-mesh-config"), "{status} {text}");
     wait_for_status(&control_plane, "no global egress", |status| status["meshMode"] == "enforce")?;
-    // Nothing else of it was changed.
+    // Other fields are unchanged.
     let before: Value = serde_json::from_str(&after.replace("true", "false"))?;
     let now: Value = serde_json::from_str(&api.kubectl(User::Admin, &switch)?.replace("true", "false"))?;
     ensure!(before == now, "{before} {now}");
@@ -101,7 +101,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
         "{status} {text}"
     );
     wait_for_status(&control_plane, "the policies", |status| rules(status, "Egress curl/two") == Some(1))?;
-    // Nothing beside what was asked about.
+    // Nothing but the confirmed change.
     let wide = egress("wide", "ports: [{number: 9000, protocol: tcp}]");
     let (status, text) = console.make("curl/curl", &wide)?;
     ensure!(status == 422 && text.contains("any destination"), "{status} {text}");
@@ -111,7 +111,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     let stored =
         api.kubectl(User::Admin, &["get", "egress", "one", "-n", "curl", "-o", "jsonpath={.spec.ports}"])?;
     ensure!(stored.contains("9000"), "{stored}");
-    // One that this control plane does not look at: the API server knows it, and then the first is not made either.
+    // An object outside the mesh that the API server already has: then the first is not created either.
     api.namespace("plain", false)?;
     let plain =
         |name: &str| egress_in("plain", name, port).replace("namespace: curl}]", "namespace: plain}]");
@@ -120,24 +120,24 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     ensure!(status == 409 && text.contains("Egress plain/there is there already"), "{status} {text}");
     ensure!(api.kubectl(User::Admin, &["get", "egress", "new", "-n", "plain"]).is_err(), "half was made");
 
-    // From another machine: not even with the token.
+    // From another machine it is refused, even with the token.
     let from = NAME_SERVER.to_string();
     let (status, text) =
         console.post("global-egress", &json!({ "enabled": true }), &["--interface", &from])?;
     ensure!(status == 403 && text.contains("own machine or pod"), "{status} {text}");
-    // The same page as any other sends it.
+    // A request of another site.
     let evil = ["-H", "origin: http://attacker.example"];
     let (status, text) = console.post("global-egress", &json!({ "enabled": true }), &evil)?;
     ensure!(status == 403 && text.contains("another site"), "{status} {text}");
 
-    // What kubectl says of policies is what the console says.
+    // The console prints kubectl's text about policies.
     wait_for_status(&control_plane, "the conditions", |status| {
         let mut policies = status["policies"].as_array().into_iter().flatten();
         policies
             .any(|policy| policy["name"] == "one" && policy["ofAll"] == true && policy["programmed"] == "0/0")
     })?;
 
-    // The role for it is enough, and nothing in it is unused.
+    // The role is sufficient, and no permission is unused.
     let writing = permissions(ROLE)?;
     let asked = api.used_permissions()?;
     let all: BTreeSet<String> = role_permissions()?.union(&writing).cloned().collect();
@@ -161,7 +161,7 @@ fn install_adds_and_removes_the_consoles_role() -> Result<()> {
     let may = |verb: &str, what: &str| {
         let who = "--as=system:serviceaccount:osm-system:osm-egress";
         let said = api.kubectl(User::Admin, &["auth", "can-i", verb, what, who, "-n", "osm-system"]);
-        // It exits with 1 for no.
+        // `kubectl auth can-i` exits with 1 for no.
         said.is_ok_and(|said| said.trim() == "yes")
     };
     let writes = || [may("create", "egresses"), may("patch", "meshconfigs/osm-mesh-config")];

@@ -167,7 +167,7 @@ fn the_report_names_acknowledgements() -> Result<()> {
     let control_plane = cluster.control_plane(&[])?;
     let explain = Explain { cluster: &cluster };
     let to = ["--to", "tcp://203.0.113.10:9001"];
-    // Nobody is there yet.
+    // There is no proxy yet.
     let (report, code) = explain.ask(&to)?;
     ensure!(code == 3 && report["proxies"]["proxies"] == Value::Array(vec![]), "{report:#}");
 
@@ -191,7 +191,7 @@ fn the_report_names_acknowledgements() -> Result<()> {
         })
     };
     note("1 of 1 proxies of curl/curl have acknowledged this document\n")?;
-    // A sidecar that does not take what it is sent.
+    // A sidecar that rejects its policy.
     envoy.pause()?;
     cluster.api.apply(ANOTHER)?;
     wait_for_status(&control_plane, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
@@ -224,11 +224,11 @@ fn the_report_names_acknowledgements() -> Result<()> {
     explain.is_refused(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
     let nowhere = ask(&["--source", "curl/curl", "--admin", "203.0.113.2:1"]);
     explain.is_refused(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
-    // The control plane's own role is enough for a service account.
+    // The control plane's own role is sufficient for a service account.
     let output = explain.run(User::ControlPlane, &ask(&["--source", "curl/curl"]))?;
     ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
-    // A pod that nothing intercepts, in a namespace that is not of the mesh.
+    // A pod without interception, in a namespace outside the mesh.
     let output = explain.run(User::Admin, &ask(&["--pod", "plain/bare", "--output", "json"]))?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(report["identity"] == "plain/default" && report["reason"] == "no-policy", "{report:#}");

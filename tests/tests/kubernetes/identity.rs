@@ -115,14 +115,14 @@ fn an_envoy_gets_the_policy_of_its_token() -> Result<()> {
     wait_for("the policy", IO_TIMEOUT, || gets_echo(&pod, 9000)).with_context(|| control_plane.log())?;
     ensure!(!gets_echo(&pod, 9100), "the policy of another is in force");
     ensure!(control_plane.log().contains("by=\"token\""), "{}", control_plane.log());
-    // It is asked about again, and stays.
+    // The token is reviewed again, and the stream stays.
     let confirmed = r#"osm_egress_token_reviews_total{result="confirmed"}"#;
     wait_for("a second review", IO_TIMEOUT, || control_plane.metric(confirmed).is_ok_and(|n| n >= 2))?;
     ensure!(control_plane.metric("osm_egress_xds_streams_total")? == 1, "{}", control_plane.log());
 
     remove(cluster, "pod", "one")?;
     let revoked = || control_plane.refusal_count("revoked").is_ok_and(|n| n == 1);
-    // The API server itself remembers for ten seconds what it found.
+    // The API server itself caches a review for ten seconds.
     wait_for("the stream to be cut", Duration::from_secs(30), revoked)
         .with_context(|| control_plane.log())?;
     ensure!(
@@ -202,7 +202,7 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
     remove(&accounts.cluster, "serviceaccount", "gone")?;
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let unconfirmed = "the API server does not confirm it: ";
-    // What is shown by whom, and how that is answered, counted and told.
+    // Presented credentials, and the answer, counter and text that follow.
     type Case<'t> = (&'t str, &'t str, Vec<String>, Code, &'t str, &'t str);
     let cases: [Case<'_>; 12] = [
         ("none", "p.a.curl", vec![], unauthenticated, "no-credentials", "the stream shows no credentials"),
@@ -216,7 +216,7 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
             "token",
             "not a token of a projected",
         ),
-        // Of a user, whom the API server would know.
+        // A token of a user, which the API server accepts.
         (
             "another kind",
             "p.a.curl",
@@ -323,7 +323,7 @@ fn confirmed_tokens_count_while_the_api_server_is_away() -> Result<()> {
     let network = TestNetwork::new()?;
     let mut accounts = TwoAccounts::new(&network)?;
     let own = accounts.own();
-    // Nothing is fresh for longer than an open stream is left alone.
+    // A confirmed token is cached for at most the review interval.
     let control_plane = accounts.cluster.control_plane(&accounts.flags(&own, &[]))?;
     let known = accounts.cluster.api.token("curl", "a", AUDIENCE, None)?;
     let unknown = accounts.cluster.api.token("curl", "b", AUDIENCE, None)?;
@@ -335,7 +335,7 @@ fn confirmed_tokens_count_while_the_api_server_is_away() -> Result<()> {
     ensure!(status.code() == Code::Unavailable, "{status:?}");
     ensure!(status.message().contains("tokens cannot be reviewed now: the API server"), "{status:?}");
     ensure!(control_plane.refusal_count("unavailable")? == 1, "{}", control_plane.get("/metrics")?);
-    // What needs no API server is said all the same.
+    // Errors that need no API server are reported all the same.
     let status = accounts.ask("p.a.curl", &["garbage"])?.err().context("garbage was told something")?;
     ensure!(status.code() == Code::Unauthenticated, "{status:?}");
     accounts.cluster.api.resume()?;

@@ -126,7 +126,7 @@ fn an_api_server_accepts_injected_pods() -> Result<()> {
     let file = write(folder.path(), "injected.yaml", &injected)?;
     cluster.api.kubectl(User::Admin, &["apply", "--dry-run=server", "-f", &file])?;
     cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
-    // Twice is once, also for what the API server filled in.
+    // Injection is idempotent, also with the API server's defaults.
     ensure!(inject(&injected, &["--xds-ca", &authority])? == injected);
     let said = cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
     ensure!(said.lines().all(|line| line.ends_with("unchanged")), "{said}");
@@ -151,7 +151,7 @@ fn an_api_server_accepts_injected_pods() -> Result<()> {
         json!({"name": "osm-egress-hosts", "mountPath": "/etc/hosts", "subPath": "hosts", "readOnly": true});
     ensure!(container(template, "containers", "envoy")?["volumeMounts"][1] == mount, "{template}");
     for (name, list) in [("envoy", "containers"), ("osm-init", "initContainers")] {
-        // What was asked for was not dropped.
+        // The API server kept every field.
         let context = &container(template, list, name)?["securityContext"];
         ensure!(context["seccompProfile"]["type"] == "RuntimeDefault", "{context}");
         ensure!(context["readOnlyRootFilesystem"] == true && context["allowPrivilegeEscalation"] == false);
@@ -246,7 +246,7 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     let probe = &sidecar["readinessProbe"]["httpGet"];
     let port = probe["port"].as_u64().and_then(|port| u16::try_from(port).ok()).context("no port")?;
     let path = probe["path"].as_str().context("no path")?;
-    // From outside, as a kubelet asks.
+    // From outside the pod, like a kubelet.
     let ready = || -> Result<bool> {
         let request = client::request("GET", path, &[("host", "pod"), ("connection", "close")]);
         let to = SocketAddr::new(place.address.into(), port);

@@ -59,7 +59,7 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    // Tags would be told of.
+    // Tags would cause a warning.
     let images = by_digest();
     let first =
         run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.expect_success()?;
@@ -94,7 +94,7 @@ fn uninstall_leaves_no_trace() -> Result<()> {
         ensure!(changed.is_empty(), "{again:?} wrote {changed:?}");
     }
 
-    // Values are kept, laid over each other, and forgotten.
+    // Values are stored, merged and reset.
     run(api, &["upgrade", "--set", "osm.egress.replicas=3"])?.expect_success()?;
     run(api, &["upgrade", "--set", "osm.egress.httpDenyStatus=404"])?.expect_success()?;
     let replicas = || -> Result<Value> {
@@ -149,7 +149,7 @@ fn objects_of_the_user_survive() -> Result<()> {
         "Namespace. /osm-system",
         "ServiceAccount. default/osm-egress",
     ];
-    // Kinds that are gone are listed a moment longer.
+    // The API server lists removed kinds a moment longer.
     wait_for("only these to be left", Duration::from_secs(30), || {
         api.objects().is_ok_and(|after| difference(&before, &after) == expected.map(|id| format!("+ {id}")))
     })
@@ -279,7 +279,7 @@ fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
     ensure!(error.contains("somebody else set these fields"), "{error}");
     run(api, &["install", "--dry-run"])?.expect_success()?;
     ensure!(api.objects()? == applied);
-    // What kubectl applied counts as installed.
+    // Objects applied by kubectl count as installed.
     run(api, &["install"])?.expect_success()?;
     ensure!(read(api, &["secret", "osm-egress-tls", "-n", "osm-system"])?["data"] == secret);
     Ok(())
@@ -320,7 +320,7 @@ fn errors_name_the_remedy() -> Result<()> {
     ensure!(api.objects()? == with);
     api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress", "-n", "osm-system"])?;
 
-    // One that stops half-way goes on from there.
+    // An interrupted uninstall continues.
     let broken = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
@@ -459,7 +459,7 @@ fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
     ensure!(said.err.contains("a grant stops: Egress team-b/theirs"), "{}", said.err);
     let said = upgrade(&["--stop-grants"])?.expect_success()?;
     ensure!(said.err.contains("a grant stops: Egress team-b/theirs") && !flag()?, "{}", said.err);
-    // What has stopped does not stop again.
+    // A revoked grant is not reported again.
     upgrade(&[])?.expect_success()?;
     Ok(())
 }
@@ -477,7 +477,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
 
     api.namespace("curl", false)?;
     api.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bare, namespace: curl}\nspec: {containers: [{name: a, image: a}]}\n")?;
-    // One of before sidecars had a hosts file.
+    // A pod injected before sidecars had a hosts file.
     api.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: curl}\nspec:\n  \
          hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
@@ -506,7 +506,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     let text = run(api, &["verify"])?.expect_success()?.out;
     ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
 
-    // Names that are not whole. No control plane runs that could be asked about them.
+    // Host names that are not fully qualified. No control plane runs here.
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
     api.apply(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: db, namespace: curl}\n\
@@ -533,7 +533,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     let (_, report) = verify(api)?;
     ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");
 
-    // Each of these breaks one thing, and an upgrade mends it.
+    // Each of these breaks one part, and an upgrade repairs it.
     let unlabel =
         r#"{"webhooks":[{"name":"inject.osm-egress.openservicemesh.io","clientConfig":{"caBundle":null}}]}"#;
     for (words, check) in [

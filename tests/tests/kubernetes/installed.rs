@@ -60,7 +60,7 @@ fn arguments(api: &ApiServer<'_>, mounted: &Volume, flows: &Path) -> Result<Vec<
                 .into()
         })
         .collect();
-    // What a pod finds by itself.
+    // The environment of a pod.
     arguments.extend(["--kubeconfig".into(), api.kubeconfig(User::ControlPlane).into()]);
     Ok(arguments)
 }
@@ -107,7 +107,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     run(&["install", "--set", "osm.egress.flowLog=true"])?;
     run(&["namespace", "add", "curl"])?;
 
-    // Nobody answers: nothing is let in where the mesh is, and everything elsewhere.
+    // Without an answer the API server refuses objects in namespaces of the mesh, and accepts others.
     let good = policy("tcp", &format!("ipAddresses: [{HTTPBIN}/32]"));
     let refused = api.apply(&good).err().context("a policy was let in")?.to_string();
     ensure!(refused.contains("failed calling webhook"), "{refused}");
@@ -119,7 +119,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     };
     ensure!(pod_of("curl").is_err(), "a pod was let in");
     pod_of("other")?;
-    // What a cluster cannot wait for: without service accounts no pod would start anywhere in the namespace.
+    // Service accounts are exempt: without them no pod would start in the namespace.
     api.service_account("curl", "late")?;
     api.kubectl(
         User::Admin,
@@ -133,7 +133,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         ControlPlane::run(netns, CONTROL_PLANE, &arguments(api, &mounted, flows.path())?)?.ready()?;
     ensure!(control_plane.get("/servingz")? == "ok\n");
 
-    // The API server finds it by its Service, and knows it by its authority.
+    // The API server reaches the webhook by its Service, and verifies its certificate.
     let bad = policy("http", "hosts: ['*']");
     let refused = api.apply(&bad).err().context("a policy with a mistake was let in")?.to_string();
     ensure!(
@@ -141,11 +141,11 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         "{refused}"
     );
     api.apply(&good)?;
-    // The user whom the webhook saw is on record.
+    // The audit record names the webhook's user.
     let user = "changed by admin (not verified) (Egress curl/mine): opens tcp 9000 at 203.0.113.10/32; for curl/curl";
     wait_for("the record", IO_TIMEOUT, || recorded(api, "curl", "mine").is_ok_and(|found| found == [user]))
         .with_context(|| format!("{:?}\n{}", recorded(api, "curl", "mine"), control_plane.log()))?;
-    // Whoever may edit the namespace opens nothing by its service accounts.
+    // A namespace editor opens nothing through service accounts.
     let loosen = ["annotate", "serviceaccount", "curl", "-n", "curl", "openservicemesh.io/egress-mode=audit"];
     let refused = api.kubectl(User::Admin, &loosen).err().context("a mode was loosened")?.to_string();
     ensure!(
@@ -176,7 +176,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         .collect();
     ensure!(names.contains(&"envoy"), "{injected:#}");
 
-    // A sidecar finds it by the same name, and knows it by the same authority.
+    // A sidecar reaches the control plane by the same name, and verifies the same certificate.
     network.dns.set(HOST, &[service.parse()?]);
     let token = Volume::new(&[("token", &api.token("curl", "curl", "osm-egress", Some("one"))?)])?;
     let (ca, token) = (mounted.text("ca.crt"), token.text("token"));
@@ -191,7 +191,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
     };
     wait_for("the policy", IO_TIMEOUT, reaches).with_context(|| control_plane.log())?;
-    // And tells of it.
+    // The sidecar reports it.
     wait_for("a flow", IO_TIMEOUT, || {
         control_plane
             .get("/flows?identity=curl/curl&verdict=allow")
@@ -199,11 +199,11 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     })?;
     ensure!(flows.path().join("flows.db").is_file());
 
-    // The doctor sees the proxy. Only what no controller does here is missing.
+    // `verify` sees the proxy. Only the controllers' part is missing.
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let verify = || osm_egress(api, User::Admin, &["verify", "--admin", &admin]);
     let all = "proxies: 1 connected, all with what they were sent";
-    // What is in force is acknowledged a moment later.
+    // The acknowledgement follows a moment later.
     wait_for("the acknowledgement", IO_TIMEOUT, || verify().is_ok_and(|said| said.out.contains(all)))?;
     let said = verify()?;
     ensure!(
@@ -225,7 +225,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         "{}",
         said.out
     );
-    // Who deletes a policy is on record too.
+    // The audit record names the user who deletes a policy.
     api.kubectl(User::Admin, &["delete", "egress", "mine", "-n", "curl"])?;
     wait_for("the record of the deletion", IO_TIMEOUT, || {
         let closed = "changed by admin (not verified) (Egress curl/mine): closes tcp 9000 at 203.0.113.10/32; for curl/curl";
@@ -233,9 +233,9 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     })
     .with_context(|| control_plane.log())?;
 
-    // Everything that it asked for, the installed role allows.
+    // The installed role allows every request that was made.
     ensure!(!control_plane.log().contains("the API server says"), "{}", control_plane.log());
-    // Killed, it leaves something behind, which uninstall takes away with the rest.
+    // A killed control plane leaves objects behind, which uninstall removes.
     drop(control_plane);
     let reports = || api.kubectl(User::Admin, &["get", "configmap", "-n", "osm-system", "-o", "name"]);
     ensure!(reports()?.contains("osm-egress-proxies-"), "{}", reports()?);

@@ -108,7 +108,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
         let stop = StopProbers(&probers);
         let threads: Vec<_> =
             probers.iter().zip(&pods).map(|(prober, pod)| scope.spawn(|| prober.run(pod))).collect();
-        // A change, until both proxies obey.
+        // Waits until both proxies follow a change.
         let change = |cluster: &Cluster<'_>, allow: bool| -> Result<()> {
             if allow {
                 cluster.api.apply(&egress("change", "ports: [{number: 9100, protocol: tcp}]"))?;

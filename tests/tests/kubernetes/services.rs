@@ -98,7 +98,7 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     let mut held = echo(&pod, HTTPBIN, 9000)?;
     ensure!(echo(&pod, ELSEWHERE, 9000).is_err(), "it is open");
 
-    // Opens nothing, whatever the slice says that it is.
+    // A slice opens nothing, whatever kind of endpoint it claims.
     api.apply(POD)?;
     api.apply(&service("evil", "clusterIP: None, "))?;
     for target in [None, Some("cart"), Some("nobody")] {
@@ -106,14 +106,14 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
         reported(&control_plane, "evil", "EndpointSlice `evil-x` has `198.51.100.66`")?;
         ensure!(echo(&pod, ELSEWHERE, 9000).is_err(), "{target:?} opened it");
     }
-    // What the pod's author writes there does not count.
+    // The pod author's own fields do not count.
     let status = json!({"status": {"podIP": ELSEWHERE, "podIPs": [{"ip": ELSEWHERE}]}}).to_string();
     let words = ["patch", "pod", "cart", "-n", "shop", "--type=merge", "-p", &status];
     api.kubectl(User::Admin, &words)?;
     api.apply(&slice("evil", ELSEWHERE, Some("cart")))?;
     ensure!(echo(&pod, ELSEWHERE, 9000).is_err(), "its author opened it");
 
-    // Closes nothing that is allowed.
+    // A slice closes nothing that is allowed.
     permissive(&cluster, false)?;
     api.apply(&slice("evil", HTTPBIN, None))?;
     reported(&control_plane, "evil", "EndpointSlice `evil-x` has `203.0.113.10`")?;
@@ -122,7 +122,7 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     drop(held);
     permissive(&cluster, true)?;
 
-    // What the kubelet says counts, until the pod has ended and its slice had time to follow.
+    // The kubelet's status counts until the pod has ended and its slice had time to follow.
     api.apply(&slice("evil", ELSEWHERE, Some("cart")))?;
     run(&cluster, "cart", "Running", ELSEWHERE)?;
     wait_for("the pod to be in the mesh", Duration::from_secs(10), || echo(&pod, ELSEWHERE, 9000).is_ok())
@@ -168,7 +168,7 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
         .with_context(|| control_plane.log())?;
     let mut held = echo(&pod, address, 9000)?;
 
-    // A slice of one's own, beside the one of the controller.
+    // A second slice, beside the controller's.
     let mine = slice("cart", ELSEWHERE, None).replace("name: cart-x", "name: cart-mine");
     api.apply(&mine)?;
     lead("-D", HTTPBIN)?;
@@ -179,7 +179,7 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     api.kubectl(User::Admin, &["delete", "endpointslice", "cart-mine", "-n", "shop"])?;
     wait_for("the service to be back", Duration::from_secs(10), || echo(&pod, address, 9000).is_ok())?;
 
-    // One that names a pod that is nowhere is waited for, for a second.
+    // A slice that names a missing pod counts after a second.
     let unknown = slice("cart", ELSEWHERE, Some("nobody")).replace("name: cart-x", "name: cart-mine");
     let mut held = echo(&pod, address, 9000)?;
     api.apply(&unknown)?;
@@ -187,13 +187,13 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     println!("a pod that is nowhere was waited for for {took:.1?}");
     ensure!(took < Duration::from_millis(2500), "{took:?}");
     ensure!(echo(&pod, address, 9000).is_err(), "a slice led the service elsewhere");
-    // And not again.
+    // Not a second time.
     api.kubectl(User::Admin, &["delete", "endpointslice", "cart-mine", "-n", "shop"])?;
     wait_for("the service to be back", Duration::from_secs(10), || echo(&pod, address, 9000).is_ok())?;
     api.apply(&unknown)?;
     reported(&control_plane, "Service shop/cart", "its cluster address is not in the mesh")?;
 
-    // Without a selector it is in the mesh as long as it has nothing else than pods.
+    // A service without a selector belongs to the mesh while all its endpoints are pods.
     api.apply(&service("plain", ""))?;
     wait_for_status(&control_plane, "the other service", |status| {
         status["objects"].to_string().contains("plain")

@@ -170,7 +170,7 @@ fn the_egress_policy_demo_passes() -> Result<()> {
     let network = TestNetwork::new()?;
     let pod = network.pod()?;
     let cluster = Cluster::new(&network)?;
-    // As Open Service Mesh answers; 403 and a reason is what we would rather say.
+    // Open Service Mesh answers 404; this project prefers 403 with a reason.
     let _control_plane = cluster.control_plane(&["--http-deny-status", "404"])?;
     let _envoy = sidecar::start(&pod, false)?;
     let run = |line: &str| cluster.api.shell(User::Admin, line).map(|_| ());
@@ -219,7 +219,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     cluster.install_definitions(|text| text.contains("kind: MeshConfig") || text.contains("kind: Egress"))?;
     cluster.set_up()?;
     api.namespace("plain", false)?;
-    // With everything for which it needs a permission.
+    // With every feature that needs a permission.
     let (authority, own) = issue_control_plane_certificate()?;
     let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
     let flags = ["--service-account-tokens", "--tls-cert", &certificate, "--tls-key", &key];
@@ -227,7 +227,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     wait_for_status(&control_plane, "the first state", |status| {
         accepted_objects(status).contains(&"MeshConfig osm-system/osm-mesh-config".to_owned())
     })?;
-    // Not of the mesh, until it is.
+    // The namespace joins the mesh later.
     let port = "ports: [{number: 9000, protocol: tcp}]";
     let own = egress_in("plain", "p", port)
         .replace("name: curl, namespace: curl}]", "name: curl, namespace: plain}]");
@@ -245,7 +245,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     api.kubectl(User::Admin, &another)?;
     wait_for_status(&control_plane, "it not to count", |status| rules(status, "Egress plain/p").is_none())?;
 
-    // A policy refers to a kind that there is not, and then there is.
+    // A policy refers to a kind that is defined later.
     let reference = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
     api.apply(&egress_in(
         "curl",
@@ -269,7 +269,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
         rules(status, "Egress curl/routes") == Some(1)
     })?;
 
-    // The API server takes what SMI's own reader refuses: two headers in one item.
+    // The API server accepts two headers in one item, which SMI's own reader refuses.
     api.apply(&group("bad", "{x-a: b, x-c: d}"))?;
     api.apply(&group("g", "{x-a: b, x-c: d}"))?;
     api.apply(&egress("host", "hosts: [not a name]\nports: [{number: 80, protocol: http}]"))?;
@@ -279,7 +279,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     })?;
     let status = control_plane.status()?;
     ensure!(rules(&status, "Egress curl/host") == Some(0), "{status:#}");
-    // What it said before does not count: who begins later cannot know it.
+    // Its earlier content does not count, because a control plane that starts later cannot know it.
     ensure!(rules(&status, "Egress curl/routes") == Some(0), "{status:#}");
     let problems = status["problems"].to_string();
     for expected in ["HTTPRouteGroup curl/bad", "HTTPRouteGroup curl/g"] {
@@ -294,13 +294,13 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
         !status["problems"].to_string().contains("HTTPRoute")
     })?;
 
-    // One that begins now reads by lists what the other one read by changes.
+    // A new control plane reads lists where the other one read changes.
     let fresh = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &flags)?.ready()?;
     let (one, other) = (control_plane.status()?, fresh.status()?);
     for part in ["objects", "identities", "problems", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
-    // A proxy comes with a token.
+    // A proxy connects with a token.
     api.service_account("curl", "curl")?;
     let bearer = format!("Bearer {}", api.token("curl", "curl", "osm-egress", None)?);
     let host = CONTROL_PLANE.to_string();
@@ -313,9 +313,9 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     proxy
         .fetch_policy(&network.outside.netns, SocketAddr::new(CONTROL_PLANE, 15128))?
         .with_context(|| control_plane.log())?;
-    // One that stops takes back what it said of its proxies; one that stays renews it.
+    // A control plane that stops withdraws its report about proxies; one that runs renews it.
     fresh.stop()?;
-    // The role is enough, as was seen, and nothing in it is unused.
+    // The role is sufficient, and no permission is unused.
     wait_for("every permission to be used", Duration::from_secs(30), || {
         api.used_permissions()
             .is_ok_and(|asked| role_permissions().is_ok_and(|allowed| asked == role_permissions))
@@ -350,7 +350,7 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
     ensure!(lives(&mut held), "a connection ended with the API server");
     echo(&pod, HTTPBIN, 9000).context("what was allowed is not any more")?;
     ensure!(echo(&pod, HTTPBIN, 9100).is_err(), "what was forbidden is allowed");
-    // Who begins now waits, and says nothing to proxies.
+    // A new control plane waits, and sends proxies nothing.
     let late = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?;
     wait_for("its admin interface", Duration::from_secs(10), || late.get("/healthz").is_ok())?;
     ensure!(late.get("/readyz").is_err(), "it is ready without having read anything");
@@ -470,7 +470,7 @@ fn without_the_role_proxies_get_nothing() -> Result<()> {
         control_plane.get("/readyz").is_err_and(|error| error.to_string().contains("403"))
     })
     .with_context(|| control_plane.log())?;
-    // The log says it a moment after the answer does.
+    // The log line follows the response.
     wait_for("the log", Duration::from_secs(5), || control_plane.log().contains("cannot list resource"))
         .with_context(|| control_plane.log())?;
     Ok(())

@@ -103,19 +103,19 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     ensure!(line("NAME").contains("ACCEPTED") && line("NAME").contains("PROGRAMMED"), "{table}");
     ensure!(line("good").contains("True") && line("bad").contains("False"), "{table}");
     ensure!(line("good").contains("0/0"), "{table}");
-    // A second one, and one that begins anew, find that everything is said.
+    // A second control plane, and a restarted one, write nothing again.
     let before = (version(api, "good")?, version(api, "bad")?);
     let other = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
-    // Another policy's status is written by both or either: then the others were looked at as well.
+    // Once either has written another policy's status, both have looked at the earlier ones.
     api.apply(&egress("last", BAD))?;
     until(api, "last", "Accepted", "Invalid", 1, 10)?;
-    // So do the marks that both renew.
+    // The periodic reports stay the same, too.
     let marks = (mark(api, CONTROL_PLANE), mark(api, SECOND_CONTROL_PLANE));
     wait_for("both to renew their marks", Duration::from_secs(30), || {
         mark(api, CONTROL_PLANE) != marks.0 && mark(api, SECOND_CONTROL_PLANE) != marks.1
     })?;
     ensure!((version(api, "good")?, version(api, "bad")?) == before, "what was said was written again");
-    // Both were there, and it is told once, with its field.
+    // With both running, the event is written once, with its field.
     ensure!(events(api, "last")? == ["Warning Invalid"], "{:?}", events(api, "last"));
     let described = api.kubectl(User::Admin, &["describe", "egress", "last", "-n", "curl"])?;
     let told: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
@@ -123,7 +123,7 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
     other.stop()?;
     ensure!(mark(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
-    // What is mended is said, with the generation that it is about.
+    // A correction is reported with its generation.
     api.apply(&egress("bad", "hosts: [a.org]\nports: [{number: 80, protocol: http}]"))?;
     until(api, "bad", "Accepted", "Accepted", 2, 10)?;
     ensure!(events(api, "bad")? == ["Normal Accepted", "Warning Invalid"], "{:?}", events(api, "bad"));
@@ -153,7 +153,7 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     ))?;
     let message = until(api, "p", "Programmed", "Programmed", 2, 10)?;
     ensure!(message == "2 of 2 proxies have it", "{message}");
-    // Who has no place for its listener says no.
+    // A proxy whose listener's address is taken rejects the listener.
     let taken = pods[2].sidecar.run(|| TcpListener::bind("0.0.0.0:15001"))??;
     let third = sidecar::bootstrap_with("curl/curl", false, &["--proxy", "third"])?;
     let third = Envoy::launch(&pods[2], &third, 1)?;
@@ -183,12 +183,12 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
     let two = sidecar(&pods[1], "two", SECOND_CONTROL_PLANE)?;
     programmed(&cluster.api, "p", "2/2", 15).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
-    // They agree: while both look, nothing is written.
+    // Both agree, so nothing is written.
     let before = version(&cluster.api, "p")?;
     let marks = mark(&cluster.api, CONTROL_PLANE);
     wait_for("a mark to be renewed", Duration::from_secs(30), || mark(&cluster.api, CONTROL_PLANE) != marks)?;
     ensure!(version(&cluster.api, "p")? == before, "the control planes do not agree");
-    // What happens while the API server is away is right afterwards.
+    // Changes during the outage are reported afterwards.
     cluster.api.kill();
     wait_for("both to notice", Duration::from_secs(10), || {
         first.get("/readyz").is_err() && second.get("/readyz").is_err()
@@ -198,7 +198,7 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     programmed(&cluster.api, "p", "3/3", 30).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
     drop(three);
     programmed(&cluster.api, "p", "2/2", 20)?;
-    // One that is killed says nothing of it.
+    // A killed control plane withdraws nothing.
     drop(second);
     ensure!(mark(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
     let took = programmed(&cluster.api, "p", "1/1", 60)?;

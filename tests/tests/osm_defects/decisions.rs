@@ -26,7 +26,7 @@ fn d1_http_enforces_ip_addresses() -> Result<()> {
             ensure!(mesh.network.origins.connections_to(other) == 0, "{other} was reached");
         }
         mesh.get(at(HTTPBIN, 80), "www.example.com", "/get")?.expect_refusal("host-not-allowed")?;
-        // The dialled address counts, not what the name resolves to now.
+        // The original destination counts, not the name's current address.
         mesh.network.dns.set("httpbin.org", &[ELSEWHERE]);
         mesh.get(at(HTTPBIN, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
         ensure!(mesh.network.origins.connections_to(ELSEWHERE) == 0, "the name was followed");
@@ -97,10 +97,10 @@ fn d6_a_name_chooses_the_address() -> Result<()> {
         mesh.get_tls(at(ELSEWHERE, 443), "httpbin.org")?.expect_origin(HTTPBIN)?;
         mesh.get(at(ELSEWHERE, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
         mesh.get_tls(at(ELSEWHERE, 443), "www.example.com")?.expect_close()?;
-        // With addresses, the dialled one counts, and it must be one of them.
+        // If the rule has addresses, the original destination must be one of them.
         mesh.get_tls(at(HTTPBIN, 8443), "httpbin.org")?.expect_origin(HTTPBIN)?;
         mesh.get_tls(at(ELSEWHERE, 8443), "httpbin.org")?.expect_close()?;
-        // A name that may not be the one that counts, where the workload chooses the address.
+        // The visible name may not be the real one, and the workload chooses the address.
         mesh.exchange(at(HTTPBIN, 8443), &encrypted_hello("httpbin.org"))?.expect_close()?;
         let refused = "deny ech-refused curl/both spec.ports[0]";
         access_log::wait_for_line(mesh.envoy, "the refusal of ECH", |line| {
@@ -124,7 +124,7 @@ fn d7_paths_are_normalised_first() -> Result<()> {
         );
     with_mesh(&[("web.yaml", &files)], |mesh| {
         let web = at(HTTPBIN, 8080);
-        // What is let through arrives as it was judged.
+        // An allowed path arrives in the form that was judged.
         for (sent, arrives) in [
             ("/get", "/get"),
             ("//get", "/get"),
@@ -153,7 +153,7 @@ fn d7_paths_are_normalised_first() -> Result<()> {
             let reply = mesh.get(web, "httpbin.org", sent)?;
             reply.expect_refusal("route-not-allowed").with_context(|| sent.to_owned())?;
         }
-        // What servers read in different ways.
+        // Paths that servers read in different ways.
         for sent in
             ["/public/..%2fadmin", "/public/%2F..%2fadmin", "/public/..%5cadmin", "/public%5C..%5Cadmin"]
         {

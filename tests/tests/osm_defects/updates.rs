@@ -41,7 +41,7 @@ fn d3_protocols_have_any_case_and_unknown_ones_are_named() -> Result<()> {
                 format!("ports: [{{number: 9101, protocol: {unknown}}}, {{number: 9102, protocol: tcp}}]");
             mesh.write("unknown.yaml", &egress("unknown", &ports))?;
             mesh.exchange(at(EXAMPLE, 9101), b"hello")?.expect_close().with_context(|| unknown.to_owned())?;
-            // The object's other ports live on.
+            // The object's other ports stay in force.
             mesh.exchange(at(EXAMPLE, 9102), b"hello")?.expect_echo(b"hello")?;
             let problems = mesh.diagnostics("Egress curl/unknown")?;
             let said = |problem: &String| problem.starts_with("error spec.ports[0].protocol: ");
@@ -73,7 +73,7 @@ fn d4_no_policy_stops_updates() -> Result<()> {
                 .with_context(|| format!("round {round}"))?;
         }
         mesh.get(at(HTTPBIN, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
-        // Whose settings are missing grants nothing, and says so.
+        // An object whose settings are missing grants nothing and reports it.
         let reply = mesh.get(at(HTTPBIN, 8080), "httpbin.org", "/get")?;
         ensure!(reply == Reply::Closed, "{reply:?}");
         let problems = mesh.diagnostics("Egress curl/missing")?;
@@ -189,7 +189,7 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
         ensure!(!loser_says(mesh, "Egress curl/b")?, "{:?}", mesh.diagnostics("Egress curl/b")?);
         mesh.get(web, "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
 
-        // The settings' own host is for Open Service Mesh's in-mesh traffic: it does not matter.
+        // The settings' host is for Open Service Mesh's in-mesh traffic, and has no effect here.
         mesh.write("3.yaml", &settings("two", "some.other.host", 33))?;
         ensure!(max_connections(mesh, "httpbin.org:8080")? == 33);
         mesh.get(web, "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
@@ -254,7 +254,7 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
             .into_iter()
             .map(|what| {
                 let dump = envoy.admin(&format!("/config_dump?resource={what}"))?;
-                // All but when it was updated: with the versions.
+                // Everything but the time of the update; versions included.
                 Ok(dump
                     .lines()
                     .filter(|line| !line.contains("\"last_updated\""))
@@ -266,7 +266,7 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
     let before = dump()?;
     ensure!(before.iter().all(|part| part.contains("\"version_info\"")), "{before:?}");
 
-    // A policy of somebody else is nothing to this proxy.
+    // Another identity's policy does not affect this proxy.
     let responses = text(&control_plane, "osm_egress_xds_responses_total")?;
     let other = egress_of("other", "other", "hosts: [httpbin.org]\nports: [{number: 80, protocol: http}]");
     network.write("other.yaml", &other)?;
@@ -277,7 +277,7 @@ fn d13_equal_input_gives_equal_bytes() -> Result<()> {
         "the proxy was told of another's policy"
     );
 
-    // Another control plane, with the same objects in other files that came in another order.
+    // Another control plane with the same objects in other files and another order.
     drop(control_plane);
     for name in ["1.yaml", "2.yaml", "3.yaml", "other.yaml"] {
         network.remove(name)?;
@@ -334,7 +334,7 @@ fn d18_revocation_closes_connections_in_flight() -> Result<()> {
             held.read_exact(&mut byte)?;
             text.push(byte[0]);
         }
-        // The port stays open: it is the request that is not allowed any more.
+        // The port stays open; only the request is no longer allowed.
         mesh.write("http.yaml", &http("www.example.com"))?;
         wait_for_end(&held).context("a response that is under way")?;
 
@@ -384,7 +384,7 @@ fn d20_a_large_regex_affects_its_group_only() -> Result<()> {
             let problems = mesh.diagnostics("HTTPRouteGroup curl/large")?;
             let said = |problem: &String| problem.starts_with("error spec.matches[0].pathRegex: ");
             ensure!(problems.iter().any(said), "{what}: {:?}", short(&problems));
-            // Who names the group is told, and grants nothing on that port.
+            // An object that names the group reports it, and grants nothing on that port.
             let problems = mesh.diagnostics("Egress curl/large")?;
             ensure!(
                 problems.iter().any(|p| p.starts_with("error spec.matches[0]: ")),

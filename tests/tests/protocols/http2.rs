@@ -21,7 +21,7 @@ async fn unary_and_streaming(channel: &Channel) -> Result<()> {
         let said = grpc::say(channel, &format!("call {n}")).await?;
         ensure!(said == format!("{HTTPBIN} call {n}"), "{said}");
     }
-    // Both sides talk in turn: nothing on the way may wait for an end.
+    // Both sides send in turn: nothing on the way may wait for the end of the stream.
     let (sender, texts) = tokio::sync::mpsc::channel(1);
     let texts = tokio_stream::wrappers::ReceiverStream::new(texts);
     let mut answers = grpc::chat(channel, texts).await?;

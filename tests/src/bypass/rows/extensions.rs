@@ -93,7 +93,7 @@ fn encrypted() -> Row {
         outer(&Hello::named("httpbin.org"), "a plain one for `httpbin.org`", Reaches(HTTPBIN)),
         outer(&Hello::nameless().encrypted(), "one without an outer name", refused()),
     ])
-    // The workload chooses the address among those of a block.
+    // The rule lists a block, and the workload chooses an address in it.
     .checks([
         bytes(
             "an encrypted one with the outer name `httpbin.org`, which a rule lists for a block",

@@ -189,7 +189,7 @@ fn slow() -> Row {
             move |observed| {
                 let start = Instant::now();
                 let outcome = observed.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes))?;
-                // Refused in good time, and not when somebody else lost patience.
+                // The filter's timeout must end it, not another one.
                 Ok(if start.elapsed() < Duration::from_secs(2) { outcome } else { Outcome::Silence })
             },
         )
@@ -228,7 +228,8 @@ fn slow() -> Row {
             Reaches(EXAMPLE),
             |observed| {
                 observed.workload().run(|| {
-                    // Nothing is waited for between the two: the time is what is tried.
+                    // The elapsed time is under test: there is no condition to wait for. A second is over
+                    // three times the timeout.
                     let Ok(mut stream) = client::connect(at(EXAMPLE, 9000)) else { return Outcome::Closed };
                     std::thread::sleep(Duration::from_secs(1));
                     let mut answer = [0; 5];

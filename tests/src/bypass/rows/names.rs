@@ -47,7 +47,7 @@ fn forged_sni() -> Row {
             curl(format!("--insecure {resolve} https://{name}/get"), Reaches(address)),
         ]
     }))
-    // The families cross as well: where a name has no address of the dialled one.
+    // The families also cross: the name has no address of the dialled family.
     .check(tls(ELSEWHERE6, 443, "httpbin.org", "httpbin.org", Reaches(HTTPBIN)))
     .checks([ELSEWHERE, ELSEWHERE6].map(|elsewhere| {
         let hello = Hello::named("evil.example").bytes();

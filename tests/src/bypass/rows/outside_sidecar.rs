@@ -71,7 +71,7 @@ fn other_protocols() -> Row {
         observed.workload().run(|| client::exchange(to, b"hello"))
     }))
     .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
-    // What the redirection of Open Service Mesh names beside its own listeners.
+    // The other ports that Open Service Mesh's redirection names.
     .checks(
         [15000, 15003, 15010]
             .map(|port| bytes("`hello`", ELSEWHERE, port, b"hello".to_vec(), Closed("no-rule"))),

@@ -28,7 +28,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
     open(&[("web.yaml", WEB), ("<b>wrong.yaml", &wrong)], &["--flow-log"], |console| {
         let browser = &console.browser;
         let to = |ip, port| SocketAddr::new(ip, port);
-        // By a real sidecar, as far as it lets them through.
+        // Through a real sidecar, if it lets them through.
         let name = format!("{EVIL}{ESCAPES}");
         let long = "x".repeat(64 << 10);
         console.pod.workload().run(|| {
@@ -47,7 +47,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
             }
         })?;
         workload::get(console.pod, to(HTTPBIN, 80), "httpbin.org", "/get")?;
-        // By one that says what it wants.
+        // From a client that sends any text.
         let node = format!("{EVIL}{ESCAPES}.curl.curl");
         let proxy = XdsClient { node: &node, ..XdsClient::default() };
         let refused = |name: &str| {
@@ -61,7 +61,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
         console.load("flows")?;
         browser.wait("the path", "#flow-rows", "onerror=window.hit=1")?;
         browser.wait("the server name", "#flow-rows", "https://<img src=x onerror=window.hit=1>")?;
-        // Control characters are escaped, and what turns text around is.
+        // Control characters and bidirectional marks are escaped.
         let rows = browser.text("#flow-rows")?;
         ensure!(
             !rows.contains(['\u{1b}', '\u{202e}']) && rows.contains("\\u{1b}[31m\\u{202e}&lt;"),

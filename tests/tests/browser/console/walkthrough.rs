@@ -61,7 +61,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.wait("what a rule lacks", "#answer", "does not list `www.example.com`")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         ensure!(browser.value("#address")? == EXAMPLE.to_string());
-        // This destination, and not the other one that was refused.
+        // This destination, not the other refused one.
         browser.wait("what is suggested", "#suggested-for", "curl/curl to www.example.com:443")?;
         browser.wait("the other", "#suggested-others", "1 other destination was refused")?;
         let suggested = browser.value("#suggested")?;
@@ -104,7 +104,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
             console.says(|line| line.contains("422"))?;
         }
         write_down(&suggested)?;
-        // It is shown and asked first. A change takes the question back, and so does "No".
+        // The page shows the change and asks first. An edit cancels the question, and so does "No".
         let files = || std::fs::read_dir(console.manifests).map(Iterator::count);
         let before = files()?;
         browser.click("#apply")?;
@@ -130,7 +130,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.click("#evaluate")?;
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
-        // Never over one that is there.
+        // An existing file is never overwritten.
         console.load("ask?identity=curl/curl&to=http://www.example.com/get&address=203.0.113.20")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to www.example.com:80")?;
         ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
@@ -138,7 +138,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         apply()?;
         browser.wait("that it is there", "#apply-said", "is there already: it was left as it is")?;
         console.says(|line| line.contains("409"))?;
-        // What nobody tried has no suggestion, and no button.
+        // A destination without attempts has no suggestion and no button.
         console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
         ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
@@ -188,7 +188,7 @@ fn the_switch_changes_global_egress() -> Result<()> {
         }
         ensure!(std::fs::read_to_string(&file)? == before);
 
-        // Somebody else switches it while this one is asked whether he is sure: what he said yes to counts.
+        // Another user switches it while the page asks: the confirmed value counts.
         browser.click("#switch")?;
         browser.wait("the question", "#switch-yes", "Yes, switch it on")?;
         std::fs::write(&file, before.replace("enableEgress: false", "enableEgress: true"))?;
