@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 ///
 /// # Errors
 /// Fails if it does not hold in time; the error names the condition.
-pub fn wait_for(what: &str, longest: Duration, mut is_so: impl FnMut() -> bool) -> Result<Duration> {
+pub fn wait_for(condition: &str, timeout: Duration, mut holds: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     loop {
-        if is_so() {
+        if holds() {
             return Ok(start.elapsed());
         }
-        if start.elapsed() > longest {
-            bail!("waited {longest:?} in vain for {what}");
+        if start.elapsed() > timeout {
+            bail!("waited {timeout:?} in vain for {condition}");
         }
         // The interval between two checks of the condition.
         std::thread::sleep(Duration::from_millis(5));

@@ -24,7 +24,7 @@ fn at(ip: std::net::IpAddr, port: u16) -> SocketAddr {
 }
 
 /// The documented fields of a kind of line.
-fn documented(kind: &str) -> Result<BTreeSet<String>> {
+fn documented_fields(kind: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(repository_root().join("docs/access-log.md"))?;
     let fields = text.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split(" | ");
@@ -39,8 +39,8 @@ fn keys(line: &Value) -> BTreeSet<String> {
     line.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
 }
 
-fn is_documented(line: &Value) -> Result<()> {
-    let expected = documented(line["kind"].as_str().unwrap_or_default())?;
+fn expect_documented(line: &Value) -> Result<()> {
+    let expected = documented_fields(line["kind"].as_str().unwrap_or_default())?;
     ensure!(!expected.is_empty() && keys(line) == expected, "{line}\ndocumented are {expected:?}");
     Ok(())
 }
@@ -54,7 +54,7 @@ fn documented_examples_have_the_documented_fields() -> Result<()> {
         .filter_map(|rest| serde_json::from_str(rest.split("```").next()?).ok())
         .collect();
     ensure!(examples.len() == 2, "{} examples", examples.len());
-    examples.iter().try_for_each(is_documented)
+    examples.iter().try_for_each(expect_documented)
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn fields_are_as_documented() -> Result<()> {
         let status = control_plane.status()?;
         let version = &status["identities"][identity]["document"];
         for line in lines() {
-            is_documented(&line)?;
+            expect_documented(&line)?;
             ensure!(line["identity"] == identity, "{line}");
             ensure!(line["mode"] == if audited { "audit" } else { "enforce" }, "{line}");
             ensure!(line["policy_version"] == *version && version.is_string(), "{line} {status:#}");
@@ -119,7 +119,7 @@ fn standalone_logs_the_same() -> Result<()> {
     let envoy = Envoy::start(&pod, &Standalone::new()?.example()?, 1)?;
     workload::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
     wait_for("two lines", Duration::from_secs(5), || envoy.access_log().len() == 2)?;
-    envoy.access_log().iter().try_for_each(is_documented)?;
+    envoy.access_log().iter().try_for_each(expect_documented)?;
     access_log::wait_for_line(&envoy, "the request", |line| {
         line["identity"] == "default/default" && line["policy_version"] == "standalone"
     })?;
@@ -178,7 +178,7 @@ fn hostile_bytes_stay_in_one_line() -> Result<()> {
         ];
         let mut sent = 0;
         for bytes in hostile {
-            for request in in_each_place(bytes) {
+            for request in requests_with(bytes) {
                 send(&pod, at(HTTPBIN, 80), &request)?;
                 sent += 1;
             }
@@ -205,7 +205,7 @@ fn hostile_bytes_stay_in_one_line() -> Result<()> {
             let harmless = |c: char| !c.is_control() && c != '\u{fffd}';
             ensure!(line.chars().all(harmless), "not text: {line:?}");
             let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))?;
-            is_documented(&value)?;
+            expect_documented(&value)?;
             // No hostile text forged a line.
             let made_up =
                 value["kind"] == "request" && value["verdict"] == "allow" && value["dialled"].is_null();
@@ -222,7 +222,7 @@ fn hostile_bytes_stay_in_one_line() -> Result<()> {
 }
 
 /// Requests with these bytes as authority, path, method, header value and upgrade.
-fn in_each_place(bytes: &[u8]) -> [Vec<u8>; 5] {
+fn requests_with(bytes: &[u8]) -> [Vec<u8>; 5] {
     let put = |before: &str, after: &str| [before.as_bytes(), bytes, after.as_bytes()].concat();
     [
         put("GET / HTTP/1.1\r\nconnection: close\r\nhost: ", "\r\n\r\n"),

@@ -47,7 +47,7 @@ fn every_row_behaves_as_documented() -> Result<()> {
     let mut outcomes: Vec<Outcome<'_>> = table.iter().map(|row| Outcome { row, failures: vec![] }).collect();
     let mut trespasses = Vec::new();
     for setup in [ControlPlaneFlags::Default, ControlPlaneFlags::ShortTimeout] {
-        observed_mesh::with(setup, |observed| {
+        observed_mesh::with_observed_mesh(setup, |observed| {
             for outcome in &mut outcomes {
                 for check in outcome.row.checks.iter().filter(|check| check.setup == setup) {
                     if let Err(why) = check.run(observed) {

@@ -24,7 +24,7 @@ fn policy() -> String {
 }
 
 /// Requires that nothing gets out, not even what the policy allows, and that nothing arrives at an origin.
-fn nothing_gets_out(network: &TestNetwork, pod: &Pod) -> Result<()> {
+fn expect_nothing_gets_out(network: &TestNetwork, pod: &Pod) -> Result<()> {
     for round in 0..3 {
         let outcomes = [
             workload::get(pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get")?,
@@ -89,25 +89,25 @@ fn with_module(
     test(&network, &pod, &control_plane, &envoy)
 }
 
-fn acknowledged(control_plane: &ControlPlane<'_>) -> bool {
+fn is_acknowledged(control_plane: &ControlPlane<'_>) -> bool {
     control_plane.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
 }
 
 #[test]
 fn a_module_that_traps_opens_nothing() -> Result<()> {
     with_module(&module(UNLIMITED, "unreachable")?, |network, pod, control_plane, envoy| {
-        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(control_plane))?;
+        wait_for("Envoy to take it", Duration::from_secs(20), || is_acknowledged(control_plane))?;
         wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
-        nothing_gets_out(network, pod)
+        expect_nothing_gets_out(network, pod)
     })
 }
 
 #[test]
 fn a_module_that_steers_nothing_opens_nothing() -> Result<()> {
     with_module(&module(UNLIMITED, "(i32.const 0)")?, |network, pod, control_plane, envoy| {
-        wait_for("Envoy to take it", Duration::from_secs(20), || acknowledged(control_plane))?;
+        wait_for("Envoy to take it", Duration::from_secs(20), || is_acknowledged(control_plane))?;
         wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
-        nothing_gets_out(network, pod)?;
+        expect_nothing_gets_out(network, pod)?;
         // The filter ran: tcp_proxy found no cluster.
         ensure!(envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route")? > 0);
         Ok(())
@@ -123,15 +123,15 @@ fn a_configuration_that_fails_on_a_worker_opens_nothing() -> Result<()> {
     for limit in 1..=6 {
         with_module(&module(limit, "unreachable")?, |network, pod, control_plane, envoy| {
             wait_for("Envoy to take it or not", Duration::from_secs(20), || {
-                acknowledged(control_plane)
+                is_acknowledged(control_plane)
                     || control_plane
                         .status()
                         .is_ok_and(|s| s["proxies"][0]["types"]["extension"]["rejected"].is_object())
             })?;
-            if acknowledged(control_plane) {
+            if is_acknowledged(control_plane) {
                 wait_for("Envoy to listen", Duration::from_secs(20), || envoy.admin("/ready").is_ok())?;
             }
-            nothing_gets_out(network, pod)?;
+            expect_nothing_gets_out(network, pod)?;
             without_filter |= envoy.stat("tcp.passthrough-outbound.downstream_cx_no_route").unwrap_or(0) > 0;
             Ok(())
         })
@@ -152,7 +152,7 @@ fn a_rejected_module_opens_nothing_and_is_reported() -> Result<()> {
         };
         wait_for("the rejection", Duration::from_secs(20), || rejected().is_some())?;
         ensure!(rejected().is_some_and(|text| text.contains("Wasm")), "{:?}", rejected());
-        nothing_gets_out(network, pod)?;
+        expect_nothing_gets_out(network, pod)?;
         let sent = || -> Result<u64> {
             let text = control_plane.get("/metrics")?;
             let line = text.lines().find_map(|l| l.strip_prefix("osm_egress_xds_responses_total "));
@@ -185,7 +185,7 @@ fn without_a_control_plane_nothing_gets_out() -> Result<()> {
     let pod = network.pod()?;
     let envoy = Envoy::launch(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
     wait_for("Envoy's admin interface", Duration::from_secs(10), || envoy.admin("/stats").is_ok())?;
-    nothing_gets_out(&network, &pod)
+    expect_nothing_gets_out(&network, &pod)
 }
 
 /// A proxy that does not identify itself gets nothing.
@@ -202,5 +202,5 @@ fn an_unknown_proxy_gets_no_policy() -> Result<()> {
     wait_for("the refusal in the log", Duration::from_secs(10), || {
         control_plane.log().contains("node id `nobody`")
     })?;
-    nothing_gets_out(&network, &pod)
+    expect_nothing_gets_out(&network, &pod)
 }

@@ -147,7 +147,7 @@ fn pending_connections_are_bounded() -> Result<()> {
                 "{MANY} hellos without an end: {} refused, {before} kB before, {after} kB after",
                 refused()?
             );
-            let kept = streams.iter().filter(|stream| ends_now(stream).is_ok_and(|ended| !ended)).count();
+            let kept = streams.iter().filter(|stream| has_ended(stream).is_ok_and(|ended| !ended)).count();
             // 16 MiB of them.
             ensure!(kept < 1100, "{kept} are kept");
             Ok(())
@@ -196,7 +196,7 @@ fn header_block(size: usize) -> Vec<u8> {
 }
 
 /// Envoy's allocated memory, in kB. Its resident memory shrinks late.
-fn allocated(envoy: &Envoy<'_>) -> Result<u64> {
+fn allocated_memory(envoy: &Envoy<'_>) -> Result<u64> {
     let memory: serde_json::Value = serde_json::from_str(&envoy.admin("/memory")?)?;
     let bytes: u64 = memory["allocated"].as_str().context("no memory")?.parse()?;
     Ok(bytes / 1024)
@@ -210,7 +210,7 @@ fn unfinished_headers_are_bounded() -> Result<()> {
     with_mesh(&[("policy.yaml", &policies())], |mesh| {
         let to = SocketAddr::new(HTTPBIN, 80);
         mesh.get(to, "httpbin.org", "/")?.expect_origin(HTTPBIN)?;
-        let before = allocated(mesh.envoy)?;
+        let before = allocated_memory(mesh.envoy)?;
         for unfinished in Unfinished::ALL {
             let evicted = || {
                 let log = mesh.envoy.access_log();
@@ -222,7 +222,7 @@ fn unfinished_headers_are_bounded() -> Result<()> {
             // 16 MiB of them stay, or 64 MiB of possible bodies.
             wait_for("the oldest to go", Duration::from_secs(20), || flood.open() < 1500)?;
             wait_for("the log", Duration::from_secs(20), || evicted() - earlier > MANY / 2)?;
-            let (kept, after, resident) = (flood.open(), allocated(mesh.envoy)?, mesh.envoy.memory()?);
+            let (kept, after, resident) = (flood.open(), allocated_memory(mesh.envoy)?, mesh.envoy.memory()?);
             println!("{unfinished:?}: {kept} kept, {before} kB before, {after} after, {resident} resident");
             ensure!(after < before + 200_000, "{unfinished:?}: {before} kB before, {after} kB after");
         }
@@ -230,7 +230,7 @@ fn unfinished_headers_are_bounded() -> Result<()> {
     })
 }
 
-fn ends_now(mut stream: &TcpStream) -> Result<bool> {
+fn has_ended(mut stream: &TcpStream) -> Result<bool> {
     stream.set_nonblocking(true)?;
     let read = stream.read(&mut [0; 16]);
     Ok(!matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock))

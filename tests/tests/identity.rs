@@ -25,7 +25,7 @@ const HOST: &str = "osm-egress.osm-system.svc";
 const UUID: &str = "0b1e2d3c-4f5a-6789-abcd-ef0123456789";
 
 /// Issues a certificate of `curl/NAME`, like Open Service Mesh's.
-fn named(authority: &Authority, name: &str) -> Result<Pair> {
+fn issue_proxy_certificate(authority: &Authority, name: &str) -> Result<Pair> {
     let common_name = format!("{UUID}.sidecar.{name}.curl.cluster.local");
     authority.issue(&Names { common_name: &common_name, ..Names::default() })
 }
@@ -97,14 +97,14 @@ fn an_envoy_gets_the_policy_of_its_certificate() -> Result<()> {
     let own = Volume::of_pair(&server(&authority)?)?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
     let control_plane = control_plane(&network, &own, &ca, &["--credential-review-interval", "1s"])?;
-    let client = Client::new(&named(&authority, "a")?)?;
+    let client = Client::new(&issue_proxy_certificate(&authority, "a")?)?;
     let envoy = Envoy::start(&pod, &client.bootstrap("curl/a", &ca)?, 1)?;
     wait_for("the policy", IO_TIMEOUT, || gets_echo(&pod, 9000)).with_context(|| envoy.log())?;
     ensure!(!gets_echo(&pod, 9100), "the policy of another is in force");
     ensure!(control_plane.log().contains("by=\"certificate\""), "{}", control_plane.log());
 
     // New connections get the control plane's new certificate, and open ones stay.
-    let before = shown(&network, &authority)?;
+    let before = presented_certificate(&network, &authority)?;
     let streams = control_plane.metric("osm_egress_xds_streams_total")?;
     own.put(&[("tls.crt", "none"), ("tls.key", "none")])?;
     let broken =
@@ -115,11 +115,11 @@ fn an_envoy_gets_the_policy_of_its_certificate() -> Result<()> {
         "{}",
         control_plane.log()
     );
-    ensure!(shown(&network, &authority)? == before, "a broken file is in force");
+    ensure!(presented_certificate(&network, &authority)? == before, "a broken file is in force");
     let expiry = control_plane.metric("osm_egress_tls_certificate_expiry_timestamp_seconds")?;
     own.put_pair(&server(&authority)?)?;
     wait_for("the new certificate to be shown", IO_TIMEOUT, || {
-        shown(&network, &authority).is_ok_and(|now| now != before)
+        presented_certificate(&network, &authority).is_ok_and(|now| now != before)
     })?;
     ensure!(control_plane.metric("osm_egress_tls_reloads_total")? == 1);
     ensure!(expiry > 0 && control_plane.metric("osm_egress_tls_certificate_expiry_timestamp_seconds")? > 0);
@@ -134,7 +134,7 @@ fn an_envoy_gets_the_policy_of_its_certificate() -> Result<()> {
     let revoked = || control_plane.refusal_count("revoked").is_ok_and(|n| n == 1);
     wait_for("the stream to be cut", Duration::from_secs(10), revoked)
         .with_context(|| control_plane.log())?;
-    client.volume.put_pair(&named(&other, "a")?)?;
+    client.volume.put_pair(&issue_proxy_certificate(&other, "a")?)?;
     network.write("a.yaml", &echo_policy("a", 9000))?;
     wait_for("a change after that", Duration::from_secs(30), || gets_echo(&pod, 9000))
         .with_context(|| format!("{}\n{}", control_plane.log(), envoy.log_tail(20)))?;
@@ -241,7 +241,7 @@ fn reports_count_for_the_identity_of_the_certificate() -> Result<()> {
     let own = Volume::of_pair(&server(&authority)?)?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
     let control_plane = control_plane(&network, &own, &ca, &["--flow-log"])?;
-    let a = named(&authority, "a")?;
+    let a = issue_proxy_certificate(&authority, "a")?;
     let good = XdsClient {
         authority: Some(&authority.pem),
         host: HOST,
@@ -279,7 +279,7 @@ fn reports_count_for_the_identity_of_the_certificate() -> Result<()> {
 }
 
 /// The certificate that the control plane presents now.
-fn shown(network: &TestNetwork, authority: &Authority) -> Result<Vec<u8>> {
+fn presented_certificate(network: &TestNetwork, authority: &Authority) -> Result<Vec<u8>> {
     network.outside.netns.run(|| {
         let mut roots = rustls::RootCertStore::empty();
         let pem = rustls::pki_types::pem::PemObject::from_pem_slice(authority.pem.as_bytes())?;
@@ -308,7 +308,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         XdsClient { authority: Some(&authority.pem), host: HOST, node: "p.a.curl", ..XdsClient::default() };
     let issue =
         |common_name: &str, uris: &[&str]| authority.issue(&Names { common_name, uris, ..Names::default() });
-    let a = named(&authority, "a")?;
+    let a = issue_proxy_certificate(&authority, "a")?;
     let nobody = issue("curl", &[])?;
     let elsewhere = issue("", &["spiffe://other.local/ns/curl/sa/a"])?;
     let two =
@@ -421,7 +421,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
 
     // The TLS handshake fails, and the log has the reason.
     let stranger = Authority::new()?;
-    let unknown = named(&stranger, "a")?;
+    let unknown = issue_proxy_certificate(&stranger, "a")?;
     let names = Names { uris: &["spiffe://cluster.local/ns/curl/sa/a"], ..Names::default() };
     let expired = authority.issue_until(&names, SystemTime::now() - Duration::from_secs(60))?;
     for (case, proxy, said) in [

@@ -177,7 +177,7 @@ struct BarePod<'n> {
 }
 
 impl BarePod<'_> {
-    fn gets_through(&self, ip: IpAddr, port: u16) -> Result<bool> {
+    fn is_reachable(&self, ip: IpAddr, port: u16) -> Result<bool> {
         match self.pod.workload().run(|| client::exchange(SocketAddr::new(ip, port), b"hello"))? {
             Outcome::Bytes(bytes) if bytes == b"hello" => Ok(true),
             Outcome::Refused(_) => Ok(false),
@@ -186,15 +186,15 @@ impl BarePod<'_> {
     }
 
     /// Requires that connections to exactly these of the six addresses get through, at a port.
-    fn only(&self, port: u16, through: &[IpAddr]) -> Result<()> {
+    fn expect_reachable(&self, port: u16, through: &[IpAddr]) -> Result<()> {
         for ip in [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6] {
-            let found = self.gets_through(ip, port)?;
+            let found = self.is_reachable(ip, port)?;
             ensure!(found == through.contains(&ip), "{ip}:{port} gets through: {found}");
         }
         Ok(())
     }
 
-    fn with(&self, arguments: &[&str]) -> Result<&Self> {
+    fn install(&self, arguments: &[&str]) -> Result<&Self> {
         iptables(&self.pod.sidecar, arguments)?;
         Ok(self)
     }
@@ -212,51 +212,55 @@ const ALL: [IpAddr; 6] = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEW
 #[test]
 fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
     with_bare_pod(|bare_pod| {
-        bare_pod.with(&[])?.only(9000, &[])?;
+        bare_pod.install(&[])?.expect_reachable(9000, &[])?;
         // Blocks, of either family.
-        bare_pod.with(&["--exclude-cidrs", "203.0.113.10/32,2001:db8:66::/48"])?;
-        bare_pod.only(9000, &[HTTPBIN, ELSEWHERE6])?;
+        bare_pod.install(&["--exclude-cidrs", "203.0.113.10/32,2001:db8:66::/48"])?;
+        bare_pod.expect_reachable(9000, &[HTTPBIN, ELSEWHERE6])?;
         // More ports than one rule holds.
         let some: Vec<String> =
             (1..=20).chain(ECHO[1..8].iter().copied()).map(|port| port.to_string()).collect();
-        bare_pod.with(&["--exclude-ports", &some.join(",")])?;
+        bare_pod.install(&["--exclude-ports", &some.join(",")])?;
         for port in ECHO {
             for ip in [HTTPBIN, HTTPBIN6] {
-                let found = bare_pod.gets_through(ip, port)?;
+                let found = bare_pod.is_reachable(ip, port)?;
                 ensure!(found == some.contains(&port.to_string()), "{ip}:{port} gets through: {found}");
             }
         }
         // Interfaces.
-        bare_pod.with(&["--exclude-interfaces", "eth1"])?.only(9000, &[])?;
-        bare_pod.with(&["--exclude-interfaces", "eth1,eth+"])?.only(9000, &ALL)?;
-        bare_pod.with(&[])?.only(9000, &[])?;
-        bare_pod.with(&["--remove"])?.only(9000, &ALL)
+        bare_pod.install(&["--exclude-interfaces", "eth1"])?.expect_reachable(9000, &[])?;
+        bare_pod.install(&["--exclude-interfaces", "eth1,eth+"])?.expect_reachable(9000, &ALL)?;
+        bare_pod.install(&[])?.expect_reachable(9000, &[])?;
+        bare_pod.install(&["--remove"])?.expect_reachable(9000, &ALL)
     })
 }
 
 #[test]
 fn inclusions_alone_are_intercepted() -> Result<()> {
     with_bare_pod(|bare_pod| {
-        bare_pod.with(&["--include-cidrs", "203.0.113.0/24,2001:db8:0:1::20/128"])?;
-        bare_pod.only(9000, &[ELSEWHERE, HTTPBIN6, ELSEWHERE6])?;
+        bare_pod.install(&["--include-cidrs", "203.0.113.0/24,2001:db8:0:1::20/128"])?;
+        bare_pod.expect_reachable(9000, &[ELSEWHERE, HTTPBIN6, ELSEWHERE6])?;
         // An exclusion comes first.
-        bare_pod.with(&[
+        bare_pod.install(&[
             "--include-cidrs",
             "203.0.113.0/24,2000::/3",
             "--exclude-cidrs",
             "203.0.113.20/32",
         ])?;
-        bare_pod.only(9000, &[ELSEWHERE, EXAMPLE])?;
+        bare_pod.expect_reachable(9000, &[ELSEWHERE, EXAMPLE])?;
         // A list of one family leaves the other out.
-        bare_pod.with(&["--include-cidrs", "0.0.0.0/0"])?.only(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
+        bare_pod
+            .install(&["--include-cidrs", "0.0.0.0/0"])?
+            .expect_reachable(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
     })
 }
 
 #[test]
 fn one_family_can_be_intercepted_alone() -> Result<()> {
     with_bare_pod(|bare_pod| {
-        bare_pod.with(&["--remove"])?;
-        bare_pod.with(&["--ip-families", "ipv4"])?.only(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
+        bare_pod.install(&["--remove"])?;
+        bare_pod
+            .install(&["--ip-families", "ipv4"])?
+            .expect_reachable(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
     })
 }
 
@@ -297,7 +301,7 @@ fn the_sidecars_own_connections_are_not_intercepted() -> Result<()> {
 #[test]
 fn only_cap_setuid_can_take_the_sidecars_uid() -> Result<()> {
     with_bare_pod(|bare_pod| {
-        bare_pod.with(&[])?;
+        bare_pod.install(&[])?;
         let to = format!("telnet://{}", SocketAddr::new(HTTPBIN, 9000));
         let by = |bounds: &str| -> Result<Output> {
             let mut command = bare_pod.pod.workload().command("setpriv");
@@ -404,12 +408,13 @@ fn a_listener_of_another_user_prevents_installation() -> Result<()> {
 fn an_envoy_that_intercepts_itself_refuses_and_survives() -> Result<()> {
     prepare()?;
     for (workers, global) in [(1, false), (4, false), (1, true)] {
-        itself(workers, global).with_context(|| format!("{workers} workers, global egress: {global}"))?;
+        expect_loop_refused(workers, global)
+            .with_context(|| format!("{workers} workers, global egress: {global}"))?;
     }
     Ok(())
 }
 
-fn itself(workers: u32, global: bool) -> Result<()> {
+fn expect_loop_refused(workers: u32, global: bool) -> Result<()> {
     let network = TestNetwork::new()?;
     network.global_egress(global)?;
     network.write("web.yaml", WEB)?;

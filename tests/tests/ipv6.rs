@@ -46,7 +46,7 @@ spec:
   ports: [{number: 9100, protocol: tcp}]
 ";
 
-fn names(network: &TestNetwork) {
+fn set_names(network: &TestNetwork) {
     network.dns.set("six.example", &[HTTPBIN6]);
     network.dns.set("four.example", &[HTTPBIN]);
     network.dns.set("dual.example", &[HTTPBIN6, HTTPBIN]);
@@ -54,7 +54,7 @@ fn names(network: &TestNetwork) {
 
 fn with_policies(test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
     let prepare = |network: &TestNetwork| {
-        names(network);
+        set_names(network);
         Ok(())
     };
     with_prepared_mesh(prepare, &[("policies.yaml", POLICIES)], test)
@@ -64,7 +64,7 @@ fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-fn nothing_arrived_at(mesh: &TestMesh<'_>, ip: IpAddr) -> Result<()> {
+fn expect_nothing_at(mesh: &TestMesh<'_>, ip: IpAddr) -> Result<()> {
     let arrived = mesh.network.origins.connections_to(ip);
     ensure!(arrived == 0, "{arrived} connections arrived at {ip}");
     Ok(())
@@ -81,12 +81,12 @@ fn ipv6_addresses_are_decided_in_a_routed_pod() -> Result<()> {
     let setting =
         MeshOptions { manifests: &[("policies.yaml", POLICIES)], flags: &[], form: PodForm::Routed };
     let prepare = |network: &TestNetwork| {
-        names(network);
+        set_names(network);
         Ok(())
     };
     setting.run(prepare, |mesh| {
         addresses(mesh)?;
-        spoofed_names(mesh)
+        expect_names_choose(mesh)
     })
 }
 
@@ -118,16 +118,16 @@ fn addresses(mesh: &TestMesh<'_>) -> Result<()> {
     let reply = mesh.get(at(ELSEWHERE6, 8080), "six.example", "/get")?;
     ensure!(matches!(reply, Reply::Closed | Reply::Envoy(403, Some(_))), "{reply:?}");
     mesh.get(at(EXAMPLE6, 8080), "dual.example", "/get")?.expect_refusal("host-not-allowed")?;
-    nothing_arrived_at(mesh, ELSEWHERE6)
+    expect_nothing_at(mesh, ELSEWHERE6)
 }
 
 /// An allowed name at another address reaches the name's own address, over either family.
 #[test]
 fn a_name_chooses_the_address_over_either_family() -> Result<()> {
-    with_policies(spoofed_names)
+    with_policies(expect_names_choose)
 }
 
-fn spoofed_names(mesh: &TestMesh<'_>) -> Result<()> {
+fn expect_names_choose(mesh: &TestMesh<'_>) -> Result<()> {
     // A name with IPv6 alone works, and one with both leads to IPv4.
     for (name, ip) in [("six.example", HTTPBIN6), ("dual.example", HTTPBIN), ("four.example", HTTPBIN)] {
         for dialled in [ELSEWHERE6, HTTPBIN6, ELSEWHERE] {
@@ -176,7 +176,7 @@ fn global_egress_applies_to_ipv6() -> Result<()> {
         for reply in attempts(ELSEWHERE6)? {
             reply.expect_close()?;
         }
-        nothing_arrived_at(mesh, ELSEWHERE6)?;
+        expect_nothing_at(mesh, ELSEWHERE6)?;
         mesh.network.global_egress(true)?;
         mesh.wait_until_in_force()?;
         let [echo, greeting, tls, http] = attempts(ELSEWHERE6)?;
@@ -226,7 +226,7 @@ fn names_never_lead_to_forbidden_ipv6_addresses() -> Result<()> {
                 reply.expect_refusal("address-forbidden").with_context(|| address.to_owned())?;
             }
         }
-        nothing_arrived_at(mesh, EXAMPLE6)
+        expect_nothing_at(mesh, EXAMPLE6)
     })
 }
 
@@ -252,7 +252,7 @@ fn ipv4_alone_opens_no_ipv6() -> Result<()> {
     let flags = ["--ip-families", "ipv4"];
     let setting = MeshOptions { manifests: &manifests, flags: &flags, form: PodForm::supported() };
     let prepare = |network: &TestNetwork| {
-        names(network);
+        set_names(network);
         Ok(())
     };
     setting.run(prepare, |mesh| {
@@ -262,7 +262,7 @@ fn ipv4_alone_opens_no_ipv6() -> Result<()> {
         mesh.get_tls(at(HTTPBIN6, 443), "six.example")?.expect_close()?;
         mesh.get(at(HTTPBIN6, 80), "six.example", "/get")?.expect_close()?;
         for ip in [HTTPBIN6, EXAMPLE6] {
-            nothing_arrived_at(mesh, ip)?;
+            expect_nothing_at(mesh, ip)?;
         }
         mesh.exchange(at(ELSEWHERE, 9100), b"hello")?.expect_echo(b"hello")
     })

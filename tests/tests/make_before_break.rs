@@ -60,7 +60,7 @@ fn ask(way: usize) -> Result<()> {
 }
 
 /// Makes changes under load, and returns the failed attempts with their kind.
-fn under_load(
+fn run_under_load(
     mesh: &TestMesh<'_>,
     what: &str,
     changes: impl FnOnce() -> Result<()>,
@@ -100,8 +100,8 @@ fn under_load(
 }
 
 /// Requires that no attempt fails while changes are made.
-fn nothing_fails(mesh: &TestMesh<'_>, what: &str, changes: impl FnOnce() -> Result<()>) -> Result<()> {
-    let failures = under_load(mesh, what, changes)?;
+fn expect_no_failures(mesh: &TestMesh<'_>, what: &str, changes: impl FnOnce() -> Result<()>) -> Result<()> {
+    let failures = run_under_load(mesh, what, changes)?;
     if let Some((_, first)) = failures.first() {
         return Err(anyhow!("{what}: {} requests failed, such as {first:#}", failures.len()));
     }
@@ -109,12 +109,12 @@ fn nothing_fails(mesh: &TestMesh<'_>, what: &str, changes: impl FnOnce() -> Resu
 }
 
 /// The number of open connections that a policy change closed because it leads them elsewhere.
-fn revoked(mesh: &TestMesh<'_>) -> usize {
+fn count_revoked(mesh: &TestMesh<'_>) -> usize {
     mesh.envoy.access_log().iter().filter(|line| line["reason"] == "revoked").count()
 }
 
 /// Requires that a forbidden connection is closed.
-fn is_closed(mesh: &TestMesh<'_>, ip: IpAddr, port: u16) -> Result<()> {
+fn expect_closed(mesh: &TestMesh<'_>, ip: IpAddr, port: u16) -> Result<()> {
     wait_for("what is forbidden to be closed", Duration::from_secs(1), || {
         mesh.exchange(SocketAddr::new(ip, port), b"ping").is_ok_and(|reply| reply.expect_close().is_ok())
     })?;
@@ -136,7 +136,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
     let by = format!("\n{}", by_upstream_settings("s"));
     let base = web("", &by);
     with_mesh(&[("settings.yaml", &limits), ("web.yaml", &base), ("echo.yaml", &echo(&by))], |mesh| {
-        nothing_fails(mesh, "hosts", || {
+        expect_no_failures(mesh, "hosts", || {
             alternate(mesh, "web.yaml", &web(", a.example", &by), &web(", b.example, c.example", &by))
         })?;
         mesh.write("web.yaml", &base)?;
@@ -148,10 +148,10 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
             egress("more", &block)
         };
         mesh.write("more.yaml", &ports(9000))?;
-        nothing_fails(mesh, "ports", || {
+        expect_no_failures(mesh, "ports", || {
             for _ in 0..ROUNDS {
                 mesh.write("more.yaml", &ports(9001))?;
-                is_closed(mesh, EXAMPLE, 9000)?;
+                expect_closed(mesh, EXAMPLE, 9000)?;
                 mesh.write("more.yaml", &ports(9000))?;
                 mesh.exchange(SocketAddr::new(EXAMPLE, 9000), b"ping")?.expect_echo(b"ping")?;
             }
@@ -159,7 +159,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
         })?;
         mesh.remove("more.yaml")?;
         let other = upstream_settings("s", "{tcp: {maxConnections: 2000, connectTimeout: 3s}}");
-        let failures = under_load(mesh, "settings", || {
+        let failures = run_under_load(mesh, "settings", || {
             for _ in 0..ROUNDS {
                 for text in [&other, &limits] {
                     // The document is unchanged: the proxy gets clusters only.
@@ -177,7 +177,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
         // that moment finds no cluster. Connections by address do. No order of messages can avoid that.
         ensure!(failures.iter().all(|(way, _)| *way != 2), "by address: {failures:?}");
         ensure!(failures.len() <= ROUNDS * 2 * CLIENTS, "{failures:?}");
-        nothing_fails(mesh, "settings that come and go", || {
+        expect_no_failures(mesh, "settings that come and go", || {
             for _ in 0..ROUNDS {
                 mesh.write("web.yaml", &web("", ""))?;
                 mesh.write("echo.yaml", &echo(""))?;
@@ -186,7 +186,7 @@ fn adding_and_removing_clusters_fails_no_connection() -> Result<()> {
             }
             Ok(())
         })?;
-        nothing_fails(mesh, "an object that is split", || {
+        expect_no_failures(mesh, "an object that is split", || {
             let half = |name, port, protocol| {
                 let port = format!("ports: [{{number: {port}, protocol: {protocol}}}]");
                 egress(name, &format!("hosts: [httpbin.org]\n{port}"))
@@ -211,19 +211,19 @@ fn changing_modes_fails_no_connection() -> Result<()> {
                     mesh.write("mode.yaml", &namespace_mode(other))?;
                     mesh.exchange(SocketAddr::new(EXAMPLE, ECHO), b"ping")?.expect_echo(b"ping")?;
                     mesh.write("mode.yaml", &namespace_mode("enforce"))?;
-                    is_closed(mesh, EXAMPLE, ECHO)?;
+                    expect_closed(mesh, EXAMPLE, ECHO)?;
                 }
                 Ok(())
             };
-            nothing_fails(mesh, "audit", || switch("audit"))?;
-            let before = revoked(mesh);
-            let failures = under_load(mesh, "passthrough", || switch("passthrough"))?;
+            expect_no_failures(mesh, "audit", || switch("audit"))?;
+            let before = count_revoked(mesh);
+            let failures = run_under_load(mesh, "passthrough", || switch("passthrough"))?;
             // Under global egress names do not count: a connection that is open when it ends went to its
             // original destination,
             // not to its name's address. Only such connections are closed.
             ensure!(failures.iter().all(|(way, _)| *way != 2), "by address: {failures:?}");
             wait_for("each failure in the log", Duration::from_secs(2), || {
-                failures.len() <= revoked(mesh) - before
+                failures.len() <= count_revoked(mesh) - before
             })?;
             ensure!(failures.len() <= ROUNDS * 2 * CLIENTS, "{failures:?}");
             Ok(())

@@ -98,7 +98,7 @@ fn in_both_forms(flags: &[&str], test: impl Fn(&Pod, &Envoy<'_>) -> Result<()>) 
 }
 
 /// Sends bytes, and reads until the connection ends or stays silent for a while.
-fn talk(pod: &Pod, bytes: &[u8]) -> Result<String> {
+fn exchange(pod: &Pod, bytes: &[u8]) -> Result<String> {
     pod.workload().run(|| {
         let mut stream = client::connect(SocketAddr::new(ELSEWHERE, PORT)).map_err(|e| anyhow!("{e:?}"))?;
         stream.set_read_timeout(Some(Duration::from_millis(700)))?;
@@ -123,18 +123,18 @@ fn get(path: &str, headers: &str) -> Vec<u8> {
 fn messages_arrive_unchanged() -> Result<()> {
     in_both_forms(&[], |pod, _| {
         let sent = "X-My-Header: A\r\nSOAPAction: b\r\nX-Forwarded-For: 10.0.0.1\r\n";
-        let seen = talk(pod, &get("/", sent))?;
+        let seen = exchange(pod, &get("/", sent))?;
         for line in sent.lines() {
             ensure!(seen.contains(&format!("\r\n{line}\r\n")), "`{line}` is not in {seen}");
         }
         for added in ["x-forwarded-proto", "x-envoy", "x-request-id", "x-egress", "via:", "server:"] {
             ensure!(!seen.to_ascii_lowercase().contains(added), "`{added}` was added: {seen}");
         }
-        let seen = talk(pod, &get("/", "X-Forwarded-Proto: https\r\n"))?;
+        let seen = exchange(pod, &get("/", "X-Forwarded-Proto: https\r\n"))?;
         ensure!(seen.contains("\r\nX-Forwarded-Proto: https\r\n"), "{seen}");
         ensure!(!seen.to_ascii_lowercase().contains("x-egress"), "{seen}");
 
-        let odd = talk(pod, &get("/odd", "TE: trailers\r\n"))?;
+        let odd = exchange(pod, &get("/odd", "TE: trailers\r\n"))?;
         for part in [
             "HTTP/1.1 200 Quite Fine\r\n",
             "\r\nServer: Ours/1\r\n",
@@ -148,13 +148,13 @@ fn messages_arrive_unchanged() -> Result<()> {
         ensure!(odd.starts_with("HTTP/1.1 103 "), "{odd}");
 
         let upload = "Transfer-Encoding: chunked\r\nTrailer: X-Check\r\n\r\n2\r\nhi\r\n0\r\nX-Check: 9\r\n";
-        let seen = talk(
+        let seen = exchange(
             pod,
             &[&b"POST / HTTP/1.1\r\nHost: www.example.com\r\n"[..], upload.as_bytes(), b"\r\n"].concat(),
         )?;
         ensure!(seen.contains("\r\nx-check: 9\r\n"), "{seen}");
 
-        let continued = talk(pod, &get("/continue", "Expect: 100-continue\r\n"))?;
+        let continued = exchange(pod, &get("/continue", "Expect: 100-continue\r\n"))?;
         ensure!(continued.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{continued}");
         Ok(())
     })
@@ -165,12 +165,12 @@ fn messages_arrive_unchanged() -> Result<()> {
 fn large_headers_pass() -> Result<()> {
     in_both_forms(&[], |pod, envoy| {
         let cookie = format!("Cookie: {}\r\n", "a".repeat(200_000));
-        let seen = talk(pod, &get("/", &cookie))?;
+        let seen = exchange(pod, &get("/", &cookie))?;
         ensure!(seen.contains(cookie.trim_end()), "{:.200}", seen);
         let many: String = (0..300).map(|n| format!("X-Many-{n}: v\r\n")).collect();
-        let seen = talk(pod, &get("/", &many))?;
+        let seen = exchange(pod, &get("/", &many))?;
         ensure!(seen.contains("X-Many-299: v"), "{:.200}", seen);
-        let large = talk(pod, &get("/large", ""))?;
+        let large = exchange(pod, &get("/large", ""))?;
         ensure!(
             large.starts_with("HTTP/1.1 200 OK\r\n") && large.contains("X-Many-299: v"),
             "{:.200}",
@@ -178,7 +178,7 @@ fn large_headers_pass() -> Result<()> {
         );
 
         let too_many: String = (0..11_000).map(|n| format!("a{n}: v\r\n")).collect();
-        let seen = talk(pod, &get("/", &too_many))?;
+        let seen = exchange(pod, &get("/", &too_many))?;
         ensure!(
             seen.starts_with("HTTP/1.1 431 ") && seen.contains("x-egress-denied: headers-too-large"),
             "{seen}"
@@ -192,12 +192,12 @@ fn large_headers_pass() -> Result<()> {
 #[test]
 fn http_1_0_is_served() -> Result<()> {
     in_both_forms(&[], |pod, _| {
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\nHost: www.example.com\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\nHost: www.example.com\r\n\r\n")?;
         let (status, body) = answer.split_once("\r\n\r\n").context("an answer")?;
         ensure!(status.contains(" 200 OK\r\n") && body.starts_with("GET /old HTTP/1.1\r\n"), "{answer}");
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\nHost: elsewhere.example\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\nHost: elsewhere.example\r\n\r\n")?;
         ensure!(answer.contains(" 403 ") && answer.contains("x-egress-denied: host-not-allowed"), "{answer}");
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\n\r\n")?;
         ensure!(answer.contains("x-egress-denied: authority-absent"), "{answer}");
         Ok(())
     })
@@ -245,7 +245,7 @@ fn refusals_of_envoy_have_a_reason() -> Result<()> {
     in_both_forms(&[], |pod, envoy| {
         let mut wrong = Vec::new();
         for (what, bytes, status, reason) in cases {
-            let answer = talk(pod, bytes.as_bytes())?;
+            let answer = exchange(pod, bytes.as_bytes())?;
             let found = answer.contains(&format!("x-egress-denied: {reason}\r\n"))
                 && answer.starts_with(&format!("HTTP/1.1 {status} "))
                 && answer.contains(&format!("\r\n\r\negress denied: {reason}: "));
@@ -267,11 +267,11 @@ fn custom_methods_are_decided_with_the_flag() -> Result<()> {
     in_both_forms(&["--allow-custom-methods"], |pod, _| {
         for method in ["FOO", "M-SEARCH", "PURGE"] {
             let request = format!("{method} /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
-            let seen = talk(pod, request.as_bytes())?;
+            let seen = exchange(pod, request.as_bytes())?;
             ensure!(seen.contains(&format!("\r\n\r\n{method} /x HTTP/1.1\r\n")), "{seen}");
-            let refused = talk(pod, request.replace("www.example.com", "a.example").as_bytes())?;
+            let refused = exchange(pod, request.replace("www.example.com", "a.example").as_bytes())?;
             ensure!(refused.contains("x-egress-denied: host-not-allowed"), "{refused}");
-            let refused = talk(pod, request.replace("www.example.com", "openservicemesh.io").as_bytes())?;
+            let refused = exchange(pod, request.replace("www.example.com", "openservicemesh.io").as_bytes())?;
             ensure!(refused.contains("x-egress-denied: route-not-allowed"), "{refused}");
         }
         Ok(())
@@ -300,7 +300,7 @@ fn encoded_slashes_need_an_expression_that_has_them() -> Result<()> {
             ("openservicemesh.io", "/public/%00", Err("path-refused")),
         ] {
             let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            let answer = talk(pod, request.as_bytes())?;
+            let answer = exchange(pod, request.as_bytes())?;
             match expected {
                 Ok(()) => ensure!(
                     answer.contains(&format!("\r\n\r\nGET {path} HTTP/1.1\r\n")),
@@ -339,7 +339,7 @@ fn offers_of_tls_are_removed() -> Result<()> {
             ("Connection: Upgrade\r\nUpgrade: TLSX\r\n", false),
             ("Connection: Upgrade\r\nUpgrade: spdy/3\r\n", false),
         ] {
-            let answer = talk(pod, &get("/", headers))?;
+            let answer = exchange(pod, &get("/", headers))?;
             if ignored {
                 ensure!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{headers}: {answer}");
                 ensure!(!answer.to_ascii_lowercase().contains("upgrade:"), "{headers}: {answer}");
@@ -347,7 +347,7 @@ fn offers_of_tls_are_removed() -> Result<()> {
                 ensure!(answer.contains("x-egress-denied: upgrade-refused"), "{headers}: {answer}");
             }
         }
-        let connect = talk(
+        let connect = exchange(
             pod,
             format!("CONNECT www.example.com:{PORT} HTTP/1.1\r\nHost: www.example.com:{PORT}\r\n\r\n")
                 .as_bytes(),

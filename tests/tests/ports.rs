@@ -38,7 +38,7 @@ fn encrypted(network: &TestNetwork) -> Result<(ControlPlane<'_>, Authority, Volu
     Ok((network.control_plane(&flags)?, authority, own))
 }
 
-fn evicted(control_plane: &ControlPlane<'_>, port: &str) -> Result<u64> {
+fn eviction_count(control_plane: &ControlPlane<'_>, port: &str) -> Result<u64> {
     control_plane.metric(&format!("osm_egress_connections_evicted_total{{port=\"{port}\"}}"))
 }
 
@@ -91,7 +91,7 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
         proxy.fetch_policy(&network.outside.netns, XDS).is_ok_and(|answer| answer.is_ok())
     })?;
     let served = start.elapsed();
-    let counts = || (flood.open(), evicted(&control_plane, "xds").unwrap_or_default());
+    let counts = || (flood.open(), eviction_count(&control_plane, "xds").unwrap_or_default());
     wait_for("the oldest to go", IO_TIMEOUT, || {
         let (open, evicted) = counts();
         open <= 1024 && evicted >= 4900

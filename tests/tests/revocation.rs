@@ -116,7 +116,7 @@ fn a_hundred_of_a_thousand_connections_are_closed() -> Result<()> {
 
 /// The number of connections that the file limit allows: Envoy needs two files for each, and so does this
 /// process, which is client and server and runs other tests meanwhile.
-fn as_many_as(wanted: usize) -> Result<usize> {
+fn limit_by_open_files(wanted: usize) -> Result<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let files = |connections: usize| 2 * connections as u64 + 6000;
     // Root may raise the hard limit.
@@ -135,7 +135,7 @@ fn as_many_as(wanted: usize) -> Result<usize> {
 #[test]
 fn twenty_thousand_connections_are_closed_at_once() -> Result<()> {
     ensure_capable()?;
-    let many = as_many_as(20_000)?;
+    let many = limit_by_open_files(20_000)?;
     let network = TestNetwork::new()?;
     let ports = [9610_u16, 9611];
     let sink = Sink::start(&network.outside.netns, HTTPBIN, ports)?;

@@ -207,7 +207,7 @@ fn login_origin(network: &TestNetwork) -> Result<RawOrigin> {
     })
 }
 
-fn user(stream: &mut TcpStream, path: &str) -> Result<String> {
+fn fetch_user(stream: &mut TcpStream, path: &str) -> Result<String> {
     let request = client::request("GET", path, &[("Host", &format!("httpbin.org:{PORT}"))]);
     Ok(String::from_utf8(answer(client::http_on(stream, &request))?.body)?)
 }
@@ -221,13 +221,13 @@ fn each_client_has_its_own_connections() -> Result<()> {
         pod.workload().run(|| -> Result<()> {
             let connect = || client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"));
             let (mut a, mut b) = (connect()?, connect()?);
-            ensure!(user(&mut a, "/login/alice")? == "alice" && user(&mut a, "/")? == "alice");
-            ensure!(user(&mut b, "/")? == "nobody", "another client is alice");
-            ensure!(user(&mut b, "/login/bob")? == "bob" && user(&mut a, "/")? == "alice");
+            ensure!(fetch_user(&mut a, "/login/alice")? == "alice" && fetch_user(&mut a, "/")? == "alice");
+            ensure!(fetch_user(&mut b, "/")? == "nobody", "another client is alice");
+            ensure!(fetch_user(&mut b, "/login/bob")? == "bob" && fetch_user(&mut a, "/")? == "alice");
             drop((a, b));
             // A client that comes later has no old connection either.
             for _ in 0..5 {
-                ensure!(user(&mut connect()?, "/")? == "nobody");
+                ensure!(fetch_user(&mut connect()?, "/")? == "nobody");
             }
             Ok(())
         })??;
@@ -256,7 +256,7 @@ fn connections_of_departed_clients_are_closed() -> Result<()> {
                 for _ in 0..many {
                     let mut stream =
                         client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
-                    ensure!(user(&mut stream, "/")? == "nobody");
+                    ensure!(fetch_user(&mut stream, "/")? == "nobody");
                 }
                 Ok(())
             })??;
@@ -279,15 +279,15 @@ fn connections_of_departed_clients_are_closed() -> Result<()> {
 }
 
 /// Collects every object of a JSON value that has a type, with the type.
-fn typed<'v>(value: &'v Value, found: &mut Vec<(&'v str, &'v Value)>) {
+fn collect_typed<'v>(value: &'v Value, found: &mut Vec<(&'v str, &'v Value)>) {
     match value {
         Value::Object(map) => {
             if let Some(kind) = map.get("@type").and_then(Value::as_str) {
                 found.push((kind.rsplit('.').next().unwrap_or(kind), value));
             }
-            map.values().for_each(|value| typed(value, found));
+            map.values().for_each(|value| collect_typed(value, found));
         }
-        Value::Array(values) => values.iter().for_each(|value| typed(value, found)),
+        Value::Array(values) => values.iter().for_each(|value| collect_typed(value, found)),
         _ => {}
     }
 }
@@ -299,7 +299,7 @@ fn silence_has_no_limit() -> Result<()> {
     in_both_forms("httpbin.org, '*.wild.example'", |_, _, envoy| {
         let dump: Value = serde_json::from_str(&envoy.admin("/config_dump")?)?;
         let mut found = Vec::new();
-        typed(&dump, &mut found);
+        collect_typed(&dump, &mut found);
         let of = |kind: &str| found.iter().filter(|(k, _)| *k == kind).map(|(_, v)| *v).collect::<Vec<_>>();
         // A listener may have two states in the dump.
         let (managers, proxies) = (of("HttpConnectionManager"), of("TcpProxy"));

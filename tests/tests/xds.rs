@@ -70,14 +70,14 @@ fn with_control_plane(test: impl FnOnce(&TestNetwork, &ControlPlane<'_>) -> Resu
     test(&network, &control_plane)
 }
 
-fn talk<R: egress_tests::xds::Protocol>(network: &TestNetwork) -> Result<XdsStream<R>> {
+fn open_stream<R: egress_tests::xds::Protocol>(network: &TestNetwork) -> Result<XdsStream<R>> {
     XdsStream::open(&network.outside.netns, SocketAddr::new(network::CONTROL_PLANE, 15128), "p.curl.curl")
 }
 
 #[test]
 fn sotw_wildcards_follow_the_specification() -> Result<()> {
     with_control_plane(|network, _| {
-        let mut stream = talk::<DiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DiscoveryRequest>(network)?;
         stream.send(sotw(CLUSTER, &["egress-dns"], ""))?;
         let named = stream.receive()?;
         ensure!(clusters(&named)? == BTreeSet::from(["egress-dns".to_owned()]));
@@ -101,7 +101,7 @@ fn sotw_wildcards_follow_the_specification() -> Result<()> {
 #[test]
 fn delta_wildcards_follow_the_specification() -> Result<()> {
     with_control_plane(|network, _| {
-        let mut stream = talk::<DeltaDiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DeltaDiscoveryRequest>(network)?;
         // A first message that only unsubscribes is no wildcard.
         stream.send(delta(CLUSTER, &[], &["egress-dns"]))?;
         ensure!(stream.receive_within(QUIET_PERIOD)?.is_none(), "a message that nobody asked for");
@@ -121,11 +121,11 @@ fn delta_wildcards_follow_the_specification() -> Result<()> {
 #[test]
 fn a_request_without_a_type_is_refused() -> Result<()> {
     with_control_plane(|network, control_plane| {
-        let mut stream = talk::<DiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DiscoveryRequest>(network)?;
         stream.send(sotw("", &[], ""))?;
         let ended = stream.wait_for_end()?;
         ensure!(ended.code() == Code::InvalidArgument && ended.message().contains("type_url"), "{ended}");
-        let mut stream = talk::<DeltaDiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DeltaDiscoveryRequest>(network)?;
         stream.send(delta(LISTENER, &[], &[]))?;
         stream.receive()?;
         stream.send(delta("", &[], &[]))?;
@@ -140,7 +140,7 @@ fn a_request_without_a_type_is_refused() -> Result<()> {
 #[test]
 fn a_refusal_is_not_lost() -> Result<()> {
     with_control_plane(|network, control_plane| {
-        let mut stream = talk::<DiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DiscoveryRequest>(network)?;
         stream.send(sotw(EXTENSION, &PLUGINS[1..], ""))?;
         let first = stream.receive()?;
         stream.send(sotw(EXTENSION, &PLUGINS, ""))?;
@@ -160,7 +160,7 @@ fn a_refusal_is_not_lost() -> Result<()> {
 #[test]
 fn settings_push_no_policy() -> Result<()> {
     with_control_plane(|network, _| {
-        let mut stream = talk::<DeltaDiscoveryRequest>(network)?;
+        let mut stream = open_stream::<DeltaDiscoveryRequest>(network)?;
         for (url, names) in [(CLUSTER, &[][..]), (LISTENER, &[]), (EXTENSION, &PLUGINS)] {
             stream.send(delta(url, names, &[]))?;
             let nonce = stream.receive()?.nonce;

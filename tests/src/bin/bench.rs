@@ -141,14 +141,14 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
         for pod in &pods {
             pod.workload().run(|| work(count))??;
         }
-        settle(&told)?;
+        wait_for_reports(&told)?;
         let before = [without.cpu()?, with.cpu()?];
         for _ in 0..rounds {
             for pod in &pods {
                 pod.workload().run(|| work(count))??;
             }
         }
-        settle(&told)?;
+        wait_for_reports(&told)?;
         let cost = |now: u64, before: u64| (now - before) as f64 / f64::from(count * rounds) / 1000.0;
         let (without, with) = (cost(without.cpu()?, before[0]), cost(with.cpu()?, before[1]));
         println!("{name:<34}{without:>8.1} µs{with:>8.1} µs{:>14.3}", with / without);
@@ -158,7 +158,7 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
 }
 
 /// Waits until no more reports arrive.
-fn settle(told: &ControlPlane<'_>) -> Result<()> {
+fn wait_for_reports(told: &ControlPlane<'_>) -> Result<()> {
     let entries = || told.metric("osm_egress_flow_entries_total");
     let (mut last, mut since) = (entries()?, Instant::now());
     egress_tests::wait::wait_for("the end of what is told", Duration::from_secs(20), || {
@@ -193,7 +193,7 @@ fn tcp(count: u32) -> Result<()> {
 fn tls(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
     for _ in 0..count {
-        good(&client::https(at(HTTPBIN, 443), Some("httpbin.org"), &request))?;
+        expect_served(&client::https(at(HTTPBIN, 443), Some("httpbin.org"), &request))?;
     }
     Ok(())
 }
@@ -202,7 +202,7 @@ fn http_kept(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org")]);
     let mut stream = client::connect(at(HTTPBIN, 80)).map_err(|e| anyhow!("{e:?}"))?;
     for _ in 0..count {
-        good(&client::http_on(&mut stream, &request))?;
+        expect_served(&client::http_on(&mut stream, &request))?;
     }
     Ok(())
 }
@@ -210,12 +210,12 @@ fn http_kept(count: u32) -> Result<()> {
 fn http_closed(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
     for _ in 0..count {
-        good(&client::http(at(HTTPBIN, 80), &request))?;
+        expect_served(&client::http(at(HTTPBIN, 80), &request))?;
     }
     Ok(())
 }
 
-fn good(outcome: &Outcome) -> Result<()> {
+fn expect_served(outcome: &Outcome) -> Result<()> {
     match outcome {
         Outcome::Http(answer) if answer.status == 200 => Ok(()),
         other => Err(anyhow!("{other:?}")),

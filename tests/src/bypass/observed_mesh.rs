@@ -64,7 +64,10 @@ pub struct Checkpoint {
 ///
 /// # Errors
 /// Fails if it cannot be set.
-pub fn with(setup: ControlPlaneFlags, work: impl FnOnce(&ObservedMesh<'_>) -> Result<()>) -> Result<()> {
+pub fn with_observed_mesh(
+    setup: ControlPlaneFlags,
+    work: impl FnOnce(&ObservedMesh<'_>) -> Result<()>,
+) -> Result<()> {
     // Each mistake has a file of its own, because an unreadable one would hide the others.
     let mistakes: Vec<(String, &str)> = MISTAKES
         .split("\n---\n")

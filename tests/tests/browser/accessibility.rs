@@ -39,7 +39,7 @@ const FIND_LOW_CONTRAST: &str = "
     return faint;";
 
 /// Fills the page, so that every kind of element is visible.
-fn full(page: &Page) -> Result<()> {
+fn fill_page(page: &Page) -> Result<()> {
     page.browser.choose("#example", "What lints say")?;
     page.browser.click("#add")?;
     page.browser.choose("[aria-label='expected of case 1']", "deny")?;
@@ -55,20 +55,20 @@ fn full(page: &Page) -> Result<()> {
 #[test]
 fn light_and_dark_have_contrast() -> Result<()> {
     let page = Page::open()?;
-    full(&page)?;
+    fill_page(&page)?;
     for scheme in ["light", "dark"] {
         page.browser.prefer(scheme)?;
         let faint = page.browser.script(FIND_LOW_CONTRAST, &json!([]))?;
         ensure!(faint == json!([]), "{scheme}: {faint:#}");
     }
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// Every field has an accessible name, and the answer is announced once.
 #[test]
 fn fields_have_names_and_answers_are_announced() -> Result<()> {
     let page = Page::open()?;
-    full(&page)?;
+    fill_page(&page)?;
     let unnamed = "return [...document.querySelectorAll('input, select, textarea, button')]\
         .filter((field) => !(field.labels?.length || field.ariaLabel || field.innerText)).map((field) => field.id)";
     ensure!(page.browser.script(unnamed, &json!([]))? == json!([]));
@@ -84,7 +84,7 @@ fn fields_have_names_and_answers_are_announced() -> Result<()> {
     let live = "return [...document.querySelectorAll('[aria-live], [role=status], [role=alert]')]\
         .filter((one) => one.innerText.length > 200).map((one) => one.id)";
     ensure!(page.browser.script(live, &json!([]))? == json!([]), "too much is read aloud");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn the_page_fits_a_narrow_screen() -> Result<()> {
     let wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]";
     for width in [400, 320] {
         page.browser.resize(width, 800)?;
-        full(&page)?;
+        fill_page(&page)?;
         let found = page.browser.script(wide, &json!([]))?;
         ensure!(found[0] == found[1], "{width}: the page is wider than the screen: {found}");
         // A table's cells have room for words.
@@ -109,7 +109,7 @@ fn the_page_fits_a_narrow_screen() -> Result<()> {
     page.browser
         .script("window.scrollTo(0, document.querySelector('#connection-title').offsetTop)", &json!([]))?;
     page.picture("playground-narrow.png")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_page_works_by_keyboard() -> Result<()> {
         page.browser.keys(&[TAB_KEY])?;
     }
     ["version", "module", "envoy"].into_iter().try_for_each(next)?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// The size of all files together, compressed.
@@ -183,5 +183,5 @@ fn the_page_is_small() -> Result<()> {
         said[0], said[1], said[2], said[3]
     );
     ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(1_000_000), "{said}");
-    page.is_well()
+    page.expect_no_errors()
 }

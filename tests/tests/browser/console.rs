@@ -85,7 +85,7 @@ impl Console<'_> {
         // A change of the fragment alone would not load the page.
         self.browser.go("about:blank")?;
         self.browser.go(&format!("{}#{view}", self.url()))?;
-        self.is_at(view.split('?').next().unwrap_or_default())
+        self.wait_for_view(view.split('?').next().unwrap_or_default())
     }
 
     pub(crate) fn url(&self) -> String {
@@ -95,10 +95,10 @@ impl Console<'_> {
     /// Goes to a view by its link.
     pub(crate) fn visit(&self, view: &str) -> Result<()> {
         self.browser.click(&format!("nav a[href='#{view}']"))?;
-        self.is_at(view)
+        self.wait_for_view(view)
     }
 
-    pub(crate) fn is_at(&self, view: &str) -> Result<()> {
+    pub(crate) fn wait_for_view(&self, view: &str) -> Result<()> {
         self.browser.wait("the view", &format!("html[data-ready={view}]"), "")?;
         let shown = self.browser.script(
             "return [...document.querySelectorAll('main > section:not([hidden])')].map((one) => one.id)[0]",
@@ -109,8 +109,8 @@ impl Console<'_> {
     }
 
     /// Requires that the browser console is empty and that nothing was loaded from other hosts.
-    pub(crate) fn is_well(&self) -> Result<()> {
-        self.says(|_| false)?;
+    pub(crate) fn expect_no_errors(&self) -> Result<()> {
+        self.expect_messages(|_| false)?;
         ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);
         let names = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
         let names = self.browser.script(names, &json!([]))?;
@@ -122,7 +122,7 @@ impl Console<'_> {
     }
 
     /// Requires that the browser console has the expected messages only.
-    pub(crate) fn says(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
+    pub(crate) fn expect_messages(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
         let console = self.browser.console()?;
         let unexpected: Vec<&String> = console.iter().filter(|line| !expected(line)).collect();
         ensure!(unexpected.is_empty(), "the console says {unexpected:#?}");
@@ -138,7 +138,7 @@ impl Console<'_> {
     }
 
     /// Returns true if an element is visible.
-    pub(crate) fn can_be_seen(&self, selector: &str) -> Result<bool> {
+    pub(crate) fn is_visible(&self, selector: &str) -> Result<bool> {
         let seen = self
             .browser
             .script("return document.querySelector(arguments[0]).checkVisibility()", &json!([selector]))?;

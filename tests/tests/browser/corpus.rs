@@ -94,5 +94,5 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
         }
         ensure!(native["cases"].as_array().map(Vec::len) == Some(table.len()), "{native:#}");
     }
-    page.is_well()
+    page.expect_no_errors()
 }

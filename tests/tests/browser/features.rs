@@ -9,7 +9,7 @@ const MARK: &str = "#editor .mark";
 
 impl Page {
     /// Waits until this line, and no other, has a mark of this kind.
-    fn marks(&self, line: u32, kind: &str) -> Result<()> {
+    fn wait_for_marks(&self, line: u32, kind: &str) -> Result<()> {
         self.wait("the mark", &format!("{MARK}.{kind}[data-line='{line}']"), "")
     }
 }
@@ -19,7 +19,7 @@ fn the_deciding_line_is_marked() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org/get")?;
     page.verdict("ALLOWED", "rule")?;
-    page.marks(9, "allow")?;
+    page.wait_for_marks(9, "allow")?;
     ensure!(page.browser.text("#rule")? == "shop/web spec.ports[1]");
     page.wait("the other rule", "#others", "80")?;
     page.picture("playground.png")?;
@@ -39,7 +39,7 @@ fn the_deciding_line_is_marked() -> Result<()> {
         return field.value.slice(0, field.selectionStart).split('\\n').length";
     ensure!(page.browser.script(line, &json!([]))? == 9);
     ensure!(page.browser.focus()? == "manifests");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn every_field_of_the_form_counts() -> Result<()> {
 
     page.browser.choose("#example", "Routes: path, method, headers")?;
     page.verdict("DENIED", "route-not-allowed")?;
-    page.marks(9, "deny")?;
+    page.wait_for_marks(9, "deny")?;
     page.browser.fill("#headers", "X-Key: 12")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.fill("#headers", "")?;
@@ -93,7 +93,7 @@ fn every_field_of_the_form_counts() -> Result<()> {
     page.browser.fill("#to", "https://a.org")?;
     page.browser.fill("#source", "")?;
     page.wait("a mistake", "#mistake", "say who connects")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// The page shows each lint while a manifest is typed.
@@ -160,7 +160,7 @@ fn problems_and_lints_are_marked() -> Result<()> {
     page.browser.fill("#manifests", "a: [")?;
     page.wait("the place", "#problems", "this is not YAML")?;
     page.wait("that the answer has a gap", "#unreadable", "this is not YAML")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     page.browser.click("[aria-label='remove case 1']")?;
     page.browser.click("[aria-label='remove case 1']")?;
     page.wait("no case", "#no-cases", "No case yet")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -238,5 +238,5 @@ fn files_are_read() -> Result<()> {
     page.browser.script(drop, &json!([MANIFESTS.replace("web", "dropped")]))?;
     page.browser.fill("#to", "https://httpbin.org")?;
     page.wait("what was dropped", "#rule", "shop/dropped")?;
-    page.is_well()
+    page.expect_no_errors()
 }

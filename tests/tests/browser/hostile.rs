@@ -34,7 +34,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
         &json!([]),
     )?;
     ensure!(hit == json!([null, 0, 0]), "{hit}");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// 64 KB in each field, and a malformed fragment.
@@ -46,7 +46,7 @@ fn long_and_malformed_input_is_handled() -> Result<()> {
         field.dispatchEvent(new Event('input', { bubbles: true })); }";
     page.browser.script(fill, &json!([]))?;
     page.wait("what is wrong", "#mistake", "`")?;
-    page.is_well()?;
+    page.expect_no_errors()?;
     page.load("#%%%")?;
     page.wait("what is wrong", "#failure", "was not read")?;
     // A link may hold anything; here, other types than the page writes.
@@ -57,5 +57,5 @@ fn long_and_malformed_input_is_handled() -> Result<()> {
     page.wait("the cases", "#cases", "Remove")?;
     page.browser.click("#run")?;
     page.wait("what is wrong with them", "#cases", "is not HOST:PORT")?;
-    page.is_well()
+    page.expect_no_errors()
 }

@@ -37,7 +37,7 @@ fn a_link_restores_the_page() -> Result<()> {
     ensure!(page.browser.value("#to")? == "https://bücher.example.com");
     ensure!(page.browser.value("#changed")? == "a: ü");
     page.wait("the case", "#cases", "bücher.example.com")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// The example of docs/playground.md and links of other programs open.
@@ -69,7 +69,7 @@ fn links_of_other_programs_open() -> Result<()> {
     let state = json!({ "manifests": MANIFESTS, "connection": { "source": "shop/app", "to": "https://httpbin.org" } });
     page.load(&format!("#{}", STANDARD.encode(format!("{state} "))))?;
     page.verdict("ALLOWED", "rule")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn the_back_button_restores_the_page() -> Result<()> {
     ensure!(page.browser.value("#manifests")? == MANIFESTS);
     page.browser.script("history.forward()", &json!([]))?;
     page.wait("the example", "#rule", "shop/database spec.ports[0]")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_page_too_long_for_a_link_is_reported() -> Result<()> {
         document.querySelector('#share').click(); return copied === location.href && location.hash.length > 100";
     ensure!(page.browser.script(copied, &json!([]))? == true);
     page.wait("that it is copied", "#shared", "copied")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 /// The content security policy of a page with a console beside it, which leaves frames out.
@@ -129,7 +129,7 @@ fn the_page_works_at_any_path_under_a_content_policy() -> Result<()> {
     page.browser.click("[data-download=envoy]")?;
     let address = page.browser.script("return location.pathname + location.hash.slice(0, 2)", &json!([]))?;
     ensure!(address == "/some/where/playground/#e", "{address}");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 fn serve(mut stream: TcpStream) -> Result<()> {

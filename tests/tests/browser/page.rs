@@ -67,7 +67,7 @@ impl Page {
     }
 
     /// Requires that the browser console is empty and that nothing was loaded from other hosts.
-    pub(crate) fn is_well(&self) -> Result<()> {
+    pub(crate) fn expect_no_errors(&self) -> Result<()> {
         let console = self.browser.console()?;
         ensure!(console.is_empty(), "the console says {console:#?}");
         ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);

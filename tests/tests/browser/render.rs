@@ -90,7 +90,7 @@ fn the_rendered_configuration_equals_the_command_lines() -> Result<()> {
         page.browser.fill("#module", "target/egress_filter.wasm")?;
         page.wait("the module", "#envoy", "filename: target/egress_filter.wasm")?;
     }
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -138,5 +138,5 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     let taken = page.browser.script(taken, &json!([]))?;
     let (document, envoy) = (page.content("#document")?, page.content("#envoy")?);
     ensure!(taken == json!([document, document, envoy, envoy]), "{taken:.400}");
-    page.is_well()
+    page.expect_no_errors()
 }

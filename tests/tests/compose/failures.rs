@@ -38,26 +38,26 @@ const BACKEND: Attempts = Attempts {
 };
 
 /// The duration of the control plane's network cut: `EGRESS_CUT_SECONDS`, else 3 s.
-fn cut() -> Duration {
+fn cut_duration() -> Duration {
     let seconds = std::env::var("EGRESS_CUT_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(3))
 }
 
-struct Trial<'c> {
+struct FaultTest<'c> {
     compose: &'c Compose,
     client: Prober,
     backend: Prober,
 }
 
-impl Trial<'_> {
+impl FaultTest<'_> {
     /// Causes a fault and mends it; allowed traffic must then recover without help.
     fn fault(&self, what: &str, fault: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.client.counts();
         let start = Instant::now();
         fault().with_context(|| what.to_owned())?;
         let mended = Instant::now();
-        self.client.served().with_context(|| what.to_owned())?;
-        self.backend.served().with_context(|| what.to_owned())?;
+        self.client.wait_for_service().with_context(|| what.to_owned())?;
+        self.backend.wait_for_service().with_context(|| what.to_owned())?;
         let client = self.client.counts().since(before);
         let back = |prober: &Prober| {
             let back = prober.counts().back.filter(|back| *back > mended);
@@ -69,8 +69,8 @@ impl Trial<'_> {
             back(&self.client),
             back(&self.backend),
         );
-        self.client.stopped_everything().with_context(|| what.to_owned())?;
-        self.backend.stopped_everything().with_context(|| what.to_owned())
+        self.client.expect_nothing_passed().with_context(|| what.to_owned())?;
+        self.backend.expect_nothing_passed().with_context(|| what.to_owned())
     }
 
     fn kill(&self, service: &str) -> Result<String> {
@@ -80,11 +80,11 @@ impl Trial<'_> {
     }
 
     /// Waits until the probers have tried the current state.
-    fn tried(&self) -> Result<()> {
+    fn wait_for_attempts(&self) -> Result<()> {
         let before = (self.client.counts(), self.backend.counts());
         wait_for("attempts", Duration::from_secs(30), || {
             let tried = |prober: &Prober, before| prober.counts().since(before).stopped >= 5;
-            tried(&self.client, before.0) && tried(&self.backend, before.1)
+            wait_for_attempts(&self.client, before.0) && wait_for_attempts(&self.backend, before.1)
         })?;
         Ok(())
     }
@@ -95,12 +95,12 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
     let compose = Compose::new()?;
     compose.run(&["up", "-d"])?;
     compose.healthy()?;
-    let trial = Trial {
+    let trial = FaultTest {
         compose: &compose,
         client: Prober::start(&compose, "client", &CLIENT)?,
         backend: Prober::start(&compose, "backend", &BACKEND)?,
     };
-    trial.fault("nothing", || trial.tried())?;
+    trial.fault("nothing", || trial.wait_for_attempts())?;
     for service in compose.run(&["config", "--services"])?.lines() {
         trial.fault(&format!("{service} is killed and started"), || {
             let container = trial.kill(service)?;
@@ -110,7 +110,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
                 return compose.healthy().map(|_| ());
             }
             if !matches!(service, "client" | "backend") {
-                trial.tried()?;
+                trial.wait_for_attempts()?;
             }
             docker(&["start", &container]).map(|_| ())
         })?;
@@ -120,7 +120,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
         let sidecar = trial.kill("client-sidecar")?;
         trial.kill("shim")?;
         docker(&["start", &sidecar])?;
-        trial.tried()?;
+        trial.wait_for_attempts()?;
         docker(&["start", &shim]).map(|_| ())
     })?;
     let before = trial.client.counts();
@@ -128,13 +128,13 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
         let network = compose.network("control");
         docker(&["network", "disconnect", &network, &shim])?;
         // The duration of the cut is under test.
-        std::thread::sleep(cut());
-        trial.tried()?;
+        std::thread::sleep(cut_duration());
+        trial.wait_for_attempts()?;
         docker(&["network", "connect", "--alias", "shim", &network, &shim]).map(|_| ())
     })?;
     let during = trial.client.counts().since(before);
     ensure!(during.failed == 0, "without the control plane, what is allowed is not served: {during}");
-    trial.fault("a policy changes after the cut", || follows(&compose))?;
+    trial.fault("a policy changes after the cut", || expect_policy_changes(&compose))?;
     // No identity may reach it, so it must have no visitors.
     let log = compose.log("elsewhere")?;
     ensure!(log.is_empty(), "somebody came to the forbidden host: {log}");
@@ -146,7 +146,7 @@ fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
 }
 
 /// Requires that sidecars follow policy changes after the control plane was away.
-fn follows(compose: &Compose) -> Result<()> {
+fn expect_policy_changes(compose: &Compose) -> Result<()> {
     let path = compose.folder().join("envoy/mesh/curl.yaml");
     let text = std::fs::read_to_string(&path)?;
     let script = "docker compose exec client curl -sf -m 2 -o /dev/null http://grpc.example/";

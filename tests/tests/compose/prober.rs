@@ -108,7 +108,7 @@ impl Prober {
     }
 
     /// Waits until allowed traffic was served several times in a row.
-    pub(crate) fn served(&self) -> Result<()> {
+    pub(crate) fn wait_for_service(&self) -> Result<()> {
         let mut before = self.counts();
         wait_for("allowed traffic", Duration::from_secs(60), || {
             let now = self.counts().since(before);
@@ -122,7 +122,7 @@ impl Prober {
     }
 
     /// Requires that forbidden traffic was tried and never passed.
-    pub(crate) fn stopped_everything(&self) -> Result<()> {
+    pub(crate) fn expect_nothing_passed(&self) -> Result<()> {
         let counts = self.counts();
         ensure!(counts.passed == 0, "{}: something forbidden passed: {counts:?}", self.service);
         ensure!(counts.stopped > 0, "{}: nothing forbidden was tried: {counts:?}", self.service);

@@ -17,7 +17,7 @@ fn the_documented_commands_print_the_documented_output() -> Result<()> {
         step.run(|script| compose.shell(script), Duration::from_secs(10)).context("docs/compose.md")?;
         if step.command.contains("compose up") {
             println!("healthy {:.1} s after it was up", compose.healthy()?.as_secs_f64());
-            nobody_may_more_than_needed(&compose)?;
+            expect_least_privilege(&compose)?;
         }
     }
     let left = compose.traces()?;
@@ -26,7 +26,7 @@ fn the_documented_commands_print_the_documented_output() -> Result<()> {
 }
 
 /// Requires that Docker's containers are locked down and have `NET_ADMIN` only where the rules are installed.
-fn nobody_may_more_than_needed(compose: &Compose) -> Result<()> {
+fn expect_least_privilege(compose: &Compose) -> Result<()> {
     for service in compose.run(&["config", "--services"])?.lines() {
         let inspect = |what: &str| -> Result<String> {
             let format = format!("{{{{json {what}}}}}");

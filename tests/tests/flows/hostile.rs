@@ -54,7 +54,7 @@ fn is_plain(text: &str) -> bool {
 
 /// The output for people and programs, from any source. Hosts that are hostile, and `others`, are in no
 /// suggestion.
-fn shown(network: &TestNetwork, others: &[&str]) -> Result<String> {
+fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
     let mut suggested = String::new();
     for words in [
         &["flows"][..],
@@ -162,7 +162,7 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     ensure!(is_plain(&control_plane.log()), "{:?}", control_plane.log());
 
     // `GET http://a.org` and the end of a line is a request for that host to Envoy, of HTTP/0.9.
-    let suggested = shown(&network, &[])?;
+    let suggested = collect_outputs(&network, &[])?;
     ensure!(suggested.contains("- last.example #"), "{suggested}");
     // The log gives the same result.
     let file = folder.path().join("envoy.log");
@@ -174,7 +174,7 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     control_plane.stop()?;
     let control_plane = network.control_plane(&flags)?;
     ensure!(fetch_flows(&control_plane, "curl/curl")? == before, "{before:#?}");
-    ensure!(shown(&network, &[])? == suggested, "{suggested}");
+    ensure!(collect_outputs(&network, &[])? == suggested, "{suggested}");
     Ok(())
 }
 
@@ -212,7 +212,7 @@ fn hostile_reports_are_shown_as_text() -> Result<()> {
             .with_context(|| format!("{text:.100}"))?;
     }
     ensure!(is_plain(&control_plane.log()), "{:?}", control_plane.log());
-    let suggested = shown(&network, &["a.org"])?;
+    let suggested = collect_outputs(&network, &["a.org"])?;
     ensure!(suggested.contains("- last.example #"), "{suggested}");
     let before = fetch_flows(&control_plane, "curl/curl")?;
     ensure!(before.len() > 20, "{before:#?}");
@@ -247,7 +247,7 @@ fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
                 let common = ["explain", "--config-dir", &manifests, "--source", "curl/curl", "-o", output];
                 let said = run(&network, &[&common[..], words].concat())?;
                 let said = said.out + &said.err;
-                let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !turns(c));
+                let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));
                 ensure!(is_safe, "{words:?}: {said:?}");
             }
         }
@@ -256,6 +256,6 @@ fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
 }
 
 /// Returns true if a character is invisible or changes the order of others.
-fn turns(c: char) -> bool {
+fn changes_display(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -30,7 +30,7 @@ const MAX_FLOW_KB: u64 = 4;
 const OTHER_MEMORY_KB: u64 = 64 << 10;
 
 /// Sends many requests in turn over connections that stay open.
-fn requests(to: SocketAddr, count: usize) -> Result<()> {
+fn send_requests(to: SocketAddr, count: usize) -> Result<()> {
     let streams: Result<Vec<_>, _> = (0..CONCURRENT_REQUESTS).map(|_| client::connect(to)).collect();
     let mut streams = streams.map_err(|outcome| anyhow::anyhow!("{outcome:?}"))?;
     let mut buffer = vec![0; 64 << 10];
@@ -54,7 +54,7 @@ fn requests(to: SocketAddr, count: usize) -> Result<()> {
 }
 
 /// Requires that every answer is bounded and says what it leaves out.
-fn answers(
+fn expect_bounded_answers(
     network: &TestNetwork,
     control_plane: &ControlPlane<'_>,
     policies: &std::path::Path,
@@ -107,7 +107,7 @@ fn a_hundred_thousand_destinations_are_bounded() -> Result<()> {
     let before = control_plane.memory()?;
     let start = std::time::Instant::now();
     let to = SocketAddr::new(HTTPBIN, 80);
-    let sent = pod.workload().run(|| requests(to, DESTINATIONS))?;
+    let sent = pod.workload().run(|| send_requests(to, DESTINATIONS))?;
     sent.with_context(|| envoy.log_tail(10))?;
     println!("{DESTINATIONS} requests: {:?}", start.elapsed());
     // Envoy counts the entries that it dropped.
@@ -121,7 +121,7 @@ fn a_hundred_thousand_destinations_are_bounded() -> Result<()> {
     .with_context(|| format!("{:?}", fetch_flows()))?;
     println!("dropped by Envoy: {}", envoy.stat("access_logs.grpc_access_log.logs_dropped")?);
     ensure!(control_plane.metric("osm_egress_flows")? == MAX_FLOWS);
-    answers(&network, &control_plane, folder.path())?;
+    expect_bounded_answers(&network, &control_plane, folder.path())?;
     let after = control_plane.memory()?;
     println!("resident: {before} kB before, {after} kB after");
     ensure!(

@@ -22,14 +22,14 @@ use super::{ask, fetch_flows};
 const IDENTITY: &str = "curl/curl";
 
 /// Makes a refused request and a refused connection.
-fn traffic(pod: &Pod) -> Result<()> {
+fn make_traffic(pod: &Pod) -> Result<()> {
     workload::get(pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get")?;
     workload::get_tls(pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"))?;
     Ok(())
 }
 
 /// Waits until both flows have this count.
-fn counted(control_plane: &ControlPlane<'_>, count: u64) -> Result<Vec<Value>> {
+fn wait_for_count(control_plane: &ControlPlane<'_>, count: u64) -> Result<Vec<Value>> {
     let mut flows = Vec::new();
     wait_for(&format!("two flows, {count} times each"), Duration::from_secs(15), || {
         flows = fetch_flows(control_plane, IDENTITY).unwrap_or_default();
@@ -39,7 +39,7 @@ fn counted(control_plane: &ControlPlane<'_>, count: u64) -> Result<Vec<Value>> {
     Ok(flows)
 }
 
-fn connected(control_plane: &ControlPlane<'_>) -> Result<()> {
+fn wait_for_connection(control_plane: &ControlPlane<'_>) -> Result<()> {
     wait_for("the proxy to connect again", Duration::from_secs(30), || {
         control_plane.metric("osm_egress_proxies").is_ok_and(|proxies| proxies == 1)
     })?;
@@ -47,7 +47,7 @@ fn connected(control_plane: &ControlPlane<'_>) -> Result<()> {
 }
 
 /// Waits until the database, or its write-ahead log, has these flows.
-fn written(file: &Path, flows: &[Value]) -> Result<()> {
+fn wait_for_flows_in(file: &Path, flows: &[Value]) -> Result<()> {
     let last = flows.iter().filter_map(|flow| flow["sequence"].as_u64()).max().context("no flow")?;
     let wanted = format!("\"sequence\":{last}}}");
     let holds = |path: PathBuf| {
@@ -59,7 +59,7 @@ fn written(file: &Path, flows: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn suggested(network: &TestNetwork) -> Result<String> {
+fn print_suggestion(network: &TestNetwork) -> Result<String> {
     let said = ask(network, &["suggest", "--source", IDENTITY])?;
     ensure!(said.success && said.out.contains("- www.example.com #"), "{}{}", said.out, said.err);
     Ok(said.out)
@@ -80,10 +80,10 @@ fn flows_survive_a_restart() -> Result<()> {
 
     let control_plane = network.control_plane(&flags)?;
     let _envoy = sidecar::start(&pod, false)?;
-    traffic(&pod)?;
-    let before = counted(&control_plane, 1)?;
-    let suggestion = suggested(&network)?;
-    written(&file, &before)?;
+    make_traffic(&pod)?;
+    let before = wait_for_count(&control_plane, 1)?;
+    let suggestion = print_suggestion(&network)?;
+    wait_for_flows_in(&file, &before)?;
     ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o600);
     // SIGKILL.
     drop(control_plane);
@@ -94,10 +94,10 @@ fn flows_survive_a_restart() -> Result<()> {
         "{:#?}\n{before:#?}",
         fetch_flows(&control_plane, IDENTITY)?
     );
-    ensure!(suggested(&network)? == suggestion, "{suggestion}\n{}", suggested(&network)?);
-    connected(&control_plane)?;
-    traffic(&pod)?;
-    let after = counted(&control_plane, 2)?;
+    ensure!(print_suggestion(&network)? == suggestion, "{suggestion}\n{}", print_suggestion(&network)?);
+    wait_for_connection(&control_plane)?;
+    make_traffic(&pod)?;
+    let after = wait_for_count(&control_plane, 2)?;
     for flow in &after {
         let same =
             before.iter().find(|old| old["protocol"] == flow["protocol"]).context("another protocol")?;
@@ -135,9 +135,9 @@ fn without_a_file_flows_start_anew() -> Result<()> {
     let pod = network.pod()?;
     let control_plane = network.control_plane(&["--flow-log"])?;
     let _envoy = sidecar::start(&pod, false)?;
-    traffic(&pod)?;
-    traffic(&pod)?;
-    counted(&control_plane, 2)?;
+    make_traffic(&pod)?;
+    make_traffic(&pod)?;
+    wait_for_count(&control_plane, 2)?;
     drop(control_plane);
     let control_plane = network.control_plane(&["--flow-log"])?;
     ensure!(
@@ -145,9 +145,9 @@ fn without_a_file_flows_start_anew() -> Result<()> {
         "{:#?}",
         fetch_flows(&control_plane, IDENTITY)?
     );
-    connected(&control_plane)?;
-    traffic(&pod)?;
-    counted(&control_plane, 1)?;
+    wait_for_connection(&control_plane)?;
+    make_traffic(&pod)?;
+    wait_for_count(&control_plane, 1)?;
     Ok(())
 }
 
@@ -196,11 +196,11 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
     let flags = ["--flow-log", "--flow-db", &name];
     let control_plane = network.control_plane(&flags)?;
     let _envoy = sidecar::start(&pod, false)?;
-    traffic(&pod)?;
-    written(&file, &counted(&control_plane, 1)?)?;
+    make_traffic(&pod)?;
+    wait_for_flows_in(&file, &wait_for_count(&control_plane, 1)?)?;
     // Fill the disk.
     let _ = fs::write(disk.path("filler"), vec![0; 2 << 20]);
-    traffic(&pod)?;
+    make_traffic(&pod)?;
     wait_for("an error", Duration::from_secs(20), || {
         control_plane.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 0)
     })?;
@@ -225,7 +225,7 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
         control_plane.log().contains("flows are written down again")
     })?;
     let flows = fetch_flows(&control_plane, IDENTITY)?;
-    written(&file, &flows)?;
+    wait_for_flows_in(&file, &flows)?;
     control_plane.stop()?;
     let control_plane = network.control_plane(&flags)?;
     ensure!(fetch_flows(&control_plane, IDENTITY)?.len() == flows.len());

@@ -86,7 +86,7 @@ impl Explain<'_> {
         Ok((report, output.status.code().unwrap_or(-1)))
     }
 
-    fn is_refused(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
+    fn expect_refusal(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
         let output = self.run(user, arguments)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(1), "{arguments:?}: {said}");

@@ -37,7 +37,7 @@ fn difference(before: &Objects, after: &Objects) -> Vec<String> {
 }
 
 /// Waits until the objects are as before: the API server takes a moment to forget a kind.
-fn until_same(api: &ApiServer<'_>, before: &Objects) -> Result<()> {
+fn wait_until_same(api: &ApiServer<'_>, before: &Objects) -> Result<()> {
     let mut last = Vec::new();
     let same = wait_for("the API server to have what it had before", Duration::from_secs(30), || {
         last = api.objects().map_or_else(|error| vec![error.to_string()], |after| difference(before, &after));
@@ -60,7 +60,7 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     let api = &cluster.api;
     let before = api.objects()?;
     // Tags would cause a warning.
-    let images = by_digest();
+    let images = image_digests();
     let first =
         run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.expect_success()?;
     ensure!(first.err.is_empty(), "{}", first.err);
@@ -110,7 +110,7 @@ fn uninstall_leaves_no_trace() -> Result<()> {
 
     let said = uninstall(api, &[])?;
     ensure!(!said.out.contains("stays"), "{}", said.out);
-    until_same(api, &before)?;
+    wait_until_same(api, &before)?;
     let nothing = uninstall(api, &[])?;
     ensure!(nothing.out.contains("there was nothing of mesh osm"), "{}", nothing.out);
     let error = run(api, &["upgrade"])?.expect_failure()?;
@@ -160,7 +160,7 @@ fn objects_of_the_user_survive() -> Result<()> {
     api.kubectl(User::Admin, &["delete", "configmap", "mine", "-n", "osm-system"])?;
     api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress"])?;
     uninstall(api, &["--delete-crds"])?;
-    until_same(api, &before)
+    wait_until_same(api, &before)
 }
 
 /// An Open Service Mesh's definitions, MeshConfig and control plane survive install and uninstall.
@@ -211,7 +211,7 @@ fn existing_objects_survive_install_and_uninstall() -> Result<()> {
 
     let said = uninstall(api, &[])?;
     ensure!(said.out.contains("MeshConfig osm-system/osm-mesh-config: stays"), "{}", said.out);
-    until_same(api, &before)?;
+    wait_until_same(api, &before)?;
     ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
     Ok(())
 }
@@ -399,7 +399,7 @@ fn checks(report: &Value, state: &str) -> Vec<String> {
 }
 
 /// Values that name every image by digest.
-fn by_digest() -> String {
+fn image_digests() -> String {
     let sum = "0123456789abcdef".repeat(4);
     ["osm.sidecarImage", "osm.egress.image", "osm.egress.initImage"]
         .map(|key| format!("{key}=registry.example/image@sha256:{sum}"))
@@ -413,7 +413,7 @@ fn verify(api: &ApiServer<'_>) -> Result<(bool, Value)> {
 }
 
 /// Sets the status that the Deployment controller would write; none runs here.
-fn make_available(api: &ApiServer<'_>) -> Result<()> {
+fn report_deployment_available(api: &ApiServer<'_>) -> Result<()> {
     let mut deployment = read(api, &["deployment", "osm-egress", "-n", "osm-system"])?;
     deployment["status"] = json!({ "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 2,
         "observedGeneration": deployment["metadata"]["generation"] });
@@ -490,7 +490,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     ensure!(labels["pod-security.kubernetes.io/enforce"] == "restricted", "{namespace:#}");
     let (ok, report) = verify(api)?;
     ensure!(!ok && checks(&report, "fail") == ["Deployment"], "{report:#}");
-    make_available(api)?;
+    report_deployment_available(api)?;
     let (ok, report) = verify(api)?;
     ensure!(ok && checks(&report, "fail").is_empty(), "{report:#}");
     let expected = [
@@ -527,9 +527,9 @@ fn verify_finds_what_is_wrong() -> Result<()> {
         let message = found["message"].as_str().unwrap_or_default();
         ensure!(found["state"] == "warn" && message.contains(part), "{found:#}");
     }
-    let said = run(api, &["upgrade", "--set", &by_digest()])?.expect_success()?;
+    let said = run(api, &["upgrade", "--set", &image_digests()])?.expect_success()?;
     ensure!(!said.err.contains("tag"), "{}", said.err);
-    make_available(api)?;
+    report_deployment_available(api)?;
     let (_, report) = verify(api)?;
     ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");
 

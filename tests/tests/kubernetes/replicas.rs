@@ -8,6 +8,7 @@ use crate::source::echo;
 use anyhow::{Context, Result, ensure};
 use egress_tests::client;
 use egress_tests::cluster::Cluster;
+use egress_tests::echo::still_echoes;
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
 use egress_tests::manifests::{egress, egress_in};
@@ -35,7 +36,7 @@ impl Prober {
     fn run(&self, pod: &Pod) -> Result<()> {
         let echoes = |to: IpAddr| {
             let Ok(mut stream) = client::connect(SocketAddr::new(to, 9000)) else { return false };
-            crate::source::lives(&mut stream)
+            still_echoes(&mut stream)
         };
         pod.workload().run(|| {
             while !self.stop.load(Ordering::Relaxed) {

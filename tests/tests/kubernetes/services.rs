@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::source::{echo, lives};
+use crate::source::echo;
 use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::{Cluster, wait_for_status};
 use egress_tests::control_plane::ControlPlane;
+use egress_tests::echo::still_echoes;
 use egress_tests::kube::User;
 use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
@@ -62,7 +63,7 @@ fn permissive(cluster: &Cluster<'_>, is: bool) -> Result<()> {
 }
 
 /// Waits until the control plane reports a service with this text.
-fn reported(control_plane: &ControlPlane<'_>, service: &str, text: &str) -> Result<()> {
+fn wait_for_report(control_plane: &ControlPlane<'_>, service: &str, text: &str) -> Result<()> {
     wait_for_status(control_plane, &format!("a report of {service} with {text}"), |status| {
         let mut problems = status["problems"].as_array().into_iter().flatten().map(Value::to_string);
         problems.any(|problem| problem.contains(service) && problem.contains(text))
@@ -70,7 +71,7 @@ fn reported(control_plane: &ControlPlane<'_>, service: &str, text: &str) -> Resu
     .map(drop)
 }
 
-fn kept(control_plane: &ControlPlane<'_>, service: &str) -> bool {
+fn is_kept(control_plane: &ControlPlane<'_>, service: &str) -> bool {
     let problems = |status: Value| status["problems"].to_string();
     control_plane.status().is_ok_and(|status| !problems(status).contains(service))
 }
@@ -103,7 +104,7 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     api.apply(&service("evil", "clusterIP: None, "))?;
     for target in [None, Some("cart"), Some("nobody")] {
         api.apply(&slice("evil", ELSEWHERE, target))?;
-        reported(&control_plane, "evil", "EndpointSlice `evil-x` has `198.51.100.66`")?;
+        wait_for_report(&control_plane, "evil", "EndpointSlice `evil-x` has `198.51.100.66`")?;
         ensure!(echo(&pod, ELSEWHERE, 9000).is_err(), "{target:?} opened it");
     }
     // The pod author's own fields do not count.
@@ -116,8 +117,8 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     // A slice closes nothing that is allowed.
     permissive(&cluster, false)?;
     api.apply(&slice("evil", HTTPBIN, None))?;
-    reported(&control_plane, "evil", "EndpointSlice `evil-x` has `203.0.113.10`")?;
-    ensure!(lives(&mut held), "a slice closed what was open");
+    wait_for_report(&control_plane, "evil", "EndpointSlice `evil-x` has `203.0.113.10`")?;
+    ensure!(still_echoes(&mut held), "a slice closed what was open");
     echo(&pod, HTTPBIN, 9000).context("a slice closed what is allowed")?;
     drop(held);
     permissive(&cluster, true)?;
@@ -127,11 +128,11 @@ fn an_endpoint_belongs_to_the_mesh_if_it_is_a_pod() -> Result<()> {
     run(&cluster, "cart", "Running", ELSEWHERE)?;
     wait_for("the pod to be in the mesh", Duration::from_secs(10), || echo(&pod, ELSEWHERE, 9000).is_ok())
         .with_context(|| control_plane.log())?;
-    ensure!(kept(&control_plane, "evil"), "{:#}", control_plane.status()?);
+    ensure!(is_kept(&control_plane, "evil"), "{:#}", control_plane.status()?);
     let mut held = echo(&pod, ELSEWHERE, 9000)?;
     run(&cluster, "cart", "Succeeded", ELSEWHERE)?;
     api.kubectl(User::Admin, &["delete", "endpointslice", "evil-x", "-n", "shop"])?;
-    wait_for("its connection to end", Duration::from_secs(10), || !lives(&mut held))?;
+    wait_for("its connection to end", Duration::from_secs(10), || !still_echoes(&mut held))?;
     Ok(())
 }
 
@@ -173,8 +174,8 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     api.apply(&mine)?;
     lead("-D", HTTPBIN)?;
     lead("-A", ELSEWHERE)?;
-    reported(&control_plane, "Service shop/cart", "its cluster address is not in the mesh")?;
-    wait_for("the connection to end", Duration::from_secs(2), || !lives(&mut held))?;
+    wait_for_report(&control_plane, "Service shop/cart", "its cluster address is not in the mesh")?;
+    wait_for("the connection to end", Duration::from_secs(2), || !still_echoes(&mut held))?;
     ensure!(echo(&pod, address, 9000).is_err(), "a slice led the service elsewhere");
     api.kubectl(User::Admin, &["delete", "endpointslice", "cart-mine", "-n", "shop"])?;
     wait_for("the service to be back", Duration::from_secs(10), || echo(&pod, address, 9000).is_ok())?;
@@ -183,7 +184,7 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     let unknown = slice("cart", ELSEWHERE, Some("nobody")).replace("name: cart-x", "name: cart-mine");
     let mut held = echo(&pod, address, 9000)?;
     api.apply(&unknown)?;
-    let took = wait_for("the connection to end", Duration::from_secs(5), || !lives(&mut held))?;
+    let took = wait_for("the connection to end", Duration::from_secs(5), || !still_echoes(&mut held))?;
     println!("a pod that is nowhere was waited for for {took:.1?}");
     ensure!(took < Duration::from_millis(2500), "{took:?}");
     ensure!(echo(&pod, address, 9000).is_err(), "a slice led the service elsewhere");
@@ -191,14 +192,14 @@ fn a_service_belongs_to_the_mesh_if_all_its_endpoints_are_pods() -> Result<()> {
     api.kubectl(User::Admin, &["delete", "endpointslice", "cart-mine", "-n", "shop"])?;
     wait_for("the service to be back", Duration::from_secs(10), || echo(&pod, address, 9000).is_ok())?;
     api.apply(&unknown)?;
-    reported(&control_plane, "Service shop/cart", "its cluster address is not in the mesh")?;
+    wait_for_report(&control_plane, "Service shop/cart", "its cluster address is not in the mesh")?;
 
     // A service without a selector belongs to the mesh while all its endpoints are pods.
     api.apply(&service("plain", ""))?;
     wait_for_status(&control_plane, "the other service", |status| {
         status["objects"].to_string().contains("plain")
     })?;
-    ensure!(kept(&control_plane, "shop/plain"), "{:#}", control_plane.status()?);
+    ensure!(is_kept(&control_plane, "shop/plain"), "{:#}", control_plane.status()?);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use egress_tests::cluster::{
     rules, wait_for_status,
 };
 use egress_tests::curl::Curl;
+use egress_tests::echo::still_echoes;
 use egress_tests::kube::User;
 use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
@@ -23,13 +24,8 @@ use egress_tests::xds::XdsClient;
 pub(crate) fn echo(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
     let mut stream =
         pod.workload().run(|| client::connect(SocketAddr::new(to, port)))?.map_err(|e| anyhow!("{e:?}"))?;
-    ensure!(lives(&mut stream), "no echo from {to}:{port}");
+    ensure!(still_echoes(&mut stream), "no echo from {to}:{port}");
     Ok(stream)
-}
-
-pub(crate) fn lives(stream: &mut TcpStream) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer)).is_ok() && &answer == b"ping"
 }
 
 /// The commands of Open Service Mesh's page switch global egress on and off for a running Envoy.
@@ -53,7 +49,7 @@ fn the_documented_commands_switch_global_egress() -> Result<()> {
             echo(&pod, ELSEWHERE, 9000).is_ok() == on
         })?;
         took.push(start.elapsed());
-        ensure!(lives(&mut held), "an allowed connection did not survive switch {round}");
+        ensure!(still_echoes(&mut held), "an allowed connection did not survive switch {round}");
     }
     took.sort();
     let median = took[took.len() / 2];
@@ -347,7 +343,7 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
         "{}",
         control_plane.get("/metrics")?
     );
-    ensure!(lives(&mut held), "a connection ended with the API server");
+    ensure!(still_echoes(&mut held), "a connection ended with the API server");
     echo(&pod, HTTPBIN, 9000).context("what was allowed is not any more")?;
     ensure!(echo(&pod, HTTPBIN, 9100).is_err(), "what was forbidden is allowed");
     // A new control plane waits, and sends proxies nothing.

@@ -28,7 +28,7 @@ fn condition(object: &Value, kind: &str) -> Value {
 }
 
 /// Waits for a condition's reason about a generation, and returns its message.
-fn until(
+fn wait_for_condition(
     api: &ApiServer<'_>,
     name: &str,
     kind: &str,
@@ -47,7 +47,7 @@ fn until(
 }
 
 /// Waits for the proxies column of `kubectl get`.
-fn programmed(api: &ApiServer<'_>, name: &str, expected: &str, longest: u64) -> Result<Duration> {
+fn wait_for_proxies(api: &ApiServer<'_>, name: &str, expected: &str, longest: u64) -> Result<Duration> {
     wait_for(&format!("{name} to be programmed {expected}"), Duration::from_secs(longest), || {
         get(api, name).is_ok_and(|object| object["status"]["programmed"] == expected)
     })
@@ -65,7 +65,7 @@ fn sidecar<'p>(pod: &'p Pod, name: &str, at: std::net::IpAddr) -> Result<Envoy<'
 }
 
 /// A control plane's periodic report about its proxies; `None` if it has none.
-fn mark(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
+fn proxy_report(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
     let name = format!("osm-egress-proxies-at-{}", at.to_string().replace('.', "-"));
     let path = "jsonpath={.data.renewed}";
     api.kubectl(User::Admin, &["get", "configmap", &name, "-n", "osm-system", "-o", path]).ok()
@@ -92,12 +92,13 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     api.apply(&egress("good", PORT))?;
     api.apply(&egress("bad", BAD))?;
     let control_plane = cluster.control_plane(&[])?;
-    let message = until(api, "good", "Accepted", "Accepted", 1, 10).with_context(|| control_plane.log())?;
+    let message = wait_for_condition(api, "good", "Accepted", "Accepted", 1, 10)
+        .with_context(|| control_plane.log())?;
     ensure!(message == "1 rule", "{message}");
-    let message = until(api, "bad", "Accepted", "Invalid", 1, 10)?;
+    let message = wait_for_condition(api, "bad", "Accepted", "Invalid", 1, 10)?;
     ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
-    until(api, "good", "Programmed", "NoProxies", 1, 20)?;
-    until(api, "bad", "Programmed", "NoProxies", 1, 20)?;
+    wait_for_condition(api, "good", "Programmed", "NoProxies", 1, 20)?;
+    wait_for_condition(api, "bad", "Programmed", "NoProxies", 1, 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     ensure!(line("NAME").contains("ACCEPTED") && line("NAME").contains("PROGRAMMED"), "{table}");
@@ -108,11 +109,11 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     let other = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     // Once either has written another policy's status, both have looked at the earlier ones.
     api.apply(&egress("last", BAD))?;
-    until(api, "last", "Accepted", "Invalid", 1, 10)?;
+    wait_for_condition(api, "last", "Accepted", "Invalid", 1, 10)?;
     // The periodic reports stay the same, too.
-    let marks = (mark(api, CONTROL_PLANE), mark(api, SECOND_CONTROL_PLANE));
+    let marks = (proxy_report(api, CONTROL_PLANE), proxy_report(api, SECOND_CONTROL_PLANE));
     wait_for("both to renew their marks", Duration::from_secs(30), || {
-        mark(api, CONTROL_PLANE) != marks.0 && mark(api, SECOND_CONTROL_PLANE) != marks.1
+        proxy_report(api, CONTROL_PLANE) != marks.0 && proxy_report(api, SECOND_CONTROL_PLANE) != marks.1
     })?;
     ensure!((version(api, "good")?, version(api, "bad")?) == before, "what was said was written again");
     // With both running, the event is written once, with its field.
@@ -122,10 +123,10 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     ensure!(told.len() == 1 && told[0].contains("spec.hosts[0]"), "{described}");
     ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
     other.stop()?;
-    ensure!(mark(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
+    ensure!(proxy_report(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
     // A correction is reported with its generation.
     api.apply(&egress("bad", "hosts: [a.org]\nports: [{number: 80, protocol: http}]"))?;
-    until(api, "bad", "Accepted", "Accepted", 2, 10)?;
+    wait_for_condition(api, "bad", "Accepted", "Accepted", 2, 10)?;
     ensure!(events(api, "bad")? == ["Normal Accepted", "Warning Invalid"], "{:?}", events(api, "bad"));
     Ok(())
 }
@@ -141,9 +142,9 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     api.apply(&egress("p", PORT))?;
     let control_plane = cluster.control_plane(&[])?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
-    programmed(api, "p", "1/1", 20).with_context(|| control_plane.log())?;
+    wait_for_proxies(api, "p", "1/1", 20).with_context(|| control_plane.log())?;
     let _two = sidecar(&pods[1], "two", CONTROL_PLANE)?;
-    programmed(api, "p", "2/2", 20)?;
+    wait_for_proxies(api, "p", "2/2", 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     ensure!(table.lines().any(|line| line.contains("True") && line.contains("2/2")), "{table}");
     api.apply(&egress_in(
@@ -151,21 +152,21 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
         "p",
         "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]",
     ))?;
-    let message = until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    let message = wait_for_condition(api, "p", "Programmed", "Programmed", 2, 10)?;
     ensure!(message == "2 of 2 proxies have it", "{message}");
     // A proxy whose listener's address is taken rejects the listener.
     let taken = pods[2].sidecar.run(|| TcpListener::bind("0.0.0.0:15001"))??;
     let third = sidecar::bootstrap_with("curl/curl", false, &["--proxy", "third"])?;
     let third = Envoy::launch(&pods[2], &third, 1)?;
-    let message = until(api, "p", "Programmed", "Rejected", 2, 15)
+    let message = wait_for_condition(api, "p", "Programmed", "Rejected", 2, 15)
         .with_context(|| format!("{}\n{}", third.log_tail(20), control_plane.log()))?;
     ensure!(message.starts_with("2 of 3 proxies have it; `third.curl.curl` refused it: "), "{message}");
     ensure!(message.contains("15001"), "{message}");
-    programmed(api, "p", "2/3", 20)?;
+    wait_for_proxies(api, "p", "2/3", 20)?;
     ensure!(events(api, "p")? == ["Warning Rejected"], "{:?}", events(api, "p"));
     drop((third, taken));
-    programmed(api, "p", "2/2", 20)?;
-    until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    wait_for_proxies(api, "p", "2/2", 20)?;
+    wait_for_condition(api, "p", "Programmed", "Programmed", 2, 10)?;
     Ok(())
 }
 
@@ -182,11 +183,14 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
     let two = sidecar(&pods[1], "two", SECOND_CONTROL_PLANE)?;
-    programmed(&cluster.api, "p", "2/2", 15).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    wait_for_proxies(&cluster.api, "p", "2/2", 15)
+        .with_context(|| format!("{}\n{}", first.log(), second.log()))?;
     // Both agree, so nothing is written.
     let before = version(&cluster.api, "p")?;
-    let marks = mark(&cluster.api, CONTROL_PLANE);
-    wait_for("a mark to be renewed", Duration::from_secs(30), || mark(&cluster.api, CONTROL_PLANE) != marks)?;
+    let marks = proxy_report(&cluster.api, CONTROL_PLANE);
+    wait_for("a mark to be renewed", Duration::from_secs(30), || {
+        proxy_report(&cluster.api, CONTROL_PLANE) != marks
+    })?;
     ensure!(version(&cluster.api, "p")? == before, "the control planes do not agree");
     // Changes during the outage are reported afterwards.
     cluster.api.kill();
@@ -195,13 +199,14 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     })?;
     let three = sidecar(&pods[2], "three", SECOND_CONTROL_PLANE)?;
     cluster.api.resume()?;
-    programmed(&cluster.api, "p", "3/3", 30).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    wait_for_proxies(&cluster.api, "p", "3/3", 30)
+        .with_context(|| format!("{}\n{}", first.log(), second.log()))?;
     drop(three);
-    programmed(&cluster.api, "p", "2/2", 20)?;
+    wait_for_proxies(&cluster.api, "p", "2/2", 20)?;
     // A killed control plane withdraws nothing.
     drop(second);
-    ensure!(mark(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
-    let took = programmed(&cluster.api, "p", "1/1", 60)?;
+    ensure!(proxy_report(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
+    let took = wait_for_proxies(&cluster.api, "p", "1/1", 60)?;
     println!("the proxies of a control plane that was killed stopped counting after {took:?}");
     drop(two);
     Ok(())

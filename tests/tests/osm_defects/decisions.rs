@@ -9,7 +9,7 @@ use egress_tests::mesh::{Reply, with_mesh};
 use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 use egress_tests::origin::OriginEvent;
 
-use super::{at, bystander, bystander_works, nothing_was_rejected};
+use super::{at, bystander, expect_bystander, expect_no_rejection};
 
 /// `http` policies ignored `ipAddresses`: any address on the port would do.
 #[test]
@@ -58,9 +58,9 @@ fn d2_a_bad_cidr_opens_nothing() -> Result<()> {
             let said = format!("error spec.ipAddresses[{field}]: ");
             ensure!(problems.iter().any(|problem| problem.starts_with(&said)), "{bad}: {problems:?}");
             ensure!(mesh.accepted("Egress curl/bad")? == (false, 0), "{bad} is accepted");
-            bystander_works(mesh)?;
+            expect_bystander(mesh)?;
         }
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 

@@ -23,12 +23,12 @@ pub(crate) fn bystander() -> String {
     egress("bystander", "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]")
 }
 
-pub(crate) fn bystander_works(mesh: &TestMesh<'_>) -> Result<()> {
+pub(crate) fn expect_bystander(mesh: &TestMesh<'_>) -> Result<()> {
     mesh.exchange(at(HTTPBIN, 9000), b"hello")?.expect_echo(b"hello").context("another policy")
 }
 
 /// Requires that Envoy rejected nothing and that its listener is unchanged.
-pub(crate) fn nothing_was_rejected(mesh: &TestMesh<'_>) -> Result<()> {
+pub(crate) fn expect_no_rejection(mesh: &TestMesh<'_>) -> Result<()> {
     let rejected = mesh.metric("osm_egress_xds_rejected_total")?;
     ensure!(rejected == 0, "Envoy rejected {rejected} updates:\n{:#}", mesh.control_plane.status()?);
     ensure!(mesh.envoy.stat("listener_manager.listener_modified")? == 0, "a listener was modified");

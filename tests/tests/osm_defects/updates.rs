@@ -19,7 +19,7 @@ use egress_tests::pattern_servers::{self, PatternServers};
 use egress_tests::wait::wait_for;
 use egress_tests::{client, sidecar};
 
-use super::{at, bystander, bystander_works, nothing_was_rejected};
+use super::{at, bystander, expect_bystander, expect_no_rejection};
 
 /// Protocols in upper case made no filter chain, and unknown ones were ignored without a word.
 #[test]
@@ -47,7 +47,7 @@ fn d3_protocols_have_any_case_and_unknown_ones_are_named() -> Result<()> {
             let said = |problem: &String| problem.starts_with("error spec.ports[0].protocol: ");
             ensure!(problems.iter().any(said), "{unknown}: {problems:?}");
         }
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 
@@ -66,7 +66,7 @@ fn d4_no_policy_stops_updates() -> Result<()> {
     with_mesh(&[("freezing.yaml", &freezing)], |mesh| {
         for round in 0..3 {
             mesh.write("bystander.yaml", &bystander())?;
-            bystander_works(mesh).with_context(|| format!("round {round}"))?;
+            expect_bystander(mesh).with_context(|| format!("round {round}"))?;
             mesh.remove("bystander.yaml")?;
             mesh.exchange(at(HTTPBIN, 9000), b"hello")?
                 .expect_close()
@@ -78,7 +78,7 @@ fn d4_no_policy_stops_updates() -> Result<()> {
         ensure!(reply == Reply::Closed, "{reply:?}");
         let problems = mesh.diagnostics("Egress curl/missing")?;
         ensure!(problems.iter().any(|p| p.starts_with("error spec.matches[0]: ")), "{problems:?}");
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 
@@ -132,11 +132,11 @@ fn d5_overlapping_policies_are_merged() -> Result<()> {
         for ip in [HTTPBIN, EXAMPLE, ELSEWHERE] {
             mesh.exchange(at(ip, 9100), b"hello")?.expect_echo(b"hello")?;
         }
-        bystander_works(mesh)?;
+        expect_bystander(mesh)?;
         for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
             ensure!(mesh.accepted(&format!("Egress curl/{name}"))?.0, "{name} is not accepted");
         }
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 
@@ -203,7 +203,7 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
             ensure!(problems.iter().any(|p| p.starts_with("error spec.matches[0]: ")), "{problems:?}");
         }
         mesh.get(web, "httpbin.org", "/get")?.expect_close()?;
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 
@@ -343,7 +343,7 @@ fn d18_revocation_closes_connections_in_flight() -> Result<()> {
             let revoked = |line: &&serde_json::Value| line["decision"] == "deny revoked - -";
             mesh.envoy.access_log().iter().filter(revoked).count() >= 3
         })?;
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 
@@ -394,9 +394,9 @@ fn d20_a_large_regex_affects_its_group_only() -> Result<()> {
                 .expect_close()
                 .with_context(|| what.to_owned())?;
             mesh.get(at(HTTPBIN, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
-            bystander_works(mesh)?;
+            expect_bystander(mesh)?;
         }
-        nothing_was_rejected(mesh)
+        expect_no_rejection(mesh)
     })
 }
 

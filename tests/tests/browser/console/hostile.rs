@@ -83,7 +83,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
                 "document.querySelectorAll('tr.flow button')[arguments[0]].click()",
                 &json!([index]),
             )?;
-            console.is_at("ask")?;
+            console.wait_for_view("ask")?;
             browser.wait("an answer", "#answer #verdict", "")?;
         }
         for (view, list) in [("mesh", "#problems"), ("policies", "#policy-rows")] {
@@ -98,12 +98,12 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
         browser.wait("what is wrong", "#mistake", "<img src=x")?;
         console.load(&format!("ask?identity={EVIL}&to={EVIL}&nothing={EVIL}"))?;
         browser.wait("what is wrong", "#mistake", "<img src=x")?;
-        console.says(|line| line.contains("400 (Bad Request)"))?;
+        console.expect_messages(|line| line.contains("400 (Bad Request)"))?;
         let hit = browser.script(
             "return [window.hit ?? null, document.images.length, document.querySelectorAll('body script').length]",
             &json!([]),
         )?;
         ensure!(hit == json!([null, 0, 0]), "{hit}");
-        console.is_well()
+        console.expect_no_errors()
     })
 }

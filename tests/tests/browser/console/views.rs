@@ -31,7 +31,7 @@ fn each_view_opens() -> Result<()> {
     open(&[("web.yaml", WEB), ("wrong.yaml", WRONG)], &[], |console| {
         let browser = &console.browser;
         browser.go(&console.url().replace("console/", ""))?;
-        console.is_at("mesh")?;
+        console.wait_for_view("mesh")?;
         for (fact, expected) in [
             ("mode", "enforce"),
             ("health", "good"),
@@ -108,11 +108,11 @@ fn each_view_opens() -> Result<()> {
         browser.fill("#to", "https://a.org:99999")?;
         browser.click("#evaluate")?;
         browser.wait("a mistake", "#mistake", "is not HOST:PORT")?;
-        console.says(|line| line.contains("400"))?;
+        console.expect_messages(|line| line.contains("400"))?;
         for hidden in ["#switching", "#writing", "#applying", "#playground"] {
-            ensure!(!console.can_be_seen(hidden)?, "{hidden} can be seen");
+            ensure!(!console.is_visible(hidden)?, "{hidden} can be seen");
         }
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
@@ -142,7 +142,7 @@ fn a_refusal_of_envoy_is_shown() -> Result<()> {
             browser.wait("the verdict", "#verdict", "ALLOWED")?;
             browser.wait("who has it", "#having", "0 of 1 have acknowledged this document")?;
             browser.wait("why not", "#having", "refused extension: ")?;
-            console.is_well()
+            console.expect_no_errors()
         },
     )
 }
@@ -164,7 +164,7 @@ fn the_playground_is_linked() -> Result<()> {
         ensure!(browser.value("#manifests")?.contains("name: web"), "{}", browser.value("#manifests")?);
         browser.wait("the same verdict", "#verdict", "DENIED")?;
         browser.wait("the same reason", "#reason", "sni-not-allowed")?;
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
@@ -201,8 +201,8 @@ fn the_console_works_by_keyboard_on_a_narrow_screen() -> Result<()> {
         console.picture("console-narrow.png")?;
         browser.script("document.querySelector('nav a[href=\"#flows\"]').focus()", &json!([]))?;
         browser.keys(&[ENTER_KEY])?;
-        console.is_at("flows")?;
-        console.is_well()
+        console.wait_for_view("flows")?;
+        console.expect_no_errors()
     })
 }
 
@@ -217,6 +217,6 @@ fn the_console_is_small() -> Result<()> {
         let said = console.browser.script(script, &json!([]))?;
         println!("fetched {} files, {} bytes; first view after {} ms", said[0], said[1], said[2]);
         ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(100_000), "{said}");
-        console.is_well()
+        console.expect_no_errors()
     })
 }

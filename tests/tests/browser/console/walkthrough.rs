@@ -54,7 +54,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.wait("why", "#flow-rows", "sni-not-allowed")?;
 
         browser.click("#flow-rows button")?;
-        console.is_at("ask")?;
+        console.wait_for_view("ask")?;
         browser.wait("the verdict", "#verdict", "DENIED")?;
         browser.wait("the reason", "#reason", "sni-not-allowed")?;
         browser.wait("what was seen", "#seen", "Seen as deny sni-not-allowed, 1 time")?;
@@ -82,13 +82,13 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.fill("#token", "not-the-token-of-the-console")?;
         apply()?;
         browser.wait("that it is wrong", "#apply-said", "this is not the console's token")?;
-        console.says(|line| line.contains("401"))?;
+        console.expect_messages(|line| line.contains("401"))?;
         ensure!(browser.value("#token")?.is_empty(), "a wrong token is kept");
         browser.fill("#token", TOKEN)?;
         browser.fill("#suggested", "kind: Egress")?;
         apply()?;
         browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
-        console.says(|line| line.contains("422"))?;
+        console.expect_messages(|line| line.contains("422"))?;
         let write_down = |text: &str| {
             browser.script("document.querySelector('#suggested').value = arguments[0]", &json!([text]))
         };
@@ -101,7 +101,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
             apply()?;
             browser.wait("what is too much", "#apply-said", expected)?;
             browser.wait("what was asked", "#apply-said", "www.example.com:443 alone was asked about")?;
-            console.says(|line| line.contains("422"))?;
+            console.expect_messages(|line| line.contains("422"))?;
         }
         write_down(&suggested)?;
         // The page shows the change and asks first. An edit cancels the question, and so does "No".
@@ -112,10 +112,10 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         ensure!(browser.text("#confirm-text")?.trim() == suggested.trim());
         browser.wait("for what", "#confirm-for", "www.example.com:443")?;
         browser.click("#apply-no")?;
-        ensure!(!console.can_be_seen("#confirming")?);
+        ensure!(!console.is_visible("#confirming")?);
         browser.click("#apply")?;
         browser.fill("#suggested", "another text")?;
-        ensure!(!console.can_be_seen("#confirming")?, "another text is to be confirmed");
+        ensure!(!console.is_visible("#confirming")?, "another text is to be confirmed");
         write_down(&suggested)?;
         ensure!(files()? == before, "something was written");
         apply()?;
@@ -137,18 +137,18 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         write_down(&suggested)?;
         apply()?;
         browser.wait("that it is there", "#apply-said", "is there already: it was left as it is")?;
-        console.says(|line| line.contains("409"))?;
+        console.expect_messages(|line| line.contains("409"))?;
         // A destination without attempts has no suggestion and no button.
         console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
         ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
-        ensure!(!console.can_be_seen("#apply")?, "nothing can be made a policy");
+        ensure!(!console.is_visible("#apply")?, "nothing can be made a policy");
         let log = console.control_plane.log();
         for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
             ensure!(log.contains(expected), "{log}");
         }
         ensure!(!log.contains(TOKEN), "{log}");
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
@@ -203,6 +203,6 @@ fn the_switch_changes_global_egress() -> Result<()> {
             "{}",
             console.control_plane.log()
         );
-        console.is_well()
+        console.expect_no_errors()
     })
 }
