@@ -27,7 +27,7 @@ pub use self::objects::Objects;
 
 /// The API server's address.
 pub const API_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 3));
-const PORT: u16 = 6443;
+const API_PORT: u16 = 6443;
 
 /// The audit policy: it records every request of the control plane.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
@@ -141,7 +141,7 @@ impl<'n> ApiServer<'n> {
             .command(&self.assets.join("kube-apiserver").to_string_lossy())
             .args(["--etcd-servers", "http://127.0.0.1:2379", "--authorization-mode", "RBAC"])
             .args(["--bind-address", &API_SERVER.to_string(), "--advertise-address", &API_SERVER.to_string()])
-            .args(["--secure-port", &PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
+            .args(["--secure-port", &API_PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
             .args(["--disable-admission-plugins", "ServiceAccount"])
             .arg(format!("--service-account-signing-key-file={}", folder.join("account.key").display()))
@@ -298,7 +298,7 @@ fn check_output(what: &str, output: Output) -> Result<String> {
 fn kubeconfig(folder: &Path, token: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-         clusters:\n- name: test\n  cluster: {{server: 'https://{API_SERVER}:{PORT}', certificate-authority: '{}'}}\n\
+         clusters:\n- name: test\n  cluster: {{server: 'https://{API_SERVER}:{API_PORT}', certificate-authority: '{}'}}\n\
          users:\n- name: test\n  user: {{token: {token}}}\n\
          contexts:\n- name: test\n  context: {{cluster: test, user: test}}\n",
         folder.join("ca.crt").display()

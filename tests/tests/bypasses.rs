@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use egress_policy::ReasonCode;
 use egress_tests::bypass::check::Expect;
 use egress_tests::bypass::observed_mesh::ControlPlaneFlags;
-use egress_tests::bypass::report::{self, Outcome};
+use egress_tests::bypass::report::{self, RowResult};
 use egress_tests::bypass::{self, KNOWN_BYPASSES, Row, observed_mesh};
 use egress_tests::netns::ensure_capable;
 use egress_tests::repository_root;
@@ -44,7 +44,8 @@ fn the_threat_model_lists_what_is_out_of_reach() -> Result<()> {
 fn every_row_behaves_as_documented() -> Result<()> {
     ensure_capable()?;
     let table = bypass::table();
-    let mut outcomes: Vec<Outcome<'_>> = table.iter().map(|row| Outcome { row, failures: vec![] }).collect();
+    let mut outcomes: Vec<RowResult<'_>> =
+        table.iter().map(|row| RowResult { row, failures: vec![] }).collect();
     let mut trespasses = Vec::new();
     for setup in [ControlPlaneFlags::Default, ControlPlaneFlags::ShortTimeout] {
         observed_mesh::with_observed_mesh(setup, |observed| {

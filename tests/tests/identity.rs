@@ -19,7 +19,7 @@ use egress_tests::workload::gets_echo;
 use egress_tests::xds::XdsClient;
 use tonic::Code;
 
-const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
+const XDS_ADDRESS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
 /// The name in the control plane's certificate.
 const HOST: &str = "osm-egress.osm-system.svc";
 const UUID: &str = "0b1e2d3c-4f5a-6789-abcd-ef0123456789";
@@ -253,7 +253,7 @@ fn reports_count_for_the_identity_of_the_certificate() -> Result<()> {
     let tell = |proxy: &XdsClient<'_>| {
         proxy.send_log_entries(
             &network.outside.netns,
-            XDS,
+            XDS_ADDRESS,
             vec![log_entries::connections(vec![refused.clone()])],
         )
     };
@@ -287,7 +287,7 @@ fn presented_certificate(network: &TestNetwork, authority: &Authority) -> Result
         let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let mut connection =
             rustls::ClientConnection::new(std::sync::Arc::new(config), HOST.to_owned().try_into()?)?;
-        let mut stream = client::connect(XDS).map_err(|outcome| anyhow::anyhow!("{outcome:?}"))?;
+        let mut stream = client::connect(XDS_ADDRESS).map_err(|outcome| anyhow::anyhow!("{outcome:?}"))?;
         while connection.is_handshaking() {
             connection.complete_io(&mut stream)?;
         }
@@ -314,7 +314,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     let two =
         issue(&format!("{UUID}.sidecar.a.curl.cluster.local"), &["spiffe://cluster.local/ns/curl/sa/b"])?;
     let spiffe = issue("", &["spiffe://cluster.local/ns/curl/sa/a"])?;
-    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS);
+    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
 
     // A client with a certificate gets its own policy.
     for (case, proxy) in [
@@ -448,7 +448,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     let idle: Vec<TcpStream> = network
         .outside
         .netns
-        .run(|| (0..50).map(|_| TcpStream::connect(XDS)).collect::<std::io::Result<_>>())??;
+        .run(|| (0..50).map(|_| TcpStream::connect(XDS_ADDRESS)).collect::<std::io::Result<_>>())??;
     ask(&XdsClient { certificate: Some(&a), ..good })?.context("beside idle connections")?;
     drop(idle);
     Ok(())

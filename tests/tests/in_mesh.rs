@@ -13,7 +13,7 @@ use egress_tests::network::{ELSEWHERE, EXAMPLE};
 use egress_tests::wait::wait_for;
 
 /// A mesh service at `www.example.com`'s address, with the echo server behind it.
-const SHOP: &str = "apiVersion: v1
+const SHOP_SERVICE: &str = "apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {openservicemesh.io/monitored-by: osm}}
 ---
@@ -27,7 +27,7 @@ kind: Deployment
 metadata: {name: cart, namespace: shop}
 spec: {template: {metadata: {labels: {app: cart}}, spec: {serviceAccountName: cart}}}
 ";
-const TARGET: &str = "apiVersion: access.smi-spec.io/v1alpha3
+const TRAFFIC_TARGET: &str = "apiVersion: access.smi-spec.io/v1alpha3
 kind: TrafficTarget
 metadata: {name: curl-to-cart, namespace: shop}
 spec:
@@ -49,7 +49,7 @@ fn at(ip: IpAddr) -> SocketAddr {
 fn the_mesh_decides_about_its_own_services() -> Result<()> {
     let files = [
         ("mesh.yaml", mesh_config(false, false)),
-        ("shop.yaml", SHOP.to_owned()),
+        ("shop.yaml", SHOP_SERVICE.to_owned()),
         // It would open everything on that port, if it were egress.
         ("egress.yaml", egress("echo", "ports: [{number: 9000, protocol: tcp}]")),
     ];
@@ -73,7 +73,7 @@ fn the_mesh_decides_about_its_own_services() -> Result<()> {
         ensure!(mesh.network.origins.connections_to(EXAMPLE) == 0, "global egress opened the mesh");
 
         // A TrafficTarget opens it, and its removal closes those connections.
-        mesh.write("target.yaml", TARGET)?;
+        mesh.write("target.yaml", TRAFFIC_TARGET)?;
         let mut stream =
             mesh.pod.workload().run(|| client::connect(at(EXAMPLE)))?.map_err(|e| anyhow!("{e:?}"))?;
         stream.write_all(b"ping")?;

@@ -37,7 +37,7 @@ const TABLE: [&str; 9] = [
 /// The two iptables backends.
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
 /// The ports of the origins' echo servers.
-const ECHO: [u16; 11] = [9000, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107, 9108, 9109];
+const ECHO_PORTS: [u16; 11] = [9000, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107, 9108, 9109];
 
 fn prepare() -> Result<()> {
     ensure_capable()?;
@@ -207,7 +207,7 @@ fn with_bare_pod(test: impl FnOnce(&BarePod<'_>) -> Result<()>) -> Result<()> {
     test(&BarePod { pod: &pod })
 }
 
-const ALL: [IpAddr; 6] = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
+const ALL_ADDRESSES: [IpAddr; 6] = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
 
 #[test]
 fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
@@ -218,9 +218,9 @@ fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
         bare_pod.expect_reachable(9000, &[HTTPBIN, ELSEWHERE6])?;
         // More ports than one rule holds.
         let some: Vec<String> =
-            (1..=20).chain(ECHO[1..8].iter().copied()).map(|port| port.to_string()).collect();
+            (1..=20).chain(ECHO_PORTS[1..8].iter().copied()).map(|port| port.to_string()).collect();
         bare_pod.install(&["--exclude-ports", &some.join(",")])?;
-        for port in ECHO {
+        for port in ECHO_PORTS {
             for ip in [HTTPBIN, HTTPBIN6] {
                 let found = bare_pod.is_reachable(ip, port)?;
                 ensure!(found == some.contains(&port.to_string()), "{ip}:{port} gets through: {found}");
@@ -228,9 +228,9 @@ fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
         }
         // Interfaces.
         bare_pod.install(&["--exclude-interfaces", "eth1"])?.expect_reachable(9000, &[])?;
-        bare_pod.install(&["--exclude-interfaces", "eth1,eth+"])?.expect_reachable(9000, &ALL)?;
+        bare_pod.install(&["--exclude-interfaces", "eth1,eth+"])?.expect_reachable(9000, &ALL_ADDRESSES)?;
         bare_pod.install(&[])?.expect_reachable(9000, &[])?;
-        bare_pod.install(&["--remove"])?.expect_reachable(9000, &ALL)
+        bare_pod.install(&["--remove"])?.expect_reachable(9000, &ALL_ADDRESSES)
     })
 }
 
@@ -321,7 +321,10 @@ fn only_cap_setuid_can_take_the_sidecars_uid() -> Result<()> {
             ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
         }
         let compose = fs::read_to_string(repository_root().join("docker-compose.yml"))?;
-        ensure!(compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"), "docker-compose.yml");
+        ensure!(
+            compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"),
+            "docker-compose.yml"
+        );
         let services = compose.matches("\n  <<: *locked").count();
         // `x-init`, `x-sidecar`, `x-workload`, `x-origin`; and the control plane, which is written out.
         ensure!(services == 4 && compose.contains("\n  shim:\n    <<: *locked"), "docker-compose.yml");
@@ -417,7 +420,7 @@ fn an_envoy_that_intercepts_itself_refuses_and_survives() -> Result<()> {
 fn expect_loop_refused(workers: u32, global: bool) -> Result<()> {
     let network = TestNetwork::new()?;
     network.global_egress(global)?;
-    network.write("web.yaml", WEB)?;
+    network.write("web.yaml", POLICIES)?;
     let pod = network.outside.pod(PodForm::Shared)?;
     let loopback = IpAddr::from([127, 0, 0, 1]);
     let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
@@ -483,7 +486,7 @@ impl Attempt {
     }
 }
 
-const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: web, namespace: curl}
 spec:

@@ -17,7 +17,7 @@ use egress_tests::wait::wait_for;
 const ROUNDS: usize = 6;
 /// The number of clients of each kind.
 const CLIENTS: usize = 3;
-const ECHO: u16 = 9000;
+const ECHO_PORT: u16 = 9000;
 
 /// A policy with two ports of `httpbin.org`, more hosts and more fields.
 fn web(hosts: &str, more: &str) -> String {
@@ -26,7 +26,10 @@ fn web(hosts: &str, more: &str) -> String {
 }
 
 fn echo(more: &str) -> String {
-    egress("echo", &format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {ECHO}, protocol: tcp}}]{more}"))
+    egress(
+        "echo",
+        &format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {ECHO_PORT}, protocol: tcp}}]{more}"),
+    )
 }
 
 fn is_from_origin(outcome: &Outcome) -> bool {
@@ -50,7 +53,7 @@ fn ask(way: usize) -> Result<()> {
             (outcome, is_good)
         }
         _ => {
-            let outcome = client::exchange(to(ECHO), b"ping");
+            let outcome = client::exchange(to(ECHO_PORT), b"ping");
             let is_good = matches!(&outcome, Outcome::Bytes(bytes) if bytes == b"ping");
             (outcome, is_good)
         }
@@ -209,9 +212,9 @@ fn changing_modes_fails_no_connection() -> Result<()> {
             let switch = |other: &str| {
                 for _ in 0..ROUNDS {
                     mesh.write("mode.yaml", &namespace_mode(other))?;
-                    mesh.exchange(SocketAddr::new(EXAMPLE, ECHO), b"ping")?.expect_echo(b"ping")?;
+                    mesh.exchange(SocketAddr::new(EXAMPLE, ECHO_PORT), b"ping")?.expect_echo(b"ping")?;
                     mesh.write("mode.yaml", &namespace_mode("enforce"))?;
-                    expect_closed(mesh, EXAMPLE, ECHO)?;
+                    expect_closed(mesh, EXAMPLE, ECHO_PORT)?;
                 }
                 Ok(())
             };

@@ -74,7 +74,7 @@ fn only_listed_names_lead_to_private_addresses() -> Result<()> {
         "db.example, gw.example, '*.wild.example'",
     );
     let setting = MeshOptions {
-        manifests: &[("names.yaml", &policy)],
+        manifests: &[("names.yaml", policy)],
         flags: &["--never-resolve-to", "192.168.200.0/24"],
         form: PodForm::supported(),
     };
@@ -246,7 +246,7 @@ fn addresses_behind_translators_are_judged_as_ipv4() -> Result<()> {
     let policy =
         &policy().replace(hosts, "public.example, private.example, metadata.example, '*.wild.example'");
     let setting = MeshOptions {
-        manifests: &[("names.yaml", &policy)],
+        manifests: &[("names.yaml", policy)],
         flags: &["--nat64-prefix", "2001:db8:64::/96"],
         form: PodForm::supported(),
     };

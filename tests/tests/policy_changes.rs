@@ -18,10 +18,10 @@ use egress_tests::sidecar;
 use egress_tests::sink::Sink;
 use egress_tests::wait::wait_for;
 
-const SINK: u16 = 9600;
+const SINK_PORT: u16 = 9600;
 
 fn https(hosts: &str) -> String {
-    egress("names", &format!("{hosts}\nports: [{{number: {SINK}, protocol: https}}]"))
+    egress("names", &format!("{hosts}\nports: [{{number: {SINK_PORT}, protocol: https}}]"))
 }
 
 fn with_mesh(
@@ -32,7 +32,7 @@ fn with_mesh(
     let sink = OnceCell::new();
     MeshOptions { manifests, flags: &flags, form: PodForm::supported() }.run(
         |network| {
-            let _ = sink.set(Sink::start(&network.outside.netns, HTTPBIN, [SINK])?);
+            let _ = sink.set(Sink::start(&network.outside.netns, HTTPBIN, [SINK_PORT])?);
             Ok(())
         },
         |mesh| test(mesh, sink.get().context("a sink")?),
@@ -46,10 +46,10 @@ fn connect(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
 
 /// Opens a connection to the sink whose first bytes arrived.
 fn opened(mesh: &TestMesh<'_>, sink: &Sink, bytes: &[u8]) -> Result<TcpStream> {
-    let before = sink.connections(SINK);
-    let mut stream = connect(mesh.pod, HTTPBIN, SINK)?;
+    let before = sink.connections(SINK_PORT);
+    let mut stream = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
     stream.write_all(bytes)?;
-    wait_for("the connection to arrive", Duration::from_secs(5), || sink.connections(SINK) > before)?;
+    wait_for("the connection to arrive", Duration::from_secs(5), || sink.connections(SINK_PORT) > before)?;
     Ok(stream)
 }
 
@@ -60,9 +60,9 @@ fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
     with_mesh(&[("tls.yaml", &tls)], |mesh, sink| {
         let hello = Hello::named("httpbin.org").bytes();
         let (start, rest) = hello.split_at(40);
-        let mut half = connect(mesh.pod, HTTPBIN, SINK)?;
+        let mut half = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
         half.write_all(start)?;
-        let mut silent = connect(mesh.pod, HTTPBIN, SINK)?;
+        let mut silent = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
         mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
         half.write_all(rest)?;
         wait_for_end(&half).context("half a hello")?;
@@ -75,14 +75,14 @@ fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
             })?;
         }
         // Without a rule for the port the connection closes at once.
-        let waiting = connect(mesh.pod, HTTPBIN, SINK)?;
+        let waiting = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
         mesh.remove("tls.yaml")?;
         wait_for_end(&waiting).context("no rule")?;
         // A policy that needs no first bytes allows it.
         mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
-        let mut waiting = connect(mesh.pod, HTTPBIN, SINK)?;
-        mesh.write("tcp.yaml", &egress("tcp", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
-        wait_for("the connection to arrive", Duration::from_secs(1), || sink.connections(SINK) == 1)?;
+        let mut waiting = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
+        mesh.write("tcp.yaml", &egress("tcp", &format!("ports: [{{number: {SINK_PORT}, protocol: tcp}}]")))?;
+        wait_for("the connection to arrive", Duration::from_secs(1), || sink.connections(SINK_PORT) == 1)?;
         waiting.write_all(b"ping")?;
         Ok(())
     })
@@ -95,7 +95,7 @@ fn a_silent_connection_does_not_keep_its_mode() -> Result<()> {
     with_mesh(&[("tls.yaml", &tls), ("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
         let mut streams = Vec::new();
         for _ in 0..3 {
-            streams.push(connect(mesh.pod, HTTPBIN, SINK)?);
+            streams.push(connect(mesh.pod, HTTPBIN, SINK_PORT)?);
         }
         mesh.write("mode.yaml", &namespace_mode("enforce"))?;
         access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
@@ -163,7 +163,8 @@ fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
 /// Both policies allow an upload that continues; the first one leads it to another address.
 #[test]
 fn a_request_with_a_new_destination_is_closed() -> Result<()> {
-    let http = |more: &str| egress("web", &format!("{more}\nports: [{{number: {SINK}, protocol: http}}]"));
+    let http =
+        |more: &str| egress("web", &format!("{more}\nports: [{{number: {SINK_PORT}, protocol: http}}]"));
     let upload = b"POST / HTTP/1.1\r\nhost: httpbin.org\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
     let block = format!("hosts: [httpbin.org]\nipAddresses: [{HTTPBIN}/32]");
     with_mesh(&[("web.yaml", &http(&block))], |mesh, sink| {
@@ -176,12 +177,12 @@ fn a_request_with_a_new_destination_is_closed() -> Result<()> {
         })?;
         // First by name, then any bytes to any address: the upload and the connection continue.
         let mut stream = opened(mesh, sink, upload)?;
-        mesh.write("web.yaml", &egress("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
+        mesh.write("web.yaml", &egress("web", &format!("ports: [{{number: {SINK_PORT}, protocol: tcp}}]")))?;
         let before = sink.arrivals().len();
         stream.write_all(b"3\r\nabc\r\n")?;
         wait_for("more of the upload", Duration::from_secs(5), || sink.arrivals().len() > before)?;
         // To some addresses: the one that it reached is not known.
-        let block = format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {SINK}, protocol: tcp}}]");
+        let block = format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {SINK_PORT}, protocol: tcp}}]");
         mesh.write("web.yaml", &egress("web", &block))?;
         wait_for_end(&stream).context("from a name to an address")?;
         Ok(())

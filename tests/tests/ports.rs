@@ -23,17 +23,17 @@ use egress_tests::xds::XdsClient;
 use serde_json::json;
 use tonic::Code;
 
-const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
-const ADMIN: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15129);
-const WEBHOOK: SocketAddr = SocketAddr::new(CONTROL_PLANE, 9443);
-const READY: u16 = 15904;
+const XDS_ADDRESS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
+const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15129);
+const WEBHOOK_ADDRESS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 9443);
+const HEALTH_PORT: u16 = 15904;
 
 /// Starts a control plane with a certificate and webhooks.
 fn encrypted(network: &TestNetwork) -> Result<(ControlPlane<'_>, Authority, Volume)> {
     network.global_egress(false)?;
     network.write("a.yaml", &echo_policy("a", 9000))?;
     let (authority, own) = issue_control_plane_certificate()?;
-    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK.to_string());
+    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK_ADDRESS.to_string());
     let flags = ["--tls-cert", &certificate, "--tls-key", &key, "--webhook-listen", &webhook];
     Ok((network.control_plane(&flags)?, authority, own))
 }
@@ -66,7 +66,7 @@ fn is_answered(from: &Netns) -> Result<bool> {
         },
     })
     .to_string();
-    let outcome = from.run(|| client::https(WEBHOOK, None, &review(body.len(), body.as_bytes())))?;
+    let outcome = from.run(|| client::https(WEBHOOK_ADDRESS, None, &review(body.len(), body.as_bytes())))?;
     Ok(matches!(outcome, Outcome::Http(answer) if answer.status == 200))
 }
 
@@ -80,7 +80,7 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
     let (control_plane, authority, _own) = encrypted(&network)?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
     let bootstrap = sidecar::bootstrap_with("curl/a", false, &["--xds-ca", &ca.text("ca.crt")])?;
-    let flood = Flood::plain(&network.outside.netns, XDS, 6000, b"")?;
+    let flood = Flood::plain(&network.outside.netns, XDS_ADDRESS, 6000, b"")?;
     let start = Instant::now();
     let _envoy = Envoy::start(&pod, &bootstrap, 1)?;
     wait_for("the policy", IO_TIMEOUT, || gets_echo(&pod, 9000)).with_context(|| control_plane.log())?;
@@ -88,7 +88,7 @@ fn silent_sockets_keep_no_proxy_out() -> Result<()> {
     let proxy =
         XdsClient { authority: Some(&authority.pem), host: &host, node: "x.a.curl", ..XdsClient::default() };
     wait_for("a proxy of the same address", IO_TIMEOUT, || {
-        proxy.fetch_policy(&network.outside.netns, XDS).is_ok_and(|answer| answer.is_ok())
+        proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS).is_ok_and(|answer| answer.is_ok())
     })?;
     let served = start.elapsed();
     let counts = || (flood.open(), eviction_count(&control_plane, "xds").unwrap_or_default());
@@ -113,7 +113,7 @@ fn a_fleet_behind_one_address_is_served() -> Result<()> {
     let proxy =
         XdsClient { authority: Some(&authority.pem), host: &host, node: "a.curl", ..XdsClient::default() };
     let start = Instant::now();
-    let retries = proxy.hold_fleet(&network.outside.netns, XDS, 3000)?;
+    let retries = proxy.hold_fleet(&network.outside.netns, XDS_ADDRESS, 3000)?;
     let memory = control_plane.memory()? >> 10;
     println!("3,000 proxies are served after {:.1?}, {retries} retries, {memory} MB", start.elapsed());
     for reason in ["too-many", "too-many-streams", "too-many-names", "not-reading"] {
@@ -133,7 +133,7 @@ fn unfinished_bodies_delay_no_review() -> Result<()> {
     let (control_plane, ..) = encrypted(&network)?;
     let flood = &network.outside.netns;
     ensure!(is_answered(&other)?, "{}", control_plane.log());
-    let unfinished = Flood::encrypted(flood, WEBHOOK, 300, &review(1000, b"{"))?;
+    let unfinished = Flood::encrypted(flood, WEBHOOK_ADDRESS, 300, &review(1000, b"{"))?;
     ensure!(is_answered(&other)?, "300 unfinished bodies block the webhook:\n{}", control_plane.log());
     wait_for("an answer for the same address", IO_TIMEOUT, || is_answered(flood).unwrap_or(false))?;
     drop(unfinished);
@@ -141,8 +141,8 @@ fn unfinished_bodies_delay_no_review() -> Result<()> {
     let before = control_plane.memory()?;
     let large = vec![b' '; (8 << 20) - 1];
     let large = review(8 << 20, &large);
-    let _one = Flood::encrypted(flood, WEBHOOK, 15, &large)?;
-    let _two = Flood::encrypted(&other, WEBHOOK, 15, &large)?;
+    let _one = Flood::encrypted(flood, WEBHOOK_ADDRESS, 15, &large)?;
+    let _two = Flood::encrypted(&other, WEBHOOK_ADDRESS, 15, &large)?;
     let grown = (control_plane.memory()?.saturating_sub(before)) >> 10;
     println!("30 bodies of 8 MiB: {grown} MB more");
     ensure!(grown < 80, "{grown} MB more");
@@ -161,7 +161,7 @@ fn the_webhook_answers_its_client_certificate_only() -> Result<()> {
     let (_, own) = issue_control_plane_certificate()?;
     let (servers, others) = (Authority::new()?, Authority::new()?);
     let ca = Volume::new(&[("ca.crt", &servers.pem)])?;
-    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK.to_string());
+    let (certificate, key, webhook) = (own.text("tls.crt"), own.text("tls.key"), WEBHOOK_ADDRESS.to_string());
     let ca = ca.text("ca.crt");
     let mut flags = vec!["--tls-cert", &certificate, "--tls-key", &key, "--webhook-listen", &webhook];
     flags.extend(["--webhook-client-ca", &ca, "--webhook-client-name", "api-server"]);
@@ -171,7 +171,7 @@ fn the_webhook_answers_its_client_certificate_only() -> Result<()> {
     let ask = |authority: &Authority, common_name| -> Result<Outcome> {
         let pair = authority.issue(&Names { common_name, ..Names::default() })?;
         let bytes = client::request("POST", "/validate", &[("host", "x"), ("content-length", "0")]);
-        netns.run(|| client::https_as(WEBHOOK, &pair, &bytes))?
+        netns.run(|| client::https_as(WEBHOOK_ADDRESS, &pair, &bytes))?
     };
     let status = |outcome: Outcome| if let Outcome::Http(answer) = outcome { answer.status } else { 0 };
     // The answer to a body that is no review.
@@ -189,9 +189,10 @@ fn slow_requests_delay_no_probe() -> Result<()> {
     let other = network.outside.neighbour()?;
     network.global_egress(false)?;
     let control_plane = network.control_plane(&[])?;
-    let flood = Flood::plain(&network.outside.netns, ADMIN, 500, b"GET /healthz HTTP/1.1\r\nhost: x\r\n")?;
+    let flood =
+        Flood::plain(&network.outside.netns, ADMIN_ADDRESS, 500, b"GET /healthz HTTP/1.1\r\nhost: x\r\n")?;
     let request = client::request("GET", "/healthz", &[("host", "x"), ("connection", "close")]);
-    let is_healthy = |from: &Netns| matches!(from.run(|| client::http(ADMIN, &request)), Ok(Outcome::Http(answer)) if answer.status == 200);
+    let is_healthy = |from: &Netns| matches!(from.run(|| client::http(ADMIN_ADDRESS, &request)), Ok(Outcome::Http(answer)) if answer.status == 200);
     ensure!(is_healthy(&other), "{}", control_plane.log());
     wait_for("a probe of the same address", IO_TIMEOUT, || is_healthy(&network.outside.netns))?;
     wait_for("the oldest to go", IO_TIMEOUT, || flood.open() <= 128)
@@ -208,12 +209,12 @@ fn abusive_streams_are_ended() -> Result<()> {
     network.global_egress(false)?;
     let control_plane = network.control_plane(&[])?;
     let proxy = XdsClient { node: "x.a.curl", ..XdsClient::default() };
-    let status = proxy.subscribe_to_names(&network.outside.netns, XDS, 20_001)?;
+    let status = proxy.subscribe_to_names(&network.outside.netns, XDS_ADDRESS, 20_001)?;
     ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
     ensure!(status.message().contains("20002 names"), "{status:?}");
     ensure!(control_plane.refusal_count("too-many-names")? == 1);
     // Longer than a message may be.
-    let status = proxy.subscribe_to_names(&network.outside.netns, XDS, 500_000)?;
+    let status = proxy.subscribe_to_names(&network.outside.netns, XDS_ADDRESS, 500_000)?;
     ensure!(status.code() == Code::OutOfRange, "{status:?}");
     // The client reads nothing, or part of a policy that is larger than all buffers on the way.
     let hosts: Vec<String> = (0..30_000).map(|number| format!("h{number}.example.org")).collect();
@@ -230,7 +231,7 @@ fn abusive_streams_are_ended() -> Result<()> {
             .into_iter()
             .map(|bytes| {
                 let (proxy, from) = (&proxy, &network.outside.netns);
-                scope.spawn(move || proxy.is_cut_off(from, XDS, bytes, Duration::from_secs(45)))
+                scope.spawn(move || proxy.is_cut_off(from, XDS_ADDRESS, bytes, Duration::from_secs(45)))
             })
             .collect();
         wait_for("the streams", IO_TIMEOUT, || {
@@ -262,9 +263,9 @@ fn slow_requests_to_a_sidecar_are_cut_off() -> Result<()> {
     let pod = network.pod()?;
     network.global_egress(false)?;
     let _control_plane = network.control_plane(&[])?;
-    let bootstrap = sidecar::bootstrap_with("curl/a", false, &["--ready-port", &READY.to_string()])?;
+    let bootstrap = sidecar::bootstrap_with("curl/a", false, &["--ready-port", &HEALTH_PORT.to_string()])?;
     let envoy = Envoy::start(&pod, &bootstrap, 2)?;
-    let to = SocketAddr::new(pod.address.into(), READY);
+    let to = SocketAddr::new(pod.address.into(), HEALTH_PORT);
     let from = &network.outside.netns;
     let answers = |path: &str| {
         let request = client::request("GET", path, &[("host", "x"), ("connection", "close")]);

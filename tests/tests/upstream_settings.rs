@@ -16,7 +16,7 @@ use egress_tests::origin::ADDRESS_HEADER;
 use egress_tests::slow_origin;
 
 /// An address without a host: packets to it are dropped.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
+const UNUSED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
 
 fn connect(mesh: &TestMesh<'_>, ip: IpAddr, port: u16) -> Result<TcpStream> {
     let connected = mesh.pod.workload().run(|| client::connect(SocketAddr::new(ip, port)))?;
@@ -237,7 +237,7 @@ fn connect_timeout_ends_an_attempt() -> Result<()> {
             ),
         );
     with_mesh(&[("all.yaml", &manifests)], |mesh| {
-        mesh.network.dns.set("nobody.example", &[NOBODY]);
+        mesh.network.dns.set("nobody.example", &[UNUSED_ADDRESS]);
         let timed = |what: &str, attempt: &dyn Fn() -> Result<Reply>, expected: &[Reply]| -> Result<()> {
             let start = Instant::now();
             let reply = attempt()?;
@@ -249,7 +249,7 @@ fn connect_timeout_ends_an_attempt() -> Result<()> {
             Ok(())
         };
         let to = |ip, port| SocketAddr::new(ip, port);
-        timed("tcp", &|| mesh.exchange(to(NOBODY, 9000), b"ping"), &[Reply::Closed])?;
+        timed("tcp", &|| mesh.exchange(to(UNUSED_ADDRESS, 9000), b"ping"), &[Reply::Closed])?;
         timed("https", &|| mesh.get_tls(to(EXAMPLE, 443), "nobody.example"), &[Reply::Closed])?;
         timed("http", &|| mesh.get(to(EXAMPLE, 80), "nobody.example", "/"), &[Reply::Envoy(503, None)])?;
         // A live host is reached.

@@ -21,7 +21,7 @@ wildcard, and `evil.example` is in none. The policies are in `tests/src/bypass/p
 
 /// The result of a row's checks.
 #[derive(Debug)]
-pub struct Outcome<'r> {
+pub struct RowResult<'r> {
     /// The row.
     pub row: &'r Row,
     /// The checks that failed, each with its error.
@@ -30,7 +30,7 @@ pub struct Outcome<'r> {
 
 /// Renders the page.
 #[must_use]
-pub fn page(outcomes: &[Outcome<'_>]) -> String {
+pub fn page(outcomes: &[RowResult<'_>]) -> String {
     let mut page = INTRODUCTION.to_owned();
     let checks: usize = outcomes.iter().map(|outcome| outcome.row.checks.len()).sum();
     let passed = outcomes.iter().filter(|outcome| outcome.failures.is_empty()).count();
@@ -42,7 +42,7 @@ pub fn page(outcomes: &[Outcome<'_>]) -> String {
          see [below](#out-of-reach) and the [threat model](threat-model.md).\n\n\
          | # | bypass | what happens | who decides | reason or status | checks | result |\n|--|--|--|--|--|--|--|\n"
     );
-    for Outcome { row, failures } in outcomes {
+    for RowResult { row, failures } in outcomes {
         let result = match (failures.len(), &row.out_of_reach) {
             (0, None) => "passed".to_owned(),
             (0, Some(_)) => "passed; a part is out of reach".to_owned(),

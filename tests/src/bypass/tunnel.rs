@@ -13,9 +13,9 @@ use crate::network::{ELSEWHERE, HTTPBIN};
 use crate::websocket::PORT;
 
 /// A text frame `hi` from a client, with a zero mask (RFC 6455 §5.2).
-const ASKED: [u8; 8] = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+const TEXT_FRAME: [u8; 8] = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
 /// The same frame from a server.
-const ECHOED: [u8; 4] = [0x81, 2, b'h', b'i'];
+const ECHO_FRAME: [u8; 4] = [0x81, 2, b'h', b'i'];
 
 /// Creates a check that opens a websocket for the allowed host through a forbidden address.
 pub(super) fn websocket() -> Check {
@@ -55,9 +55,13 @@ fn talk(observed: &ObservedMesh<'_>) -> Result<String> {
             head.extend(byte);
         }
         let status = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
-        stream.write_all(&ASKED)?;
-        let mut answer = [0; ECHOED.len()];
+        stream.write_all(&TEXT_FRAME)?;
+        let mut answer = [0; ECHO_FRAME.len()];
         stream.read_exact(&mut answer)?;
-        Ok(if answer == ECHOED { format!("{status}, and an echo") } else { format!("{status}, {answer:?}") })
+        Ok(if answer == ECHO_FRAME {
+            format!("{status}, and an echo")
+        } else {
+            format!("{status}, {answer:?}")
+        })
     })?
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{API_SERVER, ApiServer, PORT, User};
+use super::{API_PORT, API_SERVER, ApiServer, User};
 use crate::client;
 
 /// The number of connections.
@@ -45,7 +45,7 @@ impl ApiServer<'_> {
 async fn worker(objects: Arc<Mutex<Vec<(String, Value)>>>) -> Result<()> {
     let (_, _, token) = User::Admin.account();
     let tls = tokio_rustls::TlsConnector::from(Arc::new(client::accept_any_certificate()?));
-    let stream = TcpStream::connect(SocketAddr::new(API_SERVER, PORT)).await?;
+    let stream = TcpStream::connect(SocketAddr::new(API_SERVER, API_PORT)).await?;
     let stream = tls.connect(ServerName::IpAddress(API_SERVER.into()), stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);

@@ -5,12 +5,12 @@ use serde_json::json;
 
 use crate::page::{MANIFESTS, Page};
 
-const MARK: &str = "#editor .mark";
+const MARK_SELECTOR: &str = "#editor .mark";
 
 impl Page {
     /// Waits until this line, and no other, has a mark of this kind.
     fn wait_for_marks(&self, line: u32, kind: &str) -> Result<()> {
-        self.wait("the mark", &format!("{MARK}.{kind}[data-line='{line}']"), "")
+        self.wait("the mark", &format!("{MARK_SELECTOR}.{kind}[data-line='{line}']"), "")
     }
 }
 
@@ -30,7 +30,11 @@ fn the_deciding_line_is_marked() -> Result<()> {
     page.browser.fill("#to", "https://example.com")?;
     page.verdict("DENIED", "sni-not-allowed")?;
     // No rule decided, so none is marked.
-    ensure!(page.browser.script("return document.querySelector(arguments[0])", &json!([MARK]))?.is_null());
+    ensure!(
+        page.browser
+            .script("return document.querySelector(arguments[0])", &json!([MARK_SELECTOR]))?
+            .is_null()
+    );
     page.wait("why not", "#others", "`*.example.com` is for the names below it")?;
     page.wait("what was meant", "#answer", "list `example.com` in Egress shop/web too")?;
     // The place is a button that leads there.

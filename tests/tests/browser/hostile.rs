@@ -5,16 +5,17 @@ use serde_json::json;
 
 use crate::page::Page;
 
-const EVIL: &str = r#"<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\u001b[31m\u202e&lt;"#;
+const HOSTILE_HTML: &str =
+    r#"<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\u001b[31m\u202e&lt;"#;
 
 #[test]
 fn html_and_escapes_are_shown_as_text() -> Result<()> {
     let page = Page::open()?;
-    let evil = EVIL.replace('\\', "");
+    let evil = HOSTILE_HTML.replace('\\', "");
     let manifests = format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: \"{EVIL}\", namespace: shop}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: app, namespace: shop}}]\n  hosts: [a.org, \"{EVIL}\"]\n  \
-         ports: [{{number: 443, protocol: \"{EVIL}\"}}]\n"
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: \"{HOSTILE_HTML}\", namespace: shop}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: app, namespace: shop}}]\n  hosts: [a.org, \"{HOSTILE_HTML}\"]\n  \
+         ports: [{{number: 443, protocol: \"{HOSTILE_HTML}\"}}]\n"
     );
     page.ask(&manifests, "https://a.org")?;
     page.wait("the problems", "#problems", "<img src=x onerror=")?;

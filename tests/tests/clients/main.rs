@@ -46,9 +46,9 @@ spec:
   ports: [{number: 5432, protocol: tcp}, {number: 6379, protocol: tcp}, {number: 2222, protocol: tcp}]
 ";
 /// The allowed name, at an allowed address.
-const ALLOWED: &str = "files.example";
+const ALLOWED_HOST: &str = "files.example";
 /// A forbidden name, at another address.
-const REFUSED: &str = "other.example";
+const FORBIDDEN_HOST: &str = "other.example";
 
 /// A client program.
 struct Client {
@@ -234,8 +234,8 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
         CLIENTS.iter().map(|client| client.program).filter(|program| !is_there(program)).collect();
     ensure!(missing.is_empty(), "{missing:?} are missing: `cargo xtask test` installs them");
     let network = TestNetwork::new()?;
-    network.dns.set(ALLOWED, &[HTTPBIN]);
-    network.dns.set(REFUSED, &[EXAMPLE]);
+    network.dns.set(ALLOWED_HOST, &[HTTPBIN]);
+    network.dns.set(FORBIDDEN_HOST, &[EXAMPLE]);
     network.write("policies.yaml", POLICIES)?;
     let folder = tempfile::tempdir()?;
     let (files, tools) = (folder.path().join("files"), folder.path().join("tools"));
@@ -254,7 +254,7 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let outside = &network.outside.netns;
-    let pair = authority.issue(&Names { hosts: &[ALLOWED, REFUSED], ..Names::default() })?;
+    let pair = authority.issue(&Names { hosts: &[ALLOWED_HOST, FORBIDDEN_HOST], ..Names::default() })?;
     let servers = Servers::start(outside, &files, &pair)?;
     let _grpc = GrpcServer::start(outside)?;
     let mut sshd = outside.command("/usr/sbin/sshd");
@@ -266,21 +266,23 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
     let _envoy = sidecar::start(&pod, false)?;
     let run = |client: &Client, host: &str| attempt(&pod, client, host, &[("CA", &ca), ("TOOLS", &tools)]);
     let ssh = CLIENTS.iter().find(|client| client.name == "ssh").context("no ssh")?;
-    wait_for("the SSH server", Duration::from_secs(10), || run(ssh, ALLOWED).is_ok_and(|answer| answer.0))
-        .with_context(|| {
-            format!("{:?} {:?}", run(ssh, ALLOWED), fs::read_to_string(tools.join("sshd.log")))
-        })?;
+    wait_for("the SSH server", Duration::from_secs(10), || {
+        run(ssh, ALLOWED_HOST).is_ok_and(|answer| answer.0)
+    })
+    .with_context(|| {
+        format!("{:?} {:?}", run(ssh, ALLOWED_HOST), fs::read_to_string(tools.join("sshd.log")))
+    })?;
 
     let mut failures = Vec::new();
     for client in &CLIENTS {
         let start = Instant::now();
-        let (done, said) = run(client, ALLOWED)?;
+        let (done, said) = run(client, ALLOWED_HOST)?;
         let allowed = start.elapsed();
         if !done || !said.contains(client.prints) {
             failures.push(format!("{} does not get what it may have: {said}", client.name));
         }
         let before = (servers.accepted(), network.origins.connections_to(EXAMPLE));
-        let (done, said) = run(client, REFUSED)?;
+        let (done, said) = run(client, FORBIDDEN_HOST)?;
         let after = (servers.accepted(), network.origins.connections_to(EXAMPLE));
         println!("{}: {allowed:.1?}, refused after {:.1?}", client.name, start.elapsed() - allowed);
         if said.contains(client.prints) || before != after || done && client.name != "Chromium" {
@@ -309,8 +311,8 @@ fn attempt(pod: &Pod, client: &Client, host: &str, paths: &[(&str, &Path)]) -> R
         .env("DIR", folder.path())
         .env("HOME", folder.path())
         .env("HOST", host)
-        .env("URL", format!("https://{host}:{}", servers::HTTPS))
-        .env("PLAIN", format!("http://{host}:{}", servers::HTTP))
+        .env("URL", format!("https://{host}:{}", servers::HTTPS_PORT))
+        .env("PLAIN", format!("http://{host}:{}", servers::HTTP_PORT))
         .env("JARS", JARS);
     let output = command.output()?;
     let said =

@@ -1,4 +1,4 @@
-//! Servers for the clients: files over HTTP and HTTPS, and as much of PostgreSQL's and Redis's protocols as
+//! Servers for the clients: files over HTTP and HTTPS_PORT, and as much of PostgreSQL's and Redis's protocols as
 //! one query takes. Each counts its connections.
 
 use std::io::{Read, Write};
@@ -16,13 +16,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Files over TLS.
-pub(crate) const HTTPS: u16 = 4443;
+pub(crate) const HTTPS_PORT: u16 = 4443;
 /// Files in plaintext.
-pub(crate) const HTTP: u16 = 8081;
+pub(crate) const HTTP_PORT: u16 = 8081;
 /// PostgreSQL.
-pub(crate) const POSTGRES: u16 = 5432;
+pub(crate) const POSTGRES_PORT: u16 = 5432;
 /// Redis.
-pub(crate) const REDIS: u16 = 6379;
+pub(crate) const REDIS_PORT: u16 = 6379;
 
 /// Running servers, on every address of their namespace.
 pub(crate) struct Servers {
@@ -42,15 +42,15 @@ impl Servers {
         let (config, files) = (Arc::new(config), files.to_owned());
         let servers = Self { accepted: Arc::default() };
         let plain = files.clone();
-        servers.serve(netns, HTTPS, move |stream| {
+        servers.serve(netns, HTTPS_PORT, move |stream| {
             let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, stream);
             answer(&mut stream, &files)?;
             stream.conn.send_close_notify();
             Ok(stream.flush()?)
         })?;
-        servers.serve(netns, HTTP, move |mut stream| answer(&mut stream, &plain))?;
-        servers.serve(netns, POSTGRES, |mut stream| postgres(&mut stream))?;
-        servers.serve(netns, REDIS, |mut stream| {
+        servers.serve(netns, HTTP_PORT, move |mut stream| answer(&mut stream, &plain))?;
+        servers.serve(netns, POSTGRES_PORT, |mut stream| postgres(&mut stream))?;
+        servers.serve(netns, REDIS_PORT, |mut stream| {
             let mut request = [0; 4096];
             while stream.read(&mut request)? > 0 {
                 stream.write_all(b"+PONG\r\n")?;

@@ -54,7 +54,7 @@ spec: {containers: [{name: curl, image: curl}]}
 "#;
 
 /// A policy with one more port, which changes the document.
-const ANOTHER: &str = r#"
+const ANOTHER_POLICY: &str = r#"
 apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: another, namespace: curl}
@@ -193,7 +193,7 @@ fn the_report_names_acknowledgements() -> Result<()> {
     note("1 of 1 proxies of curl/curl have acknowledged this document\n")?;
     // A sidecar that rejects its policy.
     envoy.pause()?;
-    cluster.api.apply(ANOTHER)?;
+    cluster.api.apply(ANOTHER_POLICY)?;
     wait_for_status(&control_plane, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
     has(false)?;
     let (report, code) = explain.ask(&to)?;

@@ -12,7 +12,7 @@ use egress_tests::network::{SECOND_CONTROL_PLANE, TestNetwork};
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
-const PORT: &str = "ports: [{number: 9000, protocol: tcp}]";
+const PORT_FIELD: &str = "ports: [{number: 9000, protocol: tcp}]";
 
 fn mode(control_plane: &ControlPlane<'_>, identity: &str) -> Result<String> {
     Ok(control_plane.status()?["identities"][identity]["mode"].as_str().unwrap_or("-").to_owned())
@@ -40,7 +40,7 @@ fn other_namespaces_grant_nothing_without_permission() -> Result<()> {
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
     api.namespace("team-b", true)?;
-    api.apply(&egress_in("team-b", "theirs", PORT))?;
+    api.apply(&egress_in("team-b", "theirs", PORT_FIELD))?;
     let control_plane = cluster.control_plane(&[])?;
     let reason = |expected: &str| {
         wait_for(&format!("the reason {expected}"), Duration::from_secs(15), || {
@@ -63,7 +63,7 @@ fn other_namespaces_grant_nothing_without_permission() -> Result<()> {
     annotate(api, &["namespace", "curl"], &format!("{list}-"))?;
     reason("NotPermitted")?;
     // The mesh's own namespace may, without the label of the mesh.
-    api.apply(&egress_in("osm-system", "ours", PORT))?;
+    api.apply(&egress_in("osm-system", "ours", PORT_FIELD))?;
     wait_for_status(&control_plane, "the mesh's own policy", |status| {
         status["identities"]["curl/curl"]["rules"] == 1 && rules(status, "Egress osm-system/ours") == Some(1)
     })?;
@@ -122,11 +122,11 @@ fn each_change_of_a_grant_is_recorded_once() -> Result<()> {
         ensure!(found.len() == expected.len() && expected.iter().all(has), "{found:#?}");
         Ok(())
     };
-    api.apply(&egress("p", PORT))?;
+    api.apply(&egress("p", PORT_FIELD))?;
     expect("curl", "p", &["changed (Egress curl/p): opens tcp 9000 at any address; for curl/curl"])?;
     // The same change again is recorded again.
     for (closed, opened) in [("9000", "9100"), ("9100", "9000")] {
-        api.apply(&egress("p", &PORT.replace("9000", opened)))?;
+        api.apply(&egress("p", &PORT_FIELD.replace("9000", opened)))?;
         let closes = format!("closes=\"tcp {closed} at any address\"");
         wait_for("both logs of the change", Duration::from_secs(10), || logged(&closes))?;
     }
@@ -189,8 +189,8 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
     // An edit without an effect is not recorded.
     network
         .write("ours.yaml", &egress("p", "hosts: [b.org, B.org]\nports: [{number: 443, protocol: https}]"))?;
-    network.write("theirs.yaml", &egress_in("team-b", "q", PORT))?;
-    network.write("last.yaml", &egress("r", PORT))?;
+    network.write("theirs.yaml", &egress_in("team-b", "q", PORT_FIELD))?;
+    network.write("last.yaml", &egress("r", PORT_FIELD))?;
     wait_for_status(3)?;
     let objects: Vec<String> = lines().iter().map(|line| line["object"].to_string()).collect();
     ensure!(objects[2..] == ["\"Egress curl/r\""], "{objects:?}");

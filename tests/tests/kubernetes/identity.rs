@@ -20,7 +20,7 @@ use egress_tests::xds::XdsClient;
 use rcgen::KeyPair;
 use tonic::Code;
 
-const XDS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
+const XDS_ADDRESS: SocketAddr = SocketAddr::new(CONTROL_PLANE, 15128);
 const AUDIENCE: &str = "osm-egress";
 
 /// Creates a pod of `curl/a` that no kubelet runs: tokens are bound to it.
@@ -67,7 +67,7 @@ impl<'n> TwoAccounts<'n> {
     }
 
     fn ask(&self, node: &str, tokens: &[&str]) -> Result<Result<String, tonic::Status>> {
-        self.ask_at(XDS, node, tokens)
+        self.ask_at(XDS_ADDRESS, node, tokens)
     }
 
     fn ask_at(
@@ -301,7 +301,7 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
     let bearer = format!("Bearer {good}");
     let one = XdsClient { authority: Some(&accounts.authority.pem), host: &host, ..XdsClient::default() };
     let both = XdsClient { authorization: &[&bearer], ..one.clone() };
-    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS);
+    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
     let text = ask(&XdsClient { certificate: Some(&b), ..one })?.context("a certificate")?;
     ensure!(text.contains("curl/b") && !text.contains("curl/a"), "not the policy of curl/b alone");
     ask(&XdsClient { certificate: Some(&a), ..both.clone() })?.context("a certificate and a token")?;
@@ -352,7 +352,7 @@ fn without_the_role_no_token_is_accepted() -> Result<()> {
     let network = TestNetwork::new()?;
     let accounts = TwoAccounts::new(&network)?;
     let own = accounts.own();
-    let without = ROLE.replace(REVIEWS, "");
+    let without = ROLE.replace(TOKEN_REVIEW_RULE, "");
     ensure!(without.len() < ROLE.len(), "the role has another rule for tokens");
     accounts.cluster.api.apply(&without)?;
     let control_plane = accounts
@@ -372,7 +372,7 @@ fn without_the_role_no_token_is_accepted() -> Result<()> {
 }
 
 const ROLE: &str = include_str!("../../../deploy/rbac.yaml");
-const REVIEWS: &str =
+const TOKEN_REVIEW_RULE: &str =
     "- apiGroups: [authentication.k8s.io]\n  resources: [tokenreviews]\n  verbs: [create]\n";
 
 /// A pod's token has a limited number of streams: more are refused with the reason, and other pods are not
@@ -398,7 +398,7 @@ fn a_token_has_a_limited_number_of_streams() -> Result<()> {
     let netns = &cluster.network.outside.netns;
     // The streams of others go on meanwhile.
     let ((open, status), other) = std::thread::scope(|scope| {
-        let flood = scope.spawn(|| proxy.open_until_refused(netns, XDS, 20));
+        let flood = scope.spawn(|| proxy.open_until_refused(netns, XDS_ADDRESS, 20));
         let other = accounts.ask("x.b.curl", &[&token("b")?])?;
         let flood = flood.join().map_err(|_| anyhow::anyhow!("the flood failed"))??;
         anyhow::Ok((flood, other))

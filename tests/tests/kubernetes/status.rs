@@ -14,8 +14,8 @@ use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
-const PORT: &str = "ports: [{number: 9000, protocol: tcp}]";
-const BAD: &str = "hosts: [not a name]\nports: [{number: 80, protocol: http}]";
+const PORT_FIELD: &str = "ports: [{number: 9000, protocol: tcp}]";
+const INVALID_FIELDS: &str = "hosts: [not a name]\nports: [{number: 80, protocol: http}]";
 
 fn get(api: &ApiServer<'_>, name: &str) -> Result<Value> {
     let text = api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?;
@@ -89,8 +89,8 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     let network = TestNetwork::new()?;
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&egress("good", PORT))?;
-    api.apply(&egress("bad", BAD))?;
+    api.apply(&egress("good", PORT_FIELD))?;
+    api.apply(&egress("bad", INVALID_FIELDS))?;
     let control_plane = cluster.control_plane(&[])?;
     let message = wait_for_condition(api, "good", "Accepted", "Accepted", 1, 10)
         .with_context(|| control_plane.log())?;
@@ -108,7 +108,7 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     let before = (version(api, "good")?, version(api, "bad")?);
     let other = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     // Once either has written another policy's status, both have looked at the earlier ones.
-    api.apply(&egress("last", BAD))?;
+    api.apply(&egress("last", INVALID_FIELDS))?;
     wait_for_condition(api, "last", "Accepted", "Invalid", 1, 10)?;
     // The periodic reports stay the same, too.
     let marks = (proxy_report(api, CONTROL_PLANE), proxy_report(api, SECOND_CONTROL_PLANE));
@@ -139,7 +139,7 @@ fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     let pods = [network.pod()?, network.pod()?, network.pod()?];
     let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&egress("p", PORT))?;
+    api.apply(&egress("p", PORT_FIELD))?;
     let control_plane = cluster.control_plane(&[])?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
     wait_for_proxies(api, "p", "1/1", 20).with_context(|| control_plane.log())?;
@@ -178,7 +178,7 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     let network = TestNetwork::new()?;
     let pods = [network.pod()?, network.pod()?, network.pod()?];
     let mut cluster = Cluster::new(&network)?;
-    cluster.api.apply(&egress("p", PORT))?;
+    cluster.api.apply(&egress("p", PORT_FIELD))?;
     let first = cluster.control_plane(&[])?;
     let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;

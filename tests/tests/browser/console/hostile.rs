@@ -15,30 +15,30 @@ use serde_json::json;
 
 use super::{WEB, open};
 
-const EVIL: &str = "<img src=x onerror=window.hit=1><script>window.hit=1</script>";
+const HOSTILE_HTML: &str = "<img src=x onerror=window.hit=1><script>window.hit=1</script>";
 const ESCAPES: &str = "\u{1b}[31m\u{202e}&lt;\r\n";
 
 #[test]
 fn html_and_escapes_are_shown_as_text() -> Result<()> {
     let wrong = format!(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: wrong, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [a.org, \"{EVIL}\"]\n  \
-         ports: [{{number: 443, protocol: \"{EVIL}\"}}]\n"
+         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [a.org, \"{HOSTILE_HTML}\"]\n  \
+         ports: [{{number: 443, protocol: \"{HOSTILE_HTML}\"}}]\n"
     );
     open(&[("web.yaml", WEB), ("<b>wrong.yaml", &wrong)], &["--flow-log"], |console| {
         let browser = &console.browser;
         let to = |ip, port| SocketAddr::new(ip, port);
         // Through a real sidecar, if it lets them through.
-        let name = format!("{EVIL}{ESCAPES}");
+        let name = format!("{HOSTILE_HTML}{ESCAPES}");
         let long = "x".repeat(64 << 10);
         console.pod.workload().run(|| {
-            for name in [EVIL, &name, &long] {
+            for name in [HOSTILE_HTML, &name, &long] {
                 let _ = client::exchange(to(EXAMPLE, 443), &Hello::with_names(&[name.as_bytes()]).bytes());
             }
-            let path = format!("/%22%3E{}", EVIL.replace(' ', "/"));
+            let path = format!("/%22%3E{}", HOSTILE_HTML.replace(' ', "/"));
             for (method, path, host) in [
                 ("GET", &*path, "httpbin.org"),
-                ("GET", "/", EVIL),
+                ("GET", "/", HOSTILE_HTML),
                 ("<b>GET</b>", "/", "x.org"),
                 ("GET", &long, "y.org"),
             ] {
@@ -48,12 +48,12 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
         })?;
         workload::get(console.pod, to(HTTPBIN, 80), "httpbin.org", "/get")?;
         // From a client that sends any text.
-        let node = format!("{EVIL}{ESCAPES}.curl.curl");
+        let node = format!("{HOSTILE_HTML}{ESCAPES}.curl.curl");
         let proxy = XdsClient { node: &node, ..XdsClient::default() };
         let refused = |name: &str| {
             log_entries::connection(to(EXAMPLE, 443), b"deny sni-not-allowed - -", Some(name.as_bytes()))
         };
-        let entries = vec![log_entries::connections([&name, EVIL, &long].map(refused).to_vec())];
+        let entries = vec![log_entries::connections([&name, HOSTILE_HTML, &long].map(refused).to_vec())];
         proxy
             .send_log_entries(console.netns, to(CONTROL_PLANE, 15128), entries)?
             .context("it was not listened to")?;
@@ -93,10 +93,10 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
         }
         console.visit("ask")?;
         browser.fill("#identity", "curl/curl")?;
-        browser.fill("#to", &format!("https://{EVIL}"))?;
+        browser.fill("#to", &format!("https://{HOSTILE_HTML}"))?;
         browser.click("#evaluate")?;
         browser.wait("what is wrong", "#mistake", "<img src=x")?;
-        console.load(&format!("ask?identity={EVIL}&to={EVIL}&nothing={EVIL}"))?;
+        console.load(&format!("ask?identity={HOSTILE_HTML}&to={HOSTILE_HTML}&nothing={HOSTILE_HTML}"))?;
         browser.wait("what is wrong", "#mistake", "<img src=x")?;
         console.expect_messages(|line| line.contains("400 (Bad Request)"))?;
         let hit = browser.script(

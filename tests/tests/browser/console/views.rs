@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{WEB, open, open_when};
 
-const WRONG: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+const INVALID_MANIFESTS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: wrong, namespace: curl}
 spec:
@@ -28,7 +28,7 @@ spec:
 /// Without flags every view is shown, nothing can be written, and the page says what is off.
 #[test]
 fn each_view_opens() -> Result<()> {
-    open(&[("web.yaml", WEB), ("wrong.yaml", WRONG)], &[], |console| {
+    open(&[("web.yaml", WEB), ("wrong.yaml", INVALID_MANIFESTS)], &[], |console| {
         let browser = &console.browser;
         browser.go(&console.url().replace("console/", ""))?;
         console.wait_for_view("mesh")?;
