@@ -321,10 +321,7 @@ fn only_cap_setuid_can_take_the_sidecars_uid() -> Result<()> {
             ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
         }
         let compose = fs::read_to_string(repository_root().join("docker-compose.yml"))?;
-        ensure!(
-            compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"),
-            "docker-compose.yml"
-        );
+        ensure!(compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"), "docker-compose.yml");
         let services = compose.matches("\n  <<: *locked").count();
         // `x-init`, `x-sidecar`, `x-workload`, `x-origin`; and the control plane, which is written out.
         ensure!(services == 4 && compose.contains("\n  shim:\n    <<: *locked"), "docker-compose.yml");

@@ -30,9 +30,9 @@ fn embedded() -> Row {
     Row::new(
         24,
         "IPv4 inside IPv6: `::ffff:a.b.c.d`, SIIT, NAT64, 6to4, Teredo",
-        "A dialled mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses \
-         that no block of IPv4 holds. A name leads to an address behind NAT64 where it may lead to the embedded \
-         one, and no wildcard name to a tunnel",
+        "A mapped address as original destination is compared as its IPv4 address; the others are IPv6 \
+         addresses, which are in no IPv4 block. A name leads to an address behind NAT64 if it may lead to \
+         the embedded one, and a wildcard name never to a tunnel",
         by::CONNECTION,
     )
     .check(dial(EXAMPLE, 9000, Reaches(EXAMPLE)))
@@ -48,8 +48,8 @@ fn embedded() -> Row {
 fn literals() -> Row {
     Row::new(
         25,
-        "IPv6 literals in odd forms: zones, two brackets, a name in brackets",
-        "An authority is an address or a name and never both; what is neither is malformed",
+        "IPv6 literals in unusual forms: zones, two brackets, a name in brackets",
+        "An authority is either an address or a name; anything else is malformed",
         by::PARSER,
     )
     .checks(
@@ -75,7 +75,7 @@ fn numbers() -> Row {
     Row::new(
         26,
         "IPv4 in octal, hexadecimal, with fewer parts or as one number",
-        "Four decimal numbers are an address; whatever else some parser might take for one is malformed",
+        "Only four decimal numbers are an address; any other form that a parser might accept is malformed",
         by::REQUEST,
     )
     .checks(
@@ -110,8 +110,8 @@ fn scripts() -> Row {
     Row::new(
         27,
         "Names in other scripts, look-alikes, underscores",
-        "Names are compared as A-labels (punycode): the control plane converts what a policy says, and \
-         on the wire nothing else is a name",
+        "Names are compared as A-labels (punycode): the control plane converts a policy's names, and on \
+         the wire only A-labels are names",
         "control plane, then the filter",
     )
     .check(host(ELSEWHERE, 80, "xn--bcher-kva.example", Reaches(HTTPBIN)))
@@ -129,11 +129,11 @@ fn scripts() -> Row {
 fn astray() -> Row {
     Row::new(
         28,
-        "An allowed name whose owner leads it to loopback, metadata, the pod or a private network (DNS \
+        "An allowed name whose owner resolves it to loopback, metadata, the pod or a private network (DNS \
          rebinding)",
         "Such answers are dropped: no name leads to loopback, link-local, unspecified, multicast or \
-         broadcast addresses or to what `--never-resolve-to` lists, and no name below a wildcard to a \
-         private network",
+         broadcast addresses, or to those of `--never-resolve-to`, and no name that only a wildcard covers \
+         to a private network",
         by::RESOLVER,
     )
     .checks(led_astray().filter(|(name, _)| !embeds(name)).flat_map(|name| [by_host(name), by_sni(name)]))

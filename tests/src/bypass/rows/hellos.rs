@@ -50,7 +50,7 @@ fn in_segments() -> Row {
     Row::new(
         14,
         "A ClientHello in many TCP segments",
-        "The filter waits for all of it; there is no verdict on a part",
+        "The filter waits for the whole hello, and never decides by a part",
         by::FIRST_BYTES,
     )
     .checks([
@@ -82,7 +82,7 @@ fn in_records() -> Row {
     Row::new(
         15,
         "A ClientHello in many TLS records (RFC 8446 §5.1)",
-        "Its parts are put together; anything between them is malformed, and never \"not TLS\"",
+        "The filter joins its parts; other bytes between them make it malformed, and never \"not TLS\"",
         by::FIRST_BYTES,
     )
     .checks([
@@ -113,8 +113,8 @@ fn malformed() -> Row {
     let padded = |length: usize| Hello::named("httpbin.org").extension(21, &vec![0; length]);
     Row::new(
         16,
-        "A malformed or oversize ClientHello, so that the filter takes the connection for something else",
-        "Refused for what it is; it is never taken for plaintext, nor for TLS without a name",
+        "A malformed or oversize ClientHello, to make the filter take the connection for another protocol",
+        "Refused as malformed or oversize; it is never taken for plaintext, nor for TLS without a name",
         by::FIRST_BYTES,
     )
     .checks([
@@ -197,8 +197,8 @@ fn slow() -> Row {
     };
     Row::new(
         17,
-        "First bytes that come too late, so that the filter gives up and lets the connection through",
-        "Refused when the time is over. What did not come names nothing, and allows nothing",
+        "First bytes that come too late, to make the filter give up and allow the connection",
+        "Refused after the timeout. Missing bytes allow nothing",
         by::FIRST_BYTES,
     )
     .checks([
@@ -272,9 +272,9 @@ fn one_read() -> Row {
     let not_tls = [vec![22], get("httpbin.org")].concat();
     Row::new(
         18,
-        "A first segment that is too short to say what the connection is (`GE`, then `T /`)",
-        "The first byte tells TLS from anything else, and what follows is read to its end. \
-         A rule for TCP to another address of the port is no way out",
+        "A first segment that is too short to identify the protocol (`GE`, then `T /`)",
+        "The first byte distinguishes TLS from other protocols, and the rest is read to its end. A rule \
+         for TCP to another address on the port allows nothing",
         by::FIRST_BYTES,
     )
     .checks([443, 8443].map(|port| {

@@ -25,8 +25,9 @@ fn dns() -> Row {
     let framed = [&u16::try_from(query.len()).unwrap_or(0).to_be_bytes()[..], &query].concat();
     Row::new(
         29,
-        "DNS as a way out: data in queries for names of a zone of one's own",
-        "Queries over TCP, TLS and HTTPS are connections like any other. Queries over UDP are not seen",
+        "DNS tunnels: data in queries for names of the workload's own zone",
+        "Queries over TCP, TLS and HTTPS are connections like any other. The sidecar does not see queries \
+         over UDP",
         by::NOBODY,
     )
     .check(bytes("a DNS query", NAME_SERVER, 53, framed, Closed("no-rule")))
@@ -50,10 +51,10 @@ fn dns() -> Row {
         move |observed| udp(observed, at(NAME_SERVER, 53), &query),
     ))
     .out_of_reach(
-        "queries over UDP, and the names in any query that the cluster's resolver passes on",
-        "the sidecar redirects TCP only, and whoever may resolve may ask for any name",
-        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that \
-         resolver answer only what is needed (a plugin with an allow list), and log what it is asked",
+        "queries over UDP, and names in queries that the cluster's resolver forwards",
+        "only TCP is redirected, and a workload that may resolve may ask for any name",
+        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that resolver \
+         answer only needed names (a plugin with an allow list), and log its queries",
     )
 }
 
@@ -61,9 +62,10 @@ fn other_protocols() -> Row {
     let not_intercepted = || Closed("not-intercepted");
     Row::new(
         30,
-        "UDP, UDP-Lite, QUIC, SCTP, DCCP, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
-        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). \
-         Everything else here is not seen",
+        "UDP, UDP-Lite, QUIC, SCTP, DCCP, ICMP; excluded ports and uids; removing the redirection; the \
+         sidecar's own ports",
+        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). The \
+         sidecar does not see the rest",
         by::NOBODY,
     )
     .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |observed| {
@@ -94,13 +96,12 @@ fn other_protocols() -> Row {
         datagram,
     ))
     .out_of_reach(
-        "everything but redirected TCP",
-        "no packet of it passes Envoy: UDP, UDP-Lite, QUIC, SCTP, DCCP and ICMP are not redirected, a process with the \
-         sidecar's uid is taken for the sidecar, ports and addresses can be left out of the \
-         redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, \
-         and a pod with hostNetwork, have none",
-        "a NetworkPolicy, which the node enforces, outside of the pod's reach (the recipe is in the \
-         threat model)",
+        "all traffic except redirected TCP",
+        "it does not pass Envoy: UDP, UDP-Lite, QUIC, SCTP, DCCP and ICMP are not redirected, a process \
+         with the sidecar's uid is exempt, ports and addresses can be excluded, and NET_ADMIN can remove \
+         the redirection. An init container that runs before it, and a pod with hostNetwork, have none",
+        "a NetworkPolicy, which the node enforces out of the pod's reach (see the recipe in the threat \
+         model)",
     )
 }
 

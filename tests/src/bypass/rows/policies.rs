@@ -22,9 +22,9 @@ fn sni(name: &str, to: IpAddr, port: u16, expect: Expect) -> Check {
 fn wildcards() -> Row {
     Row::new(
         31,
-        "What a wildcard means: one label or many, the name itself, half a label",
-        "`*.a.com` is any number of whole labels before `a.com`, and not `a.com`. Any other wildcard is \
-         invalid and grants nothing",
+        "The meaning of a wildcard: one label or many, the name itself, half a label",
+        "`*.a.com` matches one or more whole labels before `a.com`, and not `a.com` itself. Any other \
+         wildcard is invalid and grants nothing",
         "control plane, then the filter",
     )
     .checks([
@@ -47,8 +47,8 @@ fn shadows() -> Row {
     Row::new(
         34,
         "A broad rule for TCP on a port, which makes the rules for names on that port meaningless",
-        "All rules of a port are asked in one place: a rule for an address opens that address and no \
-         other, and the rules for names go on to judge the rest",
+        "All rules of a port are evaluated together: a rule for an address opens that address and no \
+         other, and the rules for names decide the rest",
         by::FIRST_BYTES,
     )
     .checks([
@@ -73,9 +73,9 @@ fn mistakes() -> Row {
     };
     Row::new(
         35,
-        "A mistake in a policy, which makes it wider",
-        "What has a mistake in it grants nothing, the status of its object says why, and what has none \
-         lives on",
+        "A mistake in a policy that would make it wider",
+        "A rule with a mistake grants nothing, the status of its object names the reason, and other rules \
+         stay in force",
         by::CONTROL_PLANE,
     )
     .checks([
