@@ -1,4 +1,4 @@
-//! Certificates, and volumes in which they change as in a pod.
+//! Certificates, and volumes whose files change all at once, as in a pod.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,22 +9,22 @@ use std::time::SystemTime;
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 
-/// An authority that gives out certificates.
+/// A certificate authority.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, as PEM.
+    /// The authority's own certificate, as PEM.
     pub pem: String,
 }
 
-/// What a certificate says.
+/// The names in a certificate.
 #[derive(Debug, Default)]
 pub struct Names<'a> {
     /// The common name.
     pub common_name: &'a str,
-    /// URIs among the alternative names.
+    /// URI alternative names.
     pub uris: &'a [&'a str],
-    /// Others of these: host names and addresses.
+    /// Host names and IP addresses among the alternative names.
     pub hosts: &'a [&'a str],
 }
 
@@ -41,10 +41,10 @@ impl Authority {
     /// An authority with a key of its own.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// Fails if there is no randomness.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
-        // An issuer is found by its name.
+        // Verifiers find an issuer by its name.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let common_name = format!("test authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut params = params(&Names { common_name: &common_name, ..Names::default() })?;
@@ -53,18 +53,18 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
-    /// A certificate.
+    /// Issues a certificate.
     ///
     /// # Errors
-    /// When a name has no such form.
+    /// Fails if a name has no such form.
     pub fn issue(&self, names: &Names<'_>) -> Result<Pair> {
         self.sign(params(names)?)
     }
 
-    /// A certificate that is good until then.
+    /// Issues a certificate that expires at `end`.
     ///
     /// # Errors
-    /// When a name has no such form.
+    /// Fails if a name has no such form.
     pub fn issue_until(&self, names: &Names<'_>, end: SystemTime) -> Result<Pair> {
         let mut params = params(names)?;
         params.not_after = end.into();
@@ -91,7 +91,7 @@ fn params(names: &Names<'_>) -> Result<CertificateParams> {
     Ok(params)
 }
 
-/// A folder whose files change all at once, by a link, as in a volume of a pod.
+/// A folder whose files change all at once through a symbolic link, like a Kubernetes volume.
 #[derive(Debug)]
 pub struct Volume {
     folder: tempfile::TempDir,
@@ -102,7 +102,7 @@ impl Volume {
     /// A volume with these files: names and texts.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// Fails if they cannot be written.
     pub fn new(files: &[(&str, &str)]) -> Result<Self> {
         let volume = Self { folder: tempfile::tempdir()?, versions: std::cell::Cell::new(0) };
         // Envoy has another uid.
@@ -114,7 +114,7 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -126,7 +126,7 @@ impl Volume {
         self.folder.path().join(name)
     }
 
-    /// The same as text.
+    /// The path of a file, as text.
     #[must_use]
     pub fn text(&self, name: &str) -> String {
         self.path(name).to_string_lossy().into_owned()
@@ -135,7 +135,7 @@ impl Volume {
     /// Replaces all files.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// Fails if they cannot be written.
     pub fn put(&self, files: &[(&str, &str)]) -> Result<()> {
         let version = self.versions.get();
         self.versions.set(version + 1);
@@ -149,10 +149,10 @@ impl Volume {
         Ok(())
     }
 
-    /// The same of a certificate: `tls.crt` and `tls.key`.
+    /// Replaces all files by a certificate: `tls.crt` and `tls.key`.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// Fails if they cannot be written.
     pub fn put_pair(&self, pair: &Pair) -> Result<()> {
         self.put(&[("tls.crt", &pair.certificate), ("tls.key", &pair.key)])
     }
@@ -160,7 +160,7 @@ impl Volume {
     /// A volume with a certificate: `tls.crt` and `tls.key`.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// Fails if they cannot be written.
     pub fn of_pair(pair: &Pair) -> Result<Self> {
         Self::new(&[("tls.crt", &pair.certificate), ("tls.key", &pair.key)])
     }

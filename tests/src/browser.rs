@@ -11,20 +11,20 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::client::{self, Outcome};
-use crate::mesh::root;
+use crate::repository_root;
 use crate::wait::wait_for;
 
-/// A command may start a browser.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What WebDriver calls the field of an element's id.
-const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-/// The control key, and the others that tests press.
-pub const CONTROL: &str = "\u{e009}";
-/// The key that moves on.
-pub const TAB: &str = "\u{e004}";
-/// The key that sends.
-pub const ENTER: &str = "\u{e007}";
-/// It looks nothing up and keeps nothing.
+/// The longest time of a WebDriver command. Some start a browser.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// The JSON field of an element's id in WebDriver.
+const ELEMENT_ID_FIELD: &str = "element-6066-11e4-a52e-4f735466cecf";
+/// The control key.
+pub const CONTROL_KEY: &str = "\u{e009}";
+/// The tab key.
+pub const TAB_KEY: &str = "\u{e004}";
+/// The enter key.
+pub const ENTER_KEY: &str = "\u{e007}";
+/// Chromium's flags: no background network traffic, nothing kept.
 const FLAGS: [&str; 9] = [
     "--headless=new",
     // Root cannot have a sandbox.
@@ -38,31 +38,31 @@ const FLAGS: [&str; 9] = [
     "--disable-sync",
 ];
 
-/// A program that dies with us, and what it said first.
+/// A child process that ends with this one, and its first output.
 #[derive(Debug)]
 struct Program {
     child: Child,
-    /// Kept open: who cannot say more ends.
-    _said: BufReader<ChildStdout>,
+    /// Kept open, because a program that cannot write ends.
+    _stdout: BufReader<ChildStdout>,
 }
 
 impl Program {
-    /// Starts it and reads lines until one gives something.
+    /// Starts the program and reads lines until `find` returns a value.
     fn start<T>(program: &Path, arguments: &[&str], find: impl Fn(&str) -> Option<T>) -> Result<(Self, T)> {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
             .arg(program)
             .args(arguments)
-            .current_dir(root())
+            .current_dir(repository_root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
         let stdout = child.stdout.take().context("no output")?;
-        let mut this = Self { child, _said: BufReader::new(stdout) };
+        let mut this = Self { child, _stdout: BufReader::new(stdout) };
         loop {
             let mut line = String::new();
-            if this._said.read_line(&mut line)? == 0 {
+            if this._stdout.read_line(&mut line)? == 0 {
                 bail!("{} ended before it was ready", program.display());
             }
             if let Some(found) = find(&line) {
@@ -83,15 +83,15 @@ impl Drop for Program {
 #[derive(Debug)]
 pub struct Playground {
     _server: Program,
-    /// Where the page is.
+    /// The address of the page.
     pub url: String,
 }
 
 impl Playground {
-    /// Serves what was built.
+    /// Serves the page that was built.
     ///
     /// # Errors
-    /// When nothing was built.
+    /// Fails if nothing was built.
     pub fn serve() -> Result<Self> {
         let xtask = std::env::var_os("XTASK_BIN")
             .context("XTASK_BIN is not set: run this by `cargo xtask`, or name the program `xtask`")?;
@@ -112,10 +112,10 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one, with a window of so many pixels.
+    /// Starts a browser with a window of this size in pixels.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is none.
     pub fn start(width: u32, height: u32) -> Result<Self> {
         let port = |line: &str| {
             let (_, rest) = line.split_once("started successfully on port ")?;
@@ -149,46 +149,46 @@ impl Browser {
     /// Loads a page.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn go(&self, url: &str) -> Result<()> {
         self.post("/url", &json!({ "url": url })).map(|_| ())
     }
 
-    /// Runs a script in the page; `arguments[…]` has the arguments, and a promise is waited for.
+    /// Runs a script in the page. `arguments[…]` holds the arguments; a promise is awaited.
     ///
     /// # Errors
-    /// When the script throws.
+    /// Fails if the script throws.
     pub fn script(&self, script: &str, arguments: &Value) -> Result<Value> {
         self.post("/execute/sync", &json!({ "script": script, "args": arguments }))
     }
 
     fn find(&self, selector: &str) -> Result<String> {
         let found = self.post("/element", &json!({ "using": "css selector", "value": selector }))?;
-        Ok(found[ELEMENT].as_str().with_context(|| format!("no {selector}"))?.to_owned())
+        Ok(found[ELEMENT_ID_FIELD].as_str().with_context(|| format!("no {selector}"))?.to_owned())
     }
 
-    /// Clicks, where it can be seen.
+    /// Clicks an element that is visible.
     ///
     /// # Errors
-    /// When it cannot be clicked.
+    /// Fails if it cannot be clicked.
     pub fn click(&self, selector: &str) -> Result<()> {
         let element = self.find(selector)?;
         self.post(&format!("/element/{element}/click"), &json!({})).map(|_| ())
     }
 
-    /// Types, behind what is there.
+    /// Types at the end of a field.
     ///
     /// # Errors
-    /// When nothing can be typed there.
+    /// Fails if nothing can be typed there.
     pub fn press(&self, selector: &str, keys: &str) -> Result<()> {
         let element = self.find(selector)?;
         self.post(&format!("/element/{element}/value"), &json!({ "text": keys })).map(|_| ())
     }
 
-    /// Types, instead of what is there.
+    /// Replaces the text of a field.
     ///
     /// # Errors
-    /// When nothing can be typed there.
+    /// Fails if nothing can be typed there.
     pub fn fill(&self, selector: &str, text: &str) -> Result<()> {
         let element = self.find(selector)?;
         self.post(&format!("/element/{element}/clear"), &json!({}))?;
@@ -201,29 +201,30 @@ impl Browser {
     /// Chooses an option by its text.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is none.
     pub fn choose(&self, selector: &str, option: &str) -> Result<()> {
-        // Clicking the option is what WebDriver has for it.
+        // WebDriver chooses an option by clicking it.
         let script = "const all = [...document.querySelector(arguments[0]).options]; \
             return all.find((one) => one.text === arguments[1]) ?? null";
         let found = self.script(script, &json!([selector, option]))?;
-        let element = found[ELEMENT].as_str().with_context(|| format!("{selector} has no `{option}`"))?;
+        let element =
+            found[ELEMENT_ID_FIELD].as_str().with_context(|| format!("{selector} has no `{option}`"))?;
         self.post(&format!("/element/{element}/click"), &json!({})).map(|_| ())
     }
 
-    /// What can be read of the first that matches; empty if nothing does.
+    /// The visible text of the first match; empty if there is none.
     ///
     /// # Errors
-    /// When the browser does not answer.
+    /// Fails if the browser does not answer.
     pub fn text(&self, selector: &str) -> Result<String> {
         let script = "return document.querySelector(arguments[0])?.innerText ?? ''";
         Ok(self.script(script, &json!([selector]))?.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until the first that matches has this in its text.
+    /// Waits until the first match contains a text.
     ///
     /// # Errors
-    /// When it has not in time; with what it has, and what the console says.
+    /// Fails if it does not in time; with its text and the console's messages.
     pub fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
         let exists = || self.script("return !!document.querySelector(arguments[0])", &json!([selector]));
         let found = wait_for(what, Duration::from_secs(10), || {
@@ -237,15 +238,15 @@ impl Browser {
         })
     }
 
-    /// A picture for the documentation, with `UPDATE_SCREENSHOTS=1`.
+    /// Saves a picture for the documentation, with `UPDATE_SCREENSHOTS=1`.
     ///
     /// # Errors
-    /// When it cannot be taken.
+    /// Fails if it cannot be taken.
     pub fn picture(&self, name: &str) -> Result<()> {
         if std::env::var_os("UPDATE_SCREENSHOTS").is_none() {
             return Ok(());
         }
-        let folder = root().join("docs/images");
+        let folder = repository_root().join("docs/images");
         std::fs::create_dir_all(&folder)?;
         Ok(std::fs::write(folder.join(name), self.screenshot()?)?)
     }
@@ -253,25 +254,25 @@ impl Browser {
     /// The value of a field.
     ///
     /// # Errors
-    /// When the browser does not answer.
+    /// Fails if the browser does not answer.
     pub fn value(&self, selector: &str) -> Result<String> {
         let script = "return document.querySelector(arguments[0]).value";
         Ok(self.script(script, &json!([selector]))?.as_str().unwrap_or_default().to_owned())
     }
 
-    /// The id of what has the focus.
+    /// The id of the focused element.
     ///
     /// # Errors
-    /// When the browser does not answer.
+    /// Fails if the browser does not answer.
     pub fn focus(&self) -> Result<String> {
         let id = self.script("return document.activeElement.id", &json!([]))?;
         Ok(id.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Presses keys where the focus is.
+    /// Presses keys in the focused element.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn keys(&self, keys: &[&str]) -> Result<()> {
         let down = keys.iter().map(|key| json!({"type": "keyDown", "value": key}));
         let up = keys.iter().rev().map(|key| json!({"type": "keyUp", "value": key}));
@@ -280,10 +281,10 @@ impl Browser {
             .map(|_| ())
     }
 
-    /// Prefers `light` or `dark`.
+    /// Sets the preferred colour scheme, `light` or `dark`.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn prefer(&self, scheme: &str) -> Result<()> {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": features});
@@ -293,26 +294,26 @@ impl Browser {
     /// Changes the window's size.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         let body = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics});
         self.post("/goog/cdp/execute", &body).map(|_| ())
     }
 
-    /// What is seen, as PNG.
+    /// Takes a screenshot, as PNG.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn screenshot(&self) -> Result<Vec<u8>> {
         let text = self.get("/screenshot")?;
         Ok(base64::engine::general_purpose::STANDARD.decode(text.as_str().unwrap_or_default())?)
     }
 
-    /// What the console says since it was asked last.
+    /// The console messages since the last call.
     ///
     /// # Errors
-    /// When the browser refuses.
+    /// Fails if the browser refuses.
     pub fn console(&self) -> Result<Vec<String>> {
         let lines = self.post("/se/log", &json!({ "type": "browser" }))?;
         let lines = lines.as_array().into_iter().flatten();
@@ -329,7 +330,7 @@ impl Drop for Browser {
 
 fn command(driver: SocketAddr, method: &str, path: &str, body: &Value) -> Result<Value> {
     let mut stream = TcpStream::connect(driver).context("chromedriver is gone")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let (host, length) = (driver.to_string(), body.len().to_string());
     let headers =

@@ -1,46 +1,46 @@
-//! The known ways round an egress filter: one table, and for each row checks that send the real bytes
-//! through a real Envoy. `tests/tests/bypasses.rs` runs it, `docs/bypasses.md` is what came of it.
+//! The known bypasses of an egress filter: a table whose rows have checks that send the real bytes through a
+//! real Envoy. `tests/tests/bypasses.rs` runs it, and `docs/bypasses.md` is its result.
 
 pub mod check;
 pub mod curl;
 pub mod http2;
+pub mod observed_mesh;
 mod rebinding;
 pub mod report;
 mod rows;
 pub mod send;
-pub mod stage;
 mod tunnel;
 
 use self::check::Check;
 
-/// How many ways are known.
-pub const KNOWN: usize = 36;
+/// The number of known bypasses.
+pub const KNOWN_BYPASSES: usize = 36;
 
-/// One way round, and what becomes of it.
+/// A row of the table: a bypass and its result.
 #[derive(Debug)]
 pub struct Row {
-    /// Its number, from 1.
+    /// The number of the row, from 1.
     pub number: usize,
-    /// What is tried.
+    /// The attempt.
     pub bypass: &'static str,
-    /// What happens.
+    /// The behaviour that the table documents.
     pub behaviour: &'static str,
-    /// Which part decides.
+    /// The part that decides.
     pub decides: &'static str,
-    /// What is sent, and what must become of it.
+    /// The checks of the row.
     pub checks: Vec<Check>,
-    /// The part that nothing in the sidecar can decide.
+    /// The part of the bypass that nothing in the sidecar can decide.
     pub out_of_reach: Option<OutOfReach>,
 }
 
-/// What a sidecar cannot decide.
+/// A part of a bypass that a sidecar cannot decide.
 #[derive(Debug, Clone, Copy)]
 pub struct OutOfReach {
-    /// What it is.
+    /// A description.
     pub what: &'static str,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
-    /// What to do instead.
+    /// The remedy.
     pub instead: &'static str,
 }
 

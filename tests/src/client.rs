@@ -1,6 +1,5 @@
-//! What a workload does: plain sockets, HTTP and TLS, with full say over every byte.
-//!
-//! All functions block and are to be run inside the workload's namespace.
+//! Clients of a workload: plain sockets, HTTP and TLS, with control over every byte. All functions block. Run
+//! them inside the workload's namespace.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,36 +15,36 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 use crate::authority::Pair;
 
-/// The longest that anything here waits.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit of every operation here.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// No connection.
+    /// The connection was refused.
     Refused(String),
     /// The connection was closed or reset before an answer.
     Closed,
-    /// Nothing came in time.
+    /// Nothing came before [`IO_TIMEOUT`].
     Silence,
-    /// An HTTP answer.
-    Http(Answer),
-    /// These bytes.
+    /// An HTTP response.
+    Http(HttpResponse),
+    /// Bytes.
     Bytes(Vec<u8>),
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpResponse {
     /// The status.
     pub status: u16,
-    /// The headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl HttpResponse {
     /// The first header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -53,19 +52,20 @@ impl Answer {
     }
 }
 
-/// Connects, with limits on everything that follows.
+/// Connects, and sets time limits for every later operation.
 ///
 /// # Errors
-/// As an outcome.
+/// Returns the outcome of the failed attempt.
 pub fn connect(to: SocketAddr) -> Result<TcpStream, Outcome> {
     let stream =
-        TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| Outcome::Refused(e.kind().to_string()))?;
-    let set = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        TcpStream::connect_timeout(&to, IO_TIMEOUT).map_err(|e| Outcome::Refused(e.kind().to_string()))?;
+    let set =
+        stream.set_read_timeout(Some(IO_TIMEOUT)).and_then(|()| stream.set_write_timeout(Some(IO_TIMEOUT)));
     set.and_then(|()| stream.set_nodelay(true)).map_err(|e| Outcome::Refused(e.to_string()))?;
     Ok(stream)
 }
 
-/// Sends bytes and reads the first that come back.
+/// Sends bytes and reads the first answer.
 #[must_use]
 pub fn exchange(to: SocketAddr, bytes: &[u8]) -> Outcome {
     let mut stream = match connect(to) {
@@ -78,7 +78,7 @@ pub fn exchange(to: SocketAddr, bytes: &[u8]) -> Outcome {
     first_bytes(&mut stream)
 }
 
-/// Sends bytes in parts, each in a segment of its own, then no more.
+/// Sends bytes in parts, each in a segment of its own, then closes the sending half if `close` is set.
 #[must_use]
 pub fn exchange_in_parts(to: SocketAddr, parts: &[&[u8]], close: bool) -> Outcome {
     let mut stream = match connect(to) {
@@ -89,8 +89,8 @@ pub fn exchange_in_parts(to: SocketAddr, parts: &[&[u8]], close: bool) -> Outcom
         if stream.write_all(part).is_err() {
             return Outcome::Closed;
         }
-        // There is no condition to wait for: the proxy says nothing. It only has to be likely that
-        // the parts do not arrive as one.
+        // There is no condition to wait for, because the proxy is silent. 2 ms make it likely that
+        // the parts do not arrive as one segment.
         std::thread::sleep(Duration::from_millis(2));
     }
     if close && stream.shutdown(Shutdown::Write).is_err() {
@@ -118,7 +118,7 @@ fn ended(error: &std::io::Error) -> Outcome {
     }
 }
 
-/// An HTTP/1.1 request as text.
+/// Formats an HTTP/1.1 request.
 #[must_use]
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\n");
@@ -128,7 +128,7 @@ pub fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> 
     (text + "\r\n").into_bytes()
 }
 
-/// One plaintext request.
+/// Sends one plaintext request.
 #[must_use]
 pub fn http(to: SocketAddr, bytes: &[u8]) -> Outcome {
     match connect(to) {
@@ -137,7 +137,7 @@ pub fn http(to: SocketAddr, bytes: &[u8]) -> Outcome {
     }
 }
 
-/// One request over TLS to an address, with a server name or none.
+/// Sends one request over TLS, with or without a server name.
 #[must_use]
 pub fn https(to: SocketAddr, server_name: Option<&str>, bytes: &[u8]) -> Outcome {
     let stream = match connect(to) {
@@ -150,10 +150,10 @@ pub fn https(to: SocketAddr, server_name: Option<&str>, bytes: &[u8]) -> Outcome
     }
 }
 
-/// One request over TLS, with this client certificate.
+/// Sends one request over TLS with a client certificate.
 ///
 /// # Errors
-/// When the certificate cannot be read.
+/// Fails if the certificate cannot be read.
 pub fn https_as(to: SocketAddr, pair: &Pair, bytes: &[u8]) -> Result<Outcome> {
     let mut stream = match connect(to) {
         Ok(stream) => stream,
@@ -162,7 +162,7 @@ pub fn https_as(to: SocketAddr, pair: &Pair, bytes: &[u8]) -> Result<Outcome> {
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
     let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?;
-    let mut config = any_server()?;
+    let mut config = accept_any_certificate()?;
     config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     let mut connection = ClientConnection::new(Arc::new(config), ServerName::IpAddress(to.ip().into()))?;
     while connection.is_handshaking() {
@@ -173,28 +173,28 @@ pub fn https_as(to: SocketAddr, pair: &Pair, bytes: &[u8]) -> Result<Outcome> {
     Ok(http_on(&mut StreamOwned::new(connection, stream), bytes))
 }
 
-/// What believes any server that it is who it says: tests ask who answers in other ways.
+/// A TLS configuration that accepts any certificate. Tests identify the origin by its headers.
 ///
 /// # Errors
 /// Never, with this provider.
-pub fn any_server() -> Result<ClientConfig, rustls::Error> {
+pub fn accept_any_certificate() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate))
         .with_no_client_auth())
 }
 
-/// TLS on a connection, the handshake done.
+/// Opens a TLS session on a connection and completes the handshake.
 ///
 /// # Errors
-/// As an outcome.
+/// Returns the outcome of the failed attempt.
 pub fn tls(
     mut stream: TcpStream,
     server_name: Option<&str>,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>, Outcome> {
-    let mut config = any_server().map_err(|e| Outcome::Refused(e.to_string()))?;
+    let mut config = accept_any_certificate().map_err(|e| Outcome::Refused(e.to_string()))?;
     config.enable_sni = server_name.is_some();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = server_name.unwrap_or("none.invalid").to_owned();
@@ -207,7 +207,7 @@ pub fn tls(
     Ok(StreamOwned::new(connection, stream))
 }
 
-/// Sends a request and reads its answer, on a connection that may be used again.
+/// Sends a request and reads its response, on a connection that may be used again.
 pub fn http_on(stream: &mut (impl Read + Write), bytes: &[u8]) -> Outcome {
     if stream.write_all(bytes).and_then(|()| stream.flush()).is_err() {
         return Outcome::Closed;
@@ -227,8 +227,8 @@ pub fn http_on(stream: &mut (impl Read + Write), bytes: &[u8]) -> Outcome {
     }
 }
 
-/// A complete answer, of which the length is known or the connection's end says it.
-fn parse(bytes: &[u8], head_only: bool, ended: bool) -> Option<Answer> {
+/// Parses a complete response, whose length is known or whose connection has ended.
+fn parse(bytes: &[u8], head_only: bool, ended: bool) -> Option<HttpResponse> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(bytes.get(..end)?).into_owned();
     let body = bytes.get(end + 4..)?;
@@ -253,14 +253,14 @@ fn parse(bytes: &[u8], head_only: bool, ended: bool) -> Option<Answer> {
     } else {
         return None;
     };
-    Some(Answer { status, headers, body })
+    Some(HttpResponse { status, headers, body })
 }
 
-/// Trusts every certificate: what is asked here is who answered, by the headers of the origin.
+/// Accepts every certificate. Tests identify the origin by its headers.
 #[derive(Debug)]
-struct Anybody;
+struct AcceptAnyCertificate;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! A world with an API server in which the mesh is set up: definitions, role, namespaces, MeshConfig.
+//! A Kubernetes cluster with a mesh: definitions, role, namespaces and MeshConfig.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,27 +11,28 @@ use egress_compile::manifest::yaml;
 use serde_json::Value;
 
 use crate::authority::{Authority, Names, Volume};
+use crate::control_plane::{self, ControlPlane};
 use crate::kube::{ApiServer, User};
-use crate::mesh::{self, CONTROL_PLANE, NAME_SERVER, World};
-use crate::shim::{self, Shim};
+use crate::manifests;
+use crate::network::{CONTROL_PLANE, NAME_SERVER, TestNetwork};
 use crate::wait::wait_for;
 
-/// The role that the control plane is given.
+/// The role of the control plane.
 const ROLE: &str = include_str!("../../deploy/rbac.yaml");
 
-/// Everything that the role allows, as `VERB GROUP/RESOURCE`.
+/// The permissions of the control plane's role, as `VERB GROUP/RESOURCE`.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn allowed() -> Result<BTreeSet<String>> {
-    allowed_by(ROLE)
+/// Fails if it cannot be read.
+pub fn role_permissions() -> Result<BTreeSet<String>> {
+    permissions(ROLE)
 }
 
-/// Everything that a role allows, as `VERB GROUP/RESOURCE`.
+/// The permissions of a role, as `VERB GROUP/RESOURCE`.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn allowed_by(role: &str) -> Result<BTreeSet<String>> {
+/// Fails if it cannot be read.
+pub fn permissions(role: &str) -> Result<BTreeSet<String>> {
     let documents = yaml::parse(role)?;
     let list = |rule: &Value, key: &str| -> Vec<String> {
         rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -48,56 +49,46 @@ pub fn allowed_by(role: &str) -> Result<BTreeSet<String>> {
     Ok(allowed)
 }
 
-/// The commands of Open Service Mesh's page, word for word.
+/// Switches global egress on, in the words of Open Service Mesh's documentation.
 pub const EGRESS_ON: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":true}}}'  --type=merge"#;
-/// The other one.
+/// Switches global egress off.
 pub const EGRESS_OFF: &str = r#"kubectl patch meshconfig osm-mesh-config -n osm-system -p '{"spec":{"traffic":{"enableEgress":false}}}'  --type=merge"#;
 
-/// A policy of `curl/curl` in a namespace, with more of its specification.
-#[must_use]
-pub fn policy(namespace: &str, name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
-    )
-}
-
-/// A world and its API server.
+/// A test network with an API server.
 #[derive(Debug)]
-pub struct Cluster<'w> {
-    /// The world.
-    pub world: &'w World,
+pub struct Cluster<'n> {
+    /// The network.
+    pub network: &'n TestNetwork,
     /// The API server.
-    pub api: ApiServer<'w>,
+    pub api: ApiServer<'n>,
 }
 
-impl<'w> Cluster<'w> {
-    /// A cluster with all definitions. Namespace `curl` belongs to the mesh.
+impl<'n> Cluster<'n> {
+    /// Starts an API server with all definitions, in which namespace `curl` belongs to the mesh.
     ///
     /// # Errors
-    /// When it does not get ready.
-    pub fn new(world: &'w World) -> Result<Self> {
-        let cluster = Self::bare(world)?;
-        cluster.define(|_| true)?;
+    /// Fails if it does not get ready.
+    pub fn new(network: &'n TestNetwork) -> Result<Self> {
+        let cluster = Self::without_definitions(network)?;
+        cluster.install_definitions(|_| true)?;
         cluster.set_up()?;
         Ok(cluster)
     }
 
-    /// An API server and nothing else.
+    /// Starts an API server without definitions.
     ///
     /// # Errors
-    /// When it does not get ready.
-    pub fn bare(world: &'w World) -> Result<Self> {
-        Ok(Self { world, api: ApiServer::start(&world.outside.netns)? })
+    /// Fails if it does not get ready.
+    pub fn without_definitions(network: &'n TestNetwork) -> Result<Self> {
+        Ok(Self { network, api: ApiServer::start(&network.outside.netns)? })
     }
 
-    /// Installs the definitions of `osm-egress crds` whose text is chosen.
+    /// Installs the definitions of `osm-egress crds` whose text `chosen` accepts.
     ///
     /// # Errors
-    /// When the API server refuses them.
-    pub fn define(&self, chosen: impl Fn(&str) -> bool) -> Result<()> {
-        let output = Command::new(shim::binary()?).arg("crds").output()?;
+    /// Fails if the API server refuses them.
+    pub fn install_definitions(&self, chosen: impl Fn(&str) -> bool) -> Result<()> {
+        let output = Command::new(control_plane::binary()?).arg("crds").output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let all = String::from_utf8(output.stdout)?;
         let some: Vec<&str> = all.split("---\n").filter(|text| !text.is_empty() && chosen(text)).collect();
@@ -105,7 +96,7 @@ impl<'w> Cluster<'w> {
         self.api.apply(&some.join("---\n"))?;
         let wait = ["wait", "--for", "condition=Established", "crd", "--all", "--timeout=30s"];
         self.api.kubectl(User::Admin, &wait)?;
-        // Established is said a moment before the first request is answered.
+        // The condition Established is true a moment before the first request is answered.
         wait_for("the definitions to be served", Duration::from_secs(30), || {
             some.iter().all(|text| {
                 let name = text.lines().find_map(|line| line.trim().strip_prefix("name: "));
@@ -115,31 +106,32 @@ impl<'w> Cluster<'w> {
         Ok(())
     }
 
-    /// Namespaces, role and MeshConfig.
+    /// Creates namespaces, role and MeshConfig.
     ///
     /// # Errors
-    /// When the API server refuses them.
+    /// Fails if the API server refuses them.
     pub fn set_up(&self) -> Result<()> {
         self.api.namespace("osm-system", false)?;
         self.api.namespace("curl", true)?;
         self.api.apply(ROLE)?;
-        self.api.apply(&mesh::sample("meshconfig.yaml")?)?;
+        self.api.apply(&manifests::sample("meshconfig.yaml")?)?;
         Ok(())
     }
 
-    /// The control plane, as its service account, with these flags besides the usual.
+    /// Starts the control plane with its service account and these additional flags, and waits until it is
+    /// ready.
     ///
     /// # Errors
-    /// When it does not get ready.
-    pub fn shim(&self, flags: &[&str]) -> Result<Shim<'w>> {
-        self.launch(User::Shim, CONTROL_PLANE, flags)?.ready()
+    /// Fails if it does not get ready.
+    pub fn control_plane(&self, flags: &[&str]) -> Result<ControlPlane<'n>> {
+        self.launch(User::ControlPlane, CONTROL_PLANE, flags)?.ready()
     }
 
-    /// The same as anybody, at any address, ready or not.
+    /// Starts the control plane as any user at any address, without waiting until it is ready.
     ///
     /// # Errors
-    /// When it cannot be run.
-    pub fn launch(&self, user: User, address: IpAddr, flags: &[&str]) -> Result<Shim<'w>> {
+    /// Fails if it cannot be run.
+    pub fn launch(&self, user: User, address: IpAddr, flags: &[&str]) -> Result<ControlPlane<'n>> {
         let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
         // All of them run on one host.
         let replica = format!("at-{}", address.to_string().replace(['.', ':'], "-"));
@@ -147,33 +139,37 @@ impl<'w> Cluster<'w> {
         all.extend_from_slice(flags);
         let kubeconfig = self.api.kubeconfig(user);
         let source = [OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
-        Shim::launch(&self.world.outside.netns, address, &source, &all)
+        ControlPlane::launch(&self.network.outside.netns, address, &source, &all)
     }
 }
 
-/// An authority, and a volume with its certificate of the control plane: for one that identifies proxies.
+/// Issues the control plane's certificate, for one that identifies proxies by tokens.
 ///
 /// # Errors
-/// When they cannot be made.
-pub fn identified_by_tokens() -> Result<(Authority, Volume)> {
+/// Fails if they cannot be made.
+pub fn issue_control_plane_certificate() -> Result<(Authority, Volume)> {
     let authority = Authority::new()?;
     let hosts = [&*CONTROL_PLANE.to_string()];
     let own = authority.issue(&Names { common_name: "osm-egress", hosts: &hosts, ..Names::default() })?;
     Ok((authority, Volume::of_pair(&own)?))
 }
 
-/// Waits until the control plane's status is so.
+/// Waits until the control plane's status meets a condition.
 ///
 /// # Errors
-/// When it is not in time; with the status.
-pub fn until(shim: &Shim<'_>, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Result<Duration> {
-    wait_for(what, Duration::from_secs(15), || shim.status().is_ok_and(|status| is_so(&status)))
-        .with_context(|| format!("{:#}\n{}", shim.status().unwrap_or_default(), shim.log()))
+/// Fails if it is not in time; with the status.
+pub fn wait_for_status(
+    control_plane: &ControlPlane<'_>,
+    what: &str,
+    mut is_so: impl FnMut(&Value) -> bool,
+) -> Result<Duration> {
+    wait_for(what, Duration::from_secs(15), || control_plane.status().is_ok_and(|status| is_so(&status)))
+        .with_context(|| format!("{:#}\n{}", control_plane.status().unwrap_or_default(), control_plane.log()))
 }
 
-/// The objects that count, as `KIND NAMESPACE/NAME`.
+/// The accepted objects, as `KIND NAMESPACE/NAME`.
 #[must_use]
-pub fn objects(status: &Value) -> Vec<String> {
+pub fn accepted_objects(status: &Value) -> Vec<String> {
     let text = |object: &Value, key: &str| object[key].as_str().unwrap_or_default().to_owned();
     let conditions = status["objects"].as_array().into_iter().flatten().map(|condition| &condition["object"]);
     conditions
@@ -183,9 +179,9 @@ pub fn objects(status: &Value) -> Vec<String> {
         .collect()
 }
 
-/// How many rules an object gives; nothing where it does not count.
+/// The number of rules of an object; `None` if it is not accepted.
 #[must_use]
 pub fn rules(status: &Value, object: &str) -> Option<u64> {
-    let index = objects(status).iter().position(|name| name == object)?;
+    let index = accepted_objects(status).iter().position(|name| name == object)?;
     status["objects"][index]["rules"].as_u64()
 }

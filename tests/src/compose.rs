@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::mesh::root;
+use crate::repository_root;
 use crate::wait::wait_for;
 
-/// How long the whole mesh may take to be healthy.
-const HEALTHY: Duration = Duration::from_secs(60);
+/// The longest time until the whole mesh is healthy.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A mesh of its own, in a copy of the files that it is made of; it goes when this is dropped.
+/// A mesh in a copy of its files. It is taken down when this is dropped.
 #[derive(Debug)]
 pub struct Compose {
     folder: tempfile::TempDir,
@@ -24,10 +24,10 @@ pub struct Compose {
 }
 
 impl Compose {
-    /// Files only: nothing is started.
+    /// Copies the files; starts nothing.
     ///
     /// # Errors
-    /// When there is no Docker, no Compose, or an image is missing.
+    /// Fails if there is no Docker, no Compose, or an image is missing.
     pub fn new() -> Result<Self> {
         docker(&["version"]).context("no Docker daemon answers")?;
         let second = Command::new("docker").args(["compose", "version"]).output();
@@ -36,11 +36,11 @@ impl Compose {
         let copy = |name: &str| -> Result<()> {
             let to = folder.path().join(name);
             fs::create_dir_all(to.parent().context("a file has a folder")?)?;
-            fs::copy(root().join(name), to).with_context(|| name.to_owned())?;
+            fs::copy(repository_root().join(name), to).with_context(|| name.to_owned())?;
             Ok(())
         };
         copy("docker-compose.yml")?;
-        for entry in fs::read_dir(root().join("envoy/mesh"))? {
+        for entry in fs::read_dir(repository_root().join("envoy/mesh"))? {
             copy(&format!("envoy/mesh/{}", entry?.file_name().to_string_lossy()))?;
         }
         let compose = Self { folder, project: format!("osm-egress-test-{}", std::process::id()), second };
@@ -57,10 +57,10 @@ impl Compose {
         Ok(images.map(str::to_owned).collect())
     }
 
-    /// A shell in the mesh's folder, in which `docker compose` is what this machine has of it.
+    /// A shell in the mesh's folder, with `docker compose` in its PATH.
     #[must_use]
     pub fn shell(&self, script: &str) -> Command {
-        // Version 1 is a program of its own, and wants a terminal for `exec` unless it is told not to.
+        // Version 1 is a program of its own, and needs `-T` for `exec` without a terminal.
         let first = "docker() { if [ \"$1\" = compose ]; then shift; if [ \"$1\" = exec ]; then shift; \
             docker-compose exec -T \"$@\"; else docker-compose \"$@\"; fi; else command docker \"$@\"; fi; }\n";
         let mut command = Command::new("bash");
@@ -76,17 +76,17 @@ impl Compose {
     /// Runs Compose.
     ///
     /// # Errors
-    /// When it fails; with what it said.
+    /// Fails if it fails; with its output.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let words: Vec<_> = arguments.iter().map(|word| format!("'{word}'")).collect();
         let output = self.shell(&format!("docker compose {}", words.join(" "))).output()?;
-        said(&format!("docker compose {}", arguments.join(" ")), output)
+        check_output(&format!("docker compose {}", arguments.join(" ")), output)
     }
 
     /// The container of a service, running or not.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is none.
     pub fn container(&self, service: &str) -> Result<String> {
         let id = docker(&[
             "ps",
@@ -101,13 +101,13 @@ impl Compose {
         Ok(id.trim().to_owned())
     }
 
-    /// Waits until everything runs, and what has a health check is healthy.
+    /// Waits until everything runs and every health check passes.
     ///
     /// # Errors
-    /// When that takes too long, with what is not.
+    /// Fails if that takes too long; with the parts that are not healthy.
     pub fn healthy(&self) -> Result<Duration> {
         let ill = || self.states().map(|states| states.into_iter().filter(|state| !is_well(state)).collect());
-        wait_for("all containers to be healthy", HEALTHY, || {
+        wait_for("all containers to be healthy", HEALTH_TIMEOUT, || {
             ill().is_ok_and(|ill: Vec<String>| ill.is_empty())
         })
         .with_context(|| ill().unwrap_or_default().join("\n"))
@@ -121,10 +121,10 @@ impl Compose {
         Ok(states.lines().map(str::to_owned).collect())
     }
 
-    /// What Docker has of this mesh: containers, networks, volumes.
+    /// Docker's containers, networks and volumes of this mesh.
     ///
     /// # Errors
-    /// When Docker does not say.
+    /// Fails if Docker fails.
     pub fn traces(&self) -> Result<Vec<String>> {
         let filter = format!("label=com.docker.compose.project={}", self.project);
         let mut traces = Vec::new();
@@ -142,16 +142,16 @@ impl Compose {
         self.folder.path()
     }
 
-    /// The name of one of its networks.
+    /// The full name of one of the mesh's networks.
     #[must_use]
     pub fn network(&self, name: &str) -> String {
         format!("{}_{name}", self.project)
     }
 
-    /// What a service printed since it was made.
+    /// The output of a service since its container was created.
     ///
     /// # Errors
-    /// When there is no such container.
+    /// Fails if there is no such container.
     pub fn log(&self, service: &str) -> Result<String> {
         docker(&["logs", &self.container(service)?])
     }
@@ -172,13 +172,13 @@ impl Drop for Compose {
 /// Runs Docker.
 ///
 /// # Errors
-/// When it fails; with what it said.
+/// Fails if it fails; with its output.
 pub fn docker(arguments: &[&str]) -> Result<String> {
     let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output().context("docker")?;
-    said(&format!("docker {}", arguments.join(" ")), output)
+    check_output(&format!("docker {}", arguments.join(" ")), output)
 }
 
-fn said(what: &str, output: Output) -> Result<String> {
+fn check_output(what: &str, output: Output) -> Result<String> {
     if !output.status.success() {
         bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -1,4 +1,4 @@
-//! The shared corpus: manifests, connections, and what must become of each. See `tests/corpus`.
+//! The shared corpus: manifests, connections and expected results. See `tests/corpus`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,43 +16,45 @@ use egress_policy::{
 };
 use serde::Deserialize;
 
-use crate::mesh::root;
+use crate::repository_root;
 
-/// One file.
+/// A corpus file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Corpus {
-    /// Its name.
+    /// The name of the file.
     #[serde(skip)]
     pub name: String,
-    /// YAML documents.
+    /// The manifests, as YAML documents.
     pub manifests: String,
-    /// Connections.
+    /// The connections.
     pub cases: Vec<Case>,
 }
 
-/// One connection.
+/// A connection and its expected result.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// Printed when it fails.
+    /// The name, printed when the case fails.
     pub name: String,
-    /// What is dialled.
+    /// The original destination.
     pub to: SocketAddr,
     /// `METHOD authority/path`.
     pub http: Option<String>,
+    /// The path as Envoy normalizes it, before the engine gets it; without it the path of `http`.
+    pub normalized: Option<String>,
     /// Other headers of the request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// A server name, or an empty one for none.
+    /// The server name of a TLS connection; empty for none.
     pub tls: Option<String>,
-    /// Bytes of a plain connection.
+    /// The bytes of a plain connection.
     pub bytes: Option<String>,
-    /// What must become of it.
+    /// The expected result.
     pub expect: String,
 }
 
-/// A plaintext request in its parts.
+/// The parts of a plaintext request.
 #[derive(Debug, Clone, Copy)]
 pub struct Http<'a> {
     /// The method.
@@ -64,7 +66,7 @@ pub struct Http<'a> {
 }
 
 impl Case {
-    /// The request, where there is one.
+    /// The plaintext request, if the case has one.
     #[must_use]
     pub fn request(&self) -> Option<Http<'_>> {
         let (method, target) = self.http.as_deref()?.split_once(' ')?;
@@ -73,7 +75,13 @@ impl Case {
         Some(Http { method, authority, path })
     }
 
-    /// The destination that is expected, of an allowed connection.
+    /// The path that the engine and the origin get, if the case has a request.
+    #[must_use]
+    pub fn normalized_path(&self) -> Option<&str> {
+        self.normalized.as_deref().or_else(|| self.request().map(|request| request.path))
+    }
+
+    /// The expected destination of an allowed connection.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.expect.split_once(" -> ").map(|(_, to)| to)
@@ -83,9 +91,9 @@ impl Case {
 /// All files, in the order of their names.
 ///
 /// # Errors
-/// When one cannot be read.
-pub fn all() -> Result<Vec<Corpus>> {
-    let folder = root().join("tests/corpus");
+/// Fails if one cannot be read.
+pub fn load_all() -> Result<Vec<Corpus>> {
+    let folder = repository_root().join("tests/corpus");
     let mut paths: Vec<_> = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     let mut found = Vec::new();
@@ -105,7 +113,7 @@ impl Corpus {
     /// The document of `curl/curl`.
     ///
     /// # Errors
-    /// When the manifests do not parse.
+    /// Fails if the manifests do not parse.
     pub fn document(&self) -> Result<Arc<Document>> {
         let update = FileUpdate::read("corpus.yaml".into(), self.manifests.as_bytes());
         if let Change::Unreadable(problems) = &update.change {
@@ -118,9 +126,9 @@ impl Corpus {
     }
 }
 
-/// What the native engine says.
+/// Formats the native engine's decision for a case.
 #[must_use]
-pub fn ask(policy: &Policy, case: &Case) -> String {
+pub fn decide(policy: &Policy, case: &Case) -> String {
     let opening = match (&case.tls, &case.bytes) {
         (Some(name), _) => Opening::Tls {
             server_name: Some(name.as_str()).filter(|name| !name.is_empty()),
@@ -138,20 +146,19 @@ pub fn ask(policy: &Policy, case: &Case) -> String {
             },
         },
     };
-    show(&decision)
+    format_decision(&decision)
 }
 
 /// Passes the request of a case to `ask`.
 fn with_request<T>(case: &Case, ask: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
-    let Http { method, authority, path } = case.request()?;
-    // Envoy's part: the engine gets normalised paths.
-    let path = path.replace("/x/../", "/");
+    let Http { method, authority, .. } = case.request()?;
+    let path = case.normalized_path()?;
     let headers = CaseHeaders(&case.headers);
     let upgrade = case.headers.get("upgrade").map(String::as_str);
-    Some(ask(&Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers }))
+    Some(ask(&Request { authority: Some(authority), method, path, upgrade, headers: &headers }))
 }
 
-/// What an explanation says.
+/// Explains a case.
 #[must_use]
 pub fn explain(explainer: &Explainer, case: &Case) -> Explanation {
     let ask = |traffic: Traffic<'_>| {
@@ -169,7 +176,7 @@ pub fn explain(explainer: &Explainer, case: &Case) -> Explanation {
     }
 }
 
-/// The same as `osm-egress explain` is asked.
+/// The arguments of `osm-egress explain` for a case.
 #[must_use]
 pub fn explain_arguments(case: &Case) -> Vec<String> {
     let to = case.to;
@@ -196,9 +203,9 @@ pub fn explain_arguments(case: &Case) -> Vec<String> {
     arguments
 }
 
-/// An explanation in the words of the corpus.
+/// Formats an explanation as the corpus does.
 #[must_use]
-pub fn explained(explanation: &Explanation) -> String {
+pub fn format_explanation(explanation: &Explanation) -> String {
     let policy = explanation.rule.as_ref().map_or("-", |rule| rule.policy.as_str());
     let reason = explanation.reason.map_or("-", |reason| reason.as_str());
     match (explanation.verdict, &explanation.destination) {
@@ -211,9 +218,9 @@ pub fn explained(explanation: &Explanation) -> String {
     }
 }
 
-/// A report of `osm-egress explain` in the words of the corpus.
+/// Formats a report of `osm-egress explain` as the corpus does.
 #[must_use]
-pub fn reported(report: &serde_json::Value) -> String {
+pub fn format_report(report: &serde_json::Value) -> String {
     let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
     let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
     match (report["goesTo"]["how"].as_str(), report["goesTo"]["host"].as_str()) {
@@ -223,7 +230,7 @@ pub fn reported(report: &serde_json::Value) -> String {
     }
 }
 
-fn show(decision: &Decision<'_>) -> String {
+fn format_decision(decision: &Decision<'_>) -> String {
     let policy = decision.rule().map_or("-", |rule| rule.policy.as_str());
     let reason = decision.reason();
     match decision {

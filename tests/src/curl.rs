@@ -1,13 +1,13 @@
-//! The real curl, as a workload runs it.
+//! The real curl, run as a workload.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::mesh::NAME_SERVER;
 use crate::netns::Pod;
+use crate::network::NAME_SERVER;
 
-/// What `curl` said.
+/// The result of a curl run.
 #[derive(Debug)]
 pub struct Curl {
     /// Its exit code.
@@ -17,21 +17,26 @@ pub struct Curl {
 }
 
 impl Curl {
-    /// Runs it once.
+    /// Runs curl once.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Fails if it cannot be run.
     pub fn run(pod: &Pod, arguments: &[&str]) -> Result<Self> {
         let output = pod.command("curl", NAME_SERVER)?.args(["-s", "-m", "5"]).args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(Self { code: output.status.code().unwrap_or(-1), text })
     }
 
-    /// Runs it until it is as expected: what was changed needs a moment to get to Envoy.
+    /// Runs curl until its result is as expected, because a change takes a moment to reach Envoy.
     ///
     /// # Errors
-    /// When it is not in time; `step` says what was tried.
-    pub fn until(pod: &Pod, step: &str, arguments: &[&str], expected: &dyn Fn(&Self) -> bool) -> Result<()> {
+    /// Fails if it is not in time; the error names the `step`.
+    pub fn run_until(
+        pod: &Pod,
+        step: &str,
+        arguments: &[&str],
+        expected: &dyn Fn(&Self) -> bool,
+    ) -> Result<()> {
         let start = Instant::now();
         loop {
             let curl = Self::run(pod, arguments)?;
@@ -47,13 +52,14 @@ impl Curl {
         }
     }
 
-    /// Refused: Open Service Mesh's documents say 7; where the listener exists, it closes instead.
+    /// Returns true if curl was refused. Open Service Mesh's documents say exit code 7; where the listener
+    /// exists, it closes the connection instead.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.code, 7 | 35 | 52 | 56)
     }
 
-    /// Answered with this first line and, in lower case, this header.
+    /// Returns true if the response has this status line and, in lower case, this header.
     #[must_use]
     pub fn answers(&self, status: &str, header: &str) -> bool {
         self.code == 0 && self.text.starts_with(status) && self.text.to_ascii_lowercase().contains(header)

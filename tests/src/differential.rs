@@ -1,5 +1,5 @@
-//! What a workload may send, made up: requests, ClientHellos and other first bytes, for a policy of every kind on ports of
-//! their own. The same input goes to Envoy and to `osm-egress explain`.
+//! Random inputs of a workload: requests, ClientHellos and other first bytes, for policies of every kind on
+//! ports of their own. Each input goes to Envoy and to `osm-egress explain`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use egress_compile::explain::call::Words;
 
 use crate::hello::{ECH, ESNI, Hello, SERVER_NAME};
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
-/// The blocks that stand for addresses of any kind: the origins answer for all of them.
-pub const ANYWHERE: &str = "198.18.0.0/15";
-/// Of those, the ones that rules list.
-const LISTED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
-const UNLISTED: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+/// The address block of the test's origins, which answer for every address in it.
+pub const ORIGIN_BLOCK: &str = "198.18.0.0/15";
+/// The block whose addresses the rules list.
+const LISTED_BLOCK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const UNLISTED_BLOCK: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 
 /// The policies, for `curl/curl`.
 pub const POLICIES: &str = r#"
@@ -83,15 +83,15 @@ spec:
   matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: public}]
 "#;
 
-/// Names that only a wildcard lists; the name server knows them.
-pub const BELOW: [&str; 3] = ["www.example.com", "a.example.com", "a.b.example.com"];
+/// Names that only a wildcard covers; the name server resolves them.
+pub const WILDCARD_NAMES: [&str; 3] = ["www.example.com", "a.example.com", "a.b.example.com"];
 
-/// Numbers that follow from a seed.
+/// A deterministic generator of random numbers.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed.
+    /// Creates the generator of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
@@ -122,51 +122,51 @@ impl Random {
 /// A request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The address that is dialled.
+    /// The original destination's address.
     pub address: IpAddr,
-    /// The port that is dialled.
+    /// The original destination's port.
     pub port: u16,
     /// The method.
     pub method: String,
-    /// The path as somebody writes it, with what clients keep to themselves.
+    /// The path as a client writes it, with characters that clients never send.
     pub path: String,
-    /// `Host`.
+    /// The `Host` header.
     pub host: String,
     /// The other headers.
     pub headers: Vec<(String, String)>,
 }
 
-/// First bytes.
+/// The first bytes of a connection.
 #[derive(Debug, Clone)]
 pub struct Bytes {
-    /// The address that is dialled, which no other input of a batch has.
+    /// The original destination's address, unique within a batch.
     pub address: IpAddr,
-    /// The port that is dialled.
+    /// The original destination's port.
     pub port: u16,
-    /// What is sent, by segments; and then no more.
+    /// The bytes to send, by segment, before the sending half is closed.
     pub segments: Vec<Vec<u8>>,
-    /// The same in the words of `osm-egress explain`, where it has some besides the bytes.
+    /// The same input as arguments of `osm-egress explain`, if it can be expressed without the bytes.
     pub words: Option<Words>,
 }
 
-/// What is sent.
+/// An input.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A request, on a connection that others share.
+    /// A request, on a connection that other inputs share.
     Request(Request),
-    /// A connection.
+    /// A connection of its own.
     Bytes(Bytes),
 }
 
 impl Input {
-    /// Whether Envoy 1.39 takes it otherwise than 1.40, of which `explain` tells: a path with a segment like `..;x`, and the
-    /// method QUERY.
+    /// Returns true if Envoy 1.39 decides this input differently from 1.40, which `explain` describes: a path
+    /// with a segment like `..;x`, and the method QUERY.
     #[must_use]
     pub fn differs_before_1_40(&self) -> bool {
         matches!(self, Self::Request(request) if request.path.contains(".;") || request.method == "QUERY")
     }
 
-    /// The next of a sequence.
+    /// Generates the next input.
     pub fn next(random: &mut Random, index: usize) -> Self {
         if random.once_in(3) { Self::Bytes(bytes(random, index)) } else { Self::Request(request(random)) }
     }
@@ -177,8 +177,8 @@ fn request(random: &mut Random) -> Request {
     let address = match random.below(6) {
         0 => HTTPBIN,
         1 => ELSEWHERE,
-        2 => numbered(LISTED, 7),
-        3 => numbered(UNLISTED, 7),
+        2 => numbered(LISTED_BLOCK, 7),
+        3 => numbered(UNLISTED_BLOCK, 7),
         _ => EXAMPLE,
     };
     let plain = ["GET", "GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE"];
@@ -281,11 +281,11 @@ fn path(random: &mut Random) -> String {
     path
 }
 
-/// A name that is allowed, one that is not, or none, in some spelling.
+/// Generates an allowed name, a forbidden one or none, in some spelling.
 fn name(random: &mut Random) -> String {
     let mut name = match random.below(10) {
         0..4 => "httpbin.org".to_owned(),
-        4..7 => random.pick(&BELOW).to_owned(),
+        4..7 => random.pick(&WILDCARD_NAMES).to_owned(),
         7 => random
             .pick(&["example.com", "evil.example", "xhttpbin.org", "httpbin.org.evil.example", "localhost"])
             .to_owned(),
@@ -382,7 +382,7 @@ fn numbered(block: Ipv4Addr, number: usize) -> IpAddr {
 fn bytes(random: &mut Random, index: usize) -> Bytes {
     const PORTS: [u16; 9] = [9100, 9100, 9101, 9102, 9102, 9103, 9104, 9105, 9107];
     let port = if random.once_in(30) { 9106 } else { PORTS[random.below(PORTS.len())] };
-    let address = numbered(if random.once_in(3) { UNLISTED } else { LISTED }, index);
+    let address = numbered(if random.once_in(3) { UNLISTED_BLOCK } else { LISTED_BLOCK }, index);
     let mut words = None;
     let bytes = match random.below(10) {
         0 => random

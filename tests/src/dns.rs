@@ -24,22 +24,22 @@ pub struct Dns {
     stop: Arc<AtomicBool>,
 }
 
-/// How a name server fails.
+/// A failure of the name server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// It answers SERVFAIL.
+    /// SERVFAIL.
     ServerFailure,
-    /// It does not answer.
+    /// No answer.
     Silence,
-    /// It does not answer who asks for IPv6.
+    /// No answer to IPv6 queries.
     SilenceForIpv6,
 }
 
 impl Dns {
-    /// Starts one at an address of a namespace.
+    /// Starts a name server at an address of a namespace.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// Fails if the address cannot be had.
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
         let socket = netns.run(|| UdpSocket::bind(address))?.with_context(|| format!("DNS on {address}"))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -64,43 +64,43 @@ impl Dns {
         Ok(dns)
     }
 
-    /// Sets what a name resolves to.
+    /// Sets the addresses of a name.
     pub fn set(&self, name: &str, addresses: &[IpAddr]) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.insert(format!("{name}."), addresses.to_vec());
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
     }
 
-    /// Makes it fail for a name until `recover`.
+    /// Makes queries for a name fail until `recover`.
     pub fn fail(&self, name: &str, failure: Failure) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{name}."), failure);
     }
 
-    /// Makes it answer for a name again.
+    /// Ends the failure of a name.
     pub fn recover(&self, name: &str) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
     }
 
-    /// How many queries were answered.
+    /// The number of queries.
     #[must_use]
-    pub fn queries(&self) -> u64 {
+    pub fn query_count(&self) -> u64 {
         self.queries.load(Ordering::Relaxed)
     }
 
-    /// How many queries there were for a name since its addresses were set.
+    /// The number of queries for a name since its addresses were set.
     #[must_use]
-    pub fn asked_for(&self, name: &str) -> u64 {
+    pub fn query_count_of(&self, name: &str) -> u64 {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.get(&format!("{name}.")).copied().unwrap_or(0)
     }
 
-    /// Every question so far: the name, without the dot at its end, and the type.
+    /// All queries so far: the name without its trailing dot, and the type.
     #[must_use]
-    pub fn questions(&self) -> Vec<(String, RecordType)> {
+    pub fn queries(&self) -> Vec<(String, RecordType)> {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the server.
+    /// Stops the server.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Whether a connection to an echo server lives.
+//! Clients of an echo server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -8,19 +8,20 @@ use anyhow::Result;
 
 use crate::wait::wait_for;
 
-/// Whether the other end still echoes.
-pub fn lives(stream: &mut (impl Read + Write)) -> bool {
+/// Returns true if the server still echoes.
+pub fn still_echoes(stream: &mut (impl Read + Write)) -> bool {
     let mut answer = [0; 4];
     stream.write_all(b"ping").and_then(|()| stream.flush()).is_ok()
         && stream.read_exact(&mut answer).is_ok()
         && &answer == b"ping"
 }
 
-/// Waits a second for the end of a connection, without sending anything. What still comes is not looked at.
+/// Waits up to a second for the end of a connection without sending anything. Bytes that still arrive are
+/// ignored.
 ///
 /// # Errors
-/// When it does not end.
-pub fn ends(mut stream: &TcpStream) -> Result<()> {
+/// Fails if it does not end.
+pub fn wait_for_end(mut stream: &TcpStream) -> Result<()> {
     stream.set_nonblocking(true)?;
     let ended = || match stream.read(&mut [0; 4096]) {
         Ok(length) => length == 0,

@@ -14,7 +14,7 @@ use crate::client::{self, Outcome};
 use crate::netns::{Pod, Resolver};
 use crate::wait::wait_for;
 
-/// A running Envoy; it goes when this is dropped.
+/// A running Envoy. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Envoy<'p> {
     child: Child,
@@ -22,10 +22,10 @@ pub struct Envoy<'p> {
     folder: tempfile::TempDir,
 }
 
-/// The Envoy that is tried: `ENVOY_PATH`, which `cargo xtask` sets.
+/// The path of the Envoy under test: `ENVOY_PATH`, which `cargo xtask` sets.
 ///
 /// # Errors
-/// When it is not set, or there is nothing.
+/// Fails if it is not set, or there is nothing.
 pub fn binary() -> Result<PathBuf> {
     let path = std::env::var_os("ENVOY_PATH")
         .context("ENVOY_PATH is not set: run this by `cargo xtask`, or set it to an Envoy")?;
@@ -34,10 +34,10 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Its version, as `1.40.0`.
+/// The version of the Envoy under test, such as `1.40.0`.
 ///
 /// # Errors
-/// When it does not run, or prints something else.
+/// Fails if it does not run, or prints something else.
 pub fn version() -> Result<String> {
     let output = Command::new(binary()?).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -59,46 +59,46 @@ fn configure(command: &mut Command, folder: &Path, config: &str, workers: u32) -
 }
 
 impl<'p> Envoy<'p> {
-    /// Starts one and waits until it is ready.
+    /// Starts Envoy and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not get ready; with the end of its log.
+    /// Fails if it does not get ready; with the end of its log.
     pub fn start(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
         Self::launch(pod, config, workers)?.ready()
     }
 
-    /// The same, with this name server in its `/etc/resolv.conf`.
+    /// Starts Envoy with this name server in its `/etc/resolv.conf`.
     ///
     /// # Errors
-    /// When it does not get ready; with the end of its log.
-    pub fn start_asking(pod: &'p Pod, config: &str, name_server: IpAddr) -> Result<Self> {
-        let command = |binary: &str| pod.sidecar_command_asking(binary, name_server);
+    /// Fails if it does not get ready; with the end of its log.
+    pub fn start_with_name_server(pod: &'p Pod, config: &str, name_server: IpAddr) -> Result<Self> {
+        let command = |binary: &str| pod.sidecar_command_with_name_server(binary, name_server);
         Self::run(pod, command, |command, folder| configure(command, folder, config, 1))?.ready()
     }
 
-    /// The same, with these files of a resolver.
+    /// Starts Envoy with these resolver files.
     ///
     /// # Errors
-    /// When it does not get ready; with the end of its log.
-    pub fn start_resolving(pod: &'p Pod, config: &str, files: &Resolver) -> Result<Self> {
-        let command = |binary: &str| pod.sidecar_command_resolving(binary, files);
+    /// Fails if it does not get ready; with the end of its log.
+    pub fn start_with_resolver(pod: &'p Pod, config: &str, files: &Resolver) -> Result<Self> {
+        let command = |binary: &str| pod.sidecar_command_with_resolver(binary, files);
         Self::run(pod, command, |command, folder| configure(command, folder, config, 1))?.ready()
     }
 
-    /// Starts one that need not get ready.
+    /// Starts Envoy without waiting until it is ready.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Fails if it cannot be run.
     pub fn launch(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
         let command = |binary: &str| Ok(pod.sidecar_command(binary));
         Self::run(pod, command, |command, folder| configure(command, folder, config, workers))
     }
 
-    /// Starts one as the workload's user, so that its own connections are redirected to it. It may have a thousand
-    /// files at a time.
+    /// Starts Envoy as the workload's user, so that its own connections are redirected to it. It may open a
+    /// thousand files.
     ///
     /// # Errors
-    /// When it does not get ready; with the end of its log.
+    /// Fails if it does not get ready; with the end of its log.
     pub fn start_as_workload(pod: &'p Pod, config: &str, workers: u32) -> Result<Self> {
         let command = |binary: &str| {
             let mut command = pod.sidecar.command("prlimit");
@@ -108,12 +108,12 @@ impl<'p> Envoy<'p> {
         Self::run(pod, command, |command, folder| configure(command, folder, config, workers))?.ready()
     }
 
-    /// Starts the sidecar of a pod that was injected, with these arguments and its token in this folder. It need
-    /// not get ready.
+    /// Starts the sidecar of an injected pod with these arguments and its token in this folder, without
+    /// waiting until it is ready.
     ///
     /// # Errors
-    /// When it cannot be run.
-    pub fn injected(pod: &'p Pod, arguments: &[String], token: &Path) -> Result<Self> {
+    /// Fails if it cannot be run.
+    pub fn launch_injected(pod: &'p Pod, arguments: &[String], token: &Path) -> Result<Self> {
         let command = |binary: &str| Ok(pod.sidecar_command_with_token(binary, token));
         Self::run(pod, command, |command, _| {
             command.args(arguments);
@@ -154,19 +154,19 @@ impl<'p> Envoy<'p> {
         Ok(Self { child, pod, folder })
     }
 
-    /// Stops it from doing anything until [`Envoy::go_on`].
+    /// Stops the process (SIGSTOP) until [`Envoy::resume`].
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if it is gone.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Ends a pause.
+    /// Resumes a stopped process.
     ///
     /// # Errors
-    /// When it is gone.
-    pub fn go_on(&self) -> Result<()> {
+    /// Fails if it is gone.
+    pub fn resume(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
@@ -175,18 +175,18 @@ impl<'p> Envoy<'p> {
         Ok(nix::sys::signal::kill(pid, signal)?)
     }
 
-    /// Asks the admin interface.
+    /// Sends a GET to the admin interface.
     ///
     /// # Errors
-    /// When it does not answer with 200.
+    /// Fails if it does not answer with 200.
     pub fn admin(&self, path: &str) -> Result<String> {
         self.ask("GET", path)
     }
 
-    /// Tells the admin interface.
+    /// Sends a POST to the admin interface.
     ///
     /// # Errors
-    /// When it does not answer with 200.
+    /// Fails if it does not answer with 200.
     pub fn post(&self, path: &str) -> Result<String> {
         self.ask("POST", path)
     }
@@ -201,20 +201,20 @@ impl<'p> Envoy<'p> {
         }
     }
 
-    /// A counter or gauge; 0 when there is none.
+    /// A counter or gauge; 0 if there is none.
     ///
     /// # Errors
-    /// When Envoy does not answer.
+    /// Fails if Envoy does not answer.
     pub fn stat(&self, name: &str) -> Result<u64> {
         let text = self.admin("/stats?format=text")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0))
     }
 
-    /// The processor time that it has had, in nanoseconds.
+    /// The processor time so far, in nanoseconds.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if it is gone.
     pub fn cpu(&self) -> Result<u64> {
         let mut total = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -224,28 +224,28 @@ impl<'p> Envoy<'p> {
         Ok(total)
     }
 
-    /// The memory that it has, in kB.
+    /// The resident memory, in kB.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if it is gone.
     pub fn memory(&self) -> Result<u64> {
         memory_of(self.child.id())
     }
 
-    /// What it logged and printed so far.
+    /// The output so far, as text.
     #[must_use]
     pub fn log(&self) -> String {
-        // What a workload sent need not be text, and must not hide the rest.
+        // A workload's bytes need not be UTF-8.
         String::from_utf8_lossy(&self.log_bytes()).into_owned()
     }
 
-    /// The same as it is.
+    /// The output so far, as bytes.
     #[must_use]
     pub fn log_bytes(&self) -> Vec<u8> {
         fs::read(self.folder.path().join("envoy.log")).unwrap_or_default()
     }
 
-    /// The access log: a JSON object per connection and per request that has ended.
+    /// The access log: a JSON object for each connection and request that has ended.
     #[must_use]
     pub fn access_log(&self) -> Vec<serde_json::Value> {
         let log = self.log();
@@ -254,7 +254,7 @@ impl<'p> Envoy<'p> {
         lines.filter(|line| line["kind"].is_string()).collect()
     }
 
-    /// The last lines of that.
+    /// The last lines of the output.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
@@ -262,7 +262,7 @@ impl<'p> Envoy<'p> {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Whether it has ended.
+    /// The exit status, if Envoy has exited.
     pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -275,17 +275,17 @@ impl Drop for Envoy<'_> {
     }
 }
 
-/// The memory that a process has, in kB.
+/// The resident memory of a process, in kB.
 ///
 /// # Errors
-/// When it is gone.
+/// Fails if it is gone.
 pub fn memory_of(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// A path to the binary that Envoy's uid can go: where a folder on the way is closed, a copy.
+/// A path to the binary that Envoy's uid can reach: a copy, if a parent folder is closed to it.
 fn reachable(binary: &Path, folder: &Path) -> Result<PathBuf> {
     let open = binary.ancestors().all(|part| {
         part.as_os_str().is_empty() || fs::metadata(part).is_ok_and(|m| m.permissions().mode() & 0o001 != 0)
@@ -299,8 +299,8 @@ fn reachable(binary: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// The body without the chunk sizes.
-fn unchunk(answer: &client::Answer) -> String {
+/// Decodes a chunked body.
+fn unchunk(answer: &client::HttpResponse) -> String {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     if answer.header("transfer-encoding").is_none() {
         return body;

@@ -1,4 +1,4 @@
-//! Clients that take what a port has: many connections, on which nothing goes on.
+//! Floods of connections that take a port's capacity and then stay silent.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,10 +10,10 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::client;
 use crate::netns::Netns;
 
-/// How long a server may take to read what is sent: some stop reading, and are right to.
+/// The write timeout. Some servers stop reading, and are right to.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Connections that are open for as long as this is there.
+/// Connections that stay open until this is dropped.
 #[derive(Debug, Default)]
 pub struct Flood {
     plain: Vec<TcpStream>,
@@ -21,10 +21,11 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Opens so many connections from a namespace, and sends this on each. One that is refused takes nothing.
+    /// Opens this many connections from a namespace and sends the bytes on each. A refused connection is left
+    /// out.
     ///
     /// # Errors
-    /// When the namespace is gone.
+    /// Fails if the namespace is gone.
     pub fn plain(from: &Netns, to: SocketAddr, count: usize, first: &[u8]) -> Result<Self> {
         from.run(|| {
             let open = |_| {
@@ -36,10 +37,10 @@ impl Flood {
         })
     }
 
-    /// The same over TLS, all at once: as much is sent as the other end reads.
+    /// Opens the same connections over TLS, concurrently, and sends as much as the other end reads.
     ///
     /// # Errors
-    /// When the namespace is gone.
+    /// Fails if the namespace is gone.
     pub fn encrypted(from: &Netns, to: SocketAddr, count: usize, first: &[u8]) -> Result<Self> {
         from.run(|| {
             std::thread::scope(|scope| {
@@ -50,7 +51,7 @@ impl Flood {
         })
     }
 
-    /// How many of the connections the other end has not closed.
+    /// The number of connections that the other end has not closed.
     #[must_use]
     pub fn open(&self) -> usize {
         let encrypted = self.encrypted.iter().map(|stream| &stream.sock);

@@ -1,6 +1,5 @@
-//! A gRPC service without a `.proto`: tonic's server and client, and a message written by hand.
-//!
-//! Port 50051 is plaintext (h2c with prior knowledge), port 50443 is TLS.
+//! A gRPC service without a `.proto`: tonic's server and client, and a message written by hand. Port 50051 is
+//! plaintext (h2c with prior knowledge), port 50443 is TLS.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,26 +18,26 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::client::PATIENCE;
+use crate::client::IO_TIMEOUT;
 use crate::netns::Netns;
 
-/// The name for which the server has a certificate.
+/// The name in the server's certificate.
 pub const NAME: &str = "grpc.example";
-/// Where it speaks plaintext.
-pub const PLAIN: u16 = 50051;
-/// Where it speaks TLS.
-pub const TLS: u16 = 50443;
+/// The plaintext port.
+pub const PLAIN_PORT: u16 = 50051;
+/// The TLS port.
+pub const TLS_PORT: u16 = 50443;
 
-/// The only message.
+/// The service's only message type.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Text {
-    /// What is said.
+    /// The text.
     #[prost(string, tag = "1")]
     pub text: String,
 }
 
 impl Text {
-    /// A message.
+    /// Creates a message.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into() }
     }
@@ -47,15 +46,15 @@ impl Text {
 /// A running server.
 #[derive(Debug)]
 pub struct GrpcServer {
-    /// What its certificate can be verified with.
+    /// The certificate that verifies the server.
     pub certificate: Certificate,
 }
 
 impl GrpcServer {
-    /// Starts it on every address of the namespace.
+    /// Starts the server on every address of the namespace.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// Fails if a port is taken.
     pub fn start(netns: &Netns) -> Result<Self> {
         let (identity, certificate) = made()?;
         let (sender, started) = std::sync::mpsc::channel();
@@ -81,8 +80,8 @@ fn made() -> Result<(Identity, String)> {
 }
 
 async fn serve(identity: Identity, ready: impl FnOnce()) -> Result<()> {
-    let plain = TcpListener::bind(("::", PLAIN)).await.context("the port of gRPC")?;
-    let tls = TcpListener::bind(("::", TLS)).await.context("the port of gRPC over TLS")?;
+    let plain = TcpListener::bind(("::", PLAIN_PORT)).await.context("the port of gRPC")?;
+    let tls = TcpListener::bind(("::", TLS_PORT)).await.context("the port of gRPC over TLS")?;
     ready();
     let secure = Server::builder().tls_config(ServerTlsConfig::new().identity(identity))?;
     tokio::try_join!(
@@ -92,15 +91,15 @@ async fn serve(identity: Identity, ready: impl FnOnce()) -> Result<()> {
     Ok(())
 }
 
-/// Serves in this process' own namespace, until it ends.
+/// Serves in this process's own namespace until the process ends.
 ///
 /// # Errors
-/// When a port is taken.
+/// Fails if a port is taken.
 pub async fn serve_here() -> Result<()> {
     serve(made()?.0, || {}).await
 }
 
-/// Says what it hears, after the address at which the call arrived.
+/// Echoes each text, prefixed by the local address of the call.
 #[derive(Debug, Clone, Copy)]
 struct Echo;
 
@@ -158,16 +157,16 @@ impl StreamingService<Text> for Echo {
     }
 }
 
-/// A channel for [`NAME`] whose connection goes to this address: over TLS if there is a certificate to
-/// verify with.
+/// Opens a channel for [`NAME`] to this address: over TLS if there is a certificate to verify the server
+/// with.
 ///
 /// # Errors
-/// When there is no connection.
+/// Fails if there is no connection.
 pub async fn channel(to: SocketAddr, certificate: Option<&Certificate>) -> Result<Channel> {
     let scheme = if certificate.is_some() { "https" } else { "http" };
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{to}"))?
         .origin(format!("{scheme}://{NAME}:{}", to.port()).parse()?)
-        .timeout(PATIENCE);
+        .timeout(IO_TIMEOUT);
     if let Some(certificate) = certificate {
         let tls = ClientTlsConfig::new().ca_certificate(certificate.clone()).domain_name(NAME);
         endpoint = endpoint.tls_config(tls)?;
@@ -175,10 +174,10 @@ pub async fn channel(to: SocketAddr, certificate: Option<&Certificate>) -> Resul
     Ok(endpoint.connect().await?)
 }
 
-/// One call, one answer.
+/// Makes a unary call.
 ///
 /// # Errors
-/// As the server or somebody on the way says.
+/// Returns the status of the server or of a proxy on the way.
 pub async fn say(channel: &Channel, text: &str) -> Result<String, Status> {
     let mut client = Client::new(channel.clone());
     client.ready().await.map_err(|e| Status::unavailable(format!("{e:?}")))?;
@@ -187,10 +186,10 @@ pub async fn say(channel: &Channel, text: &str) -> Result<String, Status> {
     Ok(client.unary(Request::new(Text::new(text)), path, codec).await?.into_inner().text)
 }
 
-/// A call of which both sides go on talking.
+/// Makes a bidirectional streaming call.
 ///
 /// # Errors
-/// As the server or somebody on the way says.
+/// Returns the status of the server or of a proxy on the way.
 pub async fn chat(
     channel: &Channel,
     texts: impl Stream<Item = Text> + Send + 'static,

@@ -1,17 +1,17 @@
-//! Makes ClientHellos byte by byte: well-formed ones, odd ones and wrong ones.
+//! ClientHellos, byte by byte: well-formed, odd and malformed ones.
 
 /// The extension that carries server names (RFC 6066 §3).
 pub const SERVER_NAME: u16 = 0;
 /// An encrypted ClientHello (RFC 9849).
 pub const ECH: u16 = 0xfe0d;
-/// What its drafts were called at first.
+/// The extension of ECH's early drafts.
 pub const ESNI: u16 = 0xffce;
 /// The content type of handshake records.
 pub const HANDSHAKE: u8 = 22;
 /// The content type of alerts.
 pub const ALERT: u8 = 21;
 
-/// A ClientHello in its parts. Nothing is checked: that is for whoever receives it.
+/// The parts of a ClientHello. Nothing is checked: that is the receiver's job.
 #[derive(Debug, Clone)]
 pub struct Hello {
     /// `legacy_version`.
@@ -22,19 +22,19 @@ pub struct Hello {
     pub suites: Vec<u16>,
     /// The compression methods.
     pub compressions: Vec<u8>,
-    /// The extensions in their order; `None`: the field is not there at all.
+    /// The extensions in order; `None` leaves the field out.
     pub extensions: Option<Vec<(u16, Vec<u8>)>>,
 }
 
 impl Hello {
-    /// What a present-day client sends for a name: TLS 1.3 and 1.2, with a key share, so that a server
-    /// answers with a ServerHello.
+    /// A present-day client's hello for a name: TLS 1.3 and 1.2, with a key share, so that a server answers
+    /// with a ServerHello.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self::with_names(&[name.as_bytes()])
     }
 
-    /// The same without a name.
+    /// The same hello without a name.
     #[must_use]
     pub fn nameless() -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Hello {
         }
     }
 
-    /// What TLS 1.0 clients sent: it ends before the extensions.
+    /// A TLS 1.0 client's hello, which ends before the extensions.
     #[must_use]
     pub fn ancient() -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Hello {
         }
     }
 
-    /// With several server names, or with one that is none.
+    /// A hello with several server names, or with a malformed one.
     #[must_use]
     pub fn with_names(names: &[&[u8]]) -> Self {
         let mut hello = Self::nameless();
@@ -79,14 +79,14 @@ impl Hello {
         hello
     }
 
-    /// With one more extension, at the end.
+    /// Appends an extension.
     #[must_use]
     pub fn extension(mut self, kind: u16, data: &[u8]) -> Self {
         self.extensions.get_or_insert_default().push((kind, data.to_vec()));
         self
     }
 
-    /// With values that mean nothing in every place that has room for them (RFC 8701).
+    /// Adds GREASE values wherever they are allowed (RFC 8701).
     #[must_use]
     pub fn greased(mut self) -> Self {
         self.suites.insert(0, 0x0a0a);
@@ -103,7 +103,7 @@ impl Hello {
         self
     }
 
-    /// With an encrypted hello inside, or what cannot be told from one.
+    /// Adds an encrypted hello, or GREASE that looks the same.
     #[must_use]
     pub fn encrypted(self) -> Self {
         // ClientHelloOuter, HKDF-SHA256 with AES-128-GCM, a configuration, a key and a sealed hello.
@@ -129,45 +129,45 @@ impl Hello {
         message(1, &body)
     }
 
-    /// In one record.
+    /// The hello in one record.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         record(HANDSHAKE, &self.message())
     }
 
-    /// In records of at most this many bytes each.
+    /// The hello in records of at most this many bytes each.
     #[must_use]
     pub fn records(&self, size: usize) -> Vec<u8> {
         self.message().chunks(size.max(1)).flat_map(|part| record(HANDSHAKE, part)).collect()
     }
 }
 
-/// A handshake message of a kind.
+/// Encodes a handshake message.
 #[must_use]
 pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&[kind], &length[1..], body].concat()
 }
 
-/// A TLS record.
+/// Encodes a TLS record.
 #[must_use]
 pub fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
     [vec![kind, 3, 1], vector16(fragment)].concat()
 }
 
-/// The content of the extension that carries server names.
+/// Encodes the content of the server name extension.
 #[must_use]
 pub fn server_names(names: &[&[u8]]) -> Vec<u8> {
     vector16(&names.iter().flat_map(|name| [vec![0], vector16(name)].concat()).collect::<Vec<_>>())
 }
 
-/// A list with its length in one byte.
+/// Encodes a list with a one-byte length.
 #[must_use]
 pub fn vector8(data: &[u8]) -> Vec<u8> {
     [&[u8::try_from(data.len()).unwrap_or(u8::MAX)], data].concat()
 }
 
-/// A list with its length in two bytes.
+/// Encodes a list with a two-byte length.
 #[must_use]
 pub fn vector16(data: &[u8]) -> Vec<u8> {
     [&u16::try_from(data.len()).unwrap_or(u16::MAX).to_be_bytes(), data].concat()
@@ -179,9 +179,9 @@ mod tests {
 
     use super::*;
 
-    /// What is made here as well-formed is taken for that by a reader that knows nothing of this one.
+    /// Checks against an independent reader that the well-formed hellos are well formed.
     #[test]
-    fn well_formed_hellos() {
+    fn well_formed_hellos_parse() {
         for (case, bytes, name, encrypted) in [
             ("plain", Hello::named("a.org").bytes(), Some("a.org"), false),
             ("no name", Hello::nameless().bytes(), None, false),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_hellos() {
+    fn malformed_hellos_do_not_parse() {
         for (case, hello) in [
             ("two names", Hello::with_names(&[b"a.org", b"b.org"])),
             ("twice", Hello::named("a.org").extension(SERVER_NAME, &server_names(&[b"b.org"]))),

@@ -1,10 +1,10 @@
-//! A real API server, with etcd, in the world of a test.
-//!
-//! The binaries are found by `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets. There is no controller
-//! manager: what it would make (default service accounts, endpoints) a test makes itself.
+//! A real API server with etcd, in a test network. `KUBEBUILDER_ASSETS` names the folder of the binaries;
+//! `cargo xtask test` sets it. There is no controller manager: a test creates default service accounts and
+//! endpoints itself.
 
+mod bulk_create;
 mod keys;
-mod many;
+
 mod namespaces;
 mod objects;
 pub mod tokens;
@@ -27,10 +27,10 @@ pub use self::objects::Objects;
 
 /// The API server's address.
 pub const API_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 3));
-const PORT: u16 = 6443;
+const API_PORT: u16 = 6443;
 
-/// Everything that the control plane asks for is written down.
-const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+/// The audit policy: it records every request of the control plane.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 rules:
 - level: Metadata
@@ -38,25 +38,25 @@ rules:
 - level: None
 ";
 
-/// Who asks.
+/// A user of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum User {
-    /// May do everything.
+    /// An administrator.
     Admin,
-    /// The control plane's service account: may do what `deploy/rbac.yaml` says.
-    Shim,
-    /// May do nothing.
+    /// The control plane's service account, with the role of `deploy/rbac.yaml`.
+    ControlPlane,
+    /// A user without permissions.
     Nobody,
 }
 
 impl User {
-    const ALL: [Self; 3] = [Self::Admin, Self::Shim, Self::Nobody];
+    const ALL: [Self; 3] = [Self::Admin, Self::ControlPlane, Self::Nobody];
 
-    /// Its name, groups and token.
+    /// The user's name, group and token.
     const fn account(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Admin => ("admin", "system:masters", "token-of-admin"),
-            Self::Shim => (
+            Self::ControlPlane => (
                 "system:serviceaccount:osm-system:osm-egress",
                 "system:serviceaccounts,system:serviceaccounts:osm-system",
                 "token-of-shim",
@@ -66,7 +66,7 @@ impl User {
     }
 }
 
-/// A running API server; it goes when this is dropped.
+/// A running API server. It stops when this is dropped.
 #[derive(Debug)]
 pub struct ApiServer<'n> {
     netns: &'n Netns,
@@ -77,10 +77,10 @@ pub struct ApiServer<'n> {
 }
 
 impl<'n> ApiServer<'n> {
-    /// Starts etcd and an API server, with role-based access control, and waits until it is ready.
+    /// Starts etcd and an API server with role-based access control, and waits until it is ready.
     ///
     /// # Errors
-    /// When there are no binaries, or they do not get ready; with their log.
+    /// Fails if there are no binaries, or they do not get ready; with their log.
     pub fn start(netns: &'n Netns) -> Result<Self> {
         let assets = assets()?;
         netns.ip(&format!("addr add {API_SERVER}/32 dev lo"))?;
@@ -93,17 +93,17 @@ impl<'n> ApiServer<'n> {
             fs::write(folder.path().join(format!("{user:?}.kubeconfig")), kubeconfig(folder.path(), token))?;
         }
         fs::write(folder.path().join("tokens.csv"), tokens)?;
-        fs::write(folder.path().join("audit.yaml"), AUDIT)?;
+        fs::write(folder.path().join("audit.yaml"), AUDIT_POLICY)?;
         let mut server = Self { netns, assets, folder, etcd: None, server: None };
         server.start_etcd()?;
         server.resume()?;
         Ok(server)
     }
 
-    /// Starts etcd, with what it knew.
+    /// Starts etcd on its existing data.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Fails if it cannot be run.
     pub fn start_etcd(&mut self) -> Result<()> {
         let folder = self.folder.path();
         let log = File::options().create(true).append(true).open(folder.join("etcd.log"))?;
@@ -112,7 +112,7 @@ impl<'n> ApiServer<'n> {
             .command(&self.assets.join("etcd").to_string_lossy())
             .arg("--data-dir")
             .arg(folder.join("etcd"))
-            // Loopback of a namespace of its own: nobody else gets there.
+            // Loopback of a namespace of its own, which no other process reaches.
             .args(["--listen-client-urls", "http://127.0.0.1:2379"])
             .args(["--advertise-client-urls", "http://127.0.0.1:2379"])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
@@ -124,15 +124,15 @@ impl<'n> ApiServer<'n> {
         Ok(())
     }
 
-    /// Kills etcd; the API server goes on, and has nobody to ask.
+    /// Kills etcd; the API server keeps running without it.
     pub fn kill_etcd(&mut self) {
         end(&mut self.etcd);
     }
 
-    /// Starts the API server again, with what it knew.
+    /// Restarts the API server on its existing data.
     ///
     /// # Errors
-    /// When it does not get ready; with its log.
+    /// Fails if it does not get ready; with its log.
     pub fn resume(&mut self) -> Result<()> {
         let folder = self.folder.path();
         let log = File::options().create(true).append(true).open(folder.join("server.log"))?;
@@ -141,7 +141,7 @@ impl<'n> ApiServer<'n> {
             .command(&self.assets.join("kube-apiserver").to_string_lossy())
             .args(["--etcd-servers", "http://127.0.0.1:2379", "--authorization-mode", "RBAC"])
             .args(["--bind-address", &API_SERVER.to_string(), "--advertise-address", &API_SERVER.to_string()])
-            .args(["--secure-port", &PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
+            .args(["--secure-port", &API_PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
             .args(["--disable-admission-plugins", "ServiceAccount"])
             .arg(format!("--service-account-signing-key-file={}", folder.join("account.key").display()))
@@ -164,12 +164,12 @@ impl<'n> ApiServer<'n> {
         Ok(())
     }
 
-    /// Kills the API server; etcd goes on.
+    /// Kills the API server; etcd keeps running.
     pub fn kill(&mut self) {
         end(&mut self.server);
     }
 
-    /// The ends of the logs: of the server, and of etcd, without which it does not get ready.
+    /// The last lines of the API server's and etcd's logs.
     #[must_use]
     pub fn log(&self) -> String {
         let end = |name: &str| {
@@ -180,45 +180,45 @@ impl<'n> ApiServer<'n> {
         [end("server.log"), end("etcd.log")].join("\n")
     }
 
-    /// The file by which a user gets here.
+    /// The path of a user's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self, user: User) -> PathBuf {
         self.folder.path().join(format!("{user:?}.kubeconfig"))
     }
 
-    /// Runs the real kubectl, and gives what it prints.
+    /// Runs the real kubectl and returns its output.
     ///
     /// # Errors
-    /// When it fails; with what it said.
+    /// Fails if it fails; with its output.
     pub fn kubectl(&self, user: User, arguments: &[&str]) -> Result<String> {
-        said(
+        check_output(
             &format!("kubectl {}", arguments.join(" ")),
             self.command("kubectl", user).args(arguments).output()?,
         )
     }
 
-    /// Runs a command line of a documentation, word for word.
+    /// Runs a command line of the documentation, word for word.
     ///
     /// # Errors
-    /// When it fails; with what it said.
+    /// Fails if it fails; with its output.
     pub fn shell(&self, user: User, line: &str) -> Result<String> {
-        said(line, self.command("sh", user).args(["-ec", line]).output()?)
+        check_output(line, self.command("sh", user).args(["-ec", line]).output()?)
     }
 
-    /// `kubectl apply -f` of a text.
+    /// Applies a text with `kubectl apply -f`.
     ///
     /// # Errors
-    /// When it fails; with what it said.
+    /// Fails if it fails; with its output.
     pub fn apply(&self, text: &str) -> Result<String> {
         let file = self.folder.path().join("applied.yaml");
         fs::write(&file, text)?;
         self.kubectl(User::Admin, &["apply", "-f", &file.to_string_lossy()])
     }
 
-    /// Makes a namespace, of the mesh or not.
+    /// Creates a namespace, which belongs to the mesh if `monitored` is set.
     ///
     /// # Errors
-    /// When kubectl fails.
+    /// Fails if kubectl fails.
     pub fn namespace(&self, name: &str, monitored: bool) -> Result<()> {
         self.kubectl(User::Admin, &["create", "namespace", name])?;
         if monitored {
@@ -228,12 +228,12 @@ impl<'n> ApiServer<'n> {
         Ok(())
     }
 
-    /// What the control plane asked for so far, as `VERB GROUP/RESOURCE`, each once. What has no resource,
-    /// as `/version`, anybody may ask for.
+    /// The permissions that the control plane has used so far, as `VERB GROUP/RESOURCE`, each once. Paths
+    /// without a resource, such as `/version`, are open to everybody and left out.
     ///
     /// # Errors
-    /// When there is no log of it.
-    pub fn asked(&self) -> Result<BTreeSet<String>> {
+    /// Fails if there is no log of it.
+    pub fn used_permissions(&self) -> Result<BTreeSet<String>> {
         let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
         let mut asked = BTreeSet::new();
         for line in log.lines() {
@@ -249,7 +249,7 @@ impl<'n> ApiServer<'n> {
         Ok(asked)
     }
 
-    /// A command that finds the cluster by KUBECONFIG.
+    /// A command with the user's KUBECONFIG.
     #[must_use]
     pub fn command(&self, program: &str, user: User) -> Command {
         let program = if program == "kubectl" { self.assets.join(program) } else { program.into() };
@@ -258,7 +258,7 @@ impl<'n> ApiServer<'n> {
         command
             .env("PATH", format!("{}:{path}", self.assets.display()))
             .env("KUBECONFIG", self.kubeconfig(user))
-            // It keeps there what it discovered.
+            // kubectl caches its discovery there.
             .env("HOME", self.folder.path());
         command
     }
@@ -288,7 +288,7 @@ fn assets() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn said(what: &str, output: Output) -> Result<String> {
+fn check_output(what: &str, output: Output) -> Result<String> {
     if !output.status.success() {
         bail!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -298,7 +298,7 @@ fn said(what: &str, output: Output) -> Result<String> {
 fn kubeconfig(folder: &Path, token: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-         clusters:\n- name: test\n  cluster: {{server: 'https://{API_SERVER}:{PORT}', certificate-authority: '{}'}}\n\
+         clusters:\n- name: test\n  cluster: {{server: 'https://{API_SERVER}:{API_PORT}', certificate-authority: '{}'}}\n\
          users:\n- name: test\n  user: {{token: {token}}}\n\
          contexts:\n- name: test\n  context: {{cluster: test, user: test}}\n",
         folder.join("ca.crt").display()

@@ -1,4 +1,4 @@
-//! What a kubelet does with an injected pod.
+//! The kubelet's part in running an injected pod.
 
 use std::fmt::Write;
 use std::process::{Command, Stdio};
@@ -6,16 +6,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::shim;
+use crate::control_plane;
 
 const HOSTS: &str = "/etc/hosts";
 
-/// The pod that `osm-egress inject` makes of a manifest.
+/// Runs `osm-egress inject` on a manifest and returns the pod.
 ///
 /// # Errors
-/// When it refuses.
+/// Fails if it refuses.
 pub fn inject(manifest: &str) -> Result<Value> {
-    let mut child = Command::new(shim::binary()?)
+    let mut child = Command::new(control_plane::binary()?)
         .args(["inject", "-f", "-", "-o", "json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -27,10 +27,10 @@ pub fn inject(manifest: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The hosts file that a container sees: what it mounts there itself, and else the pod's.
+/// The hosts file of a container: the one that it mounts itself, or else the pod's.
 ///
 /// # Errors
-/// When there is no such container, or it mounts something that is not made here.
+/// Fails if there is no such container, or it mounts something that is not made here.
 pub fn hosts(pod: &Value, container: &str) -> Result<String> {
     let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
     let named = |list: &Value, name: &str| items(list).into_iter().find(|item| item["name"] == name);

@@ -1,228 +1,312 @@
-//! A world with origins, a name server, and the addresses that the tests speak of.
+//! A test mesh: one pod with its sidecar, under a control plane, in a test network.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::process::Command;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use egress_compile::store::{FileUpdate, Store};
+use egress_compile::{CompileOptions, Compiled, compile};
+use egress_policy::Identity;
+use serde_json::Value;
 
 use crate::client::{self, Outcome};
-use crate::dns::Dns;
-use crate::envoy::{self, Envoy};
-use crate::netns::{Form, Outside, Pod};
-use crate::origin::Origins;
-use crate::shim::{self, Shim};
+use crate::control_plane::ControlPlane;
+use crate::envoy::Envoy;
+use crate::netns::{Pod, PodForm, ensure_capable};
+use crate::network::TestNetwork;
+use crate::origin::ADDRESS_HEADER;
+use crate::sidecar;
+use crate::wait::wait_for;
+use crate::workload;
 
-/// `httpbin.org`.
-pub const HTTPBIN: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
-/// `www.example.com` and `openservicemesh.io`.
-pub const EXAMPLE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20));
-/// An address that no name leads to.
-pub const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 66));
-/// Another address of the server of [`HTTPBIN`]. No name leads there unless a test says so, as to the
-/// other two.
-pub const HTTPBIN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10));
-/// Another one of [`EXAMPLE`].
-pub const EXAMPLE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x20));
-/// Another one of [`ELSEWHERE`].
-pub const ELSEWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x66, 0, 0, 0, 0, 0x66));
-/// The name server.
-pub const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53));
-/// The control plane.
-pub const CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
-
-/// Another one.
-pub const SECOND_CONTROL_PLANE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 4));
-
-/// A policy that `curl/curl` is held to, and that for `curl/watched` is only audited.
-pub const WATCHED: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources:
-  - {kind: ServiceAccount, name: curl, namespace: curl}
-  - {kind: ServiceAccount, name: watched, namespace: curl}
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: watched, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
-
-/// A world.
+/// One pod with its sidecar, under a control plane, in a test network.
 #[derive(Debug)]
-pub struct World {
-    /// Its namespace.
-    pub outside: Outside,
-    /// Its servers.
-    pub origins: Origins,
-    /// Its name server.
-    pub dns: Dns,
-    /// The folder that control planes read.
-    pub manifests: tempfile::TempDir,
+pub struct TestMesh<'s> {
+    /// The network.
+    pub network: &'s TestNetwork,
+    /// The pod of `curl/curl`.
+    pub pod: &'s Pod,
+    /// The control plane.
+    pub control_plane: &'s ControlPlane<'s>,
+    /// The sidecar.
+    pub envoy: &'s Envoy<'s>,
 }
 
-impl World {
-    /// A world with everything in it but control plane and sidecars.
-    ///
-    /// # Errors
-    /// When this process may not make one.
-    pub fn new() -> Result<Self> {
-        let origins = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
-        let outside =
-            Outside::new(&[&origins[..], &[NAME_SERVER, CONTROL_PLANE, SECOND_CONTROL_PLANE]].concat())?;
-        let origins = Origins::start(&outside.netns)?;
-        let dns = Dns::start(&outside.netns, SocketAddr::new(NAME_SERVER, 53))?;
-        dns.set("httpbin.org", &[HTTPBIN]);
-        dns.set("www.example.com", &[EXAMPLE]);
-        dns.set("openservicemesh.io", &[EXAMPLE]);
-        Ok(Self { outside, origins, dns, manifests: tempfile::tempdir()? })
-    }
+/// The options of a test mesh.
+#[derive(Debug)]
+pub struct MeshOptions<'a> {
+    /// The manifests: file names and texts.
+    pub manifests: &'a [(&'a str, &'a str)],
+    /// Flags of the control plane.
+    pub flags: &'a [&'a str],
+    /// The form of the pod.
+    pub form: PodForm,
+}
 
-    /// A pod in the form that this process can have.
-    ///
-    /// # Errors
-    /// When its namespaces cannot be made.
-    pub fn pod(&self) -> Result<Pod> {
-        self.outside.pod(Form::possible())
-    }
+/// Runs a test in a mesh with these manifests in force.
+///
+/// # Errors
+/// Fails if the mesh does not start, or if the test fails.
+pub fn with_mesh(manifests: &[(&str, &str)], test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
+    with_prepared_mesh(|_| Ok(()), manifests, test)
+}
 
-    /// The control plane, with these flags besides the usual.
-    ///
-    /// # Errors
-    /// When it does not get ready.
-    pub fn shim(&self, flags: &[&str]) -> Result<Shim<'_>> {
-        let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
-        let mut all = vec!["--dns-resolver", &name_server];
-        all.extend_from_slice(flags);
-        Shim::start(&self.outside.netns, CONTROL_PLANE, self.manifests.path(), &all)
-    }
+/// Runs a test in a mesh whose network `prepare` changes first.
+///
+/// # Errors
+/// Fails if the mesh does not start, or if the test fails.
+pub fn with_prepared_mesh(
+    prepare: impl FnOnce(&TestNetwork) -> Result<()>,
+    manifests: &[(&str, &str)],
+    test: impl FnOnce(&TestMesh<'_>) -> Result<()>,
+) -> Result<()> {
+    MeshOptions { manifests, flags: &[], form: PodForm::supported() }.run(prepare, test)
+}
 
-    /// Writes a manifest, as an editor does: whole, by renaming.
+impl MeshOptions<'_> {
+    /// Runs a test in a mesh with these options, whose network `prepare` changes first.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the mesh does not start, or if the test fails.
+    pub fn run(
+        &self,
+        prepare: impl FnOnce(&TestNetwork) -> Result<()>,
+        test: impl FnOnce(&TestMesh<'_>) -> Result<()>,
+    ) -> Result<()> {
+        ensure_capable()?;
+        let network = TestNetwork::new()?;
+        prepare(&network)?;
+        let pod = network.outside.pod(self.form)?;
+        for (name, text) in self.manifests {
+            network.write(name, text)?;
+        }
+        let control_plane = network.control_plane(self.flags)?;
+        let envoy = sidecar::start(&pod, false)?;
+        let mesh = TestMesh { network: &network, pod: &pod, control_plane: &control_plane, envoy: &envoy };
+        mesh.wait_until_in_force()?;
+        test(&mesh)
+    }
+}
+
+impl TestMesh<'_> {
+    /// Writes a manifest and waits until Envoy has the resulting policy.
+    ///
+    /// # Errors
+    /// Fails if that does not happen in time.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.manifests.path().join(name);
-        let draft = self.manifests.path().join(format!(".{name}.draft"));
-        fs::write(&draft, text)?;
-        fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))
+        self.network.write(name, text)?;
+        self.wait_until_in_force().with_context(|| format!("after {name} was written"))
     }
 
-    /// Removes a manifest.
+    /// Removes a manifest and waits until Envoy has the resulting policy.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if that does not happen in time.
     pub fn remove(&self, name: &str) -> Result<()> {
-        Ok(fs::remove_file(self.manifests.path().join(name))?)
+        self.network.remove(name)?;
+        self.wait_until_in_force().with_context(|| format!("after {name} was removed"))
     }
 
-    /// Switches global egress, in the MeshConfig.
+    /// Waits until the control plane reports the folder's objects and Envoy has acknowledged the resulting
+    /// document.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn global_egress(&self, on: bool) -> Result<()> {
-        let text = sample("meshconfig.yaml")?.replace("enableEgress: false", &format!("enableEgress: {on}"));
-        self.write("meshconfig.yaml", &text)
+    /// Fails if that does not happen in time; with the control plane's status.
+    pub fn wait_until_in_force(&self) -> Result<()> {
+        let compiled = self.compiled()?;
+        let version = compiled.document(&Identity::new("curl", "curl")?).version.clone();
+        let expected = serde_json::to_value(compiled.conditions.values().collect::<Vec<_>>())?;
+        wait_for("the policy to be in force", Duration::from_secs(5), || {
+            self.control_plane.status().is_ok_and(|status| {
+                status["proxies"][0]["documentAcknowledged"] == version.as_str()
+                    && summarize_statuses(&status["objects"]) == summarize_statuses(&expected)
+            })
+        })
+        .with_context(|| format!("{:#}", self.control_plane.status().unwrap_or_default()))?;
+        Ok(())
+    }
+
+    /// Compiles the folder.
+    fn compiled(&self) -> Result<Compiled> {
+        let mut store = Store::default();
+        for entry in std::fs::read_dir(self.network.manifests.path())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                store.apply(FileUpdate::read(name.as_str().into(), &std::fs::read(&path)?));
+            }
+        }
+        Ok(compile(&store, &CompileOptions::default(), None))
+    }
+
+    /// The diagnostics of an object, `KIND NAMESPACE/NAME`, each as `SEVERITY FIELD: MESSAGE`.
+    ///
+    /// # Errors
+    /// Fails if there is no such object.
+    pub fn diagnostics(&self, object: &str) -> Result<Vec<String>> {
+        let condition = self.condition(object)?;
+        let problems = condition["problems"].as_array().cloned().unwrap_or_default();
+        let text = |problem: &Value, key: &str| problem[key].as_str().unwrap_or("-").to_owned();
+        let line =
+            |p: &Value| format!("{} {}: {}", text(p, "severity"), text(p, "field"), text(p, "message"));
+        Ok(problems.iter().map(line).collect())
+    }
+
+    /// The acceptance of an object and its number of rules.
+    ///
+    /// # Errors
+    /// Fails if there is no such object.
+    pub fn accepted(&self, object: &str) -> Result<(bool, u64)> {
+        let condition = self.condition(object)?;
+        Ok((condition["accepted"] == true, condition["rules"].as_u64().unwrap_or_default()))
+    }
+
+    fn condition(&self, object: &str) -> Result<Value> {
+        let status = self.control_plane.status()?;
+        let is_it = |condition: &&Value| {
+            let reference = &condition["object"];
+            let text = |key: &str| reference[key].as_str().unwrap_or_default().to_owned();
+            format!("{} {}/{}", text("kind"), text("namespace"), text("name")) == object
+        };
+        let found = status["objects"].as_array().into_iter().flatten().find(is_it);
+        found.cloned().with_context(|| format!("there is no {object} in {status:#}"))
+    }
+
+    /// A counter of the control plane.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        self.control_plane.metric(name)
+    }
+
+    /// Sends a request for `http://AUTHORITY/PATH` to an address.
+    ///
+    /// # Errors
+    /// Fails if the workload's namespace is gone.
+    pub fn get(&self, to: SocketAddr, authority: &str, path: &str) -> Result<Reply> {
+        workload::get(self.pod, to, authority, path).map(Reply::from)
+    }
+
+    /// Sends a request over TLS.
+    ///
+    /// # Errors
+    /// Fails if the workload's namespace is gone.
+    pub fn get_tls(&self, to: SocketAddr, name: &str) -> Result<Reply> {
+        workload::get_tls(self.pod, to, Some(name)).map(Reply::from)
+    }
+
+    /// Sends bytes and returns the first answer.
+    ///
+    /// # Errors
+    /// Fails if the workload's namespace is gone.
+    pub fn exchange(&self, to: SocketAddr, bytes: &[u8]) -> Result<Reply> {
+        self.pod.workload().run(|| client::exchange(to, bytes)).map(Reply::from)
+    }
+
+    /// Envoy's configuration of a cluster.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name.
+    pub fn cluster(&self, name: &str) -> Result<Value> {
+        let dump: Value =
+            serde_json::from_str(&self.envoy.admin("/config_dump?resource=dynamic_active_clusters")?)?;
+        let clusters = dump["configs"].as_array().cloned().unwrap_or_default();
+        let found = clusters.iter().map(|config| &config["cluster"]).find(|c| c["name"] == name);
+        found.cloned().with_context(|| {
+            let names: Vec<String> = clusters.iter().map(|c| c["cluster"]["name"].to_string()).collect();
+            format!("there is no cluster `{name}` among {}", names.join(", "))
+        })
     }
 }
 
-/// A manifest of `envoy/samples`, or of `envoy/open-samples`, whose policies allow every host. They are part of the program: an ordinary user who runs it need not
-/// be able to read the repository.
-///
-/// # Errors
-/// When there is none of this name.
-pub fn sample(name: &str) -> Result<String> {
-    let text = match name {
-        "meshconfig.yaml" => include_str!("../../envoy/samples/meshconfig.yaml"),
-        "httpbin-80.yaml" => include_str!("../../envoy/samples/httpbin-80.yaml"),
-        "httpbin-443.yaml" => include_str!("../../envoy/samples/httpbin-443.yaml"),
-        "any-host-443.yaml" => include_str!("../../envoy/open-samples/any-host-443.yaml"),
-        "route-group.yaml" => include_str!("../../envoy/samples/route-group.yaml"),
-        _ => bail!("there is no sample `{name}`"),
+/// The parts of object statuses that have no place in a file: object, rules, messages.
+fn summarize_statuses(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
+    let problems = |condition: &Value| -> Vec<Value> {
+        condition["problems"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
     };
-    Ok(text.to_owned())
+    conditions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|condition| (condition["object"].clone(), condition["rules"].clone(), problems(condition)))
+        .collect()
 }
 
-/// The repository's root.
-#[must_use]
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+/// The result of an attempt, by who answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// An origin answered at this address: status and body.
+    Origin(String, u16, String),
+    /// Envoy answered: status, and the reason of its refusal.
+    Envoy(u16, Option<String>),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// The connection was refused, or closed without a byte.
+    Closed,
+    /// Nothing came before [`client::IO_TIMEOUT`].
+    Silence,
 }
 
-/// The bootstrap that `osm-egress bootstrap` prints. With `EGRESS_XDS=delta` it is always for delta:
-/// `cargo xtask test` runs everything with both.
-///
-/// # Errors
-/// When it prints none.
-pub fn bootstrap(identity: &str, delta: bool) -> Result<String> {
-    bootstrap_with(identity, delta, &[])
+impl From<Outcome> for Reply {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Http(answer) => match answer.header(ADDRESS_HEADER) {
+                Some(at) => {
+                    let body = String::from_utf8_lossy(&answer.body).into_owned();
+                    Self::Origin(at.to_owned(), answer.status, body)
+                }
+                None => Self::Envoy(answer.status, answer.header("x-egress-denied").map(str::to_owned)),
+            },
+            Outcome::Bytes(bytes) => Self::Bytes(bytes),
+            Outcome::Refused(_) | Outcome::Closed => Self::Closed,
+            Outcome::Silence => Self::Silence,
+        }
+    }
 }
 
-/// The same with more flags.
-///
-/// # Errors
-/// When it prints none.
-pub fn bootstrap_with(identity: &str, delta: bool, flags: &[&str]) -> Result<String> {
-    let delta = delta || std::env::var_os("EGRESS_XDS").is_some_and(|protocol| protocol == "delta");
-    let xds = SocketAddr::new(CONTROL_PLANE, 15128).to_string();
-    let output = Command::new(shim::binary()?)
-        .args(["bootstrap", "--identity", identity, "--envoy-version", &envoy::version()?])
-        .args(if flags.contains(&"--xds") { vec![] } else { vec!["--xds", &xds] })
-        .args(delta.then_some("--delta"))
-        .args(flags)
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
+impl Reply {
+    /// Requires an answer of the origin at this address; returns the body.
+    ///
+    /// # Errors
+    /// Fails with the reply if it is another one.
+    pub fn expect_origin(&self, at: std::net::IpAddr) -> Result<&str> {
+        match self {
+            Self::Origin(from, _, body) if *from == at.to_string() => Ok(body),
+            other => bail!("instead of an answer from {at}: {other:?}"),
+        }
+    }
 
-/// A sidecar of `curl/curl` that asks the control plane.
-///
-/// # Errors
-/// When it does not get ready.
-pub fn sidecar(pod: &Pod, delta: bool) -> Result<Envoy<'_>> {
-    Envoy::start(pod, &bootstrap("curl/curl", delta)?, 1)
-}
+    /// Requires a refusal with this reason.
+    ///
+    /// # Errors
+    /// Fails with the reply if it is another one.
+    pub fn expect_refusal(&self, reason: &str) -> Result<()> {
+        match self {
+            Self::Envoy(403, Some(found)) if found == reason => Ok(()),
+            other => bail!("instead of 403 {reason}: {other:?}"),
+        }
+    }
 
-/// A policy by which `curl/NAME` may reach a port of [`HTTPBIN`] by TCP.
-#[must_use]
-pub fn echo_policy(name: &str, port: u16) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: {name}, namespace: curl}}]\n  \
-         ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {port}, protocol: tcp}}]\n"
-    )
-}
+    /// Requires that the connection was closed.
+    ///
+    /// # Errors
+    /// Fails with the reply if it is another one.
+    pub fn expect_close(&self) -> Result<()> {
+        match self {
+            Self::Closed => Ok(()),
+            other => bail!("instead of a close: {other:?}"),
+        }
+    }
 
-/// Whether a workload gets an echo from that port.
-#[must_use]
-pub fn echoes(pod: &Pod, port: u16) -> bool {
-    let exchange = || client::exchange(SocketAddr::new(HTTPBIN, port), b"ping");
-    pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
-}
-
-/// What a workload that asks for `http://AUTHORITY/PATH` at an address gets.
-///
-/// # Errors
-/// When the workload's namespace is gone.
-pub fn get(pod: &Pod, to: SocketAddr, authority: &str, path: &str) -> Result<Outcome> {
-    let request = client::request("GET", path, &[("host", authority), ("connection", "close")]);
-    pod.workload().run(|| client::http(to, &request))
-}
-
-/// The same over TLS.
-///
-/// # Errors
-/// When the workload's namespace is gone.
-pub fn get_tls(pod: &Pod, to: SocketAddr, name: Option<&str>) -> Result<Outcome> {
-    let host = name.unwrap_or("none");
-    let request = client::request("GET", "/get", &[("host", host), ("connection", "close")]);
-    pod.workload().run(|| client::https(to, name, &request))
+    /// Requires that these bytes came back.
+    ///
+    /// # Errors
+    /// Fails with the reply if it is another one.
+    pub fn expect_echo(&self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Bytes(found) if found == bytes => Ok(()),
+            other => bail!("instead of an echo: {other:?}"),
+        }
+    }
 }

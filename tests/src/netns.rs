@@ -1,9 +1,9 @@
 //! Network namespaces, and pods in them.
 //!
-//! A namespace is held by a sleeping process that dies with this one. As root a pod is one namespace,
-//! as in Kubernetes, where Envoy runs as uid 1500 and Open Service Mesh's iptables rules tell it from
-//! the workload. An ordinary user has one uid only, so there the workload has a namespace of its own
-//! that is routed through the sidecar's, which redirects what comes in.
+//! A sleeping process that dies with this one holds each namespace. As root a pod is one namespace, as in
+//! Kubernetes: Envoy runs as uid 1500, and Open Service Mesh's iptables rules exempt that uid. An ordinary
+//! user has only one uid, so the workload has a namespace of its own, routed through the sidecar's, which
+//! redirects what comes in.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,23 +20,23 @@ use crate::wait::wait_for;
 
 /// The uid of Envoy, as in Open Service Mesh.
 pub const ENVOY_UID: u32 = 1500;
-const AS_SIDECAR: [&str; 8] =
+const SIDECAR_PREFIX: [&str; 8] =
     ["setpriv", "--reuid", "1500", "--regid", "1500", "--clear-groups", "--pdeathsig", "KILL"];
-/// Set for the process that was started again in a user namespace.
-const INSIDE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
+/// The environment variable of a process that was restarted in a user namespace.
+const REEXEC_VARIABLE: &str = "EGRESS_INSIDE_USER_NAMESPACE";
 
-/// Makes sure that this process may make network namespaces: as root it may, anybody else starts the
-/// program again in a user namespace. Call it first thing in `main`.
+/// Ensures that this process can create network namespaces: root can, and for other users the program
+/// restarts itself in a user namespace. Call it first in `main`.
 ///
 /// # Errors
-/// When neither works, with what to do.
+/// Fails if neither works, with what to do.
 pub fn ensure_capable() -> Result<()> {
     for tool in ["ip", "iptables", "ip6tables", "nsenter", "unshare", "setpriv", "mount"] {
-        if which(tool).is_none() {
+        if find_tool(tool).is_none() {
             bail!("`{tool}` is missing: install the packages iproute2, iptables and util-linux");
         }
     }
-    if std::env::var_os(INSIDE).is_some() {
+    if std::env::var_os(REEXEC_VARIABLE).is_some() {
         // iptables locks a file in /run, which belongs to the real root.
         let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status()?;
         ensure!(status.success(), "cannot mount a file system in the user namespace");
@@ -61,36 +61,36 @@ pub fn ensure_capable() -> Result<()> {
         .args(["--user", "--map-root-user", "--net", "--mount", "--"])
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
+        .env(REEXEC_VARIABLE, "1")
         .exec();
     Err(error).context("cannot start again in a user namespace")
 }
 
-/// Whether this process has the uids that a pod of one namespace needs.
+/// Returns true if this process has the uids that a pod of one namespace needs.
 #[must_use]
-pub fn has_uids() -> bool {
-    nix::unistd::geteuid().is_root() && std::env::var_os(INSIDE).is_none()
+pub fn can_switch_uid() -> bool {
+    nix::unistd::geteuid().is_root() && std::env::var_os(REEXEC_VARIABLE).is_none()
 }
 
-/// The path of a tool: also where an ordinary user's PATH does not look.
+/// Finds a tool, also in folders outside an ordinary user's PATH.
 #[must_use]
-pub fn which(tool: &str) -> Option<PathBuf> {
+pub fn find_tool(tool: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
     folders.map(|folder| PathBuf::from(folder).join(tool)).find(|path| path.is_file())
 }
 
-/// A network namespace; it goes when this is dropped.
+/// A network namespace. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Netns {
     holder: Child,
 }
 
 impl Netns {
-    /// A new namespace, with loopback up.
+    /// Creates a namespace with loopback up.
     ///
     /// # Errors
-    /// When this process may not make one.
+    /// Fails if this process may not make one.
     pub fn new() -> Result<Self> {
         let holder = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
@@ -111,13 +111,13 @@ impl Netns {
         format!("/proc/{}/ns/net", self.holder.id()).into()
     }
 
-    /// The pid of the process that holds it.
+    /// The pid of the process that holds the namespace.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.holder.id()
     }
 
-    /// A command that runs in it and dies with this process.
+    /// A command that runs in the namespace and dies with this process.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -128,20 +128,20 @@ impl Netns {
         command
     }
 
-    /// Runs `ip` with these words.
+    /// Runs `ip` with these arguments.
     ///
     /// # Errors
-    /// When it fails.
+    /// Fails if it fails.
     pub fn ip(&self, words: &str) -> Result<()> {
         self.tool("ip", words)
     }
 
-    /// Runs a tool with these words.
+    /// Runs a tool with these arguments.
     ///
     /// # Errors
-    /// When it fails.
+    /// Fails if it fails.
     pub fn tool(&self, tool: &str, words: &str) -> Result<()> {
-        let program = which(tool).with_context(|| format!("`{tool}` is missing"))?;
+        let program = find_tool(tool).with_context(|| format!("`{tool}` is missing"))?;
         let output = self.command(&program.to_string_lossy()).args(words.split_whitespace()).output()?;
         ensure!(
             output.status.success(),
@@ -151,11 +151,10 @@ impl Netns {
         Ok(())
     }
 
-    /// Runs something on a thread of its own that has entered the namespace: sockets that it makes
-    /// belong there.
+    /// Runs `work` on a thread that has entered the namespace, so that the sockets it creates belong there.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// Fails if the namespace cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let namespace = File::open(self.path())?;
         std::thread::scope(|scope| {
@@ -169,10 +168,10 @@ impl Netns {
         })
     }
 
-    /// Starts a thread that has entered the namespace and stays.
+    /// Starts a thread that has entered the namespace and continues to run.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// Fails if the namespace cannot be entered.
     pub fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
         let namespace = File::open(self.path())?;
         let (sender, entered) = std::sync::mpsc::channel();
@@ -208,23 +207,24 @@ fn connect(a: &Netns, name_a: &str, b: &Netns, name_b: &str, net: u8, number: u8
     Ok(())
 }
 
-/// The rest of the world: it owns the addresses of all origins, name servers and control planes.
+/// The network outside the pods: it owns the addresses of all origins, name servers and control planes.
 #[derive(Debug)]
-pub struct Outside {
+pub struct OutsideNetwork {
     /// Its namespace.
     pub netns: Netns,
     pods: std::cell::Cell<u8>,
 }
 
-impl Outside {
-    /// A world with these addresses.
+impl OutsideNetwork {
+    /// Creates the network with these addresses.
     ///
     /// # Errors
-    /// When this process may not make one.
+    /// Fails if this process may not make one.
     pub fn new(addresses: &[IpAddr]) -> Result<Self> {
         let netns = Netns::new()?;
-        // A machine with Docker forwards, and namespaces take after it: an address that nobody has would then be
-        // answered for, instead of not at all.
+        // A machine with Docker forwards packets, and namespaces inherit that: an unused address would then
+        // be
+        // answered instead of ignored.
         netns.tool("sysctl", "-qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")?;
         for address in addresses {
             match address {
@@ -235,10 +235,10 @@ impl Outside {
         Ok(Self { netns, pods: std::cell::Cell::new(0) })
     }
 
-    /// A machine with an address of its own, of which nothing is redirected.
+    /// Creates a machine with its own address, whose traffic is not redirected.
     ///
     /// # Errors
-    /// When its namespace cannot be made.
+    /// Fails if its namespace cannot be made.
     pub fn neighbour(&self) -> Result<Netns> {
         self.number_and_neighbour().map(|(_, netns)| netns)
     }
@@ -253,18 +253,18 @@ impl Outside {
         Ok((number, netns))
     }
 
-    /// A pod whose outbound connections are redirected to port 15001 of its sidecar.
+    /// Creates a pod whose outbound connections are redirected to port 15001 of its sidecar.
     ///
     /// # Errors
-    /// When the namespaces or the rules cannot be made.
-    pub fn pod(&self, form: Form) -> Result<Pod> {
+    /// Fails if the namespaces or the rules cannot be made.
+    pub fn pod(&self, form: PodForm) -> Result<Pod> {
         let (number, sidecar) = self.number_and_neighbour()?;
         let workload = match form {
-            Form::Shared => {
+            PodForm::Shared => {
                 shared_rules(&sidecar)?;
                 None
             }
-            Form::Routed => {
+            PodForm::Routed => {
                 let workload = Netns::new()?;
                 connect(&sidecar, "workload", &workload, "eth0", 78, number)?;
                 workload.ip(&format!("route add default via 10.78.{number}.1"))?;
@@ -280,9 +280,10 @@ impl Outside {
     }
 }
 
-/// The rules that a pod's init container installs.
+/// Installs the rules of a pod's init container.
 fn shared_rules(netns: &Netns) -> Result<()> {
-    let output = netns.command(&crate::shim::binary()?.to_string_lossy()).arg("iptables").output()?;
+    let output =
+        netns.command(&crate::control_plane::binary()?.to_string_lossy()).arg("iptables").output()?;
     ensure!(
         output.status.success(),
         "osm-egress iptables: {}",
@@ -291,7 +292,7 @@ fn shared_rules(netns: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// What comes in from the workload goes to the sidecar.
+/// Redirects what arrives from the workload to the sidecar.
 fn routed_rules(netns: &Netns) -> Result<()> {
     for tool in ["iptables", "ip6tables"] {
         for rule in [
@@ -305,24 +306,24 @@ fn routed_rules(netns: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// How workload and sidecar share the network.
+/// The form of a pod: how workload and sidecar share the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// One namespace, told apart by uid: needs root.
+pub enum PodForm {
+    /// One namespace, in which uids separate workload and sidecar. It needs root.
     Shared,
-    /// Two namespaces, the workload's routed through the sidecar's.
+    /// Two namespaces: the workload's is routed through the sidecar's.
     Routed,
 }
 
-impl Form {
-    /// The form that this process can have.
+impl PodForm {
+    /// The form that this process supports.
     #[must_use]
-    pub fn possible() -> Self {
-        if has_uids() { Self::Shared } else { Self::Routed }
+    pub fn supported() -> Self {
+        if can_switch_uid() { Self::Shared } else { Self::Routed }
     }
 }
 
-/// The files by which a process finds names.
+/// The files of a process's resolver.
 #[derive(Debug, Clone)]
 pub struct Resolver {
     /// `/etc/resolv.conf`.
@@ -332,28 +333,28 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// One name server, and nothing else.
+    /// Files with one name server and nothing else.
     #[must_use]
-    pub fn asking(name_server: IpAddr) -> Self {
+    pub fn with_name_server(name_server: IpAddr) -> Self {
         Self {
             resolv_conf: format!("nameserver {name_server}\noptions timeout:1 attempts:2\n"),
             hosts: "127.0.0.1 localhost\n".to_owned(),
         }
     }
 
-    /// What the kubelet gives a pod of a namespace.
+    /// The files that the kubelet gives a pod of a namespace.
     #[must_use]
     pub fn in_cluster(name_server: IpAddr, namespace: &str) -> Self {
         let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
         let resolv_conf = format!("nameserver {name_server}\nsearch {search}\noptions ndots:5\n");
-        Self { resolv_conf, ..Self::asking(name_server) }
+        Self { resolv_conf, ..Self::with_name_server(name_server) }
     }
 }
 
-/// A workload and the place of its sidecar.
+/// A workload and its sidecar's namespace.
 #[derive(Debug)]
 pub struct Pod {
-    /// Where Envoy runs.
+    /// The namespace of Envoy.
     pub sidecar: Netns,
     workload: Option<Netns>,
     etc: tempfile::TempDir,
@@ -362,27 +363,27 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Where the workload runs.
+    /// The namespace of the workload.
     #[must_use]
     pub fn workload(&self) -> &Netns {
         self.workload.as_ref().unwrap_or(&self.sidecar)
     }
 
-    /// A command that runs as the workload, which asks this name server.
+    /// A command that runs as the workload with this name server.
     ///
     /// # Errors
-    /// When its files cannot be written.
+    /// Fails if its files cannot be written.
     pub fn command(&self, program: &str, name_server: IpAddr) -> Result<Command> {
-        self.asking(self.workload(), program, name_server)
+        self.command_with_name_server(self.workload(), program, name_server)
     }
 
-    /// A command in a namespace with a resolver's configuration of its own.
-    fn asking(&self, netns: &Netns, program: &str, name_server: IpAddr) -> Result<Command> {
-        self.resolving(netns, program, &Resolver::asking(name_server))
+    /// A command in a namespace with its own resolver configuration.
+    fn command_with_name_server(&self, netns: &Netns, program: &str, name_server: IpAddr) -> Result<Command> {
+        self.command_with_resolver(netns, program, &Resolver::with_name_server(name_server))
     }
 
-    /// The same with these files.
-    fn resolving(&self, netns: &Netns, program: &str, files: &Resolver) -> Result<Command> {
+    /// A command in a namespace with these resolver files.
+    fn command_with_resolver(&self, netns: &Netns, program: &str, files: &Resolver) -> Result<Command> {
         let resolv = self.etc.path().join("resolv.conf");
         let hosts = self.etc.path().join("hosts");
         std::fs::write(&resolv, &files.resolv_conf)?;
@@ -392,58 +393,58 @@ impl Pod {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
         }
         let mut command = netns.command("unshare");
-        // With a shared memory of its own: an Envoy that somebody else ran on this machine, with hot restart, has left
-        // something there that nobody else may open.
+        // A `/dev/shm` of its own: another user's Envoy with hot restart may have left files
+        // there that this one cannot open.
         let script = "mount --bind \"$1\" /etc/resolv.conf && mount --bind \"$2\" /etc/hosts && \
                       mount -t tmpfs tmpfs /dev/shm && shift 2 && exec \"$@\"";
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(resolv).arg(hosts).arg(program);
         Ok(command)
     }
 
-    /// A command that runs as the sidecar, with this name server in its `/etc/resolv.conf`.
+    /// A command that runs as the sidecar with this name server.
     ///
     /// # Errors
-    /// When its files cannot be written.
-    pub fn sidecar_command_asking(&self, program: &str, name_server: IpAddr) -> Result<Command> {
-        self.sidecar_command_resolving(program, &Resolver::asking(name_server))
+    /// Fails if its files cannot be written.
+    pub fn sidecar_command_with_name_server(&self, program: &str, name_server: IpAddr) -> Result<Command> {
+        self.sidecar_command_with_resolver(program, &Resolver::with_name_server(name_server))
     }
 
-    /// A command that runs as the sidecar, with these files of a resolver.
+    /// A command that runs as the sidecar with these resolver files.
     ///
     /// # Errors
-    /// When its files cannot be written.
-    pub fn sidecar_command_resolving(&self, program: &str, files: &Resolver) -> Result<Command> {
-        match self.as_sidecar() {
+    /// Fails if its files cannot be written.
+    pub fn sidecar_command_with_resolver(&self, program: &str, files: &Resolver) -> Result<Command> {
+        match self.sidecar_prefix() {
             [tool, arguments @ ..] => {
-                let mut command = self.resolving(&self.sidecar, tool, files)?;
+                let mut command = self.command_with_resolver(&self.sidecar, tool, files)?;
                 command.args(arguments).arg(program);
                 Ok(command)
             }
-            [] => self.resolving(&self.sidecar, program, files),
+            [] => self.command_with_resolver(&self.sidecar, program, files),
         }
     }
 
-    /// A command that runs as the sidecar of a pod, with this folder where the token of an injected one is.
+    /// A command that runs as the sidecar of an injected pod with its token in this folder.
     #[must_use]
     pub fn sidecar_command_with_token(&self, program: &str, folder: &Path) -> Command {
         let mut command = self.sidecar.command("unshare");
         let script = "mount -t tmpfs tmpfs /var/run && mkdir -p /var/run/secrets/osm-egress && \
                       mount --bind \"$1\" /var/run/secrets/osm-egress && shift && exec \"$@\"";
         command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(folder);
-        command.args(self.as_sidecar()).arg(program);
+        command.args(self.sidecar_prefix()).arg(program);
         command
     }
 
-    /// What makes a command one of the sidecar.
-    fn as_sidecar(&self) -> &'static [&'static str] {
+    /// The `setpriv` prefix of the sidecar's commands.
+    fn sidecar_prefix(&self) -> &'static [&'static str] {
         // An ordinary user has one uid only, and then the sidecar has a namespace of its own.
-        if self.workload.is_some() { &[] } else { &AS_SIDECAR }
+        if self.workload.is_some() { &[] } else { &SIDECAR_PREFIX }
     }
 
     /// A command that runs as the sidecar.
     #[must_use]
     pub fn sidecar_command(&self, program: &str) -> Command {
-        match self.as_sidecar() {
+        match self.sidecar_prefix() {
             [tool, arguments @ ..] => {
                 let mut command = self.sidecar.command(tool);
                 command.args(arguments).arg(program);

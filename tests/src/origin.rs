@@ -1,12 +1,12 @@
-//! Servers outside the mesh that remember who came.
+//! Origins: servers outside the mesh that record every connection and request.
 //!
-//! | port | what |
+//! | port | server |
 //! |---|---|
 //! | 80, 8080 | HTTP/1.1 and h2c |
-//! | 443, 8443 | the same over TLS, with a certificate for whatever name is asked for |
+//! | 443, 8443 | the same over TLS, with a certificate for any name |
 //! | 9000, 9100 to 9110 | TCP echo |
 //! | 9001 | a server that speaks first |
-//! | 9002 | sends as fast as it can |
+//! | 9002 | sends without a pause |
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -27,32 +27,32 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::netns::Netns;
 
-/// The header that says at which address a request arrived.
+/// The response header with the local address of the request.
 pub const ADDRESS_HEADER: &str = "x-origin-address";
-/// What the server that speaks first says.
+/// The greeting of the server that speaks first.
 pub const GREETING: &[u8] = b"220 ready\r\n";
 
-/// Something that happened at an origin.
+/// An event at an origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum OriginEvent {
     /// A connection was accepted at this address.
     Connection(SocketAddr),
-    /// A request arrived: at which address, with which authority and path.
+    /// A request arrived: local address, authority and path.
     Request(SocketAddr, String, String),
 }
 
 /// All servers of one namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    tell: Option<fn(&Seen)>,
+    seen: Arc<Mutex<Vec<OriginEvent>>>,
+    tell: Option<fn(&OriginEvent)>,
 }
 
 impl Origins {
-    /// Starts them on every address of the namespace.
+    /// Starts the servers on every address of the namespace.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// Fails if a port is taken.
     pub fn start(netns: &Netns) -> Result<Self> {
         let origins = Self::default();
         let server = origins.clone();
@@ -77,39 +77,43 @@ impl Origins {
         Ok(origins)
     }
 
-    /// The same for a process of its own: each event is told, too. See [`Origins::listen`].
+    /// Creates the servers for a process of their own, which passes each event to `tell`. See
+    /// [`Origins::listen`].
     #[must_use]
-    pub fn telling(tell: fn(&Seen)) -> Self {
+    pub fn with_observer(tell: fn(&OriginEvent)) -> Self {
         Self { tell: Some(tell), ..Self::default() }
     }
 
-    /// What happened so far.
+    /// The events so far.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn events(&self) -> Vec<OriginEvent> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many connections arrived at an address.
+    /// The number of connections to an address.
     #[must_use]
     pub fn connections_to(&self, address: IpAddr) -> usize {
-        self.seen().iter().filter(|seen| matches!(seen, Seen::Connection(to) if to.ip() == address)).count()
+        self.events()
+            .iter()
+            .filter(|seen| matches!(seen, OriginEvent::Connection(to) if to.ip() == address))
+            .count()
     }
 
-    fn note(&self, seen: Seen) {
+    fn record(&self, seen: OriginEvent) {
         if let Some(tell) = self.tell {
             tell(&seen);
         }
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // A benchmark opens millions; nobody asks about those.
+        // A benchmark opens millions, which no test reads.
         if all.len() < 100_000 {
             all.push(seen);
         }
     }
 
-    /// Listens on every address of this process' namespace; serving goes on in tasks of the runtime.
+    /// Listens on every address of this process's namespace; serving continues in tasks of the runtime.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// Fails if a port is taken.
     pub async fn listen(&self) -> Result<()> {
         let tls = Arc::new(tls()?);
         for (port, kind) in [
@@ -131,7 +135,7 @@ impl Origins {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (origins, tls) = (origins.clone(), Arc::clone(&tls));
                     tokio::spawn(async move {
-                        // Whoever hangs up early is no concern of an origin.
+                        // A client may close early.
                         let _ = origins.serve(stream, kind, tls).await;
                     });
                 }
@@ -144,7 +148,7 @@ impl Origins {
         let local = stream.local_addr()?;
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
         stream.set_nodelay(true)?;
-        self.note(Seen::Connection(local));
+        self.record(OriginEvent::Connection(local));
         match kind {
             Kind::Http => self.http(TokioIo::new(stream), local).await,
             Kind::Https => {
@@ -204,7 +208,7 @@ impl Origins {
             .or_else(|| request.headers().get("host").and_then(|host| host.to_str().ok()).map(str::to_owned))
             .unwrap_or_default();
         let path = request.uri().path().to_owned();
-        self.note(Seen::Request(local, authority.clone(), path.clone()));
+        self.record(OriginEvent::Request(local, authority.clone(), path.clone()));
         let mut body = format!("{} {authority}{path}\n", request.method());
         for (name, value) in request.headers() {
             body += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
@@ -235,13 +239,13 @@ enum Kind {
     Flood,
 }
 
-/// Answers every name with a certificate of its own. Nobody verifies them: what matters is who answered.
+/// Presents a certificate for every name. Clients do not verify it: they identify the origin by its headers.
 #[derive(Debug)]
-struct AnyName {
+struct AnyNameResolver {
     known: Mutex<std::collections::BTreeMap<String, Arc<CertifiedKey>>>,
 }
 
-impl ResolvesServerCert for AnyName {
+impl ResolvesServerCert for AnyNameResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().unwrap_or("no-name.invalid").to_owned();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -263,7 +267,7 @@ pub(crate) fn tls() -> Result<rustls::ServerConfig> {
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(AnyName { known: Mutex::default() }));
+        .with_cert_resolver(Arc::new(AnyNameResolver { known: Mutex::default() }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -15,7 +15,7 @@ use crate::wait::wait_for;
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-/// A running Prometheus; it goes when this is dropped.
+/// A running Prometheus. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Prometheus<'n> {
     child: Child,
@@ -23,10 +23,10 @@ pub struct Prometheus<'n> {
     folder: tempfile::TempDir,
 }
 
-/// One of its programs: `prometheus` or `promtool`.
+/// The path of a program: `prometheus` or `promtool`.
 ///
 /// # Errors
-/// When `PROMETHEUS_PATH`, which `cargo xtask` sets, is not the folder that has them.
+/// Fails if `PROMETHEUS_PATH`, which `cargo xtask` sets, is not the folder that has them.
 pub fn program(name: &str) -> Result<PathBuf> {
     let folder = std::env::var_os("PROMETHEUS_PATH")
         .context("PROMETHEUS_PATH is not set: run this by `cargo xtask test`")?;
@@ -35,10 +35,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What `promtool` says.
+/// Runs `promtool` and returns its output.
 ///
 /// # Errors
-/// When it is not content.
+/// Fails if it is not content.
 pub fn promtool(arguments: &[&str], folder: &Path) -> Result<String> {
     let output = Command::new(program("promtool")?).args(arguments).current_dir(folder).output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -48,10 +48,11 @@ pub fn promtool(arguments: &[&str], folder: &Path) -> Result<String> {
 }
 
 impl<'n> Prometheus<'n> {
-    /// Starts one in a namespace, with these alerts beside its configuration, and waits until it is ready.
+    /// Starts Prometheus in a namespace, with these alerts beside its configuration, and waits until it is
+    /// ready.
     ///
     /// # Errors
-    /// When it does not get ready; with its log.
+    /// Fails if it does not get ready; with its log.
     pub fn start(netns: &'n Netns, config: &Value, alerts: &Path) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("prometheus.yaml");
@@ -79,20 +80,20 @@ impl<'n> Prometheus<'n> {
         Ok(prometheus)
     }
 
-    /// The value of an expression.
+    /// Evaluates an expression.
     ///
     /// # Errors
-    /// When it is not valid.
+    /// Fails if it is not valid.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
         let escaped: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let data = self.api(&format!("query?query={escaped}")).with_context(|| expression.to_owned())?;
         Ok(data["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// What its interface says of a path: `targets`, `rules`.
+    /// The result of an API path: `targets`, `rules`.
     ///
     /// # Errors
-    /// When it refuses to.
+    /// Fails if it refuses to.
     pub fn api(&self, path: &str) -> Result<Value> {
         let answer: Value = serde_json::from_str(&self.get(&format!("/api/v1/{path}"))?)?;
         ensure!(answer["status"] == "success", "{answer}");
@@ -109,7 +110,7 @@ impl<'n> Prometheus<'n> {
         }
     }
 
-    /// What it logged so far.
+    /// The output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A TCP server that tests write themselves: what HTTP servers do that no library does for one.
+//! A TCP server whose protocol a test writes itself, for behaviour that no HTTP library has.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -17,11 +17,11 @@ pub struct RawOrigin {
 }
 
 impl RawOrigin {
-    /// Starts one on every address of a namespace. `serve` gets each connection with its number, on a thread of its
-    /// own; the connection is closed when it returns.
+    /// Starts a server on every address of a namespace. `serve` gets each connection with its number on a
+    /// thread of its own; the connection closes when it returns.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// Fails if the port is taken.
     pub fn start(
         netns: &Netns,
         port: u16,
@@ -48,20 +48,21 @@ impl RawOrigin {
         Ok(origin)
     }
 
-    /// How many connections there were.
+    /// The number of connections accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many there are.
+    /// The number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 }
 
-/// The head of the next request on a connection, with its last empty line; `None` at its end. Bytes behind it are left.
+/// Reads the head of the next request, including its last empty line; `None` at the end of the connection.
+/// Bytes behind it stay in the socket.
 pub fn head(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     let mut byte = [0; 1];

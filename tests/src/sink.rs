@@ -1,4 +1,4 @@
-//! A server that takes whatever comes, answers nothing, and says when each byte of it came.
+//! A server that reads everything, answers nothing, and records the arrival time of each byte.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,26 +10,26 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::netns::Netns;
 
-/// The server. It runs until its namespace is gone.
+/// A running sink. It runs until its namespace is removed.
 #[derive(Debug)]
 pub struct Sink(Arc<Mutex<Vec<Arrival>>>);
 
-/// Bytes, or the beginning of a connection.
+/// The arrival of bytes, or of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// Where they arrived.
+    /// The local address.
     pub to: SocketAddr,
-    /// When.
+    /// The time.
     pub at: Instant,
-    /// How many bytes: none for the beginning.
+    /// The number of bytes; 0 for the beginning of a connection.
     pub bytes: usize,
 }
 
 impl Sink {
-    /// Starts it at these ports of an address of the namespace.
+    /// Starts a sink at these ports of an address of the namespace.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// Fails if a port is taken.
     pub fn start(netns: &Netns, address: IpAddr, ports: impl IntoIterator<Item = u16>) -> Result<Self> {
         let arrivals = Arc::new(Mutex::new(Vec::new()));
         let sink = Self(Arc::clone(&arrivals));
@@ -55,13 +55,13 @@ impl Sink {
         Ok(sink)
     }
 
-    /// What arrived so far, in order.
+    /// The arrivals so far, in order.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many connections arrived at a port.
+    /// The number of connections at a port.
     #[must_use]
     pub fn connections(&self, port: u16) -> usize {
         self.arrivals().iter().filter(|arrival| arrival.to.port() == port && arrival.bytes == 0).count()

@@ -1,4 +1,4 @@
-//! `envoy/standalone.yaml` and what `osm-egress compile` makes of it, for the harness.
+//! `envoy/standalone.yaml` and the output of `osm-egress compile`, adapted to a test network.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,8 +7,10 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::mesh::{NAME_SERVER, root};
-use crate::{envoy, shim};
+use crate::control_plane;
+use crate::envoy;
+use crate::network::NAME_SERVER;
+use crate::repository_root;
 
 /// A module that Envoy may read.
 #[derive(Debug)]
@@ -20,20 +22,20 @@ impl Standalone {
     /// Puts the module where Envoy may read it.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is none.
     pub fn new() -> Result<Self> {
         let module = tempfile::NamedTempFile::with_suffix(".wasm")?;
-        fs::copy(shim::module()?, module.path())?;
+        fs::copy(control_plane::module()?, module.path())?;
         fs::set_permissions(module.path(), fs::Permissions::from_mode(0o644))?;
         Ok(Self { module })
     }
 
-    /// The file, with its own policy.
+    /// The text of `envoy/standalone.yaml`, with its own policy.
     ///
     /// # Errors
-    /// When it is not there, or no longer has what is replaced.
+    /// Fails if the file is missing or lacks a text that is replaced.
     pub fn example(&self) -> Result<String> {
-        let mut text = fs::read_to_string(root().join("envoy/standalone.yaml"))?;
+        let mut text = fs::read_to_string(repository_root().join("envoy/standalone.yaml"))?;
         if envoy::version()?.starts_with("1.39.") {
             replace(
                 &mut text,
@@ -45,20 +47,20 @@ impl Standalone {
         in_the_world(text)
     }
 
-    /// The policy of `curl/curl` that follows from a folder of manifests, mistakes or not.
+    /// The configuration of `curl/curl` from a folder of manifests, including those with mistakes.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails if they cannot be read.
     pub fn compiled(&self, manifests: &Path) -> Result<String> {
         in_the_world(self.printed(manifests)?)
     }
 
-    /// The same as `osm-egress compile` prints it.
+    /// The output of `osm-egress compile` without changes.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails if they cannot be read.
     pub fn printed(&self, manifests: &Path) -> Result<String> {
-        let output = Command::new(shim::binary()?)
+        let output = Command::new(control_plane::binary()?)
             .arg("compile")
             .arg(manifests)
             .args(["--identity", "curl/curl", "--output", "envoy", "--keep-going"])
@@ -71,13 +73,13 @@ impl Standalone {
     }
 }
 
-/// With an admin interface, and the name servers of `/etc/resolv.conf`.
+/// Adds an admin interface. The name servers are those of `/etc/resolv.conf`.
 #[must_use]
 pub fn with_admin(text: &str) -> String {
     format!("{text}admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 15000}}}}}}\n")
 }
 
-/// With the world's name server, and an admin interface.
+/// Adds the network's name server and an admin interface.
 fn in_the_world(mut text: String) -> Result<String> {
     let options = "dns_resolver_options: {no_default_search_domain: true}";
     let server = format!("{{socket_address: {{address: {NAME_SERVER}, port_value: 53}}}}");

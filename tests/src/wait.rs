@@ -2,20 +2,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Waits until something is so.
+/// Waits until a condition holds, and returns how long it took.
 ///
 /// # Errors
-/// When it is not so in time; the error says what was waited for.
-pub fn wait_for(what: &str, longest: Duration, mut is_so: impl FnMut() -> bool) -> Result<Duration> {
+/// Fails if it does not hold in time; the error names the condition.
+pub fn wait_for(condition: &str, timeout: Duration, mut holds: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     loop {
-        if is_so() {
+        if holds() {
             return Ok(start.elapsed());
         }
-        if start.elapsed() > longest {
-            bail!("waited {longest:?} in vain for {what}");
+        if start.elapsed() > timeout {
+            bail!("waited {timeout:?} in vain for {condition}");
         }
-        // Between two looks, not instead of looking.
+        // The interval between two checks of the condition.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,4 +1,4 @@
-//! A websocket server that says what it hears.
+//! A websocket server that echoes.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tungstenite::{Error, accept_hdr_with_config};
 
 use crate::netns::Netns;
 
-/// Where it listens.
+/// The port.
 pub const PORT: u16 = 8090;
 
 /// A running server.
@@ -22,21 +22,21 @@ pub struct WebsocketServer {
 /// A connection that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Where it arrived.
+    /// The local address.
     pub at: SocketAddr,
-    /// With which path.
+    /// The path of the request.
     pub path: String,
-    /// How many messages were heard.
+    /// The number of messages received.
     pub messages: u64,
-    /// Whether it ended with the close handshake.
+    /// True if the connection ended with the close handshake.
     pub closed: bool,
 }
 
 impl WebsocketServer {
-    /// Starts it on every address of the namespace.
+    /// Starts the server on every address of the namespace.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// Fails if the port is taken.
     pub fn start(netns: &Netns) -> Result<Self> {
         let listener =
             netns.run(|| TcpListener::bind(("::", PORT)))?.context("the port of the websocket server")?;

@@ -1,4 +1,4 @@
-//! A proxy that says what a test wants it to say.
+//! An xDS client whose messages a test chooses.
 
 use std::net::SocketAddr;
 
@@ -16,54 +16,61 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request, Status};
 
 use crate::authority::Pair;
-use crate::client::PATIENCE;
+use crate::client::IO_TIMEOUT;
 use crate::netns::Netns;
 
 mod abuse;
 mod conversation;
 
-pub use self::conversation::{Conversation, Protocol};
+pub use self::conversation::{Protocol, XdsStream};
 
-/// The types that Envoy asks for.
+/// The type of clusters.
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-/// See [`CLUSTER`].
+/// The type of listeners.
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-/// See [`CLUSTER`].
+/// The type of extension configurations (ECDS).
 pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 
-/// What it says.
+/// An xDS client.
 #[derive(Debug, Clone, Default)]
-pub struct Proxy<'a> {
-    /// The authority that the control plane's certificate must be of; without one it speaks plaintext.
+pub struct XdsClient<'a> {
+    /// The certificate authority of the control plane; without one the client speaks plaintext.
     pub authority: Option<&'a str>,
-    /// The host that this certificate must name.
+    /// The host that the control plane's certificate must name.
     pub host: &'a str,
-    /// A client certificate.
+    /// The client certificate.
     pub certificate: Option<&'a Pair>,
-    /// The values of `authorization`.
+    /// The values of the `authorization` header.
     pub authorization: &'a [&'a str],
-    /// Its node id.
+    /// The node id.
     pub node: &'a str,
-    /// Its node's metadata.
+    /// The node's metadata.
     pub metadata: &'a [(&'a str, &'a str)],
-    /// The node id of its second message.
-    pub then: Option<&'a str>,
+    /// The node id of the second message.
+    pub second_node: Option<&'a str>,
 }
 
-impl Proxy<'_> {
-    /// Asks for listener and policy, and gives what comes, as text; or how the stream ends before anything came.
+impl XdsClient<'_> {
+    /// Subscribes to listener and policy, and returns the first answers as text, or the status that ends the
+    /// stream.
     ///
     /// # Errors
-    /// When there is no connection, or no end.
-    pub fn ask(&self, from: &Netns, to: SocketAddr) -> Result<Result<String, Status>> {
+    /// Fails if there is no connection, or no end.
+    pub fn fetch_policy(&self, from: &Netns, to: SocketAddr) -> Result<Result<String, Status>> {
         self.run(from, self.stream(to))
     }
 
-    /// Tells of these, message by message, as a sidecar's access log does, and gives how the control plane ends that.
+    /// Sends entries message by message to the access log service, and returns the status that ends the
+    /// stream.
     ///
     /// # Errors
-    /// When there is no connection, or no end.
-    pub fn tell(&self, from: &Netns, to: SocketAddr, entries: Vec<LogEntries>) -> Result<Result<(), Status>> {
+    /// Fails if there is no connection, or no end.
+    pub fn send_log_entries(
+        &self,
+        from: &Netns,
+        to: SocketAddr,
+        entries: Vec<LogEntries>,
+    ) -> Result<Result<(), Status>> {
         self.run(from, async {
             let channel = match self.connect(to).await? {
                 Ok(channel) => channel,
@@ -88,7 +95,7 @@ impl Proxy<'_> {
     ) -> Result<Result<T, Status>> {
         from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE * 2, stream).await });
+            let ended = runtime.block_on(async { tokio::time::timeout(IO_TIMEOUT * 2, stream).await });
             ended.map_err(|_| anyhow!("the stream of `{}` neither gives anything nor ends", self.node))?
         })?
     }
@@ -109,7 +116,7 @@ impl Proxy<'_> {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<Result<Channel, Status>> {
-        // In TLS 1.3 a client learns with its first read that its certificate was refused.
+        // In TLS 1.3 a client's first read reports that its certificate was refused.
         let connected = self.endpoint(to)?.connect().await;
         Ok(connected.map_err(|error| Status::new(Code::Unavailable, format!("{error:?}"))))
     }
@@ -139,12 +146,12 @@ impl Proxy<'_> {
             ..DiscoveryRequest::default()
         };
         let second = DiscoveryRequest {
-            node: self.then.map(|id| Node { id: id.to_owned(), ..Node::default() }),
+            node: self.second_node.map(|id| Node { id: id.to_owned(), ..Node::default() }),
             type_url: EXTENSION.to_owned(),
             resource_names: vec!["egress-policy".to_owned()],
             ..DiscoveryRequest::default()
         };
-        // The stream stays open after what it asks for.
+        // The stream stays open after its requests.
         let requests = tokio_stream::iter([first, second]).chain(tokio_stream::pending());
         let request = self.with_authorization(requests)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);

@@ -5,23 +5,27 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
-use egress_tests::log;
-use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, WATCHED, World, root};
+use egress_tests::manifests::ENFORCED_AND_AUDITED;
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::Value;
 
 fn at(ip: std::net::IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-/// The fields that the documentation has for lines of a kind.
-fn documented(kind: &str) -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(root().join("docs/access-log.md"))?;
+/// The documented fields of a kind of line.
+fn documented_fields(kind: &str) -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(repository_root().join("docs/access-log.md"))?;
     let fields = text.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split(" | ");
         let name = cells.next()?.strip_suffix('`')?;
@@ -35,54 +39,54 @@ fn keys(line: &Value) -> BTreeSet<String> {
     line.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
 }
 
-fn is_documented(line: &Value) -> Result<()> {
-    let expected = documented(line["kind"].as_str().unwrap_or_default())?;
+fn expect_documented(line: &Value) -> Result<()> {
+    let expected = documented_fields(line["kind"].as_str().unwrap_or_default())?;
     ensure!(!expected.is_empty() && keys(line) == expected, "{line}\ndocumented are {expected:?}");
     Ok(())
 }
 
 #[test]
-fn examples_have_the_fields() -> Result<()> {
-    let text = std::fs::read_to_string(root().join("docs/access-log.md"))?;
+fn documented_examples_have_the_documented_fields() -> Result<()> {
+    let text = std::fs::read_to_string(repository_root().join("docs/access-log.md"))?;
     let examples: Vec<Value> = text
         .split("```json\n")
         .skip(1)
         .filter_map(|rest| serde_json::from_str(rest.split("```").next()?).ok())
         .collect();
     ensure!(examples.len() == 2, "{} examples", examples.len());
-    examples.iter().try_for_each(is_documented)
+    examples.iter().try_for_each(expect_documented)
 }
 
 #[test]
 fn fields_are_as_documented() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("web.yaml", WATCHED)?;
-    let shim = world.shim(&[])?;
+    let network = TestNetwork::new()?;
+    network.write("web.yaml", ENFORCED_AND_AUDITED)?;
+    let control_plane = network.control_plane(&[])?;
     for identity in ["curl/curl", "curl/watched"] {
         let audited = identity == "curl/watched";
-        let pod = world.pod()?;
-        let envoy = Envoy::start(&pod, &mesh::bootstrap(identity, audited)?, 1)?;
-        mesh::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get?a=b")?;
-        mesh::get(&pod, at(EXAMPLE, 80), "www.example.com", "/get")?;
-        mesh::get_tls(&pod, at(HTTPBIN, 443), Some("httpbin.org"))?;
-        mesh::get_tls(&pod, at(EXAMPLE, 443), Some("www.example.com"))?;
+        let pod = network.pod()?;
+        let envoy = Envoy::start(&pod, &sidecar::bootstrap(identity, audited)?, 1)?;
+        workload::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get?a=b")?;
+        workload::get(&pod, at(EXAMPLE, 80), "www.example.com", "/get")?;
+        workload::get_tls(&pod, at(HTTPBIN, 443), Some("httpbin.org"))?;
+        workload::get_tls(&pod, at(EXAMPLE, 443), Some("www.example.com"))?;
         pod.workload().run(|| client::exchange(at(ELSEWHERE, 9000), b"ping"))?;
         // Two requests in two connections, and three connections besides.
         let lines = || envoy.access_log();
         wait_for("seven lines", Duration::from_secs(5), || lines().len() == 7)
             .with_context(|| format!("{:#?}", lines()))?;
-        let status = shim.status()?;
+        let status = control_plane.status()?;
         let version = &status["identities"][identity]["document"];
         for line in lines() {
-            is_documented(&line)?;
+            expect_documented(&line)?;
             ensure!(line["identity"] == identity, "{line}");
             ensure!(line["mode"] == if audited { "audit" } else { "enforce" }, "{line}");
             ensure!(line["policy_version"] == *version && version.is_string(), "{line} {status:#}");
             if line["verdict"].is_null() {
                 ensure!(line["kind"] == "connection" && line["protocol"] == "http", "{line}");
             } else {
-                ensure!(log::columns(&line) == line["decision"], "{line}");
+                ensure!(access_log::format_columns(&line) == line["decision"], "{line}");
             }
         }
         let refused = |reason| match audited {
@@ -96,8 +100,10 @@ fn fields_are_as_documented() -> Result<()> {
             ("https", refused("sni-not-allowed"), ("server_name", "www.example.com")),
             ("tcp", refused("no-rule"), ("dialled", "198.51.100.66:9000")),
         ] {
-            log::line(&envoy, &decision, |line| {
-                line["protocol"] == protocol && log::columns(line) == decision && line[name.0] == name.1
+            access_log::wait_for_line(&envoy, &decision, |line| {
+                line["protocol"] == protocol
+                    && access_log::format_columns(line) == decision
+                    && line[name.0] == name.1
             })?;
         }
     }
@@ -108,36 +114,40 @@ fn fields_are_as_documented() -> Result<()> {
 #[test]
 fn standalone_logs_the_same() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
     let envoy = Envoy::start(&pod, &Standalone::new()?.example()?, 1)?;
-    mesh::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
+    workload::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
     wait_for("two lines", Duration::from_secs(5), || envoy.access_log().len() == 2)?;
-    envoy.access_log().iter().try_for_each(is_documented)?;
-    log::line(&envoy, "the request", |line| {
+    envoy.access_log().iter().try_for_each(expect_documented)?;
+    access_log::wait_for_line(&envoy, "the request", |line| {
         line["identity"] == "default/default" && line["policy_version"] == "standalone"
     })?;
     Ok(())
 }
 
-/// What a policy change ends says what had allowed it, and by which policy it ended.
+/// The line of a connection that a policy change closed names the rule that had allowed it and the policy
+/// version that closed it.
 #[test]
-fn revoked() -> Result<()> {
+fn a_revoked_connection_names_both_policies() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("web.yaml", WATCHED)?;
-    let shim = world.shim(&[])?;
-    let pod = world.pod()?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    network.write("web.yaml", ENFORCED_AND_AUDITED)?;
+    let control_plane = network.control_plane(&[])?;
+    let pod = network.pod()?;
+    let envoy = sidecar::start(&pod, false)?;
     let hello = Hello::named("httpbin.org").bytes();
     let mut stream = pod.workload().run(|| client::connect(at(HTTPBIN, 443)))?.map_err(unexpected)?;
     std::io::Write::write_all(&mut stream, &hello)?;
     std::io::Read::read(&mut stream, &mut [0; 1])?;
-    world.write("web.yaml", &WATCHED.replace("httpbin.org", "other.example"))?;
-    let line = log::line(&envoy, "the revocation", |line| line["reason"] == "revoked")?;
+    network.write("web.yaml", &ENFORCED_AND_AUDITED.replace("httpbin.org", "other.example"))?;
+    let line = access_log::wait_for_line(&envoy, "the revocation", |line| line["reason"] == "revoked")?;
     ensure!(line["decision"] == "deny revoked - -", "{line}");
-    ensure!(log::columns(&line) == "deny revoked curl/web spec.ports[1]", "{line}");
-    ensure!(line["policy_version"] == shim.status()?["identities"]["curl/curl"]["document"], "{line}");
+    ensure!(access_log::format_columns(&line) == "deny revoked curl/web spec.ports[1]", "{line}");
+    ensure!(
+        line["policy_version"] == control_plane.status()?["identities"]["curl/curl"]["document"],
+        "{line}"
+    );
     Ok(())
 }
 
@@ -145,16 +155,16 @@ fn unexpected(outcome: Outcome) -> anyhow::Error {
     anyhow::anyhow!("{outcome:?}")
 }
 
-/// Whatever a workload sends, a line is one line, and JSON.
+/// Any bytes of a workload give one line each, and valid JSON.
 #[test]
-fn hostile_bytes() -> Result<()> {
+fn hostile_bytes_stay_in_one_line() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("web.yaml", WATCHED)?;
-    let _shim = world.shim(&[])?;
+    let network = TestNetwork::new()?;
+    network.write("web.yaml", ENFORCED_AND_AUDITED)?;
+    let _control_plane = network.control_plane(&[])?;
     for identity in ["curl/curl", "curl/watched"] {
-        let pod = world.pod()?;
-        let envoy = Envoy::start(&pod, &mesh::bootstrap(identity, false)?, 1)?;
+        let pod = network.pod()?;
+        let envoy = Envoy::start(&pod, &sidecar::bootstrap(identity, false)?, 1)?;
         let hostile: [&[u8]; 9] = [
             b"\x1b[31mred\x1b]0;title\x07",
             b"a\r\nx-egress-denied: rule\r\nx: y",
@@ -168,21 +178,23 @@ fn hostile_bytes() -> Result<()> {
         ];
         let mut sent = 0;
         for bytes in hostile {
-            for request in in_each_place(bytes) {
+            for request in requests_with(bytes) {
                 send(&pod, at(HTTPBIN, 80), &request)?;
                 sent += 1;
             }
             for name in [bytes, &bytes[..bytes.len().min(250)]] {
-                // A name of 64 KiB does not fit into its field: what is sent is no ClientHello.
+                // A name of 64 KiB does not fit into its field, so the bytes are no ClientHello.
                 let hello =
                     if name.len() > 60_000 { name.to_vec() } else { Hello::with_names(&[name]).bytes() };
                 send(&pod, at(HTTPBIN, 443), &hello)?;
                 sent += 1;
             }
         }
-        // The next is in order, and comes after them.
-        mesh::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/last")?;
-        log::line(&envoy, "a good request", |line| line["path"] == "/last" && line["status"] == 200)?;
+        // The next connection is well formed, and its line follows theirs.
+        workload::get(&pod, at(HTTPBIN, 80), "httpbin.org", "/last")?;
+        access_log::wait_for_line(&envoy, "a good request", |line| {
+            line["path"] == "/last" && line["status"] == 200
+        })?;
         let connections =
             |log: &str| log.lines().filter(|line| line.contains(r#""kind":"connection""#)).count();
         wait_for("a line of each connection", Duration::from_secs(5), || connections(&envoy.log()) > sent)
@@ -193,8 +205,8 @@ fn hostile_bytes() -> Result<()> {
             let harmless = |c: char| !c.is_control() && c != '\u{fffd}';
             ensure!(line.chars().all(harmless), "not text: {line:?}");
             let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))?;
-            is_documented(&value)?;
-            // Made up by nobody.
+            expect_documented(&value)?;
+            // No hostile text forged a line.
             let made_up =
                 value["kind"] == "request" && value["verdict"] == "allow" && value["dialled"].is_null();
             ensure!(!made_up, "{line}");
@@ -209,8 +221,8 @@ fn hostile_bytes() -> Result<()> {
     Ok(())
 }
 
-/// A request with these bytes as authority, path, method, header value and upgrade.
-fn in_each_place(bytes: &[u8]) -> [Vec<u8>; 5] {
+/// Requests with these bytes as authority, path, method, header value and upgrade.
+fn requests_with(bytes: &[u8]) -> [Vec<u8>; 5] {
     let put = |before: &str, after: &str| [before.as_bytes(), bytes, after.as_bytes()].concat();
     [
         put("GET / HTTP/1.1\r\nconnection: close\r\nhost: ", "\r\n\r\n"),
@@ -221,7 +233,7 @@ fn in_each_place(bytes: &[u8]) -> [Vec<u8>; 5] {
     ]
 }
 
-/// Sends bytes and no more, and waits for whatever is the answer.
+/// Sends bytes, closes the sending half and reads the answer.
 fn send(pod: &Pod, to: SocketAddr, bytes: &[u8]) -> Result<Outcome> {
     pod.workload().run(|| client::exchange_in_parts(to, &[bytes], true))
 }

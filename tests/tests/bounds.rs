@@ -1,12 +1,16 @@
-//! What the compiler lets through, Envoy takes; and what it refuses, Envoy refuses too.
+//! Bounds of manifest values: Envoy accepts the values that the compiler accepts, and refuses those that it
+//! refuses.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use egress_tests::mesh::{self, HTTPBIN};
-use egress_tests::scene::play;
-use egress_tests::{envoy, wait::wait_for};
+use egress_tests::envoy;
+use egress_tests::manifests::{self, by_upstream_settings, egress, upstream_settings};
+use egress_tests::mesh::with_mesh;
+use egress_tests::network::HTTPBIN;
+use egress_tests::wait::wait_for;
+use egress_tests::workload;
 
 /// An Egress for each name, with settings.
 fn manifests() -> String {
@@ -25,41 +29,42 @@ fn manifests() -> String {
         ("long", "5s", 1, long.as_str()),
     ] {
         let numbers = numbers(number).replace("TIME", time);
-        text.push_str(&format!(
-            "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-             metadata: {{name: {name}, namespace: curl}}\n\
-             spec: {{host: x, connectionSettings: {{{numbers}}}}}\n\
-             ---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-             metadata: {{name: {name}, namespace: curl}}\n\
-             spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], hosts: [{host}], \
-             ports: [{{number: 65535, protocol: https}}], matches: [{{apiGroup: \
-             policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {name}}}]}}\n"
-        ));
+        let by_settings = by_upstream_settings(name);
+        text += &upstream_settings(name, &format!("{{{numbers}}}"));
+        text += &egress(
+            name,
+            &format!("hosts: [{host}]\nports: [{{number: 65535, protocol: https}}]\n{by_settings}"),
+        );
     }
     text
 }
 
 #[test]
 fn values_at_their_bounds_are_accepted() -> Result<()> {
-    let good = mesh::echo_policy("curl", 9000);
-    play(&[("bounds.yaml", &manifests()), ("good.yaml", &good)], |scene| {
-        ensure!(scene.shim.metric("osm_egress_xds_rejected_total")? == 0, "{}", scene.shim.log());
-        ensure!(scene.envoy.stat("cluster_manager.cds.update_rejected")? == 0);
-        let clusters = scene.envoy.admin("/clusters")?;
+    let good = manifests::echo_policy("curl", 9000);
+    with_mesh(&[("bounds.yaml", &manifests()), ("good.yaml", &good)], |mesh| {
+        ensure!(
+            mesh.control_plane.metric("osm_egress_xds_rejected_total")? == 0,
+            "{}",
+            mesh.control_plane.log()
+        );
+        ensure!(mesh.envoy.stat("cluster_manager.cds.update_rejected")? == 0);
+        let clusters = mesh.envoy.admin("/clusters")?;
         for name in
             ["xn--bcher-kva.example:65535", "my_service.internal:65535", "*.a-b.org:65535", "org:65535"]
         {
             ensure!(clusters.contains(name), "there is no cluster {name}:\n{clusters}");
         }
-        wait_for("the policy", Duration::from_secs(5), || mesh::echoes(scene.pod, 9000))?;
-        ensure!(scene.world.origins.connections_to(HTTPBIN) > 0);
+        wait_for("the policy", Duration::from_secs(5), || workload::gets_echo(mesh.pod, 9000))?;
+        ensure!(mesh.network.origins.connections_to(HTTPBIN) > 0);
         Ok(())
     })
 }
 
-/// A connect timeout beyond the bounds, as Envoy sees it. A year is far below what it takes: 292 of them.
+/// Envoy's own bounds of a connect timeout. The compiler's limit of a year is far below Envoy's, which is 292
+/// years.
 #[test]
-fn what_envoy_refuses() -> Result<()> {
+fn envoy_has_the_documented_timeout_bounds() -> Result<()> {
     for (time, valid) in [
         ("0s", false),
         ("0.001s", true),

@@ -1,4 +1,4 @@
-//! The control plane with the worst objects that its budgets permit, and with worse ones.
+//! Budgets of the control plane: the worst objects that they permit, and worse ones.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -7,22 +7,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, World};
+use egress_tests::manifests::{echo_fields, egress_of};
 use egress_tests::netns::ensure_capable;
+use egress_tests::network::{self, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
-use egress_tests::xds::{CLUSTER, Conversation, EXTENSION, LISTENER};
+use egress_tests::workload;
+use egress_tests::xds::{CLUSTER, EXTENSION, LISTENER, XdsStream};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
-/// The most memory of the control plane, in kB.
-const MOST: u64 = 300 << 10;
+/// The memory limit of the control plane, in kB.
+const MAX_MEMORY_KB: u64 = 300 << 10;
 const IDENTITIES: usize = 4;
 
-/// An Egress of `curl/{account}`, with hosts of the longest names.
-fn egress(name: &str, account: &str, hosts: usize, ports: usize) -> String {
-    egress_in("curl", name, account, hosts, ports)
+/// An Egress of `curl/{account}` whose hosts have the longest names.
+fn long_egress(name: &str, account: &str, hosts: usize, ports: usize) -> String {
+    long_egress_in("curl", name, account, hosts, ports)
 }
 
-fn egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: usize) -> String {
+fn long_egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: usize) -> String {
     let mut text = format!(
         "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
          metadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -39,76 +42,80 @@ fn egress_in(namespace: &str, name: &str, account: &str, hosts: usize, ports: us
     text
 }
 
-/// An Egress `curl/{name}-{account}` for one port of an origin.
-fn echo(name: &str, account: &str, port: u16) -> String {
-    let named = format!("metadata: {{name: {account}, ");
-    mesh::echo_policy(account, port).replace(&named, &format!("metadata: {{name: {name}-{account}, "))
+/// An Egress `curl/{name}-{account}` of `curl/{account}` for one port of an origin.
+fn echo_of(account: &str, name: &str, port: u16) -> String {
+    egress_of(account, &format!("{name}-{account}"), &echo_fields(port))
 }
 
 #[test]
-fn the_worst_objects_that_are_permitted() -> Result<()> {
+fn the_worst_permitted_objects_stay_within_memory() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
+    let network = TestNetwork::new()?;
     for identity in 0..IDENTITIES {
         let account = format!("a{identity}");
-        // As many bytes as an API server stores in one object, six times in a document: all that is permitted.
-        world.write(&format!("full-{account}.yaml"), &egress(&account, &account, 6_500, 6))?;
-        // One more has no room.
-        world.write(&format!("more-{account}.yaml"), &egress(&format!("z{identity}"), &account, 6_500, 6))?;
-        world.write(&format!("echo-{account}.yaml"), &echo("echo", &account, 9000))?;
+        // The largest object that an API server stores, six times in a document, is within the budget.
+        network.write(&format!("full-{account}.yaml"), &long_egress(&account, &account, 6_500, 6))?;
+        // One more is over the budget.
+        network.write(
+            &format!("more-{account}.yaml"),
+            &long_egress(&format!("z{identity}"), &account, 6_500, 6),
+        )?;
+        network.write(&format!("echo-{account}.yaml"), &echo_of(&account, "echo", 9000))?;
     }
-    // And these are far over their own budgets.
-    world.write("ports-and-hosts.yaml", &egress("square", "a0", 3_000, 3_000))?;
+    // These objects are far over their own budgets.
+    network.write("ports-and-hosts.yaml", &long_egress("square", "a0", 3_000, 3_000))?;
     let start = Instant::now();
-    let shim = world.shim(&[])?;
-    println!("ready {:.1?} after the start, with {} MB", start.elapsed(), shim.memory()? / 1024);
-    let pods: Vec<_> = (0..IDENTITIES).map(|_| world.pod()).collect::<Result<_>>()?;
+    let control_plane = network.control_plane(&[])?;
+    println!("ready {:.1?} after the start, with {} MB", start.elapsed(), control_plane.memory()? / 1024);
+    let pods: Vec<_> = (0..IDENTITIES).map(|_| network.pod()).collect::<Result<_>>()?;
     let mut envoys = Vec::new();
     for (identity, pod) in pods.iter().enumerate() {
-        envoys.push(Envoy::launch(pod, &mesh::bootstrap(&format!("curl/a{identity}"), false)?, 1)?);
+        envoys.push(Envoy::launch(pod, &sidecar::bootstrap(&format!("curl/a{identity}"), false)?, 1)?);
     }
-    wait_for("the policies", Duration::from_secs(120), || pods.iter().all(|pod| mesh::echoes(pod, 9000)))
-        .with_context(|| {
-            format!("{} MB at its peak; {}", shim.peak_memory().unwrap_or(0) / 1024, shim.log())
-        })?;
-    // Everybody gets another policy, several times.
+    wait_for("the policies", Duration::from_secs(120), || {
+        pods.iter().all(|pod| workload::gets_echo(pod, 9000))
+    })
+    .with_context(|| {
+        format!("{} MB at its peak; {}", control_plane.peak_memory().unwrap_or(0) / 1024, control_plane.log())
+    })?;
+    // Each identity gets another policy, several times.
     for round in 0..6 {
         let is_granted = round % 2 == 0;
         for identity in 0..IDENTITIES {
             let name = format!("change-{identity}.yaml");
             match is_granted {
-                true => world.write(&name, &echo("change", &format!("a{identity}"), 9001))?,
-                false => world.remove(&name)?,
+                true => network.write(&name, &echo_of(&format!("a{identity}"), "change", 9001))?,
+                false => network.remove(&name)?,
             }
         }
         wait_for("the change", Duration::from_secs(120), || {
-            pods.iter().all(|pod| mesh::echoes(pod, 9001) == is_granted)
+            pods.iter().all(|pod| workload::gets_echo(pod, 9001) == is_granted)
         })?;
     }
-    let status = shim.status()?;
+    let status = control_plane.status()?;
     let objects = status["objects"].as_array().cloned().unwrap_or_default();
     let refused = objects.iter().filter(|object| object["accepted"] == false).count();
     ensure!(refused == IDENTITIES + 1, "{refused} objects are refused");
-    let peak = shim.peak_memory()?;
+    let peak = control_plane.peak_memory()?;
     println!(
         "the control plane has {} MB, at its peak {} MB; a sidecar has {} MB",
-        shim.memory()? / 1024,
+        control_plane.memory()? / 1024,
         peak / 1024,
         envoys[0].memory()? / 1024
     );
-    ensure!(peak < MOST, "the control plane had {} MB", peak / 1024);
+    ensure!(peak < MAX_MEMORY_KB, "the control plane had {} MB", peak / 1024);
     Ok(())
 }
 
-/// A sidecar that has an identity's policy in force, as far as anybody sees.
-enum Sidecar {
-    Sotw(Conversation<DiscoveryRequest>),
-    Delta(Conversation<DeltaDiscoveryRequest>),
+/// An xDS client that acknowledges everything, like a sidecar with the policy in force.
+enum PolicyClient {
+    Sotw(XdsStream<DiscoveryRequest>),
+    Delta(XdsStream<DeltaDiscoveryRequest>),
 }
 
 const PLUGINS: [&str; 2] = ["egress-policy", "egress-http-policy"];
 
-impl Sidecar {
+impl PolicyClient {
     fn begin(&mut self) -> Result<()> {
         for url in [CLUSTER, LISTENER, EXTENSION] {
             let names: Vec<String> =
@@ -116,11 +123,15 @@ impl Sidecar {
             let type_url = url.to_owned();
             match self {
                 Self::Sotw(stream) => {
-                    stream.say(DiscoveryRequest { type_url, resource_names: names, ..Default::default() })?;
+                    stream.send(DiscoveryRequest {
+                        type_url,
+                        resource_names: names,
+                        ..Default::default()
+                    })?;
                 }
                 Self::Delta(stream) => {
                     let resource_names_subscribe = names;
-                    stream.say(DeltaDiscoveryRequest {
+                    stream.send(DeltaDiscoveryRequest {
                         type_url,
                         resource_names_subscribe,
                         ..Default::default()
@@ -131,7 +142,7 @@ impl Sidecar {
         Ok(())
     }
 
-    /// Takes what comes until there is a policy, and gives its length.
+    /// Receives messages until a policy arrives, and returns its length.
     fn policy(&mut self) -> Result<usize> {
         loop {
             let (type_url, size) = self.read_for(Duration::from_secs(60))?.context("no message came")?;
@@ -141,13 +152,13 @@ impl Sidecar {
         }
     }
 
-    /// Takes what comes within this time: its type and its length.
+    /// Receives a message within this time: its type and its length.
     fn read_for(&mut self, time: Duration) -> Result<Option<(String, usize)>> {
         Ok(Some(match self {
             Self::Sotw(stream) => {
-                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
+                let Some(answer) = stream.receive_within(time)? else { return Ok(None) };
                 let names: &[&str] = if answer.type_url == EXTENSION { &PLUGINS } else { &[] };
-                stream.say(DiscoveryRequest {
+                stream.send(DiscoveryRequest {
                     type_url: answer.type_url.clone(),
                     resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
                     response_nonce: answer.nonce,
@@ -157,8 +168,8 @@ impl Sidecar {
                 (answer.type_url, answer.resources.iter().map(|any| any.value.len()).sum::<usize>())
             }
             Self::Delta(stream) => {
-                let Some(answer) = stream.hear_within(time)? else { return Ok(None) };
-                stream.say(DeltaDiscoveryRequest {
+                let Some(answer) = stream.receive_within(time)? else { return Ok(None) };
+                stream.send(DeltaDiscoveryRequest {
                     type_url: answer.type_url.clone(),
                     response_nonce: answer.nonce,
                     ..Default::default()
@@ -170,34 +181,39 @@ impl Sidecar {
     }
 }
 
-/// Many identities, each with the longest document, and sidecars of all of them.
+/// Twenty-five identities, each with the longest document and a sidecar.
 #[test]
-fn many_identities_with_the_longest_documents() -> Result<()> {
+fn many_longest_documents_stay_within_memory() -> Result<()> {
     ensure_capable()?;
     const NAMESPACES: usize = 5;
-    const OF_NAMESPACE: usize = 5;
-    let world = World::new()?;
-    let all: Vec<_> = (0..NAMESPACES).flat_map(|n| (0..OF_NAMESPACE).map(move |a| (n, a))).collect();
+    const IDENTITIES_PER_NAMESPACE: usize = 5;
+    let network = TestNetwork::new()?;
+    let all: Vec<_> =
+        (0..NAMESPACES).flat_map(|n| (0..IDENTITIES_PER_NAMESPACE).map(move |a| (n, a))).collect();
     for (namespace, account) in &all {
         let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
-        let text = egress_in(&namespace, &account, &account, 6_500, 6);
-        world.write(&format!("{namespace}-{account}.yaml"), &text)?;
+        let text = long_egress_in(&namespace, &account, &account, 6_500, 6);
+        network.write(&format!("{namespace}-{account}.yaml"), &text)?;
     }
-    // One namespace wants far more than there is for it, and costs nobody else.
+    // One namespace is far over its budget, and affects no other.
     for number in 0..40 {
-        let text = egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
-        world.write(&format!("greedy-{number}.yaml"), &text)?;
+        let text = long_egress_in("greedy", &format!("p{number:02}"), &format!("a{number}"), 6_500, 6);
+        network.write(&format!("greedy-{number}.yaml"), &text)?;
     }
-    let shim = world.shim(&[])?;
-    println!("ready with {} MB, at its peak {} MB", shim.memory()? / 1024, shim.peak_memory()? / 1024);
-    let to = SocketAddr::new(mesh::CONTROL_PLANE, 15128);
+    let control_plane = network.control_plane(&[])?;
+    println!(
+        "ready with {} MB, at its peak {} MB",
+        control_plane.memory()? / 1024,
+        control_plane.peak_memory()? / 1024
+    );
+    let to = SocketAddr::new(network::CONTROL_PLANE, 15128);
     let mut sidecars = Vec::new();
     for (number, (namespace, account)) in all.iter().enumerate() {
         let node = format!("p{number}.a{account}.n{namespace}");
-        let from = &world.outside.netns;
+        let from = &network.outside.netns;
         let mut sidecar = match number % 2 {
-            0 => Sidecar::Sotw(Conversation::open(from, to, &node)?),
-            _ => Sidecar::Delta(Conversation::open(from, to, &node)?),
+            0 => PolicyClient::Sotw(XdsStream::open(from, to, &node)?),
+            _ => PolicyClient::Delta(XdsStream::open(from, to, &node)?),
         };
         sidecar.begin()?;
         sidecars.push(sidecar);
@@ -207,16 +223,20 @@ fn many_identities_with_the_longest_documents() -> Result<()> {
         let size = sidecar.policy()?;
         ensure!(size > longest, "a policy of {size} bytes for both plugins");
     }
-    println!("all connected: {} MB, at its peak {} MB", shim.memory()? / 1024, shim.peak_memory()? / 1024);
-    // Everybody gets another policy, several times.
+    println!(
+        "all connected: {} MB, at its peak {} MB",
+        control_plane.memory()? / 1024,
+        control_plane.peak_memory()? / 1024
+    );
+    // Each identity gets another policy, several times.
     for round in 0..3 {
         for (namespace, account) in &all {
             let (namespace, account) = (format!("n{namespace}"), format!("a{account}"));
-            let text = egress_in(&namespace, &account, &account, 6_500 - round - 1, 6);
-            world.write(&format!("{namespace}-{account}.yaml"), &text)?;
+            let text = long_egress_in(&namespace, &account, &account, 6_500 - round - 1, 6);
+            network.write(&format!("{namespace}-{account}.yaml"), &text)?;
         }
         let status = || -> Result<bool> {
-            let status = shim.status()?;
+            let status = control_plane.status()?;
             let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
             let is_current = |proxy: &serde_json::Value| {
                 let identity = proxy["identity"].as_str().unwrap_or_default();
@@ -246,17 +266,18 @@ fn many_identities_with_the_longest_documents() -> Result<()> {
             }
             settled.map(|_| ())
         });
-        ended.with_context(|| format!("{} MB at its peak", shim.peak_memory().unwrap_or(0) / 1024))?;
+        ended
+            .with_context(|| format!("{} MB at its peak", control_plane.peak_memory().unwrap_or(0) / 1024))?;
         println!(
             "round {round}: {} MB, at its peak {} MB",
-            shim.memory()? / 1024,
-            shim.peak_memory()? / 1024
+            control_plane.memory()? / 1024,
+            control_plane.peak_memory()? / 1024
         );
     }
-    let objects = shim.status()?["objects"].as_array().cloned().unwrap_or_default();
+    let objects = control_plane.status()?["objects"].as_array().cloned().unwrap_or_default();
     let refused: Vec<_> = objects.iter().filter(|object| object["accepted"] == false).collect();
     ensure!(!refused.is_empty() && refused.iter().all(|object| object["object"]["namespace"] == "greedy"));
-    let peak = shim.peak_memory()?;
-    ensure!(peak < MOST, "the control plane had {} MB", peak / 1024);
+    let peak = control_plane.peak_memory()?;
+    ensure!(peak < MAX_MEMORY_KB, "the control plane had {} MB", peak / 1024);
     Ok(())
 }

@@ -1,22 +1,22 @@
-//! The known ways round an egress filter, each with the real bytes through a real Envoy.
+//! The known bypasses of an egress filter, each with the real bytes through a real Envoy.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use egress_policy::ReasonCode;
 use egress_tests::bypass::check::Expect;
-use egress_tests::bypass::report::{self, Outcome};
-use egress_tests::bypass::stage::{self, Setup};
-use egress_tests::bypass::{self, KNOWN, Row};
-use egress_tests::mesh::root;
+use egress_tests::bypass::observed_mesh::ControlPlaneFlags;
+use egress_tests::bypass::report::{self, RowResult};
+use egress_tests::bypass::{self, KNOWN_BYPASSES, Row, observed_mesh};
 use egress_tests::netns::ensure_capable;
+use egress_tests::repository_root;
 
-/// No row is missing, and none is without an answer.
+/// Every row is there, and every row has a result.
 #[test]
 fn the_table_is_complete() {
     let table = bypass::table();
     let numbers: Vec<usize> = table.iter().map(|row| row.number).collect();
-    assert_eq!(numbers, (1..=KNOWN).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=KNOWN_BYPASSES).collect::<Vec<_>>());
     let codes: Vec<_> = ReasonCode::ALL.iter().map(|reason| reason.as_str()).collect();
     for row in &table {
         assert!(!row.checks.is_empty(), "row {} is not tried", row.number);
@@ -28,10 +28,10 @@ fn the_table_is_complete() {
     }
 }
 
-/// What a sidecar cannot decide stands in the threat model, with what to do instead.
+/// The threat model lists every part that a sidecar cannot decide, with its remedy.
 #[test]
-fn the_threat_model_has_what_is_out_of_reach() -> Result<()> {
-    let text = std::fs::read_to_string(root().join("docs/threat-model.md"))?;
+fn the_threat_model_lists_what_is_out_of_reach() -> Result<()> {
+    let text = std::fs::read_to_string(repository_root().join("docs/threat-model.md"))?;
     for row in bypass::table().iter().filter(|row| row.out_of_reach.is_some()) {
         let link = format!("[{}](bypasses.md#out-of-reach)", row.number);
         ensure!(text.contains(&link), "docs/threat-model.md does not speak of row {}", row.number);
@@ -39,18 +39,19 @@ fn the_threat_model_has_what_is_out_of_reach() -> Result<()> {
     Ok(())
 }
 
-/// All rows; what fails is told at the end, all of it.
+/// Runs all rows, and reports all failures at the end.
 #[test]
-fn every_row() -> Result<()> {
+fn every_row_behaves_as_documented() -> Result<()> {
     ensure_capable()?;
     let table = bypass::table();
-    let mut outcomes: Vec<Outcome<'_>> = table.iter().map(|row| Outcome { row, failures: vec![] }).collect();
+    let mut outcomes: Vec<RowResult<'_>> =
+        table.iter().map(|row| RowResult { row, failures: vec![] }).collect();
     let mut trespasses = Vec::new();
-    for setup in [Setup::Main, Setup::Impatient] {
-        stage::with(setup, |stage| {
+    for setup in [ControlPlaneFlags::Default, ControlPlaneFlags::ShortTimeout] {
+        observed_mesh::with_observed_mesh(setup, |observed| {
             for outcome in &mut outcomes {
                 for check in outcome.row.checks.iter().filter(|check| check.setup == setup) {
-                    if let Err(why) = check.run(stage) {
+                    if let Err(why) = check.run(observed) {
                         outcome.failures.push(format!(
                             "  {}: expected {}: {why}",
                             check.sends,
@@ -59,7 +60,7 @@ fn every_row() -> Result<()> {
                     }
                 }
             }
-            trespasses.extend(stage.trespasses());
+            trespasses.extend(observed.trespasses());
             Ok(())
         })?;
     }
@@ -72,7 +73,7 @@ fn every_row() -> Result<()> {
     let all: Vec<String> = failed.iter().map(|outcome| describe(outcome.row, &outcome.failures)).collect();
     ensure!(
         failed.is_empty() && trespasses.is_empty(),
-        "{} of {KNOWN} rows failed\n{}\nwhere nothing may arrive, there arrived {trespasses:?}",
+        "{} of {KNOWN_BYPASSES} rows failed\n{}\nwhere nothing may arrive, there arrived {trespasses:?}",
         failed.len(),
         all.join("\n")
     );
@@ -82,7 +83,7 @@ fn every_row() -> Result<()> {
 }
 
 fn page_path() -> PathBuf {
-    root().join("docs/bypasses.md")
+    repository_root().join("docs/bypasses.md")
 }
 
 fn describe(row: &Row, failures: &[String]) -> String {

@@ -8,35 +8,36 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_policy::Policy;
 use egress_policy::explain::Explainer;
+use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
+use egress_tests::control_plane;
 use egress_tests::corpus::{self, Case, Corpus};
 use egress_tests::envoy::Envoy;
-use egress_tests::log;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
-use egress_tests::netns::{Form, Pod, ensure_capable};
-use egress_tests::origin::ADDRESS_HEADER;
-use egress_tests::shim;
+use egress_tests::netns::{Pod, PodForm, ensure_capable};
+use egress_tests::network::{EXAMPLE, HTTPBIN, TestNetwork};
+use egress_tests::origin::{ADDRESS_HEADER, OriginEvent};
+use egress_tests::sidecar;
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
 
 #[test]
-fn native_engine() -> Result<()> {
-    for corpus in corpus::all()? {
+fn the_native_engine_decides_the_corpus() -> Result<()> {
+    for corpus in corpus::load_all()? {
         let policy = Policy::new(corpus.document()?.as_ref().clone())?;
         for case in &corpus.cases {
-            assert_eq!(corpus::ask(&policy, case), case.expect, "{}: {}", corpus.name, case.name);
+            assert_eq!(corpus::decide(&policy, case), case.expect, "{}: {}", corpus.name, case.name);
         }
     }
     Ok(())
 }
 
 #[test]
-fn explanations() -> Result<()> {
-    for corpus in corpus::all()? {
+fn explanations_match_the_corpus() -> Result<()> {
+    for corpus in corpus::load_all()? {
         let explainer = Explainer::new(corpus.document()?.as_ref().clone())?;
         for case in &corpus.cases {
             let explanation = corpus::explain(&explainer, case);
-            let said = corpus::explained(&explanation);
+            let said = corpus::format_explanation(&explanation);
             assert_eq!(said, case.expect, "{}: {}", corpus.name, case.name);
             let by_rule = case.expect.starts_with("allow rule ");
             let some_rule_allows = explanation.rules.iter().any(|rule| rule.allows());
@@ -46,14 +47,14 @@ fn explanations() -> Result<()> {
     Ok(())
 }
 
-/// The same by `osm-egress explain` on a folder, with what it makes of URLs and flags.
+/// `osm-egress explain` on a folder gives the expected results, including its reading of URLs and flags.
 #[test]
-fn on_the_command_line() -> Result<()> {
+fn the_command_line_explains_the_corpus() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    for corpus in corpus::all()? {
+    for corpus in corpus::load_all()? {
         std::fs::write(folder.path().join("corpus.yaml"), &corpus.manifests)?;
         for case in &corpus.cases {
-            let output = std::process::Command::new(shim::binary()?)
+            let output = std::process::Command::new(control_plane::binary()?)
                 .args(["explain", "--source", "curl/curl", "--output", "json", "--config-dir"])
                 .arg(folder.path())
                 .args(corpus::explain_arguments(case))
@@ -61,7 +62,7 @@ fn on_the_command_line() -> Result<()> {
             let name = format!("{}: {}", corpus.name, case.name);
             let report: serde_json::Value = serde_json::from_slice(&output.stdout)
                 .with_context(|| format!("{name}: {}", String::from_utf8_lossy(&output.stderr)))?;
-            assert_eq!(corpus::reported(&report), case.expect, "{name}");
+            assert_eq!(corpus::format_report(&report), case.expect, "{name}");
             let allowed = case.expect.starts_with("allow");
             assert_eq!(output.status.code(), Some(if allowed { 0 } else { 3 }), "{name}");
         }
@@ -70,58 +71,60 @@ fn on_the_command_line() -> Result<()> {
 }
 
 #[test]
-fn envoy_with_state_of_the_world() -> Result<()> {
-    through_envoy(false, Form::possible())
+fn envoy_decides_the_corpus_over_sotw() -> Result<()> {
+    through_envoy(false, PodForm::supported())
 }
 
 #[test]
-fn envoy_with_delta() -> Result<()> {
-    through_envoy(true, Form::possible())
+fn envoy_decides_the_corpus_over_delta() -> Result<()> {
+    through_envoy(true, PodForm::supported())
 }
 
-/// The form that an ordinary user has, tried as root too.
+/// An ordinary user's pod gives the expected results, tried as root too.
 #[test]
-fn envoy_in_the_routed_form() -> Result<()> {
-    through_envoy(false, Form::Routed)
+fn envoy_decides_the_corpus_in_a_routed_pod() -> Result<()> {
+    through_envoy(false, PodForm::Routed)
 }
 
-/// The same decisions without a control plane: `envoy/standalone.yaml` with the corpus' policies in it, by
-/// `osm-egress compile`.
+/// Envoy gives the expected results without a control plane: `envoy/standalone.yaml` with the corpus's
+/// policies, by `osm-egress compile`.
 #[test]
-fn standalone() -> Result<()> {
+fn envoy_decides_the_corpus_without_a_control_plane() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
+    let network = TestNetwork::new()?;
     let standalone = Standalone::new()?;
-    for corpus in corpus::all()? {
-        let pod = world.pod()?;
-        world.write("corpus.yaml", &corpus.manifests)?;
-        let config = standalone.compiled(world.manifests.path()).with_context(|| corpus.name.clone())?;
+    for corpus in corpus::load_all()? {
+        let pod = network.pod()?;
+        network.write("corpus.yaml", &corpus.manifests)?;
+        let config = standalone.compiled(network.manifests.path()).with_context(|| corpus.name.clone())?;
         let envoy = Envoy::start(&pod, &config, 1).with_context(|| corpus.name.clone())?;
         let mut decided = 0;
         for case in &corpus.cases {
-            check(&world, &pod, &envoy, &corpus, case, &mut decided)
+            check(&network, &pod, &envoy, &corpus, case, &mut decided)
                 .with_context(|| format!("{}: {}", corpus.name, case.name))?;
         }
     }
     Ok(())
 }
 
-fn through_envoy(delta: bool, form: Form) -> Result<()> {
+fn through_envoy(delta: bool, form: PodForm) -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.outside.pod(form)?;
-    let shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, delta)?;
+    let network = TestNetwork::new()?;
+    let pod = network.outside.pod(form)?;
+    let control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, delta)?;
     let mut decided = 0;
-    for corpus in corpus::all()? {
-        world.write("corpus.yaml", &corpus.manifests)?;
+    for corpus in corpus::load_all()? {
+        network.write("corpus.yaml", &corpus.manifests)?;
         let version = corpus.document()?.version.clone();
         wait_for("Envoy to acknowledge the policy", Duration::from_secs(10), || {
-            shim.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"] == version.as_str())
+            control_plane
+                .status()
+                .is_ok_and(|status| status["proxies"][0]["documentAcknowledged"] == version.as_str())
         })
-        .with_context(|| format!("{}: {:#?}", corpus.name, shim.status()))?;
+        .with_context(|| format!("{}: {:#?}", corpus.name, control_plane.status()))?;
         for case in &corpus.cases {
-            check(&world, &pod, &envoy, &corpus, case, &mut decided)
+            check(&network, &pod, &envoy, &corpus, case, &mut decided)
                 .with_context(|| format!("{}: {}", corpus.name, case.name))?;
         }
     }
@@ -130,14 +133,14 @@ fn through_envoy(delta: bool, form: Form) -> Result<()> {
 }
 
 fn check(
-    world: &World,
+    network: &TestNetwork,
     pod: &Pod,
     envoy: &Envoy<'_>,
     corpus: &Corpus,
     case: &Case,
     decided: &mut usize,
 ) -> Result<()> {
-    let before = arrivals(world);
+    let before = arrivals(network);
     let outcome = attempt(pod, case)?;
     let decisions =
         || -> Vec<_> { envoy.access_log().into_iter().filter(|line| line["decision"].is_string()).collect() };
@@ -150,11 +153,11 @@ fn check(
     let said = decision.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let expected = case.expect.split(" -> ").next().unwrap_or_default();
     ensure!(said == expected, "Envoy decided `{said}`, expected `{}` ({outcome:?})", case.expect);
-    ensure!(log::columns(line) == decision, "the columns say something else: {line}");
+    ensure!(access_log::format_columns(line) == decision, "the columns say something else: {line}");
     for field in ["identity", "mode", "policy_version", "protocol"] {
         ensure!(line[field].is_string(), "no `{field}`: {line}");
     }
-    let after = arrivals(world);
+    let after = arrivals(network);
     let served: Option<IpAddr> = match case.destination() {
         None => None,
         Some("dialled" | "passthrough") => Some(case.to.ip()),
@@ -170,6 +173,12 @@ fn check(
         (Some(address), Outcome::Http(answer)) => {
             let at = answer.header(ADDRESS_HEADER).unwrap_or_default();
             ensure!(answer.status == 200 && at == address.to_string(), "{answer:?}");
+            let expected = case.normalized_path().and_then(|path| path.split('?').next());
+            let received = requested_path(network);
+            ensure!(
+                case.tls.is_some() || received.as_deref() == expected,
+                "the origin received {received:?}, not {expected:?}"
+            );
         }
         (Some(address), Outcome::Bytes(_)) => {
             ensure!(after.last() == Some(&SocketAddr::new(address, case.to.port())), "arrived at {after:?}");
@@ -182,12 +191,20 @@ fn check(
     Ok(())
 }
 
-fn arrivals(world: &World) -> Vec<SocketAddr> {
-    use egress_tests::origin::Seen;
-    let seen = world.origins.seen();
+fn arrivals(network: &TestNetwork) -> Vec<SocketAddr> {
+    let seen = network.origins.events();
     seen.into_iter()
-        .filter_map(|seen| if let Seen::Connection(to) = seen { Some(to) } else { None })
+        .filter_map(|seen| if let OriginEvent::Connection(to) = seen { Some(to) } else { None })
         .collect()
+}
+
+/// The path of the last request at an origin, without its query.
+fn requested_path(network: &TestNetwork) -> Option<String> {
+    let events = network.origins.events();
+    events.into_iter().rev().find_map(|event| match event {
+        OriginEvent::Request(_, _, path) => Some(path),
+        OriginEvent::Connection(_) => None,
+    })
 }
 
 fn attempt(pod: &Pod, case: &Case) -> Result<Outcome> {

@@ -1,7 +1,6 @@
-//! The same inputs for Envoy and for `osm-egress explain`: each gives the same verdict, for the same reason, by the same
-//! rule, and leads to the same address.
-//!
-//! `EGRESS_SEED` repeats a run; `EGRESS_INPUTS` says how many inputs there are.
+//! Random inputs for Envoy and for `osm-egress explain`: both give the same verdict, for the same reason, by
+//! the same rule, and the same address. `EGRESS_SEED` repeats a run; `EGRESS_INPUTS` sets the number of
+//! inputs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,35 +16,36 @@ use egress_compile::explain::{Ask, Report, explain};
 use egress_compile::store::{FileUpdate, Store};
 use egress_policy::explain::Verdict;
 use egress_tests::client::{self, Outcome};
-use egress_tests::differential::{ANYWHERE, BELOW, Bytes, Input, POLICIES, Random, Request};
+use egress_tests::differential::{Bytes, Input, ORIGIN_BLOCK, POLICIES, Random, Request, WILDCARD_NAMES};
 use egress_tests::envoy::{self, Envoy};
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::origin::ADDRESS_HEADER;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 
-/// As many as take some 20 seconds.
+/// The default number of inputs, which takes some 20 seconds.
 const INPUTS: usize = 30_000;
-/// How many inputs are sent before the log is read.
+/// The number of inputs sent before the log is read.
 const BATCH: usize = 10_000;
-/// The clients at a time.
+/// The number of concurrent clients.
 const CLIENTS: usize = 4;
 
-/// What became of an input.
+/// The result of an input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Answer {
-    /// It reaches an address, by a rule.
+enum InputResult {
+    /// It reaches an address by a rule.
     Reaches(String),
     /// It is refused, for a reason.
     Refused(String),
-    /// Envoy refuses it itself.
+    /// Envoy refuses it before the filter.
     RefusedByEnvoy,
-    /// Something that cannot be.
+    /// An impossible result.
     Odd(String),
 }
 
 #[test]
-fn explain_says_what_envoy_does() -> Result<()> {
+fn explain_agrees_with_envoy() -> Result<()> {
     ensure_capable()?;
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -53,15 +53,15 @@ fn explain_says_what_envoy_does() -> Result<()> {
     let inputs = number("EGRESS_INPUTS").and_then(|n| usize::try_from(n).ok()).unwrap_or(INPUTS);
     println!("EGRESS_SEED={seed} EGRESS_INPUTS={inputs}");
 
-    let world = World::new()?;
-    world.outside.netns.ip(&format!("route add local {ANYWHERE} dev lo"))?;
-    for name in BELOW {
-        world.dns.set(name, &[EXAMPLE]);
+    let network = TestNetwork::new()?;
+    network.outside.netns.ip(&format!("route add local {ORIGIN_BLOCK} dev lo"))?;
+    for name in WILDCARD_NAMES {
+        network.dns.set(name, &[EXAMPLE]);
     }
-    world.write("policies.yaml", POLICIES)?;
-    let _shim = world.shim(&[])?;
-    let pod = world.pod()?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    network.write("policies.yaml", POLICIES)?;
+    let _control_plane = network.control_plane(&[])?;
+    let pod = network.pod()?;
+    let envoy = sidecar::start(&pod, false)?;
     let is_1_39 = envoy::version()?.starts_with("1.39.");
     let evidence = evidence();
     let mut random = Random::new(seed);
@@ -110,18 +110,18 @@ fn evidence() -> Evidence {
     Evidence::objects(Arc::new(store), &CompileOptions::default(), None)
 }
 
-/// An answer without its address.
-fn kind(answer: &Answer) -> String {
+/// The kind of a result, without its address.
+fn kind(answer: &InputResult) -> String {
     match answer {
-        Answer::Reaches(_) => "allowed".to_owned(),
-        Answer::Refused(reason) => reason.split(' ').next().unwrap_or_default().to_owned(),
-        Answer::RefusedByEnvoy => "refused by Envoy".to_owned(),
-        Answer::Odd(what) => format!("odd: {}", what.split(' ').next().unwrap_or_default()),
+        InputResult::Reaches(_) => "allowed".to_owned(),
+        InputResult::Refused(reason) => reason.split(' ').next().unwrap_or_default().to_owned(),
+        InputResult::RefusedByEnvoy => "refused by Envoy".to_owned(),
+        InputResult::Odd(what) => format!("odd: {}", what.split(' ').next().unwrap_or_default()),
     }
 }
 
-/// What `osm-egress explain` says, and of what.
-fn expected(evidence: &Evidence, input: &Input) -> (Answer, String) {
+/// Asks `osm-egress explain` for the expected result, and returns the arguments as well.
+fn expected(evidence: &Evidence, input: &Input) -> (InputResult, String) {
     match input {
         Input::Request(Request { address, port, method, path, host, headers }) => {
             let others = headers.iter().map(|(name, value)| format!("{name}: {value}"));
@@ -144,7 +144,7 @@ fn expected(evidence: &Evidence, input: &Input) -> (Answer, String) {
             if let Some(words) = words {
                 let by_words = answer(evidence, *address, &Words { to, ..words.clone() });
                 if by_words.0 != by_bytes.0 {
-                    return (Answer::Odd(format!("two-answers {by_words:?} {by_bytes:?}")), by_words.1);
+                    return (InputResult::Odd(format!("two-answers {by_words:?} {by_bytes:?}")), by_words.1);
                 }
             }
             by_bytes
@@ -152,10 +152,10 @@ fn expected(evidence: &Evidence, input: &Input) -> (Answer, String) {
     }
 }
 
-fn answer(evidence: &Evidence, address: IpAddr, words: &Words) -> (Answer, String) {
+fn answer(evidence: &Evidence, address: IpAddr, words: &Words) -> (InputResult, String) {
     let call = match words.read() {
         Ok(call) => call,
-        Err(error) => return (Answer::Odd(format!("unread: {error}")), String::new()),
+        Err(error) => return (InputResult::Odd(format!("unread: {error}")), String::new()),
     };
     let ask = Ask {
         identity: "curl/curl".parse().expect("an identity"),
@@ -167,15 +167,15 @@ fn answer(evidence: &Evidence, address: IpAddr, words: &Words) -> (Answer, Strin
     };
     let report = match explain(evidence, &ask) {
         Ok(report) => report,
-        Err(error) => return (Answer::Odd(error.to_string()), String::new()),
+        Err(error) => return (InputResult::Odd(error.to_string()), String::new()),
     };
     let answer = match (report.verdict, report.reason) {
-        (Verdict::Allow, _) => Answer::Reaches(reached(&report, address, ask.call.is_request())),
-        (Verdict::Deny, Some(reason)) => Answer::Refused(match ask.call.is_request() {
+        (Verdict::Allow, _) => InputResult::Reaches(reached(&report, address, ask.call.is_request())),
+        (Verdict::Deny, Some(reason)) => InputResult::Refused(match ask.call.is_request() {
             true => reason.to_string(),
             false => format!("{reason} {}", rule(report.policy.as_deref(), report.rule.as_deref())),
         }),
-        (Verdict::Deny, None) => Answer::RefusedByEnvoy,
+        (Verdict::Deny, None) => InputResult::RefusedByEnvoy,
     };
     (answer, report.connection)
 }
@@ -184,7 +184,7 @@ fn rule(policy: Option<&str>, rule: Option<&str>) -> String {
     format!("{} {}", policy.unwrap_or("-"), rule.unwrap_or("-"))
 }
 
-/// Where an allowed connection leads: for requests with the line that the server sees.
+/// The destination of an allowed connection; for requests also the request line that the server sees.
 fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
     let host = report.goes_to.as_ref().and_then(|goes_to| goes_to.host.as_deref());
     let address = match host {
@@ -194,7 +194,7 @@ fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
     };
     if is_request {
         let line = report.connection.split('`').nth(1).unwrap_or_default();
-        // An answer to HEAD does not say what the server saw.
+        // A response to HEAD does not show the server's request line.
         let path = line.split_once(' ').filter(|(method, _)| *method != "HEAD").map_or("", |(_, path)| path);
         format!("{address} {}", path.split('?').next().unwrap_or_default())
     } else {
@@ -202,8 +202,8 @@ fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
     }
 }
 
-/// Sends a batch, and says what became of each.
-fn send(pod: &Pod, envoy: &Envoy<'_>, batch: &[Input]) -> Result<Vec<Answer>> {
+/// Sends a batch and returns its results.
+fn send(pod: &Pod, envoy: &Envoy<'_>, batch: &[Input]) -> Result<Vec<InputResult>> {
     let logged = envoy.log_bytes().len();
     let outcomes = pod.workload().run(|| {
         std::thread::scope(|scope| {
@@ -222,7 +222,7 @@ fn send(pod: &Pod, envoy: &Envoy<'_>, batch: &[Input]) -> Result<Vec<Answer>> {
     let mut outcomes: Vec<_> = outcomes.into_iter().map(Vec::into_iter).collect();
     let outcomes: Vec<Outcome> =
         (0..batch.len()).filter_map(|index| outcomes[index % CLIENTS].next()).collect();
-    // The log says why a connection was closed.
+    // The log has the reason of the close.
     let connections = batch.iter().filter(|input| matches!(input, Input::Bytes(_))).count();
     let mut lines = HashMap::new();
     wait_for("the log of the batch", Duration::from_secs(20), || {
@@ -241,7 +241,7 @@ fn send(pod: &Pod, envoy: &Envoy<'_>, batch: &[Input]) -> Result<Vec<Answer>> {
         .collect())
 }
 
-/// The lines of connections, by the address that was dialled.
+/// The access log's lines of connections, by original destination.
 fn lines_from(envoy: &Envoy<'_>, offset: usize) -> HashMap<String, serde_json::Value> {
     let bytes = envoy.log_bytes();
     let text = String::from_utf8_lossy(bytes.get(offset..).unwrap_or_default());
@@ -273,7 +273,7 @@ fn one(input: &Input, connections: &mut HashMap<SocketAddr, TcpStream>) -> Outco
             let bytes = client::request(method, &target, &all);
             let to = SocketAddr::new(*address, *port);
             let mut outcome = Outcome::Closed;
-            // A connection that somebody is closing is no answer.
+            // A connection that is being closed gives no result.
             for _ in 0..3 {
                 let mut stream = match connections.remove(&to).map_or_else(|| client::connect(to), Ok) {
                     Ok(stream) => stream,
@@ -301,23 +301,23 @@ fn one(input: &Input, connections: &mut HashMap<SocketAddr, TcpStream>) -> Outco
     }
 }
 
-fn of_request(outcome: Outcome) -> Answer {
-    let Outcome::Http(answer) = outcome else { return Answer::Odd(format!("{outcome:?}")) };
+fn of_request(outcome: Outcome) -> InputResult {
+    let Outcome::Http(answer) = outcome else { return InputResult::Odd(format!("{outcome:?}")) };
     match (answer.header("x-egress-denied"), answer.header(ADDRESS_HEADER)) {
-        (Some(reason), _) => Answer::Refused(reason.to_owned()),
+        (Some(reason), _) => InputResult::Refused(reason.to_owned()),
         (None, Some(address)) => {
             let body = String::from_utf8_lossy(&answer.body).into_owned();
             // `METHOD AUTHORITY/PATH`; an answer to HEAD has none.
             let line = body.lines().next().unwrap_or_default();
             let path =
                 line.split_once(' ').and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
-            Answer::Reaches(format!("{address} {}", path.unwrap_or_default()))
+            InputResult::Reaches(format!("{address} {}", path.unwrap_or_default()))
         }
         (None, None) if answer.header("x-envoy-upstream-service-time").is_some() => {
-            Answer::Odd(format!("origin-{}", answer.status))
+            InputResult::Odd(format!("origin-{}", answer.status))
         }
-        (None, None) if (400..500).contains(&answer.status) => Answer::RefusedByEnvoy,
-        (None, None) => Answer::Odd(format!("status-{}", answer.status)),
+        (None, None) if (400..500).contains(&answer.status) => InputResult::RefusedByEnvoy,
+        (None, None) => InputResult::Odd(format!("status-{}", answer.status)),
     }
 }
 
@@ -326,18 +326,18 @@ fn of_bytes(
     segments: &[Vec<u8>],
     line: Option<&serde_json::Value>,
     dialled: IpAddr,
-) -> Answer {
-    let Some(line) = line else { return Answer::Odd(format!("no-line {outcome:?}")) };
+) -> InputResult {
+    let Some(line) = line else { return InputResult::Odd(format!("no-line {outcome:?}")) };
     let text = |field: &str| line[field].as_str();
     let by = rule(text("policy"), text("rule"));
     match &outcome {
         Outcome::Bytes(bytes) if segments.concat().starts_with(bytes) => {
             let upstream = text("upstream").and_then(|upstream| upstream.parse::<SocketAddr>().ok());
-            Answer::Reaches(format!("{} {by}", upstream.map_or(dialled, |upstream| upstream.ip())))
+            InputResult::Reaches(format!("{} {by}", upstream.map_or(dialled, |upstream| upstream.ip())))
         }
-        Outcome::Closed => Answer::Refused(format!("{} {by}", text("reason").unwrap_or("-"))),
+        Outcome::Closed => InputResult::Refused(format!("{} {by}", text("reason").unwrap_or("-"))),
         Outcome::Bytes(_) | Outcome::Refused(_) | Outcome::Silence | Outcome::Http(_) => {
-            Answer::Odd(format!("{outcome:?}"))
+            InputResult::Odd(format!("{outcome:?}"))
         }
     }
 }

@@ -1,70 +1,53 @@
-//! Connections that are decided by their first bytes, and what becomes of those that send none.
+//! First bytes: connections that are decided by them, and connections that never send them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::envoy::Envoy;
 use egress_tests::flood::Flood;
-use egress_tests::log;
-use egress_tests::mesh::{EXAMPLE, HTTPBIN};
-use egress_tests::netns::Form;
+use egress_tests::manifests::{audited_account, egress};
+use egress_tests::mesh::{MeshOptions, Reply, TestMesh};
+use egress_tests::netns::PodForm;
+use egress_tests::network::{EXAMPLE, HTTPBIN};
 use egress_tests::origin::GREETING;
-use egress_tests::scene::{Reply, Scene, Setting};
 use egress_tests::wait::wait_for;
 
-/// Port 9001 belongs to the server that speaks first.
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: names, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org]
-  ports: [{number: 443, protocol: https}, {number: 80, protocol: http}, {number: 9001, protocol: https}]
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: echo, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  ipAddresses: [203.0.113.20/32]
-  ports: [{number: 9000, protocol: tcp}]
-";
-const AUDIT: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
-
-fn play(manifests: &[(&str, &str)], test: impl FnOnce(&Scene<'_>) -> Result<()>) -> Result<()> {
-    let flags = ["--first-bytes-timeout", "500ms"];
-    Setting { manifests, flags: &flags, form: Form::possible() }.play(|_| Ok(()), test)
+/// Policies with a port (9001) of the server that speaks first.
+fn policies() -> String {
+    let names = "hosts: [httpbin.org]\n\
+        ports: [{number: 443, protocol: https}, {number: 80, protocol: http}, {number: 9001, protocol: https}]";
+    let echo = "ipAddresses: [203.0.113.20/32]\nports: [{number: 9000, protocol: tcp}]";
+    egress("names", names) + &egress("echo", echo)
 }
 
-/// Nothing, part of a record's header, part of a hello, and a byte now and then: each is refused in time,
-/// and passes no weaker rule.
+fn with_mesh(manifests: &[(&str, &str)], test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
+    let flags = ["--first-bytes-timeout", "500ms"];
+    MeshOptions { manifests, flags: &flags, form: PodForm::supported() }.run(|_| Ok(()), test)
+}
+
+/// Nothing, part of a record's header, part of a hello, and a byte now and then: each is refused in time, and
+/// no weaker rule applies.
 #[test]
-fn nobody_is_waited_for_for_ever() -> Result<()> {
-    play(&[("policy.yaml", POLICY)], |scene| {
+fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
+    with_mesh(&[("policy.yaml", &policies())], |mesh| {
         let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252][..], &[3; 100]].concat();
         for (port, bytes) in [(443, &b""[..]), (443, &[22, 3]), (443, &hello), (80, b"")] {
             let to = SocketAddr::new(HTTPBIN, port);
             let start = Instant::now();
-            scene.exchange(to, bytes)?.closed()?;
+            mesh.exchange(to, bytes)?.expect_close()?;
             let took = start.elapsed();
             ensure!(took > Duration::from_millis(450), "{port}: refused after {took:?}");
             ensure!(took < Duration::from_secs(2), "{port}: refused after {took:?}");
         }
-        // Each byte is new hope, but not more time.
+        // Another byte does not extend the time.
         let start = Instant::now();
-        scene.pod.workload().run(|| -> Result<()> {
+        mesh.pod.workload().run(|| -> Result<()> {
             let mut stream = client::connect(SocketAddr::new(HTTPBIN, 443)).map_err(|e| anyhow!("{e:?}"))?;
-            // A pace, not a wait for anything: the client is slow on purpose.
+            // The client's pace: it is slow on purpose.
             while hello.iter().any(|byte| stream.write_all(&[*byte]).is_ok()) {
                 std::thread::sleep(Duration::from_millis(50));
                 if start.elapsed() > Duration::from_secs(3) {
@@ -75,13 +58,13 @@ fn nobody_is_waited_for_for_ever() -> Result<()> {
         })??;
         ensure!(start.elapsed() < Duration::from_secs(2), "ended after {:?}", start.elapsed());
         for _ in 0..2 {
-            log::line(scene.envoy, "the refusal", |line| {
+            access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
                 line["decision"] == "deny first-bytes-timeout - -" && line["upstream"].is_null()
             })?;
         }
-        ensure!(scene.world.origins.seen().is_empty(), "{:?}", scene.world.origins.seen());
-        // What does not wait is not concerned.
-        let mut stream = scene
+        ensure!(mesh.network.origins.events().is_empty(), "{:?}", mesh.network.origins.events());
+        // A rule that needs no first bytes has no timeout.
+        let mut stream = mesh
             .pod
             .workload()
             .run(|| client::connect(SocketAddr::new(EXAMPLE, 9000)))?
@@ -98,17 +81,21 @@ fn nobody_is_waited_for_for_ever() -> Result<()> {
     })
 }
 
-/// In audit mode nothing is refused: a server that speaks first on a port of names is heard, after the wait.
+/// Audit mode refuses nothing: a server that speaks first on a port of names is heard after the timeout.
 #[test]
-fn in_audit_mode_the_wait_ends_in_a_connection() -> Result<()> {
-    play(&[("policy.yaml", POLICY), ("audit.yaml", AUDIT)], |scene| {
+fn in_audit_mode_the_timeout_connects() -> Result<()> {
+    with_mesh(&[("policy.yaml", &policies()), ("audit.yaml", &audited_account("curl"))], |mesh| {
         let start = Instant::now();
-        let heard = scene.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
+        let heard = mesh.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
         ensure!(heard == Reply::Bytes(GREETING.to_vec()), "{heard:?}");
         ensure!(start.elapsed() > Duration::from_millis(450), "it did not wait: {:?}", start.elapsed());
-        log::decided(scene.envoy, "allow audit - - first-bytes-timeout", "203.0.113.20:9001")?;
-        // What came before the end of the wait is not lost.
-        let answer = scene.pod.workload().run(|| -> Result<Vec<u8>> {
+        access_log::wait_for_decision(
+            mesh.envoy,
+            "allow audit - - first-bytes-timeout",
+            "203.0.113.20:9001",
+        )?;
+        // Bytes that came before the timeout are not lost.
+        let answer = mesh.pod.workload().run(|| -> Result<Vec<u8>> {
             let to = SocketAddr::new(EXAMPLE, 9001);
             let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
             stream.write_all(&[22, 3])?;
@@ -121,46 +108,46 @@ fn in_audit_mode_the_wait_ends_in_a_connection() -> Result<()> {
     })
 }
 
-/// Hellos that never end hold bytes in Envoy and in the filter: the oldest go, and a client that means it gets
-/// through meanwhile.
+/// Hellos that never end hold memory in Envoy and in the filter: the oldest are closed, and other clients are
+/// served meanwhile.
 #[test]
-fn what_waits_is_bounded() -> Result<()> {
+fn pending_connections_are_bounded() -> Result<()> {
     const MANY: usize = 9000;
-    // Whatever the machine takes for it.
-    let setting = Setting {
-        manifests: &[("policy.yaml", POLICY)],
+    // The duration is the machine's.
+    let setting = MeshOptions {
+        manifests: &[("policy.yaml", &policies())],
         flags: &["--first-bytes-timeout", "120s"],
-        form: Form::possible(),
+        form: PodForm::supported(),
     };
-    setting.play(
+    setting.run(
         |_| Ok(()),
-        |scene| {
-            let before = scene.envoy.memory()?;
+        |mesh| {
+            let before = mesh.envoy.memory()?;
             let hello = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 252][..], &[3; 16_000]].concat();
             let to = SocketAddr::new(HTTPBIN, 443);
-            let streams = scene.pod.workload().run(|| -> Result<Vec<TcpStream>> {
+            let streams = mesh.pod.workload().run(|| -> Result<Vec<TcpStream>> {
                 let begin = |_| {
                     let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
-                    // It may be refused by now.
+                    // It may have been refused.
                     let _ = stream.write_all(&hello);
                     Ok(stream)
                 };
                 (0..MANY).map(begin).collect()
             })??;
-            scene.get_tls(to, "httpbin.org")?.from_origin(HTTPBIN)?;
+            mesh.get_tls(to, "httpbin.org")?.expect_origin(HTTPBIN)?;
             let refused = || -> Result<usize> {
-                let log = scene.envoy.access_log();
+                let log = mesh.envoy.access_log();
                 Ok(log.iter().filter(|line| line["reason"] == "too-many-pending").count())
             };
             wait_for("the oldest to go", Duration::from_secs(20), || {
                 refused().is_ok_and(|refused| refused >= MANY - 4096)
             })?;
-            let after = scene.envoy.memory()?;
+            let after = mesh.envoy.memory()?;
             println!(
                 "{MANY} hellos without an end: {} refused, {before} kB before, {after} kB after",
                 refused()?
             );
-            let kept = streams.iter().filter(|stream| ends_now(stream).is_ok_and(|ended| !ended)).count();
+            let kept = streams.iter().filter(|stream| has_ended(stream).is_ok_and(|ended| !ended)).count();
             // 16 MiB of them.
             ensure!(kept < 1100, "{kept} are kept");
             Ok(())
@@ -168,13 +155,13 @@ fn what_waits_is_bounded() -> Result<()> {
     )
 }
 
-/// The beginnings of requests whose headers never end.
+/// Beginnings of requests whose headers never end.
 #[derive(Debug, Clone, Copy)]
 enum Unfinished {
     First,
-    /// Another request was refused before, and these came with it.
+    /// Sent together with a first request, which is refused.
     Next,
-    /// The same, where Envoy refuses before any filter sees it.
+    /// Sent together with a first request, which Envoy refuses before any filter sees it.
     Unseen,
     Http2,
 }
@@ -194,7 +181,7 @@ impl Unfinished {
     }
 }
 
-/// HTTP/2's preface and a header block without END_HEADERS, of fields that are literals without indexing.
+/// HTTP/2's preface and a header block without END_HEADERS, of literal fields without indexing.
 fn header_block(size: usize) -> Vec<u8> {
     let field = [&[0, 1, b'x', 126][..], &[b'y'; 126]].concat();
     let payload = field.repeat(100);
@@ -208,33 +195,34 @@ fn header_block(size: usize) -> Vec<u8> {
     [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &frames].concat()
 }
 
-/// What Envoy has allocated, in kB: what is free of its memory is given back late.
-fn allocated(envoy: &Envoy<'_>) -> Result<u64> {
+/// Envoy's allocated memory, in kB. Its resident memory shrinks late.
+fn allocated_memory(envoy: &Envoy<'_>) -> Result<u64> {
     let memory: serde_json::Value = serde_json::from_str(&envoy.admin("/memory")?)?;
     let bytes: u64 = memory["allocated"].as_str().context("no memory")?.parse()?;
     Ok(bytes / 1024)
 }
 
-/// Headers that never end hold bytes in Envoy: the oldest go, and a client that means it gets through meanwhile.
+/// Headers that never end hold memory in Envoy: the oldest connections are closed, and other clients are
+/// served meanwhile.
 #[test]
-fn headers_that_do_not_end_are_bounded() -> Result<()> {
+fn unfinished_headers_are_bounded() -> Result<()> {
     const MANY: usize = 4000;
-    play(&[("policy.yaml", POLICY)], |scene| {
+    with_mesh(&[("policy.yaml", &policies())], |mesh| {
         let to = SocketAddr::new(HTTPBIN, 80);
-        scene.get(to, "httpbin.org", "/")?.from_origin(HTTPBIN)?;
-        let before = allocated(scene.envoy)?;
+        mesh.get(to, "httpbin.org", "/")?.expect_origin(HTTPBIN)?;
+        let before = allocated_memory(mesh.envoy)?;
         for unfinished in Unfinished::ALL {
             let evicted = || {
-                let log = scene.envoy.access_log();
+                let log = mesh.envoy.access_log();
                 log.iter().filter(|line| line["reason"] == "too-many-pending").count()
             };
             let earlier = evicted();
-            let flood = Flood::plain(scene.pod.workload(), to, MANY, &unfinished.bytes(48_000))?;
-            scene.get(to, "httpbin.org", "/")?.from_origin(HTTPBIN)?;
-            // 16 MiB stay, or of what may be bodies 64.
+            let flood = Flood::plain(mesh.pod.workload(), to, MANY, &unfinished.bytes(48_000))?;
+            mesh.get(to, "httpbin.org", "/")?.expect_origin(HTTPBIN)?;
+            // 16 MiB of them stay, or 64 MiB of possible bodies.
             wait_for("the oldest to go", Duration::from_secs(20), || flood.open() < 1500)?;
             wait_for("the log", Duration::from_secs(20), || evicted() - earlier > MANY / 2)?;
-            let (kept, after, resident) = (flood.open(), allocated(scene.envoy)?, scene.envoy.memory()?);
+            let (kept, after, resident) = (flood.open(), allocated_memory(mesh.envoy)?, mesh.envoy.memory()?);
             println!("{unfinished:?}: {kept} kept, {before} kB before, {after} after, {resident} resident");
             ensure!(after < before + 200_000, "{unfinished:?}: {before} kB before, {after} kB after");
         }
@@ -242,7 +230,7 @@ fn headers_that_do_not_end_are_bounded() -> Result<()> {
     })
 }
 
-fn ends_now(mut stream: &TcpStream) -> Result<bool> {
+fn has_ended(mut stream: &TcpStream) -> Result<bool> {
     stream.set_nonblocking(true)?;
     let read = stream.read(&mut [0; 16]);
     Ok(!matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock))

@@ -1,36 +1,41 @@
-//! What only real Envoy can show of HTTP.
+//! HTTP behaviour that only a real Envoy shows.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, anyhow, ensure};
-use egress_tests::client::{self, Answer, Outcome};
-use egress_tests::log;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, World};
+use egress_tests::access_log;
+use egress_tests::client::{self, HttpResponse, Outcome};
+use egress_tests::manifests::{by_route_group, egress, route_group};
+use egress_tests::mesh::with_prepared_mesh;
 use egress_tests::netns::ensure_capable;
+use egress_tests::network::{EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::origin::ADDRESS_HEADER;
-use egress_tests::scene::play_in;
+use egress_tests::sidecar;
+use egress_tests::workload;
 
-const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: web, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org, www.example.com]
-  ports: [{number: 8080, protocol: http}]
-";
+fn routed_policy() -> String {
+    let by_route = by_route_group("public");
+    let ports = "ports: [{number: 80, protocol: http}]";
+    route_group("public", "/public.*")
+        + &egress("routes", &format!("hosts: [httpbin.org]\n{ports}\n{by_route}"))
+}
 
-/// Each request of a connection is decided and sent for itself: the host of one must not become the
+fn policy() -> String {
+    egress("web", "hosts: [httpbin.org, www.example.com]\nports: [{number: 8080, protocol: http}]")
+}
+
+/// Each request of a connection is decided and routed on its own: the host of one never becomes the
 /// destination of another.
 #[test]
-fn requests_of_one_connection() -> Result<()> {
+fn each_request_of_a_connection_is_decided_on_its_own() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("web.yaml", POLICY)?;
-    let _shim = world.shim(&[])?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("web.yaml", &policy())?;
+    let _control_plane = network.control_plane(&[])?;
+    let _envoy = sidecar::start(&pod, false)?;
     let outcomes = pod.workload().run(|| -> Result<Vec<Outcome>> {
         let mut stream = client::connect(SocketAddr::new(HTTPBIN, 8080)).map_err(|e| anyhow!("{e:?}"))?;
         let hosts =
@@ -53,15 +58,15 @@ fn requests_of_one_connection() -> Result<()> {
     Ok(())
 }
 
-/// The workload cannot choose the cluster, and the origin does not see how we did.
+/// The workload cannot choose the cluster, and the origin does not see the header that does.
 #[test]
-fn the_cluster_header() -> Result<()> {
+fn the_workload_cannot_choose_the_cluster() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("web.yaml", POLICY)?;
-    let _shim = world.shim(&[])?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("web.yaml", &policy())?;
+    let _control_plane = network.control_plane(&[])?;
+    let _envoy = sidecar::start(&pod, false)?;
     let request = client::request(
         "GET",
         "/headers",
@@ -77,13 +82,13 @@ fn the_cluster_header() -> Result<()> {
     Ok(())
 }
 
-/// An origin cannot make its answer look like a refusal of ours, to the workload or in the log.
+/// An origin cannot make its response look like the filter's refusal, to the workload or in the log.
 #[test]
-fn no_origin_speaks_for_the_filter() -> Result<()> {
+fn an_origin_cannot_imitate_a_refusal() -> Result<()> {
     use std::io::{Read, Write};
-    play_in(
-        |world| {
-            let listener = world.outside.netns.run(|| std::net::TcpListener::bind(("0.0.0.0", 8088)))??;
+    with_prepared_mesh(
+        |network| {
+            let listener = network.outside.netns.run(|| std::net::TcpListener::bind(("0.0.0.0", 8088)))??;
             std::thread::spawn(move || {
                 let Ok((mut stream, _)) = listener.accept() else { return };
                 let _ = stream.read(&mut [0; 4096]);
@@ -92,38 +97,41 @@ fn no_origin_speaks_for_the_filter() -> Result<()> {
             });
             Ok(())
         },
-        &[("web.yaml", &POLICY.replace("8080", "8088"))],
-        |scene| {
-            let outcome = mesh::get(scene.pod, SocketAddr::new(HTTPBIN, 8088), "httpbin.org", "/")?;
+        &[("web.yaml", &policy().replace("8080", "8088"))],
+        |mesh| {
+            let outcome = workload::get(mesh.pod, SocketAddr::new(HTTPBIN, 8088), "httpbin.org", "/")?;
             let Outcome::Http(answer) = outcome else { anyhow::bail!("{outcome:?}") };
             ensure!(answer.status == 200 && answer.header("x-egress-denied").is_none(), "{answer:?}");
-            let line = log::line(scene.envoy, "the request", |line| line["kind"] == "request")?;
+            let line =
+                access_log::wait_for_line(mesh.envoy, "the request", |line| line["kind"] == "request")?;
             ensure!(line["refused"].is_null(), "{line}");
             Ok(())
         },
     )
 }
 
-/// Paths that some servers read as `/private`, and what Envoy forwards of them: 1.39.0 as they come, later ones resolve
-/// those whose dots are not encoded. With routes none is let through in a form that still has such a segment.
+/// Paths that some servers read as `/private`, and the form in which Envoy forwards them: 1.39.0 unchanged,
+/// later versions resolve those whose dots are not encoded. No route allows a form that still has such a
+/// segment.
 #[test]
-fn dot_segments_with_parameters() -> Result<()> {
+fn dot_segments_with_parameters_match_no_route() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("web.yaml", POLICY)?;
-    world.write("routes.yaml", ROUTES)?;
-    let _shim = world.shim(&[])?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("web.yaml", &policy())?;
+    network.write("routes.yaml", &routed_policy())?;
+    let _control_plane = network.control_plane(&[])?;
+    let _envoy = sidecar::start(&pod, false)?;
     let resolves = egress_tests::envoy::version()? != "1.39.0";
     for (path, before, after, with_routes) in DOT_SEGMENTS {
-        let ask = |port: u16| match mesh::get(&pod, SocketAddr::new(HTTPBIN, port), "httpbin.org", path)? {
+        let ask = |port: u16| match workload::get(&pod, SocketAddr::new(HTTPBIN, port), "httpbin.org", path)?
+        {
             Outcome::Http(answer) => Ok(answer),
             other => anyhow::bail!("{path}: {other:?}"),
         };
         let forwarded = if resolves { after } else { before };
         let line = format!("GET httpbin.org{forwarded}\n");
-        let is_forwarded = |answer: &Answer| String::from_utf8_lossy(&answer.body).starts_with(&line);
+        let is_forwarded = |answer: &HttpResponse| String::from_utf8_lossy(&answer.body).starts_with(&line);
         let answer = ask(8080)?;
         ensure!(answer.status == 200 && is_forwarded(&answer), "{path}, without routes: {answer:?}");
         let answer = ask(80)?;
@@ -137,7 +145,8 @@ fn dot_segments_with_parameters() -> Result<()> {
     Ok(())
 }
 
-/// A path, what Envoy 1.39.0 forwards of it, what later ones do, and whether a route for `/public.*` lets that through.
+/// A path, the form in which Envoy 1.39.0 forwards it, the form of later versions, and whether a route for
+/// `/public.*` allows it.
 const DOT_SEGMENTS: [(&str, &str, &str, bool); 8] = [
     ("/public/..;/private", "/public/..;/private", "/private", false),
     ("/public/..;x=1/private", "/public/..;x=1/private", "/private", false),
@@ -148,18 +157,3 @@ const DOT_SEGMENTS: [(&str, &str, &str, bool); 8] = [
     ("/public/%252e%252e;/private", "/public/%252e%252e;/private", "/public/%252e%252e;/private", false),
     ("/public;x=1/a", "/public;x=1/a", "/public;x=1/a", true),
 ];
-
-const ROUTES: &str = "apiVersion: specs.smi-spec.io/v1alpha4
-kind: HTTPRouteGroup
-metadata: {name: public, namespace: curl}
-spec: {matches: [{name: public, pathRegex: /public.*}]}
----
-apiVersion: policy.openservicemesh.io/v1alpha1
-kind: Egress
-metadata: {name: routes, namespace: curl}
-spec:
-  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]
-  hosts: [httpbin.org]
-  ports: [{number: 80, protocol: http}]
-  matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: public}]
-";

@@ -1,4 +1,4 @@
-//! `osm-egress iptables`, in real namespaces: the rules, and what they do to connections.
+//! `osm-egress iptables` in real namespaces: the rules, and their effect on connections.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::client::{self, Outcome};
+use egress_tests::control_plane::{self, ControlPlane};
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{
-    self, ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, NAME_SERVER, World,
+use egress_tests::netns::{Netns, Pod, PodForm, can_switch_uid, ensure_capable, find_tool};
+use egress_tests::network::{
+    ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, NAME_SERVER, TestNetwork,
 };
-use egress_tests::netns::{Form, Netns, Pod, ensure_capable, has_uids, which};
-use egress_tests::shim::{self, Shim};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 
-/// Open Service Mesh's table, as iptables-save prints it, with the addresses of a family.
+/// Open Service Mesh's table, as iptables-save prints it for one family.
 const TABLE: [&str; 9] = [
     "-A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
     "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15003",
@@ -31,31 +34,31 @@ const TABLE: [&str; 9] = [
     "-A OSM_PROXY_OUT_REDIRECT -p tcp -m tcp --dport 15000 -j ACCEPT",
 ];
 
-/// The two that there are.
+/// The two iptables backends.
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
-/// Echo servers of the origins.
-const ECHO: [u16; 11] = [9000, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107, 9108, 9109];
+/// The ports of the origins' echo servers.
+const ECHO_PORTS: [u16; 11] = [9000, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107, 9108, 9109];
 
 fn prepare() -> Result<()> {
     ensure_capable()?;
-    ensure!(has_uids(), "rules that know Envoy by its uid need root");
+    ensure!(can_switch_uid(), "rules that know Envoy by its uid need root");
     Ok(())
 }
 
 fn run(netns: &Netns, arguments: &[&str]) -> Result<Output> {
-    Ok(netns.command(&shim::binary()?.to_string_lossy()).arg("iptables").args(arguments).output()?)
+    Ok(netns.command(&control_plane::binary()?.to_string_lossy()).arg("iptables").args(arguments).output()?)
 }
 
-/// Runs it, and gives what it printed.
+/// Runs `osm-egress iptables` and returns its output.
 fn iptables(netns: &Netns, arguments: &[&str]) -> Result<String> {
     let output = run(netns, arguments)?;
     ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Everything that is in force, without the lines that say when it was asked for and how much was counted.
+/// The rules in force, without the lines of time and counters.
 fn saved(netns: &Netns, tool: &str) -> Result<Vec<String>> {
-    let path = which(tool).with_context(|| format!("`{tool}` is missing"))?;
+    let path = find_tool(tool).with_context(|| format!("`{tool}` is missing"))?;
     let output = netns.command(&path.to_string_lossy()).output()?;
     ensure!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
@@ -72,7 +75,7 @@ fn table(loopback: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_rules_are_the_table_and_twice_is_once() -> Result<()> {
+fn the_rules_match_the_table_and_are_idempotent() -> Result<()> {
     prepare()?;
     for backend in BACKENDS {
         let netns = Netns::new()?;
@@ -93,7 +96,7 @@ fn the_rules_are_the_table_and_twice_is_once() -> Result<()> {
 }
 
 #[test]
-fn what_is_printed_is_what_is_installed() -> Result<()> {
+fn the_printed_rules_are_the_installed_ones() -> Result<()> {
     prepare()?;
     let lists = [
         "--exclude-ports",
@@ -124,7 +127,7 @@ fn what_is_printed_is_what_is_installed() -> Result<()> {
         found.sort();
         ensure!(found == printed, "{tool}: {found:#?}\nnot\n{printed:#?}");
     }
-    // Other lists take their place, and so does none.
+    // Other lists replace the default, and so does an empty one.
     iptables(&netns, &["--exclude-ports", "1"])?;
     ensure!(rules(&netns, "iptables-save")?.len() == TABLE.len() + 1);
     iptables(&netns, &[])?;
@@ -133,7 +136,7 @@ fn what_is_printed_is_what_is_installed() -> Result<()> {
 }
 
 #[test]
-fn removal_leaves_what_was_before() -> Result<()> {
+fn removal_restores_the_previous_rules() -> Result<()> {
     prepare()?;
     for backend in BACKENDS {
         let netns = Netns::new()?;
@@ -155,7 +158,7 @@ fn removal_leaves_what_was_before() -> Result<()> {
             ensure!(before.iter().all(|line| now.contains(line)), "{tool}: {now:#?}");
             ensure!(now.len() > before.len(), "{tool}: nothing was installed");
         }
-        // By hand, twice: both go.
+        // Rules added by hand, twice: both are removed.
         netns.tool(&format!("iptables-{backend}"), "-t nat -A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND")?;
         iptables(&netns, &["--backend", backend, "--remove"])?;
         for (tool, before) in tools.iter().zip(&before) {
@@ -168,13 +171,13 @@ fn removal_leaves_what_was_before() -> Result<()> {
     Ok(())
 }
 
-/// A pod without a sidecar: what is intercepted ends, what is not gets through.
-struct Place<'w> {
-    pod: &'w Pod,
+/// A pod without a sidecar: intercepted connections fail, all others get through.
+struct BarePod<'n> {
+    pod: &'n Pod,
 }
 
-impl Place<'_> {
-    fn gets_through(&self, ip: IpAddr, port: u16) -> Result<bool> {
+impl BarePod<'_> {
+    fn is_reachable(&self, ip: IpAddr, port: u16) -> Result<bool> {
         match self.pod.workload().run(|| client::exchange(SocketAddr::new(ip, port), b"hello"))? {
             Outcome::Bytes(bytes) if bytes == b"hello" => Ok(true),
             Outcome::Refused(_) => Ok(false),
@@ -182,88 +185,98 @@ impl Place<'_> {
         }
     }
 
-    /// Exactly these of the six addresses, at a port.
-    fn only(&self, port: u16, through: &[IpAddr]) -> Result<()> {
+    /// Requires that connections to exactly these of the six addresses get through, at a port.
+    fn expect_reachable(&self, port: u16, through: &[IpAddr]) -> Result<()> {
         for ip in [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6] {
-            let found = self.gets_through(ip, port)?;
+            let found = self.is_reachable(ip, port)?;
             ensure!(found == through.contains(&ip), "{ip}:{port} gets through: {found}");
         }
         Ok(())
     }
 
-    fn with(&self, arguments: &[&str]) -> Result<&Self> {
+    fn install(&self, arguments: &[&str]) -> Result<&Self> {
         iptables(&self.pod.sidecar, arguments)?;
         Ok(self)
     }
 }
 
-fn with_place(test: impl FnOnce(&Place<'_>) -> Result<()>) -> Result<()> {
+fn with_bare_pod(test: impl FnOnce(&BarePod<'_>) -> Result<()>) -> Result<()> {
     prepare()?;
-    let world = World::new()?;
-    let pod = world.outside.pod(Form::Shared)?;
-    test(&Place { pod: &pod })
+    let network = TestNetwork::new()?;
+    let pod = network.outside.pod(PodForm::Shared)?;
+    test(&BarePod { pod: &pod })
 }
 
-const ALL: [IpAddr; 6] = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
+const ALL_ADDRESSES: [IpAddr; 6] = [HTTPBIN, EXAMPLE, ELSEWHERE, HTTPBIN6, EXAMPLE6, ELSEWHERE6];
 
 #[test]
-fn exclusions_go_round_and_nothing_else() -> Result<()> {
-    with_place(|place| {
-        place.with(&[])?.only(9000, &[])?;
+fn exclusions_alone_bypass_the_sidecar() -> Result<()> {
+    with_bare_pod(|bare_pod| {
+        bare_pod.install(&[])?.expect_reachable(9000, &[])?;
         // Blocks, of either family.
-        place.with(&["--exclude-cidrs", "203.0.113.10/32,2001:db8:66::/48"])?;
-        place.only(9000, &[HTTPBIN, ELSEWHERE6])?;
-        // More ports than a rule takes: each of them, and no other.
+        bare_pod.install(&["--exclude-cidrs", "203.0.113.10/32,2001:db8:66::/48"])?;
+        bare_pod.expect_reachable(9000, &[HTTPBIN, ELSEWHERE6])?;
+        // More ports than one rule holds.
         let some: Vec<String> =
-            (1..=20).chain(ECHO[1..8].iter().copied()).map(|port| port.to_string()).collect();
-        place.with(&["--exclude-ports", &some.join(",")])?;
-        for port in ECHO {
+            (1..=20).chain(ECHO_PORTS[1..8].iter().copied()).map(|port| port.to_string()).collect();
+        bare_pod.install(&["--exclude-ports", &some.join(",")])?;
+        for port in ECHO_PORTS {
             for ip in [HTTPBIN, HTTPBIN6] {
-                let found = place.gets_through(ip, port)?;
+                let found = bare_pod.is_reachable(ip, port)?;
                 ensure!(found == some.contains(&port.to_string()), "{ip}:{port} gets through: {found}");
             }
         }
         // Interfaces.
-        place.with(&["--exclude-interfaces", "eth1"])?.only(9000, &[])?;
-        place.with(&["--exclude-interfaces", "eth1,eth+"])?.only(9000, &ALL)?;
-        place.with(&[])?.only(9000, &[])?;
-        place.with(&["--remove"])?.only(9000, &ALL)
+        bare_pod.install(&["--exclude-interfaces", "eth1"])?.expect_reachable(9000, &[])?;
+        bare_pod.install(&["--exclude-interfaces", "eth1,eth+"])?.expect_reachable(9000, &ALL_ADDRESSES)?;
+        bare_pod.install(&[])?.expect_reachable(9000, &[])?;
+        bare_pod.install(&["--remove"])?.expect_reachable(9000, &ALL_ADDRESSES)
     })
 }
 
 #[test]
-fn inclusions_are_all_that_is_intercepted() -> Result<()> {
-    with_place(|place| {
-        place.with(&["--include-cidrs", "203.0.113.0/24,2001:db8:0:1::20/128"])?;
-        place.only(9000, &[ELSEWHERE, HTTPBIN6, ELSEWHERE6])?;
+fn inclusions_alone_are_intercepted() -> Result<()> {
+    with_bare_pod(|bare_pod| {
+        bare_pod.install(&["--include-cidrs", "203.0.113.0/24,2001:db8:0:1::20/128"])?;
+        bare_pod.expect_reachable(9000, &[ELSEWHERE, HTTPBIN6, ELSEWHERE6])?;
         // An exclusion comes first.
-        place.with(&["--include-cidrs", "203.0.113.0/24,2000::/3", "--exclude-cidrs", "203.0.113.20/32"])?;
-        place.only(9000, &[ELSEWHERE, EXAMPLE])?;
-        // A list of the one family says nothing of the other but that it is not on the list.
-        place.with(&["--include-cidrs", "0.0.0.0/0"])?.only(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
+        bare_pod.install(&[
+            "--include-cidrs",
+            "203.0.113.0/24,2000::/3",
+            "--exclude-cidrs",
+            "203.0.113.20/32",
+        ])?;
+        bare_pod.expect_reachable(9000, &[ELSEWHERE, EXAMPLE])?;
+        // A list of one family leaves the other out.
+        bare_pod
+            .install(&["--include-cidrs", "0.0.0.0/0"])?
+            .expect_reachable(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
     })
 }
 
 #[test]
-fn one_family_alone() -> Result<()> {
-    with_place(|place| {
-        place.with(&["--remove"])?;
-        place.with(&["--ip-families", "ipv4"])?.only(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
+fn one_family_can_be_intercepted_alone() -> Result<()> {
+    with_bare_pod(|bare_pod| {
+        bare_pod.install(&["--remove"])?;
+        bare_pod
+            .install(&["--ip-families", "ipv4"])?
+            .expect_reachable(9000, &[HTTPBIN6, EXAMPLE6, ELSEWHERE6])
     })
 }
 
-/// What the sidecar itself sends goes out, but not to its own pod; what stays in the pod is nobody's business.
+/// The sidecar's own connections go out, but not to its own pod; connections within the pod are not
+/// intercepted.
 #[test]
-fn the_sidecar_and_the_pod_itself() -> Result<()> {
-    with_place(|place| {
-        let pod = place.pod;
+fn the_sidecars_own_connections_are_not_intercepted() -> Result<()> {
+    with_bare_pod(|bare_pod| {
+        let pod = bare_pod.pod;
         let own = SocketAddr::new(pod.address.into(), 7000);
         let listener = pod.sidecar.run(|| std::net::TcpListener::bind("[::]:7000"))??;
         let by = |sidecar: bool, to: SocketAddr| -> Result<bool> {
             let mut command = if sidecar { pod.sidecar_command("curl") } else { pod.sidecar.command("curl") };
             let output =
                 command.args(["-s", "-m", "2", "-o", "/dev/null"]).arg(format!("telnet://{to}")).output()?;
-            // 28: connected, and nothing was said; 7: refused.
+            // 28: connected without an answer; 7: refused.
             match output.status.code() {
                 Some(0 | 28) => Ok(true),
                 Some(7) => Ok(false),
@@ -282,15 +295,16 @@ fn the_sidecar_and_the_pod_itself() -> Result<()> {
     })
 }
 
-/// What docs/compose.md and docs/plain-envoy.md warn of: root, as runtimes make it, may become uid 1500 and is not
-/// intercepted then. Without `CAP_SETUID` it may not. The containers that we write have no capability at all.
+/// The warning of docs/compose.md and docs/plain-envoy.md: root, as container runtimes create it, may become
+/// uid 1500, and is then not intercepted. Without `CAP_SETUID` it may not. The project's containers have no
+/// capability at all.
 #[test]
-fn who_may_pass_for_the_sidecar() -> Result<()> {
-    with_place(|place| {
-        place.with(&[])?;
+fn only_cap_setuid_can_take_the_sidecars_uid() -> Result<()> {
+    with_bare_pod(|bare_pod| {
+        bare_pod.install(&[])?;
         let to = format!("telnet://{}", SocketAddr::new(HTTPBIN, 9000));
         let by = |bounds: &str| -> Result<Output> {
-            let mut command = place.pod.workload().command("setpriv");
+            let mut command = bare_pod.pod.workload().command("setpriv");
             command.args(["--bounding-set", bounds, "--inh-caps", bounds, "--"]);
             command.args(["setpriv", "--reuid", "1500", "--clear-groups", "curl", "-sv", "-m", "1"]);
             Ok(command.arg(&to).output()?)
@@ -303,10 +317,10 @@ fn who_may_pass_for_the_sidecar() -> Result<()> {
         ensure!(!output.status.success() && said.contains("Operation not permitted"), "{said}");
         ensure!(!said.contains("Connected to"), "{said}");
         for name in ["docs/compose.md", "docs/plain-envoy.md"] {
-            let text = fs::read_to_string(mesh::root().join(name))?;
+            let text = fs::read_to_string(repository_root().join(name))?;
             ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
         }
-        let compose = fs::read_to_string(mesh::root().join("docker-compose.yml"))?;
+        let compose = fs::read_to_string(repository_root().join("docker-compose.yml"))?;
         ensure!(compose.contains("cap_drop: [ALL]") && !compose.contains("SETUID"), "docker-compose.yml");
         let services = compose.matches("\n  <<: *locked").count();
         // `x-init`, `x-sidecar`, `x-workload`, `x-origin`; and the control plane, which is written out.
@@ -316,7 +330,7 @@ fn who_may_pass_for_the_sidecar() -> Result<()> {
 }
 
 #[test]
-fn failures_say_what_to_do() -> Result<()> {
+fn failures_name_the_remedy() -> Result<()> {
     prepare()?;
     let netns = Netns::new()?;
     let failure = |output: Output| -> Result<String> {
@@ -324,12 +338,12 @@ fn failures_say_what_to_do() -> Result<()> {
         Ok(String::from_utf8(output.stderr)?)
     };
     // Without the capability.
-    let binary = shim::binary()?;
+    let binary = control_plane::binary()?;
     let without = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
     let said = failure(netns.command("setpriv").args(without).arg(&binary).arg("iptables").output()?)?;
     ensure!(said.starts_with("error: this needs the capability NET_ADMIN: run it as root"), "{said}");
 
-    // Tools for IPv6 that fail as they do where there is no IPv6: nothing changes, for neither family.
+    // IPv6 tools that fail as on a machine without IPv6: neither family's rules change.
     let folder = tempfile::tempdir()?;
     for tool in ["ip6tables-save", "ip6tables-nft-save", "ip6tables-legacy-save"] {
         let path = folder.path().join(tool);
@@ -348,7 +362,7 @@ fn failures_say_what_to_do() -> Result<()> {
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "half of it was installed");
     ensure!(with_path(&["--ip-families", "ipv4"])?.status.success());
 
-    // What makes no sense is wrong usage.
+    // Senseless values are usage errors.
     for arguments in [
         &["--exclude-ports", "0"][..],
         &["--exclude-cidrs", "10.0.0.0/33"],
@@ -363,9 +377,9 @@ fn failures_say_what_to_do() -> Result<()> {
     Ok(())
 }
 
-/// An Envoy that runs already, as another user: the rules are not installed, and the error says what to do.
+/// If Envoy already runs as another user, the rules are not installed, and the error names the remedy.
 #[test]
-fn a_listener_of_another_user() -> Result<()> {
+fn a_listener_of_another_user_prevents_installation() -> Result<()> {
     prepare()?;
     let netns = Netns::new()?;
     let as_root = netns.run(|| std::net::TcpListener::bind("127.0.0.1:15001"))??;
@@ -378,7 +392,7 @@ fn a_listener_of_another_user() -> Result<()> {
         }
     }
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "rules were installed");
-    // What is no mistake is no matter of it: another port, what is printed, and a removal.
+    // Another port, `print` and removal are not affected.
     iptables(&netns, &["--outbound-port", "15002"])?;
     iptables(&netns, &["--dry-run"])?;
     iptables(&netns, &["--remove"])?;
@@ -388,28 +402,29 @@ fn a_listener_of_another_user() -> Result<()> {
     Ok(())
 }
 
-/// An Envoy that runs as another uid than the one that is left alone gets its own connections back. Each would open
-/// another one, until Envoy ends: it refuses them after some turns, says why, and lives.
+/// An Envoy that runs as another uid than the exempt one gets its own connections back, each of which would
+/// open another one. Envoy refuses them after a few rounds, logs the reason, and keeps running.
 #[test]
-fn an_envoy_that_intercepts_itself() -> Result<()> {
+fn an_envoy_that_intercepts_itself_refuses_and_survives() -> Result<()> {
     prepare()?;
     for (workers, global) in [(1, false), (4, false), (1, true)] {
-        itself(workers, global).with_context(|| format!("{workers} workers, global egress: {global}"))?;
+        expect_loop_refused(workers, global)
+            .with_context(|| format!("{workers} workers, global egress: {global}"))?;
     }
     Ok(())
 }
 
-fn itself(workers: u32, global: bool) -> Result<()> {
-    let world = World::new()?;
-    world.global_egress(global)?;
-    world.write("web.yaml", WEB)?;
-    let pod = world.outside.pod(Form::Shared)?;
+fn expect_loop_refused(workers: u32, global: bool) -> Result<()> {
+    let network = TestNetwork::new()?;
+    network.global_egress(global)?;
+    network.write("web.yaml", POLICIES)?;
+    let pod = network.outside.pod(PodForm::Shared)?;
     let loopback = IpAddr::from([127, 0, 0, 1]);
     let name_server = SocketAddr::new(NAME_SERVER, 53).to_string();
     let flags = ["--dns-resolver", &name_server];
-    let _shim = Shim::start(&pod.sidecar, loopback, world.manifests.path(), &flags)?;
+    let _control_plane = ControlPlane::start(&pod.sidecar, loopback, network.manifests.path(), &flags)?;
     let xds = SocketAddr::new(loopback, 15128).to_string();
-    let config = mesh::bootstrap_with("curl/curl", false, &["--xds", &xds])?;
+    let config = sidecar::bootstrap_with("curl/curl", false, &["--xds", &xds])?;
     let mut envoy = Envoy::start_as_workload(&pod, &config, workers)?;
     wait_for("a policy", Duration::from_secs(10), || {
         envoy.admin("/config_dump?resource=ecds_filters").is_ok_and(|dump| dump.contains("curl"))
@@ -451,7 +466,7 @@ fn itself(workers: u32, global: bool) -> Result<()> {
     Ok(())
 }
 
-/// What a workload of an Envoy that intercepts itself tries.
+/// An attempt of a workload whose Envoy intercepts itself.
 enum Attempt {
     Tcp(SocketAddr),
     Tls(SocketAddr),
@@ -462,13 +477,13 @@ impl Attempt {
     fn make(&self, pod: &Pod) -> Result<Outcome> {
         match self {
             Self::Tcp(to) => pod.workload().run(|| client::exchange(*to, b"hello")),
-            Self::Tls(to) => mesh::get_tls(pod, *to, Some("httpbin.org")),
-            Self::Http(to) => mesh::get(pod, *to, "httpbin.org", "/get"),
+            Self::Tls(to) => workload::get_tls(pod, *to, Some("httpbin.org")),
+            Self::Http(to) => workload::get(pod, *to, "httpbin.org", "/get"),
         }
     }
 }
 
-const WEB: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: web, namespace: curl}
 spec:

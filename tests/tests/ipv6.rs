@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::access_log;
 use egress_tests::client;
-use egress_tests::log;
-use egress_tests::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, World};
-use egress_tests::netns::Form;
-use egress_tests::origin::{GREETING, Seen};
-use egress_tests::scene::{Reply, Scene, Setting, play_in};
+use egress_tests::mesh::{MeshOptions, Reply, TestMesh, with_prepared_mesh};
+use egress_tests::netns::PodForm;
+use egress_tests::network::{ELSEWHERE, ELSEWHERE6, EXAMPLE, EXAMPLE6, HTTPBIN, HTTPBIN6, TestNetwork};
+use egress_tests::origin::{GREETING, OriginEvent};
 use egress_tests::wait::wait_for;
 
 const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
@@ -46,143 +46,145 @@ spec:
   ports: [{number: 9100, protocol: tcp}]
 ";
 
-fn names(world: &World) {
-    world.dns.set("six.example", &[HTTPBIN6]);
-    world.dns.set("four.example", &[HTTPBIN]);
-    world.dns.set("dual.example", &[HTTPBIN6, HTTPBIN]);
+fn set_names(network: &TestNetwork) {
+    network.dns.set("six.example", &[HTTPBIN6]);
+    network.dns.set("four.example", &[HTTPBIN]);
+    network.dns.set("dual.example", &[HTTPBIN6, HTTPBIN]);
 }
 
-fn with_policies(test: impl FnOnce(&Scene<'_>) -> Result<()>) -> Result<()> {
-    let prepare = |world: &World| {
-        names(world);
+fn with_policies(test: impl FnOnce(&TestMesh<'_>) -> Result<()>) -> Result<()> {
+    let prepare = |network: &TestNetwork| {
+        set_names(network);
         Ok(())
     };
-    play_in(prepare, &[("policies.yaml", POLICIES)], test)
+    with_prepared_mesh(prepare, &[("policies.yaml", POLICIES)], test)
 }
 
 fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-fn nothing_arrived_at(scene: &Scene<'_>, ip: IpAddr) -> Result<()> {
-    let arrived = scene.world.origins.connections_to(ip);
+fn expect_nothing_at(mesh: &TestMesh<'_>, ip: IpAddr) -> Result<()> {
+    let arrived = mesh.network.origins.connections_to(ip);
     ensure!(arrived == 0, "{arrived} connections arrived at {ip}");
     Ok(())
 }
 
 #[test]
-fn addresses_decide() -> Result<()> {
+fn ipv6_addresses_are_decided() -> Result<()> {
     with_policies(addresses)
 }
 
-/// The form that an ordinary user has.
+/// An ordinary user's pod decides IPv6 addresses in the same way.
 #[test]
-fn in_the_routed_form() -> Result<()> {
-    let setting = Setting { manifests: &[("policies.yaml", POLICIES)], flags: &[], form: Form::Routed };
-    let prepare = |world: &World| {
-        names(world);
+fn ipv6_addresses_are_decided_in_a_routed_pod() -> Result<()> {
+    let setting =
+        MeshOptions { manifests: &[("policies.yaml", POLICIES)], flags: &[], form: PodForm::Routed };
+    let prepare = |network: &TestNetwork| {
+        set_names(network);
         Ok(())
     };
-    setting.play(prepare, |scene| {
-        addresses(scene)?;
-        spoofed_names(scene)
+    setting.run(prepare, |mesh| {
+        addresses(mesh)?;
+        expect_names_choose(mesh)
     })
 }
 
-fn addresses(scene: &Scene<'_>) -> Result<()> {
-    scene.exchange(at(EXAMPLE6, 9000), b"hello")?.echoed(b"hello")?;
-    let line = log::decided(
-        scene.envoy,
+fn addresses(mesh: &TestMesh<'_>) -> Result<()> {
+    mesh.exchange(at(EXAMPLE6, 9000), b"hello")?.expect_echo(b"hello")?;
+    let line = access_log::wait_for_decision(
+        mesh.envoy,
         "allow rule curl/addresses spec.ports[0]",
         &at(EXAMPLE6, 9000).to_string(),
     )?;
     ensure!(line["dialled"] == at(EXAMPLE6, 9000).to_string(), "{line}");
     for ip in [HTTPBIN6, ELSEWHERE6, EXAMPLE] {
-        scene.exchange(at(ip, 9000), b"hello")?.closed().with_context(|| ip.to_string())?;
+        mesh.exchange(at(ip, 9000), b"hello")?.expect_close().with_context(|| ip.to_string())?;
         let dialled = at(ip, 9000).to_string();
-        let line = log::line(scene.envoy, &dialled, |line| line["dialled"] == dialled)?;
+        let line = access_log::wait_for_line(mesh.envoy, &dialled, |line| line["dialled"] == dialled)?;
         ensure!(line["decision"] == "deny no-rule - -", "{line}");
     }
     for ip in [HTTPBIN6, EXAMPLE6, ELSEWHERE] {
-        scene.exchange(at(ip, 9100), b"hello")?.echoed(b"hello").with_context(|| ip.to_string())?;
+        mesh.exchange(at(ip, 9100), b"hello")?.expect_echo(b"hello").with_context(|| ip.to_string())?;
     }
     for ip in [ELSEWHERE6, HTTPBIN] {
-        scene.exchange(at(ip, 9100), b"hello")?.closed().with_context(|| ip.to_string())?;
+        mesh.exchange(at(ip, 9100), b"hello")?.expect_close().with_context(|| ip.to_string())?;
     }
-    // With addresses in the rule, the dialled one is where it goes, whatever the name resolves to.
-    scene.get_tls(at(EXAMPLE6, 8443), "six.example")?.from_origin(EXAMPLE6)?;
-    scene.get(at(EXAMPLE6, 8080), "six.example", "/get")?.from_origin(EXAMPLE6)?;
-    scene.get_tls(at(ELSEWHERE6, 8443), "six.example")?.closed()?;
-    let reply = scene.get(at(ELSEWHERE6, 8080), "six.example", "/get")?;
+    // If the rule has addresses, the connection goes to the original destination, whatever the name resolves
+    // to.
+    mesh.get_tls(at(EXAMPLE6, 8443), "six.example")?.expect_origin(EXAMPLE6)?;
+    mesh.get(at(EXAMPLE6, 8080), "six.example", "/get")?.expect_origin(EXAMPLE6)?;
+    mesh.get_tls(at(ELSEWHERE6, 8443), "six.example")?.expect_close()?;
+    let reply = mesh.get(at(ELSEWHERE6, 8080), "six.example", "/get")?;
     ensure!(matches!(reply, Reply::Closed | Reply::Envoy(403, Some(_))), "{reply:?}");
-    scene.get(at(EXAMPLE6, 8080), "dual.example", "/get")?.refused("host-not-allowed")?;
-    nothing_arrived_at(scene, ELSEWHERE6)
+    mesh.get(at(EXAMPLE6, 8080), "dual.example", "/get")?.expect_refusal("host-not-allowed")?;
+    expect_nothing_at(mesh, ELSEWHERE6)
 }
 
-/// An allowed name for another address reaches the address that the name has, over either family.
+/// An allowed name at another address reaches the name's own address, over either family.
 #[test]
-fn a_name_chooses_the_address() -> Result<()> {
-    with_policies(spoofed_names)
+fn a_name_chooses_the_address_over_either_family() -> Result<()> {
+    with_policies(expect_names_choose)
 }
 
-fn spoofed_names(scene: &Scene<'_>) -> Result<()> {
+fn expect_names_choose(mesh: &TestMesh<'_>) -> Result<()> {
     // A name with IPv6 alone works, and one with both leads to IPv4.
     for (name, ip) in [("six.example", HTTPBIN6), ("dual.example", HTTPBIN), ("four.example", HTTPBIN)] {
         for dialled in [ELSEWHERE6, HTTPBIN6, ELSEWHERE] {
             let here = || format!("{name} at {dialled}");
-            scene.get_tls(at(dialled, 443), name)?.from_origin(ip).with_context(here)?;
-            scene.get(at(dialled, 80), name, "/get")?.from_origin(ip).with_context(here)?;
+            mesh.get_tls(at(dialled, 443), name)?.expect_origin(ip).with_context(here)?;
+            mesh.get(at(dialled, 80), name, "/get")?.expect_origin(ip).with_context(here)?;
         }
         let decision = format!("allow rule curl/names spec.ports[{}]", 0);
-        log::decided(scene.envoy, &decision, &at(ip, 443).to_string())?;
+        access_log::wait_for_decision(mesh.envoy, &decision, &at(ip, 443).to_string())?;
     }
     for dialled in [HTTPBIN6, ELSEWHERE6] {
-        scene.get_tls(at(dialled, 443), "www.example.com")?.closed()?;
-        scene.get(at(dialled, 80), "www.example.com", "/get")?.refused("host-not-allowed")?;
-        scene.get(at(dialled, 80), &format!("[{dialled}]"), "/get")?.refused("host-not-allowed")?;
-        scene.exchange(at(dialled, 443), b"GET / HTTP/1.1\r\n\r\n")?.closed()?;
+        mesh.get_tls(at(dialled, 443), "www.example.com")?.expect_close()?;
+        mesh.get(at(dialled, 80), "www.example.com", "/get")?.expect_refusal("host-not-allowed")?;
+        mesh.get(at(dialled, 80), &format!("[{dialled}]"), "/get")?.expect_refusal("host-not-allowed")?;
+        mesh.exchange(at(dialled, 443), b"GET / HTTP/1.1\r\n\r\n")?.expect_close()?;
     }
     let spoofed = [ELSEWHERE6, ELSEWHERE].map(|ip| [at(ip, 443), at(ip, 80)]).concat();
-    let arrived = |seen: &Seen| matches!(seen, Seen::Connection(to) if spoofed.contains(to));
-    ensure!(!scene.world.origins.seen().iter().any(arrived), "{:?}", scene.world.origins.seen());
+    let arrived = |seen: &OriginEvent| matches!(seen, OriginEvent::Connection(to) if spoofed.contains(to));
+    ensure!(!mesh.network.origins.events().iter().any(arrived), "{:?}", mesh.network.origins.events());
     Ok(())
 }
 
 #[test]
-fn a_server_that_speaks_first() -> Result<()> {
-    with_policies(|scene| {
+fn a_server_that_speaks_first_is_heard_over_ipv6() -> Result<()> {
+    with_policies(|mesh| {
         let start = Instant::now();
-        scene.exchange(at(EXAMPLE6, 9001), b"")?.echoed(GREETING)?;
+        mesh.exchange(at(EXAMPLE6, 9001), b"")?.expect_echo(GREETING)?;
         ensure!(start.elapsed() < Duration::from_secs(1), "the greeting came after {:?}", start.elapsed());
-        scene.exchange(at(HTTPBIN6, 9001), b"")?.closed()
+        mesh.exchange(at(HTTPBIN6, 9001), b"")?.expect_close()
     })
 }
 
-/// Without a policy nothing gets out, with global egress everything to where it was dialled.
+/// Without a policy nothing gets out; with global egress everything reaches its original destination.
 #[test]
-fn global_egress() -> Result<()> {
-    let prepare = |world: &World| world.global_egress(false);
-    play_in(prepare, &[], |scene| {
+fn global_egress_applies_to_ipv6() -> Result<()> {
+    let prepare = |network: &TestNetwork| network.global_egress(false);
+    with_prepared_mesh(prepare, &[], |mesh| {
         let attempts = |ip| -> Result<[Reply; 4]> {
             Ok([
-                scene.exchange(at(ip, 9000), b"hello")?,
-                scene.exchange(at(ip, 9001), b"")?,
-                scene.get_tls(at(ip, 443), "six.example")?,
-                scene.get(at(ip, 80), "six.example", "/get")?,
+                mesh.exchange(at(ip, 9000), b"hello")?,
+                mesh.exchange(at(ip, 9001), b"")?,
+                mesh.get_tls(at(ip, 443), "six.example")?,
+                mesh.get(at(ip, 80), "six.example", "/get")?,
             ])
         };
         for reply in attempts(ELSEWHERE6)? {
-            reply.closed()?;
+            reply.expect_close()?;
         }
-        nothing_arrived_at(scene, ELSEWHERE6)?;
-        scene.world.global_egress(true)?;
-        scene.in_force()?;
+        expect_nothing_at(mesh, ELSEWHERE6)?;
+        mesh.network.global_egress(true)?;
+        mesh.wait_until_in_force()?;
         let [echo, greeting, tls, http] = attempts(ELSEWHERE6)?;
-        echo.echoed(b"hello")?;
-        greeting.echoed(GREETING)?;
-        tls.from_origin(ELSEWHERE6)?;
-        http.from_origin(ELSEWHERE6)?;
-        let line = log::line(scene.envoy, "a connection", |line| {
+        echo.expect_echo(b"hello")?;
+        greeting.expect_echo(GREETING)?;
+        tls.expect_origin(ELSEWHERE6)?;
+        http.expect_origin(ELSEWHERE6)?;
+        let line = access_log::wait_for_line(mesh.envoy, "a connection", |line| {
             line["upstream"] == at(ELSEWHERE6, 9000).to_string()
         })?;
         ensure!(
@@ -191,75 +193,77 @@ fn global_egress() -> Result<()> {
         );
 
         // And off again: what is open is closed.
-        let stream = scene.pod.workload().run(|| client::connect(at(EXAMPLE6, 9000)))?;
+        let stream = mesh.pod.workload().run(|| client::connect(at(EXAMPLE6, 9000)))?;
         let mut stream = stream.map_err(|e| anyhow!("{e:?}"))?;
-        scene.world.global_egress(false)?;
-        scene.in_force()?;
+        mesh.network.global_egress(false)?;
+        mesh.wait_until_in_force()?;
         let ended = || !matches!(std::io::Read::read(&mut stream, &mut [0]), Ok(1..));
         wait_for("the connection to end", Duration::from_secs(1), ended)?;
         for reply in attempts(EXAMPLE6)? {
-            reply.closed()?;
+            reply.expect_close()?;
         }
         Ok(())
     })
 }
 
-/// The name server of an allowed name does not lead the sidecar to itself, to its neighbours or, under
-/// another form, to an address that is forbidden.
+/// The name server of an allowed name cannot lead the sidecar to itself, to its neighbours, or, in another
+/// form, to a forbidden address.
 #[test]
-fn names_that_lead_to_forbidden_addresses() -> Result<()> {
-    with_policies(|scene| {
+fn names_never_lead_to_forbidden_ipv6_addresses() -> Result<()> {
+    with_policies(|mesh| {
         for (n, address) in ["::1", "::", "fe80::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "ff02::1"]
             .into_iter()
             .enumerate()
         {
-            // A name of its own for each: answers are kept.
+            // Each has its own name, because answers are cached.
             let name = format!("forbidden{n}.example");
-            scene.world.dns.set(&name, &[address.parse::<Ipv6Addr>()?.into()]);
+            mesh.network.dns.set(&name, &[address.parse::<Ipv6Addr>()?.into()]);
             let policy = POLICIES.replace("[six.example, dual.example, four.example]", &format!("[{name}]"));
-            scene.write("policies.yaml", &policy)?;
+            mesh.write("policies.yaml", &policy)?;
             for dialled in [EXAMPLE6, EXAMPLE] {
-                scene.get_tls(at(dialled, 443), &name)?.closed().with_context(|| address.to_owned())?;
-                let reply = scene.get(at(dialled, 80), &name, "/get")?;
-                reply.refused("address-forbidden").with_context(|| address.to_owned())?;
+                mesh.get_tls(at(dialled, 443), &name)?.expect_close().with_context(|| address.to_owned())?;
+                let reply = mesh.get(at(dialled, 80), &name, "/get")?;
+                reply.expect_refusal("address-forbidden").with_context(|| address.to_owned())?;
             }
         }
-        nothing_arrived_at(scene, EXAMPLE6)
+        expect_nothing_at(mesh, EXAMPLE6)
     })
 }
 
-/// Who dials the listener has no destination.
+/// A connection to the listener itself has no original destination and is closed.
 #[test]
-fn a_connection_to_the_listener_itself() -> Result<()> {
-    with_policies(|scene| {
+fn a_connection_to_the_listener_itself_is_closed() -> Result<()> {
+    with_policies(|mesh| {
         for ip in ["fd00:77:0::2", "::1"] {
             let to = at(ip.parse()?, 15001);
-            scene.exchange(to, b"GET / HTTP/1.1\r\nhost: six.example\r\n\r\n")?.closed()?;
+            mesh.exchange(to, b"GET / HTTP/1.1\r\nhost: six.example\r\n\r\n")?.expect_close()?;
         }
-        log::line(scene.envoy, "the refusal", |line| line["decision"] == "deny not-intercepted - -")?;
+        access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
+            line["decision"] == "deny not-intercepted - -"
+        })?;
         Ok(())
     })
 }
 
-/// With `--ip-families ipv4` nobody listens for IPv6, and nothing gets out by it.
+/// With `--ip-families ipv4` there is no IPv6 listener, and nothing gets out over IPv6.
 #[test]
-fn ipv4_alone() -> Result<()> {
+fn ipv4_alone_opens_no_ipv6() -> Result<()> {
     let manifests = [("policies.yaml", POLICIES)];
     let flags = ["--ip-families", "ipv4"];
-    let setting = Setting { manifests: &manifests, flags: &flags, form: Form::possible() };
-    let prepare = |world: &World| {
-        names(world);
+    let setting = MeshOptions { manifests: &manifests, flags: &flags, form: PodForm::supported() };
+    let prepare = |network: &TestNetwork| {
+        set_names(network);
         Ok(())
     };
-    setting.play(prepare, |scene| {
+    setting.run(prepare, |mesh| {
         for (ip, port) in [(EXAMPLE6, 9000), (EXAMPLE6, 9001), (HTTPBIN6, 9100)] {
-            scene.exchange(at(ip, port), b"hello")?.closed()?;
+            mesh.exchange(at(ip, port), b"hello")?.expect_close()?;
         }
-        scene.get_tls(at(HTTPBIN6, 443), "six.example")?.closed()?;
-        scene.get(at(HTTPBIN6, 80), "six.example", "/get")?.closed()?;
+        mesh.get_tls(at(HTTPBIN6, 443), "six.example")?.expect_close()?;
+        mesh.get(at(HTTPBIN6, 80), "six.example", "/get")?.expect_close()?;
         for ip in [HTTPBIN6, EXAMPLE6] {
-            nothing_arrived_at(scene, ip)?;
+            expect_nothing_at(mesh, ip)?;
         }
-        scene.exchange(at(ELSEWHERE, 9100), b"hello")?.echoed(b"hello")
+        mesh.exchange(at(ELSEWHERE, 9100), b"hello")?.expect_echo(b"hello")
     })
 }

@@ -1,23 +1,24 @@
-//! The configuration that Envoy really has.
+//! Envoy's own dump of the configuration.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_tests::mesh::{self, World};
 use egress_tests::netns::ensure_capable;
+use egress_tests::network::TestNetwork;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
 #[test]
-fn what_envoy_dumps() -> Result<()> {
+fn envoy_runs_the_constant_listener() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.global_egress(false)?;
-    let _shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.global_egress(false)?;
+    let _control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, false)?;
     let dump: Value = serde_json::from_str(&envoy.admin("/config_dump?resource=dynamic_listeners")?)?;
     let listener = dump["configs"]
         .as_array()
@@ -49,9 +50,9 @@ fn what_envoy_dumps() -> Result<()> {
     };
     ensure!(!exists()?, "passthrough-outbound is there while global egress is off");
     for _ in 0..3 {
-        world.global_egress(true)?;
+        network.global_egress(true)?;
         wait_for("the cluster", Duration::from_secs(5), || matches!(exists(), Ok(true)))?;
-        world.global_egress(false)?;
+        network.global_egress(false)?;
         wait_for("the cluster to go", Duration::from_secs(5), || matches!(exists(), Ok(false)))?;
     }
     assert_eq!(envoy.stat("listener_manager.listener_modified")?, 0);

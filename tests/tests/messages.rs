@@ -1,4 +1,4 @@
-//! HTTP messages arrive as they were written, and what Envoy itself refuses has a reason.
+//! HTTP messages arrive unchanged, and Envoy's own refusals have a reason.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -7,16 +7,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::access_log;
 use egress_tests::client;
 use egress_tests::envoy::Envoy;
-use egress_tests::log;
-use egress_tests::mesh::{ELSEWHERE, World};
-use egress_tests::netns::{Form, Pod};
+use egress_tests::mesh::MeshOptions;
+use egress_tests::netns::{Pod, PodForm};
+use egress_tests::network::{ELSEWHERE, TestNetwork};
 use egress_tests::raw_origin::{RawOrigin, head};
-use egress_tests::scene::Setting;
 use egress_tests::standalone::Standalone;
 
-/// Where the [`RawOrigin`] listens.
+/// The port of the [`RawOrigin`].
 const PORT: u16 = 8087;
 
 const POLICY: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
@@ -45,7 +45,8 @@ spec:
   - {name: queues, pathRegex: '/queues/%2F/.*', methods: [GET]}
 ";
 
-/// An origin that answers with the request's head, with odd headers, a trailer and two answers before its answer.
+/// An origin that answers with the request's head, odd headers, a trailer, and two informational responses
+/// first.
 fn mirror(_: usize, stream: &mut TcpStream) {
     while let Some(head) = head(stream) {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -81,27 +82,27 @@ fn mirror(_: usize, stream: &mut TcpStream) {
 }
 
 fn in_both_forms(flags: &[&str], test: impl Fn(&Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
-    let setting = Setting { manifests: &[("web.yaml", POLICY)], flags, form: Form::possible() };
-    let prepare = |world: &World| RawOrigin::start(&world.outside.netns, PORT, mirror).map(drop);
-    setting.play(prepare, |scene| test(scene.pod, scene.envoy)).context("with a control plane")?;
+    let setting = MeshOptions { manifests: &[("web.yaml", POLICY)], flags, form: PodForm::supported() };
+    let prepare = |network: &TestNetwork| RawOrigin::start(&network.outside.netns, PORT, mirror).map(drop);
+    setting.run(prepare, |mesh| test(mesh.pod, mesh.envoy)).context("with a control plane")?;
     if !flags.is_empty() {
         return Ok(());
     }
-    let world = World::new()?;
-    prepare(&world)?;
-    let pod = world.outside.pod(Form::possible())?;
-    world.write("web.yaml", POLICY)?;
+    let network = TestNetwork::new()?;
+    prepare(&network)?;
+    let pod = network.outside.pod(PodForm::supported())?;
+    network.write("web.yaml", POLICY)?;
     let standalone = Standalone::new()?;
-    let envoy = Envoy::start(&pod, &standalone.compiled(world.manifests.path())?, 1)?;
+    let envoy = Envoy::start(&pod, &standalone.compiled(network.manifests.path())?, 1)?;
     test(&pod, &envoy).context("without a control plane")
 }
 
-/// Everything that comes back for these bytes until it ends or nothing more comes for a while.
-fn talk(pod: &Pod, bytes: &[u8]) -> Result<String> {
+/// Sends bytes, and reads until the connection ends or stays silent for a while.
+fn exchange(pod: &Pod, bytes: &[u8]) -> Result<String> {
     pod.workload().run(|| {
         let mut stream = client::connect(SocketAddr::new(ELSEWHERE, PORT)).map_err(|e| anyhow!("{e:?}"))?;
         stream.set_read_timeout(Some(Duration::from_millis(700)))?;
-        // Who is refused early may not take all of it.
+        // An early refusal may not read all bytes.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let mut buffer = vec![0; 64 << 10];
@@ -116,24 +117,24 @@ fn get(path: &str, headers: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: www.example.com:{PORT}\r\n{headers}\r\n").into_bytes()
 }
 
-/// Names of headers, the reason phrase, `Server`, trailers and early answers arrive as they were sent; and nothing is
-/// added to them.
+/// Header names, the reason phrase, `Server`, trailers and informational responses arrive as they were sent,
+/// and nothing is added.
 #[test]
-fn messages_arrive_as_they_were_written() -> Result<()> {
+fn messages_arrive_unchanged() -> Result<()> {
     in_both_forms(&[], |pod, _| {
         let sent = "X-My-Header: A\r\nSOAPAction: b\r\nX-Forwarded-For: 10.0.0.1\r\n";
-        let seen = talk(pod, &get("/", sent))?;
+        let seen = exchange(pod, &get("/", sent))?;
         for line in sent.lines() {
             ensure!(seen.contains(&format!("\r\n{line}\r\n")), "`{line}` is not in {seen}");
         }
         for added in ["x-forwarded-proto", "x-envoy", "x-request-id", "x-egress", "via:", "server:"] {
             ensure!(!seen.to_ascii_lowercase().contains(added), "`{added}` was added: {seen}");
         }
-        let seen = talk(pod, &get("/", "X-Forwarded-Proto: https\r\n"))?;
+        let seen = exchange(pod, &get("/", "X-Forwarded-Proto: https\r\n"))?;
         ensure!(seen.contains("\r\nX-Forwarded-Proto: https\r\n"), "{seen}");
         ensure!(!seen.to_ascii_lowercase().contains("x-egress"), "{seen}");
 
-        let odd = talk(pod, &get("/odd", "TE: trailers\r\n"))?;
+        let odd = exchange(pod, &get("/odd", "TE: trailers\r\n"))?;
         for part in [
             "HTTP/1.1 200 Quite Fine\r\n",
             "\r\nServer: Ours/1\r\n",
@@ -147,29 +148,29 @@ fn messages_arrive_as_they_were_written() -> Result<()> {
         ensure!(odd.starts_with("HTTP/1.1 103 "), "{odd}");
 
         let upload = "Transfer-Encoding: chunked\r\nTrailer: X-Check\r\n\r\n2\r\nhi\r\n0\r\nX-Check: 9\r\n";
-        let seen = talk(
+        let seen = exchange(
             pod,
             &[&b"POST / HTTP/1.1\r\nHost: www.example.com\r\n"[..], upload.as_bytes(), b"\r\n"].concat(),
         )?;
         ensure!(seen.contains("\r\nx-check: 9\r\n"), "{seen}");
 
-        let continued = talk(pod, &get("/continue", "Expect: 100-continue\r\n"))?;
+        let continued = exchange(pod, &get("/continue", "Expect: 100-continue\r\n"))?;
         ensure!(continued.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"), "{continued}");
         Ok(())
     })
 }
 
-/// Large and many headers, both ways.
+/// Large and many headers pass in both directions.
 #[test]
-fn large_headers() -> Result<()> {
+fn large_headers_pass() -> Result<()> {
     in_both_forms(&[], |pod, envoy| {
         let cookie = format!("Cookie: {}\r\n", "a".repeat(200_000));
-        let seen = talk(pod, &get("/", &cookie))?;
+        let seen = exchange(pod, &get("/", &cookie))?;
         ensure!(seen.contains(cookie.trim_end()), "{:.200}", seen);
         let many: String = (0..300).map(|n| format!("X-Many-{n}: v\r\n")).collect();
-        let seen = talk(pod, &get("/", &many))?;
+        let seen = exchange(pod, &get("/", &many))?;
         ensure!(seen.contains("X-Many-299: v"), "{:.200}", seen);
-        let large = talk(pod, &get("/large", ""))?;
+        let large = exchange(pod, &get("/large", ""))?;
         ensure!(
             large.starts_with("HTTP/1.1 200 OK\r\n") && large.contains("X-Many-299: v"),
             "{:.200}",
@@ -177,32 +178,32 @@ fn large_headers() -> Result<()> {
         );
 
         let too_many: String = (0..11_000).map(|n| format!("a{n}: v\r\n")).collect();
-        let seen = talk(pod, &get("/", &too_many))?;
+        let seen = exchange(pod, &get("/", &too_many))?;
         ensure!(
             seen.starts_with("HTTP/1.1 431 ") && seen.contains("x-egress-denied: headers-too-large"),
             "{seen}"
         );
-        log::line(envoy, "the refusal", |line| line["refused"] == "headers-too-large")?;
+        access_log::wait_for_line(envoy, "the refusal", |line| line["refused"] == "headers-too-large")?;
         Ok(())
     })
 }
 
-/// HTTP/1.0 is HTTP.
+/// HTTP/1.0 requests are served.
 #[test]
-fn http_1_0() -> Result<()> {
+fn http_1_0_is_served() -> Result<()> {
     in_both_forms(&[], |pod, _| {
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\nHost: www.example.com\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\nHost: www.example.com\r\n\r\n")?;
         let (status, body) = answer.split_once("\r\n\r\n").context("an answer")?;
         ensure!(status.contains(" 200 OK\r\n") && body.starts_with("GET /old HTTP/1.1\r\n"), "{answer}");
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\nHost: elsewhere.example\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\nHost: elsewhere.example\r\n\r\n")?;
         ensure!(answer.contains(" 403 ") && answer.contains("x-egress-denied: host-not-allowed"), "{answer}");
-        let answer = talk(pod, b"GET /old HTTP/1.0\r\n\r\n")?;
+        let answer = exchange(pod, b"GET /old HTTP/1.0\r\n\r\n")?;
         ensure!(answer.contains("x-egress-denied: authority-absent"), "{answer}");
         Ok(())
     })
 }
 
-/// What Envoy refuses before the plugin sees it says why: in the answer and in the log.
+/// Requests that Envoy refuses before the plugin sees them have a reason, in the response and in the log.
 #[test]
 fn refusals_of_envoy_have_a_reason() -> Result<()> {
     let host = format!("Host: www.example.com:{PORT}\r\n");
@@ -244,7 +245,7 @@ fn refusals_of_envoy_have_a_reason() -> Result<()> {
     in_both_forms(&[], |pod, envoy| {
         let mut wrong = Vec::new();
         for (what, bytes, status, reason) in cases {
-            let answer = talk(pod, bytes.as_bytes())?;
+            let answer = exchange(pod, bytes.as_bytes())?;
             let found = answer.contains(&format!("x-egress-denied: {reason}\r\n"))
                 && answer.starts_with(&format!("HTTP/1.1 {status} "))
                 && answer.contains(&format!("\r\n\r\negress denied: {reason}: "));
@@ -254,32 +255,32 @@ fn refusals_of_envoy_have_a_reason() -> Result<()> {
         }
         ensure!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), envoy.log_tail(30));
         for reason in ["path-refused", "request-malformed", "authority-absent"] {
-            log::line(envoy, reason, |line| line["refused"] == reason)?;
+            access_log::wait_for_line(envoy, reason, |line| line["refused"] == reason)?;
         }
         Ok(())
     })
 }
 
-/// With the flag, other methods are requests like any.
+/// With the flag, requests with other methods are decided like any.
 #[test]
-fn custom_methods() -> Result<()> {
+fn custom_methods_are_decided_with_the_flag() -> Result<()> {
     in_both_forms(&["--allow-custom-methods"], |pod, _| {
         for method in ["FOO", "M-SEARCH", "PURGE"] {
             let request = format!("{method} /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
-            let seen = talk(pod, request.as_bytes())?;
+            let seen = exchange(pod, request.as_bytes())?;
             ensure!(seen.contains(&format!("\r\n\r\n{method} /x HTTP/1.1\r\n")), "{seen}");
-            let refused = talk(pod, request.replace("www.example.com", "a.example").as_bytes())?;
+            let refused = exchange(pod, request.replace("www.example.com", "a.example").as_bytes())?;
             ensure!(refused.contains("x-egress-denied: host-not-allowed"), "{refused}");
-            let refused = talk(pod, request.replace("www.example.com", "openservicemesh.io").as_bytes())?;
+            let refused = exchange(pod, request.replace("www.example.com", "openservicemesh.io").as_bytes())?;
             ensure!(refused.contains("x-egress-denied: route-not-allowed"), "{refused}");
         }
         Ok(())
     })
 }
 
-/// Encoded slashes: unchanged where no path is matched, and where one is, only where the expression says them.
+/// Encoded slashes pass unchanged where no path is matched; where one is, only if the expression has them.
 #[test]
-fn encoded_slashes() -> Result<()> {
+fn encoded_slashes_need_an_expression_that_has_them() -> Result<()> {
     in_both_forms(&[], |pod, envoy| {
         for (host, path, expected) in [
             ("www.example.com", "/@scope%2fname", Ok(())),
@@ -299,7 +300,7 @@ fn encoded_slashes() -> Result<()> {
             ("openservicemesh.io", "/public/%00", Err("path-refused")),
         ] {
             let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            let answer = talk(pod, request.as_bytes())?;
+            let answer = exchange(pod, request.as_bytes())?;
             match expected {
                 Ok(()) => ensure!(
                     answer.contains(&format!("\r\n\r\nGET {path} HTTP/1.1\r\n")),
@@ -311,16 +312,16 @@ fn encoded_slashes() -> Result<()> {
                 ),
             }
         }
-        log::line(envoy, "the refusal", |line| {
+        access_log::wait_for_line(envoy, "the refusal", |line| {
             line["refused"] == "encoded-slash" && line["path"] == "/public/a%2Fb"
         })?;
         Ok(())
     })
 }
 
-/// An offer to upgrade that nobody has to take is not one that is refused.
+/// An optional offer to upgrade is removed, not refused.
 #[test]
-fn offers_of_tls_are_ignored() -> Result<()> {
+fn offers_of_tls_are_removed() -> Result<()> {
     in_both_forms(&[], |pod, _| {
         for (headers, ignored) in [
             ("Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n", true),
@@ -331,14 +332,14 @@ fn offers_of_tls_are_ignored() -> Result<()> {
                 "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
                 true,
             ),
-            // Without `Connection` nobody is asked.
+            // Without `Connection` the header is no offer.
             ("Upgrade: websocket\r\n", true),
             ("Connection: Upgrade\r\nUpgrade: websocket\r\n", false),
             ("Connection: Upgrade\r\nUpgrade: TLS/1.2, websocket\r\n", false),
             ("Connection: Upgrade\r\nUpgrade: TLSX\r\n", false),
             ("Connection: Upgrade\r\nUpgrade: spdy/3\r\n", false),
         ] {
-            let answer = talk(pod, &get("/", headers))?;
+            let answer = exchange(pod, &get("/", headers))?;
             if ignored {
                 ensure!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{headers}: {answer}");
                 ensure!(!answer.to_ascii_lowercase().contains("upgrade:"), "{headers}: {answer}");
@@ -346,7 +347,7 @@ fn offers_of_tls_are_ignored() -> Result<()> {
                 ensure!(answer.contains("x-egress-denied: upgrade-refused"), "{headers}: {answer}");
             }
         }
-        let connect = talk(
+        let connect = exchange(
             pod,
             format!("CONNECT www.example.com:{PORT} HTTP/1.1\r\nHost: www.example.com:{PORT}\r\n\r\n")
                 .as_bytes(),

@@ -9,17 +9,21 @@ use anyhow::{Context, Result, anyhow, ensure};
 use egress_compile::manifest::yaml;
 use egress_tests::authority::Volume;
 use egress_tests::client;
-use egress_tests::cluster::identified_by_tokens;
+use egress_tests::cluster::issue_control_plane_certificate;
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, WATCHED, World, root};
+use egress_tests::manifests::{self, ENFORCED_AND_AUDITED};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::prometheus::{Prometheus, promtool};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::{Value, json};
 
 fn folder() -> PathBuf {
-    root().join("deploy/monitoring")
+    repository_root().join("deploy/monitoring")
 }
 
 fn read_yaml(name: &str) -> Result<Value> {
@@ -40,7 +44,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The panels that show something, and their expressions.
+/// The panels with queries, and their expressions.
 fn panels(dashboard: &Value) -> Vec<(&str, Vec<&str>)> {
     let shown = list(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row");
     let expressions = |panel: &'_ Value| list(&panel["targets"]).len();
@@ -59,7 +63,7 @@ fn alerts(rules: &Value) -> Vec<&Value> {
     list(&rules["groups"]).iter().flat_map(|group| list(&group["rules"])).collect()
 }
 
-/// The metrics of ours and of Envoy's that an expression names.
+/// The project's and Envoy's metrics in an expression.
 fn metrics(expression: &str) -> BTreeSet<&str> {
     expression
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -73,7 +77,7 @@ fn metrics(expression: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Grafana puts its values in place of these.
+/// Replaces Grafana's variables by values.
 fn substituted(expression: &str) -> String {
     let mut out = expression.to_owned();
     for (variable, value) in
@@ -94,7 +98,7 @@ fn alerts_fire() -> Result<()> {
     ensure!(alerts.iter().map(|alert| text(&alert["alert"])).collect::<Vec<_>>() == tried, "{tried:?}");
     for (alert, test) in alerts.iter().zip(list(&tests["tests"])) {
         let name = text(&alert["alert"]);
-        // First it is silent, then it fires.
+        // First it does not fire, then it does.
         let [quiet, fires] = list(&test["promql_expr_test"]) else {
             anyhow::bail!("{name}: not two expectations")
         };
@@ -112,9 +116,9 @@ fn alerts_fire() -> Result<()> {
     Ok(())
 }
 
-/// What Grafana asks of a dashboard, as far as its JSON model says it.
+/// The dashboard follows Grafana's JSON model.
 #[test]
-fn the_dashboard_is_one() -> Result<()> {
+fn the_dashboard_follows_grafanas_model() -> Result<()> {
     let dashboard = dashboard()?;
     ensure!(
         dashboard["schemaVersion"] == 39 && dashboard["uid"] == "osm-egress" && dashboard["id"].is_null()
@@ -153,10 +157,10 @@ fn the_dashboard_is_one() -> Result<()> {
     Ok(())
 }
 
-/// Every metric is documented.
+/// The documentation lists every metric.
 #[test]
 fn metrics_are_documented() -> Result<()> {
-    let documentation = std::fs::read_to_string(root().join("docs/metrics.md"))?;
+    let documentation = std::fs::read_to_string(repository_root().join("docs/metrics.md"))?;
     let (dashboard, rules) = (dashboard()?, read_yaml("alerts.yaml")?);
     let shown = panels(&dashboard).into_iter().flat_map(|(_, expressions)| expressions);
     let alerted = alerts(&rules).into_iter().map(|alert| text(&alert["expr"]));
@@ -169,7 +173,7 @@ fn metrics_are_documented() -> Result<()> {
     Ok(())
 }
 
-/// The example configuration, with what Kubernetes would say of a control plane and of two pods.
+/// The example configuration, with Kubernetes' answers about a control plane and two pods.
 fn configuration(pods: &[&Pod]) -> Result<Value> {
     let mut config = read_yaml("prometheus.yaml")?;
     config["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
@@ -183,7 +187,7 @@ fn configuration(pods: &[&Pod]) -> Result<Value> {
             "__meta_kubernetes_pod_name": "osm-egress-0",
         }),
     );
-    // A pod of somebody else's.
+    // A pod of another mesh.
     let other = target("192.0.2.1:80".to_owned(), json!({"__meta_kubernetes_pod_name": "other"}));
     let sidecars = pods.iter().enumerate().map(|(n, pod)| {
         target(
@@ -213,10 +217,10 @@ fn configuration(pods: &[&Pod]) -> Result<Value> {
 
 fn traffic(pod: &Pod) -> Result<()> {
     let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
-    mesh::get(pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
-    mesh::get(pod, at(EXAMPLE, 80), "www.example.com", "/get")?;
-    mesh::get_tls(pod, at(HTTPBIN, 443), Some("httpbin.org"))?;
-    mesh::get_tls(pod, at(EXAMPLE, 443), Some("www.example.com"))?;
+    workload::get(pod, at(HTTPBIN, 80), "httpbin.org", "/get")?;
+    workload::get(pod, at(EXAMPLE, 80), "www.example.com", "/get")?;
+    workload::get_tls(pod, at(HTTPBIN, 443), Some("httpbin.org"))?;
+    workload::get_tls(pod, at(EXAMPLE, 443), Some("www.example.com"))?;
     let encrypted = Hello::named("httpbin.org").encrypted().bytes();
     pod.workload().run(|| client::exchange(at(HTTPBIN, 443), &encrypted))?;
     pod.workload().run(|| client::exchange(at(ELSEWHERE, 9000), b"ping"))?;
@@ -224,42 +228,49 @@ fn traffic(pod: &Pod) -> Result<()> {
 }
 
 #[test]
-fn on_a_real_prometheus() -> Result<()> {
+fn a_real_prometheus_has_every_series() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("web.yaml", WATCHED)?;
-    world
-        .write("bad.yaml", &mesh::sample("any-host-443.yaml")?.replace("protocol: tcp", "protocol: htttp"))?;
-    let (authority, own) = identified_by_tokens()?;
+    let network = TestNetwork::new()?;
+    network.write("web.yaml", ENFORCED_AND_AUDITED)?;
+    network.write(
+        "bad.yaml",
+        &manifests::sample("any-host-443.yaml")?.replace("protocol: tcp", "protocol: htttp"),
+    )?;
+    let (authority, own) = issue_control_plane_certificate()?;
     let ca = Volume::new(&[("ca.crt", &authority.pem)])?;
-    let _shim =
-        world.shim(&["--tls-cert", &own.text("tls.crt"), "--tls-key", &own.text("tls.key"), "--flow-log"])?;
-    let pods = [world.pod()?, world.pod()?];
+    let _control_plane = network.control_plane(&[
+        "--tls-cert",
+        &own.text("tls.crt"),
+        "--tls-key",
+        &own.text("tls.key"),
+        "--flow-log",
+    ])?;
+    let pods = [network.pod()?, network.pod()?];
     let sidecar = |pod, identity| {
         let flags = ["--xds-ca", &ca.text("ca.crt"), "--ready-port", "15904"];
-        Envoy::start(pod, &mesh::bootstrap_with(identity, false, &flags)?, 1)
+        Envoy::start(pod, &sidecar::bootstrap_with(identity, false, &flags)?, 1)
     };
     let _envoys = [sidecar(&pods[0], "curl/curl")?, sidecar(&pods[1], "curl/watched")?];
     pods.iter().try_for_each(traffic)?;
     let config = configuration(&[&pods[0], &pods[1]])?;
-    let prometheus = Prometheus::start(&world.outside.netns, &config, &folder().join("alerts.yaml"))?;
+    let prometheus = Prometheus::start(&network.outside.netns, &config, &folder().join("alerts.yaml"))?;
 
     let targets = || prometheus.api("targets?state=active").map(|data| list(&data["activeTargets"]).to_vec());
     wait_for("three targets", Duration::from_secs(20), || {
         targets().is_ok_and(|found| found.len() == 3 && found.iter().all(|target| target["health"] == "up"))
     })
     .with_context(|| format!("{:#?}\n{}", targets(), prometheus.log()))?;
-    // Nothing but metrics is shown there.
+    // That port serves metrics only.
     for path in ["/", "/config_dump", "/quitquitquit", "/stats", "/logging"] {
         let request = client::request("POST", path, &[("host", "envoy"), ("connection", "close")]);
         let to = SocketAddr::new(pods[0].address.into(), 15904);
-        let outcome = world.outside.netns.run(|| client::http(to, &request))?;
+        let outcome = network.outside.netns.run(|| client::http(to, &request))?;
         ensure!(
             matches!(&outcome, client::Outcome::Http(answer) if answer.status == 404),
             "{path}: {outcome:?}"
         );
     }
-    // An increase is seen only of what was there before.
+    // `increase` needs an earlier sample.
     wait_for("what there was", Duration::from_secs(20), || {
         prometheus.query("egress_audited_total").is_ok_and(|found| !found.is_empty())
     })?;
@@ -286,7 +297,7 @@ fn on_a_real_prometheus() -> Result<()> {
             .with_context(|| format!("`{title}` shows nothing"))?;
         }
     }
-    // What was done is what is shown.
+    // The panels show the traffic.
     for (expression, expected) in [
         (
             r#"sum(egress_decisions_total{pod="pod-0",verdict="deny",reason="host-not-allowed",protocol="http"})"#,

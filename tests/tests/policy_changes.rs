@@ -1,4 +1,4 @@
-//! Whatever began under another policy is decided by the newest one.
+//! Connections and requests that began under an earlier policy: the newest one decides them.
 
 use std::cell::OnceCell;
 use std::io::Write;
@@ -6,44 +6,36 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::access_log;
 use egress_tests::client;
-use egress_tests::echo::{ends, lives};
+use egress_tests::echo::{still_echoes, wait_for_end};
 use egress_tests::hello::Hello;
-use egress_tests::log;
-use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, HTTPBIN, World};
-use egress_tests::netns::{Form, Pod, ensure_capable};
-use egress_tests::scene::{Scene, Setting};
+use egress_tests::manifests::{egress, namespace_mode};
+use egress_tests::mesh::{MeshOptions, TestMesh};
+use egress_tests::netns::{Pod, PodForm, ensure_capable};
+use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::sink::Sink;
 use egress_tests::wait::wait_for;
 
-const SINK: u16 = 9600;
-
-fn policy(name: &str, more: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {more}\n"
-    )
-}
-
-fn mode(mode: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: curl, annotations: {{openservicemesh.io/egress-mode: {mode}}}}}\n"
-    )
-}
+const SINK_PORT: u16 = 9600;
 
 fn https(hosts: &str) -> String {
-    policy("names", &format!("{hosts}\n  ports: [{{number: {SINK}, protocol: https}}]"))
+    egress("names", &format!("{hosts}\nports: [{{number: {SINK_PORT}, protocol: https}}]"))
 }
 
-fn play(manifests: &[(&str, &str)], test: impl FnOnce(&Scene<'_>, &Sink) -> Result<()>) -> Result<()> {
+fn with_mesh(
+    manifests: &[(&str, &str)],
+    test: impl FnOnce(&TestMesh<'_>, &Sink) -> Result<()>,
+) -> Result<()> {
     let flags = ["--first-bytes-timeout", "2s"];
     let sink = OnceCell::new();
-    Setting { manifests, flags: &flags, form: Form::possible() }.play(
-        |world| {
-            let _ = sink.set(Sink::start(&world.outside.netns, HTTPBIN, [SINK])?);
+    MeshOptions { manifests, flags: &flags, form: PodForm::supported() }.run(
+        |network| {
+            let _ = sink.set(Sink::start(&network.outside.netns, HTTPBIN, [SINK_PORT])?);
             Ok(())
         },
-        |scene| test(scene, sink.get().context("a sink")?),
+        |mesh| test(mesh, sink.get().context("a sink")?),
     )
 }
 
@@ -52,186 +44,194 @@ fn connect(pod: &Pod, to: IpAddr, port: u16) -> Result<TcpStream> {
     pod.workload().run(|| client::connect(to))?.map_err(|e| anyhow!("{to}: {e:?}"))
 }
 
-/// A connection to the sink whose first bytes came through.
-fn opened(scene: &Scene<'_>, sink: &Sink, bytes: &[u8]) -> Result<TcpStream> {
-    let before = sink.connections(SINK);
-    let mut stream = connect(scene.pod, HTTPBIN, SINK)?;
+/// Opens a connection to the sink whose first bytes arrived.
+fn opened(mesh: &TestMesh<'_>, sink: &Sink, bytes: &[u8]) -> Result<TcpStream> {
+    let before = sink.connections(SINK_PORT);
+    let mut stream = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
     stream.write_all(bytes)?;
-    wait_for("the connection to arrive", Duration::from_secs(5), || sink.connections(SINK) > before)?;
+    wait_for("the connection to arrive", Duration::from_secs(5), || sink.connections(SINK_PORT) > before)?;
     Ok(stream)
 }
 
-/// The rest of a hello comes when its name is not allowed any more.
+/// The rest of a hello arrives after its name was revoked.
 #[test]
 fn a_silent_connection_does_not_keep_its_policy() -> Result<()> {
     let tls = https("hosts: [httpbin.org]");
-    play(&[("tls.yaml", &tls)], |scene, sink| {
+    with_mesh(&[("tls.yaml", &tls)], |mesh, sink| {
         let hello = Hello::named("httpbin.org").bytes();
         let (start, rest) = hello.split_at(40);
-        let mut half = connect(scene.pod, HTTPBIN, SINK)?;
+        let mut half = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
         half.write_all(start)?;
-        let mut silent = connect(scene.pod, HTTPBIN, SINK)?;
-        scene.write("tls.yaml", &https("hosts: [www.example.com]"))?;
+        let mut silent = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
+        mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
         half.write_all(rest)?;
-        ends(&half).context("half a hello")?;
+        wait_for_end(&half).context("half a hello")?;
         silent.write_all(&hello)?;
-        ends(&silent).context("no hello")?;
+        wait_for_end(&silent).context("no hello")?;
         ensure!(sink.arrivals().is_empty(), "{:?}", sink.arrivals());
         for _ in 0..2 {
-            log::line(scene.envoy, "the refusal", |line| line["decision"] == "deny sni-not-allowed - -")?;
+            access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
+                line["decision"] == "deny sni-not-allowed - -"
+            })?;
         }
-        // A policy without any rule for it does not even wait.
-        let waiting = connect(scene.pod, HTTPBIN, SINK)?;
-        scene.remove("tls.yaml")?;
-        ends(&waiting).context("no rule")?;
-        // And one that allows it without first bytes lets it go on.
-        scene.write("tls.yaml", &https("hosts: [www.example.com]"))?;
-        let mut waiting = connect(scene.pod, HTTPBIN, SINK)?;
-        scene.write("tcp.yaml", &policy("tcp", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
-        wait_for("the connection to arrive", Duration::from_secs(1), || sink.connections(SINK) == 1)?;
+        // Without a rule for the port the connection closes at once.
+        let waiting = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
+        mesh.remove("tls.yaml")?;
+        wait_for_end(&waiting).context("no rule")?;
+        // A policy that needs no first bytes allows it.
+        mesh.write("tls.yaml", &https("hosts: [www.example.com]"))?;
+        let mut waiting = connect(mesh.pod, HTTPBIN, SINK_PORT)?;
+        mesh.write("tcp.yaml", &egress("tcp", &format!("ports: [{{number: {SINK_PORT}, protocol: tcp}}]")))?;
+        wait_for("the connection to arrive", Duration::from_secs(1), || sink.connections(SINK_PORT) == 1)?;
         waiting.write_all(b"ping")?;
         Ok(())
     })
 }
 
-/// The mode of the moment judges the time-out.
+/// The mode at the time of the timeout decides.
 #[test]
 fn a_silent_connection_does_not_keep_its_mode() -> Result<()> {
     let tls = https("hosts: [httpbin.org]");
-    play(&[("tls.yaml", &tls), ("mode.yaml", &mode("audit"))], |scene, sink| {
+    with_mesh(&[("tls.yaml", &tls), ("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
         let mut streams = Vec::new();
         for _ in 0..3 {
-            streams.push(connect(scene.pod, HTTPBIN, SINK)?);
+            streams.push(connect(mesh.pod, HTTPBIN, SINK_PORT)?);
         }
-        scene.write("mode.yaml", &mode("enforce"))?;
-        log::line(scene.envoy, "the refusal", |line| line["decision"] == "deny first-bytes-timeout - -")?;
+        mesh.write("mode.yaml", &namespace_mode("enforce"))?;
+        access_log::wait_for_line(mesh.envoy, "the refusal", |line| {
+            line["decision"] == "deny first-bytes-timeout - -"
+        })?;
         for stream in &streams {
-            ends(stream)?;
+            wait_for_end(stream)?;
         }
         ensure!(sink.arrivals().is_empty(), "{:?}", sink.arrivals());
         Ok(())
     })
 }
 
-/// Both allow the connection; what allowed it first led it elsewhere.
+/// Both policies allow the connection; the first one leads it to another address.
 #[test]
-fn a_connection_that_is_led_elsewhere_now_is_closed() -> Result<()> {
+fn a_connection_with_a_new_destination_is_closed() -> Result<()> {
     let any = https("");
     let named = https("hosts: [httpbin.org]");
     let hello = Hello::named("httpbin.org").bytes();
-    // Any TLS, and then a name.
-    play(&[("tls.yaml", &any)], |scene, sink| {
-        let stream = opened(scene, sink, &hello)?;
-        scene.write("tls.yaml", &named)?;
-        ends(&stream).context("from any TLS to a name")?;
-        log::line(scene.envoy, "the revocation", |line| line["decision"] == "deny revoked - -")?;
+    // First any TLS, then a name.
+    with_mesh(&[("tls.yaml", &any)], |mesh, sink| {
+        let stream = opened(mesh, sink, &hello)?;
+        mesh.write("tls.yaml", &named)?;
+        wait_for_end(&stream).context("from any TLS to a name")?;
+        access_log::wait_for_line(mesh.envoy, "the revocation", |line| {
+            line["decision"] == "deny revoked - -"
+        })?;
 
-        // The name, and then any TLS: it ended where that allows it.
-        let mut stream = opened(scene, sink, &hello)?;
-        scene.write("tls.yaml", &any)?;
+        // First the name, then any TLS: the address that it reached is allowed.
+        let mut stream = opened(mesh, sink, &hello)?;
+        mesh.write("tls.yaml", &any)?;
         let before = sink.arrivals().len();
         stream.write_all(b"still here")?;
         wait_for("more bytes", Duration::from_secs(5), || sink.arrivals().len() > before)?;
-        // And an address that it did not end at.
+        // An address that it did not reach.
         let block = "ipAddresses: [198.51.100.0/24]";
-        scene.write("tls.yaml", &https(block))?;
-        ends(&stream).context("from any TLS to another address")?;
+        mesh.write("tls.yaml", &https(block))?;
+        wait_for_end(&stream).context("from any TLS to another address")?;
 
-        // An exact name, and then a wildcard above it, which leads to fewer addresses. Which one the connection reached
+        // First an exact name, then a wildcard, which blocks more addresses. The address that the connection
+        // reached
         // is not known.
-        scene.write("tls.yaml", &named)?;
-        let stream = opened(scene, sink, &hello)?;
-        scene.write("tls.yaml", &https(r#"hosts: ["*.org"]"#))?;
-        ends(&stream).context("from a name to a wildcard")?;
-        // The other way round it goes on.
-        let mut stream = opened(scene, sink, &hello)?;
-        scene.write("tls.yaml", &named)?;
+        mesh.write("tls.yaml", &named)?;
+        let stream = opened(mesh, sink, &hello)?;
+        mesh.write("tls.yaml", &https(r#"hosts: ["*.org"]"#))?;
+        wait_for_end(&stream).context("from a name to a wildcard")?;
+        // In the other order it continues.
+        let mut stream = opened(mesh, sink, &hello)?;
+        mesh.write("tls.yaml", &named)?;
         let before = sink.arrivals().len();
         stream.write_all(b"still here")?;
         wait_for("more bytes", Duration::from_secs(5), || sink.arrivals().len() > before)?;
         Ok(())
     })?;
-    // Audit mode, and then none.
-    play(&[("mode.yaml", &mode("audit"))], |scene, sink| {
-        let stream = opened(scene, sink, &hello)?;
-        scene.write("tls.yaml", &named)?;
-        scene.write("mode.yaml", &mode("enforce"))?;
-        ends(&stream).context("from audit to a name")?;
+    // First audit mode, then enforcement.
+    with_mesh(&[("mode.yaml", &namespace_mode("audit"))], |mesh, sink| {
+        let stream = opened(mesh, sink, &hello)?;
+        mesh.write("tls.yaml", &named)?;
+        mesh.write("mode.yaml", &namespace_mode("enforce"))?;
+        wait_for_end(&stream).context("from audit to a name")?;
         Ok(())
     })
 }
 
-/// The same for requests: an upload that goes on.
+/// Both policies allow an upload that continues; the first one leads it to another address.
 #[test]
-fn a_request_that_is_led_elsewhere_now_is_closed() -> Result<()> {
-    let http = |more: &str| policy("web", &format!("{more}\n  ports: [{{number: {SINK}, protocol: http}}]"));
+fn a_request_with_a_new_destination_is_closed() -> Result<()> {
+    let http =
+        |more: &str| egress("web", &format!("{more}\nports: [{{number: {SINK_PORT}, protocol: http}}]"));
     let upload = b"POST / HTTP/1.1\r\nhost: httpbin.org\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
-    let block = format!("hosts: [httpbin.org]\n  ipAddresses: [{HTTPBIN}/32]");
-    play(&[("web.yaml", &http(&block))], |scene, sink| {
-        // By the address, and then by the name.
-        let stream = opened(scene, sink, upload)?;
-        scene.write("web.yaml", &http("hosts: [httpbin.org]"))?;
-        ends(&stream).context("from an address to a name")?;
-        log::line(scene.envoy, "the revocation", |line| {
+    let block = format!("hosts: [httpbin.org]\nipAddresses: [{HTTPBIN}/32]");
+    with_mesh(&[("web.yaml", &http(&block))], |mesh, sink| {
+        // First by address, then by name.
+        let stream = opened(mesh, sink, upload)?;
+        mesh.write("web.yaml", &http("hosts: [httpbin.org]"))?;
+        wait_for_end(&stream).context("from an address to a name")?;
+        access_log::wait_for_line(mesh.envoy, "the revocation", |line| {
             line["decision"] == "deny revoked - -" && line["kind"] == "request"
         })?;
-        // By the name, and then by any bytes to any address: the upload goes on, and so does the connection.
-        let mut stream = opened(scene, sink, upload)?;
-        scene.write("web.yaml", &policy("web", &format!("ports: [{{number: {SINK}, protocol: tcp}}]")))?;
+        // First by name, then any bytes to any address: the upload and the connection continue.
+        let mut stream = opened(mesh, sink, upload)?;
+        mesh.write("web.yaml", &egress("web", &format!("ports: [{{number: {SINK_PORT}, protocol: tcp}}]")))?;
         let before = sink.arrivals().len();
         stream.write_all(b"3\r\nabc\r\n")?;
         wait_for("more of the upload", Duration::from_secs(5), || sink.arrivals().len() > before)?;
-        // To some addresses: which one it reached is not known.
-        let block = format!("ipAddresses: [{HTTPBIN}/32]\n  ports: [{{number: {SINK}, protocol: tcp}}]");
-        scene.write("web.yaml", &policy("web", &block))?;
-        ends(&stream).context("from a name to an address")?;
+        // To some addresses: the one that it reached is not known.
+        let block = format!("ipAddresses: [{HTTPBIN}/32]\nports: [{{number: {SINK_PORT}, protocol: tcp}}]");
+        mesh.write("web.yaml", &egress("web", &block))?;
+        wait_for_end(&stream).context("from a name to an address")?;
         Ok(())
     })
 }
 
-/// A policy, another, and the first again, while a connection of the first lives; with the control plane
-/// started anew in between, too.
+/// A policy, another one, and the first again, while a connection of the first lives; also with a restart of
+/// the control plane in between.
 #[test]
-fn a_policy_that_comes_back_counts() -> Result<()> {
+fn a_policy_that_returns_is_in_force() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
     let echo = |name: &str, at: IpAddr| {
-        policy(name, &format!("ipAddresses: [{at}/32]\n  ports: [{{number: 9000, protocol: tcp}}]"))
+        egress(name, &format!("ipAddresses: [{at}/32]\nports: [{{number: 9000, protocol: tcp}}]"))
     };
-    world.write("a.yaml", &echo("a", HTTPBIN))?;
-    let mut shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    network.write("a.yaml", &echo("a", HTTPBIN))?;
+    let mut control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, false)?;
     let echoing = |to: IpAddr| -> Result<TcpStream> {
         let mut stream = connect(&pod, to, 9000)?;
-        ensure!(lives(&mut stream), "no echo from {to}");
+        ensure!(still_echoes(&mut stream), "no echo from {to}");
         Ok(stream)
     };
     let mut held = echoing(HTTPBIN)?;
     for restart in [false, true, false] {
-        world.write("b.yaml", &echo("b", EXAMPLE))?;
+        network.write("b.yaml", &echo("b", EXAMPLE))?;
         wait_for("the second policy", Duration::from_secs(20), || echoing(EXAMPLE).is_ok())?;
         let of_second = echoing(EXAMPLE)?;
         if restart {
-            shim.stop()?;
-            world.remove("b.yaml")?;
-            shim = world.shim(&[])?;
+            control_plane.stop()?;
+            network.remove("b.yaml")?;
+            control_plane = network.control_plane(&[])?;
             wait_for("the first policy", Duration::from_secs(40), || echoing(EXAMPLE).is_err())?;
         } else {
-            world.remove("b.yaml")?;
+            network.remove("b.yaml")?;
         }
-        ends(&of_second).with_context(|| format!("the second policy is gone; restart: {restart}"))?;
-        ensure!(lives(&mut held), "what the first policy allows was closed");
+        wait_for_end(&of_second).with_context(|| format!("the second policy is gone; restart: {restart}"))?;
+        ensure!(still_echoes(&mut held), "what the first policy allows was closed");
         ensure!(echoing(ELSEWHERE).is_err() && echoing(HTTPBIN).is_ok());
     }
-    // A control plane that comes back with the same sends nothing.
+    // A restarted control plane with the same policy sends nothing.
     let stats = envoy.admin("/stats?filter=extension_config_discovery.*egress-policy.config_reload")?;
-    shim.stop()?;
-    let shim = world.shim(&[])?;
+    control_plane.stop()?;
+    let control_plane = network.control_plane(&[])?;
     wait_for("the proxy to come back", Duration::from_secs(40), || {
-        shim.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
+        control_plane.status().is_ok_and(|status| status["proxies"][0]["documentAcknowledged"].is_string())
     })
-    .with_context(|| format!("{:#}", shim.status().unwrap_or_default()))?;
+    .with_context(|| format!("{:#}", control_plane.status().unwrap_or_default()))?;
     let after = envoy.admin("/stats?filter=extension_config_discovery.*egress-policy.config_reload")?;
     ensure!(stats == after && !stats.is_empty(), "{stats} {after}");
     Ok(())

@@ -1,7 +1,5 @@
-//! Policies that change all the time under clients that do everything at once.
-//!
-//! Two things must hold, whatever meets: nothing arrives where nothing was allowed for a second, and nothing
-//! that is allowed all the time is closed.
+//! Frequent policy changes under concurrent clients. Two things must hold in every interleaving: nothing
+//! arrives where nothing was allowed for a second, and nothing that is allowed all the time is closed.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -13,32 +11,34 @@ use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::client;
 use egress_tests::envoy::Envoy;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, HTTPBIN, World};
+use egress_tests::manifests::egress;
+use egress_tests::mesh::with_mesh;
 use egress_tests::netns::{Netns, ensure_capable};
-use egress_tests::scene::play;
+use egress_tests::network::{HTTPBIN, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::sink::Sink;
 use egress_tests::wait::wait_for;
 
-/// How long policies change.
+/// The duration of the changes.
 const DURATION: Duration = Duration::from_secs(60);
-/// How often.
-const PACE: Duration = Duration::from_millis(50);
-/// How long a change may take until nothing arrives any more.
-const GRACE: Duration = Duration::from_secs(1);
-/// How many clients there are, those of [`STEADY`] included.
+/// The interval of the changes.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest time until a forbidden destination receives nothing.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
+/// The number of clients, including those of [`STEADY_DESTINATIONS`] destinations.
 const CLIENTS: usize = 200;
-/// Destinations that policies open and close.
-const CHANGING: usize = 48;
-/// Destinations that are allowed all the time.
-const STEADY: usize = 8;
+/// The number of destinations that policies open and close.
+const CHANGING_DESTINATIONS: usize = 48;
+/// The number of destinations that are allowed all the time.
+const STEADY_DESTINATIONS: usize = 8;
 const FIRST_PORT: u16 = 9700;
 
-/// How a destination is allowed, and how its clients begin.
+/// The rule of a destination, and its clients' first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Tcp,
     TlsByName,
-    /// Forbidden is another name; allowed is any.
+    /// Any name is allowed, or only another one.
     TlsAnyName,
     Http,
 }
@@ -55,7 +55,7 @@ impl Destination {
         (FIRST_PORT..)
             .zip(kinds.into_iter().cycle())
             .map(|(port, kind)| Self { port, kind })
-            .take(CHANGING + STEADY)
+            .take(CHANGING_DESTINATIONS + STEADY_DESTINATIONS)
     }
 
     fn file(self) -> String {
@@ -65,29 +65,24 @@ impl Destination {
     fn policy(self, allowed: bool) -> Option<String> {
         let (protocol, what) = match (self.kind, allowed) {
             (Kind::TlsAnyName, true) => ("https", ""),
-            (Kind::TlsAnyName, false) => ("https", "hosts: [www.example.com]"),
+            (Kind::TlsAnyName, false) => ("https", "hosts: [www.example.com]\n"),
             (_, false) => return None,
-            (Kind::Tcp, true) => ("tcp", "ipAddresses: [203.0.113.10/32]"),
-            (Kind::TlsByName, true) => ("https", "hosts: [httpbin.org]"),
-            (Kind::Http, true) => ("http", "hosts: [httpbin.org]"),
+            (Kind::Tcp, true) => ("tcp", "ipAddresses: [203.0.113.10/32]\n"),
+            (Kind::TlsByName, true) => ("https", "hosts: [httpbin.org]\n"),
+            (Kind::Http, true) => ("http", "hosts: [httpbin.org]\n"),
         };
-        Some(format!(
-            "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-             metadata: {{name: p{port}, namespace: curl}}\n\
-             spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  {what}\n  \
-             ports: [{{number: {port}, protocol: {protocol}}}]\n",
-            port = self.port
-        ))
+        let port = self.port;
+        Some(egress(&format!("p{port}"), &format!("{what}ports: [{{number: {port}, protocol: {protocol}}}]")))
     }
 
-    fn write(self, world: &World, allowed: bool) -> Result<()> {
+    fn write(self, network: &TestNetwork, allowed: bool) -> Result<()> {
         match self.policy(allowed) {
-            Some(text) => world.write(&self.file(), &text),
-            None => world.remove(&self.file()),
+            Some(text) => network.write(&self.file(), &text),
+            None => network.remove(&self.file()),
         }
     }
 
-    /// What a client sends first, and then again and again.
+    /// The first bytes of a client, and the bytes that it repeats.
     fn bytes(self) -> (Vec<u8>, &'static [u8]) {
         match self.kind {
             Kind::Tcp => (b"hello".to_vec(), b"ping"),
@@ -100,7 +95,7 @@ impl Destination {
     }
 }
 
-/// Numbers that are the same in every run.
+/// A deterministic generator of random numbers.
 struct Random(u64);
 
 impl Random {
@@ -111,19 +106,20 @@ impl Random {
         usize::try_from(self.0 % bound as u64).unwrap_or_default()
     }
 
-    /// A third of the clients outlast the policy that they began under.
+    /// Pauses; a third of the clients outlast the policy under which they began.
     fn stall(&mut self) {
         let most = if self.below(3) == 0 { 3000 } else { 200 };
         self.pause(most);
     }
 
     fn pause(&mut self, most: usize) {
-        // A client's pace, and no wait for anything.
+        // The client's pace.
         std::thread::sleep(Duration::from_millis(self.below(most) as u64));
     }
 }
 
-/// A client of one destination until `stop`: connects, stalls, begins, stalls, goes on, and holds.
+/// A client of one destination until `stop`: it connects, pauses, begins, pauses, continues, and holds the
+/// connection.
 struct Client<'a> {
     to: Destination,
     is_steady: bool,
@@ -132,7 +128,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// A steady client fails when something of it is closed.
+    /// Runs connections; a steady client fails if one is closed.
     fn run(&self, mut random: Random) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             let hold = if self.is_steady { random.below(20_000) } else { random.below(3000) };
@@ -164,7 +160,7 @@ impl Client<'_> {
     }
 }
 
-/// The server never answers.
+/// Requires that the server, which never answers, has not closed.
 fn is_open(stream: &mut TcpStream) -> Result<()> {
     stream.set_nonblocking(true)?;
     let mut answer = [0; 512];
@@ -178,10 +174,10 @@ fn is_open(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
-/// When a destination was allowed, by what was written.
+/// The times at which each destination was opened and closed.
 type History = BTreeMap<u16, Vec<(Instant, bool)>>;
 
-fn change(world: &World, destinations: &[Destination]) -> Result<History> {
+fn change(network: &TestNetwork, destinations: &[Destination]) -> Result<History> {
     let mut random = Random(0x5eed);
     let mut allowed = vec![true; destinations.len()];
     let begin = Instant::now();
@@ -191,20 +187,20 @@ fn change(world: &World, destinations: &[Destination]) -> Result<History> {
         let at = random.below(destinations.len());
         let (to, allowed) = (destinations[at], &mut allowed[at]);
         *allowed = !*allowed;
-        // Allowed from before it is written, forbidden from after it.
+        // An opening counts from before the write, a closing from after it.
         let before = Instant::now();
-        to.write(world, *allowed)?;
+        to.write(network, *allowed)?;
         let when = if *allowed { before } else { Instant::now() };
         history.entry(to.port).or_default().push((when, *allowed));
         changes += 1;
-        // The pace of the changes.
-        std::thread::sleep((begin + PACE * changes).saturating_duration_since(Instant::now()));
+        // The interval of the changes.
+        std::thread::sleep((begin + CHANGE_INTERVAL * changes).saturating_duration_since(Instant::now()));
     }
     println!("{changes} changes");
     Ok(history)
 }
 
-/// How long a destination had been forbidden at a moment.
+/// The time for which a destination had been forbidden at a moment.
 fn forbidden_for(history: &[(Instant, bool)], at: Instant) -> Duration {
     match history.iter().rev().find(|(when, _)| *when <= at) {
         Some((when, false)) => at.duration_since(*when),
@@ -212,14 +208,14 @@ fn forbidden_for(history: &[(Instant, bool)], at: Instant) -> Duration {
     }
 }
 
-/// Here because it takes a minute, too.
+/// Headers that never end are refused after a minute. The test is here because it takes as long.
 #[test]
 fn headers_that_never_end_are_refused() -> Result<()> {
     let to = Destination { port: 80, kind: Kind::Http };
     let policy = to.policy(true).context("a policy")?;
-    play(&[("web.yaml", &policy)], |scene| {
+    with_mesh(&[("web.yaml", &policy)], |mesh| {
         let request = b"GET / HTTP/1.1\r\nhost: httpbin.org\r\nx-never: ends";
-        let answer = scene.pod.workload().run(|| -> Result<Vec<u8>> {
+        let answer = mesh.pod.workload().run(|| -> Result<Vec<u8>> {
             let mut stream = client::connect(SocketAddr::new(HTTPBIN, 80)).map_err(|e| anyhow!("{e:?}"))?;
             stream.set_read_timeout(Some(Duration::from_secs(90)))?;
             stream.write_all(request)?;
@@ -230,7 +226,7 @@ fn headers_that_never_end_are_refused() -> Result<()> {
         })??;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         ensure!(answer.starts_with("HTTP/1.1 403") && answer.contains("first-bytes-timeout"), "{answer}");
-        ensure!(scene.world.origins.seen().is_empty());
+        ensure!(mesh.network.origins.events().is_empty());
         Ok(())
     })
 }
@@ -238,20 +234,20 @@ fn headers_that_never_end_are_refused() -> Result<()> {
 #[test]
 fn nothing_forbidden_arrives_and_nothing_allowed_is_closed() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
+    let network = TestNetwork::new()?;
     let all: Vec<_> = Destination::all().collect();
-    let sink = Sink::start(&world.outside.netns, HTTPBIN, all.iter().map(|to| to.port))?;
-    let pod = world.pod()?;
+    let sink = Sink::start(&network.outside.netns, HTTPBIN, all.iter().map(|to| to.port))?;
+    let pod = network.pod()?;
     for to in &all {
-        to.write(&world, true)?;
+        to.write(&network, true)?;
     }
     // Clients stall on purpose, on a busy machine for longer than they mean to.
-    let _shim = world.shim(&["--first-bytes-timeout", "30s"])?;
-    let envoy = Envoy::start(&pod, &mesh::bootstrap("curl/curl", false)?, 2)?;
-    let (changing, steady) = all.split_at(CHANGING);
+    let _control_plane = network.control_plane(&["--first-bytes-timeout", "30s"])?;
+    let envoy = Envoy::start(&pod, &sidecar::bootstrap("curl/curl", false)?, 2)?;
+    let (changing, steady) = all.split_at(CHANGING_DESTINATIONS);
     let workload: &Netns = pod.workload();
     for to in steady {
-        // The connections are kept until they have arrived.
+        // The connections stay open until they have arrived.
         let mut attempts = Vec::new();
         wait_for("the policy", Duration::from_secs(10), || {
             let attempt = || client::connect(SocketAddr::new(HTTPBIN, to.port)).ok();
@@ -268,12 +264,16 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_closed() -> Result<()> {
         let mut clients = Vec::new();
         for number in 0..CLIENTS {
             let is_steady = number % 4 == 0;
-            let to = if is_steady { steady[number / 4 % STEADY] } else { changing[number % CHANGING] };
+            let to = if is_steady {
+                steady[number / 4 % STEADY_DESTINATIONS]
+            } else {
+                changing[number % CHANGING_DESTINATIONS]
+            };
             let client = Client { to, is_steady, stop: &stop, begun: &begun };
             let random = Random(number as u64 * 7919 + 1);
             clients.push(scope.spawn(move || workload.run(|| client.run(random)).and_then(|result| result)));
         }
-        let history = change(&world, changing);
+        let history = change(&network, changing);
         stop.store(true, Ordering::Relaxed);
         let ended =
             clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err(anyhow!("panicked"))));
@@ -295,7 +295,7 @@ fn nothing_forbidden_arrives_and_nothing_allowed_is_closed() -> Result<()> {
         begun.load(Ordering::Relaxed),
         late.len(),
     );
-    let wrong: Vec<_> = late.iter().filter(|(late, ..)| *late > GRACE).collect();
+    let wrong: Vec<_> = late.iter().filter(|(late, ..)| *late > GRACE_PERIOD).collect();
     ensure!(
         wrong.is_empty(),
         "{} arrivals at forbidden destinations, such as {:?}",

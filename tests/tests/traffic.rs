@@ -1,5 +1,5 @@
-//! What programs do over a sidecar as without one: names that fail for a while, logins of connections, silence, both
-//! families of addresses.
+//! Transparency: programs work behind a sidecar as without one. Names that fail for a while, logins of
+//! connections, silence, both address families.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -8,56 +8,55 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
 use egress_tests::dns::Failure;
 use egress_tests::envoy::Envoy;
-use egress_tests::log;
-use egress_tests::mesh::{self, ELSEWHERE, EXAMPLE, EXAMPLE6, HTTPBIN, World};
-use egress_tests::netns::{Form, Pod, ensure_capable};
+use egress_tests::manifests::{echo_policy, egress};
+use egress_tests::mesh::{MeshOptions, Reply, with_mesh, with_prepared_mesh};
+use egress_tests::netns::{Pod, PodForm, ensure_capable};
+use egress_tests::network::{ELSEWHERE, EXAMPLE, EXAMPLE6, HTTPBIN, TestNetwork};
 use egress_tests::raw_origin::{RawOrigin, head};
-use egress_tests::scene::{Reply, Setting, play, play_in};
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::Value;
 
-/// Where [`RawOrigin`]s listen.
+/// The port of the [`RawOrigin`]s.
 const PORT: u16 = 8087;
 
 fn policy(hosts: &str) -> String {
-    format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: web, namespace: curl}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  hosts: [{hosts}]\n\
-         \x20 ports:\n  - {{number: 443, protocol: https}}\n  - {{number: 80, protocol: http}}\n\
-         \x20 - {{number: {PORT}, protocol: http}}\n"
-    )
+    let ports = format!(
+        "{{number: 443, protocol: https}}, {{number: 80, protocol: http}}, {{number: {PORT}, protocol: http}}"
+    );
+    egress("web", &format!("hosts: [{hosts}]\nports: [{ports}]"))
 }
 
 /// Runs a test with the control plane, and then without one.
-fn in_both_forms(hosts: &str, test: impl Fn(&World, &Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
+fn in_both_forms(hosts: &str, test: impl Fn(&TestNetwork, &Pod, &Envoy<'_>) -> Result<()>) -> Result<()> {
     let text = policy(hosts);
-    play(&[("web.yaml", &text)], |scene| test(scene.world, scene.pod, scene.envoy))
+    with_mesh(&[("web.yaml", &text)], |mesh| test(mesh.network, mesh.pod, mesh.envoy))
         .context("with a control plane")?;
-    let world = World::new()?;
-    let pod = world.outside.pod(Form::possible())?;
-    world.write("web.yaml", &text)?;
+    let network = TestNetwork::new()?;
+    let pod = network.outside.pod(PodForm::supported())?;
+    network.write("web.yaml", &text)?;
     let standalone = Standalone::new()?;
-    let envoy = Envoy::start(&pod, &standalone.compiled(world.manifests.path())?, 1)?;
-    test(&world, &pod, &envoy).context("without a control plane")
+    let envoy = Envoy::start(&pod, &standalone.compiled(network.manifests.path())?, 1)?;
+    test(&network, &pod, &envoy).context("without a control plane")
 }
 
-fn answer(outcome: Outcome) -> Result<client::Answer> {
+fn answer(outcome: Outcome) -> Result<client::HttpResponse> {
     match outcome {
         Outcome::Http(answer) => Ok(answer),
         outcome => bail!("no answer: {outcome:?}"),
     }
 }
 
-/// A name that cannot be resolved is refused with the reason, and used as soon as it can: seconds after its name server
-/// is right, not a minute.
+/// A name that cannot be resolved is refused with the reason, and works again seconds after its name server
+/// recovers, not a minute.
 #[test]
-fn a_failed_lookup_is_short() -> Result<()> {
-    in_both_forms("new.example, broken.example, silent.example, '*.wild.example'", |world, pod, envoy| {
+fn a_failed_lookup_recovers_within_seconds() -> Result<()> {
+    in_both_forms("new.example, broken.example, silent.example, '*.wild.example'", |network, pod, envoy| {
         let (http, https) = (SocketAddr::new(ELSEWHERE, 80), SocketAddr::new(ELSEWHERE, 443));
         for (name, failure, reason) in [
             ("new.example", None, "name-not-found"),
@@ -67,32 +66,36 @@ fn a_failed_lookup_is_short() -> Result<()> {
             ("broken.wild.example", Some(Failure::ServerFailure), "dns-failed"),
         ] {
             if let Some(failure) = failure {
-                world.dns.set(name, &[EXAMPLE]);
-                world.dns.fail(name, failure);
+                network.dns.set(name, &[EXAMPLE]);
+                network.dns.fail(name, failure);
             }
-            // TLS first: a lookup that has failed before ends at once.
+            // TLS first, because a cached failure ends at once.
             let outcome = pod.workload().run(|| {
                 let stream = client::connect(https)?;
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
                 client::tls(stream, Some(name)).map(drop)
             })?;
             ensure!(outcome == Err(Outcome::Closed), "{name} by TLS: {outcome:?}");
-            let line = log::line(envoy, "the refusal", |line| line["name"] == name)?;
+            let line = access_log::wait_for_line(envoy, "the refusal", |line| line["name"] == name)?;
             ensure!(line["reason"] == "name-unresolved" && line["verdict"] == "deny", "{line}");
-            let found = answer(mesh::get(pod, http, name, "/")?)?;
+            let found = answer(workload::get(pod, http, name, "/")?)?;
             ensure!(
                 found.status == 503 && found.header("x-egress-denied") == Some(reason),
                 "{name}: {found:?}"
             );
             let body = String::from_utf8_lossy(&found.body).into_owned();
             ensure!(body.starts_with(&format!("egress denied: {reason}: ")), "{body}");
-            log::line(envoy, "the reason", |line| line["authority"] == name && line["refused"] == reason)?;
-            world.dns.set(name, &[EXAMPLE]);
-            world.dns.recover(name);
+            access_log::wait_for_line(envoy, "the reason", |line| {
+                line["authority"] == name && line["refused"] == reason
+            })?;
+            network.dns.set(name, &[EXAMPLE]);
+            network.dns.recover(name);
             let took = wait_for("the name", Duration::from_secs(12), || {
-                let by_http = mesh::get(pod, http, name, "/").map(Reply::from);
-                let by_tls = mesh::get_tls(pod, https, Some(name)).map(Reply::from);
-                [by_http, by_tls].into_iter().all(|reply| reply.is_ok_and(|r| r.from_origin(EXAMPLE).is_ok()))
+                let by_http = workload::get(pod, http, name, "/").map(Reply::from);
+                let by_tls = workload::get_tls(pod, https, Some(name)).map(Reply::from);
+                [by_http, by_tls]
+                    .into_iter()
+                    .all(|reply| reply.is_ok_and(|r| r.expect_origin(EXAMPLE).is_ok()))
             })
             .with_context(|| name.to_owned())?;
             println!("{name} after {took:?}");
@@ -101,42 +104,41 @@ fn a_failed_lookup_is_short() -> Result<()> {
     })
 }
 
-/// Each name is asked for once in each family, whether a rule lists it or a wildcard does.
+/// Each name is looked up once in each family, under an exact rule or a wildcard.
 #[test]
-fn a_name_is_asked_for_once() -> Result<()> {
-    in_both_forms("exact.example, '*.wild.example'", |world, pod, envoy| {
+fn a_name_is_looked_up_once_per_family() -> Result<()> {
+    in_both_forms("exact.example, '*.wild.example'", |network, pod, envoy| {
         for name in ["exact.example", "www.wild.example"] {
-            world.dns.set(name, &[EXAMPLE]);
-            let before = world.dns.questions().len();
-            let reply = Reply::from(mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
-            reply.from_origin(EXAMPLE)?;
+            network.dns.set(name, &[EXAMPLE]);
+            let before = network.dns.queries().len();
+            let reply = Reply::from(workload::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
+            reply.expect_origin(EXAMPLE)?;
             let mut asked: Vec<String> =
-                world.dns.questions()[before..].iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+                network.dns.queries()[before..].iter().map(|(name, kind)| format!("{name} {kind}")).collect();
             asked.sort();
             ensure!(asked == [format!("{name} A"), format!("{name} AAAA")], "{asked:?}");
-            let line = log::line(envoy, "the connection", |line| line["name"] == name)?;
+            let line = access_log::wait_for_line(envoy, "the connection", |line| line["name"] == name)?;
             ensure!(line["verdict"] == "allow", "{line}");
         }
         Ok(())
     })
 }
 
-/// Addresses of both families are tried until one answers; what a name must never lead to is not among them, whichever
-/// comes first.
+/// Addresses of both families are tried until one answers. Blocked addresses are left out, in any order.
 #[test]
-fn all_addresses_of_a_name() -> Result<()> {
+fn all_addresses_of_a_name_are_tried() -> Result<()> {
     ensure_capable()?;
     let dead = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99));
     let dead6: IpAddr = "2001:db8:1::99".parse()?;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let loopback6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let private = IpAddr::V4(Ipv4Addr::new(10, 20, 30, 40));
-    in_both_forms("'*.wild.example'", |world, pod, _| {
-        // There is no way to the dead ones.
+    in_both_forms("'*.wild.example'", |network, pod, _| {
+        // Route the dead addresses nowhere.
         pod.sidecar.ip(&format!("route add unreachable {dead}/32"))?;
         pod.sidecar.ip(&format!("-6 route add unreachable {dead6}/128"))?;
         // The origins' namespace has the private address, and would answer.
-        world.outside.netns.ip(&format!("addr add {private}/32 dev lo"))?;
+        network.outside.netns.ip(&format!("addr add {private}/32 dev lo"))?;
         for (name, addresses, expected) in [
             ("dead4.wild.example", &[dead, EXAMPLE6][..], Some(EXAMPLE6)),
             ("dead6.wild.example", &[EXAMPLE, dead6], Some(EXAMPLE)),
@@ -146,14 +148,14 @@ fn all_addresses_of_a_name() -> Result<()> {
             ("blocked6.wild.example", &[EXAMPLE, loopback6], Some(EXAMPLE)),
             ("private.wild.example", &[private, EXAMPLE6], Some(EXAMPLE6)),
         ] {
-            world.dns.set(name, addresses);
+            network.dns.set(name, addresses);
             for reply in [
-                mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?,
-                mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?,
+                workload::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?,
+                workload::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?,
             ] {
                 let reply = Reply::from(reply);
                 match expected {
-                    Some(address) => drop(reply.from_origin(address).with_context(|| name.to_owned())?),
+                    Some(address) => drop(reply.expect_origin(address).with_context(|| name.to_owned())?),
                     None => ensure!(matches!(reply, Reply::Origin(..)), "{name}: {reply:?}"),
                 }
             }
@@ -164,33 +166,33 @@ fn all_addresses_of_a_name() -> Result<()> {
             ("dead-last.wild.example", &[private, dead]),
             ("six.wild.example", &[dead6, private]),
         ] {
-            world.dns.set(name, addresses);
-            let before = world.origins.connections_to(private);
-            let reply = answer(mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?)?;
+            network.dns.set(name, addresses);
+            let before = network.origins.connections_to(private);
+            let reply = answer(workload::get(pod, SocketAddr::new(ELSEWHERE, 80), name, "/")?)?;
             ensure!(reply.status == 503, "{name}: {reply:?}");
-            let reply = Reply::from(mesh::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
-            reply.closed().context(name)?;
-            ensure!(world.origins.connections_to(private) == before, "{name} led to a blocked address");
+            let reply = Reply::from(workload::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
+            reply.expect_close().context(name)?;
+            ensure!(network.origins.connections_to(private) == before, "{name} led to a blocked address");
         }
         Ok(())
     })
 }
 
-/// A name server that answers for IPv4 and never for IPv6 is enough.
+/// A name server that answers for IPv4 and never for IPv6 is sufficient.
 #[test]
-fn a_name_server_that_knows_no_ipv6() -> Result<()> {
-    in_both_forms("half.example", |world, pod, _| {
-        world.dns.set("half.example", &[EXAMPLE]);
-        world.dns.fail("half.example", Failure::SilenceForIpv6);
-        Reply::from(mesh::get(pod, SocketAddr::new(ELSEWHERE, 80), "half.example", "/")?)
-            .from_origin(EXAMPLE)?;
+fn a_name_server_without_ipv6_is_sufficient() -> Result<()> {
+    in_both_forms("half.example", |network, pod, _| {
+        network.dns.set("half.example", &[EXAMPLE]);
+        network.dns.fail("half.example", Failure::SilenceForIpv6);
+        Reply::from(workload::get(pod, SocketAddr::new(ELSEWHERE, 80), "half.example", "/")?)
+            .expect_origin(EXAMPLE)?;
         Ok(())
     })
 }
 
 /// An origin that authenticates connections, as NTLM and Negotiate do.
-fn login_origin(world: &World) -> Result<RawOrigin> {
-    RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+fn login_origin(network: &TestNetwork) -> Result<RawOrigin> {
+    RawOrigin::start(&network.outside.netns, PORT, |_, stream| {
         let mut user = "nobody".to_owned();
         while let Some(head) = head(stream) {
             let path = head.split(' ').nth(1).unwrap_or_default();
@@ -205,27 +207,27 @@ fn login_origin(world: &World) -> Result<RawOrigin> {
     })
 }
 
-fn user(stream: &mut TcpStream, path: &str) -> Result<String> {
+fn fetch_user(stream: &mut TcpStream, path: &str) -> Result<String> {
     let request = client::request("GET", path, &[("Host", &format!("httpbin.org:{PORT}"))]);
     Ok(String::from_utf8(answer(client::http_on(stream, &request))?.body)?)
 }
 
-/// A login that belongs to a connection belongs to one client, and no client is given a connection that an origin is
-/// about to close.
+/// A login of a connection belongs to one client, and no client gets a connection that an origin is about to
+/// close.
 #[test]
-fn each_client_has_its_connections() -> Result<()> {
-    in_both_forms("httpbin.org", |world, pod, _| {
-        let origin = login_origin(world)?;
+fn each_client_has_its_own_connections() -> Result<()> {
+    in_both_forms("httpbin.org", |network, pod, _| {
+        let origin = login_origin(network)?;
         pod.workload().run(|| -> Result<()> {
             let connect = || client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"));
             let (mut a, mut b) = (connect()?, connect()?);
-            ensure!(user(&mut a, "/login/alice")? == "alice" && user(&mut a, "/")? == "alice");
-            ensure!(user(&mut b, "/")? == "nobody", "another client is alice");
-            ensure!(user(&mut b, "/login/bob")? == "bob" && user(&mut a, "/")? == "alice");
+            ensure!(fetch_user(&mut a, "/login/alice")? == "alice" && fetch_user(&mut a, "/")? == "alice");
+            ensure!(fetch_user(&mut b, "/")? == "nobody", "another client is alice");
+            ensure!(fetch_user(&mut b, "/login/bob")? == "bob" && fetch_user(&mut a, "/")? == "alice");
             drop((a, b));
             // A client that comes later has no old connection either.
             for _ in 0..5 {
-                ensure!(user(&mut connect()?, "/")? == "nobody");
+                ensure!(fetch_user(&mut connect()?, "/")? == "nobody");
             }
             Ok(())
         })??;
@@ -234,72 +236,72 @@ fn each_client_has_its_connections() -> Result<()> {
     })
 }
 
-/// What clients leave behind is gone after the idle time-out. 10,000 of them by `EGRESS_MANY=10000`.
+/// Connections that clients left behind are closed after the idle timeout. `EGRESS_MANY=10000` tries 10,000.
 #[test]
-fn clients_that_are_gone_leave_nothing() -> Result<()> {
+fn connections_of_departed_clients_are_closed() -> Result<()> {
     let many = std::env::var("EGRESS_MANY").ok().and_then(|many| many.parse().ok()).unwrap_or(400_usize);
     let text = policy("httpbin.org");
-    let setting = Setting {
+    let setting = MeshOptions {
         manifests: &[("web.yaml", &text)],
         flags: &["--upstream-idle-timeout", "2s"],
-        form: Form::possible(),
+        form: PodForm::supported(),
     };
-    setting.play(
+    setting.run(
         |_| Ok(()),
-        |scene| {
-            let origin = login_origin(scene.world)?;
-            let before = scene.envoy.memory()?;
+        |mesh| {
+            let origin = login_origin(mesh.network)?;
+            let before = mesh.envoy.memory()?;
             let start = Instant::now();
-            scene.pod.workload().run(|| -> Result<()> {
+            mesh.pod.workload().run(|| -> Result<()> {
                 for _ in 0..many {
                     let mut stream =
                         client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
-                    ensure!(user(&mut stream, "/")? == "nobody");
+                    ensure!(fetch_user(&mut stream, "/")? == "nobody");
                 }
                 Ok(())
             })??;
-            let stat = || scene.envoy.stat("cluster.egress-dns.upstream_cx_active");
+            let stat = || mesh.envoy.stat("cluster.egress-dns.upstream_cx_active");
             println!(
                 "{many} clients in {:?}: {} connections are left; {} KiB became {}",
                 start.elapsed(),
                 stat()?,
                 before,
-                scene.envoy.memory()?
+                mesh.envoy.memory()?
             );
             ensure!(origin.accepted() == many, "{} connections", origin.accepted());
             let took = wait_for("the last connection to end", Duration::from_secs(20), || {
                 origin.open() == 0 && stat().is_ok_and(|open| open == 0)
             })?;
-            println!("none after {took:?} more; {} KiB", scene.envoy.memory()?);
+            println!("none after {took:?} more; {} KiB", mesh.envoy.memory()?);
             Ok(())
         },
     )
 }
 
-/// Every object below a JSON value, with the type that it says.
-fn typed<'v>(value: &'v Value, found: &mut Vec<(&'v str, &'v Value)>) {
+/// Collects every object of a JSON value that has a type, with the type.
+fn collect_typed<'v>(value: &'v Value, found: &mut Vec<(&'v str, &'v Value)>) {
     match value {
         Value::Object(map) => {
             if let Some(kind) = map.get("@type").and_then(Value::as_str) {
                 found.push((kind.rsplit('.').next().unwrap_or(kind), value));
             }
-            map.values().for_each(|value| typed(value, found));
+            map.values().for_each(|value| collect_typed(value, found));
         }
-        Value::Array(values) => values.iter().for_each(|value| typed(value, found)),
+        Value::Array(values) => values.iter().for_each(|value| collect_typed(value, found)),
         _ => {}
     }
 }
 
-/// Nothing is closed for silence, and peers that are gone are found by asking. Nobody waits an hour for it here: this is
-/// what Envoy says that it has.
+/// Nothing is closed for silence, and dead peers are found by keepalive probes. Waiting an hour is no option
+/// here, so the test reads the limits in Envoy's configuration.
 #[test]
 fn silence_has_no_limit() -> Result<()> {
     in_both_forms("httpbin.org, '*.wild.example'", |_, _, envoy| {
         let dump: Value = serde_json::from_str(&envoy.admin("/config_dump")?)?;
         let mut found = Vec::new();
-        typed(&dump, &mut found);
+        collect_typed(&dump, &mut found);
         let of = |kind: &str| found.iter().filter(|(k, _)| *k == kind).map(|(_, v)| *v).collect::<Vec<_>>();
-        // Of a listener there may be two states; of each something is said.
+        // A listener may have two states in the dump.
         let (managers, proxies) = (of("HttpConnectionManager"), of("TcpProxy"));
         ensure!(!managers.is_empty() && !proxies.is_empty(), "{dump}");
         for manager in managers {
@@ -343,23 +345,24 @@ fn silence_has_no_limit() -> Result<()> {
     })
 }
 
-/// A request whose answer takes longer than five minutes, which is where Envoy's own limit is. Run it by hand.
+/// A request whose answer takes longer than five minutes, which is Envoy's default limit. Run it by hand.
 #[test]
 #[ignore = "it takes five and a half minutes"]
-fn five_minutes_of_silence() -> Result<()> {
-    play_in(
-        |world| {
-            RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+fn five_minutes_of_silence_are_allowed() -> Result<()> {
+    with_prepared_mesh(
+        |network| {
+            RawOrigin::start(&network.outside.netns, PORT, |_, stream| {
                 let _ = head(stream);
+                // The elapsed time is under test: half a minute more than Envoy's default limit.
                 std::thread::sleep(Duration::from_secs(330));
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             })
             .map(drop)
         },
         &[("web.yaml", &policy("httpbin.org"))],
-        |scene| {
+        |mesh| {
             let start = Instant::now();
-            let answer = scene.pod.workload().run(|| -> Result<Outcome> {
+            let answer = mesh.pod.workload().run(|| -> Result<Outcome> {
                 let mut stream =
                     client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
                 stream.set_read_timeout(Some(Duration::from_secs(400)))?;
@@ -373,20 +376,20 @@ fn five_minutes_of_silence() -> Result<()> {
     )
 }
 
-/// Who wants a limit sets one.
+/// `--idle-timeout` closes a silent connection.
 #[test]
-fn a_limit_for_silence() -> Result<()> {
-    let text = policy("httpbin.org") + "---\n" + &mesh::echo_policy("curl", 9000);
-    let setting = Setting {
+fn the_idle_timeout_closes_silent_connections() -> Result<()> {
+    let text = policy("httpbin.org") + &echo_policy("curl", 9000);
+    let setting = MeshOptions {
         manifests: &[("web.yaml", &text)],
         flags: &["--idle-timeout", "1s"],
-        form: Form::possible(),
+        form: PodForm::supported(),
     };
-    setting.play(
+    setting.run(
         |_| Ok(()),
-        |scene| {
+        |mesh| {
             let start = Instant::now();
-            let ended = scene.pod.workload().run(|| -> Result<usize> {
+            let ended = mesh.pod.workload().run(|| -> Result<usize> {
                 let mut stream =
                     client::connect(SocketAddr::new(HTTPBIN, 9000)).map_err(|e| anyhow!("{e:?}"))?;
                 stream.write_all(b"ping")?;
@@ -400,13 +403,13 @@ fn a_limit_for_silence() -> Result<()> {
     )
 }
 
-/// A client that asks before it uploads gets the origin's answer, and not Envoy's leave to go on: else the origin
-/// closes while Envoy writes, and Envoy loses the answer.
+/// A client that asks before it uploads gets the origin's response and not Envoy's `100 Continue`: else the
+/// origin closes while Envoy writes, and Envoy loses the response.
 #[test]
-fn an_answer_instead_of_an_upload() -> Result<()> {
-    play_in(
-        |world| {
-            RawOrigin::start(&world.outside.netns, PORT, |_, stream| {
+fn an_early_response_replaces_an_upload() -> Result<()> {
+    with_prepared_mesh(
+        |network| {
+            RawOrigin::start(&network.outside.netns, PORT, |_, stream| {
                 let _ = head(stream);
                 let _ = stream
                     .write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -414,9 +417,9 @@ fn an_answer_instead_of_an_upload() -> Result<()> {
             .map(drop)
         },
         &[("web.yaml", &policy("httpbin.org"))],
-        |scene| {
+        |mesh| {
             for _ in 0..20 {
-                let status = scene.pod.workload().run(|| -> Result<u16> {
+                let status = mesh.pod.workload().run(|| -> Result<u16> {
                     let mut stream =
                         client::connect(SocketAddr::new(HTTPBIN, PORT)).map_err(|e| anyhow!("{e:?}"))?;
                     let host = format!("httpbin.org:{PORT}");

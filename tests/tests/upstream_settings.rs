@@ -1,56 +1,30 @@
-//! UpstreamTrafficSetting: circuit breakers and connect timeouts of an Egress' own connections.
+//! UpstreamTrafficSetting: circuit breakers and connect timeouts of an Egress object's connections.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
-use egress_tests::log;
-use egress_tests::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use egress_tests::echo::still_echoes;
+use egress_tests::manifests::{by_upstream_settings, egress, upstream_settings};
+use egress_tests::mesh::{Reply, TestMesh, with_mesh, with_prepared_mesh};
+use egress_tests::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 use egress_tests::origin::ADDRESS_HEADER;
-use egress_tests::scene::{Reply, Scene, play, play_in};
-use egress_tests::slow;
+use egress_tests::slow_origin;
 
-/// An address that nobody has: what is sent there is dropped without a word.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
+/// An address without a host: packets to it are dropped.
+const UNUSED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
 
-fn egress(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}], {spec}}}\n"
-    )
-}
-
-fn settings(name: &str, connection: &str) -> String {
-    format!(
-        "---\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
-         metadata: {{name: {name}, namespace: curl}}\n\
-         spec: {{host: {name}, connectionSettings: {connection}}}\n"
-    )
-}
-
-fn by(settings: &str) -> String {
-    format!(
-        "matches: [{{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: {settings}}}]"
-    )
-}
-
-fn connect(scene: &Scene<'_>, ip: IpAddr, port: u16) -> Result<TcpStream> {
-    let connected = scene.pod.workload().run(|| client::connect(SocketAddr::new(ip, port)))?;
+fn connect(mesh: &TestMesh<'_>, ip: IpAddr, port: u16) -> Result<TcpStream> {
+    let connected = mesh.pod.workload().run(|| client::connect(SocketAddr::new(ip, port)))?;
     connected.map_err(|outcome| anyhow!("{outcome:?}"))
 }
 
-fn lives(stream: &mut (impl Read + Write)) -> bool {
-    let mut answer = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"ping"
-}
-
-/// `fortio load -c 5 -qps 0 -n 50`: how many answers had the status 200 and how many 503.
-fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)> {
+/// Runs `fortio load -c 5 -qps 0 -n 50`, and returns the number of responses with status 200 and with 503.
+fn load(mesh: &TestMesh<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)> {
     let worker = || -> Result<Vec<u16>> {
         let mut statuses = Vec::new();
         let mut stream = client::connect(to).map_err(|e| anyhow!("{e:?}"))?;
@@ -69,7 +43,7 @@ fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)>
         Ok(statuses)
     };
     let statuses = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..5).map(|_| scope.spawn(|| scene.pod.workload().run(worker)?)).collect();
+        let workers: Vec<_> = (0..5).map(|_| scope.spawn(|| mesh.pod.workload().run(worker)?)).collect();
         let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<u16>>>| {
             worker.join().map_err(|_| anyhow!("a worker panicked"))?
         };
@@ -82,73 +56,79 @@ fn load(scene: &Scene<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize)>
     Ok(counts)
 }
 
-/// What another namespace's object may allow, it may not throttle: its connections are in a cluster of their own, and
-/// those that the identity's own namespace allows are not in it. Without permission it does nothing at all.
+/// An object of another namespace may allow connections but not throttle them: they have a cluster of their
+/// own, and those that the identity's own namespace allows are not in it. Without permission it has no
+/// effect.
 #[test]
-fn another_namespace_s_settings_throttle_nobody_else() -> Result<()> {
+fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
     let host = "httpbin.org";
-    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
+    let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
     let limits = "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
     let elsewhere = |text: String| text.replace(", namespace: curl}\nspec", ", namespace: admin}\nspec");
-    // By its name it comes before all others.
-    let foreign = elsewhere(settings("s", limits)) + &elsewhere(egress("a", &format!("{spec}, {}", by("s"))));
+    // Its name sorts before all others.
+    let foreign = elsewhere(upstream_settings("s", limits))
+        + &elsewhere(egress("a", &format!("{spec}\n{}", by_upstream_settings("s"))));
     ensure!(foreign.matches("namespace: admin").count() == 2, "{foreign}");
     let permission = "apiVersion: v1\nkind: Namespace\n\
          metadata: {name: curl, annotations: {openservicemesh.io/egress-policy-namespaces: admin}}\n";
     let manifests = [("foreign.yaml", foreign.as_str()), ("own.yaml", &egress("z", &spec))];
-    play_in(
-        |world| slow::start(&world.outside.netns),
+    with_prepared_mesh(
+        |network| slow_origin::start(&network.outside.netns),
         &manifests,
-        |scene| {
-            let to = SocketAddr::new(HTTPBIN, slow::PORT);
-            ensure!(load(scene, to, host)? == (50, 0), "it throttles without permission");
-            ensure!(!scene.problems("Egress admin/a")?.is_empty());
-            scene.write("namespace.yaml", permission)?;
-            ensure!(scene.problems("Egress admin/a")?.is_empty(), "{:?}", scene.problems("Egress admin/a")?);
-            ensure!(load(scene, to, host)? == (50, 0), "it throttles what the own object allows");
-            // What only that object allows, it limits: Envoy takes the cluster's name.
-            scene.remove("own.yaml")?;
-            let (good, overflown) = load(scene, to, host)?;
+        |mesh| {
+            let to = SocketAddr::new(HTTPBIN, slow_origin::PORT);
+            ensure!(load(mesh, to, host)? == (50, 0), "it throttles without permission");
+            ensure!(!mesh.diagnostics("Egress admin/a")?.is_empty());
+            mesh.write("namespace.yaml", permission)?;
+            ensure!(
+                mesh.diagnostics("Egress admin/a")?.is_empty(),
+                "{:?}",
+                mesh.diagnostics("Egress admin/a")?
+            );
+            ensure!(load(mesh, to, host)? == (50, 0), "it throttles what the own object allows");
+            // The object limits the connections that only it allows.
+            mesh.remove("own.yaml")?;
+            let (good, overflown) = load(mesh, to, host)?;
             ensure!(good > 0 && overflown > 0, "{good} {overflown}");
-            scene.remove("namespace.yaml")?;
-            scene.get(to, host, "/get")?.closed()
+            mesh.remove("namespace.yaml")?;
+            mesh.get(to, host, "/get")?.expect_close()
         },
     )
 }
 
 /// Open Service Mesh's demo of circuit breaking for hosts outside the mesh, in its two steps.
 #[test]
-fn circuit_breaking_demo() -> Result<()> {
+fn the_circuit_breaking_demo_passes() -> Result<()> {
     let host = "httpbin.httpbin.svc.cluster.local";
-    let spec = format!("hosts: [{host}], ports: [{{number: 14001, protocol: http}}]");
-    // Its namespace is not of the mesh.
+    let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
+    // Its namespace is outside the mesh.
     let service = "apiVersion: v1\nkind: Namespace\nmetadata: {name: httpbin}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {name: httpbin, namespace: httpbin}\n\
          spec: {clusterIP: 203.0.113.10, ports: [{name: http, port: 14001}]}\n";
     let manifests = [("service.yaml", service), ("httpbin.yaml", &egress("httpbin-external", &spec))];
-    play_in(
-        |world| slow::start(&world.outside.netns),
+    with_prepared_mesh(
+        |network| slow_origin::start(&network.outside.netns),
         &manifests,
-        |scene| {
-            scene.world.dns.set(host, &[HTTPBIN]);
-            let to = SocketAddr::new(HTTPBIN, slow::PORT);
-            ensure!(load(scene, to, host)? == (50, 0), "C1: not everything went through");
+        |mesh| {
+            mesh.network.dns.set(host, &[HTTPBIN]);
+            let to = SocketAddr::new(HTTPBIN, slow_origin::PORT);
+            ensure!(load(mesh, to, host)? == (50, 0), "C1: not everything went through");
 
             let limits =
                 "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";
-            scene.write("settings.yaml", &settings("httpbin-external", limits))?;
-            scene.write(
+            mesh.write("settings.yaml", &upstream_settings("httpbin-external", limits))?;
+            mesh.write(
                 "httpbin.yaml",
-                &egress("httpbin-external", &format!("{spec}, {}", by("httpbin-external"))),
+                &egress("httpbin-external", &format!("{spec}\n{}", by_upstream_settings("httpbin-external"))),
             )?;
-            // Clients share connections where there are few.
-            let cluster = scene.cluster("httpbin.httpbin.svc.cluster.local:14001")?;
+            // HTTP requests share connections up to the limit.
+            let cluster = mesh.cluster("httpbin.httpbin.svc.cluster.local:14001")?;
             ensure!(cluster["connection_pool_per_downstream_connection"].is_null(), "{cluster}");
-            let (good, overflown) = load(scene, to, host)?;
+            let (good, overflown) = load(mesh, to, host)?;
             println!("C2: {good} times 200, {overflown} times 503");
             ensure!(good > 0 && overflown > 0, "C2: {good} times 200, {overflown} times 503");
             let stat = |name: &str| {
-                scene.envoy.stat(&format!("cluster.httpbin_httpbin_svc_cluster_local_14001.{name}"))
+                mesh.envoy.stat(&format!("cluster.httpbin_httpbin_svc_cluster_local_14001.{name}"))
             };
             ensure!(
                 stat("upstream_rq_pending_overflow")? == overflown as u64,
@@ -161,100 +141,103 @@ fn circuit_breaking_demo() -> Result<()> {
                 "C2: {} connections",
                 stat("upstream_cx_total")?
             );
-            let line = log::line(scene.envoy, "a 503", |line| line["status"] == 503)?;
+            let line = access_log::wait_for_line(mesh.envoy, "a 503", |line| line["status"] == 503)?;
             ensure!(
                 line["flags"] == "UO" && line["decision"] == "allow rule curl/httpbin-external spec.ports[0]",
                 "{line}"
             );
 
-            // The settings go, and the limits with them.
-            scene.write("httpbin.yaml", &egress("httpbin-external", &spec))?;
-            scene.remove("settings.yaml")?;
-            ensure!(load(scene, to, host)? == (50, 0), "the limits stayed");
-            ensure!(scene.envoy.stat("listener_manager.listener_modified")? == 0, "a listener was modified");
+            // Without the settings there are no limits.
+            mesh.write("httpbin.yaml", &egress("httpbin-external", &spec))?;
+            mesh.remove("settings.yaml")?;
+            ensure!(load(mesh, to, host)? == (50, 0), "the limits stayed");
+            ensure!(mesh.envoy.stat("listener_manager.listener_modified")? == 0, "a listener was modified");
             Ok(())
         },
     )
 }
 
-/// Limits hold for connections that are not HTTP, and for those of their own policy alone.
+/// Limits apply to connections that are not HTTP, and only to those of their own policy.
 #[test]
-fn max_connections_of_tcp_and_https() -> Result<()> {
-    let manifests = settings("two", "{tcp: {maxConnections: 2}}")
+fn max_connections_limits_tcp_and_https() -> Result<()> {
+    let manifests = upstream_settings("two", "{tcp: {maxConnections: 2}}")
         + &egress(
             "tcp",
             &format!(
-                "ipAddresses: [203.0.113.20/32], ports: [{{number: 9000, protocol: tcp}}], {}",
-                by("two")
+                "ipAddresses: [203.0.113.20/32]\nports: [{{number: 9000, protocol: tcp}}]\n{}",
+                by_upstream_settings("two")
             ),
         )
         + &egress(
             "tls",
-            &format!("hosts: [httpbin.org], ports: [{{number: 443, protocol: https}}], {}", by("two")),
+            &format!(
+                "hosts: [httpbin.org]\nports: [{{number: 443, protocol: https}}]\n{}",
+                by_upstream_settings("two")
+            ),
         )
-        + &egress("free", "ipAddresses: [203.0.113.10/32], ports: [{number: 9000, protocol: tcp}]")
-        + &egress("names", "hosts: [www.example.com], ports: [{number: 443, protocol: https}]");
-    play(&[("all.yaml", &manifests)], |scene| {
-        let mut open = vec![connect(scene, EXAMPLE, 9000)?, connect(scene, EXAMPLE, 9000)?];
-        ensure!(open.iter_mut().all(lives), "two were allowed");
-        scene.exchange(SocketAddr::new(EXAMPLE, 9000), b"ping")?.closed().context("a third one")?;
-        ensure!(scene.envoy.stat("cluster.9000.upstream_cx_overflow")? == 1, "another count of overflows");
-        let line = log::line(scene.envoy, "the third one", |line| line["flags"] == "UO")?;
+        + &egress("free", "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]")
+        + &egress("names", "hosts: [www.example.com]\nports: [{number: 443, protocol: https}]");
+    with_mesh(&[("all.yaml", &manifests)], |mesh| {
+        let mut open = vec![connect(mesh, EXAMPLE, 9000)?, connect(mesh, EXAMPLE, 9000)?];
+        ensure!(open.iter_mut().all(still_echoes), "two were allowed");
+        mesh.exchange(SocketAddr::new(EXAMPLE, 9000), b"ping")?.expect_close().context("a third one")?;
+        ensure!(mesh.envoy.stat("cluster.9000.upstream_cx_overflow")? == 1, "another count of overflows");
+        let line = access_log::wait_for_line(mesh.envoy, "the third one", |line| line["flags"] == "UO")?;
         ensure!(
             line["cluster"] == "9000" && line["decision"] == "allow rule curl/tcp spec.ports[0]",
             "{line}"
         );
         for _ in 0..5 {
-            open.push(connect(scene, HTTPBIN, 9000)?);
+            open.push(connect(mesh, HTTPBIN, 9000)?);
         }
-        ensure!(open.iter_mut().all(lives), "another policy on this port has no limit");
+        ensure!(open.iter_mut().all(still_echoes), "another policy on this port has no limit");
         drop(open);
 
         let tls = |name: &str| -> Result<_> {
-            let stream = connect(scene, ELSEWHERE, 443)?;
+            let stream = connect(mesh, ELSEWHERE, 443)?;
             Ok(client::tls(stream, Some(name)))
         };
         let first = [tls("httpbin.org")?, tls("httpbin.org")?];
         ensure!(first.iter().all(Result::is_ok), "two were allowed: {first:?}");
         ensure!(tls("httpbin.org")?.is_err(), "a third one");
         ensure!(
-            scene.envoy.stat("cluster.httpbin_org_443.upstream_cx_overflow")? == 1,
+            mesh.envoy.stat("cluster.httpbin_org_443.upstream_cx_overflow")? == 1,
             "another count of overflows"
         );
         let others: Vec<_> = (0..5).map(|_| tls("www.example.com")).collect::<Result<_>>()?;
         ensure!(others.iter().all(Result::is_ok), "another policy on this port has no limit");
-        ensure!(scene.world.origins.connections_to(ELSEWHERE) == 0, "the dialled address was reached");
+        ensure!(mesh.network.origins.connections_to(ELSEWHERE) == 0, "the dialled address was reached");
 
-        // Where there is room again, a connection goes through.
+        // Once a connection has closed, another one passes.
         drop(first);
-        let again = |scene: &Scene<'_>| scene.get_tls(SocketAddr::new(ELSEWHERE, 443), "httpbin.org");
+        let again = |mesh: &TestMesh<'_>| mesh.get_tls(SocketAddr::new(ELSEWHERE, 443), "httpbin.org");
         egress_tests::wait::wait_for("room for a connection", Duration::from_secs(5), || {
-            again(scene).is_ok_and(|reply| reply.from_origin(HTTPBIN).is_ok())
+            again(mesh).is_ok_and(|reply| reply.expect_origin(HTTPBIN).is_ok())
         })?;
         Ok(())
     })
 }
 
-/// A connection to nobody ends when the settings say, and not after Envoy's 5 s.
+/// A connection attempt ends after the settings' timeout, not after Envoy's 5 s.
 #[test]
-fn connect_timeout() -> Result<()> {
-    let manifests = settings("quick", "{tcp: {connectTimeout: 300ms}}")
+fn connect_timeout_ends_an_attempt() -> Result<()> {
+    let manifests = upstream_settings("quick", "{tcp: {connectTimeout: 300ms}}")
         + &egress(
             "tcp",
             &format!(
-                "ipAddresses: [198.51.100.0/24], ports: [{{number: 9000, protocol: tcp}}], {}",
-                by("quick")
+                "ipAddresses: [198.51.100.0/24]\nports: [{{number: 9000, protocol: tcp}}]\n{}",
+                by_upstream_settings("quick")
             ),
         )
         + &egress(
             "web",
             &format!(
-                "hosts: [nobody.example, httpbin.org], ports: [{{number: 443, protocol: https}}, {{number: 80, protocol: http}}], {}",
-                by("quick")
+                "hosts: [nobody.example, httpbin.org]\nports: [{{number: 443, protocol: https}}, {{number: 80, protocol: http}}]\n{}",
+                by_upstream_settings("quick")
             ),
         );
-    play(&[("all.yaml", &manifests)], |scene| {
-        scene.world.dns.set("nobody.example", &[NOBODY]);
+    with_mesh(&[("all.yaml", &manifests)], |mesh| {
+        mesh.network.dns.set("nobody.example", &[UNUSED_ADDRESS]);
         let timed = |what: &str, attempt: &dyn Fn() -> Result<Reply>, expected: &[Reply]| -> Result<()> {
             let start = Instant::now();
             let reply = attempt()?;
@@ -266,13 +249,13 @@ fn connect_timeout() -> Result<()> {
             Ok(())
         };
         let to = |ip, port| SocketAddr::new(ip, port);
-        timed("tcp", &|| scene.exchange(to(NOBODY, 9000), b"ping"), &[Reply::Closed])?;
-        timed("https", &|| scene.get_tls(to(EXAMPLE, 443), "nobody.example"), &[Reply::Closed])?;
-        timed("http", &|| scene.get(to(EXAMPLE, 80), "nobody.example", "/"), &[Reply::Envoy(503, None)])?;
-        // Somebody who is there is reached.
-        scene.exchange(to(ELSEWHERE, 9000), b"ping")?.echoed(b"ping")?;
-        scene.get_tls(to(EXAMPLE, 443), "httpbin.org")?.from_origin(HTTPBIN)?;
-        scene.get(to(EXAMPLE, 80), "httpbin.org", "/get")?.from_origin(HTTPBIN)?;
+        timed("tcp", &|| mesh.exchange(to(UNUSED_ADDRESS, 9000), b"ping"), &[Reply::Closed])?;
+        timed("https", &|| mesh.get_tls(to(EXAMPLE, 443), "nobody.example"), &[Reply::Closed])?;
+        timed("http", &|| mesh.get(to(EXAMPLE, 80), "nobody.example", "/"), &[Reply::Envoy(503, None)])?;
+        // A live host is reached.
+        mesh.exchange(to(ELSEWHERE, 9000), b"ping")?.expect_echo(b"ping")?;
+        mesh.get_tls(to(EXAMPLE, 443), "httpbin.org")?.expect_origin(HTTPBIN)?;
+        mesh.get(to(EXAMPLE, 80), "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! Compares, interleaved in one run: bare passthrough, Open Service Mesh's own configuration, and ours.
 //!
-//! The figure is Envoy's processor time per connection or request, not wall time: machines are noisy,
-//! and what the client and the origins do costs the same everywhere.
+//! The figure is Envoy's processor time per connection or request, not wall time: machines are noisy, and the
+//! client and the origins cost the same in each configuration.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use egress_tests::client::{self, Outcome};
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, SECOND_CONTROL_PLANE, World};
 use egress_tests::netns::{self, Pod};
-use egress_tests::shim::Shim;
+use egress_tests::network::{EXAMPLE, HTTPBIN, NAME_SERVER, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// Less of everything, to see that it works.
+    /// Run a short version of everything, to check that it works.
     #[arg(long)]
     quick: bool,
     /// Only the comparisons whose name contains this.
@@ -56,18 +58,18 @@ spec:
 ";
 
 fn run(args: &Args) -> Result<()> {
-    let world = World::new()?;
-    world.write("bench.yaml", POLICY)?;
-    world.global_egress(false)?;
-    let shim = world.shim(&[])?;
+    let network = TestNetwork::new()?;
+    network.write("bench.yaml", POLICY)?;
+    network.global_egress(false)?;
+    let control_plane = network.control_plane(&[])?;
     if args.flow_log {
-        return flow_log(&world, args);
+        return flow_log(&network, args);
     }
-    let folder = mesh::root().join("tests/bench");
-    let pods = [world.pod()?, world.pod()?, world.pod()?];
+    let folder = repository_root().join("tests/bench");
+    let pods = [network.pod()?, network.pod()?, network.pod()?];
     let bare = Envoy::start(&pods[0], &std::fs::read_to_string(folder.join("bare.yaml"))?, 1)?;
     let osm = Envoy::start(&pods[1], &std::fs::read_to_string(folder.join("osm.yaml"))?, 1)?;
-    let ours = mesh::sidecar(&pods[2], false)?;
+    let ours = sidecar::start(&pods[2], false)?;
     let sides = [("bare", &bare, &pods[0]), ("osm", &osm, &pods[1]), ("ours", &ours, &pods[2])];
     let (rounds, count) = if args.quick { (3, 50) } else { (15, 300) };
     println!(
@@ -102,8 +104,8 @@ fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     throughput(&sides, args.quick)?;
-    propagation(&world, &pods[2], args.quick)?;
-    reloads(&world, &shim, &ours, args.quick)
+    propagation(&network, &pods[2], args.quick)?;
+    reloads(&network, &control_plane, &ours, args.quick)
 }
 
 type Work = fn(u32) -> Result<()>;
@@ -115,19 +117,19 @@ const WORKS: [(&str, Work); 4] = [
     ("HTTP request, Connection: close", http_closed),
 ];
 
-/// What it costs Envoy to tell the control plane of connections and requests. It tells a second later: so all of its
-/// time counts until everything was told, and not the time of each round.
-fn flow_log(world: &World, args: &Args) -> Result<()> {
-    let told = Shim::start(
-        &world.outside.netns,
+/// Measures Envoy's cost of reporting connections and requests to the control plane. Reports follow about a
+/// second later, so all processor time counts until the last report, not the time of each round.
+fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
+    let told = ControlPlane::start(
+        &network.outside.netns,
         SECOND_CONTROL_PLANE,
-        world.manifests.path(),
+        network.manifests.path(),
         &["--flow-log", "--dns-resolver", &SocketAddr::new(NAME_SERVER, 53).to_string()],
     )?;
-    let pods = [world.pod()?, world.pod()?];
-    let without = mesh::sidecar(&pods[0], false)?;
+    let pods = [network.pod()?, network.pod()?];
+    let without = sidecar::start(&pods[0], false)?;
     let xds = SocketAddr::new(SECOND_CONTROL_PLANE, 15128).to_string();
-    let with = Envoy::start(&pods[1], &mesh::bootstrap_with("curl/curl", false, &["--xds", &xds])?, 1)?;
+    let with = Envoy::start(&pods[1], &sidecar::bootstrap_with("curl/curl", false, &["--xds", &xds])?, 1)?;
     let (rounds, count) = if args.quick { (3, 50) } else { (40, 300) };
     println!(
         "Envoy {}: processor time of Envoy, mean of {rounds} rounds of {count}",
@@ -135,18 +137,18 @@ fn flow_log(world: &World, args: &Args) -> Result<()> {
     );
     println!("{:<34}{:>11}{:>11}{:>14}", "", "without", "flow log", "with/without");
     for (name, work) in WORKS {
-        // It warms up.
+        // The first round warms up.
         for pod in &pods {
             pod.workload().run(|| work(count))??;
         }
-        settle(&told)?;
+        wait_for_reports(&told)?;
         let before = [without.cpu()?, with.cpu()?];
         for _ in 0..rounds {
             for pod in &pods {
                 pod.workload().run(|| work(count))??;
             }
         }
-        settle(&told)?;
+        wait_for_reports(&told)?;
         let cost = |now: u64, before: u64| (now - before) as f64 / f64::from(count * rounds) / 1000.0;
         let (without, with) = (cost(without.cpu()?, before[0]), cost(with.cpu()?, before[1]));
         println!("{name:<34}{without:>8.1} µs{with:>8.1} µs{:>14.3}", with / without);
@@ -155,8 +157,8 @@ fn flow_log(world: &World, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nothing more is told.
-fn settle(told: &Shim<'_>) -> Result<()> {
+/// Waits until no more reports arrive.
+fn wait_for_reports(told: &ControlPlane<'_>) -> Result<()> {
     let entries = || told.metric("osm_egress_flow_entries_total");
     let (mut last, mut since) = (entries()?, Instant::now());
     egress_tests::wait::wait_for("the end of what is told", Duration::from_secs(20), || {
@@ -179,7 +181,7 @@ fn at(address: IpAddr, port: u16) -> SocketAddr {
 }
 
 fn tcp(count: u32) -> Result<()> {
-    // Like the first packet of a database client: no inspector waits for more of it.
+    // Like the first packet of a database client: no inspector waits for more bytes.
     let packet = b"\0\0\0\x20\0\x03\0\0user\0curl\0database\0x\0";
     for _ in 0..count {
         let outcome = client::exchange(at(EXAMPLE, 9000), packet);
@@ -191,7 +193,7 @@ fn tcp(count: u32) -> Result<()> {
 fn tls(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
     for _ in 0..count {
-        good(&client::https(at(HTTPBIN, 443), Some("httpbin.org"), &request))?;
+        expect_served(&client::https(at(HTTPBIN, 443), Some("httpbin.org"), &request))?;
     }
     Ok(())
 }
@@ -200,7 +202,7 @@ fn http_kept(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org")]);
     let mut stream = client::connect(at(HTTPBIN, 80)).map_err(|e| anyhow!("{e:?}"))?;
     for _ in 0..count {
-        good(&client::http_on(&mut stream, &request))?;
+        expect_served(&client::http_on(&mut stream, &request))?;
     }
     Ok(())
 }
@@ -208,19 +210,19 @@ fn http_kept(count: u32) -> Result<()> {
 fn http_closed(count: u32) -> Result<()> {
     let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
     for _ in 0..count {
-        good(&client::http(at(HTTPBIN, 80), &request))?;
+        expect_served(&client::http(at(HTTPBIN, 80), &request))?;
     }
     Ok(())
 }
 
-fn good(outcome: &Outcome) -> Result<()> {
+fn expect_served(outcome: &Outcome) -> Result<()> {
     match outcome {
         Outcome::Http(answer) if answer.status == 200 => Ok(()),
         other => Err(anyhow!("{other:?}")),
     }
 }
 
-/// How fast a long download is, and what it costs.
+/// Measures the speed and the cost of a long download.
 fn throughput(sides: &[(&str, &Envoy<'_>, &Pod); 3], quick: bool) -> Result<()> {
     let bytes: u64 = if quick { 64 << 20 } else { 512 << 20 };
     let rounds = if quick { 2 } else { 9 };
@@ -264,17 +266,17 @@ fn download(bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// How long it takes from a written manifest to its enforcement.
-fn propagation(world: &World, pod: &Pod, quick: bool) -> Result<()> {
+/// Measures the time from a written manifest to its enforcement.
+fn propagation(network: &TestNetwork, pod: &Pod, quick: bool) -> Result<()> {
     let one = POLICY.replace("name: bench", "name: extra").replace("number: 9000", "number: 9001");
     let mut took = Vec::new();
     for round in 0..if quick { 6 } else { 40 } {
         let allow = round % 2 == 0;
         let start = Instant::now();
         if allow {
-            world.write("extra.yaml", &one)?
+            network.write("extra.yaml", &one)?
         } else {
-            world.remove("extra.yaml")?
+            network.remove("extra.yaml")?
         }
         loop {
             let outcome = pod.workload().run(|| client::exchange(at(EXAMPLE, 9001), b""))?;
@@ -294,22 +296,31 @@ fn propagation(world: &World, pod: &Pod, quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// What many policy changes do to memory.
-fn reloads(world: &World, shim: &egress_tests::shim::Shim<'_>, envoy: &Envoy<'_>, quick: bool) -> Result<()> {
+/// Measures the memory after many policy changes.
+fn reloads(
+    network: &TestNetwork,
+    control_plane: &egress_tests::control_plane::ControlPlane<'_>,
+    envoy: &Envoy<'_>,
+    quick: bool,
+) -> Result<()> {
     let count = if quick { 20 } else { 1000 };
     println!("memory over {count} policy changes, each acknowledged by Envoy (kB):");
     let step = count / 5;
     for n in 0..=count {
         if n % step == 0 {
-            println!("  after {n:>4}: Envoy {:>7}, control plane {:>7}", envoy.memory()?, shim.memory()?);
+            println!(
+                "  after {n:>4}: Envoy {:>7}, control plane {:>7}",
+                envoy.memory()?,
+                control_plane.memory()?
+            );
         }
         let policy = POLICY
             .replace("name: bench", "name: extra")
             .replace("httpbin.org", &format!("host-{n}.example.com"));
-        let before = shim.status()?["proxies"][0]["documentAcknowledged"].clone();
-        world.write("extra.yaml", &policy)?;
+        let before = control_plane.status()?["proxies"][0]["documentAcknowledged"].clone();
+        network.write("extra.yaml", &policy)?;
         egress_tests::wait::wait_for("the acknowledgement", Duration::from_secs(10), || {
-            shim.status().is_ok_and(|status| {
+            control_plane.status().is_ok_and(|status| {
                 let proxy = &status["proxies"][0];
                 proxy["documentAcknowledged"] != before
                     && proxy["documentAcknowledged"] == proxy["documentSent"]

@@ -1,4 +1,4 @@
-//! The main job on real Envoy, told step by step. `cargo xtask demo` builds what it needs and runs it.
+//! The demo on real Envoy, step by step. `cargo xtask demo` builds what it needs and runs it.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what was not expected is wrong, whatever it is")]
 
@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use egress_tests::client::{self, Outcome};
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, World};
+use egress_tests::manifests;
 use egress_tests::netns::{self, Netns, Pod};
+use egress_tests::network::{self, CONTROL_PLANE, ELSEWHERE, EXAMPLE, HTTPBIN, TestNetwork};
 use egress_tests::origin::{ADDRESS_HEADER, GREETING};
-use egress_tests::shim::Shim;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 
 /// Shows stock Envoy letting out what the Egress policies allow, and nothing else.
 #[derive(Debug, Parser)]
@@ -42,38 +45,39 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells the story and counts what went wrong.
-struct Story<'a> {
-    world: &'a World,
+/// Runs the demo's steps and counts the wrong results.
+struct Demo<'a> {
+    network: &'a TestNetwork,
     pod: &'a Pod,
     envoy: &'a Envoy<'a>,
     step: u32,
     wrong: u32,
 }
 
-/// Whether a line of the access log has this reason.
+/// Returns true if a line of the access log has this reason.
 fn is_for(line: &serde_json::Value, reason: &str) -> bool {
     line["decision"].as_str().is_some_and(|decision| decision.split(' ').nth(1) == Some(reason))
 }
 
-/// What is expected of an attempt.
+/// The expected result of an attempt.
 enum Expect {
     Status(u16),
-    /// Served at this address.
+    /// An origin at this address answers.
     From(IpAddr),
     /// An HTTP answer with this reason.
     Denied(&'static str),
-    /// Closed, with this reason in Envoy's access log.
+    /// The connection closes, and Envoy's access log has this reason.
     Closed(&'static str),
     Says(&'static [u8]),
 }
 
-impl Story<'_> {
-    fn chapter(&self, title: &str) {
+impl Demo<'_> {
+    fn heading(&self, title: &str) {
         println!("\n{title}");
     }
 
-    /// Tries until it is as expected: a manifest needs a moment to get to Envoy, and that moment is shown.
+    /// Retries until the result is as expected, because a manifest takes a moment to reach Envoy, and prints
+    /// how long it took.
     fn step(
         &mut self,
         what: &str,
@@ -92,7 +96,7 @@ impl Story<'_> {
             let mut right = expect.is(&last);
             if let (true, Expect::Closed(reason)) = (right, expect) {
                 // Lines are written when connections end, which need not be the order of our attempts;
-                // and what was under way during the change is closed for another reason.
+                // and connections in flight during the change are closed for another reason.
                 let logged =
                     || self.envoy.access_log().iter().skip(logged_before).any(|line| is_for(line, reason));
                 right = wait_for("the reason", Duration::from_millis(200), logged).is_ok();
@@ -110,12 +114,12 @@ impl Story<'_> {
 
     fn http(&mut self, what: &str, to: IpAddr, host: &str, path: &str, expect: Expect) -> Result<()> {
         let pod = self.pod;
-        self.step(what, &expect, || mesh::get(pod, SocketAddr::new(to, 80), host, path))
+        self.step(what, &expect, || workload::get(pod, SocketAddr::new(to, 80), host, path))
     }
 
     fn https(&mut self, what: &str, to: IpAddr, name: &str, expect: Expect) -> Result<()> {
         let pod = self.pod;
-        self.step(what, &expect, || mesh::get_tls(pod, SocketAddr::new(to, 443), Some(name)))
+        self.step(what, &expect, || workload::get_tls(pod, SocketAddr::new(to, 443), Some(name)))
     }
 
     fn tcp(&mut self, what: &str, to: SocketAddr, bytes: &'static [u8], expect: Expect) -> Result<()> {
@@ -125,7 +129,7 @@ impl Story<'_> {
 
     fn apply(&self, file: &str, text: &str) -> Result<()> {
         println!("   -> {file} is written");
-        self.world.write(file, text)
+        self.network.write(file, text)
     }
 
     fn check(&mut self, what: &str, right: bool, found: &str) {
@@ -184,7 +188,7 @@ fn show(outcome: &Outcome) -> String {
     }
 }
 
-/// A connection that echoes a few bytes all the time, and counts them.
+/// A connection that echoes a few bytes continuously and counts them.
 struct LongLived {
     bytes: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -214,6 +218,7 @@ fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut answer = [0; 8];
     stream.write_all(b"12345678")?;
     stream.read_exact(&mut answer)?;
+    // The client's pace.
     std::thread::sleep(Duration::from_millis(10));
     Ok(())
 }
@@ -231,11 +236,11 @@ spec:
 
 fn run(args: &Args) -> Result<u32> {
     let start = Instant::now();
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.global_egress(false)?;
-    let shim = world.shim(&[])?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.global_egress(false)?;
+    let control_plane = network.control_plane(&[])?;
+    let envoy = sidecar::start(&pod, false)?;
     println!(
         "Stock Envoy {}, one workload of the service account curl/curl,",
         egress_tests::envoy::version()?
@@ -244,76 +249,76 @@ fn run(args: &Args) -> Result<u32> {
         "the control plane on a folder of manifests, and a world of its own outside ({:.1} s).",
         start.elapsed().as_secs_f64()
     );
-    let mut story = Story { world: &world, pod: &pod, envoy: &envoy, step: 0, wrong: 0 };
-    no_policy(&mut story)?;
-    http(&mut story)?;
-    https(&mut story)?;
-    tcp(&mut story)?;
+    let mut demo = Demo { network: &network, pod: &pod, envoy: &envoy, step: 0, wrong: 0 };
+    no_policy(&mut demo)?;
+    http(&mut demo)?;
+    https(&mut demo)?;
+    tcp(&mut demo)?;
     let long_lived = LongLived::start(pod.workload(), SocketAddr::new(EXAMPLE, 9000))?;
     wait_for("a long-lived connection", Duration::from_secs(3), || {
         long_lived.bytes.load(Ordering::Relaxed) > 0
     })?;
-    global(&mut story)?;
-    let shim = control_plane_dies(&mut story, shim, &world)?;
-    long_life(&mut story, &long_lived, &envoy)?;
-    println!("\n{} steps, {} wrong, {:.1} s", story.step, story.wrong, start.elapsed().as_secs_f64());
-    let wrong = story.wrong;
+    global(&mut demo)?;
+    let control_plane = control_plane_dies(&mut demo, control_plane, &network)?;
+    long_life(&mut demo, &long_lived, &envoy)?;
+    println!("\n{} steps, {} wrong, {:.1} s", demo.step, demo.wrong, start.elapsed().as_secs_f64());
+    let wrong = demo.wrong;
     if args.keep {
-        keep(&world, &pod, &shim)?;
+        keep(&network, &pod, &control_plane)?;
     }
     Ok(wrong)
 }
 
-fn no_policy(story: &mut Story<'_>) -> Result<()> {
-    story.chapter("1. No policy, global egress off: nothing gets out.");
-    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::Closed("no-policy"))?;
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-policy"))?;
-    story.tcp(
+fn no_policy(demo: &mut Demo<'_>) -> Result<()> {
+    demo.heading("1. No policy, global egress off: nothing gets out.");
+    demo.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::Closed("no-policy"))?;
+    demo.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-policy"))?;
+    demo.tcp(
         "TCP to 203.0.113.20:9000",
         SocketAddr::new(EXAMPLE, 9000),
         b"hello",
         Expect::Closed("no-policy"),
     )?;
-    let arrived = story.world.origins.seen().len();
-    story.check("Nothing arrived outside", arrived == 0, &format!("{arrived} connections at the origins"));
+    let arrived = demo.network.origins.events().len();
+    demo.check("Nothing arrived outside", arrived == 0, &format!("{arrived} connections at the origins"));
     Ok(())
 }
 
-fn http(story: &mut Story<'_>) -> Result<()> {
-    story.chapter("2. An Egress policy for HTTP: each request is decided.");
-    story.apply("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    story.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::From(HTTPBIN))?;
-    story.http(
+fn http(demo: &mut Demo<'_>) -> Result<()> {
+    demo.heading("2. An Egress policy for HTTP: each request is decided.");
+    demo.apply("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    demo.http("GET http://httpbin.org/get", HTTPBIN, "httpbin.org", "/get", Expect::From(HTTPBIN))?;
+    demo.http(
         "GET http://www.example.com/",
         EXAMPLE,
         "www.example.com",
         "/",
         Expect::Denied("host-not-allowed"),
     )?;
-    story.http(
+    demo.http(
         "httpbin.org asked of another address",
         ELSEWHERE,
         "httpbin.org",
         "/get",
         Expect::From(HTTPBIN),
     )?;
-    let routes = mesh::sample("route-group.yaml")?;
-    story.world.remove("httpbin-80.yaml")?;
-    story.apply("route-group.yaml", &routes)?;
-    story.http(
+    let routes = manifests::sample("route-group.yaml")?;
+    demo.network.remove("httpbin-80.yaml")?;
+    demo.apply("route-group.yaml", &routes)?;
+    demo.http(
         "GET /status/200, with a route group for /get",
         HTTPBIN,
         "httpbin.org",
         "/status/200",
         Expect::Denied("route-not-allowed"),
     )?;
-    story.http("GET /get", HTTPBIN, "httpbin.org", "/get", Expect::Status(200))?;
+    demo.http("GET /get", HTTPBIN, "httpbin.org", "/get", Expect::Status(200))?;
     let wider = routes.replace(
         "    pathRegex: /get\n",
         "    pathRegex: /get\n  - name: status\n    pathRegex: /status.*\n",
     );
-    story.apply("route-group.yaml", &wider)?;
-    story.http(
+    demo.apply("route-group.yaml", &wider)?;
+    demo.http(
         "GET /status/200, after the group is widened",
         HTTPBIN,
         "httpbin.org",
@@ -322,64 +327,59 @@ fn http(story: &mut Story<'_>) -> Result<()> {
     )
 }
 
-fn https(story: &mut Story<'_>) -> Result<()> {
-    story.chapter("3. An Egress policy for HTTPS: the name decides, and the name chooses the address.");
-    story.apply("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
-    story.https(
+fn https(demo: &mut Demo<'_>) -> Result<()> {
+    demo.heading("3. An Egress policy for HTTPS: the name decides, and the name chooses the address.");
+    demo.apply("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
+    demo.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
+    demo.https(
         "GET https://www.example.com/",
         EXAMPLE,
         "www.example.com",
         Expect::Closed("sni-not-allowed"),
     )?;
-    story.https("SNI httpbin.org sent to 198.51.100.66", ELSEWHERE, "httpbin.org", Expect::From(HTTPBIN))?;
-    let arrived = story.world.origins.connections_to(ELSEWHERE);
-    story.check("Nothing arrived at 198.51.100.66", arrived == 0, &format!("{arrived} connections"));
+    demo.https("SNI httpbin.org sent to 198.51.100.66", ELSEWHERE, "httpbin.org", Expect::From(HTTPBIN))?;
+    let arrived = demo.network.origins.connections_to(ELSEWHERE);
+    demo.check("Nothing arrived at 198.51.100.66", arrived == 0, &format!("{arrived} connections"));
     Ok(())
 }
 
-fn tcp(story: &mut Story<'_>) -> Result<()> {
-    story.chapter("4. A TCP policy with ipAddresses.");
-    story.apply("database.yaml", TCP_POLICY)?;
-    story.tcp(
-        "TCP to 203.0.113.20:9000",
-        SocketAddr::new(EXAMPLE, 9000),
-        b"hello",
-        Expect::Says(b"hello"),
-    )?;
-    story.tcp(
+fn tcp(demo: &mut Demo<'_>) -> Result<()> {
+    demo.heading("4. A TCP policy with ipAddresses.");
+    demo.apply("database.yaml", TCP_POLICY)?;
+    demo.tcp("TCP to 203.0.113.20:9000", SocketAddr::new(EXAMPLE, 9000), b"hello", Expect::Says(b"hello"))?;
+    demo.tcp(
         "TCP to 203.0.113.10:9000",
         SocketAddr::new(HTTPBIN, 9000),
         b"hello",
         Expect::Closed("no-rule"),
     )?;
-    story.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Says(GREETING))
+    demo.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Says(GREETING))
 }
 
-fn global(story: &mut Story<'_>) -> Result<()> {
-    story.chapter("5. Global egress: spec.traffic.enableEgress in the MeshConfig.");
-    let envoy = story.envoy;
+fn global(demo: &mut Demo<'_>) -> Result<()> {
+    demo.heading("5. Global egress: spec.traffic.enableEgress in the MeshConfig.");
+    let envoy = demo.envoy;
     let exists = || Ok::<_, anyhow::Error>(envoy.admin("/clusters")?.contains("passthrough-outbound::"));
-    story.world.global_egress(true)?;
+    demo.network.global_egress(true)?;
     println!("   -> meshconfig.yaml is written with enableEgress: true");
-    story.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::From(EXAMPLE))?;
-    story.tcp(
+    demo.https("GET https://www.example.com/", EXAMPLE, "www.example.com", Expect::From(EXAMPLE))?;
+    demo.tcp(
         "TCP to 198.51.100.66:9000",
         SocketAddr::new(ELSEWHERE, 9000),
         b"hello",
         Expect::Says(b"hello"),
     )?;
     let there = exists()?;
-    story.check("Cluster passthrough-outbound is there", there, if there { "it is" } else { "it is not" });
-    story.world.global_egress(false)?;
+    demo.check("Cluster passthrough-outbound is there", there, if there { "it is" } else { "it is not" });
+    demo.network.global_egress(false)?;
     println!("   -> meshconfig.yaml is written with enableEgress: false");
-    story.https(
+    demo.https(
         "GET https://www.example.com/",
         EXAMPLE,
         "www.example.com",
         Expect::Closed("sni-not-allowed"),
     )?;
-    story.tcp(
+    demo.tcp(
         "TCP to 198.51.100.66:9000",
         SocketAddr::new(ELSEWHERE, 9000),
         b"hello",
@@ -387,25 +387,29 @@ fn global(story: &mut Story<'_>) -> Result<()> {
     )?;
     let gone =
         wait_for("the cluster to go", Duration::from_secs(3), || matches!(exists(), Ok(false))).is_ok();
-    story.check("Cluster passthrough-outbound is gone", gone, if gone { "it is" } else { "it is not" });
+    demo.check("Cluster passthrough-outbound is gone", gone, if gone { "it is" } else { "it is not" });
     Ok(())
 }
 
-fn control_plane_dies<'w>(story: &mut Story<'_>, shim: Shim<'w>, world: &'w World) -> Result<Shim<'w>> {
-    story.chapter(
+fn control_plane_dies<'n>(
+    demo: &mut Demo<'_>,
+    control_plane: ControlPlane<'n>,
+    network: &'n TestNetwork,
+) -> Result<ControlPlane<'n>> {
+    demo.heading(
         "6. The control plane is killed: enforcement goes on. It comes back: nothing is sent again.",
     );
-    drop(shim);
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
-    story.https(
+    drop(control_plane);
+    demo.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::From(HTTPBIN))?;
+    demo.https(
         "GET https://www.example.com/",
         EXAMPLE,
         "www.example.com",
         Expect::Closed("sni-not-allowed"),
     )?;
-    let shim = world.shim(&[])?;
+    let control_plane = network.control_plane(&[])?;
     let metric = |name: &str| -> Result<u64> {
-        let text = shim.get("/metrics")?;
+        let text = control_plane.get("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such metric")?;
         Ok(line.trim().parse()?)
     };
@@ -416,47 +420,47 @@ fn control_plane_dies<'w>(story: &mut Story<'_>, shim: Shim<'w>, world: &'w Worl
         metric("osm_egress_xds_acknowledged_total ").is_ok_and(|n| n >= 3)
     })?;
     let sent = metric("osm_egress_xds_responses_total ")?;
-    story.check("Envoy reconnected without a resend", sent == 0, &format!("{sent} responses sent"));
-    story.world.remove("httpbin-443.yaml")?;
+    demo.check("Envoy reconnected without a resend", sent == 0, &format!("{sent} responses sent"));
+    demo.network.remove("httpbin-443.yaml")?;
     println!("   -> httpbin-443.yaml is removed");
-    story.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-rule"))?;
-    Ok(shim)
+    demo.https("GET https://httpbin.org/get", HTTPBIN, "httpbin.org", Expect::Closed("no-rule"))?;
+    Ok(control_plane)
 }
 
-fn long_life(story: &mut Story<'_>, connection: &LongLived, envoy: &Envoy<'_>) -> Result<()> {
-    story.chapter("The long-lived connection to 203.0.113.20:9000 all the while:");
+fn long_life(demo: &mut Demo<'_>, connection: &LongLived, envoy: &Envoy<'_>) -> Result<()> {
+    demo.heading("The long-lived connection to 203.0.113.20:9000 all the while:");
     let before = connection.bytes.load(Ordering::Relaxed);
     let lives =
         wait_for("more bytes", Duration::from_secs(3), || connection.bytes.load(Ordering::Relaxed) > before)
             .is_ok();
     let bytes = connection.bytes.load(Ordering::Relaxed);
     let error = connection.ended.try_recv().unwrap_or_default();
-    story.check("It is alive", lives, &format!("{bytes} bytes echoed {error}"));
+    demo.check("It is alive", lives, &format!("{bytes} bytes echoed {error}"));
     connection.stop.store(true, Ordering::Relaxed);
     let modified = envoy.stat("listener_manager.listener_modified")?;
-    story.check("No listener was modified", modified == 0, &format!("listener_modified: {modified}"));
+    demo.check("No listener was modified", modified == 0, &format!("listener_modified: {modified}"));
     Ok(())
 }
 
-fn keep(world: &World, pod: &Pod, shim: &Shim<'_>) -> Result<()> {
+fn keep(network: &TestNetwork, pod: &Pod, control_plane: &ControlPlane<'_>) -> Result<()> {
     let admin = SocketAddr::new(CONTROL_PLANE, 15129);
-    // It holds the workload's view of the world, files included, for whoever enters.
-    let mut holder = pod.command("sleep", mesh::NAME_SERVER)?.arg("infinity").spawn()?;
-    let users = if netns::has_uids() { "" } else { "--user --preserve-credentials " };
+    // This process holds the workload's network namespace and files for `nsenter`.
+    let mut holder = pod.command("sleep", network::NAME_SERVER)?.arg("infinity").spawn()?;
+    let users = if netns::can_switch_uid() { "" } else { "--user --preserve-credentials " };
     println!("\nThe mesh stays up until Ctrl-C.");
     println!("  a shell in the workload: nsenter {users}--target {} --net --mount", holder.id());
     println!("                           there: curl -v http://httpbin.org/get");
-    println!("  the manifests:           {}", world.manifests.path().display());
+    println!("  the manifests:           {}", network.manifests.path().display());
     println!(
         "  what is known:           nsenter {users}--target {} --net {} status --admin {admin}",
-        world.outside.netns.pid(),
-        egress_tests::shim::binary()?.display()
+        network.outside.netns.pid(),
+        egress_tests::control_plane::binary()?.display()
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(tokio::signal::ctrl_c())?;
     println!("\nThe mesh goes down.");
     holder.kill()?;
     holder.wait()?;
-    ensure!(shim.get("/readyz").is_ok(), "the control plane was gone");
+    ensure!(control_plane.get("/readyz").is_ok(), "the control plane was gone");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The outside hosts of the local mesh (`docker-compose.yml`): every server of the harness in one process,
-//! which says who came, a JSON object per line.
+//! The outside hosts of the local mesh (`docker-compose.yml`): every server of the harness in one process. It
+//! prints a JSON object for each connection and request.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use egress_tests::grpc;
-use egress_tests::origin::{Origins, Seen};
+use egress_tests::origin::{OriginEvent, Origins};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// HTTP, HTTPS, TCP echo, a server that speaks first, gRPC.
+/// Serves HTTP, HTTPS, TCP echo, a server that speaks first, and gRPC.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -21,7 +21,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Exit with 0 if it serves: for health checks of an image that has no other program.
+    /// Exit with 0 if the servers run: a health check for images without other programs.
     Check,
 }
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
-        Origins::telling(say).listen().await?;
+        Origins::with_observer(say).listen().await?;
         tokio::select! {
             ended = grpc::serve_here() => ended,
             _ = terminate.recv() => Ok(()),
@@ -50,21 +50,21 @@ fn serve() -> Result<()> {
     })
 }
 
-fn say(seen: &Seen) {
+fn say(seen: &OriginEvent) {
     let line = match seen {
-        Seen::Connection(to) if to.ip().is_loopback() => return,
-        Seen::Connection(to) => serde_json::json!({"connection": to}),
-        Seen::Request(to, authority, path) => {
+        OriginEvent::Connection(to) if to.ip().is_loopback() => return,
+        OriginEvent::Connection(to) => serde_json::json!({"connection": to}),
+        OriginEvent::Request(to, authority, path) => {
             serde_json::json!({"request": to, "authority": authority, "path": path})
         }
     };
-    // Nobody to tell is no reason to stop serving.
+    // A closed output does not stop the servers.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// gRPC is bound last.
+/// Connects to the gRPC port, which is bound last.
 fn check() -> Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, grpc::TLS));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, grpc::TLS_PORT));
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).context("it does not serve")?;
     Ok(())
 }

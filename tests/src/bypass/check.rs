@@ -1,4 +1,4 @@
-//! One thing that is sent, and what must become of it.
+//! A check: bytes to send, and the expected result.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,27 +8,27 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::stage::{Mark, Setup, Stage};
-use crate::client::{Answer, Outcome};
+use super::observed_mesh::{Checkpoint, ControlPlaneFlags, ObservedMesh};
+use crate::client::{HttpResponse, Outcome};
 use crate::origin::ADDRESS_HEADER;
 use crate::wait::wait_for;
 
-type Act = Box<dyn Fn(&Stage<'_>) -> Result<Vec<Outcome>>>;
+type Act = Box<dyn Fn(&ObservedMesh<'_>) -> Result<Vec<Outcome>>>;
 
-/// Something that is sent, and what must become of it.
+/// Bytes to send, and the expected result.
 pub struct Check {
-    /// What is sent, in short.
+    /// A short description of the bytes.
     pub sends: String,
-    /// What must become of it: one for each request, or one for the connection.
+    /// The expected results: one for each request, or one for the connection.
     pub expect: Vec<Expect>,
-    /// Where it is sent.
-    pub setup: Setup,
+    /// The control plane's flags for this check.
+    pub setup: ControlPlaneFlags,
     act: Act,
     seen: Vec<&'static str>,
     unseen: Vec<&'static str>,
 }
 
-/// What must become of a connection or a request.
+/// The expected result of a connection or a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
     /// A rule allows it, and it reaches this address and no other.
@@ -41,12 +41,12 @@ pub enum Expect {
     Rejected(u16),
     /// Envoy's own parser ends the connection or the stream, and nothing arrives anywhere.
     Dropped,
-    /// Something else was asked, and this is the answer.
+    /// The answer to a question that is not for the sidecar.
     Says(&'static str),
 }
 
 impl Expect {
-    /// The reason code or status by which it is refused.
+    /// The reason code or status of the refusal.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         match self {
@@ -56,7 +56,7 @@ impl Expect {
         }
     }
 
-    /// Whether the access log has a line about it.
+    /// Returns true if the access log must have a line.
     fn is_logged(&self) -> bool {
         !matches!(self, Self::Says(_))
     }
@@ -84,21 +84,21 @@ impl fmt::Debug for Check {
     }
 }
 
-/// What was found.
+/// The observed result.
 struct Found {
     outcomes: Vec<Outcome>,
     lines: Vec<Value>,
     arrived: BTreeSet<IpAddr>,
 }
 
-/// For people: what matters, and bytes as text.
+/// Prints the parts that matter, and bytes as text.
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text =
             |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).escape_debug().to_string();
         for outcome in &self.outcomes {
             match outcome {
-                Outcome::Http(Answer { status, headers, body }) => {
+                Outcome::Http(HttpResponse { status, headers, body }) => {
                     write!(f, "\n    answer: {status} {headers:?} {}", text(body))?;
                 }
                 Outcome::Bytes(bytes) => write!(f, "\n    answer: {}", text(bytes))?,
@@ -113,56 +113,63 @@ impl fmt::Display for Found {
 }
 
 impl Check {
-    /// One connection with one outcome.
+    /// Creates a check of one connection with one result.
     pub fn one(
         sends: impl Into<String>,
         expect: Expect,
-        act: impl Fn(&Stage<'_>) -> Result<Outcome> + 'static,
+        act: impl Fn(&ObservedMesh<'_>) -> Result<Outcome> + 'static,
     ) -> Self {
-        Self::each(sends, vec![expect], move |stage| Ok(vec![act(stage)?]))
+        Self::each(sends, vec![expect], move |observed| Ok(vec![act(observed)?]))
     }
 
-    /// One connection with several requests.
+    /// Creates a check of one connection with several requests.
     pub fn each(
         sends: impl Into<String>,
         expect: Vec<Expect>,
-        act: impl Fn(&Stage<'_>) -> Result<Vec<Outcome>> + 'static,
+        act: impl Fn(&ObservedMesh<'_>) -> Result<Vec<Outcome>> + 'static,
     ) -> Self {
         let sends = sends.into();
-        Self { sends, expect, setup: Setup::Main, act: Box::new(act), seen: vec![], unseen: vec![] }
+        Self {
+            sends,
+            expect,
+            setup: ControlPlaneFlags::Default,
+            act: Box::new(act),
+            seen: vec![],
+            unseen: vec![],
+        }
     }
 
-    /// A question that is not for the sidecar, and its answer.
+    /// Creates a check of a question that is not for the sidecar.
     pub fn question(
         asks: impl Into<String>,
         answer: &'static str,
-        act: impl Fn(&Stage<'_>) -> Result<String> + 'static,
+        act: impl Fn(&ObservedMesh<'_>) -> Result<String> + 'static,
     ) -> Self {
-        Self::one(asks, Expect::Says(answer), move |stage| Ok(Outcome::Bytes(act(stage)?.into_bytes())))
+        Self::one(asks, Expect::Says(answer), move |observed| Ok(Outcome::Bytes(act(observed)?.into_bytes())))
     }
 
-    /// Sent on another stage.
+    /// Runs the check under other flags of the control plane.
     #[must_use]
-    pub fn on(mut self, setup: Setup) -> Self {
+    pub fn on(mut self, setup: ControlPlaneFlags) -> Self {
         self.setup = setup;
         self
     }
 
-    /// The origin sees this in the request.
+    /// Requires that the origin sees this in the request.
     #[must_use]
     pub fn origin_sees(mut self, text: &'static str) -> Self {
         self.seen.push(text);
         self
     }
 
-    /// The origin does not see this in the request.
+    /// Requires that the origin does not see this in the request.
     #[must_use]
     pub fn origin_does_not_see(mut self, text: &'static str) -> Self {
         self.unseen.push(text);
         self
     }
 
-    /// What must become of it, in words.
+    /// The expected result, as text.
     #[must_use]
     pub fn expectation(&self) -> String {
         let mut words: Vec<String> = self.expect.iter().map(ToString::to_string).collect();
@@ -171,26 +178,31 @@ impl Check {
         words.join("; ")
     }
 
-    /// Sends it and compares.
+    /// Runs the check and compares the results.
     ///
     /// # Errors
-    /// When something else became of it, with all that was found.
-    pub fn run(&self, stage: &Stage<'_>) -> Result<(), String> {
-        let mark = stage.mark();
-        let outcomes = (self.act)(stage).map_err(|e| format!("{e:#}"))?;
-        let found = self.found(stage, &mark, outcomes);
+    /// Fails if something else became of it, with all that was found.
+    pub fn run(&self, observed: &ObservedMesh<'_>) -> Result<(), String> {
+        let checkpoint = observed.checkpoint();
+        let outcomes = (self.act)(observed).map_err(|e| format!("{e:#}"))?;
+        let found = self.found(observed, &checkpoint, outcomes);
         match self.judge(&found) {
             Ok(()) => Ok(()),
             Err(why) => Err(format!("{why}{found}")),
         }
     }
 
-    fn found(&self, stage: &Stage<'_>, mark: &Mark, outcomes: Vec<Outcome>) -> Found {
+    fn found(&self, observed: &ObservedMesh<'_>, checkpoint: &Checkpoint, outcomes: Vec<Outcome>) -> Found {
         let expected = self.expect.iter().filter(|expect| expect.is_logged()).count();
-        // In vain is an answer too: it is judged below.
-        let _ =
-            wait_for("the access log", Duration::from_secs(3), || stage.lines_since(mark).len() >= expected);
-        Found { outcomes, lines: stage.lines_since(mark), arrived: stage.arrived_since(mark) }
+        // Waiting without a result is judged below.
+        let _ = wait_for("the access log", Duration::from_secs(3), || {
+            observed.lines_since(checkpoint).len() >= expected
+        });
+        Found {
+            outcomes,
+            lines: observed.lines_since(checkpoint),
+            arrived: observed.arrived_since(checkpoint),
+        }
     }
 
     fn judge(&self, found: &Found) -> Result<(), String> {
@@ -231,7 +243,7 @@ fn body(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// Whether this became of it, by what the client saw and by what the access log says.
+/// Returns true if the client's outcome and the line of the access log match the expectation.
 fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
     let decision = line["decision"].as_str().unwrap_or_default();
     let denied = |reason: &str| decision.split(' ').take(2).eq(["deny", reason]);
@@ -243,8 +255,8 @@ fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
         (Expect::Closed(reason), Outcome::Closed) => denied(reason),
         (Expect::Refused(reason), Outcome::Http(answer)) => {
             let said = answer.header("x-egress-denied");
-            // What Envoy itself refuses is no decision of the filter, and has its reason in a field of
-            // its own. Of HTTP/2 only the status is read.
+            // A refusal of Envoy itself is not the filter's decision, and has its reason in a field of
+            // its own. For HTTP/2 only the status is read.
             (denied(reason) || line["refused"] == *reason)
                 && answer.status == 403
                 && (answer.headers.is_empty() || said == Some(reason))
@@ -258,6 +270,6 @@ fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
     }
 }
 
-fn is_from(answer: &Answer, address: IpAddr) -> bool {
+fn is_from(answer: &HttpResponse, address: IpAddr) -> bool {
     answer.headers.is_empty() || answer.header(ADDRESS_HEADER) == Some(address.to_string().as_str())
 }

@@ -1,24 +1,24 @@
-//! The same ways round as an ordinary program tries them: with curl.
+//! The same attempts by an ordinary program: curl.
 
 use anyhow::Result;
 
 use super::check::{Check, Expect};
-use super::stage::Stage;
-use crate::client::{Answer, Outcome};
-use crate::mesh::NAME_SERVER;
+use super::observed_mesh::ObservedMesh;
+use crate::client::{HttpResponse, Outcome};
+use crate::network::NAME_SERVER;
 
-/// Runs curl with these words, and reads its answer.
+/// Creates a check that runs curl with these arguments and reads its answer.
 pub fn curl(words: String, expect: Expect) -> Check {
-    Check::one(format!("`curl {words}`"), expect, move |stage| run(stage, &words))
+    Check::one(format!("`curl {words}`"), expect, move |observed| run(observed, &words))
 }
 
-fn run(stage: &Stage<'_>, words: &str) -> Result<Outcome> {
+fn run(observed: &ObservedMesh<'_>, words: &str) -> Result<Outcome> {
     // Words in single quotes are one.
     let words = words.split('\'').enumerate().flat_map(|(i, part)| {
         if i % 2 == 1 { vec![part.to_owned()] } else { part.split_whitespace().map(str::to_owned).collect() }
     });
-    let output = stage
-        .scene
+    let output = observed
+        .mesh
         .pod
         .command("curl", NAME_SERVER)?
         .args(["--silent", "--max-time", "5", "--dump-header", "-", "--output", "/dev/null"])
@@ -33,12 +33,12 @@ fn run(stage: &Stage<'_>, words: &str) -> Result<Outcome> {
     })
 }
 
-fn answer(head: &str) -> Answer {
+fn answer(head: &str) -> HttpResponse {
     let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     let headers = head
         .lines()
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    Answer { status, headers, body: vec![] }
+    HttpResponse { status, headers, body: vec![] }
 }

@@ -1,8 +1,8 @@
-//! As much of HTTP/2 as it takes to send any header fields, in any order, and to read a status.
+//! A minimal HTTP/2 client: it sends any header fields in any order, and reads a status.
 
 use std::io::{Read, Write};
 
-use crate::client::{Answer, Outcome};
+use crate::client::{HttpResponse, Outcome};
 
 /// The header fields of a request, in the order in which they are sent.
 pub type Fields = Vec<(&'static str, &'static str)>;
@@ -15,10 +15,10 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// No answer here has more frames.
-const MOST_FRAMES: usize = 100;
+/// The largest number of frames read for one answer; no answer here has more.
+const MAX_FRAMES: usize = 100;
 
-/// Begins a connection and sends one request after the other, each on a stream of its own.
+/// Opens an HTTP/2 connection and sends one request after the other, each on its own stream.
 pub fn ask_each(stream: &mut (impl Read + Write), requests: &[Fields]) -> Vec<Outcome> {
     let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
     if stream.write_all(&begin).is_err() {
@@ -38,8 +38,8 @@ fn ask(stream: &mut (impl Read + Write), id: u32, fields: &Fields) -> Outcome {
     if stream.write_all(&request).and_then(|()| stream.flush()).is_err() {
         return Outcome::Closed;
     }
-    let mut answer = Answer { status: 0, headers: vec![], body: vec![] };
-    for _ in 0..MOST_FRAMES {
+    let mut answer = HttpResponse { status: 0, headers: vec![], body: vec![] };
+    for _ in 0..MAX_FRAMES {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).is_err() {
             return Outcome::Closed;
@@ -52,7 +52,7 @@ fn ask(stream: &mut (impl Read + Write), id: u32, fields: &Fields) -> Outcome {
         let ours = u32::from_be_bytes(id_bytes) == id;
         match kind {
             SETTINGS if flags & ACK == 0 => {
-                // Whoever is gone is noticed at the next frame.
+                // The next read notices a closed connection.
                 let _ = stream.write_all(&frame(SETTINGS, ACK, 0, &[]));
             }
             HEADERS if ours => answer.status = status(&payload).unwrap_or(0),
@@ -73,14 +73,14 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// HPACK's plainest form: literal fields that no table remembers (RFC 7541 §6.2.2).
+/// Encodes header fields in HPACK's plainest form: literal fields without indexing (RFC 7541 §6.2.2).
 fn encode(fields: &Fields) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap_or(u8::MAX) & 0x7f], text.as_bytes()].concat();
     fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
-/// The status, which is the first field of every answer: from the static table, or its three digits as
-/// a literal.
+/// Decodes the status, which is the first field of every answer: from the static table, or its three digits
+/// as a literal.
 fn status(block: &[u8]) -> Option<u16> {
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     // A change of the table's size may come first (RFC 7541 §6.3).
@@ -94,7 +94,7 @@ fn status(block: &[u8]) -> Option<u16> {
     }
 }
 
-/// Three digits in Huffman code (RFC 7541, appendix B): `0` to `2` are 00000 to 00010, `3` to `9` are
+/// Decodes three digits in Huffman code (RFC 7541, appendix B): `0` to `2` are 00000 to 00010, `3` to `9` are
 /// 011001 to 011111.
 fn digits(bytes: &[u8]) -> Option<u16> {
     let bits: Vec<u8> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |n| byte >> n & 1)).collect();
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses() {
+    fn statuses_are_decoded() {
         for (block, expected) in [
             (&[0x88][..], Some(200)),
             (&[0x20, 0x8c], Some(400)),

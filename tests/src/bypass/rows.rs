@@ -1,24 +1,24 @@
-//! The rows, by what they have in common.
+//! The rows, grouped by subject.
 
 mod addresses;
-mod around;
 mod extensions;
 mod hellos;
 mod names;
+mod outside_sidecar;
 mod policies;
 mod requests;
 mod tunnels;
 
 pub(super) use addresses::rows as addresses;
-pub(super) use around::rows as around;
 pub(super) use extensions::rows as extensions;
 pub(super) use hellos::rows as hellos;
 pub(super) use names::rows as names;
+pub(super) use outside_sidecar::rows as around;
 pub(super) use policies::rows as policies;
 pub(super) use requests::rows as requests;
 pub(super) use tunnels::rows as tunnels;
 
-/// Who decides: the column of the table.
+/// The parts that decide: a column of the table.
 mod by {
     pub(super) const CONNECTION: &str = "filter, by port and address";
     pub(super) const FIRST_BYTES: &str = "filter, by the first bytes";

@@ -1,4 +1,4 @@
-//! What a workload does to try a way round: connections, byte by byte.
+//! Checks that send bytes on a connection of the workload.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use super::check::{Check, Expect};
 use super::http2::{self, Fields};
-use super::stage::at;
+use super::observed_mesh::at;
 use crate::client::{self, Outcome};
 
-/// These bytes on one connection, and what comes back first.
+/// Sends bytes on one connection and reads the first answer.
 pub fn bytes(what: impl Into<String>, to: IpAddr, port: u16, bytes: Vec<u8>, expect: Expect) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |stage| stage.workload().run(|| client::exchange(at(to, port), &bytes)))
+    Check::one(sends, expect, move |observed| {
+        observed.workload().run(|| client::exchange(at(to, port), &bytes))
+    })
 }
 
-/// These bytes in parts, each a TCP segment of its own.
+/// Sends bytes in parts, each in a TCP segment of its own.
 pub fn segments(
     what: impl Into<String>,
     to: IpAddr,
@@ -24,13 +26,13 @@ pub fn segments(
     expect: Expect,
 ) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |stage| {
+    Check::one(sends, expect, move |observed| {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        stage.workload().run(|| client::exchange_in_parts(at(to, port), &parts, false))
+        observed.workload().run(|| client::exchange_in_parts(at(to, port), &parts, false))
     })
 }
 
-/// A plaintext request in parts, each a TCP segment of its own; the answer is read.
+/// Sends a plaintext request in parts, each in a TCP segment of its own, and reads the response.
 pub fn http_segments(
     what: impl Into<String>,
     to: IpAddr,
@@ -39,8 +41,8 @@ pub fn http_segments(
     expect: Expect,
 ) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |stage| {
-        stage.workload().run(|| {
+    Check::one(sends, expect, move |observed| {
+        observed.workload().run(|| {
             let mut stream = match client::connect(at(to, port)) {
                 Ok(stream) => stream,
                 Err(outcome) => return outcome,
@@ -49,7 +51,8 @@ pub fn http_segments(
                 if stream.write_all(part).is_err() {
                     return Outcome::Closed;
                 }
-                // There is no condition to wait for: the proxy says nothing.
+                // There is no condition to wait for, because the proxy is silent. 2 ms make it likely that
+                // the parts do not arrive as one segment.
                 std::thread::sleep(Duration::from_millis(2));
             }
             client::http_on(&mut stream, b"")
@@ -57,46 +60,46 @@ pub fn http_segments(
     })
 }
 
-/// These bytes in parts, and then no more.
+/// Sends bytes in parts and closes the connection's sending half.
 pub fn cut_off(what: impl Into<String>, to: IpAddr, port: u16, parts: Vec<Vec<u8>>, expect: Expect) -> Check {
     let sends = format!("{}, then the end, to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |stage| {
+    Check::one(sends, expect, move |observed| {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        stage.workload().run(|| client::exchange_in_parts(at(to, port), &parts, true))
+        observed.workload().run(|| client::exchange_in_parts(at(to, port), &parts, true))
     })
 }
 
-/// One plaintext request, given as its lines; the answer is read.
+/// Sends one plaintext request, given as its lines, and reads the response.
 pub fn http(to: IpAddr, port: u16, lines: &[&str], expect: Expect) -> Check {
     http_bytes(shown(lines), to, port, joined(lines), expect)
 }
 
-/// One plaintext request in bytes that are not shown.
+/// Sends one plaintext request as bytes that the table does not show.
 pub fn http_bytes(what: impl Into<String>, to: IpAddr, port: u16, bytes: Vec<u8>, expect: Expect) -> Check {
     let sends = format!("{} to {}", what.into(), at(to, port));
-    Check::one(sends, expect, move |stage| stage.workload().run(|| client::http(at(to, port), &bytes)))
+    Check::one(sends, expect, move |observed| observed.workload().run(|| client::http(at(to, port), &bytes)))
 }
 
-/// `GET /get` with this host.
+/// Sends `GET /get` with this host.
 pub fn host(to: IpAddr, port: u16, host: &str, expect: Expect) -> Check {
     http_bytes(format!("`Host: {}`", visible(host)), to, port, get(host), expect)
 }
 
-/// Several requests on one connection, one after the other.
+/// Sends several requests on one connection, one after the other.
 pub fn one_by_one(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |stage| {
-        stage.workload().run(|| match client::connect(to) {
+    Check::each(format!("{what} to {to}"), expect, move |observed| {
+        observed.workload().run(|| match client::connect(to) {
             Ok(mut stream) => requests.iter().map(|request| client::http_on(&mut stream, request)).collect(),
             Err(outcome) => vec![outcome],
         })
     })
 }
 
-/// Several requests on one connection, all at once.
+/// Sends several requests on one connection, all at once.
 pub fn pipelined(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |stage| {
+    Check::each(format!("{what} to {to}"), expect, move |observed| {
         let all = requests.concat();
-        stage.workload().run(|| match client::connect(to) {
+        observed.workload().run(|| match client::connect(to) {
             Ok(stream) => {
                 let mut stream = ByteWise(stream);
                 let first = client::http_on(&mut stream, &all);
@@ -108,45 +111,49 @@ pub fn pipelined(what: &str, to: SocketAddr, requests: Vec<Vec<u8>>, expect: Vec
     })
 }
 
-/// A whole TLS session with a name, and inside it a request for a host.
+/// Opens a TLS session with a server name, and sends a request for a host inside it.
 pub fn tls(to: IpAddr, port: u16, name: &'static str, inner: &'static str, expect: Expect) -> Check {
     let sends = format!("TLS for `{name}` with `Host: {inner}` inside to {}", at(to, port));
-    Check::one(sends, expect, move |stage| {
+    Check::one(sends, expect, move |observed| {
         let request = get(inner);
-        stage.workload().run(|| client::https(at(to, port), Some(name), &request))
+        observed.workload().run(|| client::https(at(to, port), Some(name), &request))
     })
 }
 
-/// Requests of HTTP/2, each on a stream of its own, one after the other.
+/// Sends HTTP/2 requests one after the other, each on its own stream.
 pub fn http2(what: &str, to: SocketAddr, streams: Vec<Fields>, expect: Vec<Expect>) -> Check {
-    Check::each(format!("{what} to {to}"), expect, move |stage| {
-        stage.workload().run(|| match client::connect(to) {
+    Check::each(format!("{what} to {to}"), expect, move |observed| {
+        observed.workload().run(|| match client::connect(to) {
             Ok(mut stream) => http2::ask_each(&mut stream, &streams),
             Err(outcome) => vec![outcome],
         })
     })
 }
 
-/// The same inside a TLS session with a name.
+/// Sends HTTP/2 requests inside a TLS session with a server name.
 pub fn http2_in_tls(
     what: &str,
     to: SocketAddr,
     name: &'static str,
     streams: Vec<Fields>,
     expect: Vec<Expect>,
-    // One line in the access log, whatever the number of streams: the sidecar sees a connection.
+    // The access log has one line for any number of streams: the sidecar sees one connection.
 ) -> Check {
-    Check::one(format!("{what} to {to}"), expect.first().cloned().unwrap_or(Expect::Dropped), move |stage| {
-        stage.workload().run(|| {
-            match client::connect(to).and_then(|stream| client::tls(stream, Some(name))) {
-                Ok(mut stream) => http2::ask_each(&mut stream, &streams).pop().unwrap_or(Outcome::Closed),
-                Err(outcome) => outcome,
-            }
-        })
-    })
+    Check::one(
+        format!("{what} to {to}"),
+        expect.first().cloned().unwrap_or(Expect::Dropped),
+        move |observed| {
+            observed.workload().run(|| {
+                match client::connect(to).and_then(|stream| client::tls(stream, Some(name))) {
+                    Ok(mut stream) => http2::ask_each(&mut stream, &streams).pop().unwrap_or(Outcome::Closed),
+                    Err(outcome) => outcome,
+                }
+            })
+        },
+    )
 }
 
-/// Reads a byte at a time, so that whoever reads one answer leaves the next one alone.
+/// Reads one byte at a time, so that reading one response leaves the next one in the socket.
 struct ByteWise(TcpStream);
 
 impl Read for ByteWise {
@@ -166,13 +173,13 @@ impl Write for ByteWise {
     }
 }
 
-/// `GET /get` for a host, after which the connection ends.
+/// `GET /get` for a host, with `connection: close`.
 #[must_use]
 pub fn get(host: &str) -> Vec<u8> {
     joined(&["GET /get HTTP/1.1", &format!("Host: {host}"), "Connection: close"])
 }
 
-/// A request's lines, with what ends them.
+/// Joins the lines of a request, with their line ends.
 #[must_use]
 pub fn joined(lines: &[&str]) -> Vec<u8> {
     lines
@@ -184,13 +191,13 @@ pub fn joined(lines: &[&str]) -> Vec<u8> {
         .collect()
 }
 
-/// The lines as documentation shows them, without the one that only ends the connection.
+/// Formats the lines for the documentation, without the one that only ends the connection.
 fn shown(lines: &[&str]) -> String {
     let lines = lines.iter().filter(|line| **line != "Connection: close");
     lines.map(|line| format!("`{}`", visible(line))).collect::<Vec<_>>().join(" ")
 }
 
-/// Text in which everything can be seen.
+/// Escapes control characters.
 fn visible(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()

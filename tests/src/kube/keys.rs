@@ -1,4 +1,4 @@
-//! Keys and certificates of an API server.
+//! Keys and certificates of the API server.
 
 use std::fs;
 use std::net::IpAddr;

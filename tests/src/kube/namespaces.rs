@@ -1,4 +1,4 @@
-//! What the namespace controller does at the end of a namespace, since none runs here.
+//! A namespace controller, which finalizes deleted namespaces. The API server has none of its own here.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use super::{ApiServer, User};
 use crate::wait::wait_for;
 
-/// Runs something while namespaces that are deleted go. The real controller empties them; here they must be
-/// empty, so that nobody cleans up after the one who is tried.
+/// Runs `work` while deleted namespaces are finalized. The real controller empties them first; here they must
+/// be empty, so a test notices objects that were left behind.
 ///
 /// # Errors
-/// When the work fails, or a namespace could not go.
+/// Fails if the work fails, or a namespace could not go.
 pub fn with_namespace_controller<T>(api: &ApiServer<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

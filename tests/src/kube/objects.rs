@@ -1,4 +1,4 @@
-//! Everything that an API server has.
+//! The listing of every object of an API server.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::{ApiServer, User};
 
-/// Objects of every kind, as `KIND.GROUP NAMESPACE/NAME`, with what the API server counts up when they change.
+/// Objects of every kind, as `KIND.GROUP NAMESPACE/NAME`, with their resource versions.
 pub type Objects = BTreeMap<String, String>;
 
 impl ApiServer<'_> {
-    /// Lists every object of every kind that can be listed, but events.
+    /// Lists every object of every kind that can be listed, except events.
     ///
     /// # Errors
-    /// When kubectl fails.
+    /// Fails if kubectl fails.
     pub fn objects(&self) -> Result<Objects> {
         let kinds = self.kubectl(User::Admin, &["api-resources", "--verbs=list", "-o", "name"])?;
         let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();

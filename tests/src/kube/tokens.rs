@@ -14,20 +14,20 @@ use serde_json::{Value, json};
 use super::{ApiServer, User};
 
 impl ApiServer<'_> {
-    /// Makes a service account, and gives its uid.
+    /// Creates a service account and returns its uid.
     ///
     /// # Errors
-    /// When kubectl fails.
+    /// Fails if kubectl fails.
     pub fn service_account(&self, namespace: &str, name: &str) -> Result<String> {
         self.kubectl(User::Admin, &["create", "serviceaccount", name, "-n", namespace])?;
         let path = "jsonpath={.metadata.uid}";
         self.kubectl(User::Admin, &["get", "serviceaccount", name, "-n", namespace, "-o", path])
     }
 
-    /// A token as the kubelet asks for it, bound to a pod if one is named.
+    /// Requests a token as the kubelet does, bound to a pod if one is named.
     ///
     /// # Errors
-    /// When kubectl fails.
+    /// Fails if kubectl fails.
     pub fn token(&self, namespace: &str, name: &str, audience: &str, pod: Option<&str>) -> Result<String> {
         let mut request = json!({
             "apiVersion": "authentication.k8s.io/v1",
@@ -45,11 +45,11 @@ impl ApiServer<'_> {
         Ok(answer["status"]["token"].as_str().context("no token")?.to_owned())
     }
 
-    /// A token of a service account with this uid, with the API server's own signature, that expires in so many
-    /// seconds: the API server itself gives none for less than ten minutes.
+    /// Signs a token of a service account with this uid, with the API server's own key, for a lifetime in
+    /// seconds. The API server itself issues none for less than ten minutes.
     ///
     /// # Errors
-    /// When it cannot be signed.
+    /// Fails if it cannot be signed.
     pub fn sign(
         &self,
         (namespace, name, uid): (&str, &str, &str),
@@ -61,10 +61,10 @@ impl ApiServer<'_> {
     }
 }
 
-/// The same with any key.
+/// Signs a token with any key.
 ///
 /// # Errors
-/// When it cannot be signed.
+/// Fails if it cannot be signed.
 pub fn sign(
     key: &KeyPair,
     (namespace, name, uid): (&str, &str, &str),

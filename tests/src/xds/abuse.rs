@@ -1,4 +1,4 @@
-//! What no Envoy does to a control plane, and what many do at once.
+//! Abusive clients, and many clients at once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tokio_stream::StreamExt;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
-use super::{EXTENSION, LISTENER, Proxy};
-use crate::client::PATIENCE;
+use super::{EXTENSION, LISTENER, XdsClient};
+use crate::client::IO_TIMEOUT;
 use crate::netns::Netns;
 
-impl Proxy<'_> {
+impl XdsClient<'_> {
     fn request(&self, type_url: &str, resource_names: Vec<String>) -> DiscoveryRequest {
         let node = Some(self.node(self.node));
         DiscoveryRequest {
@@ -25,11 +25,11 @@ impl Proxy<'_> {
         }
     }
 
-    /// Subscribes to so many names, and says how the control plane ends that.
+    /// Subscribes to this many names, and returns the status that ends the stream.
     ///
     /// # Errors
-    /// When there is no connection, or no end.
-    pub fn subscribe(&self, from: &Netns, to: SocketAddr, names: usize) -> Result<Status> {
+    /// Fails if there is no connection, or no end.
+    pub fn subscribe_to_names(&self, from: &Netns, to: SocketAddr, names: usize) -> Result<Status> {
         let ended = self.run(from, async {
             let channel = match self.connect(to).await? {
                 Ok(channel) => channel,
@@ -54,11 +54,12 @@ impl Proxy<'_> {
         Ok(ended.err().unwrap_or_else(|| Status::ok("it ended")))
     }
 
-    /// Opens streams, each on a connection of its own, until one is refused: how many there were by then, and why.
+    /// Opens streams, each on a connection of its own, until one is refused. Returns their number and the
+    /// refusal.
     ///
     /// # Errors
-    /// When there is no connection, or none is refused.
-    pub fn open(&self, from: &Netns, to: SocketAddr, most: usize) -> Result<(usize, Status)> {
+    /// Fails if there is no connection, or none is refused.
+    pub fn open_until_refused(&self, from: &Netns, to: SocketAddr, most: usize) -> Result<(usize, Status)> {
         let refused = self.run(from, async {
             let mut open = Vec::new();
             while open.len() < most {
@@ -86,12 +87,12 @@ impl Proxy<'_> {
         refused.map_err(|status| anyhow!("{status}"))
     }
 
-    /// Asks for everything and reads no more than so many bytes: says whether the control plane has ended that within
-    /// this time. Pings it answers.
+    /// Subscribes to everything, reads at most this many bytes and answers pings. Returns true if the control
+    /// plane has ended the stream after `longest`.
     ///
     /// # Errors
-    /// When there is no connection.
-    pub fn read_little(&self, from: &Netns, to: SocketAddr, bytes: u32, longest: Duration) -> Result<bool> {
+    /// Fails if there is no connection.
+    pub fn is_cut_off(&self, from: &Netns, to: SocketAddr, bytes: u32, longest: Duration) -> Result<bool> {
         from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
@@ -104,9 +105,9 @@ impl Proxy<'_> {
                 let requests = tokio_stream::iter(requests).chain(tokio_stream::pending());
                 let mut client = AggregatedDiscoveryServiceClient::new(channel);
                 let opened =
-                    tokio::time::timeout(PATIENCE, client.stream_aggregated_resources(requests)).await?;
+                    tokio::time::timeout(IO_TIMEOUT, client.stream_aggregated_resources(requests)).await?;
                 let mut answers = opened?.into_inner();
-                // Whoever takes nothing keeps the window closed, and learns of the end when he looks.
+                // The elapsed time is under test: reading would open the window.
                 tokio::time::sleep(longest).await;
                 let ended = async { while let Some(Ok(_)) = answers.next().await {} };
                 Ok(tokio::time::timeout(Duration::from_secs(2), ended).await.is_ok())
@@ -114,12 +115,12 @@ impl Proxy<'_> {
         })?
     }
 
-    /// Opens so many streams at once, each on a connection of its own, and holds them: each comes again as an Envoy
-    /// does, after pauses that grow. Says how often one had to.
+    /// Opens this many streams at once, each on a connection of its own, and holds them. Each reconnects as
+    /// Envoy does, with growing delays. Returns the number of reconnects.
     ///
     /// # Errors
-    /// When not all are served within a minute.
-    pub fn fleet(&self, from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
+    /// Fails if not all are served within a minute.
+    pub fn hold_fleet(&self, from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
         from.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
@@ -128,7 +129,7 @@ impl Proxy<'_> {
                 for number in 0..count {
                     let mut request = self.request(LISTENER, Vec::new());
                     request.node = Some(self.node(&format!("p{number}.{}", self.node)));
-                    proxies.spawn(persist(endpoint.clone(), request, number));
+                    proxies.spawn(open_with_retries(endpoint.clone(), request, number));
                 }
                 let longest = Duration::from_secs(60);
                 let served = tokio::time::timeout(longest, proxies.join_all()).await;
@@ -139,8 +140,12 @@ impl Proxy<'_> {
     }
 }
 
-/// A stream that has its first answer, after how many attempts that failed.
-async fn persist(endpoint: Endpoint, request: DiscoveryRequest, number: usize) -> (usize, impl Sized + Send) {
+/// Opens a stream and retries until it has its first answer. Returns the number of failed attempts.
+async fn open_with_retries(
+    endpoint: Endpoint,
+    request: DiscoveryRequest,
+    number: usize,
+) -> (usize, impl Sized + Send) {
     for attempt in 0.. {
         let opened = async {
             let channel = endpoint.connect().await.ok()?;
@@ -154,7 +159,7 @@ async fn persist(endpoint: Endpoint, request: DiscoveryRequest, number: usize) -
         if let Some(stream) = opened.await {
             return (attempt, Some(stream));
         }
-        // As Envoy's, but for the chance in it.
+        // Envoy's backoff, without jitter.
         let pause = (500_u64 << attempt.min(5)) * (number as u64 % 16 + 1) / 16;
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }

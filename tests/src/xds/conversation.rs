@@ -1,4 +1,4 @@
-//! A stream on which a test says what it wants, message by message.
+//! An xDS stream that a test drives message by message.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -16,24 +16,24 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::client::PATIENCE;
+use crate::client::IO_TIMEOUT;
 use crate::netns::Netns;
 
 /// The messages of a protocol.
 pub trait Protocol: Sized + Send + 'static {
-    /// What comes back.
-    type Answer: Send + 'static;
+    /// The response type.
+    type Response: Send + 'static;
     /// Opens a stream.
     fn open(
         client: AggregatedDiscoveryServiceClient<Channel>,
         requests: UnboundedReceiverStream<Self>,
-    ) -> impl Future<Output = Result<Streaming<Self::Answer>, Status>> + Send;
-    /// Says who is there.
+    ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
+    /// Sets the node of the first message.
     fn set_node(&mut self, node: Node);
 }
 
 impl Protocol for DiscoveryRequest {
-    type Answer = DiscoveryResponse;
+    type Response = DiscoveryResponse;
 
     async fn open(
         mut client: AggregatedDiscoveryServiceClient<Channel>,
@@ -48,7 +48,7 @@ impl Protocol for DiscoveryRequest {
 }
 
 impl Protocol for DeltaDiscoveryRequest {
-    type Answer = DeltaDiscoveryResponse;
+    type Response = DeltaDiscoveryResponse;
 
     async fn open(
         mut client: AggregatedDiscoveryServiceClient<Channel>,
@@ -62,20 +62,20 @@ impl Protocol for DeltaDiscoveryRequest {
     }
 }
 
-/// A stream; it ends when this is dropped.
+/// An xDS stream. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Conversation<R: Protocol> {
+pub struct XdsStream<R: Protocol> {
     requests: UnboundedSender<R>,
-    answers: Receiver<Result<R::Answer, Status>>,
-    /// Who says the first message.
+    answers: Receiver<Result<R::Response, Status>>,
+    /// The node, for the first message.
     node: Option<Node>,
 }
 
-impl<R: Protocol> Conversation<R> {
+impl<R: Protocol> XdsStream<R> {
     /// Opens a stream of this node, in plaintext.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// Fails if the namespace cannot be entered.
     pub fn open(from: &Netns, to: SocketAddr, node: &str) -> Result<Self> {
         let (requests, receiver) = unbounded_channel();
         let (sender, answers) = channel();
@@ -103,22 +103,22 @@ impl<R: Protocol> Conversation<R> {
         Ok(Self { requests, answers, node: Some(Node { id: node.to_owned(), ..Node::default() }) })
     }
 
-    /// Sends a message; the first says who is there.
+    /// Sends a message; the first one carries the node.
     ///
     /// # Errors
-    /// When the stream has ended.
-    pub fn say(&mut self, mut request: R) -> Result<()> {
+    /// Fails if the stream has ended.
+    pub fn send(&mut self, mut request: R) -> Result<()> {
         if let Some(node) = self.node.take() {
             request.set_node(node);
         }
         self.requests.send(request).map_err(|_| anyhow!("the stream has ended"))
     }
 
-    /// The next message, if one comes within this time.
+    /// Receives the next message, if one arrives within this time.
     ///
     /// # Errors
-    /// When the stream ends.
-    pub fn hear_within(&self, time: Duration) -> Result<Option<R::Answer>> {
+    /// Fails if the stream ends.
+    pub fn receive_within(&self, time: Duration) -> Result<Option<R::Response>> {
         match self.answers.recv_timeout(time) {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(status)) => bail!("the stream ended: {status}"),
@@ -127,21 +127,21 @@ impl<R: Protocol> Conversation<R> {
         }
     }
 
-    /// The next message.
+    /// Receives the next message.
     ///
     /// # Errors
-    /// When none comes.
-    pub fn hear(&self) -> Result<R::Answer> {
-        self.hear_within(PATIENCE)?.context("no message came")
+    /// Fails if none comes.
+    pub fn receive(&self) -> Result<R::Response> {
+        self.receive_within(IO_TIMEOUT)?.context("no message came")
     }
 
-    /// How the stream ends, whatever comes before.
+    /// Waits for the end of the stream, ignoring earlier messages, and returns its status.
     ///
     /// # Errors
-    /// When it does not.
-    pub fn end(&self) -> Result<Status> {
+    /// Fails if it does not.
+    pub fn wait_for_end(&self) -> Result<Status> {
         loop {
-            match self.answers.recv_timeout(PATIENCE) {
+            match self.answers.recv_timeout(IO_TIMEOUT) {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => return Ok(status),
                 Err(error) => return Err(anyhow!("the stream does not end: {error}")),

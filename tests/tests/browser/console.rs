@@ -1,8 +1,8 @@
 //! The console of a real control plane with a real sidecar, in a real Chromium.
 
 mod hostile;
-mod story;
 mod views;
+mod walkthrough;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::browser::Browser;
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, World};
 use egress_tests::netns::{Netns, Pod, ensure_capable};
-use egress_tests::shim::Shim;
+use egress_tests::network::{CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::json;
 
@@ -26,16 +27,17 @@ spec:
   ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]
 ";
 
-/// The console, open in a browser.
+/// The console of a running control plane, open in a browser.
 pub(crate) struct Console<'a> {
     pub(crate) browser: Browser,
     pub(crate) pod: &'a Pod,
-    pub(crate) shim: &'a Shim<'a>,
+    pub(crate) control_plane: &'a ControlPlane<'a>,
     pub(crate) manifests: &'a Path,
     pub(crate) netns: &'a Netns,
 }
 
-/// Opens the console of a control plane over these manifests, with a sidecar of `curl/curl` that has its policy.
+/// Opens the console of a control plane with these manifests and a sidecar of `curl/curl` that has its
+/// policy.
 pub(crate) fn open(
     manifests: &[(&str, &str)],
     flags: &[&str],
@@ -44,7 +46,7 @@ pub(crate) fn open(
     open_when(manifests, flags, |pod, config| Envoy::start(pod, config, 1), test)
 }
 
-/// The same with a sidecar that is started like this.
+/// Opens the console with a sidecar that `start` starts.
 pub(crate) fn open_when(
     manifests: &[(&str, &str)],
     flags: &[&str],
@@ -52,50 +54,51 @@ pub(crate) fn open_when(
     test: impl FnOnce(&Console<'_>) -> Result<()> + Send,
 ) -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.global_egress(false)?;
+    let network = TestNetwork::new()?;
+    network.global_egress(false)?;
     for (name, text) in manifests {
-        world.write(name, text)?;
+        network.write(name, text)?;
     }
-    let pod = world.pod()?;
-    let shim = world.shim(flags)?;
-    let _envoy = start(&pod, &mesh::bootstrap("curl/curl", false)?)?;
+    let pod = network.pod()?;
+    let control_plane = network.control_plane(flags)?;
+    let _envoy = start(&pod, &sidecar::bootstrap("curl/curl", false)?)?;
     wait_for("the sidecar to take its policy or not", Duration::from_secs(20), || {
-        shim.status().is_ok_and(|status| {
+        control_plane.status().is_ok_and(|status| {
             let proxy = &status["proxies"][0];
             let has =
                 proxy["documentSent"].is_string() && proxy["documentSent"] == proxy["documentAcknowledged"];
             has || proxy["types"]["extension"]["rejected"].is_object()
         })
     })?;
-    let (pod, shim, manifests, netns) = (&pod, &shim, world.manifests.path(), &world.outside.netns);
+    let (pod, control_plane, manifests, netns) =
+        (&pod, &control_plane, network.manifests.path(), &network.outside.netns);
     // The browser is where the control plane is, as one behind `kubectl port-forward` is.
     netns.run(|| {
-        let console = Console { browser: Browser::start(1280, 900)?, pod, shim, manifests, netns };
-        test(&console).with_context(|| shim.log())
+        let console = Console { browser: Browser::start(1280, 900)?, pod, control_plane, manifests, netns };
+        test(&console).with_context(|| control_plane.log())
     })?
 }
 
 impl Console<'_> {
-    /// Loads the page with this view.
+    /// Loads the page at a view.
     pub(crate) fn load(&self, view: &str) -> Result<()> {
-        // Another fragment alone would load nothing.
+        // A change of the fragment alone would not load the page.
         self.browser.go("about:blank")?;
         self.browser.go(&format!("{}#{view}", self.url()))?;
-        self.is_at(view.split('?').next().unwrap_or_default())
+        self.wait_for_view(view.split('?').next().unwrap_or_default())
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/console/", SocketAddr::new(CONTROL_PLANE, 15129))
     }
 
-    /// Goes to a view, by its link.
+    /// Goes to a view by its link.
     pub(crate) fn visit(&self, view: &str) -> Result<()> {
         self.browser.click(&format!("nav a[href='#{view}']"))?;
-        self.is_at(view)
+        self.wait_for_view(view)
     }
 
-    pub(crate) fn is_at(&self, view: &str) -> Result<()> {
+    pub(crate) fn wait_for_view(&self, view: &str) -> Result<()> {
         self.browser.wait("the view", &format!("html[data-ready={view}]"), "")?;
         let shown = self.browser.script(
             "return [...document.querySelectorAll('main > section:not([hidden])')].map((one) => one.id)[0]",
@@ -105,9 +108,9 @@ impl Console<'_> {
         Ok(())
     }
 
-    /// Nothing is wrong, and nothing was loaded from elsewhere.
-    pub(crate) fn is_well(&self) -> Result<()> {
-        self.says(|_| false)?;
+    /// Requires that the browser console is empty and that nothing was loaded from other hosts.
+    pub(crate) fn expect_no_errors(&self) -> Result<()> {
+        self.expect_messages(|_| false)?;
         ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);
         let names = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
         let names = self.browser.script(names, &json!([]))?;
@@ -118,15 +121,15 @@ impl Console<'_> {
         Ok(())
     }
 
-    /// The console has nothing to say but what is expected.
-    pub(crate) fn says(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
+    /// Requires that the browser console has the expected messages only.
+    pub(crate) fn expect_messages(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
         let console = self.browser.console()?;
         let unexpected: Vec<&String> = console.iter().filter(|line| !expected(line)).collect();
         ensure!(unexpected.is_empty(), "the console says {unexpected:#?}");
         Ok(())
     }
 
-    /// A picture for the documentation, without the name of a folder that is made anew each time.
+    /// Saves a picture for the documentation, without the name of the temporary folder.
     pub(crate) fn picture(&self, name: &str) -> Result<()> {
         let script = "const all = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); \
             while (all.nextNode()) all.currentNode.data = all.currentNode.data.replaceAll(arguments[0], 'manifests')";
@@ -134,15 +137,15 @@ impl Console<'_> {
         self.browser.picture(name)
     }
 
-    /// Whether it can be seen.
-    pub(crate) fn can_be_seen(&self, selector: &str) -> Result<bool> {
+    /// Returns true if an element is visible.
+    pub(crate) fn is_visible(&self, selector: &str) -> Result<bool> {
         let seen = self
             .browser
             .script("return document.querySelector(arguments[0]).checkVisibility()", &json!([selector]))?;
         Ok(seen == true)
     }
 
-    /// How often something matches.
+    /// The number of matches.
     pub(crate) fn count(&self, selector: &str) -> Result<u64> {
         let count = self
             .browser

@@ -1,16 +1,16 @@
-//! The shared corpus in the browser's module: everything that it says is what the command line says.
+//! The shared corpus in the browser's module: its results equal those of the command line.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::page::Page;
 use anyhow::{Context, Result, ensure};
-use egress_tests::{corpus, shim};
+use egress_tests::control_plane;
+use egress_tests::corpus;
 use serde_json::{Value, json};
 
-use crate::page::Page;
-
-/// The form of a page, filled in for a case.
+/// The fields of the page's form for a case.
 fn connection(case: &corpus::Case) -> Value {
     let to = case.to;
     let mut form = json!({ "source": "curl/curl", "to": format!("tcp://{to}") });
@@ -37,9 +37,9 @@ fn connection(case: &corpus::Case) -> Value {
     form
 }
 
-/// What the command line prints as JSON, where the folder has this one file.
+/// The JSON output of the command line for a folder with this one file.
 fn native(folder: &Path, command: &str, arguments: &[String]) -> Result<Value> {
-    let output = Command::new(shim::binary()?)
+    let output = Command::new(control_plane::binary()?)
         .args([command, "--output", "json", "--config-dir"])
         .arg(folder)
         .args(arguments)
@@ -49,13 +49,13 @@ fn native(folder: &Path, command: &str, arguments: &[String]) -> Result<Value> {
 }
 
 #[test]
-fn the_same_as_everywhere() -> Result<()> {
+fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
     let page = Page::open()?;
     let folder = tempfile::tempdir()?;
-    for corpus in corpus::all()? {
+    for corpus in corpus::load_all()? {
         fs::write(folder.path().join("manifests.yaml"), &corpus.manifests)?;
         let asked: Vec<Value> = corpus.cases.iter().map(connection).collect();
-        // Expected is what is so, of every other one.
+        // Every other case expects the actual verdict.
         let rows = corpus.cases.iter().zip(&asked).enumerate().map(|(index, (case, connection))| {
             let is_so = case.expect.starts_with("allow") == (index % 2 == 0);
             json!({ "name": case.name, "expect": if is_so { "allow" } else { "deny" }, "connection": connection })
@@ -72,7 +72,7 @@ fn the_same_as_everywhere() -> Result<()> {
             let name = format!("{}: {}", corpus.name, case.name);
             let text = said[0][index].as_str().with_context(|| format!("{name}: no answer"))?;
             let said: Value = serde_json::from_str(text)?;
-            assert_eq!(corpus::reported(&said["report"]), case.expect, "{name}: {said:#}");
+            assert_eq!(corpus::format_report(&said["report"]), case.expect, "{name}: {said:#}");
             let mut arguments = corpus::explain_arguments(case);
             arguments.push("--source=curl/curl".to_owned());
             let native = native(folder.path(), "explain", &arguments)?;
@@ -94,5 +94,5 @@ fn the_same_as_everywhere() -> Result<()> {
         }
         ensure!(native["cases"].as_array().map(Vec::len) == Some(table.len()), "{native:#}");
     }
-    page.is_well()
+    page.expect_no_errors()
 }

@@ -5,21 +5,21 @@ use serde_json::json;
 
 use crate::page::{MANIFESTS, Page};
 
-const MARK: &str = "#editor .mark";
+const MARK_SELECTOR: &str = "#editor .mark";
 
 impl Page {
-    /// Waits until this line alone is marked so.
-    fn marks(&self, line: u32, kind: &str) -> Result<()> {
-        self.wait("the mark", &format!("{MARK}.{kind}[data-line='{line}']"), "")
+    /// Waits until this line, and no other, has a mark of this kind.
+    fn wait_for_marks(&self, line: u32, kind: &str) -> Result<()> {
+        self.wait("the mark", &format!("{MARK_SELECTOR}.{kind}[data-line='{line}']"), "")
     }
 }
 
 #[test]
-fn a_verdict_and_the_line_that_decides() -> Result<()> {
+fn the_deciding_line_is_marked() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org/get")?;
     page.verdict("ALLOWED", "rule")?;
-    page.marks(9, "allow")?;
+    page.wait_for_marks(9, "allow")?;
     ensure!(page.browser.text("#rule")? == "shop/web spec.ports[1]");
     page.wait("the other rule", "#others", "80")?;
     page.picture("playground.png")?;
@@ -30,7 +30,11 @@ fn a_verdict_and_the_line_that_decides() -> Result<()> {
     page.browser.fill("#to", "https://example.com")?;
     page.verdict("DENIED", "sni-not-allowed")?;
     // No rule decided, so none is marked.
-    ensure!(page.browser.script("return document.querySelector(arguments[0])", &json!([MARK]))?.is_null());
+    ensure!(
+        page.browser
+            .script("return document.querySelector(arguments[0])", &json!([MARK_SELECTOR]))?
+            .is_null()
+    );
     page.wait("why not", "#others", "`*.example.com` is for the names below it")?;
     page.wait("what was meant", "#answer", "list `example.com` in Egress shop/web too")?;
     // The place is a button that leads there.
@@ -39,11 +43,11 @@ fn a_verdict_and_the_line_that_decides() -> Result<()> {
         return field.value.slice(0, field.selectionStart).split('\\n').length";
     ensure!(page.browser.script(line, &json!([]))? == 9);
     ensure!(page.browser.focus()? == "manifests");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn every_field_of_the_form() -> Result<()> {
+fn every_field_of_the_form_counts() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "203.0.113.10:443")?;
     page.browser.fill("#sni", "www.example.com")?;
@@ -67,7 +71,7 @@ fn every_field_of_the_form() -> Result<()> {
 
     page.browser.choose("#example", "Routes: path, method, headers")?;
     page.verdict("DENIED", "route-not-allowed")?;
-    page.marks(9, "deny")?;
+    page.wait_for_marks(9, "deny")?;
     page.browser.fill("#headers", "X-Key: 12")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.fill("#headers", "")?;
@@ -93,12 +97,12 @@ fn every_field_of_the_form() -> Result<()> {
     page.browser.fill("#to", "https://a.org")?;
     page.browser.fill("#source", "")?;
     page.wait("a mistake", "#mistake", "say who connects")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// Each lint, typed.
+/// The page shows each lint while a manifest is typed.
 #[test]
-fn problems_and_lints() -> Result<()> {
+fn problems_and_lints_are_marked() -> Result<()> {
     let page = Page::open()?;
     page.browser.choose("#example", "What lints say")?;
     page.wait("a lint", "#problems", "everything that this port allows")?;
@@ -160,11 +164,11 @@ fn problems_and_lints() -> Result<()> {
     page.browser.fill("#manifests", "a: [")?;
     page.wait("the place", "#problems", "this is not YAML")?;
     page.wait("that the answer has a gap", "#unreadable", "this is not YAML")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn cases_and_changes() -> Result<()> {
+fn cases_and_changes_are_shown() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
@@ -186,7 +190,7 @@ fn cases_and_changes() -> Result<()> {
     page.browser.click("#compare")?;
     page.wait("the comparison", "#changes", "2 of 2 change")?;
     page.wait("what it was", "#diff tbody tr:nth-child(1)", "allow rule by shop/web spec.ports[1]")?;
-    // What stands there may have mistakes of its own.
+    // The list may have mistakes of its own.
     page.browser.fill("#changed", &MANIFESTS.replace("443", "0"))?;
     page.browser.click("#compare")?;
     page.wait("what is wrong", "#changed-problems", "`0` is not a port")?;
@@ -202,7 +206,7 @@ fn cases_and_changes() -> Result<()> {
     page.browser.click("[aria-label='show case 1']")?;
     page.verdict("ALLOWED", "rule")?;
     ensure!(page.browser.value("#to")? == "https://httpbin.org");
-    // What is saved is what `osm-egress test` reads.
+    // `osm-egress test` reads the saved file.
     let saved = "return new Promise((done) => { URL.createObjectURL = (blob) => { done(blob.text()); return '#'; }; \
         document.querySelector('#save').click(); })";
     let saved = page.browser.script(saved, &json!([]))?;
@@ -214,7 +218,7 @@ fn cases_and_changes() -> Result<()> {
     page.browser.click("[aria-label='remove case 1']")?;
     page.browser.click("[aria-label='remove case 1']")?;
     page.wait("no case", "#no-cases", "No case yet")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
@@ -238,5 +242,5 @@ fn files_are_read() -> Result<()> {
     page.browser.script(drop, &json!([MANIFESTS.replace("web", "dropped")]))?;
     page.browser.fill("#to", "https://httpbin.org")?;
     page.wait("what was dropped", "#rule", "shop/dropped")?;
-    page.is_well()
+    page.expect_no_errors()
 }

@@ -1,20 +1,21 @@
-//! What others wrote is shown, and is nothing but text.
+//! Hostile names in manifests: the page shows them as text.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::page::Page;
 
-const EVIL: &str = r#"<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\u001b[31m\u202e&lt;"#;
+const HOSTILE_HTML: &str =
+    r#"<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>\u001b[31m\u202e&lt;"#;
 
 #[test]
-fn html_and_escapes_are_text() -> Result<()> {
+fn html_and_escapes_are_shown_as_text() -> Result<()> {
     let page = Page::open()?;
-    let evil = EVIL.replace('\\', "");
+    let evil = HOSTILE_HTML.replace('\\', "");
     let manifests = format!(
-        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: \"{EVIL}\", namespace: shop}}\n\
-         spec:\n  sources: [{{kind: ServiceAccount, name: app, namespace: shop}}]\n  hosts: [a.org, \"{EVIL}\"]\n  \
-         ports: [{{number: 443, protocol: \"{EVIL}\"}}]\n"
+        "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: \"{HOSTILE_HTML}\", namespace: shop}}\n\
+         spec:\n  sources: [{{kind: ServiceAccount, name: app, namespace: shop}}]\n  hosts: [a.org, \"{HOSTILE_HTML}\"]\n  \
+         ports: [{{number: 443, protocol: \"{HOSTILE_HTML}\"}}]\n"
     );
     page.ask(&manifests, "https://a.org")?;
     page.wait("the problems", "#problems", "<img src=x onerror=")?;
@@ -34,19 +35,19 @@ fn html_and_escapes_are_text() -> Result<()> {
         &json!([]),
     )?;
     ensure!(hit == json!([null, 0, 0]), "{hit}");
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// 64 KB in each field, and a fragment that is none.
+/// 64 KB in each field, and a malformed fragment.
 #[test]
-fn long_and_broken() -> Result<()> {
+fn long_and_malformed_input_is_handled() -> Result<()> {
     let page = Page::open()?;
     let fill = "for (const id of ['path', 'sni', 'headers', 'clientHello', 'source', 'address']) { \
         const field = document.getElementById(id); field.value = 'x'.repeat(65536); \
         field.dispatchEvent(new Event('input', { bubbles: true })); }";
     page.browser.script(fill, &json!([]))?;
     page.wait("what is wrong", "#mistake", "`")?;
-    page.is_well()?;
+    page.expect_no_errors()?;
     page.load("#%%%")?;
     page.wait("what is wrong", "#failure", "was not read")?;
     // A link may hold anything; here, other types than the page writes.
@@ -57,5 +58,5 @@ fn long_and_broken() -> Result<()> {
     page.wait("the cases", "#cases", "Remove")?;
     page.browser.click("#run")?;
     page.wait("what is wrong with them", "#cases", "is not HOST:PORT")?;
-    page.is_well()
+    page.expect_no_errors()
 }

@@ -1,32 +1,31 @@
-//! Links: by hand, by others, back in time, and to wherever the page is served.
+//! Links: written by hand or by programs, opened with the back button, and on pages served at any path.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use crate::page::{MANIFESTS, Page};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use egress_tests::mesh::root;
+use egress_tests::repository_root;
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::page::{MANIFESTS, Page};
-
-/// As docs/playground.md says.
+/// Encodes a link as docs/playground.md describes.
 fn link(state: &Value) -> String {
     format!("#{}", URL_SAFE_NO_PAD.encode(state.to_string()))
 }
 
 #[test]
-fn a_link_shows_the_same() -> Result<()> {
+fn a_link_restores_the_page() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://bücher.example.com")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.click("#add")?;
     page.browser.fill("#changed", "a: ü")?;
-    // What was typed last is the last that the address has.
+    // The address follows the last change.
     wait_for("the address to follow", Duration::from_secs(5), || {
         let script = "return atob(location.hash.slice(1).replaceAll('-', '+').replaceAll('_', '/')).includes('a: \\u00c3\\u00bc')";
         page.browser.script(script, &json!([])).is_ok_and(|found| found == true)
@@ -38,13 +37,13 @@ fn a_link_shows_the_same() -> Result<()> {
     ensure!(page.browser.value("#to")? == "https://bücher.example.com");
     ensure!(page.browser.value("#changed")? == "a: ü");
     page.wait("the case", "#cases", "bücher.example.com")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// The example of docs/playground.md, and others as programs would make them.
+/// The example of docs/playground.md and links of other programs open.
 #[test]
-fn links_that_others_make() -> Result<()> {
-    let text = fs::read_to_string(root().join("docs/playground.md"))?;
+fn links_of_other_programs_open() -> Result<()> {
+    let text = fs::read_to_string(repository_root().join("docs/playground.md"))?;
     let example = text.split("<!-- state -->\n```json\n").nth(1).and_then(|rest| rest.split("```").next());
     let mut state: Value = serde_json::from_str(example.context("docs/playground.md has no example")?)?;
     let page = Page::open()?;
@@ -56,7 +55,7 @@ fn links_that_others_make() -> Result<()> {
     page.wait("the case", "#cases tbody tr:nth-child(1)", "http://api.partner.net/orders")?;
     page.browser.click("#compare")?;
     page.wait("the comparison", "#changes", "1 of 1 changes")?;
-    // What is not said is empty, and what is new is skipped: links live longer than pages.
+    // Missing fields are empty and unknown ones are skipped: links outlive versions of the page.
     state["later"] = json!({});
     state["connection"]["later"] = json!(1);
     for missing in ["cases", "changed", "connection", "manifests"] {
@@ -70,11 +69,11 @@ fn links_that_others_make() -> Result<()> {
     let state = json!({ "manifests": MANIFESTS, "connection": { "source": "shop/app", "to": "https://httpbin.org" } });
     page.load(&format!("#{}", STANDARD.encode(format!("{state} "))))?;
     page.verdict("ALLOWED", "rule")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn back_brings_back_what_was_there() -> Result<()> {
+fn the_back_button_restores_the_page() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
@@ -85,11 +84,11 @@ fn back_brings_back_what_was_there() -> Result<()> {
     ensure!(page.browser.value("#manifests")? == MANIFESTS);
     page.browser.script("history.forward()", &json!([]))?;
     page.wait("the example", "#rule", "shop/database spec.ports[0]")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn too_long_for_a_link() -> Result<()> {
+fn a_page_too_long_for_a_link_is_reported() -> Result<()> {
     let page = Page::open()?;
     let fill = "const field = document.querySelector('#manifests'); field.value = arguments[0]; \
         field.dispatchEvent(new Event('input', { bubbles: true }))";
@@ -107,16 +106,16 @@ fn too_long_for_a_link() -> Result<()> {
         document.querySelector('#share').click(); return copied === location.href && location.hash.length > 100";
     ensure!(page.browser.script(copied, &json!([]))? == true);
     page.wait("that it is copied", "#shared", "copied")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// The policy of a page that has a console beside it, and says nothing of frames in the page itself.
+/// The content security policy of a page with a console beside it, which leaves frames out.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'";
 
-/// Some other web server, with the page below a path of its own.
+/// A web server that serves the page below a path of its own.
 #[test]
-fn below_any_path_and_under_a_policy() -> Result<()> {
+fn the_page_works_at_any_path_under_a_content_policy() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}/some/where/playground/", listener.local_addr()?);
     std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(serve(stream))));
@@ -130,7 +129,7 @@ fn below_any_path_and_under_a_policy() -> Result<()> {
     page.browser.click("[data-download=envoy]")?;
     let address = page.browser.script("return location.pathname + location.hash.slice(0, 2)", &json!([]))?;
     ensure!(address == "/some/where/playground/#e", "{address}");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 fn serve(mut stream: TcpStream) -> Result<()> {
@@ -146,7 +145,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
         Some("svg") => "image/svg+xml",
         _ => "application/octet-stream",
     };
-    let body = name.and_then(|name| fs::read(root().join("target/playground").join(name)).ok());
+    let body = name.and_then(|name| fs::read(repository_root().join("target/playground").join(name)).ok());
     let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
     let body = body.unwrap_or_default();
     write!(

@@ -17,20 +17,20 @@ spec:
 
 pub(crate) struct Page {
     pub(crate) browser: Browser,
-    /// Where it is.
+    /// The address.
     pub(crate) url: String,
     _playground: Option<Playground>,
 }
 
 impl Page {
-    /// Opens it with an example in it.
+    /// Opens the page with an example in it.
     pub(crate) fn open() -> Result<Self> {
         let playground = Playground::serve()?;
         let url = playground.url.clone();
         Self::begin(url, Some(playground))
     }
 
-    /// Opens it where somebody else serves it.
+    /// Opens the page at an address that another server serves.
     pub(crate) fn at(url: String) -> Result<Self> {
         Self::begin(url, None)
     }
@@ -42,7 +42,7 @@ impl Page {
     }
 
     pub(crate) fn load(&self, fragment: &str) -> Result<()> {
-        // Another fragment alone would load nothing.
+        // A change of the fragment alone would not load the page.
         self.browser.go("about:blank")?;
         self.browser.go(&format!("{}{fragment}", self.url))?;
         self.wait("the page to be ready", "html[data-ready=yes]", "")
@@ -55,7 +55,7 @@ impl Page {
         self.browser.fill("#to", to)
     }
 
-    /// Waits until the first that matches has this in its text.
+    /// Waits until the first match contains a text.
     pub(crate) fn wait(&self, what: &str, selector: &str, text: &str) -> Result<()> {
         self.browser.wait(what, selector, text)
     }
@@ -66,8 +66,8 @@ impl Page {
         self.wait("the verdict", "#verdict", verdict)
     }
 
-    /// Nothing is wrong, and nothing was loaded from elsewhere.
-    pub(crate) fn is_well(&self) -> Result<()> {
+    /// Requires that the browser console is empty and that nothing was loaded from other hosts.
+    pub(crate) fn expect_no_errors(&self) -> Result<()> {
         let console = self.browser.console()?;
         ensure!(console.is_empty(), "the console says {console:#?}");
         ensure!(self.browser.text("#failure")?.is_empty(), "{}", self.browser.text("#failure")?);
@@ -79,7 +79,7 @@ impl Page {
         Ok(())
     }
 
-    /// A picture for the documentation.
+    /// Saves a picture for the documentation.
     pub(crate) fn picture(&self, name: &str) -> Result<()> {
         self.browser.picture(name)
     }

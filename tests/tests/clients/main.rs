@@ -1,4 +1,4 @@
-//! Real programs through the sidecar: each gets what it may have, and nothing of what it may not.
+//! Real client programs behind a sidecar: each reaches the allowed host and not the forbidden one.
 
 mod servers;
 
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use egress_tests::authority::{Authority, Names};
 use egress_tests::grpc::GrpcServer;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN, NAME_SERVER, World};
-use egress_tests::netns::{Pod, ensure_capable, which};
+use egress_tests::netns::{Pod, ensure_capable, find_tool};
+use egress_tests::network::{EXAMPLE, HTTPBIN, NAME_SERVER, TestNetwork};
+use egress_tests::repository_root;
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 
 use self::servers::Servers;
 
-/// What the workload may reach, by name or by address.
+/// The policies of the workload, by name and by address.
 const POLICIES: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: files, namespace: curl}
@@ -43,19 +45,20 @@ spec:
   ipAddresses: [203.0.113.10/32]
   ports: [{number: 5432, protocol: tcp}, {number: 6379, protocol: tcp}, {number: 2222, protocol: tcp}]
 ";
-/// The name that is allowed, at an address that is allowed.
-const ALLOWED: &str = "files.example";
-/// Another one, at another address.
-const REFUSED: &str = "other.example";
+/// The allowed name, at an allowed address.
+const ALLOWED_HOST: &str = "files.example";
+/// A forbidden name, at another address.
+const FORBIDDEN_HOST: &str = "other.example";
 
-/// A program.
+/// A client program.
 struct Client {
     name: &'static str,
-    /// The program that must be there.
+    /// The program that must be installed.
     program: &'static str,
-    /// What it runs: `$HOST`, `$URL` (HTTPS), `$PLAIN` (HTTP), `$CA`, `$TOOLS`, and `$DIR`, an empty folder.
+    /// The script to run: `$HOST`, `$URL` (HTTPS), `$PLAIN` (HTTP), `$CA`, `$TOOLS`, and `$DIR`, an empty
+    /// folder.
     script: &'static str,
-    /// What it prints where it gets its answer, and nowhere else.
+    /// A text that the script prints if it gets its answer, and only then.
     prints: &'static str,
 }
 
@@ -69,7 +72,7 @@ const fn client(
 }
 
 const FILE: &str = "hello from the files";
-/// Debian's Python has Debian's packages.
+/// Debian's Python, which has Debian's packages.
 const PYTHON: &str = "/usr/bin/python3";
 
 const CLIENTS: [Client; 22] = [
@@ -133,7 +136,7 @@ const CLIENTS: [Client; 22] = [
         FILE,
         "java -cp $TOOLS/classes:$JARS Clients apache $PLAIN/get",
     ),
-    // What it sends since 5.4, which Debian does not have.
+    // The bytes that version 5.4 and later send; Debian has an older one.
     client(
         "Apache HttpClient 5.4's headers",
         "curl",
@@ -214,7 +217,7 @@ with grpc.insecure_channel(os.environ[\"HOST\"] + \":50051\") as channel:
 const JARS: &str = "/usr/share/java/httpclient5.jar:/usr/share/java/httpcore5.jar:/usr/share/java/httpcore5-h2.jar:/usr/share/java/slf4j-api.jar:\
     /usr/share/java/slf4j-nop.jar";
 
-/// Ends with its owner.
+/// A process that is killed when this is dropped.
 struct Server(Child);
 
 impl Drop for Server {
@@ -225,15 +228,15 @@ impl Drop for Server {
 }
 
 #[test]
-fn real_programs() -> Result<()> {
+fn real_programs_reach_the_allowed_host_only() -> Result<()> {
     ensure_capable()?;
     let missing: Vec<&str> =
         CLIENTS.iter().map(|client| client.program).filter(|program| !is_there(program)).collect();
     ensure!(missing.is_empty(), "{missing:?} are missing: `cargo xtask test` installs them");
-    let world = World::new()?;
-    world.dns.set(ALLOWED, &[HTTPBIN]);
-    world.dns.set(REFUSED, &[EXAMPLE]);
-    world.write("policies.yaml", POLICIES)?;
+    let network = TestNetwork::new()?;
+    network.dns.set(ALLOWED_HOST, &[HTTPBIN]);
+    network.dns.set(FORBIDDEN_HOST, &[EXAMPLE]);
+    network.write("policies.yaml", POLICIES)?;
     let folder = tempfile::tempdir()?;
     let (files, tools) = (folder.path().join("files"), folder.path().join("tools"));
     for part in [&files, &tools] {
@@ -243,42 +246,44 @@ fn real_programs() -> Result<()> {
     let ca = folder.path().join("ca.pem");
     fs::write(&ca, &authority.pem)?;
     let output = Command::new("bash")
-        .arg(mesh::root().join("tests/tests/clients/prepare.sh"))
+        .arg(repository_root().join("tests/tests/clients/prepare.sh"))
         .envs([("FILES", &files), ("TOOLS", &tools), ("CA", &ca)])
-        .env("JAVA", mesh::root().join("tests/tests/clients/Clients.java"))
+        .env("JAVA", repository_root().join("tests/tests/clients/Clients.java"))
         .env("JARS", JARS)
         .stdin(Stdio::null())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let outside = &world.outside.netns;
-    let pair = authority.issue(&Names { hosts: &[ALLOWED, REFUSED], ..Names::default() })?;
+    let outside = &network.outside.netns;
+    let pair = authority.issue(&Names { hosts: &[ALLOWED_HOST, FORBIDDEN_HOST], ..Names::default() })?;
     let servers = Servers::start(outside, &files, &pair)?;
     let _grpc = GrpcServer::start(outside)?;
     let mut sshd = outside.command("/usr/sbin/sshd");
     sshd.args(["-D", "-e", "-f"]).arg(tools.join("sshd.conf"));
     let _sshd = Server(sshd.stderr(fs::File::create(tools.join("sshd.log"))?).spawn()?);
 
-    let pod = world.pod()?;
-    let _shim = world.shim(&[])?;
-    let _envoy = mesh::sidecar(&pod, false)?;
+    let pod = network.pod()?;
+    let _control_plane = network.control_plane(&[])?;
+    let _envoy = sidecar::start(&pod, false)?;
     let run = |client: &Client, host: &str| attempt(&pod, client, host, &[("CA", &ca), ("TOOLS", &tools)]);
     let ssh = CLIENTS.iter().find(|client| client.name == "ssh").context("no ssh")?;
-    wait_for("the SSH server", Duration::from_secs(10), || run(ssh, ALLOWED).is_ok_and(|answer| answer.0))
-        .with_context(|| {
-            format!("{:?} {:?}", run(ssh, ALLOWED), fs::read_to_string(tools.join("sshd.log")))
-        })?;
+    wait_for("the SSH server", Duration::from_secs(10), || {
+        run(ssh, ALLOWED_HOST).is_ok_and(|answer| answer.0)
+    })
+    .with_context(|| {
+        format!("{:?} {:?}", run(ssh, ALLOWED_HOST), fs::read_to_string(tools.join("sshd.log")))
+    })?;
 
     let mut failures = Vec::new();
     for client in &CLIENTS {
         let start = Instant::now();
-        let (done, said) = run(client, ALLOWED)?;
+        let (done, said) = run(client, ALLOWED_HOST)?;
         let allowed = start.elapsed();
         if !done || !said.contains(client.prints) {
             failures.push(format!("{} does not get what it may have: {said}", client.name));
         }
-        let before = (servers.accepted(), world.origins.connections_to(EXAMPLE));
-        let (done, said) = run(client, REFUSED)?;
-        let after = (servers.accepted(), world.origins.connections_to(EXAMPLE));
+        let before = (servers.accepted(), network.origins.connections_to(EXAMPLE));
+        let (done, said) = run(client, FORBIDDEN_HOST)?;
+        let after = (servers.accepted(), network.origins.connections_to(EXAMPLE));
         println!("{}: {allowed:.1?}, refused after {:.1?}", client.name, start.elapsed() - allowed);
         if said.contains(client.prints) || before != after || done && client.name != "Chromium" {
             failures.push(format!("{} gets what it may not have, {before:?} {after:?}: {said}", client.name));
@@ -288,17 +293,17 @@ fn real_programs() -> Result<()> {
 }
 
 fn is_there(program: &str) -> bool {
-    if program.starts_with('/') { Path::new(program).is_file() } else { which(program).is_some() }
+    if program.starts_with('/') { Path::new(program).is_file() } else { find_tool(program).is_some() }
 }
 
-/// Runs a program in the workload. Says whether it was content, and what it said.
+/// Runs a program in the workload. Returns true if it succeeded, and its output.
 fn attempt(pod: &Pod, client: &Client, host: &str, paths: &[(&str, &Path)]) -> Result<(bool, String)> {
     let folder = tempfile::tempdir()?;
     let mut command = pod.command("timeout", NAME_SERVER)?;
     command
         .args(["--kill-after", "1", "30", "bash", "-c", client.script])
         .current_dir(folder.path())
-        // Proxies, certificates and options of this machine's user are none of theirs.
+        // The environment must not add proxies, certificates or options.
         .env_clear()
         .envs(["PATH", "PYENV_ROOT"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .envs(paths.iter().copied())
@@ -306,8 +311,8 @@ fn attempt(pod: &Pod, client: &Client, host: &str, paths: &[(&str, &Path)]) -> R
         .env("DIR", folder.path())
         .env("HOME", folder.path())
         .env("HOST", host)
-        .env("URL", format!("https://{host}:{}", servers::HTTPS))
-        .env("PLAIN", format!("http://{host}:{}", servers::HTTP))
+        .env("URL", format!("https://{host}:{}", servers::HTTPS_PORT))
+        .env("PLAIN", format!("http://{host}:{}", servers::HTTP_PORT))
         .env("JARS", JARS);
     let output = command.output()?;
     let said =

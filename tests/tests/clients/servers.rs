@@ -1,5 +1,5 @@
-//! What the clients talk to: files by HTTP and HTTPS, and as much of PostgreSQL's and Redis' protocols as a question
-//! and its answer take. Every server counts who comes.
+//! Servers for the clients: files over HTTP and HTTPS_PORT, and as much of PostgreSQL's and Redis's protocols as
+//! one query takes. Each counts its connections.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,20 +9,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use egress_tests::authority::Pair;
-use egress_tests::client::PATIENCE;
+use egress_tests::client::IO_TIMEOUT;
 use egress_tests::netns::Netns;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Files over TLS.
-pub(crate) const HTTPS: u16 = 4443;
+pub(crate) const HTTPS_PORT: u16 = 4443;
 /// Files in plaintext.
-pub(crate) const HTTP: u16 = 8081;
+pub(crate) const HTTP_PORT: u16 = 8081;
 /// PostgreSQL.
-pub(crate) const POSTGRES: u16 = 5432;
+pub(crate) const POSTGRES_PORT: u16 = 5432;
 /// Redis.
-pub(crate) const REDIS: u16 = 6379;
+pub(crate) const REDIS_PORT: u16 = 6379;
 
 /// Running servers, on every address of their namespace.
 pub(crate) struct Servers {
@@ -30,7 +30,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Starts them.
+    /// Starts the servers.
     pub(crate) fn start(netns: &Netns, files: &Path, pair: &Pair) -> Result<Self> {
         let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
@@ -42,15 +42,15 @@ impl Servers {
         let (config, files) = (Arc::new(config), files.to_owned());
         let servers = Self { accepted: Arc::default() };
         let plain = files.clone();
-        servers.serve(netns, HTTPS, move |stream| {
+        servers.serve(netns, HTTPS_PORT, move |stream| {
             let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, stream);
             answer(&mut stream, &files)?;
             stream.conn.send_close_notify();
             Ok(stream.flush()?)
         })?;
-        servers.serve(netns, HTTP, move |mut stream| answer(&mut stream, &plain))?;
-        servers.serve(netns, POSTGRES, |mut stream| postgres(&mut stream))?;
-        servers.serve(netns, REDIS, |mut stream| {
+        servers.serve(netns, HTTP_PORT, move |mut stream| answer(&mut stream, &plain))?;
+        servers.serve(netns, POSTGRES_PORT, |mut stream| postgres(&mut stream))?;
+        servers.serve(netns, REDIS_PORT, |mut stream| {
             let mut request = [0; 4096];
             while stream.read(&mut request)? > 0 {
                 stream.write_all(b"+PONG\r\n")?;
@@ -60,7 +60,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// How many connections were accepted.
+    /// The number of connections accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -79,8 +79,8 @@ impl Servers {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let serve = Arc::clone(&serve);
                 std::thread::spawn(move || {
-                    let set = stream.set_read_timeout(Some(PATIENCE));
-                    // Whoever hangs up early is no concern of a server.
+                    let set = stream.set_read_timeout(Some(IO_TIMEOUT));
+                    // A client may close early.
                     let _ = set.map_err(Into::into).and_then(|()| serve(stream));
                 });
             }
@@ -89,7 +89,7 @@ impl Servers {
     }
 }
 
-/// One request, and the file that it asks for.
+/// Answers one request with the file that it asks for.
 fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -121,7 +121,7 @@ fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
     Ok(stream.flush()?)
 }
 
-/// Lets anybody in, and answers any query with one row, `hello`.
+/// Accepts any user, and answers any query with one row, `hello`.
 fn postgres(stream: &mut TcpStream) -> Result<()> {
     let mut start = [0; 8];
     stream.read_exact(&mut start)?;

@@ -1,14 +1,13 @@
-//! Every part of the mesh dies and comes back, while somebody tries all the time what is allowed and what is not.
+//! Failures of every part of the local mesh, under traffic that is allowed and traffic that is not.
 
 use std::time::{Duration, Instant};
 
+use crate::prober::{Attempts, Prober};
 use anyhow::{Context, Result, ensure};
 use egress_tests::compose::{Compose, docker};
 use egress_tests::wait::wait_for;
 
-use crate::prober::{Attempts, Prober};
-
-/// What a server that speaks first says.
+/// The greeting of a server that speaks first.
 macro_rules! greeting {
     ($address:literal) => {
         concat!(
@@ -27,7 +26,7 @@ const CLIENT: Attempts = Attempts {
     forbidden: &[
         "curl -sf -m 2 -o /dev/null http://openservicemesh.io/",
         "curl -sfk -m 2 -o /dev/null https://openservicemesh.io/",
-        // An allowed name for an address of somebody else: whoever answers must be somebody else's no more.
+        // An allowed name at a forbidden address: the name's own address must answer.
         "curl -sf -m 2 http://httpbin.org/ --resolve httpbin.org:80:203.0.113.66 -o /dev/null -w '%header{x-origin-address}' | grep -q 203.0.113.66",
         greeting!("203.0.113.66"),
         greeting!("203.0.113.40"),
@@ -38,27 +37,27 @@ const BACKEND: Attempts = Attempts {
     forbidden: &["curl -sf -m 2 -o /dev/null http://httpbin.org/get", greeting!("203.0.113.66")],
 };
 
-/// How long the control plane's network is cut: `EGRESS_CUT_SECONDS`, else 3 s.
-fn cut() -> Duration {
+/// The duration of the control plane's network cut: `EGRESS_CUT_SECONDS`, else 3 s.
+fn cut_duration() -> Duration {
     let seconds = std::env::var("EGRESS_CUT_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(3))
 }
 
-struct Trial<'c> {
+struct FaultTest<'c> {
     compose: &'c Compose,
     client: Prober,
     backend: Prober,
 }
 
-impl Trial<'_> {
-    /// Breaks something and mends it; then what is allowed must be served again, by itself.
+impl FaultTest<'_> {
+    /// Causes a fault and mends it; allowed traffic must then recover without help.
     fn fault(&self, what: &str, fault: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.client.counts();
         let start = Instant::now();
         fault().with_context(|| what.to_owned())?;
         let mended = Instant::now();
-        self.client.served().with_context(|| what.to_owned())?;
-        self.backend.served().with_context(|| what.to_owned())?;
+        self.client.wait_for_service().with_context(|| what.to_owned())?;
+        self.backend.wait_for_service().with_context(|| what.to_owned())?;
         let client = self.client.counts().since(before);
         let back = |prober: &Prober| {
             let back = prober.counts().back.filter(|back| *back > mended);
@@ -70,8 +69,8 @@ impl Trial<'_> {
             back(&self.client),
             back(&self.backend),
         );
-        self.client.stopped_everything().with_context(|| what.to_owned())?;
-        self.backend.stopped_everything().with_context(|| what.to_owned())
+        self.client.expect_nothing_passed().with_context(|| what.to_owned())?;
+        self.backend.expect_nothing_passed().with_context(|| what.to_owned())
     }
 
     fn kill(&self, service: &str) -> Result<String> {
@@ -80,38 +79,38 @@ impl Trial<'_> {
         Ok(container)
     }
 
-    /// Stays so until the probers have tried it.
-    fn tried(&self) -> Result<()> {
+    /// Waits until the probers have tried the current state.
+    fn wait_for_attempts(&self) -> Result<()> {
         let before = (self.client.counts(), self.backend.counts());
         wait_for("attempts", Duration::from_secs(30), || {
             let tried = |prober: &Prober, before| prober.counts().since(before).stopped >= 5;
-            tried(&self.client, before.0) && tried(&self.backend, before.1)
+            wait_for_attempts(&self.client, before.0) && wait_for_attempts(&self.backend, before.1)
         })?;
         Ok(())
     }
 }
 
 #[test]
-fn whatever_dies_nothing_forbidden_passes() -> Result<()> {
+fn no_failure_lets_forbidden_traffic_pass() -> Result<()> {
     let compose = Compose::new()?;
     compose.run(&["up", "-d"])?;
     compose.healthy()?;
-    let trial = Trial {
+    let trial = FaultTest {
         compose: &compose,
         client: Prober::start(&compose, "client", &CLIENT)?,
         backend: Prober::start(&compose, "backend", &BACKEND)?,
     };
-    trial.fault("nothing", || trial.tried())?;
+    trial.fault("nothing", || trial.wait_for_attempts())?;
     for service in compose.run(&["config", "--services"])?.lines() {
         trial.fault(&format!("{service} is killed and started"), || {
             let container = trial.kill(service)?;
             if service.ends_with("-init") {
-                // With the namespace's holder all die that were in it; they come back in order.
+                // All containers in the namespace end with its holder, and restart in order.
                 compose.run(&["up", "-d"])?;
                 return compose.healthy().map(|_| ());
             }
             if !matches!(service, "client" | "backend") {
-                trial.tried()?;
+                trial.wait_for_attempts()?;
             }
             docker(&["start", &container]).map(|_| ())
         })?;
@@ -121,21 +120,22 @@ fn whatever_dies_nothing_forbidden_passes() -> Result<()> {
         let sidecar = trial.kill("client-sidecar")?;
         trial.kill("shim")?;
         docker(&["start", &sidecar])?;
-        trial.tried()?;
+        trial.wait_for_attempts()?;
         docker(&["start", &shim]).map(|_| ())
     })?;
     let before = trial.client.counts();
     trial.fault("the control plane's network is cut", || {
         let network = compose.network("control");
         docker(&["network", "disconnect", &network, &shim])?;
-        std::thread::sleep(cut());
-        trial.tried()?;
+        // The duration of the cut is under test.
+        std::thread::sleep(cut_duration());
+        trial.wait_for_attempts()?;
         docker(&["network", "connect", "--alias", "shim", &network, &shim]).map(|_| ())
     })?;
     let during = trial.client.counts().since(before);
     ensure!(during.failed == 0, "without the control plane, what is allowed is not served: {during}");
-    trial.fault("a policy changes after the cut", || follows(&compose))?;
-    // Nobody may reach it, so nobody came.
+    trial.fault("a policy changes after the cut", || expect_policy_changes(&compose))?;
+    // No identity may reach it, so it must have no visitors.
     let log = compose.log("elsewhere")?;
     ensure!(log.is_empty(), "somebody came to the forbidden host: {log}");
     println!("client: {}\nbackend: {}", trial.client.counts(), trial.backend.counts());
@@ -145,8 +145,8 @@ fn whatever_dies_nothing_forbidden_passes() -> Result<()> {
     Ok(())
 }
 
-/// That sidecars are served again after the control plane was away.
-fn follows(compose: &Compose) -> Result<()> {
+/// Requires that sidecars follow policy changes after the control plane was away.
+fn expect_policy_changes(compose: &Compose) -> Result<()> {
     let path = compose.folder().join("envoy/mesh/curl.yaml");
     let text = std::fs::read_to_string(&path)?;
     let script = "docker compose exec client curl -sf -m 2 -o /dev/null http://grpc.example/";

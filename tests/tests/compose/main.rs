@@ -1,6 +1,5 @@
-//! The local mesh of `docker-compose.yml`: the tour of its document, and what becomes of it when parts fail.
-//!
-//! Run one at a time (`--test-threads 1`): the outside world has addresses that can be there only once.
+//! The local mesh of `docker-compose.yml`: the commands of its document, and its behaviour when parts fail.
+//! Run one test at a time (`--test-threads 1`): the addresses of the outside network can exist only once.
 
 mod failures;
 mod prober;

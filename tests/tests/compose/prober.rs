@@ -1,4 +1,4 @@
-//! Somebody in a workload who tries all the time what is allowed and what is not.
+//! A prober in a workload that tries allowed and forbidden traffic all the time.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -12,21 +12,21 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::compose::Compose;
 use egress_tests::wait::wait_for;
 
-/// No attempt takes longer.
-const SILENCE: Duration = Duration::from_secs(3);
+/// The longest time of an attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a prober found so far.
+/// The results of a prober.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
-    /// Attempts at what is allowed that were served.
+    /// Allowed attempts that were served.
     pub(crate) served: u64,
-    /// Such that were not.
+    /// Allowed attempts that failed.
     pub(crate) failed: u64,
-    /// Attempts at what is forbidden that got nowhere.
+    /// Forbidden attempts that were stopped.
     pub(crate) stopped: u64,
-    /// Such that got somewhere.
+    /// Forbidden attempts that passed.
     pub(crate) passed: u64,
-    /// When something allowed was served last after it had not been.
+    /// The time of the last recovery of allowed traffic.
     pub(crate) back: Option<Instant>,
     was_served: bool,
 }
@@ -50,7 +50,7 @@ impl Counts {
         }
     }
 
-    /// What came since.
+    /// The difference to an earlier count.
     pub(crate) const fn since(self, before: Self) -> Self {
         Self {
             served: self.served - before.served,
@@ -69,14 +69,15 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What a workload tries: shell commands that exit with 0 when they got something from outside.
+/// The attempts of a workload: shell commands that exit with 0 if they got something from outside.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     pub(crate) allowed: &'static [&'static str],
     pub(crate) forbidden: &'static [&'static str],
 }
 
-/// Tries in the container of a service until it is dropped; where the container is not there, it looks again.
+/// A prober in the container of a service. It runs until it is dropped, and looks again if the container is
+/// missing.
 #[derive(Debug)]
 pub(crate) struct Prober {
     counts: Arc<Mutex<Counts>>,
@@ -106,8 +107,8 @@ impl Prober {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until what is allowed was served some times in a row.
-    pub(crate) fn served(&self) -> Result<()> {
+    /// Waits until allowed traffic was served several times in a row.
+    pub(crate) fn wait_for_service(&self) -> Result<()> {
         let mut before = self.counts();
         wait_for("allowed traffic", Duration::from_secs(60), || {
             let now = self.counts().since(before);
@@ -120,8 +121,8 @@ impl Prober {
         .with_context(|| format!("{}: {:?}", self.service, self.counts()))
     }
 
-    /// That nothing forbidden passed, and that it was tried.
-    pub(crate) fn stopped_everything(&self) -> Result<()> {
+    /// Requires that forbidden traffic was tried and never passed.
+    pub(crate) fn expect_nothing_passed(&self) -> Result<()> {
         let counts = self.counts();
         ensure!(counts.passed == 0, "{}: something forbidden passed: {counts:?}", self.service);
         ensure!(counts.stopped > 0, "{}: nothing forbidden was tried: {counts:?}", self.service);
@@ -138,7 +139,7 @@ impl Drop for Prober {
     }
 }
 
-/// A letter per attempt. It ends with its reader.
+/// The shell script of the attempts, which prints a letter for each. It ends with its reader.
 fn script(attempts: &Attempts) -> String {
     let mut script = "set -o pipefail; while :; do\n".to_owned();
     for (commands, yes, no) in [(attempts.allowed, 'a', 'b'), (attempts.forbidden, 'X', 'c')] {
@@ -166,15 +167,15 @@ fn probe(container: &str, script: &str, counts: &Mutex<Counts>, ended: &AtomicBo
             }
         }
     });
-    // An `exec` may outlive its container, and says nothing then.
-    while let Ok(letter) = letters.recv_timeout(SILENCE) {
+    // An `exec` may outlive its container, and is silent then.
+    while let Ok(letter) = letters.recv_timeout(ATTEMPT_TIMEOUT) {
         counts.lock().unwrap_or_else(PoisonError::into_inner).add(&letter);
         if ended.load(Ordering::Acquire) {
             break;
         }
     }
     counts.lock().unwrap_or_else(PoisonError::into_inner).was_served = false;
-    // The script ends when it writes to nobody.
+    // The script ends at its next write to the closed pipe.
     let _ = child.kill();
     let _ = child.wait();
     drop(letters);

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::compose::{Compose, docker};
-use egress_tests::{mesh, tour};
+use egress_tests::doc_commands;
+use egress_tests::repository_root;
 
 #[test]
-fn the_tour_prints_what_it_says() -> Result<()> {
+fn the_documented_commands_print_the_documented_output() -> Result<()> {
     let compose = Compose::new()?;
-    let text = std::fs::read_to_string(mesh::root().join("docs/compose.md"))?;
-    let steps = tour::steps(&text);
+    let text = std::fs::read_to_string(repository_root().join("docs/compose.md"))?;
+    let steps = doc_commands::steps(&text);
     ensure!(steps.len() > 10, "docs/compose.md has {} commands only", steps.len());
     for step in &steps {
-        step.play(|script| compose.shell(script), Duration::from_secs(10)).context("docs/compose.md")?;
+        step.run(|script| compose.shell(script), Duration::from_secs(10)).context("docs/compose.md")?;
         if step.command.contains("compose up") {
             println!("healthy {:.1} s after it was up", compose.healthy()?.as_secs_f64());
-            nobody_may_more_than_needed(&compose)?;
+            expect_least_privilege(&compose)?;
         }
     }
     let left = compose.traces()?;
@@ -24,8 +25,8 @@ fn the_tour_prints_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// The containers as Docker made them: locked, and `NET_ADMIN` only where the rules are installed.
-fn nobody_may_more_than_needed(compose: &Compose) -> Result<()> {
+/// Requires that Docker's containers are locked down and have `NET_ADMIN` only where the rules are installed.
+fn expect_least_privilege(compose: &Compose) -> Result<()> {
     for service in compose.run(&["config", "--services"])?.lines() {
         let inspect = |what: &str| -> Result<String> {
             let format = format!("{{{{json {what}}}}}");

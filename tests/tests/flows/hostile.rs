@@ -1,4 +1,4 @@
-//! What a workload chooses to send harms nobody who looks at it.
+//! Hostile bytes of a workload, and everybody who looks at them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,25 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_tests::client;
 use egress_tests::hello::Hello;
-use egress_tests::mesh::{self, CONTROL_PLANE, EXAMPLE, HTTPBIN, World};
+use egress_tests::log_entries;
+use egress_tests::manifests::{self, audited_account};
 use egress_tests::netns::ensure_capable;
-use egress_tests::told;
+use egress_tests::network::{CONTROL_PLANE, EXAMPLE, HTTPBIN, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
-use egress_tests::xds::Proxy;
+use egress_tests::workload;
+use egress_tests::xds::XdsClient;
 use serde_json::Value;
 
-use super::{ask, run, told as told_of};
+use super::{ask, fetch_flows, run};
 
-const ACCOUNT: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: curl, annotations: {openservicemesh.io/egress-mode-delegation: service-accounts}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: audit}}
-";
-
-/// Terminal escapes, HTML, ends of lines, comments and lists of YAML, letters that turn or hide others, what is no
+/// Terminal escapes, HTML, line ends, YAML comments and lists, letters that reverse or hide others, invalid
 /// UTF-8, and 64 KB.
 fn hostile() -> Vec<Vec<u8>> {
     [
@@ -49,7 +43,7 @@ fn hostile() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// As text, which is all that a protobuf string can be.
+/// The same as text, which is all that a protobuf string can hold.
 fn texts() -> Vec<String> {
     hostile().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
 }
@@ -58,18 +52,18 @@ fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c == '\n' || c == ' ' || c == '…' || c.is_ascii_graphic())
 }
 
-/// What people and programs are shown, however it came about. Some hosts are in no suggestion, and neither are
-/// `others`.
-fn shown(world: &World, others: &[&str]) -> Result<String> {
+/// The output for people and programs, from any source. Hosts that are hostile, and `others`, are in no
+/// suggestion.
+fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
     let mut suggested = String::new();
     for words in [
         &["flows"][..],
         &["flows", "-o", "json"],
         &["suggest", "--source", "curl/curl"],
-        &["simulate", "-f", &world.manifests.path().to_string_lossy()],
-        &["simulate", "-o", "json", "-f", &world.manifests.path().to_string_lossy()],
+        &["simulate", "-f", &network.manifests.path().to_string_lossy()],
+        &["simulate", "-o", "json", "-f", &network.manifests.path().to_string_lossy()],
     ] {
-        let said = ask(world, words)?;
+        let said = ask(network, words)?;
         let text = said.out;
         ensure!(said.success || words[0] == "simulate", "{words:?}: {text}{}", said.err);
         ensure!(is_plain(&text) && is_plain(&said.err), "{words:?}: {text:?} {:?}", said.err);
@@ -81,37 +75,37 @@ fn shown(world: &World, others: &[&str]) -> Result<String> {
             suggested = text;
         }
     }
-    // It is valid, and allows what can be a name and nothing else.
+    // The suggestion is valid, and allows only hosts that can be names.
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("suggested.yaml"), &suggested)?;
-    let said = run(world, &["check", &folder.path().to_string_lossy()])?;
+    let said = run(network, &["check", &folder.path().to_string_lossy()])?;
     ensure!(said.success, "{}{}\n{suggested}", said.out, said.err);
     for host in ["evil.example", "www.evil.example", "live.org", "ab.org"].iter().chain(others) {
         for scheme in ["http", "https"] {
             let to = format!("{scheme}://{host}");
             let folder = folder.path().to_string_lossy();
             let words = ["explain", "--config-dir", &folder, "--source", "curl/curl", "--to", &to];
-            let said = run(world, &words)?;
+            let said = run(network, &words)?;
             ensure!(said.out.contains("DENIED"), "{}{}\n{suggested}", said.out, said.err);
         }
     }
     Ok(suggested)
 }
 
-/// Every byte, through a real sidecar.
+/// Hostile bytes through a real sidecar are shown as plain text.
 #[test]
-fn through_a_sidecar() -> Result<()> {
+fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("account.yaml", ACCOUNT)?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    world.write("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
+    let network = TestNetwork::new()?;
+    network.write("account.yaml", &audited_account("curl"))?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("flows.db");
     let flags = ["--flow-log", "--flow-db", &file.to_string_lossy()];
-    let pod = world.pod()?;
-    let shim = world.shim(&flags)?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let pod = network.pod()?;
+    let control_plane = network.control_plane(&flags)?;
+    let envoy = sidecar::start(&pod, false)?;
     let began = envoy.log_bytes().len();
     let (http, https) = (SocketAddr::new(EXAMPLE, 80), SocketAddr::new(EXAMPLE, 443));
     let end = b" HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n";
@@ -135,22 +129,22 @@ fn through_a_sidecar() -> Result<()> {
             .concat(),
         ];
         for request in requests {
-            // Whatever comes back.
+            // The response does not matter.
             let _ = pod.workload().run(|| client::http(http, &request))?;
         }
         let hello = Hello::with_names(&[&bytes[..bytes.len().min(60_000)]]).bytes();
         let _ = pod.workload().run(|| client::exchange(https, &hello))?;
     }
-    // What follows is told of all the same.
-    mesh::get(&pod, http, "last.example", "/last")?;
-    mesh::get_tls(&pod, https, Some("last.example"))?;
+    // Later connections are reported all the same.
+    workload::get(&pod, http, "last.example", "/last")?;
+    workload::get_tls(&pod, https, Some("last.example"))?;
     let mut flows = Vec::new();
     wait_for("the last ones", Duration::from_secs(15), || {
-        flows = told_of(&shim, "curl/curl").unwrap_or_default();
+        flows = fetch_flows(&control_plane, "curl/curl").unwrap_or_default();
         flows.iter().filter(|flow| flow["name"] == "last.example").count() == 2
     })
-    .with_context(|| format!("{flows:#?}\n{}", shim.log()))?;
-    // Envoy refuses most of it by itself; some comes through.
+    .with_context(|| format!("{flows:#?}\n{}", control_plane.log()))?;
+    // Envoy itself refuses most of it.
     let has = |text: &str| flows.iter().any(|flow| flow["requests"].to_string().contains(text));
     ensure!(has("%3Cscript%3E") && has("\"upgrade\":\"<script>") && has("a.org # "), "{flows:#?}");
 
@@ -163,77 +157,79 @@ fn through_a_sidecar() -> Result<()> {
         objects += 1;
     }
     ensure!(objects > hostile().len() * 4, "{objects} lines");
-    // JSON escapes those of ASCII; others, and marks of direction, are letters to it.
+    // JSON escapes control characters of ASCII only, not bidirectional marks.
     ensure!(log.chars().all(|c| c == '\n' || c >= ' '), "control characters in Envoy's log");
-    ensure!(is_plain(&shim.log()), "{:?}", shim.log());
+    ensure!(is_plain(&control_plane.log()), "{:?}", control_plane.log());
 
     // `GET http://a.org` and the end of a line is a request for that host to Envoy, of HTTP/0.9.
-    let suggested = shown(&world, &[])?;
+    let suggested = collect_outputs(&network, &[])?;
     ensure!(suggested.contains("- last.example #"), "{suggested}");
-    // The log itself says the same.
+    // The log gives the same result.
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
-    let said = run(&world, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
+    let said = run(&network, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
     ensure!(said.success && is_plain(&said.out) && said.out.contains("- last.example #"), "{}", said.out);
 
-    let before = told_of(&shim, "curl/curl")?;
-    shim.stop()?;
-    let shim = world.shim(&flags)?;
-    ensure!(told_of(&shim, "curl/curl")? == before, "{before:#?}");
-    ensure!(shown(&world, &[])? == suggested, "{suggested}");
+    let before = fetch_flows(&control_plane, "curl/curl")?;
+    control_plane.stop()?;
+    let control_plane = network.control_plane(&flags)?;
+    ensure!(fetch_flows(&control_plane, "curl/curl")? == before, "{before:#?}");
+    ensure!(collect_outputs(&network, &[])? == suggested, "{suggested}");
     Ok(())
 }
 
-/// What a sidecar that is not Envoy could tell.
+/// Hostile reports of a client that is not Envoy are shown as plain text.
 #[test]
-fn straight_into_the_control_plane() -> Result<()> {
+fn hostile_reports_are_shown_as_text() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("account.yaml", ACCOUNT)?;
+    let network = TestNetwork::new()?;
+    network.write("account.yaml", &audited_account("curl"))?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("flows.db");
     let flags = ["--flow-log", "--flow-db", &file.to_string_lossy()];
-    let shim = world.shim(&flags)?;
+    let control_plane = network.control_plane(&flags)?;
     let xds = SocketAddr::new(CONTROL_PLANE, 15128);
     let (http, https) = (SocketAddr::new(HTTPBIN, 80), SocketAddr::new(HTTPBIN, 443));
     for (bytes, text) in hostile().iter().zip(texts()) {
         let audit = b"allow audit - - sni-not-allowed";
         let connections = vec![
-            told::connection(https, audit, Some(bytes)),
-            told::connection(https, bytes, Some(bytes)),
-            told::connection(https, &[b"deny no-rule ", &bytes[..], b" ", bytes].concat(), None),
+            log_entries::connection(https, audit, Some(bytes)),
+            log_entries::connection(https, bytes, Some(bytes)),
+            log_entries::connection(https, &[b"deny no-rule ", &bytes[..], b" ", bytes].concat(), None),
         ];
         let denied = b"deny host-not-allowed - -";
         let requests = vec![
-            told::request(http, denied, &text, &text, &text),
-            told::request(http, denied, "last.example", &format!("/{text}"), &text),
-            told::request(http, &[b"deny ", &bytes[..]].concat(), "b.example", "/", ""),
+            log_entries::request(http, denied, &text, &text, &text),
+            log_entries::request(http, denied, "last.example", &format!("/{text}"), &text),
+            log_entries::request(http, &[b"deny ", &bytes[..]].concat(), "b.example", "/", ""),
         ];
-        // A header of gRPC is the only place where the node's id could not be so.
+        // Only in a gRPC header could the node's id not have these bytes.
         let node = format!("{}.curl.curl", text.chars().take(2_000).collect::<String>().replace('.', "-"));
-        let proxy = Proxy { node: &node, ..Proxy::default() };
-        let messages = vec![told::connections(connections), told::requests(requests)];
-        proxy.tell(&world.outside.netns, xds, messages)?.with_context(|| format!("{text:.100}"))?;
+        let proxy = XdsClient { node: &node, ..XdsClient::default() };
+        let messages = vec![log_entries::connections(connections), log_entries::requests(requests)];
+        proxy
+            .send_log_entries(&network.outside.netns, xds, messages)?
+            .with_context(|| format!("{text:.100}"))?;
     }
-    ensure!(is_plain(&shim.log()), "{:?}", shim.log());
-    let suggested = shown(&world, &["a.org"])?;
+    ensure!(is_plain(&control_plane.log()), "{:?}", control_plane.log());
+    let suggested = collect_outputs(&network, &["a.org"])?;
     ensure!(suggested.contains("- last.example #"), "{suggested}");
-    let before = told_of(&shim, "curl/curl")?;
+    let before = fetch_flows(&control_plane, "curl/curl")?;
     ensure!(before.len() > 20, "{before:#?}");
-    shim.stop()?;
-    let shim = world.shim(&flags)?;
-    ensure!(told_of(&shim, "curl/curl")? == before, "{before:#?}");
+    control_plane.stop()?;
+    let control_plane = network.control_plane(&flags)?;
+    ensure!(fetch_flows(&control_plane, "curl/curl")? == before, "{before:#?}");
     Ok(())
 }
 
-/// What a user asks about may be what a workload chose.
+/// Hostile names in a user's question are shown as plain text.
 #[test]
-fn asked_about() -> Result<()> {
+fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    world.write("httpbin-80.yaml", &mesh::sample("httpbin-80.yaml")?)?;
-    world.write("httpbin-443.yaml", &mesh::sample("httpbin-443.yaml")?)?;
-    let manifests = world.manifests.path().to_string_lossy();
+    let network = TestNetwork::new()?;
+    network.write("httpbin-80.yaml", &manifests::sample("httpbin-80.yaml")?)?;
+    network.write("httpbin-443.yaml", &manifests::sample("httpbin-443.yaml")?)?;
+    let manifests = network.manifests.path().to_string_lossy();
     for text in texts() {
         // No argument has a zero byte.
         let text = text.replace('\0', "");
@@ -249,9 +245,9 @@ fn asked_about() -> Result<()> {
         ] {
             for output in ["text", "json"] {
                 let common = ["explain", "--config-dir", &manifests, "--source", "curl/curl", "-o", output];
-                let said = run(&world, &[&common[..], words].concat())?;
+                let said = run(&network, &[&common[..], words].concat())?;
                 let said = said.out + &said.err;
-                let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !turns(c));
+                let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));
                 ensure!(is_safe, "{words:?}: {said:?}");
             }
         }
@@ -259,7 +255,7 @@ fn asked_about() -> Result<()> {
     Ok(())
 }
 
-/// Whether a character changes how others are shown, or cannot be seen.
-fn turns(c: char) -> bool {
+/// Returns true if a character is invisible or changes the order of others.
+fn changes_display(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

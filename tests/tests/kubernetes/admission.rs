@@ -1,4 +1,4 @@
-//! What an API server refuses because the control plane's webhook says so, and what it warns of.
+//! The control plane's webhooks, asked by a real API server: refusals and warnings.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::{Authority, Volume};
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, identified_by_tokens, policy};
+use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate};
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::User;
-use egress_tests::mesh::{CONTROL_PLANE, World};
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::ensure_capable;
-use egress_tests::shim::Shim;
+use egress_tests::network::{CONTROL_PLANE, TestNetwork};
 use egress_tests::wait::wait_for;
 
 const NAME: &str = "egress.validate.openservicemesh.io";
 const PORT: u16 = 9443;
 
-/// What an API server must be told to ask the control plane.
+/// The API server's webhook configuration.
 fn configuration(volume: &Volume, authority: &Authority, address: IpAddr) -> Result<String> {
     let file = volume.path("ca.pem");
     std::fs::write(&file, &authority.pem)?;
@@ -38,11 +39,11 @@ fn configuration(volume: &Volume, authority: &Authority, address: IpAddr) -> Res
     ))
 }
 
-fn serve<'w>(cluster: &Cluster<'w>, volume: &Volume) -> Result<Shim<'w>> {
+fn serve<'n>(cluster: &Cluster<'n>, volume: &Volume) -> Result<ControlPlane<'n>> {
     let address = SocketAddr::new(CONTROL_PLANE, PORT).to_string();
     let (certificate, key) = (volume.text("tls.crt"), volume.text("tls.key"));
-    let shim = cluster.launch(
-        User::Shim,
+    let control_plane = cluster.launch(
+        User::ControlPlane,
         CONTROL_PLANE,
         &[
             "--tls-cert",
@@ -54,10 +55,10 @@ fn serve<'w>(cluster: &Cluster<'w>, volume: &Volume) -> Result<Shim<'w>> {
             "--service-account-tokens",
         ],
     )?;
-    shim.ready()
+    control_plane.ready()
 }
 
-/// What `kubectl apply` says, warnings and all.
+/// Runs `kubectl apply` and returns its output with warnings.
 fn apply(cluster: &Cluster<'_>, text: &str) -> Result<String> {
     cluster.api.shell(
         User::Admin,
@@ -69,31 +70,31 @@ EOF"
     )
 }
 
-/// The same, where it must fail.
+/// Runs `kubectl apply` that must fail.
 fn refused(cluster: &Cluster<'_>, text: &str) -> Result<String> {
     let error = cluster.api.apply(text).err().with_context(|| format!("it was let in:\n{text}"))?;
     Ok(format!("{error:#}"))
 }
 
 #[test]
-fn a_webhook() -> Result<()> {
+fn the_webhook_refuses_and_warns() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
     let http = "ports: [{number: 80, protocol: http}]";
     let https = "ports: [{number: 443, protocol: https}]";
-    // It was there before the webhook.
-    api.apply(&policy("curl", "old", &format!("hosts: [not a name]\n  {http}")))?;
-    let (authority, volume) = identified_by_tokens()?;
-    let shim = serve(&cluster, &volume)?;
+    // An object from before the webhook.
+    api.apply(&egress("old", &format!("hosts: [not a name]\n{http}")))?;
+    let (authority, volume) = issue_control_plane_certificate()?;
+    let control_plane = serve(&cluster, &volume)?;
     api.apply(&configuration(&volume, &authority, CONTROL_PLANE)?)?;
-    let bad = policy("curl", "bad", &format!("hosts: [not a name]\n  {http}"));
+    let bad = egress("bad", &format!("hosts: [not a name]\n{http}"));
     let file = volume.path("bad.yaml");
     std::fs::write(&file, &bad)?;
     let dry = ["apply", "--dry-run=server", "-f", &*file.to_string_lossy()];
     wait_for("the API server to ask", Duration::from_secs(20), || api.kubectl(User::Admin, &dry).is_err())
-        .with_context(|| shim.log())?;
+        .with_context(|| control_plane.log())?;
 
     // In Open Service Mesh's words, and nothing else.
     let denied = format!("admission webhook \"{NAME}\" denied the request: ");
@@ -113,12 +114,12 @@ fn a_webhook() -> Result<()> {
         ),
         (&format!("{settings}, {settings}"), "Cannot have more than 1 UpstreamTrafficSetting match"),
     ] {
-        let text = policy("curl", "bad", &format!("hosts: [a.org]\n  {http}\n  matches: [{matches}]"));
+        let text = egress("bad", &format!("hosts: [a.org]\n{http}\nmatches: [{matches}]"));
         let said = refused(&cluster, &text)?;
         ensure!(said.ends_with(&format!("{denied}{expected}")), "{said}");
     }
 
-    // What the definitions let through, with its field.
+    // Mistakes that the definitions accept, each with its field.
     let group = |part: &str| {
         format!(
             "apiVersion: specs.smi-spec.io/v1alpha4\nkind: HTTPRouteGroup\n\
@@ -128,26 +129,26 @@ fn a_webhook() -> Result<()> {
     let setting = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
                    metadata: {name: s, namespace: curl}\n\
                    spec: {host: a.org, connectionSettings: {tcp: {connectTimeout: '0s'}}}\n";
-    let annotated = policy("curl", "bad", &format!("hosts: [a.org]\n  {http}")).replace(
+    let annotated = egress("bad", &format!("hosts: [a.org]\n{http}")).replace(
         "namespace: curl}\nspec",
         "namespace: curl, annotations: {openservicemesh.io/egress-ech: maybe}}\nspec",
     );
     for (text, expected) in [
         (bad.clone(), "spec.hosts[0]: `not a name` is no host"),
         (
-            policy(
+            egress_in(
                 "curl",
                 "bad",
-                "ipAddresses: [10.0.0.0/8, '::1:2:3:4:5:6:7:8:9/64']\n  ports: [{number: 1, protocol: tcp}]",
+                "ipAddresses: [10.0.0.0/8, '::1:2:3:4:5:6:7:8:9/64']\nports: [{number: 1, protocol: tcp}]",
             ),
             "spec.ipAddresses[1]: ",
         ),
-        (policy("curl", "bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
+        (egress("bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
-        // What is left when every entry is commented out.
-        (policy("curl", "bad", &format!("hosts:\n  {https}")), "spec.hosts: the list is there and empty"),
-        (policy("curl", "bad", &format!("hosts: []\n  {https}")), "spec.hosts: the list is there and empty"),
-        (policy("curl", "bad", &format!("ipAddresses:\n  {https}")), "spec.ipAddresses: the list is there"),
+        // A list whose every entry is commented out.
+        (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is there and empty"),
+        (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is there and empty"),
+        (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is there"),
         (group("methods: ~"), "spec.matches[0].methods: it is there and empty"),
         (group("pathRegex: ~"), "spec.matches[0].pathRegex: it is there and empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
@@ -158,15 +159,15 @@ fn a_webhook() -> Result<()> {
         ensure!(said.contains(&format!("{denied}{expected}")), "{expected}: {said}");
     }
 
-    // `kubectl apply` takes such a field out of an object that it changes.
-    apply(&cluster, &policy("curl", "emptied", &format!("hosts: [a.org]\n  {https}")))?;
-    let said = refused(&cluster, &policy("curl", "emptied", &format!("hosts:\n  {https}")))?;
+    // `kubectl apply` removes such a field from an existing object.
+    apply(&cluster, &egress("emptied", &format!("hosts: [a.org]\n{https}")))?;
+    let said = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
     ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
-    // What others may mend is a warning, which kubectl prints.
+    // A problem that other objects can solve is a warning, which kubectl prints.
     let named = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
-    let routed = policy("curl", "routed", &format!("hosts: [a.org]\n  {http}\n  {named}"));
+    let routed = egress("routed", &format!("hosts: [a.org]\n{http}\n{named}"));
     let said = apply(&cluster, &routed)?;
     ensure!(said.contains("Warning: spec.matches[0]: there is no HTTPRouteGroup curl/g"), "{said}");
     let said = apply(&cluster, &group("pathRegex: /get"))?;
@@ -185,7 +186,7 @@ fn a_webhook() -> Result<()> {
             ],
         )
         .is_ok()
-            && shim
+            && control_plane
                 .status()
                 .is_ok_and(|status| !status["problems"].to_string().contains("there is no HTTPRouteGroup"))
     })?;
@@ -199,7 +200,7 @@ fn a_webhook() -> Result<()> {
         "{said}"
     );
 
-    // Who was wrong before can be labelled, and go.
+    // An object that was wrong before can be labelled and deleted.
     api.kubectl(User::Admin, &["label", "egress", "old", "-n", "curl", "a=b"])?;
     api.kubectl(
         User::Admin,
@@ -230,24 +231,24 @@ fn a_webhook() -> Result<()> {
     )?;
     ensure!(api.kubectl(User::Admin, &["get", "egress", "old", "-n", "curl"]).is_err(), "it is still there");
 
-    let metrics = shim.get("/metrics")?;
+    let metrics = control_plane.get("/metrics")?;
     for allowed in ["true", "false"] {
         let sample = format!("osm_egress_admission_total{{webhook=\"validate\",allowed=\"{allowed}\"}}");
         ensure!(metrics.contains(&sample), "{metrics}");
     }
 
-    // Without the control plane nothing is let in, and with it again.
-    shim.stop()?;
-    let good = policy("curl", "good", "ports: [{number: 9000, protocol: tcp}]");
+    // Without the control plane the API server refuses objects; with it, it accepts them again.
+    control_plane.stop()?;
+    let good = egress("good", "ports: [{number: 9000, protocol: tcp}]");
     let said = refused(&cluster, &good)?;
     ensure!(said.contains("failed calling webhook"), "{said}");
-    let shim = serve(&cluster, &volume)?;
+    let control_plane = serve(&cluster, &volume)?;
     wait_for("the webhook to be back", Duration::from_secs(20), || api.apply(&good).is_ok())
-        .with_context(|| shim.log())?;
+        .with_context(|| control_plane.log())?;
     Ok(())
 }
 
-/// What an API server must be told to have pods given their sidecars.
+/// The API server's configuration of the injection webhook.
 fn injection(volume: &Volume) -> Result<String> {
     let output = Command::new("base64").arg("-w0").arg(volume.path("ca.pem")).output()?;
     let bundle = String::from_utf8(output.stdout)?;
@@ -261,19 +262,19 @@ fn injection(volume: &Volume) -> Result<String> {
     ))
 }
 
-/// Whoever makes pods changes what is intercepted as far as whoever writes namespaces lets them.
+/// A pod's author changes interception only as far as the namespace's annotations allow.
 #[test]
-fn annotations_of_pods() -> Result<()> {
+fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    let (authority, volume) = identified_by_tokens()?;
+    let (authority, volume) = issue_control_plane_certificate()?;
     std::fs::write(volume.path("ca.pem"), &authority.pem)?;
     let address = SocketAddr::new(CONTROL_PLANE, PORT).to_string();
     let (certificate, key, ca) = (volume.text("tls.crt"), volume.text("tls.key"), volume.text("ca.pem"));
     let tls = ["--tls-cert", &certificate, "--tls-key", &key, "--xds-ca", &ca, "--service-account-tokens"];
-    let shim = cluster.shim(&[&tls[..], &["--webhook-listen", &address]].concat())?;
+    let control_plane = cluster.control_plane(&[&tls[..], &["--webhook-listen", &address]].concat())?;
     let set = |namespace: &str, annotation: &str| {
         let annotation = format!("openservicemesh.io/{annotation}");
         api.kubectl(User::Admin, &["annotate", "--overwrite", "namespace", namespace, &annotation])
@@ -297,7 +298,7 @@ fn annotations_of_pods() -> Result<()> {
         let name = format!("first-{made}");
         api.apply(&pod(&name, "", user)).is_ok() && containers(&name).is_ok_and(|names| names == "app envoy")
     })
-    .with_context(|| format!("{:?}\n{}", api.apply(&pod("last", "", user)), shim.log()))?;
+    .with_context(|| format!("{:?}\n{}", api.apply(&pod("last", "", user)), control_plane.log()))?;
 
     // As in Open Service Mesh, with a warning.
     let ports = "openservicemesh.io/outbound-port-exclusion-list: '5432'";
@@ -312,7 +313,7 @@ fn annotations_of_pods() -> Result<()> {
     let said = apply(&cluster, &pod("quiet", "", user))?;
     ensure!(!said.contains("Warning"), "{said}");
 
-    // Where the namespace does not permit it: refused, and with what would help.
+    // Without the namespace's permission it is refused, with the remedy.
     set("curl", "pod-annotations=tighten")?;
     wait_for("the namespace's word", Duration::from_secs(10), || {
         api.kubectl(

@@ -1,4 +1,5 @@
-//! `osm-egress explain` on a cluster: what it says is what Envoy does, and it knows who has got the policy.
+//! `osm-egress explain` on a cluster: its results equal Envoy's, and it reports which proxies have the
+//! policy.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,12 +7,13 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_tests::cluster::{Cluster, until};
+use egress_tests::cluster::{Cluster, wait_for_status};
+use egress_tests::control_plane;
 use egress_tests::curl::Curl;
 use egress_tests::kube::User;
-use egress_tests::mesh::{self, CONTROL_PLANE, World};
 use egress_tests::netns::ensure_capable;
-use egress_tests::shim;
+use egress_tests::network::{CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
@@ -51,8 +53,8 @@ metadata: {name: bare, namespace: plain}
 spec: {containers: [{name: curl, image: curl}]}
 "#;
 
-/// One more port, so that the document is another one.
-const ANOTHER: &str = r#"
+/// A policy with one more port, which changes the document.
+const ANOTHER_POLICY: &str = r#"
 apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: another, namespace: curl}
@@ -68,7 +70,8 @@ struct Explain<'c> {
 impl Explain<'_> {
     fn run(&self, user: User, arguments: &[&str]) -> Result<Output> {
         let kubeconfig: PathBuf = self.cluster.api.kubeconfig(user);
-        let mut command = self.cluster.world.outside.netns.command(&shim::binary()?.to_string_lossy());
+        let mut command =
+            self.cluster.network.outside.netns.command(&control_plane::binary()?.to_string_lossy());
         Ok(command.arg("explain").arg("--kubeconfig").arg(kubeconfig).args(arguments).output()?)
     }
 
@@ -83,7 +86,7 @@ impl Explain<'_> {
         Ok((report, output.status.code().unwrap_or(-1)))
     }
 
-    fn is_refused(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
+    fn expect_refusal(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
         let output = self.run(user, arguments)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(1), "{arguments:?}: {said}");
@@ -94,18 +97,20 @@ impl Explain<'_> {
     }
 }
 
-/// What is explained is what Envoy decided, word for word, for the same connection.
+/// The explanation equals Envoy's decision for the same connection, word for word.
 #[test]
-fn what_it_says_is_what_envoy_does() -> Result<()> {
+fn explain_agrees_with_envoy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let cluster = Cluster::new(&network)?;
     cluster.api.namespace("plain", false)?;
     cluster.api.apply(POLICIES)?;
-    let shim = cluster.shim(&[])?;
-    until(&shim, "the policies", |status| status["identities"]["curl/curl"]["rules"] == 3)?;
-    let envoy = mesh::sidecar(&pod, false)?;
+    let control_plane = cluster.control_plane(&[])?;
+    wait_for_status(&control_plane, "the policies", |status| {
+        status["identities"]["curl/curl"]["rules"] == 3
+    })?;
+    let envoy = sidecar::start(&pod, false)?;
     let explain = Explain { cluster: &cluster };
 
     let mut decided = 0;
@@ -150,23 +155,23 @@ fn what_it_says_is_what_envoy_does() -> Result<()> {
     Ok(())
 }
 
-/// Whether a pod's sidecar has got the policy; and what a change is until it has.
+/// The report says if a pod's sidecar has the policy, and what a change opens or closes until then.
 #[test]
-fn who_has_acknowledged() -> Result<()> {
+fn the_report_names_acknowledgements() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let cluster = Cluster::new(&network)?;
     cluster.api.namespace("plain", false)?;
     cluster.api.apply(POLICIES)?;
-    let shim = cluster.shim(&[])?;
+    let control_plane = cluster.control_plane(&[])?;
     let explain = Explain { cluster: &cluster };
     let to = ["--to", "tcp://203.0.113.10:9001"];
-    // Nobody is there yet.
+    // There is no proxy yet.
     let (report, code) = explain.ask(&to)?;
     ensure!(code == 3 && report["proxies"]["proxies"] == Value::Array(vec![]), "{report:#}");
 
-    let envoy = mesh::sidecar(&pod, false)?;
+    let envoy = sidecar::start(&pod, false)?;
     let has = |expected: bool| {
         wait_for(&format!("acknowledged: {expected}"), Duration::from_secs(10), || {
             explain.ask(&to).is_ok_and(|(report, _)| {
@@ -174,7 +179,9 @@ fn who_has_acknowledged() -> Result<()> {
                     && report["proxies"]["otherDocument"].is_null()
             })
         })
-        .with_context(|| format!("{:#?}\n{}", explain.ask(&to).map(|(report, _)| report), shim.log()))
+        .with_context(|| {
+            format!("{:#?}\n{}", explain.ask(&to).map(|(report, _)| report), control_plane.log())
+        })
     };
     has(true)?;
     let note = |expected: &str| {
@@ -184,10 +191,10 @@ fn who_has_acknowledged() -> Result<()> {
         })
     };
     note("1 of 1 proxies of curl/curl have acknowledged this document\n")?;
-    // A sidecar that does not take what it is sent.
+    // A sidecar that rejects its policy.
     envoy.pause()?;
-    cluster.api.apply(ANOTHER)?;
-    until(&shim, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
+    cluster.api.apply(ANOTHER_POLICY)?;
+    wait_for_status(&control_plane, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
     has(false)?;
     let (report, code) = explain.ask(&to)?;
     ensure!(code == 0 && report["verdict"] == "allow" && report["policy"] == "curl/another", "{report:#}");
@@ -205,7 +212,7 @@ fn who_has_acknowledged() -> Result<()> {
     let text = String::from_utf8(text.stdout)?;
     ensure!(text.contains("sidecar.curl.curl: NOT YET"), "{text}");
     note("0 of 1 proxies of curl/curl have acknowledged this document: `--admin` says which\n")?;
-    envoy.go_on()?;
+    envoy.resume()?;
     has(true)?;
 
     // Questions without an answer.
@@ -217,11 +224,11 @@ fn who_has_acknowledged() -> Result<()> {
     explain.is_refused(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
     let nowhere = ask(&["--source", "curl/curl", "--admin", "203.0.113.2:1"]);
     explain.is_refused(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
-    // The control plane's own role is enough for a service account.
-    let output = explain.run(User::Shim, &ask(&["--source", "curl/curl"]))?;
+    // The control plane's own role is sufficient for a service account.
+    let output = explain.run(User::ControlPlane, &ask(&["--source", "curl/curl"]))?;
     ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
-    // A pod that nothing intercepts, in a namespace that is not of the mesh.
+    // A pod without interception, in a namespace outside the mesh.
     let output = explain.run(User::Admin, &ask(&["--pod", "plain/bare", "--output", "json"]))?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(report["identity"] == "plain/default" && report["reason"] == "no-policy", "{report:#}");

@@ -1,5 +1,5 @@
-//! `osm-egress inject` and an API server: pods that it takes, init containers that intercept, sidecars that get
-//! their policy.
+//! `osm-egress inject` and an API server: it accepts the pods, the init containers intercept, and the
+//! sidecars get their policy.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
@@ -12,12 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use egress_tests::authority::Volume;
 use egress_tests::client::{self, Outcome};
-use egress_tests::cluster::{Cluster, identified_by_tokens, until};
+use egress_tests::cluster::{Cluster, issue_control_plane_certificate, wait_for_status};
+use egress_tests::control_plane;
 use egress_tests::envoy::{self, Envoy};
 use egress_tests::kube::User;
-use egress_tests::mesh::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, World};
-use egress_tests::netns::{Netns, Pod, ensure_capable, has_uids, which};
-use egress_tests::shim;
+use egress_tests::netns::{Netns, Pod, can_switch_uid, ensure_capable, find_tool};
+use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, TestNetwork};
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ spec:
 
 /// Runs `osm-egress inject` on a text.
 fn inject(text: &str, flags: &[&str]) -> Result<String> {
-    let mut child = Command::new(shim::binary()?)
+    let mut child = Command::new(control_plane::binary()?)
         .args(["inject", "-f", "-"])
         .args(flags)
         .stdin(Stdio::piped())
@@ -90,7 +90,7 @@ fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The arguments of a container as its kubelet has them: with what the environment says of the pod.
+/// The arguments of a container, with the environment's values of the pod, as the kubelet passes them.
 fn arguments(pod: &Value, container: &Value) -> Result<Vec<String>> {
     let mut arguments = texts(&container["args"]);
     for variable in container["env"].as_array().into_iter().flatten() {
@@ -104,28 +104,29 @@ fn arguments(pod: &Value, container: &Value) -> Result<Vec<String>> {
     Ok(arguments)
 }
 
-/// What iptables-save prints of our chains.
+/// The rules of the project's chains, as iptables-save prints them.
 fn rules(netns: &Netns, tool: &str) -> Result<Vec<String>> {
-    let path = which(tool).with_context(|| format!("`{tool}` is missing"))?;
+    let path = find_tool(tool).with_context(|| format!("`{tool}` is missing"))?;
     let output = netns.command(&path.to_string_lossy()).args(["-t", "nat"]).output()?;
     let text = String::from_utf8(output.stdout)?;
     Ok(text.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect())
 }
 
-/// An API server takes what is made, with and without a native sidecar, and once more what it has by then.
+/// An API server accepts the result, with and without a native sidecar, and again after it has added its
+/// defaults.
 #[test]
-fn an_api_server_takes_what_is_made() -> Result<()> {
+fn an_api_server_accepts_injected_pods() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::new(&network)?;
     let folder = tempfile::tempdir()?;
-    let (authority, _) = identified_by_tokens()?;
+    let (authority, _) = issue_control_plane_certificate()?;
     let authority = write(folder.path(), "ca.crt", &authority.pem)?;
     let injected = inject(MANIFESTS, &["--xds-ca", &authority])?;
     let file = write(folder.path(), "injected.yaml", &injected)?;
     cluster.api.kubectl(User::Admin, &["apply", "--dry-run=server", "-f", &file])?;
     cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
-    // Twice is once, also for what the API server filled in.
+    // Injection is idempotent, also with the API server's defaults.
     ensure!(inject(&injected, &["--xds-ca", &authority])? == injected);
     let said = cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
     ensure!(said.lines().all(|line| line.ends_with("unchanged")), "{said}");
@@ -150,7 +151,7 @@ fn an_api_server_takes_what_is_made() -> Result<()> {
         json!({"name": "osm-egress-hosts", "mountPath": "/etc/hosts", "subPath": "hosts", "readOnly": true});
     ensure!(container(template, "containers", "envoy")?["volumeMounts"][1] == mount, "{template}");
     for (name, list) in [("envoy", "containers"), ("osm-init", "initContainers")] {
-        // What was asked for was not dropped.
+        // The API server kept every field.
         let context = &container(template, list, name)?["securityContext"];
         ensure!(context["seccompProfile"]["type"] == "RuntimeDefault", "{context}");
         ensure!(context["readOnlyRootFilesystem"] == true && context["allowPrivilegeEscalation"] == false);
@@ -171,20 +172,22 @@ fn an_api_server_takes_what_is_made() -> Result<()> {
     Ok(())
 }
 
-/// The init container's command, run in a namespace, gives Open Service Mesh's table, and twice the same.
+/// The init container's command, run in a namespace, installs Open Service Mesh's table, and running it twice
+/// changes nothing.
 #[test]
 fn the_init_container_installs_the_table() -> Result<()> {
     ensure_capable()?;
-    ensure!(has_uids(), "rules that know Envoy by its uid need root");
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
+    ensure!(can_switch_uid(), "rules that know Envoy by its uid need root");
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::new(&network)?;
     cluster.api.apply(&inject(MANIFESTS, &[])?)?;
     let deployment = get(&cluster, "deployment", "curl")?;
     let init = container(&deployment["spec"]["template"], "initContainers", "osm-init")?;
     ensure!(init["command"] == json!(["osm-egress"]), "{init}");
     let netns = Netns::new()?;
     let run = || -> Result<()> {
-        let output = netns.command(&shim::binary()?.to_string_lossy()).args(texts(&init["args"])).output()?;
+        let output =
+            netns.command(&control_plane::binary()?.to_string_lossy()).args(texts(&init["args"])).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };
@@ -213,13 +216,13 @@ fn the_init_container_installs_the_table() -> Result<()> {
 }
 
 /// The sidecar's arguments, with the pod's names filled in, start a real Envoy: it is not ready before it has
-/// been told, and then it has the policy of its service account.
+/// its policy, and the policy is that of its service account.
 #[test]
 fn the_sidecar_gets_its_policy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let place = world.pod()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let place = network.pod()?;
+    let cluster = Cluster::new(&network)?;
     cluster.api.apply(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: echo, namespace: curl}\n\
          spec:\n  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]\n  \
@@ -228,7 +231,7 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     let xds = SocketAddr::new(CONTROL_PLANE, 15128).to_string();
     let image = format!("envoyproxy/envoy:v{}", envoy::version()?);
     let folder = tempfile::tempdir()?;
-    let (authority, own) = identified_by_tokens()?;
+    let (authority, own) = issue_control_plane_certificate()?;
     let authority = write(folder.path(), "ca.crt", &authority.pem)?;
     let flags = ["--xds-address", &xds, "--sidecar-image", &image, "--xds-ca", &authority];
     cluster.api.apply(&inject(MANIFESTS, &flags)?)?;
@@ -238,16 +241,16 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     // What the kubelet does: the token, where the pod asks for it.
     let (audience, file) = token(&pod, sidecar)?;
     let token = Volume::new(&[(&file, &cluster.api.token("curl", "curl", &audience, Some("alone"))?)])?;
-    let mut envoy = Envoy::injected(&place, &arguments(&pod, sidecar)?, token.folder())?;
+    let mut envoy = Envoy::launch_injected(&place, &arguments(&pod, sidecar)?, token.folder())?;
 
     let probe = &sidecar["readinessProbe"]["httpGet"];
     let port = probe["port"].as_u64().and_then(|port| u16::try_from(port).ok()).context("no port")?;
     let path = probe["path"].as_str().context("no path")?;
-    // From outside, as a kubelet asks.
+    // From outside the pod, like a kubelet.
     let ready = || -> Result<bool> {
         let request = client::request("GET", path, &[("host", "pod"), ("connection", "close")]);
         let to = SocketAddr::new(place.address.into(), port);
-        match world.outside.netns.run(|| client::http(to, &request))? {
+        match network.outside.netns.run(|| client::http(to, &request))? {
             Outcome::Http(answer) => Ok(answer.status == 200),
             _ => Ok(false),
         }
@@ -259,10 +262,16 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     ensure!(!ready()?, "it is ready before anybody told it anything");
 
     let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
-    let shim = cluster.shim(&["--service-account-tokens", "--tls-cert", &certificate, "--tls-key", &key])?;
+    let control_plane = cluster.control_plane(&[
+        "--service-account-tokens",
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+    ])?;
     wait_for("the sidecar to be ready", Duration::from_secs(20), || ready().unwrap_or(false))
         .with_context(|| envoy.log_tail(30))?;
-    until(&shim, "the sidecar to be known by its names", |status| {
+    wait_for_status(&control_plane, "the sidecar to be known by its names", |status| {
         status["proxies"][0]["node"] == "alone.curl.curl" && status["proxies"][0]["identity"] == "curl/curl"
     })?;
     wait_for("the policy to be in force", Duration::from_secs(10), || {
@@ -270,11 +279,11 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
     })
     .with_context(|| envoy.log_tail(30))?;
     ensure!(!echo(&place, ELSEWHERE)?, "what no policy allows got out");
-    ensure!(shim.log().contains("by=\"token\""), "{}", shim.log());
+    ensure!(control_plane.log().contains("by=\"token\""), "{}", control_plane.log());
     Ok(())
 }
 
-/// Audience and file of the token that a sidecar sees.
+/// Audience and path of a sidecar's token.
 fn token(pod: &Value, sidecar: &Value) -> Result<(String, String)> {
     ensure!(sidecar["volumeMounts"][0]["mountPath"] == "/var/run/secrets/osm-egress", "{sidecar}");
     let name = &sidecar["volumeMounts"][0]["name"];

@@ -1,24 +1,27 @@
-//! What `install`, `upgrade`, `uninstall`, `namespace` and `verify` make of a real API server.
+//! `install`, `upgrade`, `uninstall`, `namespace` and `verify` on a real API server.
 
 use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_tests::cli::{CommandOutput, osm_egress};
 use egress_tests::cluster::Cluster;
-use egress_tests::installer::{Said, osm_egress};
 use egress_tests::kube::{ApiServer, Objects, User, with_namespace_controller};
-use egress_tests::mesh::World;
+use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
+use egress_tests::network::TestNetwork;
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-fn run(api: &ApiServer<'_>, words: &[&str]) -> Result<Said> {
+fn run(api: &ApiServer<'_>, words: &[&str]) -> Result<CommandOutput> {
     osm_egress(api, User::Admin, words)
 }
 
-fn uninstall(api: &ApiServer<'_>, words: &[&str]) -> Result<Said> {
-    with_namespace_controller(api, || run(api, &[&["uninstall", "--timeout=60s"], words].concat())?.done())
+fn uninstall(api: &ApiServer<'_>, words: &[&str]) -> Result<CommandOutput> {
+    with_namespace_controller(api, || {
+        run(api, &[&["uninstall", "--timeout=60s"], words].concat())?.expect_success()
+    })
 }
 
 fn read(api: &ApiServer<'_>, words: &[&str]) -> Result<Value> {
@@ -26,15 +29,15 @@ fn read(api: &ApiServer<'_>, words: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Only what is there in one of both.
+/// The objects that only one of the two listings has.
 fn difference(before: &Objects, after: &Objects) -> Vec<String> {
     let gone = before.keys().filter(|id| !after.contains_key(*id)).map(|id| format!("- {id}"));
     let new = after.keys().filter(|id| !before.contains_key(*id)).map(|id| format!("+ {id}"));
     gone.chain(new).collect()
 }
 
-/// The API server itself takes a moment to forget a kind.
-fn until_same(api: &ApiServer<'_>, before: &Objects) -> Result<()> {
+/// Waits until the objects are as before: the API server takes a moment to forget a kind.
+fn wait_until_same(api: &ApiServer<'_>, before: &Objects) -> Result<()> {
     let mut last = Vec::new();
     let same = wait_for("the API server to have what it had before", Duration::from_secs(30), || {
         last = api.objects().map_or_else(|error| vec![error.to_string()], |after| difference(before, &after));
@@ -48,17 +51,18 @@ const EGRESS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egre
     spec:\n  sources: [{kind: ServiceAccount, name: curl, namespace: curl}]\n  hosts: [httpbin.org]\n  \
     ports: [{number: 443, protocol: https}]\n";
 
-/// The command of Open Service Mesh's page. Installed twice, nothing is written; taken away, nothing is left.
+/// The command of Open Service Mesh's page. A second install writes nothing, and uninstall leaves nothing.
 #[test]
-fn it_comes_and_goes_without_a_trace() -> Result<()> {
+fn uninstall_leaves_no_trace() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    // Tags would be told of.
-    let images = by_digest();
-    let first = run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.done()?;
+    // Tags would cause a warning.
+    let images = image_digests();
+    let first =
+        run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.expect_success()?;
     ensure!(first.err.is_empty(), "{}", first.err);
     ensure!(first.out.contains("egress: open"), "{}", first.out);
     let installed = api.objects()?;
@@ -78,7 +82,7 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     ensure!(labelled["items"].as_array().is_some_and(|items| items.len() == 9), "{labelled}");
 
     for again in [&["install"][..], &["upgrade"], &["install", "--set", "osm.enableEgress=true"]] {
-        let said = run(api, again)?.done()?;
+        let said = run(api, again)?.expect_success()?;
         ensure!(said.err.is_empty(), "{}", said.err);
         ensure!(!said.out.contains(": changed") && !said.out.contains(": created"), "{}", said.out);
         let now = api.objects()?;
@@ -90,26 +94,26 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
         ensure!(changed.is_empty(), "{again:?} wrote {changed:?}");
     }
 
-    // Values are kept, laid over each other, and forgotten.
-    run(api, &["upgrade", "--set", "osm.egress.replicas=3"])?.done()?;
-    run(api, &["upgrade", "--set", "osm.egress.httpDenyStatus=404"])?.done()?;
+    // Values are stored, merged and reset.
+    run(api, &["upgrade", "--set", "osm.egress.replicas=3"])?.expect_success()?;
+    run(api, &["upgrade", "--set", "osm.egress.httpDenyStatus=404"])?.expect_success()?;
     let replicas = || -> Result<Value> {
         Ok(read(api, &["deployment", "osm-egress", "-n", "osm-system"])?["spec"]["replicas"].clone())
     };
     ensure!(replicas()? == 3);
-    run(api, &["upgrade", "--reset-values", "--set", "osm.egress.networkPolicy=false"])?.done()?;
+    run(api, &["upgrade", "--reset-values", "--set", "osm.egress.networkPolicy=false"])?.expect_success()?;
     ensure!(replicas()? == 2);
     ensure!(read(api, &["networkpolicy", "-n", "osm-system"])?["items"] == json!([]));
-    let kept = run(api, &["upgrade", "--set", "osm.enableEgress=false"])?.done()?;
+    let kept = run(api, &["upgrade", "--set", "osm.enableEgress=false"])?.expect_success()?;
     let patch = r#"kubectl patch meshconfig osm-mesh-config -n osm-system --type=merge -p '{"spec":{"traffic":{"enableEgress":false}}}'"#;
     ensure!(kept.out.contains(patch), "{}", kept.out);
 
     let said = uninstall(api, &[])?;
     ensure!(!said.out.contains("stays"), "{}", said.out);
-    until_same(api, &before)?;
+    wait_until_same(api, &before)?;
     let nothing = uninstall(api, &[])?;
     ensure!(nothing.out.contains("there was nothing of mesh osm"), "{}", nothing.out);
-    let error = run(api, &["upgrade"])?.refused()?;
+    let error = run(api, &["upgrade"])?.expect_failure()?;
     ensure!(error.contains("run `osm-egress install`"), "{error}");
     Ok(())
 }
@@ -117,11 +121,11 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
 #[test]
 fn objects_of_the_user_survive() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    run(api, &["install"])?.done()?;
+    run(api, &["install"])?.expect_success()?;
     api.apply(EGRESS)?;
     let mine = read(api, &["egress", "mine"])?;
     api.kubectl(User::Admin, &["create", "configmap", "mine", "-n", "osm-system"])?;
@@ -145,26 +149,26 @@ fn objects_of_the_user_survive() -> Result<()> {
         "Namespace. /osm-system",
         "ServiceAccount. default/osm-egress",
     ];
-    // Kinds that are gone are listed a moment longer.
+    // The API server lists removed kinds a moment longer.
     wait_for("only these to be left", Duration::from_secs(30), || {
         api.objects().is_ok_and(|after| difference(&before, &after) == expected.map(|id| format!("+ {id}")))
     })
     .with_context(|| format!("{left:#?}"))?;
 
-    run(api, &["install"])?.done()?;
+    run(api, &["install"])?.expect_success()?;
     ensure!(read(api, &["egress", "mine"])? == mine);
     api.kubectl(User::Admin, &["delete", "configmap", "mine", "-n", "osm-system"])?;
     api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress"])?;
     uninstall(api, &["--delete-crds"])?;
-    until_same(api, &before)
+    wait_until_same(api, &before)
 }
 
-/// A cluster with Open Service Mesh in it: its definitions, MeshConfig and control plane.
+/// An Open Service Mesh's definitions, MeshConfig and control plane survive install and uninstall.
 #[test]
-fn what_was_there_before_stays() -> Result<()> {
+fn existing_objects_survive_install_and_uninstall() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     api.namespace("osm-system", false)?;
     api.apply(&osm_definition("egresses", "Egress", "policy.openservicemesh.io", &["v1alpha1"]))?;
@@ -191,7 +195,7 @@ fn what_was_there_before_stays() -> Result<()> {
     let before = api.objects()?;
 
     let said = run(api, &["install", "--set", "osm.enableEgress=true,osm.outboundPortExclusionList={5432}"])?
-        .done()?;
+        .expect_success()?;
     let patch = r#"-p '{"spec":{"traffic":{"enableEgress":true}}}'"#;
     ensure!(said.out.contains(patch) && said.out.contains("egress: closed"), "{}", said.out);
     ensure!(said.out.contains("Namespace osm-system: was there before, and stays as it is"), "{}", said.out);
@@ -203,16 +207,16 @@ fn what_was_there_before_stays() -> Result<()> {
     let definition = read(api, &["crd", "egresses.policy.openservicemesh.io"])?;
     ensure!(definition["spec"]["versions"][0]["subresources"]["status"].is_object(), "{definition}");
     ensure!(definition["spec"]["conversion"] == json!({"strategy": "None"}), "{definition}");
-    ensure!(run(api, &["upgrade"])?.done()?.out.lines().all(|line| !line.ends_with(": changed")));
+    ensure!(run(api, &["upgrade"])?.expect_success()?.out.lines().all(|line| !line.ends_with(": changed")));
 
     let said = uninstall(api, &[])?;
     ensure!(said.out.contains("MeshConfig osm-system/osm-mesh-config: stays"), "{}", said.out);
-    until_same(api, &before)?;
+    wait_until_same(api, &before)?;
     ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
     Ok(())
 }
 
-/// As Open Service Mesh 1.1 left them: converted by its own webhook.
+/// A definition as Open Service Mesh 1.1 left it: converted by its own webhook.
 fn osm_definition(plural: &str, kind: &str, group: &str, versions: &[&str]) -> String {
     let singular = kind.to_lowercase();
     let versions: Vec<Value> = versions
@@ -246,40 +250,46 @@ fn osm_definition(plural: &str, kind: &str, group: &str, versions: &[&str]) -> S
 #[test]
 fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    let said = run(api, &["install", "--dry-run"])?.done()?;
+    let said = run(api, &["install", "--dry-run"])?.expect_success()?;
     ensure!(said.out.contains("Deployment osm-system/osm-egress: would be created"), "{}", said.out);
-    let manifests =
-        run(api, &["install", "--dry-run", "-o", "yaml", "--set", "osm.enableEgress=true"])?.done()?.out;
-    ensure!(run(api, &["install", "--dry-run=client", "-o", "yaml"])?.done()?.out.contains("policy/v1\n"));
+    let manifests = run(api, &["install", "--dry-run", "-o", "yaml", "--set", "osm.enableEgress=true"])?
+        .expect_success()?
+        .out;
+    ensure!(
+        run(api, &["install", "--dry-run=client", "-o", "yaml"])?
+            .expect_success()?
+            .out
+            .contains("policy/v1\n")
+    );
     let after = api.objects()?;
     ensure!(difference(&before, &after).is_empty(), "{:?}", difference(&before, &after));
 
-    cluster.define(|_| true)?;
+    cluster.install_definitions(|_| true)?;
     api.apply(&manifests)?;
     let config = read(api, &["meshconfig", "osm-mesh-config", "-n", "osm-system"])?;
     ensure!(config["spec"]["traffic"]["enableEgress"] == true, "{config}");
     let secret = read(api, &["secret", "osm-egress-tls", "-n", "osm-system"])?["data"].clone();
     let applied = api.objects()?;
-    let error = run(api, &["install", "--dry-run", "--set", "osm.egress.replicas=5"])?.refused()?;
+    let error = run(api, &["install", "--dry-run", "--set", "osm.egress.replicas=5"])?.expect_failure()?;
     ensure!(error.contains("kubectl-client-side-apply") && error.contains(".spec.replicas"), "{error}");
     ensure!(error.contains("somebody else set these fields"), "{error}");
-    run(api, &["install", "--dry-run"])?.done()?;
+    run(api, &["install", "--dry-run"])?.expect_success()?;
     ensure!(api.objects()? == applied);
-    // What kubectl applied counts as installed.
-    run(api, &["install"])?.done()?;
+    // Objects applied by kubectl count as installed.
+    run(api, &["install"])?.expect_success()?;
     ensure!(read(api, &["secret", "osm-egress-tls", "-n", "osm-system"])?["data"] == secret);
     Ok(())
 }
 
 #[test]
-fn errors_say_what_to_do() -> Result<()> {
+fn errors_name_the_remedy() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
     for (words, expected) in [
@@ -292,17 +302,17 @@ fn errors_say_what_to_do() -> Result<()> {
         (&["namespace", "add", "osm-system"], "osm-system is the control plane's own namespace"),
         (&["namespace", "add", "nowhere"], "there is no namespace nowhere"),
     ] {
-        let error = run(api, words)?.refused()?;
+        let error = run(api, words)?.expect_failure()?;
         ensure!(error.contains(expected), "{words:?}: {error}");
     }
-    let nobody = osm_egress(api, User::Nobody, &["install"])?.refused()?;
+    let nobody = osm_egress(api, User::Nobody, &["install"])?.expect_failure()?;
     ensure!(nobody.contains("403") && nobody.contains("cluster-admin"), "{nobody}");
     ensure!(difference(&before, &api.objects()?).is_empty());
 
     api.namespace("osm-system", false)?;
     api.kubectl(User::Admin, &["create", "serviceaccount", "osm-egress", "-n", "osm-system"])?;
     let with = api.objects()?;
-    let error = run(api, &["install"])?.refused()?;
+    let error = run(api, &["install"])?.expect_failure()?;
     ensure!(
         error.contains("ServiceAccount osm-system/osm-egress") && error.contains("Nothing was changed"),
         "{error}"
@@ -310,7 +320,7 @@ fn errors_say_what_to_do() -> Result<()> {
     ensure!(api.objects()? == with);
     api.kubectl(User::Admin, &["delete", "serviceaccount", "osm-egress", "-n", "osm-system"])?;
 
-    // One that stops half-way goes on from there.
+    // An interrupted uninstall continues.
     let broken = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
@@ -328,58 +338,59 @@ fn errors_say_what_to_do() -> Result<()> {
         api.kubectl(User::Admin, &probe).is_err()
     };
     wait_for("the webhook to be in force", Duration::from_secs(10), refuses)?;
-    let error = run(api, &["install"])?.refused()?;
+    let error = run(api, &["install"])?.expect_failure()?;
     ensure!(error.contains("cannot apply Service osm-system/osm-egress: the API server says 500"), "{error}");
     ensure!(error.contains("a webhook does not answer"), "{error}");
     ensure!(error.contains("run the same command again"), "{error}");
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "broken"])?;
     wait_for("the webhook to be gone", Duration::from_secs(10), || !refuses())?;
-    let said = run(api, &["install"])?.done()?;
+    let said = run(api, &["install"])?.expect_success()?;
     ensure!(said.out.contains("ServiceAccount osm-system/osm-egress: unchanged"), "{}", said.out);
     ensure!(said.out.contains("Service osm-system/osm-egress: created"), "{}", said.out);
 
-    let error = run(api, &["install", "--mesh-name", "other"])?.refused()?;
+    let error = run(api, &["install", "--mesh-name", "other"])?.expect_failure()?;
     ensure!(error.contains("belongs to mesh `osm`"), "{error}");
-    let error = run(api, &["install", "--osm-namespace", "other"])?.refused()?;
+    let error = run(api, &["install", "--osm-namespace", "other"])?.expect_failure()?;
     ensure!(error.contains("is for namespace osm-system"), "{error}");
     Ok(())
 }
 
 #[test]
-fn namespaces_as_in_open_service_mesh() -> Result<()> {
+fn namespaces_join_as_in_open_service_mesh() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     for name in ["one", "two", "three"] {
         api.namespace(name, false)?;
     }
     api.kubectl(User::Admin, &["label", "namespace", "three", "openservicemesh.io/monitored-by=other"])?;
     let before = read(api, &["namespace", "one"])?["metadata"]["labels"].clone();
-    let said = run(api, &["namespace", "add", "one", "two"])?.done()?;
+    let said = run(api, &["namespace", "add", "one", "two"])?.expect_success()?;
     ensure!(said.out.contains("Namespace [one] successfully added to mesh [osm]"), "{}", said.out);
-    run(api, &["namespace", "add", "two", "--disable-sidecar-injection"])?.done()?;
+    run(api, &["namespace", "add", "two", "--disable-sidecar-injection"])?.expect_success()?;
     let one = read(api, &["namespace", "one"])?["metadata"].clone();
     ensure!(one["labels"]["openservicemesh.io/monitored-by"] == "osm", "{one}");
     ensure!(one["annotations"]["openservicemesh.io/sidecar-injection"] == "enabled", "{one}");
-    let error = run(api, &["namespace", "add", "one", "three"])?.refused()?;
+    let error = run(api, &["namespace", "add", "one", "three"])?.expect_failure()?;
     ensure!(error.contains("belongs to mesh other"), "{error}");
-    let error = run(api, &["namespace", "remove", "three"])?.refused()?;
+    let error = run(api, &["namespace", "remove", "three"])?.expect_failure()?;
     ensure!(error.contains("belongs to mesh other"), "{error}");
-    let list = run(api, &["namespace", "list", "--mesh-name", "osm"])?.done()?.out;
+    let list = run(api, &["namespace", "list", "--mesh-name", "osm"])?.expect_success()?.out;
     let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     let expected =
         [["NAMESPACE", "MESH", "SIDECAR-INJECTION"], ["one", "osm", "enabled"], ["two", "osm", "disabled"]];
     ensure!(rows == expected, "{list}");
-    let all: Value = serde_json::from_str(&run(api, &["namespace", "list", "-o", "json"])?.done()?.out)?;
+    let all: Value =
+        serde_json::from_str(&run(api, &["namespace", "list", "-o", "json"])?.expect_success()?.out)?;
     ensure!(all.as_array().is_some_and(|all| all.len() == 3), "{all}");
-    run(api, &["namespace", "remove", "one"])?.done()?;
+    run(api, &["namespace", "remove", "one"])?.expect_success()?;
     let one = read(api, &["namespace", "one"])?["metadata"].clone();
     ensure!(one["labels"] == before && one["annotations"].is_null(), "{one}");
     Ok(())
 }
 
-/// The checks that are in a state.
+/// The checks in a state.
 fn checks(report: &Value, state: &str) -> Vec<String> {
     let all = report["checks"].as_array().into_iter().flatten();
     all.filter(|check| check["state"] == state)
@@ -387,8 +398,8 @@ fn checks(report: &Value, state: &str) -> Vec<String> {
         .collect()
 }
 
-/// Values that name every image by a digest.
-fn by_digest() -> String {
+/// Values that name every image by digest.
+fn image_digests() -> String {
     let sum = "0123456789abcdef".repeat(4);
     ["osm.sidecarImage", "osm.egress.image", "osm.egress.initImage"]
         .map(|key| format!("{key}=registry.example/image@sha256:{sum}"))
@@ -401,8 +412,8 @@ fn verify(api: &ApiServer<'_>) -> Result<(bool, Value)> {
     Ok((said.ok, report))
 }
 
-/// What the controller of Deployments would write, since none runs here.
-fn make_available(api: &ApiServer<'_>) -> Result<()> {
+/// Sets the status that the Deployment controller would write; none runs here.
+fn report_deployment_available(api: &ApiServer<'_>) -> Result<()> {
     let mut deployment = read(api, &["deployment", "osm-egress", "-n", "osm-system"])?;
     deployment["status"] = json!({ "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 2,
         "observedGeneration": deployment["metadata"]["generation"] });
@@ -418,21 +429,21 @@ fn make_available(api: &ApiServer<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Nothing stops without a word: an object that counted for another namespace, before the list of those that may.
+/// An upgrade warns of objects that grant to another namespace and lose that permission.
 #[test]
 fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let run = |words: &[&str]| osm_egress(api, User::Admin, words);
-    run(&["install", "--set", "osm.egress.policyNamespaces={team-b}"])?.done()?;
+    run(&["install", "--set", "osm.egress.policyNamespaces={team-b}"])?.expect_success()?;
     api.namespace("team-b", false)?;
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
-    api.apply(&egress_tests::cluster::policy("team-b", "theirs", "ports: [{number: 1, protocol: tcp}]"))?;
+    api.apply(&egress_in("team-b", "theirs", "ports: [{number: 1, protocol: tcp}]"))?;
     let set = ["--set", "osm.egress.policyNamespaces={team-c}"];
     let upgrade = |more: &[&str]| run(&[&["upgrade"], &set[..], more].concat());
-    let refused = upgrade(&[])?.refused()?;
+    let refused = upgrade(&[])?.expect_failure()?;
     ensure!(
         refused.contains("Egress team-b/theirs no longer counts for curl/curl")
             && refused.contains("--stop-grants")
@@ -444,20 +455,20 @@ fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
         Ok(api.kubectl(User::Admin, &words)?.contains("--policy-namespaces=team-b"))
     };
     ensure!(flag()?, "it was changed");
-    let said = upgrade(&["--dry-run"])?.done()?;
+    let said = upgrade(&["--dry-run"])?.expect_success()?;
     ensure!(said.err.contains("a grant stops: Egress team-b/theirs"), "{}", said.err);
-    let said = upgrade(&["--stop-grants"])?.done()?;
+    let said = upgrade(&["--stop-grants"])?.expect_success()?;
     ensure!(said.err.contains("a grant stops: Egress team-b/theirs") && !flag()?, "{}", said.err);
-    // What has stopped does not stop again.
-    upgrade(&[])?.done()?;
+    // A revoked grant is not reported again.
+    upgrade(&[])?.expect_success()?;
     Ok(())
 }
 
 #[test]
 fn verify_finds_what_is_wrong() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let (ok, report) = verify(api)?;
     ensure!(!ok, "{report}");
@@ -466,20 +477,20 @@ fn verify_finds_what_is_wrong() -> Result<()> {
 
     api.namespace("curl", false)?;
     api.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bare, namespace: curl}\nspec: {containers: [{name: a, image: a}]}\n")?;
-    // One of before sidecars had a hosts file.
+    // A pod injected before sidecars had a hosts file.
     api.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: curl}\nspec:\n  \
          hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
     )?;
-    let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
+    let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.expect_success()?;
     ensure!(said.err.contains("a tag can name another image tomorrow"), "{}", said.err);
-    run(api, &["namespace", "add", "curl"])?.done()?;
+    run(api, &["namespace", "add", "curl"])?.expect_success()?;
     let namespace = read(api, &["namespace", "osm-system"])?;
     let labels = &namespace["metadata"]["labels"];
     ensure!(labels["pod-security.kubernetes.io/enforce"] == "restricted", "{namespace:#}");
     let (ok, report) = verify(api)?;
     ensure!(!ok && checks(&report, "fail") == ["Deployment"], "{report:#}");
-    make_available(api)?;
+    report_deployment_available(api)?;
     let (ok, report) = verify(api)?;
     ensure!(ok && checks(&report, "fail").is_empty(), "{report:#}");
     let expected = [
@@ -492,10 +503,10 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     ensure!(checks(&report, "warn") == expected, "{report:#}");
     ensure!(checks(&report, "unknown") == ["proxies"], "{report:#}");
     ensure!(report.to_string().contains("curl/bare"), "{report:#}");
-    let text = run(api, &["verify"])?.done()?.out;
+    let text = run(api, &["verify"])?.expect_success()?.out;
     ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
 
-    // Names that are not whole. No control plane runs that could be asked about them.
+    // Host names that are not fully qualified. No control plane runs here.
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "osm-egress-osm"])?;
     api.apply(
         "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: db, namespace: curl}\n\
@@ -516,13 +527,13 @@ fn verify_finds_what_is_wrong() -> Result<()> {
         let message = found["message"].as_str().unwrap_or_default();
         ensure!(found["state"] == "warn" && message.contains(part), "{found:#}");
     }
-    let said = run(api, &["upgrade", "--set", &by_digest()])?.done()?;
+    let said = run(api, &["upgrade", "--set", &image_digests()])?.expect_success()?;
     ensure!(!said.err.contains("tag"), "{}", said.err);
-    make_available(api)?;
+    report_deployment_available(api)?;
     let (_, report) = verify(api)?;
     ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");
 
-    // Each of these breaks one thing, and an upgrade mends it.
+    // Each of these breaks one part, and an upgrade repairs it.
     let unlabel =
         r#"{"webhooks":[{"name":"inject.osm-egress.openservicemesh.io","clientConfig":{"caBundle":null}}]}"#;
     for (words, check) in [
@@ -536,7 +547,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
         let (ok, report) = verify(api)?;
         let failed = checks(&report, "fail");
         ensure!(!ok && failed.iter().any(|name| name == check), "{words:?}: {report:#}");
-        run(api, &["upgrade"])?.done()?;
+        run(api, &["upgrade"])?.expect_success()?;
         let (ok, report) = verify(api)?;
         ensure!(ok, "{words:?}: {report:#}");
     }

@@ -1,23 +1,24 @@
-//! A control plane that runs with exactly what `install` made: its arguments, certificate, role and Service.
+//! A control plane that runs with exactly the arguments, certificate, role and Service that `install`
+//! created.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::grants::recorded;
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::Volume;
-use egress_tests::client::{self, Outcome, PATIENCE};
+use egress_tests::cli::osm_egress;
+use egress_tests::client::{self, IO_TIMEOUT, Outcome};
 use egress_tests::cluster::Cluster;
+use egress_tests::control_plane::{self, ControlPlane};
 use egress_tests::envoy::Envoy;
-use egress_tests::installer::osm_egress;
 use egress_tests::kube::{ApiServer, User, with_namespace_controller};
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, NAME_SERVER, World};
 use egress_tests::netns::{Netns, ensure_capable};
-use egress_tests::shim::{self, Shim};
+use egress_tests::network::{CONTROL_PLANE, HTTPBIN, NAME_SERVER, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
-
-use crate::grants::recorded;
 
 const HOST: &str = "osm-egress.osm-system.svc";
 
@@ -39,7 +40,7 @@ fn mount(api: &ApiServer<'_>) -> Result<Volume> {
     ])
 }
 
-/// The arguments of the Deployment, with the paths and addresses of this world for the pod's.
+/// The Deployment's arguments, with this network's paths and addresses in place of the pod's.
 fn arguments(api: &ApiServer<'_>, mounted: &Volume, flows: &Path) -> Result<Vec<OsString>> {
     let deployment = read(api, &["deployment", "osm-egress"])?;
     let words = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().context("args")?;
@@ -48,7 +49,7 @@ fn arguments(api: &ApiServer<'_>, mounted: &Volume, flows: &Path) -> Result<Vec<
     ensure!(*first == "serve", "{words:?}");
     let folder = mounted.path("tls.crt");
     let folder = folder.parent().context("no folder")?.to_string_lossy().into_owned();
-    let module = shim::module()?.to_string_lossy().into_owned();
+    let module = control_plane::module()?.to_string_lossy().into_owned();
     let mut arguments: Vec<OsString> = rest
         .iter()
         .map(|word| {
@@ -59,12 +60,12 @@ fn arguments(api: &ApiServer<'_>, mounted: &Volume, flows: &Path) -> Result<Vec<
                 .into()
         })
         .collect();
-    // What a pod finds by itself.
-    arguments.extend(["--kubeconfig".into(), api.kubeconfig(User::Shim).into()]);
+    // The environment of a pod.
+    arguments.extend(["--kubeconfig".into(), api.kubeconfig(User::ControlPlane).into()]);
     Ok(arguments)
 }
 
-/// What kube-proxy does for the Service, for those inside and those outside of this namespace.
+/// Redirects the Service's address like kube-proxy, for clients inside and outside of this namespace.
 fn proxy(netns: &Netns, service: &Value) -> Result<String> {
     let address = service["spec"]["clusterIP"].as_str().context("no address")?.to_owned();
     netns.ip("route add 10.96.0.0/16 dev lo src 203.0.113.3")?;
@@ -91,22 +92,22 @@ fn policy(protocol: &str, hosts: &str) -> String {
 }
 
 #[test]
-fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
+fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    let cluster = Cluster::bare(&world)?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
-    let netns = &world.outside.netns;
+    let netns = &network.outside.netns;
     for name in ["curl", "other"] {
         api.namespace(name, false)?;
     }
     api.service_account("curl", "curl")?;
-    let run = |words: &[&str]| osm_egress(api, User::Admin, words)?.done();
+    let run = |words: &[&str]| osm_egress(api, User::Admin, words)?.expect_success();
     run(&["install", "--set", "osm.egress.flowLog=true"])?;
     run(&["namespace", "add", "curl"])?;
 
-    // Nobody answers: nothing is let in where the mesh is, and everything elsewhere.
+    // Without an answer the API server refuses objects in namespaces of the mesh, and accepts others.
     let good = policy("tcp", &format!("ipAddresses: [{HTTPBIN}/32]"));
     let refused = api.apply(&good).err().context("a policy was let in")?.to_string();
     ensure!(refused.contains("failed calling webhook"), "{refused}");
@@ -118,7 +119,7 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     };
     ensure!(pod_of("curl").is_err(), "a pod was let in");
     pod_of("other")?;
-    // What a cluster cannot wait for: without service accounts no pod would start anywhere in the namespace.
+    // Service accounts are exempt: without them no pod would start in the namespace.
     api.service_account("curl", "late")?;
     api.kubectl(
         User::Admin,
@@ -128,10 +129,11 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     let mounted = mount(api)?;
     let service = proxy(netns, &read(api, &["service", "osm-egress"])?)?;
     let flows = tempfile::tempdir()?;
-    let shim = Shim::run(netns, CONTROL_PLANE, &arguments(api, &mounted, flows.path())?)?.ready()?;
-    ensure!(shim.get("/servingz")? == "ok\n");
+    let control_plane =
+        ControlPlane::run(netns, CONTROL_PLANE, &arguments(api, &mounted, flows.path())?)?.ready()?;
+    ensure!(control_plane.get("/servingz")? == "ok\n");
 
-    // The API server finds it by its Service, and knows it by its authority.
+    // The API server reaches the webhook by its Service, and verifies its certificate.
     let bad = policy("http", "hosts: ['*']");
     let refused = api.apply(&bad).err().context("a policy with a mistake was let in")?.to_string();
     ensure!(
@@ -139,11 +141,11 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         "{refused}"
     );
     api.apply(&good)?;
-    // The user whom the webhook saw is on record.
+    // The audit record names the webhook's user.
     let user = "changed by admin (not verified) (Egress curl/mine): opens tcp 9000 at 203.0.113.10/32; for curl/curl";
-    wait_for("the record", PATIENCE, || recorded(api, "curl", "mine").is_ok_and(|found| found == [user]))
-        .with_context(|| format!("{:?}\n{}", recorded(api, "curl", "mine"), shim.log()))?;
-    // Whoever may edit the namespace opens nothing by its service accounts.
+    wait_for("the record", IO_TIMEOUT, || recorded(api, "curl", "mine").is_ok_and(|found| found == [user]))
+        .with_context(|| format!("{:?}\n{}", recorded(api, "curl", "mine"), control_plane.log()))?;
+    // A namespace editor opens nothing through service accounts.
     let loosen = ["annotate", "serviceaccount", "curl", "-n", "curl", "openservicemesh.io/egress-mode=audit"];
     let refused = api.kubectl(User::Admin, &loosen).err().context("a mode was loosened")?.to_string();
     ensure!(
@@ -174,29 +176,35 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         .collect();
     ensure!(names.contains(&"envoy"), "{injected:#}");
 
-    // A sidecar finds it by the same name, and knows it by the same authority.
-    world.dns.set(HOST, &[service.parse()?]);
+    // A sidecar reaches the control plane by the same name, and verifies the same certificate.
+    network.dns.set(HOST, &[service.parse()?]);
     let token = Volume::new(&[("token", &api.token("curl", "curl", "osm-egress", Some("one"))?)])?;
     let (ca, token) = (mounted.text("ca.crt"), token.text("token"));
     let flags = ["--xds", &format!("{HOST}:15128"), "--xds-ca", &ca, "--token-file", &token];
-    let _envoy = Envoy::start_asking(&pod, &mesh::bootstrap_with("curl/curl", false, &flags)?, NAME_SERVER)?;
+    let _envoy = Envoy::start_with_name_server(
+        &pod,
+        &sidecar::bootstrap_with("curl/curl", false, &flags)?,
+        NAME_SERVER,
+    )?;
     let reaches = || {
         let exchange = || client::exchange(SocketAddr::new(HTTPBIN, 9000), b"ping");
         pod.workload().run(exchange).is_ok_and(|outcome| matches!(outcome, Outcome::Bytes(_)))
     };
-    wait_for("the policy", PATIENCE, reaches).with_context(|| shim.log())?;
-    // And tells of it.
-    wait_for("a flow", PATIENCE, || {
-        shim.get("/flows?identity=curl/curl&verdict=allow").is_ok_and(|flows| flows.contains("curl/mine"))
+    wait_for("the policy", IO_TIMEOUT, reaches).with_context(|| control_plane.log())?;
+    // The sidecar reports it.
+    wait_for("a flow", IO_TIMEOUT, || {
+        control_plane
+            .get("/flows?identity=curl/curl&verdict=allow")
+            .is_ok_and(|flows| flows.contains("curl/mine"))
     })?;
     ensure!(flows.path().join("flows.db").is_file());
 
-    // The doctor sees the proxy. Only what no controller does here is missing.
+    // `verify` sees the proxy. Only the controllers' part is missing.
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let verify = || osm_egress(api, User::Admin, &["verify", "--admin", &admin]);
     let all = "proxies: 1 connected, all with what they were sent";
-    // What is in force is acknowledged a moment later.
-    wait_for("the acknowledgement", PATIENCE, || verify().is_ok_and(|said| said.out.contains(all)))?;
+    // The acknowledgement follows a moment later.
+    wait_for("the acknowledgement", IO_TIMEOUT, || verify().is_ok_and(|said| said.out.contains(all)))?;
     let said = verify()?;
     ensure!(
         said.out.ends_with("1 check failed\n") && said.out.contains("FAIL     Deployment"),
@@ -217,18 +225,18 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
         "{}",
         said.out
     );
-    // Who deletes a policy is on record too.
+    // The audit record names the user who deletes a policy.
     api.kubectl(User::Admin, &["delete", "egress", "mine", "-n", "curl"])?;
-    wait_for("the record of the deletion", PATIENCE, || {
+    wait_for("the record of the deletion", IO_TIMEOUT, || {
         let closed = "changed by admin (not verified) (Egress curl/mine): closes tcp 9000 at 203.0.113.10/32; for curl/curl";
         recorded(api, "curl", "mine").is_ok_and(|found| found.iter().any(|message| message == closed))
     })
-    .with_context(|| shim.log())?;
+    .with_context(|| control_plane.log())?;
 
-    // Everything that it asked for, the installed role allows.
-    ensure!(!shim.log().contains("the API server says"), "{}", shim.log());
-    // Killed, it leaves something behind, which uninstall takes away with the rest.
-    drop(shim);
+    // The installed role allows every request that was made.
+    ensure!(!control_plane.log().contains("the API server says"), "{}", control_plane.log());
+    // A killed control plane leaves objects behind, which uninstall removes.
+    drop(control_plane);
     let reports = || api.kubectl(User::Admin, &["get", "configmap", "-n", "osm-system", "-o", "name"]);
     ensure!(reports()?.contains("osm-egress-proxies-"), "{}", reports()?);
     let said = with_namespace_controller(api, || run(&["uninstall"]))?;

@@ -1,6 +1,6 @@
 //! The control plane on a real API server, with real kubectl and real Envoys.
 //!
-//! One program, so that it is linked once and its tests run side by side; a file for each subject.
+//! One program, so that it is linked once and its tests run in parallel; a file for each subject.
 
 mod admission;
 mod console;

@@ -1,40 +1,42 @@
-//! Several control planes of one cluster, of which any may die, and so may what is behind them.
+//! Several control planes of one cluster, while any of them, the API server or etcd fails.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::source::echo;
 use anyhow::{Context, Result, ensure};
 use egress_tests::client;
-use egress_tests::cluster::{Cluster, policy};
+use egress_tests::cluster::Cluster;
+use egress_tests::echo::still_echoes;
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::User;
-use egress_tests::mesh::{self, CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, World};
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{CONTROL_PLANE, ELSEWHERE, HTTPBIN, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 
-use crate::source::echo;
+/// The longest time until a change arrives after a failure. Proxies look for another control plane with
+/// growing delays.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a change may take to arrive after something died. Proxies look for another control plane with
-/// growing pauses.
-const CONVERGES: Duration = Duration::from_secs(60);
-
-/// What a workload is asked to do all the time, and what came of it.
+/// A workload that connects all the time, and its results.
 #[derive(Default)]
 struct Prober {
     stop: AtomicBool,
     allowed: AtomicUsize,
     refused: AtomicUsize,
-    /// Allowed connections that failed, and forbidden ones that did not.
+    /// Allowed connections that failed, and forbidden ones that succeeded.
     wrong: AtomicUsize,
 }
 
 impl Prober {
-    /// Connects, by turns, to where it may and to where it may not, until it is told to stop.
+    /// Connects to an allowed and a forbidden destination in turn until it is stopped.
     fn run(&self, pod: &Pod) -> Result<()> {
         let echoes = |to: IpAddr| {
             let Ok(mut stream) = client::connect(SocketAddr::new(to, 9000)) else { return false };
-            crate::source::lives(&mut stream)
+            still_echoes(&mut stream)
         };
         pod.workload().run(|| {
             while !self.stop.load(Ordering::Relaxed) {
@@ -51,8 +53,8 @@ impl Prober {
         (count(&self.allowed), count(&self.refused), count(&self.wrong))
     }
 
-    /// Waits until both kinds were tried often more.
-    fn goes_on(&self, what: &str) -> Result<()> {
+    /// Waits until both kinds were tried many more times.
+    fn wait_for_attempts(&self, what: &str) -> Result<()> {
         let before = self.counts();
         wait_for(what, Duration::from_secs(30), || {
             let now = self.counts();
@@ -62,10 +64,10 @@ impl Prober {
     }
 }
 
-/// Stops the probers even when the test fails.
-struct Stop<'p>(&'p [Prober]);
+/// Stops the probers when this is dropped, also if the test fails.
+struct StopProbers<'p>(&'p [Prober]);
 
-impl Drop for Stop<'_> {
+impl Drop for StopProbers<'_> {
     fn drop(&mut self) {
         for prober in self.0 {
             prober.stop.store(true, Ordering::Relaxed);
@@ -73,9 +75,9 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// A sidecar that knows both control planes.
+/// Starts a sidecar that knows both control planes.
 fn sidecar(pod: &Pod) -> Result<Envoy<'_>> {
-    let one = mesh::bootstrap("curl/curl", false)?;
+    let one = sidecar::bootstrap("curl/curl", false)?;
     let line = one
         .lines()
         .find(|line| line.contains("- endpoint:") && line.contains(&CONTROL_PLANE.to_string()))
@@ -84,37 +86,37 @@ fn sidecar(pod: &Pod) -> Result<Envoy<'_>> {
     Envoy::start(pod, &one.replace(line, &format!("{line}\n{other}")), 1)
 }
 
-/// A control plane is killed, then the other one, then the API server, then etcd, while connections and
-/// changes go on.
+/// The first control plane, the second one, the API server and etcd are killed in turn under traffic and
+/// policy changes.
 #[test]
-fn whatever_dies() -> Result<()> {
+fn traffic_and_changes_survive_every_failure() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pods = [world.pod()?, world.pod()?];
-    let mut cluster = Cluster::new(&world)?;
-    cluster.api.apply(&policy(
+    let network = TestNetwork::new()?;
+    let pods = [network.pod()?, network.pod()?];
+    let mut cluster = Cluster::new(&network)?;
+    cluster.api.apply(&egress_in(
         "curl",
         "always",
-        "ipAddresses: [203.0.113.10/32]\n  ports: [{number: 9000, protocol: tcp}]",
+        "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]",
     ))?;
     let start = Instant::now();
     let say = |what: &str| println!("{:>6.2} s  {what}", start.elapsed().as_secs_f64());
-    let mut first = Some(cluster.shim(&[])?);
-    let mut second = Some(cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?);
+    let mut first = Some(cluster.control_plane(&[])?);
+    let mut second = Some(cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?);
     let envoys = [sidecar(&pods[0])?, sidecar(&pods[1])?];
     let probers = [Prober::default(), Prober::default()];
     std::thread::scope(|scope| -> Result<()> {
-        let stop = Stop(&probers);
+        let stop = StopProbers(&probers);
         let threads: Vec<_> =
             probers.iter().zip(&pods).map(|(prober, pod)| scope.spawn(|| prober.run(pod))).collect();
-        // A change, until both proxies obey.
+        // Waits until both proxies follow a change.
         let change = |cluster: &Cluster<'_>, allow: bool| -> Result<()> {
             if allow {
-                cluster.api.apply(&policy("curl", "change", "ports: [{number: 9100, protocol: tcp}]"))?;
+                cluster.api.apply(&egress("change", "ports: [{number: 9100, protocol: tcp}]"))?;
             } else {
                 cluster.api.kubectl(User::Admin, &["delete", "egress", "change", "-n", "curl"])?;
             }
-            let took = wait_for("both proxies to obey", CONVERGES, || {
+            let took = wait_for("both proxies to obey", CONVERGENCE_TIMEOUT, || {
                 pods.iter().all(|pod| echo(pod, HTTPBIN, 9100).is_ok() == allow)
             })?;
             say(&format!(
@@ -124,8 +126,8 @@ fn whatever_dies() -> Result<()> {
             Ok(())
         };
         change(&cluster, true)?;
-        let connected = |shim: &Option<egress_tests::shim::Shim<'_>>| {
-            let status = shim.as_ref().and_then(|shim| shim.status().ok());
+        let connected = |control_plane: &Option<egress_tests::control_plane::ControlPlane<'_>>| {
+            let status = control_plane.as_ref().and_then(|control_plane| control_plane.status().ok());
             status.and_then(|status| status["proxies"].as_array().map(Vec::len)).unwrap_or_default()
         };
         say(&format!("proxies at the control planes: {} and {}", connected(&first), connected(&second)));
@@ -133,27 +135,27 @@ fn whatever_dies() -> Result<()> {
         drop(first.take());
         say("the first control plane is killed");
         change(&cluster, false)?;
-        probers[0].goes_on("connections without the first control plane")?;
-        first = Some(cluster.shim(&[])?);
+        probers[0].wait_for_attempts("connections without the first control plane")?;
+        first = Some(cluster.control_plane(&[])?);
         say("it is back");
 
         drop(second.take());
         say("the second control plane is killed");
         change(&cluster, true)?;
-        probers[1].goes_on("connections without the second control plane")?;
-        second = Some(cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?);
+        probers[1].wait_for_attempts("connections without the second control plane")?;
+        second = Some(cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?);
         say("it is back");
 
         cluster.api.kill();
         say("the API server is killed");
-        probers[0].goes_on("connections without an API server")?;
+        probers[0].wait_for_attempts("connections without an API server")?;
         cluster.api.resume()?;
         say("it is back");
         change(&cluster, false)?;
 
         cluster.api.kill_etcd();
         say("etcd is killed");
-        probers[1].goes_on("connections without etcd")?;
+        probers[1].wait_for_attempts("connections without etcd")?;
         let remove = ["delete", "egress", "always", "-n", "curl", "--request-timeout=2s"];
         ensure!(cluster.api.kubectl(User::Admin, &remove).is_err(), "a change without etcd");
         cluster.api.start_etcd()?;
@@ -165,8 +167,9 @@ fn whatever_dies() -> Result<()> {
         change(&cluster, false)?;
 
         let both: Vec<_> = [&first, &second].into_iter().flatten().collect();
-        wait_for("both control planes to say the same", CONVERGES, || {
-            let status: Vec<_> = both.iter().filter_map(|shim| shim.status().ok()).collect();
+        wait_for("both control planes to say the same", CONVERGENCE_TIMEOUT, || {
+            let status: Vec<_> =
+                both.iter().filter_map(|control_plane| control_plane.status().ok()).collect();
             let same = |part: &str| status.iter().all(|one| one[part] == status[0][part]);
             status.len() == 2 && ["objects", "identities", "problems", "meshMode"].into_iter().all(same)
         })?;

@@ -2,22 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use crate::source::echo;
 use anyhow::{Result, ensure};
-use egress_tests::cluster::{Cluster, policy};
+use egress_tests::cluster::Cluster;
 use egress_tests::kube::User;
-use egress_tests::mesh::{self, HTTPBIN, World};
+use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
+use egress_tests::network::{HTTPBIN, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::{Value, json};
-
-use crate::source::echo;
 
 const NAMESPACES: usize = 40;
 const ACCOUNTS: usize = 50;
 const POLICIES: usize = 125;
 const SERVICES: usize = 12;
 
-/// An object, and the path of its kind.
+/// An object, and the API path of its kind.
 type Made = (String, Value);
 
 fn namespace(n: usize) -> Made {
@@ -29,7 +30,7 @@ fn namespace(n: usize) -> Made {
     )
 }
 
-/// What is in a namespace.
+/// The objects of a namespace.
 fn content(n: usize) -> Vec<Made> {
     let namespace = format!("n{n}");
     let mut objects = Vec::new();
@@ -64,13 +65,13 @@ fn content(n: usize) -> Vec<Made> {
     objects
 }
 
-/// It starts, and a change among thousands of policies arrives.
+/// The control plane starts, and a change among thousands of policies arrives.
 #[test]
-fn thousands_of_policies() -> Result<()> {
+fn thousands_of_policies_are_served() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pods = [world.pod()?, world.pod()?];
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let pods = [network.pod()?, network.pod()?];
+    let cluster = Cluster::new(&network)?;
     let start = Instant::now();
     cluster.api.create((0..NAMESPACES).map(namespace).collect())?;
     let objects: Vec<Made> = (0..NAMESPACES).flat_map(content).collect();
@@ -79,23 +80,23 @@ fn thousands_of_policies() -> Result<()> {
     println!("{count} objects made in {:.1?}", start.elapsed());
 
     let start = Instant::now();
-    let shim = cluster.shim(&[])?;
-    println!("ready {:.2?} after the start, with {} MB", start.elapsed(), shim.memory()? / 1024);
-    let status = shim.status()?;
+    let control_plane = cluster.control_plane(&[])?;
+    println!("ready {:.2?} after the start, with {} MB", start.elapsed(), control_plane.memory()? / 1024);
+    let status = control_plane.status()?;
     let named = status["identities"].as_object().map_or(0, serde_json::Map::len);
     ensure!(named == NAMESPACES * ACCOUNTS, "{named} identities");
 
     let identities = ["n7/a3", "n31/a44"];
     let envoys = [
-        egress_tests::envoy::Envoy::start(&pods[0], &mesh::bootstrap(identities[0], false)?, 1)?,
-        egress_tests::envoy::Envoy::start(&pods[1], &mesh::bootstrap(identities[1], false)?, 1)?,
+        egress_tests::envoy::Envoy::start(&pods[0], &sidecar::bootstrap(identities[0], false)?, 1)?,
+        egress_tests::envoy::Envoy::start(&pods[1], &sidecar::bootstrap(identities[1], false)?, 1)?,
     ];
     let mut took = Vec::new();
     for round in 0..10 {
         let allow = round % 2 == 0;
         for (n, identity) in identities.iter().enumerate() {
             let (namespace, account) = identity.split_once('/').unwrap_or_default();
-            let manifest = policy(namespace, "change", "ports: [{number: 9000, protocol: tcp}]")
+            let manifest = egress_in(namespace, "change", "ports: [{number: 9000, protocol: tcp}]")
                 .replace("name: curl, namespace: curl", &format!("name: {account}, namespace: {namespace}"));
             if allow {
                 cluster.api.apply(&manifest)?;
@@ -115,7 +116,7 @@ fn thousands_of_policies() -> Result<()> {
     );
     println!(
         "the control plane has {} MB, the proxies {} and {} MB",
-        shim.memory()? / 1024,
+        control_plane.memory()? / 1024,
         envoys[0].memory()? / 1024,
         envoys[1].memory()? / 1024
     );

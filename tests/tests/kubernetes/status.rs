@@ -1,19 +1,21 @@
-//! What the control planes say in statuses and events.
+//! Statuses and events that control planes write.
 
 use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use egress_tests::cluster::{Cluster, policy};
+use egress_tests::cluster::Cluster;
 use egress_tests::envoy::Envoy;
 use egress_tests::kube::{ApiServer, User};
-use egress_tests::mesh::{self, CONTROL_PLANE, SECOND_CONTROL_PLANE, World};
+use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::{Pod, ensure_capable};
+use egress_tests::network::{CONTROL_PLANE, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
-const PORT: &str = "ports: [{number: 9000, protocol: tcp}]";
-const BAD: &str = "hosts: [not a name]\n  ports: [{number: 80, protocol: http}]";
+const PORT_FIELD: &str = "ports: [{number: 9000, protocol: tcp}]";
+const INVALID_FIELDS: &str = "hosts: [not a name]\nports: [{number: 80, protocol: http}]";
 
 fn get(api: &ApiServer<'_>, name: &str) -> Result<Value> {
     let text = api.kubectl(User::Admin, &["get", "egress", name, "-n", "curl", "-o", "json"])?;
@@ -25,8 +27,8 @@ fn condition(object: &Value, kind: &str) -> Value {
     conditions.into_iter().flatten().find(|condition| condition["type"] == kind).cloned().unwrap_or_default()
 }
 
-/// Waits for a condition's reason, about a generation; gives the message.
-fn until(
+/// Waits for a condition's reason about a generation, and returns its message.
+fn wait_for_condition(
     api: &ApiServer<'_>,
     name: &str,
     kind: &str,
@@ -44,8 +46,8 @@ fn until(
     Ok(message)
 }
 
-/// Waits for what `kubectl get` shows of proxies.
-fn programmed(api: &ApiServer<'_>, name: &str, expected: &str, longest: u64) -> Result<Duration> {
+/// Waits for the proxies column of `kubectl get`.
+fn wait_for_proxies(api: &ApiServer<'_>, name: &str, expected: &str, longest: u64) -> Result<Duration> {
     wait_for(&format!("{name} to be programmed {expected}"), Duration::from_secs(longest), || {
         get(api, name).is_ok_and(|object| object["status"]["programmed"] == expected)
     })
@@ -56,20 +58,20 @@ fn version(api: &ApiServer<'_>, name: &str) -> Result<String> {
     Ok(get(api, name)?["metadata"]["resourceVersion"].to_string())
 }
 
-/// A sidecar of `curl/curl` with a name of its own, at a control plane.
+/// Starts a sidecar of `curl/curl` with its own node name, at a control plane.
 fn sidecar<'p>(pod: &'p Pod, name: &str, at: std::net::IpAddr) -> Result<Envoy<'p>> {
     let xds = std::net::SocketAddr::new(at, 15128).to_string();
-    Envoy::start(pod, &mesh::bootstrap_with("curl/curl", false, &["--proxy", name, "--xds", &xds])?, 1)
+    Envoy::start(pod, &sidecar::bootstrap_with("curl/curl", false, &["--proxy", name, "--xds", &xds])?, 1)
 }
 
-/// What a control plane says of its proxies, renewed all the time; nothing where it says nothing.
-fn mark(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
+/// A control plane's periodic report about its proxies; `None` if it has none.
+fn proxy_report(api: &ApiServer<'_>, at: std::net::IpAddr) -> Option<String> {
     let name = format!("osm-egress-proxies-at-{}", at.to_string().replace('.', "-"));
     let path = "jsonpath={.data.renewed}";
     api.kubectl(User::Admin, &["get", "configmap", &name, "-n", "osm-system", "-o", path]).ok()
 }
 
-/// The events of a policy, as `TYPE REASON`, but for those of the audit record (`grants.rs`).
+/// The events of a policy_of, as `TYPE REASON`, except those of the audit record (`grants.rs`).
 fn events(api: &ApiServer<'_>, name: &str) -> Result<Vec<String>> {
     let field = format!("involvedObject.name={name},reason!=GrantChanged");
     let path = "jsonpath={range .items[*]}{.type} {.reason}{\"\\n\"}{end}";
@@ -80,121 +82,131 @@ fn events(api: &ApiServer<'_>, name: &str) -> Result<Vec<String>> {
     Ok(events)
 }
 
-/// What became of a policy stands in its status and in events; and nothing is written that is there already.
+/// Status and events report the result of a policy_of, and nothing is written twice.
 #[test]
-fn statuses() -> Result<()> {
+fn statuses_and_events_are_written_once() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&policy("curl", "good", PORT))?;
-    api.apply(&policy("curl", "bad", BAD))?;
-    let shim = cluster.shim(&[])?;
-    let message = until(api, "good", "Accepted", "Accepted", 1, 10).with_context(|| shim.log())?;
+    api.apply(&egress("good", PORT_FIELD))?;
+    api.apply(&egress("bad", INVALID_FIELDS))?;
+    let control_plane = cluster.control_plane(&[])?;
+    let message = wait_for_condition(api, "good", "Accepted", "Accepted", 1, 10)
+        .with_context(|| control_plane.log())?;
     ensure!(message == "1 rule", "{message}");
-    let message = until(api, "bad", "Accepted", "Invalid", 1, 10)?;
+    let message = wait_for_condition(api, "bad", "Accepted", "Invalid", 1, 10)?;
     ensure!(message.starts_with("0 rules; spec.hosts[0]: "), "{message}");
-    until(api, "good", "Programmed", "NoProxies", 1, 20)?;
-    until(api, "bad", "Programmed", "NoProxies", 1, 20)?;
+    wait_for_condition(api, "good", "Programmed", "NoProxies", 1, 20)?;
+    wait_for_condition(api, "bad", "Programmed", "NoProxies", 1, 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     ensure!(line("NAME").contains("ACCEPTED") && line("NAME").contains("PROGRAMMED"), "{table}");
     ensure!(line("good").contains("True") && line("bad").contains("False"), "{table}");
     ensure!(line("good").contains("0/0"), "{table}");
-    // A second one, and one that begins anew, find that everything is said.
+    // A second control plane, and a restarted one, write nothing again.
     let before = (version(api, "good")?, version(api, "bad")?);
-    let other = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
-    // Another policy's status is written by both or either: then the others were looked at as well.
-    api.apply(&policy("curl", "last", BAD))?;
-    until(api, "last", "Accepted", "Invalid", 1, 10)?;
-    // So do the marks that both renew.
-    let marks = (mark(api, CONTROL_PLANE), mark(api, SECOND_CONTROL_PLANE));
+    let other = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    // Once either has written another policy's status, both have looked at the earlier ones.
+    api.apply(&egress("last", INVALID_FIELDS))?;
+    wait_for_condition(api, "last", "Accepted", "Invalid", 1, 10)?;
+    // The periodic reports stay the same, too.
+    let marks = (proxy_report(api, CONTROL_PLANE), proxy_report(api, SECOND_CONTROL_PLANE));
     wait_for("both to renew their marks", Duration::from_secs(30), || {
-        mark(api, CONTROL_PLANE) != marks.0 && mark(api, SECOND_CONTROL_PLANE) != marks.1
+        proxy_report(api, CONTROL_PLANE) != marks.0 && proxy_report(api, SECOND_CONTROL_PLANE) != marks.1
     })?;
     ensure!((version(api, "good")?, version(api, "bad")?) == before, "what was said was written again");
-    // Both were there, and it is told once, with its field.
+    // With both running, the event is written once, with its field.
     ensure!(events(api, "last")? == ["Warning Invalid"], "{:?}", events(api, "last"));
     let described = api.kubectl(User::Admin, &["describe", "egress", "last", "-n", "curl"])?;
     let told: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
     ensure!(told.len() == 1 && told[0].contains("spec.hosts[0]"), "{described}");
     ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
     other.stop()?;
-    ensure!(mark(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
-    // What is mended is said, with the generation that it is about.
-    api.apply(&policy("curl", "bad", "hosts: [a.org]\n  ports: [{number: 80, protocol: http}]"))?;
-    until(api, "bad", "Accepted", "Accepted", 2, 10)?;
+    ensure!(proxy_report(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
+    // A correction is reported with its generation.
+    api.apply(&egress("bad", "hosts: [a.org]\nports: [{number: 80, protocol: http}]"))?;
+    wait_for_condition(api, "bad", "Accepted", "Accepted", 2, 10)?;
     ensure!(events(api, "bad")? == ["Normal Accepted", "Warning Invalid"], "{:?}", events(api, "bad"));
     Ok(())
 }
 
-/// Two Envoys at one control plane: both have it, and one of them refuses.
+/// Two Envoys at one control plane: the status counts both, and the one that refuses.
 #[test]
-fn proxies_of_one_control_plane() -> Result<()> {
+fn proxies_of_one_control_plane_are_counted() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pods = [world.pod()?, world.pod()?, world.pod()?];
-    let cluster = Cluster::new(&world)?;
+    let network = TestNetwork::new()?;
+    let pods = [network.pod()?, network.pod()?, network.pod()?];
+    let cluster = Cluster::new(&network)?;
     let api = &cluster.api;
-    api.apply(&policy("curl", "p", PORT))?;
-    let shim = cluster.shim(&[])?;
+    api.apply(&egress("p", PORT_FIELD))?;
+    let control_plane = cluster.control_plane(&[])?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
-    programmed(api, "p", "1/1", 20).with_context(|| shim.log())?;
+    wait_for_proxies(api, "p", "1/1", 20).with_context(|| control_plane.log())?;
     let _two = sidecar(&pods[1], "two", CONTROL_PLANE)?;
-    programmed(api, "p", "2/2", 20)?;
+    wait_for_proxies(api, "p", "2/2", 20)?;
     let table = api.kubectl(User::Admin, &["get", "egress", "-A"])?;
     ensure!(table.lines().any(|line| line.contains("True") && line.contains("2/2")), "{table}");
-    api.apply(&policy("curl", "p", "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]"))?;
-    let message = until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    api.apply(&egress_in(
+        "curl",
+        "p",
+        "ports: [{number: 9000, protocol: tcp}, {number: 9100, protocol: tcp}]",
+    ))?;
+    let message = wait_for_condition(api, "p", "Programmed", "Programmed", 2, 10)?;
     ensure!(message == "2 of 2 proxies have it", "{message}");
-    // Who has no place for its listener says no.
+    // A proxy whose listener's address is taken rejects the listener.
     let taken = pods[2].sidecar.run(|| TcpListener::bind("0.0.0.0:15001"))??;
-    let third = mesh::bootstrap_with("curl/curl", false, &["--proxy", "third"])?;
+    let third = sidecar::bootstrap_with("curl/curl", false, &["--proxy", "third"])?;
     let third = Envoy::launch(&pods[2], &third, 1)?;
-    let message = until(api, "p", "Programmed", "Rejected", 2, 15)
-        .with_context(|| format!("{}\n{}", third.log_tail(20), shim.log()))?;
+    let message = wait_for_condition(api, "p", "Programmed", "Rejected", 2, 15)
+        .with_context(|| format!("{}\n{}", third.log_tail(20), control_plane.log()))?;
     ensure!(message.starts_with("2 of 3 proxies have it; `third.curl.curl` refused it: "), "{message}");
     ensure!(message.contains("15001"), "{message}");
-    programmed(api, "p", "2/3", 20)?;
+    wait_for_proxies(api, "p", "2/3", 20)?;
     ensure!(events(api, "p")? == ["Warning Rejected"], "{:?}", events(api, "p"));
     drop((third, taken));
-    programmed(api, "p", "2/2", 20)?;
-    until(api, "p", "Programmed", "Programmed", 2, 10)?;
+    wait_for_proxies(api, "p", "2/2", 20)?;
+    wait_for_condition(api, "p", "Programmed", "Programmed", 2, 10)?;
     Ok(())
 }
 
-/// An Envoy at each of two control planes: both count both, also while and after the API server is away.
+/// An Envoy at each of two control planes: each control plane counts both, also during and after an outage of
+/// the API server.
 #[test]
-fn proxies_of_two_control_planes() -> Result<()> {
+fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pods = [world.pod()?, world.pod()?, world.pod()?];
-    let mut cluster = Cluster::new(&world)?;
-    cluster.api.apply(&policy("curl", "p", PORT))?;
-    let first = cluster.shim(&[])?;
-    let second = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    let network = TestNetwork::new()?;
+    let pods = [network.pod()?, network.pod()?, network.pod()?];
+    let mut cluster = Cluster::new(&network)?;
+    cluster.api.apply(&egress("p", PORT_FIELD))?;
+    let first = cluster.control_plane(&[])?;
+    let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
     let _one = sidecar(&pods[0], "one", CONTROL_PLANE)?;
     let two = sidecar(&pods[1], "two", SECOND_CONTROL_PLANE)?;
-    programmed(&cluster.api, "p", "2/2", 15).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
-    // They agree: while both look, nothing is written.
+    wait_for_proxies(&cluster.api, "p", "2/2", 15)
+        .with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    // Both agree, so nothing is written.
     let before = version(&cluster.api, "p")?;
-    let marks = mark(&cluster.api, CONTROL_PLANE);
-    wait_for("a mark to be renewed", Duration::from_secs(30), || mark(&cluster.api, CONTROL_PLANE) != marks)?;
+    let marks = proxy_report(&cluster.api, CONTROL_PLANE);
+    wait_for("a mark to be renewed", Duration::from_secs(30), || {
+        proxy_report(&cluster.api, CONTROL_PLANE) != marks
+    })?;
     ensure!(version(&cluster.api, "p")? == before, "the control planes do not agree");
-    // What happens while the API server is away is right afterwards.
+    // Changes during the outage are reported afterwards.
     cluster.api.kill();
     wait_for("both to notice", Duration::from_secs(10), || {
         first.get("/readyz").is_err() && second.get("/readyz").is_err()
     })?;
     let three = sidecar(&pods[2], "three", SECOND_CONTROL_PLANE)?;
     cluster.api.resume()?;
-    programmed(&cluster.api, "p", "3/3", 30).with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    wait_for_proxies(&cluster.api, "p", "3/3", 30)
+        .with_context(|| format!("{}\n{}", first.log(), second.log()))?;
     drop(three);
-    programmed(&cluster.api, "p", "2/2", 20)?;
-    // One that is killed says nothing of it.
+    wait_for_proxies(&cluster.api, "p", "2/2", 20)?;
+    // A killed control plane withdraws nothing.
     drop(second);
-    ensure!(mark(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
-    let took = programmed(&cluster.api, "p", "1/1", 60)?;
+    ensure!(proxy_report(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
+    let took = wait_for_proxies(&cluster.api, "p", "1/1", 60)?;
     println!("the proxies of a control plane that was killed stopped counting after {took:?}");
     drop(two);
     Ok(())

@@ -1,17 +1,16 @@
-//! Addresses in disguise, and names that lead where no name may: rows 24 to 28.
+//! Rows 24 to 28: addresses in disguise, and names that resolve to forbidden addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::by;
-use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
-use crate::bypass::rebinding;
+use crate::bypass::observed_mesh::{self, PRIVATE, at};
 use crate::bypass::send::{bytes, get, host, http_bytes};
-use crate::bypass::stage::{self, PRIVATE, at};
+use crate::bypass::{Row, rebinding};
 use crate::client;
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![embedded(), literals(), numbers(), scripts(), astray()]
@@ -24,16 +23,16 @@ fn embedded() -> Row {
     };
     let dial = |to: IpAddr, port, expect| {
         let to = mapped(to, port);
-        Check::one(format!("`hello` to {to}"), expect, move |stage| {
-            stage.workload().run(|| client::exchange(to, b"hello"))
+        Check::one(format!("`hello` to {to}"), expect, move |observed| {
+            observed.workload().run(|| client::exchange(to, b"hello"))
         })
     };
     Row::new(
         24,
         "IPv4 inside IPv6: `::ffff:a.b.c.d`, SIIT, NAT64, 6to4, Teredo",
-        "A dialled mapped address is its IPv4 address wherever it is compared; the others are IPv6 addresses \
-         that no block of IPv4 holds. A name leads to an address behind NAT64 where it may lead to the embedded \
-         one, and no wildcard name to a tunnel",
+        "A mapped address as original destination is compared as its IPv4 address; the others are IPv6 \
+         addresses, which are in no IPv4 block. A name leads to an address behind NAT64 if it may lead to \
+         the embedded one, and a wildcard name never to a tunnel",
         by::CONNECTION,
     )
     .check(dial(EXAMPLE, 9000, Reaches(EXAMPLE)))
@@ -49,8 +48,8 @@ fn embedded() -> Row {
 fn literals() -> Row {
     Row::new(
         25,
-        "IPv6 literals in odd forms: zones, two brackets, a name in brackets",
-        "An authority is an address or a name and never both; what is neither is malformed",
+        "IPv6 literals in unusual forms: zones, two brackets, a name in brackets",
+        "An authority is either an address or a name; anything else is malformed",
         by::PARSER,
     )
     .checks(
@@ -76,7 +75,7 @@ fn numbers() -> Row {
     Row::new(
         26,
         "IPv4 in octal, hexadecimal, with fewer parts or as one number",
-        "Four decimal numbers are an address; whatever else some parser might take for one is malformed",
+        "Only four decimal numbers are an address; any other form that a parser might accept is malformed",
         by::REQUEST,
     )
     .checks(
@@ -111,8 +110,8 @@ fn scripts() -> Row {
     Row::new(
         27,
         "Names in other scripts, look-alikes, underscores",
-        "Names are compared as A-labels (punycode): the control plane converts what a policy says, and \
-         on the wire nothing else is a name",
+        "Names are compared as A-labels (punycode): the control plane converts a policy's names, and on \
+         the wire only A-labels are names",
         "control plane, then the filter",
     )
     .check(host(ELSEWHERE, 80, "xn--bcher-kva.example", Reaches(HTTPBIN)))
@@ -130,11 +129,11 @@ fn scripts() -> Row {
 fn astray() -> Row {
     Row::new(
         28,
-        "An allowed name whose owner leads it to loopback, metadata, the pod or a private network (DNS \
+        "An allowed name whose owner resolves it to loopback, metadata, the pod or a private network (DNS \
          rebinding)",
         "Such answers are dropped: no name leads to loopback, link-local, unspecified, multicast or \
-         broadcast addresses or to what `--never-resolve-to` lists, and no name below a wildcard to a \
-         private network",
+         broadcast addresses, or to those of `--never-resolve-to`, and no name that only a wildcard covers \
+         to a private network",
         by::RESOLVER,
     )
     .checks(led_astray().filter(|(name, _)| !embeds(name)).flat_map(|name| [by_host(name), by_sni(name)]))
@@ -152,15 +151,15 @@ fn astray() -> Row {
     .checks(rebinding::checks())
 }
 
-/// The names of the policies that lead to forbidden addresses and to no others.
+/// The names of the policies that resolve to forbidden addresses only.
 fn led_astray() -> impl Iterator<Item = (&'static str, &'static str)> {
-    stage::names().filter(|(name, addresses)| {
+    observed_mesh::names().filter(|(name, addresses)| {
         let astray = name.ends_with(".inside.example") || name.ends_with(".wild.example");
         astray && !name.starts_with("moving.") && !addresses.contains(' ')
     })
 }
 
-/// Whether a name leads to an IPv4 address inside an IPv6 one.
+/// Returns true if a name resolves to an IPv4 address embedded in an IPv6 one.
 fn embeds(name: &str) -> bool {
     ["mapped.", "nat64", "siit.", "sixtofour.", "teredo."].iter().any(|first| name.starts_with(first))
 }

@@ -1,4 +1,4 @@
-//! What a ClientHello carries: rows 19 to 23.
+//! Rows 19 to 23: extensions of a ClientHello.
 
 use super::by;
 use crate::bypass::Row;
@@ -6,13 +6,14 @@ use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{self, Closed, Reaches};
 use crate::bypass::send::bytes;
 use crate::hello::{self, ESNI, Hello, SERVER_NAME};
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![grease(), encrypted(), esni(), odd_names(), second_hello()]
 }
 
-/// A hello on the port for TLS, dialled to somebody else: only the name can lead anywhere.
+/// Creates a check that sends a hello to the TLS port of a forbidden address, so only the name can lead
+/// anywhere.
 fn tls(what: &str, hello: &Hello, expect: Expect) -> Check {
     bytes(what, ELSEWHERE, 443, hello.bytes(), expect)
 }
@@ -20,8 +21,8 @@ fn tls(what: &str, hello: &Hello, expect: Expect) -> Check {
 fn grease() -> Row {
     Row::new(
         19,
-        "Extensions, cipher suites and versions that mean nothing (GREASE, RFC 8701)",
-        "They are ignored, and the name counts; an extension that is there twice is malformed",
+        "Extensions, cipher suites and versions without a meaning (GREASE, RFC 8701)",
+        "They are ignored, and the name counts; a repeated extension is malformed",
         by::FIRST_BYTES,
     )
     .checks([
@@ -45,10 +46,10 @@ fn encrypted() -> Row {
     let outer = |hello: &Hello, what: &str, expect| bytes(what, ELSEWHERE, 8443, hello.bytes(), expect);
     Row::new(
         20,
-        "An encrypted ClientHello (RFC 9849): the name that can be seen is not the destination",
-        "Judged by the outer name where that chooses the address: what is inside reaches only what the servers of the \
-         outer name serve. Refused where a rule takes the dialled address, and where the policy or the mesh says so. It is \
-         counted and logged in any case. What only pretends to be encrypted (GREASE), as browsers do, looks the same",
+        "An encrypted ClientHello (RFC 9849): the visible name is not the destination",
+        "Decided by the outer name where that chooses the address: the inner name reaches only the servers \
+         of the outer name. Refused where a rule uses the original destination, and where the policy or \
+         the mesh says so. It is counted and logged in any case. GREASE of browsers looks the same",
         by::FIRST_BYTES,
     )
     .checks([
@@ -92,7 +93,7 @@ fn encrypted() -> Row {
         outer(&Hello::named("httpbin.org"), "a plain one for `httpbin.org`", Reaches(HTTPBIN)),
         outer(&Hello::nameless().encrypted(), "one without an outer name", refused()),
     ])
-    // The workload chooses the address among those of a block.
+    // The rule lists a block, and the workload chooses an address in it.
     .checks([
         bytes(
             "an encrypted one with the outer name `httpbin.org`, which a rule lists for a block",
@@ -112,8 +113,8 @@ fn encrypted() -> Row {
     .check(Check::question(
         "the counter `egress_encrypted_hellos_total` in Envoy's statistics",
         "allow and deny are counted",
-        |stage| {
-            let text = stage.scene.envoy.admin("/stats/prometheus")?;
+        |observed| {
+            let text = observed.mesh.envoy.admin("/stats/prometheus")?;
             let counted = |verdict: &str| {
                 text.lines().any(|line| {
                     line.starts_with(&format!("egress_encrypted_hellos_total{{verdict=\"{verdict}\""))
@@ -132,9 +133,9 @@ fn encrypted() -> Row {
     ))
     .out_of_reach(
         "the inner name of a hello whose outer name is allowed",
-        "that is what the encryption is for: the servers of the outer name decide what it reaches, as they decide for row 4",
-        "list names whose servers are one tenant's, or annotate with `egress-ech: refuse`; take `ech` \
-         out of the HTTPS records that your resolver answers, so that clients do not encrypt",
+        "it is encrypted; the servers of the outer name decide about it, as in row 4",
+        "list names whose servers belong to one tenant, or annotate with `egress-ech: refuse`; remove \
+         `ech` from the HTTPS records of your resolver's answers, so that clients do not encrypt",
     )
 }
 
@@ -165,8 +166,9 @@ fn odd_names() -> Row {
     Row::new(
         22,
         "No name in SNI, an address, a trailing dot, or several names",
-        "A name is one host name as RFC 6066 §3 has it, in any case, or with one dot at its end, as browsers send it; \
-         anything else is malformed where rules list names. Without a name only rules for addresses allow",
+        "A name is one host name as in RFC 6066 §3, in upper or lower case, with or without one trailing \
+         dot, as browsers send it; anything else is malformed where rules list names. Without a name only \
+         rules for addresses allow",
         by::FIRST_BYTES,
     )
     .checks([
@@ -204,13 +206,7 @@ fn odd_names() -> Row {
         ),
     ])
     .check(bytes("no SNI", EXAMPLE, 9100, Hello::nameless().bytes(), Reaches(EXAMPLE)))
-    .check(bytes(
-        "SNI `203.0.113.20`",
-        EXAMPLE,
-        9100,
-        Hello::named("203.0.113.20").bytes(),
-        Reaches(EXAMPLE),
-    ))
+    .check(bytes("SNI `203.0.113.20`", EXAMPLE, 9100, Hello::named("203.0.113.20").bytes(), Reaches(EXAMPLE)))
     .check(bytes("SNI `a b..`", EXAMPLE, 9100, Hello::named("a b..").bytes(), Reaches(EXAMPLE)))
     .check(bytes("SNI `a b..`", ELSEWHERE, 9100, Hello::named("a b..").bytes(), Closed("no-rule")))
     .check(bytes("no SNI", ELSEWHERE, 9100, Hello::nameless().bytes(), Closed("no-rule")))
@@ -221,7 +217,7 @@ fn second_hello() -> Row {
         23,
         "Another name later in the connection: in the hello after a HelloRetryRequest, in a \
          renegotiation, or in a resumed session",
-        "The first ClientHello decides where the connection goes, and it stays there",
+        "The first ClientHello decides the destination for the whole connection",
         by::FIRST_BYTES,
     )
     .check(bytes(
@@ -239,9 +235,9 @@ fn second_hello() -> Row {
         Closed("sni-not-allowed"),
     ))
     .out_of_reach(
-        "what the server does with a later name",
-        "RFC 8446 §4.1.2 forbids the change in a second hello, and it is the server that enforces it; \
-         renegotiation is encrypted",
-        "as for row 4: what matters is that the servers of an allowed name are one tenant's",
+        "the server's treatment of a later name",
+        "RFC 8446 §4.1.2 forbids another name in a second hello, and the server enforces it; renegotiation \
+         is encrypted",
+        "as for row 4: the servers of an allowed name must belong to one tenant",
     )
 }

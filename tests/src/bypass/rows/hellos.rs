@@ -1,4 +1,4 @@
-//! How the first bytes of a connection come: rows 14 to 18.
+//! Rows 14 to 18: the form of a connection's first bytes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -7,27 +7,27 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused, Rejected};
 use crate::bypass::check::{Check, Expect};
+use crate::bypass::observed_mesh::{ControlPlaneFlags, at};
 use crate::bypass::send::{bytes, cut_off, get, http_bytes, http_segments, segments};
-use crate::bypass::stage::{Setup, at};
 use crate::client::{self, Outcome};
 use crate::hello::{self, ALERT, HANDSHAKE, Hello, record};
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![in_segments(), in_records(), malformed(), slow(), one_read()]
 }
 
-/// To somebody else on the port for TLS: only a name can lead anywhere.
+/// Creates a check that sends bytes to the TLS port of a forbidden address, so only a name can lead anywhere.
 fn raw(what: &str, sent: Vec<u8>, expect: Expect) -> Check {
     bytes(what, ELSEWHERE, 443, sent, expect)
 }
 
-/// The same in parts.
+/// Creates the same check with the bytes in parts.
 fn split(what: &str, parts: Vec<Vec<u8>>, expect: Expect) -> Check {
     segments(what, ELSEWHERE, 443, parts, expect)
 }
 
-/// The same in parts that end too early.
+/// Creates the same check with parts that end too early.
 fn cut(what: &str, parts: Vec<Vec<u8>>, expect: Expect) -> Check {
     cut_off(what, ELSEWHERE, 443, parts, expect)
 }
@@ -36,7 +36,7 @@ fn parts(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
     bytes.chunks(size).map(<[u8]>::to_vec).collect()
 }
 
-/// The bytes up to and with the name.
+/// The bytes up to and including the name.
 fn up_to_the_name(name: &str) -> Vec<u8> {
     let mut bytes = Hello::named(name).bytes();
     let end =
@@ -50,7 +50,7 @@ fn in_segments() -> Row {
     Row::new(
         14,
         "A ClientHello in many TCP segments",
-        "The filter waits for all of it; there is no verdict on a part",
+        "The filter waits for the whole hello, and never decides by a part",
         by::FIRST_BYTES,
     )
     .checks([
@@ -82,7 +82,7 @@ fn in_records() -> Row {
     Row::new(
         15,
         "A ClientHello in many TLS records (RFC 8446 §5.1)",
-        "Its parts are put together; anything between them is malformed, and never \"not TLS\"",
+        "The filter joins its parts; other bytes between them make it malformed, and never \"not TLS\"",
         by::FIRST_BYTES,
     )
     .checks([
@@ -113,8 +113,8 @@ fn malformed() -> Row {
     let padded = |length: usize| Hello::named("httpbin.org").extension(21, &vec![0; length]);
     Row::new(
         16,
-        "A malformed or oversize ClientHello, so that the filter takes the connection for something else",
-        "Refused for what it is; it is never taken for plaintext, nor for TLS without a name",
+        "A malformed or oversize ClientHello, to make the filter take the connection for another protocol",
+        "Refused as malformed or oversize; it is never taken for plaintext, nor for TLS without a name",
         by::FIRST_BYTES,
     )
     .checks([
@@ -186,19 +186,19 @@ fn slow() -> Row {
         Check::one(
             format!("{what}, then silence, to {}, with a limit of 300 ms", at(HTTPBIN, port)),
             Closed("first-bytes-timeout"),
-            move |stage| {
+            move |observed| {
                 let start = Instant::now();
-                let outcome = stage.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes))?;
-                // Refused in good time, and not when somebody else lost patience.
+                let outcome = observed.workload().run(|| client::exchange(at(HTTPBIN, port), &bytes))?;
+                // The filter's timeout must end it, not another one.
                 Ok(if start.elapsed() < Duration::from_secs(2) { outcome } else { Outcome::Silence })
             },
         )
-        .on(Setup::Impatient)
+        .on(ControlPlaneFlags::ShortTimeout)
     };
     Row::new(
         17,
-        "First bytes that come too late, so that the filter gives up and lets the connection through",
-        "Refused when the time is over. What did not come names nothing, and allows nothing",
+        "First bytes that come too late, to make the filter give up and allow the connection",
+        "Refused after the timeout. Missing bytes allow nothing",
         by::FIRST_BYTES,
     )
     .checks([
@@ -214,21 +214,22 @@ fn slow() -> Row {
                 at(HTTPBIN, 443)
             ),
             Closed("first-bytes-timeout"),
-            |stage| stage.workload().run(|| trickle(&Hello::named("httpbin.org").bytes())),
+            |observed| observed.workload().run(|| trickle(&Hello::named("httpbin.org").bytes())),
         )
-        .on(Setup::Impatient),
+        .on(ControlPlaneFlags::ShortTimeout),
     )
     .check(
         raw("a whole ClientHello", Hello::named("httpbin.org").bytes(), Reaches(HTTPBIN))
-            .on(Setup::Impatient),
+            .on(ControlPlaneFlags::ShortTimeout),
     )
     .check(
         Check::one(
             format!("nothing for 1 s, then `hello`, to {}, where port and address decide", at(EXAMPLE, 9000)),
             Reaches(EXAMPLE),
-            |stage| {
-                stage.workload().run(|| {
-                    // Nothing is waited for between the two: the time is what is tried.
+            |observed| {
+                observed.workload().run(|| {
+                    // The elapsed time is under test: there is no condition to wait for. A second is over
+                    // three times the timeout.
                     let Ok(mut stream) = client::connect(at(EXAMPLE, 9000)) else { return Outcome::Closed };
                     std::thread::sleep(Duration::from_secs(1));
                     let mut answer = [0; 5];
@@ -239,7 +240,7 @@ fn slow() -> Row {
                 })
             },
         )
-        .on(Setup::Impatient),
+        .on(ControlPlaneFlags::ShortTimeout),
     )
 }
 
@@ -271,9 +272,9 @@ fn one_read() -> Row {
     let not_tls = [vec![22], get("httpbin.org")].concat();
     Row::new(
         18,
-        "A first segment that is too short to say what the connection is (`GE`, then `T /`)",
-        "The first byte tells TLS from anything else, and what follows is read to its end. \
-         A rule for TCP to another address of the port is no way out",
+        "A first segment that is too short to identify the protocol (`GE`, then `T /`)",
+        "The first byte distinguishes TLS from other protocols, and the rest is read to its end. A rule \
+         for TCP to another address on the port allows nothing",
         by::FIRST_BYTES,
     )
     .checks([443, 8443].map(|port| {

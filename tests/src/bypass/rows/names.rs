@@ -1,22 +1,21 @@
-//! A name that is allowed, and an address that is not: rows 1 to 4 and 36.
+//! Rows 1 to 4 and 36: an allowed name at an address that is not its own.
 
 use std::net::IpAddr;
 
 use super::by;
-use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::curl::curl;
-use crate::bypass::http2;
+use crate::bypass::observed_mesh::{FAMILIES, at};
 use crate::bypass::send::{bytes, host, http2 as streams, http2_in_tls, tls};
-use crate::bypass::stage::{FAMILIES, at};
+use crate::bypass::{Row, http2};
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, ELSEWHERE6, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![forged_sni(), forged_host(), another_answer(), fronting(), coalescing()]
 }
 
-/// An address as it stands in a URL.
+/// Formats an address as in a URL.
 fn literal(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
@@ -24,7 +23,7 @@ fn literal(address: IpAddr) -> String {
     }
 }
 
-/// Every name of both families, with its address and with the address of somebody else.
+/// Every name of both families, with its own address and a forbidden one.
 fn forgeries() -> impl Iterator<Item = (&'static str, IpAddr, IpAddr)> {
     FAMILIES.into_iter().flat_map(|family| {
         [family.exact, family.below_wildcard].map(|(name, address)| (name, address, family.elsewhere))
@@ -34,8 +33,8 @@ fn forgeries() -> impl Iterator<Item = (&'static str, IpAddr, IpAddr)> {
 fn forged_sni() -> Row {
     Row::new(
         1,
-        "An allowed name in SNI, on a connection dialled to somebody else's address",
-        "The name chooses the address: the sidecar resolves it itself, and the dialled address is never \
+        "An allowed name in SNI, on a connection to a forbidden address",
+        "The name chooses the address: the sidecar resolves it, and the original destination is never \
          reached",
         by::RESOLVER,
     )
@@ -48,7 +47,7 @@ fn forged_sni() -> Row {
             curl(format!("--insecure {resolve} https://{name}/get"), Reaches(address)),
         ]
     }))
-    // The families cross as well: where a name has no address of the dialled one.
+    // The families also cross: the name has no address of the dialled family.
     .check(tls(ELSEWHERE6, 443, "httpbin.org", "httpbin.org", Reaches(HTTPBIN)))
     .checks([ELSEWHERE, ELSEWHERE6].map(|elsewhere| {
         let hello = Hello::named("evil.example").bytes();
@@ -59,7 +58,7 @@ fn forged_sni() -> Row {
 fn forged_host() -> Row {
     Row::new(
         2,
-        "An allowed name in `Host`, on a connection dialled to somebody else's address",
+        "An allowed name in `Host`, on a connection to a forbidden address",
         "The same, for each request",
         by::RESOLVER,
     )
@@ -88,8 +87,8 @@ fn another_answer() -> Row {
         3,
         "The workload's resolver and the sidecar's disagree (rotating answers, split DNS), so that a \
          comparison of addresses would refuse what is allowed",
-        "No address is compared with the name: what is allowed works whatever was dialled, and leads \
-         where the sidecar's resolver says",
+        "The original destination is not compared with the name: an allowed name works with any, and leads \
+         to the address that the sidecar resolves",
         by::RESOLVER,
     )
     .check(bytes(
@@ -107,17 +106,17 @@ fn fronting() -> Row {
     Row::new(
         4,
         "Domain fronting: an allowed name in SNI, another one in `Host` inside the TLS session",
-        "The session reaches the servers of the allowed name and no others; what they do with the inner \
-         name is theirs to decide. In plaintext the inner name is the only one, and it is judged",
+        "The session reaches the servers of the allowed name and no others; they decide about the inner \
+         name. In plaintext the inner name is the only one, and the filter decides by it",
         by::FIRST_BYTES,
     )
     .check(tls(ELSEWHERE, 443, "httpbin.org", "evil.example", Reaches(HTTPBIN)))
     .check(host(HTTPBIN, 80, "evil.example", Refused("host-not-allowed")))
     .out_of_reach(
         "the name inside TLS",
-        "it is encrypted, and a sidecar without the keys sees only SNI",
-        "allow only names whose servers are one tenant's; on shared edges allow the addresses of a \
-         gateway of your own that ends TLS and judges requests",
+        "it is encrypted, and without the keys a sidecar sees only SNI",
+        "allow only names whose servers belong to one tenant; for shared edges allow the addresses of your \
+         own gateway that terminates TLS and decides about requests",
     )
 }
 
@@ -125,8 +124,8 @@ fn coalescing() -> Row {
     Row::new(
         36,
         "HTTP/2 coalescing: requests for other names on a connection that an allowed name opened",
-        "In plaintext every stream is judged for itself; inside TLS all streams stay with the servers \
-         of the allowed name",
+        "In plaintext every stream is decided on its own; inside TLS all streams stay with the servers of \
+         the allowed name",
         by::REQUEST,
     )
     .check(streams(

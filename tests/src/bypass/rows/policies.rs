@@ -1,4 +1,4 @@
-//! What policies mean, and what mistakes in them come to: rows 31, 34 and 35.
+//! Rows 31, 34 and 35: the meaning of policies, and the effect of mistakes in them.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Expect::{Closed, Reaches, Refused};
 use crate::bypass::check::{Check, Expect};
+use crate::bypass::observed_mesh::ObservedMesh;
 use crate::bypass::send::{bytes, host};
-use crate::bypass::stage::Stage;
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![wildcards(), shadows(), mistakes()]
@@ -22,9 +22,9 @@ fn sni(name: &str, to: IpAddr, port: u16, expect: Expect) -> Check {
 fn wildcards() -> Row {
     Row::new(
         31,
-        "What a wildcard means: one label or many, the name itself, half a label",
-        "`*.a.com` is any number of whole labels before `a.com`, and not `a.com`. Any other wildcard is \
-         invalid and grants nothing",
+        "The meaning of a wildcard: one label or many, the name itself, half a label",
+        "`*.a.com` matches one or more whole labels before `a.com`, and not `a.com` itself. Any other \
+         wildcard is invalid and grants nothing",
         "control plane, then the filter",
     )
     .checks([
@@ -47,8 +47,8 @@ fn shadows() -> Row {
     Row::new(
         34,
         "A broad rule for TCP on a port, which makes the rules for names on that port meaningless",
-        "All rules of a port are asked in one place: a rule for an address opens that address and no \
-         other, and the rules for names go on to judge the rest",
+        "All rules of a port are evaluated together: a rule for an address opens that address and no \
+         other, and the rules for names decide the rest",
         by::FIRST_BYTES,
     )
     .checks([
@@ -73,9 +73,9 @@ fn mistakes() -> Row {
     };
     Row::new(
         35,
-        "A mistake in a policy, which makes it wider",
-        "What has a mistake in it grants nothing, the status of its object says why, and what has none \
-         lives on",
+        "A mistake in a policy that would make it wider",
+        "A rule with a mistake grants nothing, the status of its object names the reason, and other rules \
+         stay in force",
         by::CONTROL_PLANE,
     )
     .checks([
@@ -104,18 +104,22 @@ fn mistakes() -> Row {
     .check(host(ELSEWHERE, 80, "httpbin.org", Reaches(HTTPBIN)))
 }
 
-/// The control plane says of an object that something is wrong with it.
+/// Creates a check that the control plane reports an object as not accepted.
 fn not_accepted(name: &'static str) -> Check {
-    Check::question(format!("the status of the policy `{name}`"), "not accepted", move |stage: &Stage<'_>| {
-        let status = stage.scene.shim.status()?;
-        let object = status["objects"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|o| o["object"]["name"] == name && o["object"]["kind"] == "Egress");
-        Ok(match object {
-            Some(object) if object["accepted"] == false => "not accepted".to_owned(),
-            other => format!("{other:?}"),
-        })
-    })
+    Check::question(
+        format!("the status of the policy `{name}`"),
+        "not accepted",
+        move |observed: &ObservedMesh<'_>| {
+            let status = observed.mesh.control_plane.status()?;
+            let object = status["objects"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|o| o["object"]["name"] == name && o["object"]["kind"] == "Egress");
+            Ok(match object {
+                Some(object) if object["accepted"] == false => "not accepted".to_owned(),
+                other => format!("{other:?}"),
+            })
+        },
+    )
 }

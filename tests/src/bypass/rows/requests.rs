@@ -1,18 +1,18 @@
-//! What a request says of its destination: rows 5 to 10 and 32.
+//! Rows 5 to 10 and 32: a request's statements about its destination.
 
 use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::observed_mesh::at;
 use crate::bypass::send::{host, http, http_bytes, http2 as streams, joined, one_by_one, pipelined};
-use crate::bypass::stage::at;
-use crate::mesh::{ELSEWHERE, EXAMPLE, HTTPBIN};
+use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![each_request(), spellings(), ports(), absolute(), hosts(), http2_authority(), patterns()]
 }
 
-/// `GET /get` for a host, on a connection that goes on.
+/// `GET /get` for a host, on a connection that stays open.
 fn keep(host: &str) -> Vec<u8> {
     joined(&["GET /get HTTP/1.1", &format!("Host: {host}")])
 }
@@ -24,7 +24,7 @@ fn each_request() -> Row {
     Row::new(
         5,
         "Another host on a connection that is kept alive, or in a pipelined request",
-        "Each request is judged for itself and goes where its own name leads",
+        "Each request is decided on its own and goes to the address of its own name",
         by::REQUEST,
     )
     .check(one_by_one(
@@ -72,8 +72,8 @@ fn spellings() -> Row {
     Row::new(
         6,
         "Another spelling of the host: case, the port, a trailing dot, white space",
-        "One spelling is made before matching: lower case, no trailing dot, no port. What has no such \
-         spelling is malformed",
+        "Names are normalised before matching: lower case, no trailing dot, no port. A name without a \
+         normal form is malformed",
         by::PARSER,
     )
     .checks(
@@ -119,8 +119,8 @@ fn spellings() -> Row {
 fn ports() -> Row {
     Row::new(
         7,
-        "A port in the host that is not the one that was dialled",
-        "Refused: the port is the dialled one, and the host must agree with it",
+        "A port in the host that differs from the original destination's",
+        "Refused: the original destination's port counts, and the host must agree with it",
         by::REQUEST,
     )
     .checks(
@@ -148,7 +148,7 @@ fn absolute() -> Row {
     Row::new(
         8,
         "A request target with a host of its own, and another one in `Host`",
-        "The target's host counts, and the origin is told no other",
+        "The target's host counts, and the origin receives no other",
         by::PARSER,
     )
     .check(ask("http://evil.example/", "httpbin.org", Refused("host-not-allowed")))
@@ -175,8 +175,8 @@ fn hosts() -> Row {
     Row::new(
         9,
         "Two `Host` headers, none, or HTTP/1.0",
-        "Two are one list, which is no host; without one the request has no authority; HTTP/1.0 is judged \
-         as HTTP/1.1 is",
+        "Two are joined to a list, which is no host; without one the request has no authority; HTTP/1.0 is \
+         decided like HTTP/1.1",
         by::PARSER,
     )
     .checks([
@@ -211,7 +211,7 @@ fn http2_authority() -> Row {
     Row::new(
         10,
         "HTTP/2 with `:authority` and another `Host`, with two of them or with none",
-        "`:authority` counts, and `Host` is thrown away; what is ambiguous is refused by Envoy's parser",
+        "`:authority` counts, and `Host` is dropped; Envoy's parser refuses ambiguous requests",
         by::PARSER,
     )
     .check(
@@ -263,12 +263,12 @@ fn patterns() -> Row {
     let refused = || Refused("route-not-allowed");
     Row::new(
         32,
-        "A path or a header that a pattern takes for another one: `%2f`, `//`, `..`, `..;`, `\\`, a header twice",
-        "Paths are normalised before matching, and the origin gets what was matched; patterns are for \
-         the whole path; a pattern matches an encoded slash only where it says one itself, and none a path with a \
-         segment that a server may read as `..`: with parameters, or encoded twice. Without a pattern the origin gets \
-         the slash as it was sent. Of a header each field's value must match, and \
-         all of them joined",
+        "A path or a header that a pattern mistakes for another one: `%2f`, `//`, `..`, `..;`, `\\`, a \
+         header twice",
+        "Paths are normalised before matching, and the origin gets the matched path. A pattern matches the \
+         whole path; it matches an encoded slash only if it has one, and never a path with a segment that \
+         a server may read as `..` (with parameters, or encoded twice). Without a pattern the origin gets \
+         the slash as it was sent. Each value of a repeated header must match, and all of them joined",
         by::PARSER,
     )
     .check(ask("/public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
@@ -317,8 +317,13 @@ fn patterns() -> Row {
     )
     .checks(["/private#/public/a", "/public/%00a", "/public/..%00/a"].map(|path| ask(path, Rejected(400))))
     .check(
-        http(HTTPBIN, 80, &["GET /a%2F..%5cb HTTP/1.1", "Host: httpbin.org", "Connection: close"], Reaches(HTTPBIN))
-            .origin_sees("get httpbin.org/a%2f..%5cb\n"),
+        http(
+            HTTPBIN,
+            80,
+            &["GET /a%2F..%5cb HTTP/1.1", "Host: httpbin.org", "Connection: close"],
+            Reaches(HTTPBIN),
+        )
+        .origin_sees("get httpbin.org/a%2f..%5cb\n"),
     )
     .checks(
         ["/public/...;/a", "/public/a;..", "/public/.well-known;x/a", "/public/100%25/a"]
@@ -332,8 +337,8 @@ fn patterns() -> Row {
     .checks(headers())
 }
 
-/// A header that a pattern looks at, in several fields with other values. A server may read the first, the last or all
-/// of them.
+/// Checks of a header that a pattern matches, sent in several fields with different values. A server may read
+/// the first, the last or all of them.
 fn headers() -> Vec<Check> {
     let ask = |fields: &[&str], expect| {
         let lines = ["GET /get HTTP/1.1", "Host: tenant.example:8080", "Connection: close"];

@@ -1,12 +1,11 @@
-//! Requests that want to become something else, or to choose their own way: rows 11 to 13 and 33.
+//! Rows 11 to 13 and 33: requests that ask for another protocol or choose their own route.
 
 use super::by;
 use crate::bypass::check::Expect::{Dropped, Reaches, Refused, Rejected};
+use crate::bypass::observed_mesh::at;
 use crate::bypass::send::{http, http_bytes, http2 as streams, joined, one_by_one};
-use crate::bypass::stage::at;
-use crate::bypass::tunnel;
-use crate::bypass::{Row, http2};
-use crate::mesh::{ELSEWHERE, HTTPBIN};
+use crate::bypass::{Row, http2, tunnel};
+use crate::network::{ELSEWHERE, HTTPBIN};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![connect(), h2c(), upgrades(), routing_headers()]
@@ -14,23 +13,18 @@ pub(crate) fn rows() -> Vec<Row> {
 
 fn connect() -> Row {
     let refused = || Refused("connect-refused");
-    Row::new(
-        11,
-        "CONNECT through an allowed host",
-        "Refused, whatever it names: nothing is opened for it",
-        by::REQUEST,
-    )
-    .checks([
-        http(HTTPBIN, 80, &["CONNECT 198.51.100.66:443 HTTP/1.1", "Host: httpbin.org"], refused()),
-        http(HTTPBIN, 80, &["CONNECT evil.example:443 HTTP/1.1", "Host: evil.example:443"], refused()),
-        http(HTTPBIN, 80, &["CONNECT httpbin.org:80 HTTP/1.1", "Host: httpbin.org:80"], refused()),
-    ])
-    .check(streams(
-        "HTTP/2 `:method: CONNECT`, `:authority: evil.example:443`",
-        at(HTTPBIN, 80),
-        vec![vec![(":method", "CONNECT"), (":authority", "evil.example:443")]],
-        vec![refused()],
-    ))
+    Row::new(11, "CONNECT through an allowed host", "Refused for any target: nothing is opened", by::REQUEST)
+        .checks([
+            http(HTTPBIN, 80, &["CONNECT 198.51.100.66:443 HTTP/1.1", "Host: httpbin.org"], refused()),
+            http(HTTPBIN, 80, &["CONNECT evil.example:443 HTTP/1.1", "Host: evil.example:443"], refused()),
+            http(HTTPBIN, 80, &["CONNECT httpbin.org:80 HTTP/1.1", "Host: httpbin.org:80"], refused()),
+        ])
+        .check(streams(
+            "HTTP/2 `:method: CONNECT`, `:authority: evil.example:443`",
+            at(HTTPBIN, 80),
+            vec![vec![(":method", "CONNECT"), (":authority", "evil.example:443")]],
+            vec![refused()],
+        ))
 }
 
 fn h2c() -> Row {
@@ -47,7 +41,7 @@ fn h2c() -> Row {
     Row::new(
         12,
         "`Upgrade: h2c`, to smuggle later requests past the filter",
-        "The upgrade is never forwarded: the connection stays what it was, and the next request is judged",
+        "The upgrade is never forwarded: the connection stays HTTP/1.1, and the next request is decided",
         by::PARSER,
     )
     .check(
@@ -90,8 +84,8 @@ fn upgrades() -> Row {
     Row::new(
         13,
         "An upgrade that makes the connection opaque",
-        "A websocket only where a policy permits it, and to the host that was judged; an offer of TLS or \
-         HTTP/2 is ignored, and any other upgrade refused",
+        "A websocket opens only where a policy permits it, and to the host that was decided; an offer of \
+         TLS or HTTP/2 is ignored, and any other upgrade is refused",
         by::REQUEST,
     )
     .checks([
@@ -125,9 +119,9 @@ fn upgrades() -> Row {
     ))
     .out_of_reach(
         "the bytes inside a permitted websocket",
-        "they have no form that could be judged",
-        "permit upgrades only for hosts that you would let anything be sent to; a policy change that \
-         takes the permission away closes what is open",
+        "they have no structure to decide by",
+        "permit upgrades only for hosts to which any data may go; a policy change that removes the \
+         permission closes open websockets",
     )
 }
 
@@ -137,8 +131,8 @@ fn routing_headers() -> Row {
     };
     Row::new(
         33,
-        "Headers by which a proxy is told where to go: `x-envoy-original-dst-host` and its like",
-        "They are removed before anything reads them, and nothing is configured to follow them",
+        "Headers that tell a proxy its destination, such as `x-envoy-original-dst-host`",
+        "They are removed before any filter reads them, and no cluster follows them",
         "the listener, before the filter",
     )
     .checks(

@@ -1,14 +1,14 @@
 //! Each view, and what holds for the whole page.
 
 use anyhow::{Result, ensure};
-use egress_tests::browser::{ENTER, TAB};
+use egress_tests::browser::{ENTER_KEY, TAB_KEY};
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::root;
+use egress_tests::repository_root;
 use serde_json::json;
 
 use super::{WEB, open, open_when};
 
-const WRONG: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
+const INVALID_MANIFESTS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: wrong, namespace: curl}
 spec:
@@ -25,13 +25,13 @@ spec:
   ports: [{number: 443, protocol: https}]
 ";
 
-/// Without flags: everything is shown, nothing can be written, and what is off is said.
+/// Without flags every view is shown, nothing can be written, and the page says what is off.
 #[test]
-fn each_view() -> Result<()> {
-    open(&[("web.yaml", WEB), ("wrong.yaml", WRONG)], &[], |console| {
+fn each_view_opens() -> Result<()> {
+    open(&[("web.yaml", WEB), ("wrong.yaml", INVALID_MANIFESTS)], &[], |console| {
         let browser = &console.browser;
         browser.go(&console.url().replace("console/", ""))?;
-        console.is_at("mesh")?;
+        console.wait_for_view("mesh")?;
         for (fact, expected) in [
             ("mode", "enforce"),
             ("health", "good"),
@@ -93,7 +93,7 @@ fn each_view() -> Result<()> {
         browser.wait("the verdict", "#verdict", "DENIED")?;
         browser.wait("a near miss", "#hints", "list `example.net` in Egress curl/web too")?;
         browser.fill("#to", "https://www.example.net")?;
-        browser.press("#to", ENTER)?;
+        browser.press("#to", ENTER_KEY)?;
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         browser.wait("the rule", "#rule", "curl/web spec.ports[1]")?;
         browser.click("#more summary")?;
@@ -108,17 +108,17 @@ fn each_view() -> Result<()> {
         browser.fill("#to", "https://a.org:99999")?;
         browser.click("#evaluate")?;
         browser.wait("a mistake", "#mistake", "is not HOST:PORT")?;
-        console.says(|line| line.contains("400"))?;
+        console.expect_messages(|line| line.contains("400"))?;
         for hidden in ["#switching", "#writing", "#applying", "#playground"] {
-            ensure!(!console.can_be_seen(hidden)?, "{hidden} can be seen");
+            ensure!(!console.is_visible(hidden)?, "{hidden} can be seen");
         }
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
-/// What a proxy does not take is shown in Envoy's words.
+/// The console shows a policy that Envoy refuses, with Envoy's words.
 #[test]
-fn what_envoy_refuses() -> Result<()> {
+fn a_refusal_of_envoy_is_shown() -> Result<()> {
     let module = tempfile::NamedTempFile::new()?;
     // A module without anything in it.
     std::fs::write(module.path(), b"\0asm\x01\0\0\0")?;
@@ -142,15 +142,15 @@ fn what_envoy_refuses() -> Result<()> {
             browser.wait("the verdict", "#verdict", "ALLOWED")?;
             browser.wait("who has it", "#having", "0 of 1 have acknowledged this document")?;
             browser.wait("why not", "#having", "refused extension: ")?;
-            console.is_well()
+            console.expect_no_errors()
         },
     )
 }
 
-/// The playground opens with the manifests and the connection in it.
+/// The playground opens with the manifests and the connection.
 #[test]
 fn the_playground_is_linked() -> Result<()> {
-    let folder = root().join("target/playground");
+    let folder = repository_root().join("target/playground");
     let folder = folder.to_string_lossy();
     open(&[("web.yaml", WEB)], &["--playground", &folder], |console| {
         let browser = &console.browser;
@@ -164,12 +164,12 @@ fn the_playground_is_linked() -> Result<()> {
         ensure!(browser.value("#manifests")?.contains("name: web"), "{}", browser.value("#manifests")?);
         browser.wait("the same verdict", "#verdict", "DENIED")?;
         browser.wait("the same reason", "#reason", "sni-not-allowed")?;
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
 #[test]
-fn by_keyboard_on_a_narrow_screen() -> Result<()> {
+fn the_console_works_by_keyboard_on_a_narrow_screen() -> Result<()> {
     open(&[("web.yaml", WEB)], &["--flow-log"], |console| {
         let browser = &console.browser;
         browser.resize(380, 800)?;
@@ -191,24 +191,24 @@ fn by_keyboard_on_a_narrow_screen() -> Result<()> {
         }
         browser.script("document.querySelector('nav a[href=\"#ask\"]').focus()", &json!([]))?;
         for next in ["identity", "to", "address"] {
-            browser.keys(&[TAB])?;
+            browser.keys(&[TAB_KEY])?;
             ensure!(browser.focus()? == next, "{} instead of {next}", browser.focus()?);
         }
         browser.press("#identity", "curl/curl")?;
         browser.press("#to", "https://httpbin.org")?;
-        browser.keys(&[ENTER])?;
+        browser.keys(&[ENTER_KEY])?;
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         console.picture("console-narrow.png")?;
         browser.script("document.querySelector('nav a[href=\"#flows\"]').focus()", &json!([]))?;
-        browser.keys(&[ENTER])?;
-        console.is_at("flows")?;
-        console.is_well()
+        browser.keys(&[ENTER_KEY])?;
+        console.wait_for_view("flows")?;
+        console.expect_no_errors()
     })
 }
 
-/// All files together, as they travel.
+/// The size of all files together, compressed.
 #[test]
-fn the_page_is_light() -> Result<()> {
+fn the_console_is_small() -> Result<()> {
     open(&[("web.yaml", WEB)], &["--flow-log"], |console| {
         console.load("mesh")?;
         let script = "const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]; \
@@ -217,6 +217,6 @@ fn the_page_is_light() -> Result<()> {
         let said = console.browser.script(script, &json!([]))?;
         println!("fetched {} files, {} bytes; first view after {} ms", said[0], said[1], said[2]);
         ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(100_000), "{said}");
-        console.is_well()
+        console.expect_no_errors()
     })
 }

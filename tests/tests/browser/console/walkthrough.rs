@@ -1,12 +1,13 @@
-//! From a refusal to a policy, by clicking.
+//! A refusal turned into a policy, by clicking.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
-use egress_tests::mesh::{self, EXAMPLE, HTTPBIN};
+use egress_tests::network::{EXAMPLE, HTTPBIN};
 use egress_tests::wait::wait_for;
+use egress_tests::workload;
 use serde_json::json;
 
 use super::{WEB, open};
@@ -14,18 +15,19 @@ use super::{WEB, open};
 const TOKEN: &str = "the-token-of-the-console";
 
 #[test]
-fn from_a_refusal_to_a_policy() -> Result<()> {
+fn a_refusal_becomes_a_policy() -> Result<()> {
     let token = tempfile::NamedTempFile::new()?;
     std::fs::write(token.path(), format!("{TOKEN}\n"))?;
     let file = token.path().to_string_lossy();
     let flags = ["--flow-log", "--console-write", "--console-token-file", &file];
     open(&[("web.yaml", WEB)], &flags, |console| {
         let browser = &console.browser;
-        let allowed = || mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
+        let allowed =
+            || workload::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), Some("www.example.com"));
         ensure!(allowed()? == Outcome::Closed, "it was not refused");
-        mesh::get_tls(console.pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?;
-        mesh::get(console.pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get?secret=1")?;
-        mesh::get(console.pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get?secret=1")?;
+        workload::get_tls(console.pod, SocketAddr::new(HTTPBIN, 443), Some("httpbin.org"))?;
+        workload::get(console.pod, SocketAddr::new(HTTPBIN, 80), "httpbin.org", "/get?secret=1")?;
+        workload::get(console.pod, SocketAddr::new(EXAMPLE, 80), "www.example.com", "/get?secret=1")?;
 
         console.load("flows")?;
         browser.wait("the refused connection", "#flow-rows", "https://www.example.com:443")?;
@@ -52,14 +54,14 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.wait("why", "#flow-rows", "sni-not-allowed")?;
 
         browser.click("#flow-rows button")?;
-        console.is_at("ask")?;
+        console.wait_for_view("ask")?;
         browser.wait("the verdict", "#verdict", "DENIED")?;
         browser.wait("the reason", "#reason", "sni-not-allowed")?;
         browser.wait("what was seen", "#seen", "Seen as deny sni-not-allowed, 1 time")?;
         browser.wait("what a rule lacks", "#answer", "does not list `www.example.com`")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
         ensure!(browser.value("#address")? == EXAMPLE.to_string());
-        // This destination, and not the other one that was refused.
+        // This destination, not the other refused one.
         browser.wait("what is suggested", "#suggested-for", "curl/curl to www.example.com:443")?;
         browser.wait("the other", "#suggested-others", "1 other destination was refused")?;
         let suggested = browser.value("#suggested")?;
@@ -80,13 +82,13 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.fill("#token", "not-the-token-of-the-console")?;
         apply()?;
         browser.wait("that it is wrong", "#apply-said", "this is not the console's token")?;
-        console.says(|line| line.contains("401"))?;
+        console.expect_messages(|line| line.contains("401"))?;
         ensure!(browser.value("#token")?.is_empty(), "a wrong token is kept");
         browser.fill("#token", TOKEN)?;
         browser.fill("#suggested", "kind: Egress")?;
         apply()?;
         browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
-        console.says(|line| line.contains("422"))?;
+        console.expect_messages(|line| line.contains("422"))?;
         let write_down = |text: &str| {
             browser.script("document.querySelector('#suggested').value = arguments[0]", &json!([text]))
         };
@@ -99,10 +101,10 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
             apply()?;
             browser.wait("what is too much", "#apply-said", expected)?;
             browser.wait("what was asked", "#apply-said", "www.example.com:443 alone was asked about")?;
-            console.says(|line| line.contains("422"))?;
+            console.expect_messages(|line| line.contains("422"))?;
         }
         write_down(&suggested)?;
-        // It is shown and asked first. A change takes the question back, and so does "No".
+        // The page shows the change and asks first. An edit cancels the question, and so does "No".
         let files = || std::fs::read_dir(console.manifests).map(Iterator::count);
         let before = files()?;
         browser.click("#apply")?;
@@ -110,10 +112,10 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         ensure!(browser.text("#confirm-text")?.trim() == suggested.trim());
         browser.wait("for what", "#confirm-for", "www.example.com:443")?;
         browser.click("#apply-no")?;
-        ensure!(!console.can_be_seen("#confirming")?);
+        ensure!(!console.is_visible("#confirming")?);
         browser.click("#apply")?;
         browser.fill("#suggested", "another text")?;
-        ensure!(!console.can_be_seen("#confirming")?, "another text is to be confirmed");
+        ensure!(!console.is_visible("#confirming")?, "another text is to be confirmed");
         write_down(&suggested)?;
         ensure!(files()? == before, "something was written");
         apply()?;
@@ -128,43 +130,43 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.click("#evaluate")?;
         browser.wait("the verdict", "#verdict", "ALLOWED")?;
         browser.wait("who has it", "#having", "1 of 1 have acknowledged this document")?;
-        // Never over one that is there.
+        // An existing file is never overwritten.
         console.load("ask?identity=curl/curl&to=http://www.example.com/get&address=203.0.113.20")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to www.example.com:80")?;
         ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
         write_down(&suggested)?;
         apply()?;
         browser.wait("that it is there", "#apply-said", "is there already: it was left as it is")?;
-        console.says(|line| line.contains("409"))?;
-        // What nobody tried has no suggestion, and no button.
+        console.expect_messages(|line| line.contains("409"))?;
+        // A destination without attempts has no suggestion and no button.
         console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
         ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
-        ensure!(!console.can_be_seen("#apply")?, "nothing can be made a policy");
-        let log = console.shim.log();
+        ensure!(!console.is_visible("#apply")?, "nothing can be made a policy");
+        let log = console.control_plane.log();
         for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
             ensure!(log.contains(expected), "{log}");
         }
         ensure!(!log.contains(TOKEN), "{log}");
-        console.is_well()
+        console.expect_no_errors()
     })
 }
 
-/// Global egress, on and off again, in the file of the MeshConfig; with the token that stands in the log.
+/// Switches global egress on and off in the file of the MeshConfig, with the token from the log.
 #[test]
-fn the_switch() -> Result<()> {
+fn the_switch_changes_global_egress() -> Result<()> {
     open(&[], &["--console-write"], |console| {
         let browser = &console.browser;
         let file = console.manifests.join("meshconfig.yaml");
         let before = std::fs::read_to_string(&file)?;
         let open = || {
-            mesh::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), None)
+            workload::get_tls(console.pod, SocketAddr::new(EXAMPLE, 443), None)
                 .is_ok_and(|outcome| matches!(outcome, Outcome::Http(_)))
         };
         ensure!(!open(), "it is open to begin with");
         console.load("mesh")?;
         browser.wait("the mode", "#fact-mode", "enforce")?;
-        let log = console.shim.log();
+        let log = console.control_plane.log();
         let token = log.split_once("token=\"").and_then(|(_, rest)| rest.split_once('"'));
         let (token, _) = token.context("the log has no token")?;
         browser.fill("#token", token)?;
@@ -186,15 +188,21 @@ fn the_switch() -> Result<()> {
         }
         ensure!(std::fs::read_to_string(&file)? == before);
 
-        // Somebody else switches it while this one is asked whether he is sure: what he said yes to counts.
+        // Another user switches it while the page asks: the confirmed value counts.
         browser.click("#switch")?;
         browser.wait("the question", "#switch-yes", "Yes, switch it on")?;
         std::fs::write(&file, before.replace("enableEgress: false", "enableEgress: true"))?;
         browser.wait("the mode", "#fact-mode", "passthrough")?;
         browser.click("#switch-yes")?;
         let switched = "the console switched global egress";
-        wait_for("the write", Duration::from_secs(10), || console.shim.log().matches(switched).count() == 3)?;
-        ensure!(std::fs::read_to_string(&file)?.contains("enableEgress: true"), "{}", console.shim.log());
-        console.is_well()
+        wait_for("the write", Duration::from_secs(10), || {
+            console.control_plane.log().matches(switched).count() == 3
+        })?;
+        ensure!(
+            std::fs::read_to_string(&file)?.contains("enableEgress: true"),
+            "{}",
+            console.control_plane.log()
+        );
+        console.expect_no_errors()
     })
 }

@@ -1,4 +1,4 @@
-//! What goes round the sidecar: rows 29 and 30.
+//! Rows 29 and 30: traffic that does not pass the sidecar.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::by;
 use crate::bypass::Row;
 use crate::bypass::check::Check;
 use crate::bypass::check::Expect::Closed;
+use crate::bypass::observed_mesh::{ObservedMesh, at};
 use crate::bypass::send::bytes;
-use crate::bypass::stage::{Stage, at};
 use crate::client::{self, Outcome};
 use crate::hello::Hello;
-use crate::mesh::{ELSEWHERE, HTTPBIN, NAME_SERVER};
+use crate::network::{ELSEWHERE, HTTPBIN, NAME_SERVER};
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![dns(), other_protocols()]
@@ -25,8 +25,9 @@ fn dns() -> Row {
     let framed = [&u16::try_from(query.len()).unwrap_or(0).to_be_bytes()[..], &query].concat();
     Row::new(
         29,
-        "DNS as a way out: data in queries for names of a zone of one's own",
-        "Queries over TCP, TLS and HTTPS are connections like any other. Queries over UDP are not seen",
+        "DNS tunnels: data in queries for names of the workload's own zone",
+        "Queries over TCP, TLS and HTTPS are connections like any other. The sidecar does not see queries \
+         over UDP",
         by::NOBODY,
     )
     .check(bytes("a DNS query", NAME_SERVER, 53, framed, Closed("no-rule")))
@@ -47,13 +48,13 @@ fn dns() -> Row {
     .check(Check::question(
         format!("a DNS query over UDP to {NAME_SERVER}:53"),
         "goes round the sidecar",
-        move |stage| udp(stage, at(NAME_SERVER, 53), &query),
+        move |observed| udp(observed, at(NAME_SERVER, 53), &query),
     ))
     .out_of_reach(
-        "queries over UDP, and the names in any query that the cluster's resolver passes on",
-        "the sidecar redirects TCP only, and whoever may resolve may ask for any name",
-        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that \
-         resolver answer only what is needed (a plugin with an allow list), and log what it is asked",
+        "queries over UDP, and names in queries that the cluster's resolver forwards",
+        "only TCP is redirected, and a workload that may resolve may ask for any name",
+        "allow UDP and TCP port 53 to the cluster's resolver only, by a NetworkPolicy; let that resolver \
+         answer only needed names (a plugin with an allow list), and log its queries",
     )
 }
 
@@ -61,17 +62,18 @@ fn other_protocols() -> Row {
     let not_intercepted = || Closed("not-intercepted");
     Row::new(
         30,
-        "UDP, UDP-Lite, QUIC, SCTP, DCCP, ICMP; excluded ports and uids; removing the redirection; the sidecar's own ports",
-        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). \
-         Everything else here is not seen",
+        "UDP, UDP-Lite, QUIC, SCTP, DCCP, ICMP; excluded ports and uids; removing the redirection; the \
+         sidecar's own ports",
+        "The listener's own port leads nowhere, and no name leads to the sidecar's ports (row 28). The \
+         sidecar does not see the rest",
         by::NOBODY,
     )
-    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |stage| {
-        let to = at(IpAddr::V4(stage.scene.pod.address), 15001);
-        stage.workload().run(|| client::exchange(to, b"hello"))
+    .check(Check::one("`hello` to the pod's own address, port 15001", not_intercepted(), |observed| {
+        let to = at(IpAddr::V4(observed.mesh.pod.address), 15001);
+        observed.workload().run(|| client::exchange(to, b"hello"))
     }))
     .check(bytes("`hello`", ELSEWHERE, 15001, b"hello".to_vec(), not_intercepted()))
-    // What the redirection of Open Service Mesh names beside its own listeners.
+    // The other ports that Open Service Mesh's redirection names.
     .checks(
         [15000, 15003, 15010]
             .map(|port| bytes("`hello`", ELSEWHERE, port, b"hello".to_vec(), Closed("no-rule"))),
@@ -94,46 +96,45 @@ fn other_protocols() -> Row {
         datagram,
     ))
     .out_of_reach(
-        "everything but redirected TCP",
-        "no packet of it passes Envoy: UDP, UDP-Lite, QUIC, SCTP, DCCP and ICMP are not redirected, a process with the \
-         sidecar's uid is taken for the sidecar, ports and addresses can be left out of the \
-         redirection, and NET_ADMIN can remove it. An init container that runs before the redirection, \
-         and a pod with hostNetwork, have none",
-        "a NetworkPolicy, which the node enforces, outside of the pod's reach (the recipe is in the \
-         threat model)",
+        "all traffic except redirected TCP",
+        "it does not pass Envoy: UDP, UDP-Lite, QUIC, SCTP, DCCP and ICMP are not redirected, a process \
+         with the sidecar's uid is exempt, ports and addresses can be excluded, and NET_ADMIN can remove \
+         the redirection. An init container that runs before it, and a pod with hostNetwork, have none",
+        "a NetworkPolicy, which the node enforces out of the pod's reach (see the recipe in the threat \
+         model)",
     )
 }
 
-/// Whether Envoy lets somebody inside the pod change how it works.
-fn change_runtime(stage: &Stage<'_>) -> Result<String> {
+/// Tries to change Envoy's runtime settings from inside the pod.
+fn change_runtime(observed: &ObservedMesh<'_>) -> Result<String> {
     let guard = "envoy.reloadable_features.enable_send_rst_on_user_space_socket";
     let path = format!("/runtime_modify?{guard}=true");
     let request = client::request("POST", &path, &[("host", "admin"), ("connection", "close")]);
     let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
-    Ok(match stage.scene.pod.sidecar.run(|| client::http(admin, &request))? {
+    Ok(match observed.mesh.pod.sidecar.run(|| client::http(admin, &request))? {
         Outcome::Http(answer) if answer.status != 200 => "changes nothing".to_owned(),
         other => format!("{other:?}"),
     })
 }
 
-/// Whether a datagram gets to somebody outside, and an answer back.
-fn datagram(stage: &Stage<'_>) -> Result<String> {
+/// Sends a datagram to an outside host, and returns true if an answer comes back.
+fn datagram(observed: &ObservedMesh<'_>) -> Result<String> {
     let somebody = at(ELSEWHERE, 443);
-    let receiver = stage.scene.world.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
+    let receiver = observed.mesh.network.outside.netns.run(|| UdpSocket::bind(somebody))?.context("UDP")?;
     receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
     let echo = std::thread::spawn(move || -> std::io::Result<()> {
         let mut buffer = [0; 64];
         let (length, from) = receiver.recv_from(&mut buffer)?;
         receiver.send_to(&buffer[..length], from).map(|_| ())
     });
-    let found = udp(stage, somebody, b"hello");
+    let found = udp(observed, somebody, b"hello");
     let _ = echo.join();
     found
 }
 
-/// Whether a datagram is answered: then nothing stood in its way.
-fn udp(stage: &Stage<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
-    let answered = stage.workload().run(|| -> std::io::Result<usize> {
+/// Sends a datagram and describes the answer, which shows that nothing blocked it.
+fn udp(observed: &ObservedMesh<'_>, to: SocketAddr, bytes: &[u8]) -> Result<String> {
+    let answered = observed.workload().run(|| -> std::io::Result<usize> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.send_to(bytes, to)?;

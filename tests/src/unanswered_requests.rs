@@ -1,4 +1,4 @@
-//! HTTP/2 in plaintext with requests that are never answered: any number of them on a few connections.
+//! Plaintext HTTP/2 requests that are never answered: any number of them on a few connections.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::netns::Netns;
 
-/// As many requests as a connection may carry.
+/// The largest number of concurrent requests of a connection.
 const STREAMS: u32 = 2000;
 
-/// Starts a server at an address of the namespace. It says how many requests have come.
+/// Starts a server at an address of the namespace. The result counts its requests.
 ///
 /// # Errors
-/// When the port is taken.
+/// Fails if the port is taken.
 pub fn serve(netns: &Netns, at: SocketAddr) -> Result<Arc<AtomicUsize>> {
     let come = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&come);
@@ -51,11 +51,12 @@ pub fn serve(netns: &Netns, at: SocketAddr) -> Result<Arc<AtomicUsize>> {
     Ok(come)
 }
 
-/// Sends so many requests over so many connections from a namespace. Says how many have ended.
+/// Sends this many requests over this many connections from a namespace. The result counts the requests that
+/// have ended.
 ///
 /// # Errors
-/// When the namespace is gone.
-pub fn ask(
+/// Fails if the namespace is gone.
+pub fn send(
     netns: &Netns,
     to: SocketAddr,
     authority: &'static str,

@@ -1,4 +1,4 @@
-//! What the access log says.
+//! Reads Envoy's access log.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 use crate::envoy::Envoy;
 use crate::wait::wait_for;
 
-/// Waits for a line of which this is so: a line is written when its connection or request has ended.
+/// Waits for a line that meets a condition. A line is written when its connection or request has ended.
 ///
 /// # Errors
-/// When there is none in time; with the lines that there are.
-pub fn line(envoy: &Envoy<'_>, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+/// Fails if there is none in time; with the lines that there are.
+pub fn wait_for_line(envoy: &Envoy<'_>, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let mut found = None;
     let waited = wait_for(what, Duration::from_secs(5), || {
         found = envoy.access_log().into_iter().find(&wanted);
@@ -28,23 +28,23 @@ pub fn line(envoy: &Envoy<'_>, what: &str, wanted: impl Fn(&Value) -> bool) -> R
 /// Waits for the line of a connection or request with this decision and this upstream address.
 ///
 /// # Errors
-/// When there is none in time.
-pub fn decided(envoy: &Envoy<'_>, decision: &str, upstream: &str) -> Result<Value> {
-    line(envoy, &format!("`{decision}` to {upstream}"), |line| {
+/// Fails if there is none in time.
+pub fn wait_for_decision(envoy: &Envoy<'_>, decision: &str, upstream: &str) -> Result<Value> {
+    wait_for_line(envoy, &format!("`{decision}` to {upstream}"), |line| {
         line["decision"] == decision && line["upstream"] == upstream
     })
 }
 
-/// The decision as its columns say it, in the words of the field `decision`.
+/// Formats the decision's columns like the field `decision`.
 #[must_use]
-pub fn columns(line: &Value) -> String {
+pub fn format_columns(line: &Value) -> String {
     let column = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
     let mut words = ["verdict", "reason", "policy", "rule"].map(column).to_vec();
     words.extend(line["would_refuse"].as_str().map(str::to_owned));
     words.join(" ")
 }
 
-/// A number of a line. Envoy 1.39 writes some as `1000000.0`.
+/// A number in a line. Envoy 1.39 writes some as `1000000.0`.
 #[must_use]
 pub fn number(line: &Value, field: &str) -> Option<u64> {
     let value = &line[field];

@@ -1,5 +1,4 @@
-//! `httpbin` of Open Service Mesh's demo of circuit breaking: an HTTP server that takes its time, so
-//! that requests meet.
+//! A slow HTTP server, like `httpbin` in Open Service Mesh's demo of circuit breaking: requests overlap.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,15 +16,15 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::netns::Netns;
 use crate::origin::ADDRESS_HEADER;
 
-/// Where it listens.
+/// The port.
 pub const PORT: u16 = 14001;
-/// How long a request takes.
+/// The duration of a request.
 const SERVICE_TIME: Duration = Duration::from_millis(10);
 
-/// Starts it on every address of the namespace.
+/// Starts the server on every address of the namespace.
 ///
 /// # Errors
-/// When the port is taken.
+/// Fails if the port is taken.
 pub fn start(netns: &Netns) -> Result<()> {
     let (sender, started) = std::sync::mpsc::channel();
     netns.spawn(move || {
@@ -36,7 +35,7 @@ pub fn start(netns: &Netns) -> Result<()> {
                 let _ = sender.send(Ok(()));
                 loop {
                     let (stream, _) = listener.accept().await?;
-                    // Whoever hangs up early is no concern of a server.
+                    // A client may close early.
                     tokio::spawn(async move { serve(stream).await.ok() });
                 }
             })

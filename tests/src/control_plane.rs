@@ -13,27 +13,27 @@ use crate::client::{self, Outcome};
 use crate::netns::Netns;
 use crate::wait::wait_for;
 
-/// A running control plane; it goes when this is dropped.
+/// A running control plane. It stops when this is dropped.
 #[derive(Debug)]
-pub struct Shim<'n> {
+pub struct ControlPlane<'n> {
     child: Child,
     netns: &'n Netns,
     admin: SocketAddr,
     log: tempfile::NamedTempFile,
 }
 
-/// The control plane that is tried: `OSM_EGRESS_BIN`, which `cargo xtask` sets.
+/// The path of the control plane under test: `OSM_EGRESS_BIN`, which `cargo xtask` sets.
 ///
 /// # Errors
-/// When it is not set, or there is nothing.
+/// Fails if it is not set, or there is nothing.
 pub fn binary() -> Result<PathBuf> {
     from_environment("OSM_EGRESS_BIN")
 }
 
-/// The module that is tried: `EGRESS_WASM`, which `cargo xtask` sets.
+/// The path of the module under test: `EGRESS_WASM`, which `cargo xtask` sets.
 ///
 /// # Errors
-/// When it is not set, or there is nothing.
+/// Fails if it is not set, or there is nothing.
 pub fn module() -> Result<PathBuf> {
     from_environment("EGRESS_WASM")
 }
@@ -46,20 +46,20 @@ fn from_environment(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-impl<'n> Shim<'n> {
+impl<'n> ControlPlane<'n> {
     /// Starts `osm-egress serve` on a folder and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not get ready; with its log.
+    /// Fails if it does not get ready; with its log.
     pub fn start(netns: &'n Netns, ip: std::net::IpAddr, folder: &Path, flags: &[&str]) -> Result<Self> {
         let source = ["--config-dir".as_ref(), folder.as_os_str()];
         Self::launch(netns, ip, &source, flags)?.ready()
     }
 
-    /// Starts it with these flags before others, ready or not.
+    /// Starts `osm-egress serve` with these flags for its source, without waiting until it is ready.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Fails if it cannot be run.
     pub fn launch(
         netns: &'n Netns,
         ip: std::net::IpAddr,
@@ -67,7 +67,7 @@ impl<'n> Shim<'n> {
         flags: &[&str],
     ) -> Result<Self> {
         let mut arguments: Vec<OsString> = source.iter().map(|&word| word.to_owned()).collect();
-        // Proxies are believed, unless the flags say how else to identify them.
+        // Proxies are identified by node id, unless the flags name other credentials.
         if !flags.iter().any(|flag| ["--client-ca", "--service-account-tokens"].contains(flag)) {
             arguments.push("--insecure-node-identity".into());
         }
@@ -81,10 +81,10 @@ impl<'n> Shim<'n> {
         Self::run(netns, ip, &arguments)
     }
 
-    /// Starts `osm-egress serve` with these words and no others; its admin address is the usual one.
+    /// Starts `osm-egress serve` with exactly these arguments; its admin address is the usual one.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// Fails if it cannot be run.
     pub fn run(netns: &'n Netns, ip: std::net::IpAddr, arguments: &[OsString]) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
@@ -102,25 +102,25 @@ impl<'n> Shim<'n> {
         Ok(Self { child, netns, admin: SocketAddr::new(ip, 15129), log })
     }
 
-    /// Waits until it is ready.
+    /// Waits until the control plane is ready.
     ///
     /// # Errors
-    /// When it does not get ready; with its log.
+    /// Fails if it does not get ready; with its log.
     pub fn ready(self) -> Result<Self> {
-        let mut shim = self;
+        let mut control_plane = self;
         let ready = wait_for("the control plane to be ready", Duration::from_secs(20), || {
-            shim.get("/readyz").is_ok() || shim.child.try_wait().ok().flatten().is_some()
+            control_plane.get("/readyz").is_ok() || control_plane.child.try_wait().ok().flatten().is_some()
         });
-        if ready.is_err() || shim.child.try_wait()?.is_some() {
-            bail!("the control plane does not get ready:\n{}", shim.log());
+        if ready.is_err() || control_plane.child.try_wait()?.is_some() {
+            bail!("the control plane does not get ready:\n{}", control_plane.log());
         }
-        Ok(shim)
+        Ok(control_plane)
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Stops the control plane with SIGTERM and waits for it.
     ///
     /// # Errors
-    /// When it does not, or fails; with its log.
+    /// Fails if it does not, or fails; with its log.
     pub fn stop(mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
@@ -132,10 +132,10 @@ impl<'n> Shim<'n> {
         Ok(())
     }
 
-    /// Asks the admin interface.
+    /// Sends a GET to the admin port.
     ///
     /// # Errors
-    /// When it does not answer with 200.
+    /// Fails if it does not answer with 200.
     pub fn get(&self, path: &str) -> Result<String> {
         let request =
             client::request("GET", path, &[("host", &self.admin.to_string()), ("connection", "close")]);
@@ -148,10 +148,10 @@ impl<'n> Shim<'n> {
         }
     }
 
-    /// The whole of `/status`.
+    /// The whole `/status`.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if it does not answer.
     pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.get("/status")?)?)
     }
@@ -159,47 +159,47 @@ impl<'n> Shim<'n> {
     /// A counter or gauge.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// Fails if there is none of this name.
     pub fn metric(&self, name: &str) -> Result<u64> {
         let text = self.get("/metrics")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("there is no metric {name}"))?.trim().parse()?)
     }
 
-    /// How many streams were refused or cut for this reason.
+    /// The number of streams that were refused or cut for this reason.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub fn refused(&self, reason: &str) -> Result<u64> {
+    /// Fails if it does not answer.
+    pub fn refusal_count(&self, reason: &str) -> Result<u64> {
         self.metric(&format!("osm_egress_xds_refused_total{{reason=\"{reason}\"}}"))
     }
 
-    /// What it logged so far.
+    /// The log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap_or_default()
     }
 
-    /// The most memory that it ever had, in kB.
+    /// The peak resident memory, in kB.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if it is gone.
     pub fn peak_memory(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// The memory that it has, in kB.
+    /// The resident memory, in kB.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if it is gone.
     pub fn memory(&self) -> Result<u64> {
         crate::envoy::memory_of(self.child.id())
     }
 }
 
-impl Drop for Shim<'_> {
+impl Drop for ControlPlane<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Many objects at once, over a few connections that stay open: kubectl would take minutes.
+//! Creates many objects over a few kept-alive connections; kubectl would take minutes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,18 +14,18 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{API_SERVER, ApiServer, PORT, User};
+use super::{API_PORT, API_SERVER, ApiServer, User};
 use crate::client;
 
-/// How many connections there are.
+/// The number of connections.
 const CONNECTIONS: usize = 16;
 
 impl ApiServer<'_> {
-    /// Creates these objects, each of them at the path of its kind in the API (`/api/v1/namespaces`), in no
-    /// particular order.
+    /// Creates objects, each at the path of its kind in the API (`/api/v1/namespaces`), in no particular
+    /// order.
     ///
     /// # Errors
-    /// When one of them is refused.
+    /// Fails if one of them is refused.
     pub fn create(&self, objects: Vec<(String, Value)>) -> Result<()> {
         let objects = Arc::new(Mutex::new(objects));
         self.netns.run(|| {
@@ -44,8 +44,8 @@ impl ApiServer<'_> {
 
 async fn worker(objects: Arc<Mutex<Vec<(String, Value)>>>) -> Result<()> {
     let (_, _, token) = User::Admin.account();
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(client::any_server()?));
-    let stream = TcpStream::connect(SocketAddr::new(API_SERVER, PORT)).await?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(client::accept_any_certificate()?));
+    let stream = TcpStream::connect(SocketAddr::new(API_SERVER, API_PORT)).await?;
     let stream = tls.connect(ServerName::IpAddress(API_SERVER.into()), stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);

@@ -1,4 +1,4 @@
-//! What sidecars tell of, as a test wants them to tell it.
+//! Entries of the access log service, as a sidecar sends them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::
 use envoy_types::pb::google::protobuf::{Any, BytesValue};
 use prost::Message;
 
-/// A connection, of which the filter wrote down this decision and this server name.
+/// A connection's entry, with the filter's decision and server name.
 #[must_use]
 pub fn connection(to: SocketAddr, decision: &[u8], server_name: Option<&[u8]>) -> TcpAccessLogEntry {
     let states =
@@ -26,7 +26,7 @@ pub fn connection(to: SocketAddr, decision: &[u8], server_name: Option<&[u8]>) -
     }
 }
 
-/// A request, with this upgrade.
+/// A request's entry, with this upgrade.
 #[must_use]
 pub fn request(
     to: SocketAddr,
@@ -48,13 +48,13 @@ pub fn request(
     }
 }
 
-/// A message about connections.
+/// A message with entries of connections.
 #[must_use]
 pub fn connections(log_entry: Vec<TcpAccessLogEntry>) -> LogEntries {
     LogEntries::TcpLogs(TcpAccessLogEntries { log_entry })
 }
 
-/// A message about requests.
+/// A message with entries of requests.
 #[must_use]
 pub fn requests(log_entry: Vec<HttpAccessLogEntry>) -> LogEntries {
     LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })

@@ -1,18 +1,17 @@
-//! Documents whose commands are run: each block of ```` ```console ```` has commands after `$ ` and what they print.
-//!
-//! A line `…` stands for any lines, and `…` within a line for anything.
+//! Runs the commands of documents: each block of ```` ```console ```` has commands after `$ ` and their
+//! output. A line `…` stands for any lines, and `…` within a line for any text.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// A command, and what it must print.
+/// A command and its expected output.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// For the shell.
+    /// The command, for a shell.
     pub command: String,
-    /// Both of its outputs.
+    /// The lines of both outputs.
     pub expected: Vec<String>,
 }
 
@@ -44,12 +43,12 @@ pub fn steps(text: &str) -> Vec<Step> {
 }
 
 impl Step {
-    /// Runs it until it prints what it must: what was changed before needs a moment. One that need not print anything is
-    /// run once.
+    /// Runs the command until it prints the expected output, because an earlier change takes a moment. A
+    /// command without expected output runs once.
     ///
     /// # Errors
-    /// When it does not, with both.
-    pub fn play(&self, shell: impl Fn(&str) -> Command, patience: Duration) -> Result<()> {
+    /// Fails if it does not, with both.
+    pub fn run(&self, shell: impl Fn(&str) -> Command, patience: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
             let output = shell(&format!("{{ {}\n}} 2>&1", self.command)).output()?;
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_of_a_document() {
+    fn steps_are_read_from_console_blocks() {
         let text = "Words.\n```console\n$ one \\\n  two\nsaid\n$ three\n```\n```sh\n$ four\n```\n";
         let found = steps(text);
         assert_eq!(found.len(), 2);
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_open() {
+    fn ellipses_match_any_text() {
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         for (expected, printed, like) in [
             ("a\nb", "a\nb", true),
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_prints_something_else() {
+    fn unexpected_output_is_an_error() {
         let shell = |script: &str| {
             let mut command = Command::new("bash");
             command.arg("-c").arg(script);
@@ -129,10 +128,10 @@ mod tests {
             expected: expected.iter().map(|line| (*line).to_owned()).collect(),
         };
         let none = Duration::ZERO;
-        step("echo one; echo two >&2", &["one", "two"]).play(shell, none).expect("right");
-        step("true", &[]).play(shell, none).expect("right");
-        let error = step("echo one", &["two"]).play(shell, none).expect_err("wrong");
+        step("echo one; echo two >&2", &["one", "two"]).run(shell, none).expect("right");
+        step("true", &[]).run(shell, none).expect("right");
+        let error = step("echo one", &["two"]).run(shell, none).expect_err("wrong");
         assert_eq!(error.to_string(), "$ echo one\nprints\none\n\ninstead of\ntwo");
-        step("echo one", &[]).play(shell, none).expect_err("wrong");
+        step("echo one", &[]).run(shell, none).expect_err("wrong");
     }
 }

@@ -1,13 +1,13 @@
-//! What Envoy gets: what is shown is what `osm-egress compile` prints, and Envoy takes it.
+//! The rendered Envoy configuration: it equals the output of `osm-egress compile`, and Envoy accepts it.
 
 use std::fs;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use egress_tests::{envoy, shim};
-use serde_json::json;
-
 use crate::page::{MANIFESTS, Page};
+use anyhow::{Context, Result, ensure};
+use egress_tests::control_plane;
+use egress_tests::envoy;
+use serde_json::json;
 
 const SETTINGS: &str = "---
 apiVersion: policy.openservicemesh.io/v1alpha1
@@ -40,11 +40,12 @@ impl Page {
     }
 }
 
-/// What the command line prints.
+/// The output of the command line.
 fn compiled(manifests: &str, arguments: &[&str]) -> Result<String> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("manifests.yaml"), manifests)?;
-    let output = Command::new(shim::binary()?).arg("compile").arg(folder.path()).args(arguments).output()?;
+    let output =
+        Command::new(control_plane::binary()?).arg("compile").arg(folder.path()).args(arguments).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -62,9 +63,9 @@ fn accepts(configuration: &str) -> Result<()> {
 }
 
 #[test]
-fn the_same_as_on_the_command_line() -> Result<()> {
+fn the_rendered_configuration_equals_the_command_lines() -> Result<()> {
     let page = Page::open()?;
-    let module = shim::module()?.to_string_lossy().into_owned();
+    let module = control_plane::module()?.to_string_lossy().into_owned();
     let version = envoy::version()?;
     let version = version.rsplit_once('.').context("a version has three parts")?.0;
     for mode in ["enforce", "audit", "passthrough"].map(mode) {
@@ -89,11 +90,11 @@ fn the_same_as_on_the_command_line() -> Result<()> {
         page.browser.fill("#module", "target/egress_filter.wasm")?;
         page.wait("the module", "#envoy", "filename: target/egress_filter.wasm")?;
     }
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn whose_it_is_and_taking_it_away() -> Result<()> {
+fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     let page = Page::open()?;
     let two = MANIFESTS
         .replace("namespace: shop}]", "namespace: shop}, {kind: ServiceAccount, name: b, namespace: shop}]");
@@ -102,7 +103,7 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
     page.browser.choose("#whose", "shop/b")?;
     page.wait("its document", "#document", "\"serviceAccount\": \"b\"")?;
     page.wait("its configuration", "#envoy", "with the policy of shop/b")?;
-    // Who asks has a policy too, even if nothing names it.
+    // The identity of the form has a policy too, even if no object names it.
     page.browser.fill("#source", "shop/nobody")?;
     page.wait("who asks", "#whose", "shop/nobody")?;
     page.browser.choose("#whose", "shop/nobody")?;
@@ -115,7 +116,7 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
 
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.wait("a configuration", "#envoy", "with the policy of shop/app")?;
-    // The policy is what one looks for.
+    // The policy is scrolled into view.
     let scroll = "const text = document.querySelector('#envoy'); \
         const line = text.textContent.split('\\n').findIndex((line) => line.includes('egress-policy/v1')); \
         text.scrollTop = (line - 8) * text.scrollHeight / text.textContent.split('\\n').length; \
@@ -137,5 +138,5 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
     let taken = page.browser.script(taken, &json!([]))?;
     let (document, envoy) = (page.content("#document")?, page.content("#envoy")?);
     ensure!(taken == json!([document, document, envoy, envoy]), "{taken:.400}");
-    page.is_well()
+    page.expect_no_errors()
 }

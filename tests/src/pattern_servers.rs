@@ -1,12 +1,12 @@
-//! Servers of much data, of long silences and of half-closed connections. What they send and expect
-//! is a pattern: so each side can check everything and hold nothing.
+//! Servers for large transfers, long silences and half-closed connections. They send and expect a pattern, so
+//! both sides can check every byte and store none.
 //!
-//! | port | what |
+//! | port | server |
 //! |---|---|
-//! | 8081, and 8444 over TLS | `GET /pattern/N`: N bytes; `POST /count`: says how many came; `GET /held`: a line, and another one when told |
-//! | 9200 | reads to the end, and then answers with the count and as many bytes |
-//! | 9201 | sends [`HASTY`] bytes, sends no more, and reads to the end |
-//! | 9202 | asked for a number of bytes, sends them |
+//! | 8081, and 8444 over TLS | `GET /pattern/N`: N bytes; `POST /count`: the number of bytes received; `GET /held`: one line, and a second one after `resume` |
+//! | 9200 | reads to the end, then answers with the count and as many bytes |
+//! | 9201 | sends [`SEND_FIRST_LENGTH`] bytes, closes its half, and reads to the end |
+//! | 9202 | reads a number, and sends that many bytes |
 //! | 9203 | echo over TLS |
 
 use std::convert::Infallible;
@@ -32,21 +32,21 @@ use crate::netns::Netns;
 use crate::origin::{self, ADDRESS_HEADER};
 
 /// HTTP.
-pub const HTTP: u16 = 8081;
+pub const HTTP_PORT: u16 = 8081;
 /// HTTP over TLS.
-pub const HTTPS: u16 = 8444;
-/// Waits for the end before it answers.
-pub const PATIENT: u16 = 9200;
-/// Ends its half at once.
-pub const HASTY_PORT: u16 = 9201;
-/// Sends what is asked for.
-pub const FLOOD: u16 = 9202;
+pub const HTTPS_PORT: u16 = 8444;
+/// A server that reads to the end before it answers.
+pub const READ_FIRST_PORT: u16 = 9200;
+/// A server that sends, closes its half, and then reads to the end.
+pub const SEND_FIRST_PORT: u16 = 9201;
+/// A server that sends as many bytes as the client asks for.
+pub const SEND_ON_DEMAND_PORT: u16 = 9202;
 /// Echo over TLS.
-pub const TLS_ECHO: u16 = 9203;
-/// How much the hasty server sends.
-pub const HASTY: u64 = 300_000;
+pub const TLS_ECHO_PORT: u16 = 9203;
+/// The number of bytes that the server at [`SEND_FIRST_PORT`] sends.
+pub const SEND_FIRST_LENGTH: u64 = 300_000;
 
-/// Repeats after a prime number of bytes, so that no block of a round size can go missing unseen.
+/// The pattern. It repeats after a prime number of bytes, so a missing block of a round size is noticed.
 static PATTERN: LazyLock<&'static [u8]> = LazyLock::new(|| {
     let mut state = 1_u32;
     let mut next = || {
@@ -56,7 +56,7 @@ static PATTERN: LazyLock<&'static [u8]> = LazyLock::new(|| {
     Vec::leak((0..262_139).map(|_| next()).collect())
 });
 
-/// The pattern from an offset on: as much as there is in one piece, at most `longest`.
+/// The pattern from an offset on, in one piece of at most `longest` bytes.
 #[must_use]
 pub fn pattern(offset: u64, longest: u64) -> &'static [u8] {
     let pattern = *PATTERN;
@@ -75,16 +75,16 @@ pub fn pieces(length: u64) -> impl Iterator<Item = &'static [u8]> {
     })
 }
 
-/// What came so far of the pattern.
+/// Checks received bytes against the pattern.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Check {
-    /// How many bytes.
+pub struct PatternCheck {
+    /// The number of bytes so far.
     pub count: u64,
     wrong: bool,
 }
 
-impl Check {
-    /// More has come.
+impl PatternCheck {
+    /// Checks more bytes.
     pub fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let expected = pattern(self.count, bytes.len() as u64);
@@ -95,16 +95,16 @@ impl Check {
         }
     }
 
-    /// The count, if everything was as sent.
+    /// The count, if every byte was right.
     #[must_use]
     pub fn good(&self) -> Option<u64> {
         (!self.wrong).then_some(self.count)
     }
 
-    /// Reads so many bytes, and checks them.
+    /// Reads and checks this many bytes.
     ///
     /// # Errors
-    /// When the stream ends before, or fails, or the bytes are others.
+    /// Fails if the stream ends before, or fails, or the bytes are others.
     pub fn read(reader: &mut impl Read, length: u64) -> Result<()> {
         let mut check = Self::default();
         let mut buffer = vec![0; 256 << 10];
@@ -120,20 +120,20 @@ impl Check {
     }
 }
 
-/// All servers of one namespace.
+/// All pattern servers of one namespace.
 #[derive(Debug, Clone)]
-pub struct Bulk {
+pub struct PatternServers {
     resume: Arc<watch::Sender<bool>>,
-    hasty: Arc<Mutex<Vec<(SocketAddr, Check)>>>,
+    send_first: Arc<Mutex<Vec<(SocketAddr, PatternCheck)>>>,
 }
 
-impl Bulk {
-    /// Starts them on every address of the namespace.
+impl PatternServers {
+    /// Starts the servers on every address of the namespace.
     ///
     /// # Errors
-    /// When a port is taken.
+    /// Fails if a port is taken.
     pub fn start(netns: &Netns) -> Result<Self> {
-        let bulk = Self { resume: Arc::new(watch::Sender::new(false)), hasty: Arc::default() };
+        let bulk = Self { resume: Arc::new(watch::Sender::new(false)), send_first: Arc::default() };
         let server = bulk.clone();
         let (sender, started) = std::sync::mpsc::channel();
         netns.spawn(move || {
@@ -151,27 +151,29 @@ impl Bulk {
         Ok(bulk)
     }
 
-    /// Lets the held answers go on.
+    /// Lets the held answers continue.
     pub fn resume(&self) {
         self.resume.send_replace(true);
     }
 
-    /// Where connections to the hasty server arrived, and how much came, once they have ended.
+    /// The connections to [`SEND_FIRST_PORT`] that have ended, by local address, with the bytes received.
     #[must_use]
-    pub fn hasty(&self) -> Vec<(SocketAddr, Check)> {
-        self.hasty.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn send_first_connections(&self) -> Vec<(SocketAddr, PatternCheck)> {
+        self.send_first.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn listen(&self) -> Result<()> {
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(origin::tls()?));
-        for port in [HTTP, HTTPS, PATIENT, HASTY_PORT, FLOOD, TLS_ECHO] {
+        for port in
+            [HTTP_PORT, HTTPS_PORT, READ_FIRST_PORT, SEND_FIRST_PORT, SEND_ON_DEMAND_PORT, TLS_ECHO_PORT]
+        {
             let listener = TcpListener::bind(("::", port)).await.with_context(|| format!("port {port}"))?;
             let (bulk, tls) = (self.clone(), tls.clone());
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     let (bulk, tls) = (bulk.clone(), tls.clone());
                     tokio::spawn(async move {
-                        // Whoever hangs up early is no concern of a server.
+                        // A client may close early.
                         let _ = bulk.serve(port, stream, &tls).await;
                     });
                 }
@@ -185,21 +187,21 @@ impl Bulk {
         let local = stream.local_addr()?;
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
         match port {
-            HTTP => self.http(stream, local).await,
-            HTTPS => self.http(tls.accept(stream).await?, local).await,
-            PATIENT => {
+            HTTP_PORT => self.http(stream, local).await,
+            HTTPS_PORT => self.http(tls.accept(stream).await?, local).await,
+            READ_FIRST_PORT => {
                 let came = read_to_end(&mut stream).await?;
                 stream.write_all(&came.good().unwrap_or(u64::MAX).to_be_bytes()).await?;
                 send(&mut stream, came.count).await
             }
-            HASTY_PORT => {
-                send(&mut stream, HASTY).await?;
+            SEND_FIRST_PORT => {
+                send(&mut stream, SEND_FIRST_LENGTH).await?;
                 stream.shutdown().await?;
                 let came = read_to_end(&mut stream).await?;
-                self.hasty.lock().unwrap_or_else(PoisonError::into_inner).push((local, came));
+                self.send_first.lock().unwrap_or_else(PoisonError::into_inner).push((local, came));
                 Ok(())
             }
-            FLOOD => {
+            SEND_ON_DEMAND_PORT => {
                 let mut request = [0; 8];
                 stream.read_exact(&mut request).await?;
                 send(&mut stream, u64::from_be_bytes(request)).await
@@ -238,7 +240,7 @@ impl Bulk {
         let mut body = request.into_body();
         match path.as_str() {
             "/count" => {
-                let mut check = Check::default();
+                let mut check = PatternCheck::default();
                 while let Some(Ok(frame)) = body.frame().await {
                     check.take(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
                 }
@@ -260,7 +262,7 @@ impl Bulk {
     }
 }
 
-/// The pattern as a body whose length is said.
+/// The pattern as a body with a known length.
 fn sized(length: u64) -> BoxBody<Bytes, Infallible> {
     struct Sized<I>(I, u64);
 
@@ -284,8 +286,8 @@ fn sized(length: u64) -> BoxBody<Bytes, Infallible> {
     Sized(pieces(length), length).boxed()
 }
 
-async fn read_to_end(reader: &mut (impl AsyncRead + Unpin)) -> Result<Check> {
-    let mut check = Check::default();
+async fn read_to_end(reader: &mut (impl AsyncRead + Unpin)) -> Result<PatternCheck> {
+    let mut check = PatternCheck::default();
     let mut buffer = vec![0; 256 << 10];
     loop {
         match reader.read(&mut buffer).await? {

@@ -1,14 +1,13 @@
-//! Who does not see well, has a small screen, or no mouse.
-
-use anyhow::{Result, ensure};
-use egress_tests::browser::{CONTROL, ENTER, TAB};
-use serde_json::json;
+//! Accessibility: low vision, small screens, no mouse.
 
 use crate::page::{MANIFESTS, Page};
+use anyhow::{Result, ensure};
+use egress_tests::browser::{CONTROL_KEY, ENTER_KEY, TAB_KEY};
+use serde_json::json;
 
-/// Texts whose contrast to what is behind them is below 4.5 to 1 (WCAG 1.4.3), and fields whose edge is below 3 to 1
-/// (1.4.11).
-const FAINT: &str = "
+/// Finds text whose contrast to its background is below 4.5 to 1 (WCAG 1.4.3), and fields whose border is
+/// below 3 to 1 (1.4.11).
+const FIND_LOW_CONTRAST: &str = "
     const part = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
     const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
     const colour = (text) => text.match(/[0-9.]+/g).map(Number);
@@ -39,8 +38,8 @@ const FAINT: &str = "
     }
     return faint;";
 
-/// With something of everything on it.
-fn full(page: &Page) -> Result<()> {
+/// Fills the page, so that every kind of element is visible.
+fn fill_page(page: &Page) -> Result<()> {
     page.browser.choose("#example", "What lints say")?;
     page.browser.click("#add")?;
     page.browser.choose("[aria-label='expected of case 1']", "deny")?;
@@ -56,20 +55,20 @@ fn full(page: &Page) -> Result<()> {
 #[test]
 fn light_and_dark_have_contrast() -> Result<()> {
     let page = Page::open()?;
-    full(&page)?;
+    fill_page(&page)?;
     for scheme in ["light", "dark"] {
         page.browser.prefer(scheme)?;
-        let faint = page.browser.script(FAINT, &json!([]))?;
+        let faint = page.browser.script(FIND_LOW_CONTRAST, &json!([]))?;
         ensure!(faint == json!([]), "{scheme}: {faint:#}");
     }
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// Every field has a name for those who do not see it, and the answer is said once.
+/// Every field has an accessible name, and the answer is announced once.
 #[test]
-fn names_and_what_is_read_aloud() -> Result<()> {
+fn fields_have_names_and_answers_are_announced() -> Result<()> {
     let page = Page::open()?;
-    full(&page)?;
+    fill_page(&page)?;
     let unnamed = "return [...document.querySelectorAll('input, select, textarea, button')]\
         .filter((field) => !(field.labels?.length || field.ariaLabel || field.innerText)).map((field) => field.id)";
     ensure!(page.browser.script(unnamed, &json!([]))? == json!([]));
@@ -85,16 +84,16 @@ fn names_and_what_is_read_aloud() -> Result<()> {
     let live = "return [...document.querySelectorAll('[aria-live], [role=status], [role=alert]')]\
         .filter((one) => one.innerText.length > 200).map((one) => one.id)";
     ensure!(page.browser.script(live, &json!([]))? == json!([]), "too much is read aloud");
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn on_a_narrow_screen() -> Result<()> {
+fn the_page_fits_a_narrow_screen() -> Result<()> {
     let page = Page::open()?;
     let wide = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]";
     for width in [400, 320] {
         page.browser.resize(width, 800)?;
-        full(&page)?;
+        fill_page(&page)?;
         let found = page.browser.script(wide, &json!([]))?;
         ensure!(found[0] == found[1], "{width}: the page is wider than the screen: {found}");
         // A table's cells have room for words.
@@ -110,18 +109,18 @@ fn on_a_narrow_screen() -> Result<()> {
     page.browser
         .script("window.scrollTo(0, document.querySelector('#connection-title').offsetTop)", &json!([]))?;
     page.picture("playground-narrow.png")?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
 #[test]
-fn by_keyboard() -> Result<()> {
+fn the_page_works_by_keyboard() -> Result<()> {
     let page = Page::open()?;
     page.ask(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser
         .script("document.activeElement.blur(); document.querySelector('#share').focus()", &json!([]))?;
     let next = |expected: &str| -> Result<()> {
-        page.browser.keys(&[TAB])?;
+        page.browser.keys(&[TAB_KEY])?;
         let focus = page.browser.focus()?;
         ensure!(focus == expected, "{focus} instead of {expected}");
         let seen = page
@@ -137,42 +136,42 @@ fn by_keyboard() -> Result<()> {
         .into_iter()
         .try_for_each(next)?;
     page.browser.script("document.querySelector('#answer').replaceChildren()", &json!([]))?;
-    page.browser.keys(&[CONTROL, ENTER])?;
+    page.browser.keys(&[CONTROL_KEY, ENTER_KEY])?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.script(
         "document.querySelector('#answer').replaceChildren(); document.querySelector('#to').focus()",
         &json!([]),
     )?;
-    page.browser.keys(&[ENTER])?;
+    page.browser.keys(&[ENTER_KEY])?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.script("document.querySelector('#expect').focus()", &json!([]))?;
     next("add")?;
-    page.browser.keys(&[ENTER])?;
+    page.browser.keys(&[ENTER_KEY])?;
     page.wait("a case", "#cases", "https://httpbin.org")?;
     ["run", "save"].into_iter().try_for_each(next)?;
-    // Expected, show, remove; and who removes stays where the next thing to do is.
+    // Expected, show, remove; removing keeps the focus at the next control.
     for _ in 0..3 {
-        page.browser.keys(&[TAB])?;
+        page.browser.keys(&[TAB_KEY])?;
     }
-    page.browser.keys(&[ENTER])?;
+    page.browser.keys(&[ENTER_KEY])?;
     page.wait("no case", "#no-cases", "No case yet")?;
     ensure!(page.browser.focus()? == "add", "{}", page.browser.focus()?);
     ["run", "save", "copy", "compare", "changed", "whose"].into_iter().try_for_each(next)?;
-    // Copy and download, twice, and what they are for.
+    // Copy and download, twice, and the choice of identity.
     for _ in 0..2 {
-        page.browser.keys(&[TAB])?;
+        page.browser.keys(&[TAB_KEY])?;
     }
     next("document")?;
     for _ in 0..2 {
-        page.browser.keys(&[TAB])?;
+        page.browser.keys(&[TAB_KEY])?;
     }
     ["version", "module", "envoy"].into_iter().try_for_each(next)?;
-    page.is_well()
+    page.expect_no_errors()
 }
 
-/// All files together, as they travel.
+/// The size of all files together, compressed.
 #[test]
-fn the_page_is_light() -> Result<()> {
+fn the_page_is_small() -> Result<()> {
     let page = Page::open()?;
     let script = "const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]; \
         return [all.length, all.reduce((sum, entry) => sum + entry.transferSize, 0), \
@@ -184,5 +183,5 @@ fn the_page_is_light() -> Result<()> {
         said[0], said[1], said[2], said[3]
     );
     ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(1_000_000), "{said}");
-    page.is_well()
+    page.expect_no_errors()
 }

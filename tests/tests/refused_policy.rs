@@ -1,19 +1,22 @@
-//! What Envoy refuses holds up no revocation.
+//! A policy that Envoy refuses does not delay revocation.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, World, echo_policy, echoes};
+use egress_tests::manifests::{echo_fields, egress};
 use egress_tests::netns::ensure_capable;
-use egress_tests::shim::Shim;
+use egress_tests::network::{self, CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
+use egress_tests::workload::gets_echo;
 use serde_json::Value;
 
-/// A module with other limits than the control plane thinks: it takes no policy with a rule for port 6666. Of
-/// others it lets everything through to where it was dialled, as long as there is a rule for port 9000.
+/// A module with other limits than the control plane's: it refuses a policy with a rule for port 6666, and
+/// lets everything through to its original destination as long as there is a rule for port 9000.
 fn module() -> Result<Vec<u8>> {
     Ok(wat::parse_str(
         r#"(module
@@ -63,65 +66,62 @@ fn module() -> Result<Vec<u8>> {
     )?)
 }
 
-fn policy(name: &str, port: u16) -> String {
-    echo_policy("curl", port)
-        .replace("name: curl, namespace: curl}\nspec", &format!("name: {name}, namespace: curl}}\nspec"))
-}
-
 #[test]
-fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
+fn a_refused_policy_delays_no_revocation() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("good.yaml", &policy("good", 9000))?;
-    let file = world.manifests.path().join("module.wasm");
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
+    let file = network.manifests.path().join("module.wasm");
     std::fs::write(&file, module()?)?;
-    let name_server = format!("{}:53", mesh::NAME_SERVER);
+    let name_server = format!("{}:53", network::NAME_SERVER);
     let flags = ["--dns-resolver", &name_server, "--wasm", &file.to_string_lossy()];
-    let shim = Shim::start(&world.outside.netns, CONTROL_PLANE, world.manifests.path(), &flags)?;
-    let envoy = Envoy::start(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
-    let open = || echoes(&pod, 9000);
+    let control_plane =
+        ControlPlane::start(&network.outside.netns, CONTROL_PLANE, network.manifests.path(), &flags)?;
+    let envoy = Envoy::start(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
+    let open = || gets_echo(&pod, 9000);
     wait_for("the good policy", Duration::from_secs(10), open)?;
     let held_back =
-        || shim.status().map(|status| status["proxies"][0]["heldBack"].clone()).unwrap_or_default();
+        || control_plane.status().map(|status| status["proxies"][0]["heldBack"].clone()).unwrap_or_default();
     ensure!(held_back().is_null());
 
-    // Envoy refuses the policy with this object: the others are in force, and it is said what is not.
-    world.write("zz-bad.yaml", &policy("zz-bad", 6666))?;
+    // Envoy refuses the policy with this object: the others are in force, and the status names this one.
+    network.write("zz-bad.yaml", &egress("zz-bad", &echo_fields(6666)))?;
     wait_for("the refusal", Duration::from_secs(10), || {
         let held_back = held_back();
         held_back["policies"] == serde_json::json!(["curl/zz-bad"]) && held_back["bridged"] == false
     })
-    .with_context(|| format!("{:#}\n{}", shim.status().unwrap_or_default(), shim.log()))?;
+    .with_context(|| format!("{:#}\n{}", control_plane.status().unwrap_or_default(), control_plane.log()))?;
     ensure!(held_back()["error"].as_str().is_some_and(|error| error.contains("Wasm")), "{}", held_back());
-    ensure!(shim.metric("osm_egress_proxies_refusing")? == 1);
+    ensure!(control_plane.metric("osm_egress_proxies_refusing")? == 1);
     ensure!(open(), "what was allowed is closed");
 
-    // As long as that object stands, what is revoked is closed, and what is granted opens.
+    // While that object exists, revocations close and grants open.
     for _ in 0..3 {
-        world.remove("good.yaml")?;
+        network.remove("good.yaml")?;
         let took = wait_for("the revocation", Duration::from_secs(2), || !open())?;
         println!("revoked {took:?} after the file was removed");
         ensure!(held_back().is_object(), "the bad object is said to be in force");
-        world.write("good.yaml", &policy("good", 9000))?;
+        network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
         wait_for("the grant", Duration::from_secs(5), open)?;
         wait_for("what is held back", Duration::from_secs(5), || {
             held_back()["policies"] == serde_json::json!(["curl/zz-bad"])
         })?;
     }
 
-    // A sidecar that starts now has what can be in force too.
-    let other = world.pod()?;
-    let second = Envoy::start(&other, &mesh::bootstrap_with("curl/curl", false, &["--proxy", "second"])?, 1)?;
-    wait_for("the second sidecar", Duration::from_secs(10), || echoes(&other, 9000))?;
-    world.remove("good.yaml")?;
-    wait_for("the revocation", Duration::from_secs(2), || !open() && !echoes(&other, 9000))?;
-    world.write("good.yaml", &policy("good", 9000))?;
+    // A sidecar that starts now gets the same.
+    let other = network.pod()?;
+    let second =
+        Envoy::start(&other, &sidecar::bootstrap_with("curl/curl", false, &["--proxy", "second"])?, 1)?;
+    wait_for("the second sidecar", Duration::from_secs(10), || gets_echo(&other, 9000))?;
+    network.remove("good.yaml")?;
+    wait_for("the revocation", Duration::from_secs(2), || !open() && !gets_echo(&other, 9000))?;
+    network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
 
-    // When it goes, nothing is held back any more.
-    world.remove("zz-bad.yaml")?;
+    // After its removal everything is in force.
+    network.remove("zz-bad.yaml")?;
     wait_for("the whole policy", Duration::from_secs(10), || {
-        let status = shim.status().unwrap_or_default();
+        let status = control_plane.status().unwrap_or_default();
         status["proxies"].as_array().is_some_and(|all| {
             all.len() == 2
                 && all.iter().all(|proxy| {
@@ -129,7 +129,7 @@ fn a_refused_policy_holds_up_no_revocation() -> Result<()> {
                 })
         })
     })?;
-    ensure!(open() && echoes(&other, 9000));
+    ensure!(open() && gets_echo(&other, 9000));
     ensure!(
         envoy.stat("listener_manager.listener_modified")? == 0
             && second.stat("listener_manager.listener_modified")? == 0

@@ -1,0 +1,50 @@
+//! Runs `osm-egress` as its user does.
+
+use anyhow::{Result, ensure};
+
+use crate::control_plane;
+use crate::kube::{ApiServer, User};
+
+/// The result of a command.
+#[derive(Debug)]
+pub struct CommandOutput {
+    /// True if the command succeeded.
+    pub ok: bool,
+    /// The standard output.
+    pub out: String,
+    /// The standard error: warnings and errors.
+    pub err: String,
+}
+
+impl CommandOutput {
+    /// Returns the result, or an error if the command failed.
+    ///
+    /// # Errors
+    /// Fails if it did not.
+    pub fn expect_success(self) -> Result<Self> {
+        ensure!(self.ok, "it failed: {}\nafter: {}", self.err, self.out);
+        Ok(self)
+    }
+
+    /// Returns the error text of a command that must fail.
+    ///
+    /// # Errors
+    /// Fails if nothing did.
+    pub fn expect_failure(self) -> Result<String> {
+        ensure!(!self.ok, "it succeeded: {}", self.out);
+        Ok(self.err)
+    }
+}
+
+/// Runs `osm-egress` with these arguments as a user of the cluster.
+///
+/// # Errors
+/// Fails if it cannot be run.
+pub fn osm_egress(api: &ApiServer<'_>, user: User, words: &[&str]) -> Result<CommandOutput> {
+    let output = api.command(&control_plane::binary()?.to_string_lossy(), user).args(words).output()?;
+    Ok(CommandOutput {
+        ok: output.status.success(),
+        out: String::from_utf8(output.stdout)?,
+        err: String::from_utf8(output.stderr)?,
+    })
+}
