@@ -13,31 +13,33 @@ use egress_policy::{Document, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin::{self, HostName};
-use crate::audit::{Audit, Snapshot as Audited, Witness};
-use crate::connections::{Pools, encrypted, raise_file_limit, serve as serve_http};
-use crate::console::Console;
-use crate::console::playground::Playground;
-use crate::console::write::{Target, Token, Writes};
-use crate::envoy::{Generator, Settings};
-use crate::flows::memory::Memory;
-use crate::flows::store::{Keeper, Store};
-use crate::inject;
-use crate::snapshot::{Snapshot, hash};
-use crate::source::folder::Folder;
-use crate::source::kubernetes::{
-    AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect,
-};
-use crate::source::{Availability, SourceState};
-use crate::status::Shared;
-use crate::tls::{Files, ServerTls};
-use crate::webhook::{self, ClientNames, Reviews, Webhooks};
-use crate::xds::fallback::Variants;
-use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
-use crate::xds::proxies::Proxies;
-use crate::xds::server::{Server, Snapshots};
+use egress_admin::console::Console;
+use egress_admin::console::playground::Playground;
+use egress_admin::console::write::{Target, Token, Writes};
+use egress_admin::guard::HostName;
+use egress_admin::pools::Pools;
+use egress_admin::server as admin;
+use egress_admin::status::Shared;
 use egress_compile::manifest::Severity;
 use egress_compile::{CompileOptions, Compiled, OwnCluster, compile};
+use egress_core::hash;
+use egress_core::proxies::ProxyRegistry;
+use egress_core::source::{Availability, SourceState};
+use egress_envoy::snapshot::Snapshot;
+use egress_envoy::{Generator, Settings};
+use egress_flows::memory::Memory;
+use egress_flows::store::{Keeper, Store};
+use egress_folder::Folder;
+use egress_inject as inject;
+use egress_kubernetes::audit::{Audit, Snapshot as Audited, Witness};
+use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
+use egress_kubernetes::{AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
+use egress_transport::connections::{encrypted, raise_file_limit, serve as serve_http};
+use egress_transport::tls::{Files, ServerTls};
+use egress_xds::fallback::Variants;
+use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
+use egress_xds::proxies::Proxies;
+use egress_xds::server::{Server, Snapshots};
 
 /// What `serve` is told.
 #[derive(Debug)]
@@ -137,7 +139,8 @@ impl Reading {
         };
         let tokens = match (token_audience, self) {
             (Some(audience), Self::Cluster(_, connection)) => {
-                Some(Tokens::new(Reviewer::new(connection.client.clone()), audience))
+                let reviewer = Reviewer::new(connection.client.clone());
+                Some(Tokens::new(Arc::new(reviewer), audience))
             }
             (Some(_), Self::Folder(..)) => {
                 bail!("a folder of manifests has no API server that reviews tokens")
@@ -182,7 +185,7 @@ impl Reading {
         options: &CompileOptions,
         replica: &str,
         compiled: &watch::Receiver<Arc<Compiled>>,
-        proxies: &Arc<Proxies>,
+        proxies: Arc<dyn ProxyRegistry>,
     ) {
         if let Self::Cluster(cluster, connection) = self {
             cluster.write_statuses(&connection.client, options, replica, compiled, proxies);
@@ -275,7 +278,7 @@ pub async fn run(config: Config) -> Result<()> {
             let (audited, states) = watch::channel((Arc::clone(&first.store), Arc::clone(&first_compiled)));
             tokio::spawn(Audit { witness, events: reading.audit_events() }.run(states));
             sender.send_replace(first_compiled);
-            reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
+            reading.write_statuses(&config.options, &config.replica, &compiled, Arc::<Proxies>::clone(&proxies));
             let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
             tokio::spawn(recompile(source, config.options, sender, Arc::clone(&snapshots), audited));
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");

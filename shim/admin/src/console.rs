@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use self::playground::Playground;
 use self::write::Writes;
-use crate::admin::HostName;
+use crate::guard::HostName;
 use crate::status::Shared;
 
 /// What the console is told.

@@ -11,9 +11,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::status::Shared;
-use crate::xds::identify::{Identification, Refusal, Tokens};
-use crate::xds::proxies::Labelled;
 use egress_compile::manifest::Severity;
+use egress_xds::identify::{Identification, Refusal, Tokens};
+use egress_xds::proxies::Labelled;
 
 /// The text that Prometheus scrapes.
 #[must_use]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::connections::ConnectionInfo;
+use egress_transport::connections::ConnectionInfo;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

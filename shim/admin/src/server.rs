@@ -1,8 +1,5 @@
 //! The admin interface: health, metrics, status and flows over HTTP, and the console.
 
-mod guard;
-mod peer;
-
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,14 +13,14 @@ use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
 use tokio::net::TcpListener;
 
-pub use self::guard::HostName;
-pub use self::peer::Peer;
-use crate::connections::{self, ConnectionInfo, HttpLimits, plain};
 use crate::console::{self, Console};
-use crate::flows::memory::{Filter, Flows};
+use crate::guard::{self, HostName};
 use crate::metrics;
-use crate::source::Availability;
+use crate::peer::Peer;
 use crate::status::{Shared, Status};
+use egress_core::source::Availability;
+use egress_flows::memory::{Filter, Flows};
+use egress_transport::connections::{self, ConnectionInfo, HttpLimits, plain};
 
 /// How many connections may wait for their client: a kubelet, Prometheus and a few browsers have some each.
 pub const MAX_WAITING: usize = 128;

@@ -1,25 +1,22 @@
 //! What the control plane knows: for `/status`, and for `osm-egress status`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::connections::Pools;
-use crate::flows::memory::Memory;
-use crate::source::kubernetes::{PolicyStatus, PolicyStatuses};
-use crate::source::{Availability, SourceState};
-use crate::tls::ServerTls;
-use crate::webhook::Reviews;
-use crate::xds::fallback::HeldBack;
-use crate::xds::identify::Identification;
-use crate::xds::proxies::{Proxies, Proxy};
+use crate::pools::Pools;
 use egress_compile::manifest::Problem;
 use egress_compile::{Compiled, Condition};
+use egress_core::source::{Availability, SourceState};
+use egress_flows::memory::Memory;
+use egress_kubernetes::webhook::Reviews;
+use egress_kubernetes::{PolicyStatus, PolicyStatuses};
+use egress_transport::tls::ServerTls;
+use egress_xds::identify::Identification;
+use egress_xds::proxies::{Proxies, Proxy};
 
 /// What the admin interface looks at.
 #[derive(Debug, Clone)]
@@ -140,7 +137,7 @@ impl Status {
             serving: shared.serving.load(Ordering::Acquire),
             mesh_mode: compiled.default_mode().as_str(),
             objects: compiled.conditions.values().cloned().collect(),
-            policies: shared.policies.now(&compiled, &source.store, &shared.proxies),
+            policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
             problems,
             identities: compiled
                 .documents
@@ -156,119 +153,22 @@ impl Status {
     }
 }
 
-/// Asks a running control plane, and returns its JSON.
-///
-/// # Errors
-/// When nobody answers.
-pub async fn fetch(admin: SocketAddr) -> Result<String> {
-    ask(admin, "/status").await
-}
-
-/// Asks a running control plane whether it serves what the user wrote.
-///
-/// # Errors
-/// When it does not, or nobody answers.
-pub async fn ready(admin: SocketAddr) -> Result<String> {
-    ask(admin, "/readyz").await
-}
-
-pub(crate) async fn ask(admin: SocketAddr, path: &str) -> Result<String> {
-    let stream = tokio::net::TcpStream::connect(admin).await.with_context(|| {
-        format!("cannot reach a control plane at {admin}: is `osm-egress serve` running?")
-    })?;
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get(path)
-        .header("host", admin.to_string())
-        .body(http_body_util::Empty::<bytes::Bytes>::new())?;
-    let response = client.send_request(request).await?;
-    let status = response.status();
-    let body = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
-    ensure!(status.is_success(), "{admin}{path}: {status}, {}", String::from_utf8_lossy(&body).trim());
-    Ok(String::from_utf8(body.to_vec())?)
-}
-
-/// The same for people.
-///
-/// # Errors
-/// When the text is not what `/status` gives.
-pub fn describe(json: &str) -> Result<String> {
-    let status: serde_json::Value = serde_json::from_str(json).context("the control plane sent no JSON")?;
-    let list = |value: &'_ serde_json::Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
-    let mut out = format!("mesh mode: {}\n", text(&status, "meshMode"));
-    if let Some(error) = status["sourceUnavailable"].as_str() {
-        out += &format!("source: {error}; the last good state is in force\n");
-    }
-    out += "\nOBJECTS\n";
-    for object in list(&status["objects"]) {
-        let accepted = if object["accepted"] == true { "accepted" } else { "NOT ACCEPTED" };
-        out += &format!(
-            "  {} {}/{}: {accepted}\n",
-            text(&object["object"], "kind"),
-            text(&object["object"], "namespace"),
-            text(&object["object"], "name")
-        );
-    }
-    out += "\nIDENTITIES\n";
-    for (identity, document) in status["identities"].as_object().into_iter().flatten() {
-        let (mode, version) = (text(document, "mode"), text(document, "document"));
-        out += &format!("  {identity}: {mode}, {} rules, document {version}\n", document["rules"]);
-    }
-    out += "\nPROXIES\n";
-    for proxy in list(&status["proxies"]) {
-        let acknowledged = text(&proxy, "documentAcknowledged");
-        let state =
-            if acknowledged == text(&proxy, "documentSent") { "up to date" } else { "NOT UP TO DATE" };
-        let (node, identity, envoy) = (text(&proxy, "node"), text(&proxy, "identity"), text(&proxy, "envoy"));
-        out += &format!("  {node} ({identity}, Envoy {envoy}): {state}, document {acknowledged}\n");
-        for (kind, status) in proxy["types"].as_object().into_iter().flatten() {
-            if let Some(error) = status["rejected"]["error"].as_str() {
-                out += &format!("    rejected {kind}: {error}\n");
-            }
-        }
-        if let Ok(held_back) = serde_json::from_value::<HeldBack>(proxy["heldBack"].clone()) {
-            out += &format!("    document {} is not in force: {held_back}\n", held_back.document);
-        }
-        for warning in list(&proxy["warnings"]) {
-            out += &format!("    WARNING: {}\n", warning.as_str().unwrap_or_default());
-        }
-    }
-    if status["flowLog"] == false && !list(&status["proxies"]).is_empty() {
-        out += "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n";
-    }
-    let problems = list(&status["problems"]);
-    if !problems.is_empty() {
-        out += "\nPROBLEMS\n";
-        for problem in problems {
-            let place = match (problem["file"].as_str(), problem["line"].as_u64()) {
-                (Some(file), Some(line)) => format!("{file}:{line}: "),
-                (Some(file), None) => format!("{file}: "),
-                (None, _) => String::new(),
-            };
-            out += &format!("  {place}{}: {}\n", text(&problem, "severity"), text(&problem, "message"));
-        }
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::num::NonZeroUsize;
 
     use egress_policy::{Identity, Protocol};
-    use serde_json::json;
 
     use super::*;
-    use crate::flows::{Decided, Observation};
+    use egress_flows::{Decided, Observation};
 
     fn proxy(envoy: &str) -> Proxy {
         Proxy {
             node: "node".to_owned(),
             identity: "shop/app".to_owned(),
             envoy: envoy.to_owned(),
-            protocol: crate::xds::proxies::Protocol::Delta,
+            protocol: egress_xds::proxies::Protocol::Delta,
             document_sent: "v".to_owned(),
             document_acknowledged: Some("v".to_owned()),
             types: BTreeMap::new(),
@@ -312,19 +212,5 @@ mod tests {
         for envoy in ["1.39.3", "1.40.0", "", "1.41.0-dev"] {
             assert_eq!(warnings(envoy), [""; 0], "{envoy}");
         }
-    }
-
-    #[test]
-    fn warnings_in_words() {
-        let with = |flow_log: bool, proxies: Vec<serde_json::Value>| {
-            describe(&json!({ "flowLog": flow_log, "proxies": proxies }).to_string()).expect("a status")
-        };
-        let proxy = json!({ "node": "n", "identity": "a/b", "warnings": ["look here"] });
-        let text = with(true, vec![proxy.clone()]);
-        assert!(text.contains("up to date, document -\n    WARNING: look here\n"), "{text}");
-        assert!(!text.contains("is not known"), "{text}");
-        let text = with(false, vec![proxy]);
-        assert!(text.contains("whether connections get to them is not known: `serve --flow-log`"), "{text}");
-        assert!(!with(false, vec![]).contains("is not known"));
     }
 }

@@ -1,8 +1,5 @@
 //! Where objects come from. A source publishes what it knows as one value, whenever that changes.
 
-pub mod folder;
-pub mod kubernetes;
-
 use std::sync::Arc;
 
 use egress_compile::store::Store;

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 /// The text of a value.
-pub(crate) fn text(value: &Value) -> String {
+#[must_use]
+pub fn text(value: &Value) -> String {
     let mut out = String::new();
     block(value, 0, &mut out);
     out
@@ -96,7 +97,7 @@ fn indent(level: usize, out: &mut String) {
 }
 
 /// A text without quotes where no reader can take it for anything else, else as in JSON.
-pub(crate) fn scalar(text: &str, out: &mut String) {
+pub fn scalar(text: &str, out: &mut String) {
     let is_plain = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b' ' | b'.' | b'/' | b'-' | b'_'))
         && !text.ends_with(' ')

@@ -109,7 +109,7 @@ fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
 }
 
 /// What the filter says: the decision, the name that the sidecar resolved, and the one in a ClientHello.
-pub(crate) const FILTER_STATES: [&str; 3] =
+pub const FILTER_STATES: [&str; 3] =
     ["wasm.egress.decision", super::listeners::NAME, "wasm.egress.server_name"];
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {

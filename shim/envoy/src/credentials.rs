@@ -92,7 +92,8 @@ impl fmt::Display for EnvoyPath {
 
 impl EnvoyPath {
     /// A file that we put there ourselves.
-    pub(crate) fn ours(folder: &'static str, file: &'static str) -> Self {
+    #[must_use]
+    pub fn ours(folder: &'static str, file: &'static str) -> Self {
         Self(format!("{folder}/{file}"))
     }
 

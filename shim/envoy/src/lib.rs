@@ -3,7 +3,7 @@
 //! Listeners never change. What changes with policy is the configuration of the two plugins and
 //! whether the cluster `passthrough-outbound` exists.
 
-pub(crate) mod access_log;
+pub mod access_log;
 pub mod bootstrap;
 mod clusters;
 pub mod credentials;
@@ -12,6 +12,7 @@ mod listeners;
 mod names;
 mod plugins;
 pub mod reported;
+pub mod snapshot;
 mod traffic;
 
 use std::net::SocketAddr;

@@ -4,12 +4,10 @@ mod policy_text;
 mod resource;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use egress_compile::OwnCluster;
 use egress_policy::Document;
-use sha2::{Digest, Sha256};
 
 pub use self::policy_text::{Pieces, PolicyText};
 pub use self::resource::{NONCE, Part, Piece, Resource, Shared};
@@ -92,28 +90,6 @@ impl Snapshot {
     pub fn get(&self, type_url: &str, name: &str) -> Option<&Arc<Resource>> {
         self.resources.get(type_url)?.get(name)
     }
-}
-
-/// The first 16 hexadecimal digits of a SHA-256 over parts whose borders count.
-#[must_use]
-pub fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let mut text = hex(&hasher.finalize());
-    text.truncate(16);
-    text
-}
-
-/// Bytes as hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

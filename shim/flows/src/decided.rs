@@ -3,7 +3,7 @@
 use egress_policy::ReasonCode;
 use serde::{Deserialize, Serialize};
 
-use super::clean;
+use egress_core::sanitize;
 
 /// Names of objects and of their parts are no longer than this.
 const LONGEST: usize = 520;
@@ -36,7 +36,8 @@ pub struct Decided {
 
 impl Decided {
     /// Reads what the filter wrote; `None`: it is no decision.
-    pub(crate) fn read(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let verdict = match words.next()? {
             "allow" => Verdict::Allow,
@@ -45,7 +46,7 @@ impl Decided {
         };
         let reason = known(words.next()?)?;
         let mut name =
-            || Some(words.next()?).filter(|word| *word != "-").map(|word| clean::text(word, LONGEST));
+            || Some(words.next()?).filter(|word| *word != "-").map(|word| sanitize::text(word, LONGEST));
         let (policy, rule) = (name(), name());
         let would_refuse = match words.next() {
             Some(word) => Some(known(word)?),

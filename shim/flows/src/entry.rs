@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLog
 use prost::Message;
 
 use super::Observation;
-use crate::envoy::access_log::FILTER_STATES;
-use crate::envoy::name::DENIED_HEADER;
+use egress_envoy::access_log::FILTER_STATES;
+use egress_envoy::name::DENIED_HEADER;
 
 /// Reads the entry of a connection.
 #[must_use]

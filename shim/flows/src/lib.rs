@@ -3,7 +3,6 @@
 //! Data flows one way: a log entry ([`entry`], [`mod@line`]) is an [`Observation`]; a [`memory::Memory`] makes
 //! [`Flow`]s of them, and a [`store::Store`] keeps these; [`suggest`] and [`simulate`] read flows.
 
-pub mod clean;
 mod decided;
 pub mod entry;
 pub mod line;
@@ -17,6 +16,7 @@ pub mod text;
 
 use std::net::{IpAddr, SocketAddr};
 
+use egress_core::sanitize;
 use egress_policy::Protocol;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ impl Observation {
         let name = resolved.or(server_name.filter(|name| *name != NO_NAME));
         Some(Self {
             protocol: if is_tls { Protocol::Https } else { Protocol::Tcp },
-            name: name.map(|name| clean::text(name, LONGEST_NAME)),
+            name: name.map(|name| sanitize::text(name, LONGEST_NAME)),
             request: None,
             decided,
             to,
@@ -132,11 +132,13 @@ impl Observation {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         Some(Self {
             protocol: Protocol::Http,
-            name: Some(authority).filter(|name| !name.is_empty()).map(|name| clean::text(name, LONGEST_NAME)),
+            name: Some(authority)
+                .filter(|name| !name.is_empty())
+                .map(|name| sanitize::text(name, LONGEST_NAME)),
             request: Some(Sample {
-                method: clean::text(method, 32),
-                path: clean::text(path, LONGEST_PATH),
-                upgrade: upgrade.filter(|text| !text.is_empty()).map(|text| clean::text(text, 32)),
+                method: sanitize::text(method, 32),
+                path: sanitize::text(path, LONGEST_PATH),
+                upgrade: upgrade.filter(|text| !text.is_empty()).map(|text| sanitize::text(text, 32)),
                 count: 1,
             }),
             decided,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::asked::{Filter, Limit, Wanted};
 pub(crate) use self::gone::Gone;
-pub(crate) use self::pages::all;
+pub use self::pages::all;
 use self::reporters::Reporters;
 use self::table::{Key, Table};
 use super::{Flow, Observation};

@@ -266,7 +266,7 @@ fn texts(flow: &Flow) -> impl Iterator<Item = &str> {
     perhaps.into_iter().flatten().chain(&flow.nodes).chain(requests).map(String::as_str)
 }
 
-/// Whether a text is as [`super::clean`] leaves it.
+/// Whether a text is as [`egress_core::sanitize`] leaves it.
 fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_graphic() || c == ' ' || c == '…')
 }

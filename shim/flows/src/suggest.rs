@@ -8,9 +8,10 @@ use egress_compile::lint::shared_suffixes;
 use egress_policy::{Host, Identity, Protocol, ReasonCode};
 use jiff::Timestamp;
 
-use super::{Flow, clean, decided, protocol};
-use crate::snapshot::hash;
-use crate::yaml;
+use super::{Flow, decided, protocol};
+use egress_core::hash;
+use egress_core::sanitize;
+use egress_core::yaml;
 
 /// The most destinations of one policy: `kubectl apply` keeps a copy of an object in an annotation of 256 kB.
 const MOST: usize = 1_000;
@@ -286,7 +287,7 @@ impl Seen {
     }
 
     fn request_lines(&self) -> String {
-        self.requests.iter().map(|request| format!("    # {}\n", clean::comment(request, 200))).collect()
+        self.requests.iter().map(|request| format!("    # {}\n", sanitize::comment(request, 200))).collect()
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch::Receiver;
 
 use self::scan::Scanner;
 use self::watch::{Wake, Watcher};
-use super::SourceState;
+use egress_core::source::SourceState;
 
 /// How long a file counts as being written when its writer neither writes nor closes it.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::display_name;
 use super::walk::{Found, Stamp, Walk, walk};
-use crate::source::{Availability, SourceState};
 use egress_compile::manifest::{Problem, unreadable, yaml};
 use egress_compile::store::{Change, FileUpdate, Store};
+use egress_core::source::{Availability, SourceState};
 
 /// The clock of file systems ticks slowly: a file that was written this short a time ago can be
 /// written again without looking different.

@@ -11,7 +11,7 @@ use tokio::sync::watch::Sender as Publisher;
 
 use super::scan::{Scanner, Writing};
 use super::walk::is_manifest;
-use crate::source::SourceState;
+use egress_core::source::SourceState;
 
 /// Without events, how often to look.
 const INTERVAL: Duration = Duration::from_secs(2);

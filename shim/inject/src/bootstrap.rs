@@ -7,9 +7,9 @@ use egress_standalone::{CURRENT, EnvoyVersion, EnvoyVersionError};
 
 use super::containers::{TOKEN_FILE, TOKEN_FOLDER};
 use super::{Refusal, Settings};
-use crate::envoy::IpFamilies;
-use crate::envoy::bootstrap::{Bootstrap, Ready};
-use crate::envoy::credentials::{Credentials, EnvoyPath, Security};
+use egress_envoy::IpFamilies;
+use egress_envoy::bootstrap::{Bootstrap, Ready};
+use egress_envoy::credentials::{Credentials, EnvoyPath, Security};
 
 /// Where the kubelet asks: Open Service Mesh's port for health checks.
 pub(super) const READY_PORT: u16 = 15904;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::bootstrap::{self, READY_PORT};
 use super::{HOSTS_PATH, HOSTS_VOLUME, INIT, Refusal, SIDECAR, Settings, TOKEN_VOLUME};
-use crate::envoy::IpFamilies;
 use crate::interception::{Interception, PROXY_UID};
+use egress_envoy::IpFamilies;
 
 /// Where the token is mounted.
 pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";

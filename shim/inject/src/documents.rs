@@ -69,7 +69,7 @@ impl Manifests {
     pub fn yaml(&self) -> String {
         let mut out = String::new();
         for Document { text, value, changed } in &self.documents {
-            let text = if *changed { crate::yaml::text(value) } else { text.clone() };
+            let text = if *changed { egress_core::yaml::text(value) } else { text.clone() };
             if !out.is_empty() && !text.starts_with("---") {
                 out.push_str("---\n");
             }

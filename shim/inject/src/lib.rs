@@ -7,6 +7,7 @@ mod bootstrap;
 mod bypass;
 mod containers;
 pub mod documents;
+pub mod interception;
 mod lists;
 mod pod;
 mod pod_dns;
@@ -14,8 +15,8 @@ mod refusal;
 mod review;
 mod user;
 
-use crate::envoy::IpFamilies;
-use crate::envoy::credentials::Authority;
+use egress_envoy::IpFamilies;
+use egress_envoy::credentials::Authority;
 
 pub use bypass::bypasses;
 pub use pod::{Injected, mutate};

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::envoy::IpFamilies;
+use egress_envoy::IpFamilies;
 
 mod manifests;
 mod reviews;

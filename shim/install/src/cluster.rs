@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::id::{Id, resource};
 use super::names::NAME;
-use crate::source::kubernetes::{ConnectError, connect, is_unknown, reason};
+use egress_kubernetes::{ConnectError, connect, is_unknown, reason};
 
 /// How often it is asked for what is waited for.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -12,7 +12,7 @@ mod upstream;
 
 use serde_json::{Value, json};
 
-use crate::yaml;
+use egress_core::yaml;
 
 /// All definitions, each with the name of its file.
 #[must_use]

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::cluster::Cluster;
 use super::names::Names;
-use crate::source::kubernetes::read_once;
 use egress_compile::manifest::{Cause, Kind};
 use egress_compile::store::Store;
 use egress_compile::{CompileOptions, Compiled, Condition, PolicyNamespaces, compile};
+use egress_kubernetes::read_once;
 
 /// How long reading the cluster may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@
 pub mod apply;
 mod certificates;
 mod cluster;
+pub mod crds;
 mod grants;
 mod id;
 mod image;

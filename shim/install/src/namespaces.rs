@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::id::{Id, resource};
 use super::{say, warn};
-use crate::inject::INJECTION_ANNOTATION;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
+use egress_inject::INJECTION_ANNOTATION;
 
 /// Never part of a mesh: what is in them keeps the cluster running.
 const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];

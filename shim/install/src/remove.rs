@@ -11,8 +11,8 @@ use super::id::{Id, resource};
 use super::names::{INSTANCE, NAME, Names};
 use super::plan::{is_ours, look};
 use super::{render, say, warn};
-use crate::source::kubernetes::REPORTS_LABEL;
 use egress_compile::MONITORED_LABEL;
+use egress_kubernetes::REPORTS_LABEL;
 
 /// What is asked for.
 #[derive(Debug)]

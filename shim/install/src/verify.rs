@@ -19,8 +19,8 @@ use super::id::{Id, resource};
 use super::names::{MESH_CONFIG, NAME, Names};
 use super::plan;
 use super::render::POD_ANNOTATIONS;
-use crate::inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, choice};
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL, PolicyNamespaces, compile};
+use egress_inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, choice};
 
 /// What is asked for.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use self::witness::{User, Witness};
-use crate::snapshot::hash;
-use crate::source::kubernetes::{AuditEvent, AuditEvents};
+use crate::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
 use egress_compile::changes::{Effect, GrantChange, Listed, State, grant_changes};
 use egress_compile::manifest::{Object, ObjectRef, Revision};
 use egress_compile::store::Store;
+use egress_core::hash;
 
 /// The most records of one comparison: more is a replaced folder or cluster, which nobody reads object by object.
 const MAX_RECORDS: usize = 500;

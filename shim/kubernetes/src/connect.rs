@@ -94,7 +94,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What an error of the API server says, in one line.
-pub(crate) fn reason(error: &kube::Error) -> String {
+#[must_use]
+pub fn reason(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API server says {}: {}", status.code, status.message);
     }
@@ -104,6 +105,7 @@ pub(crate) fn reason(error: &kube::Error) -> String {
 }
 
 /// Whether the API server does not know what it was asked for.
-pub(crate) fn is_unknown(error: &kube::Error) -> bool {
+#[must_use]
+pub fn is_unknown(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::object::{Item, Key, Observed, file};
 use super::services::Services;
-use crate::source::{Availability, SourceState};
 use egress_compile::manifest::Kind;
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, MONITORED_LABEL, PolicyNamespaces};
+use egress_core::source::{Availability, SourceState};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,8 @@
 //! Nothing is published before every kind was read once: half a cluster could grant more, or less, than the
 //! whole. While the API server is away the last state stays and the source says that it is unavailable.
 
-mod audit;
+pub mod audit;
+mod audit_events;
 mod connect;
 mod follow;
 mod gather;
@@ -18,6 +19,7 @@ mod replicas;
 mod review;
 mod services;
 mod status;
+pub mod webhook;
 mod write;
 
 use std::collections::BTreeMap;
@@ -29,23 +31,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub use self::audit::{AuditEvent, AuditEvents};
-pub use self::connect::{ConnectError, Connection, connect};
-pub(crate) use self::connect::{is_unknown, reason};
+pub use self::audit_events::{AuditEvent, AuditEvents};
+pub use self::connect::{ConnectError, Connection, connect, is_unknown, reason};
 use self::gather::{Event, Gather};
 use self::kinds::WATCHED;
-pub(crate) use self::object::{Item, is_ours, read};
-use self::object::{Key, Observed};
+pub use self::object::is_ours;
+pub(crate) use self::object::{Item, Key, Observed, read};
 pub use self::once::{Pod, pod, read_once};
-pub(crate) use self::replicas::LABEL as REPORTS_LABEL;
+pub use self::replicas::LABEL as REPORTS_LABEL;
 pub use self::replicas::last_said;
 use self::replicas::{Exchange, Report};
-pub use self::review::{Review, Reviewer};
+pub use self::review::Reviewer;
 pub use self::status::{PolicyStatus, PolicyStatuses, Told};
 pub use self::write::{ClusterWriter, Refused};
-use super::SourceState;
-use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};
+use egress_core::proxies::ProxyRegistry;
+use egress_core::source::SourceState;
 
 /// After something happened, how long to wait for more.
 const QUIET: Duration = Duration::from_millis(3);
@@ -94,7 +95,7 @@ impl Cluster {
         options: &CompileOptions,
         replica: &str,
         compiled: &watch::Receiver<Arc<Compiled>>,
-        proxies: &Arc<Proxies>,
+        proxies: Arc<dyn ProxyRegistry>,
     ) {
         let exchange = Exchange::new(client, options, replica);
         let (publish_own, own) = watch::channel(Arc::new(Report::default()));
@@ -106,7 +107,7 @@ impl Cluster {
             own,
             others,
         };
-        self.tasks.spawn(exchange.clone().publish(Arc::clone(proxies), compiled.clone(), publish_own));
+        self.tasks.spawn(exchange.clone().publish(proxies, compiled.clone(), publish_own));
         self.tasks.spawn(exchange.clone().listen(publish_others));
         self.tasks.spawn(status::write(client.clone(), inputs));
         self.exchange = Some(exchange);

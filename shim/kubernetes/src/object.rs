@@ -53,7 +53,8 @@ pub(super) fn file(kind: Kind, (namespace, name): &Key) -> Arc<str> {
 }
 
 /// Whether an annotation is one that is looked at.
-pub(crate) fn is_ours(annotation: &str) -> bool {
+#[must_use]
+pub fn is_ours(annotation: &str) -> bool {
     annotation.starts_with(OURS)
 }
 

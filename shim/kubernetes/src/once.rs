@@ -8,8 +8,8 @@ use kube::{Api, Client};
 
 use super::Cluster;
 use super::connect::reason;
-use crate::source::{Availability, SourceState};
 use egress_compile::CompileOptions;
+use egress_core::source::{Availability, SourceState};
 use egress_policy::Identity;
 
 /// What the sidecar's container is called, as in Open Service Mesh.

@@ -24,12 +24,12 @@ pub(super) use self::report::{Report, Tally, tally};
 use self::seen::Seen;
 use super::connect::{is_unknown, reason};
 use super::status::MANAGER;
-use crate::snapshot::hash;
-use crate::xds::proxies::Proxies;
 use egress_compile::{CompileOptions, Compiled};
+use egress_core::hash;
+use egress_core::proxies::ProxyRegistry;
 
 /// The label of the ConfigMaps; its value is the name of the mesh.
-pub(crate) const LABEL: &str = "openservicemesh.io/egress-proxies";
+pub const LABEL: &str = "openservicemesh.io/egress-proxies";
 /// What their names begin with.
 const PREFIX: &str = "osm-egress-proxies-";
 /// How often the mark is renewed.
@@ -72,7 +72,7 @@ impl Exchange {
     /// others.
     pub(super) async fn publish(
         self,
-        proxies: Arc<Proxies>,
+        proxies: Arc<dyn ProxyRegistry>,
         mut compiled: watch::Receiver<Arc<Compiled>>,
         own: watch::Sender<Arc<Report>>,
     ) {

@@ -1,5 +1,7 @@
 //! What the API server says of a token.
 
+use egress_core::token_review::{Review, TokenReviewer};
+use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -18,20 +20,6 @@ impl std::fmt::Debug for Reviewer {
     }
 }
 
-/// What it says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Review {
-    /// The token is good.
-    Confirmed {
-        /// Whose it is.
-        user: String,
-        /// For whom, of those that were asked about.
-        audiences: Vec<String>,
-    },
-    /// It is not; with what the API server has to say.
-    Refused(String),
-}
-
 impl Reviewer {
     /// Asks by this client.
     #[must_use]
@@ -39,11 +27,7 @@ impl Reviewer {
         Self { client }
     }
 
-    /// Asks about a token that should be for an audience.
-    ///
-    /// # Errors
-    /// When there is no answer, with the reason.
-    pub async fn review(&self, token: &str, audience: &str) -> Result<Review, String> {
+    async fn ask(&self, token: &str, audience: &str) -> Result<Review, String> {
         let spec =
             TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![audience.to_owned()]) };
         let review = TokenReview { spec, ..Default::default() };
@@ -57,5 +41,11 @@ impl Reviewer {
             Some(user) => Review::Confirmed { user, audiences: status.audiences.unwrap_or_default() },
             None => Review::Refused(status.error.unwrap_or_else(|| "it gives no reason".to_owned())),
         })
+    }
+}
+
+impl TokenReviewer for Reviewer {
+    fn review<'a>(&'a self, token: &'a str, audience: &'a str) -> BoxFuture<'a, Result<Review, String>> {
+        Box::pin(self.ask(token, audience))
     }
 }

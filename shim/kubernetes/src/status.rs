@@ -26,9 +26,9 @@ use super::Statuses;
 use super::connect::{is_unknown, reason};
 use super::object::{Key, Observed};
 use super::replicas::{Report, Reports, tally};
-use crate::source::SourceState;
 use egress_compile::Compiled;
 use egress_compile::manifest::{Kind, ObjectRef};
+use egress_core::source::SourceState;
 
 /// Who owns the fields, for the API server.
 pub(super) const MANAGER: &str = "osm-egress";

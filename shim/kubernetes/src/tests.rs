@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::WAITING;
 use super::gather::{Event, Gather};
 use super::object::{self, Item};
-use crate::source::Availability;
+use egress_core::source::Availability;
 
 const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Egress, Kind::ServiceAccount];
 

@@ -24,10 +24,10 @@ use self::bodies::Bodies;
 pub use self::client::ClientNames;
 use self::validate::Known;
 use crate::audit::Witness;
-use crate::connections::{ConnectionInfo, HttpLimits};
-use crate::inject;
-use crate::source::SourceState;
 use egress_compile::{CompileOptions, Compiled};
+use egress_core::source::SourceState;
+use egress_inject as inject;
+use egress_transport::connections::{ConnectionInfo, HttpLimits};
 
 /// How many connections may wait for their client: an API server has a few, and keeps them.
 pub const MAX_WAITING: usize = 256;

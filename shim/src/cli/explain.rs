@@ -11,9 +11,10 @@ use super::evidence::{EvidenceArgs, Origin, identity};
 use super::{Output, print};
 use crate::explain::call::{Call, Words};
 use crate::explain::evidence::Evidence;
-use crate::explain::{Ask, Report, explain, proxies};
-use crate::flows::clean;
-use crate::source::kubernetes;
+use crate::explain::{Ask, Report, explain};
+use egress_core::sanitize;
+use egress_kubernetes as kubernetes;
+use egress_status::proxies;
 
 /// The exit code of a connection that is not allowed.
 const DENIED: u8 = 3;
@@ -107,7 +108,7 @@ impl ExplainArgs {
         // Tasks that follow a cluster are not waited for.
         runtime.shutdown_background();
         // What is asked about may be what a workload chose.
-        print(&clean::lines(&match self.output {
+        print(&sanitize::lines(&match self.output {
             Output::Json => format!("{:#}\n", report.to_json()),
             Output::Text => format!("{}{}", self.osm_block(&report), report.text(self.all)),
         }))?;
@@ -159,7 +160,7 @@ impl ExplainArgs {
         let mut report = explain(&evidence, &ask)?;
         report.notes.extend(notes);
         if let Some(admin) = self.admin {
-            let status = serde_json::from_str(&crate::status::fetch(admin).await?)
+            let status = serde_json::from_str(&egress_status::fetch(admin).await?)
                 .context("the control plane sent no JSON")?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
             let document = evidence.document(&ask.identity)?;

@@ -9,9 +9,9 @@ use clap::Args;
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use crate::flows::line;
-use crate::flows::memory::{Filter, Flows, Memory, all};
-use crate::status;
+use egress_flows::line;
+use egress_flows::memory::{Filter, Flows, Memory, all};
+use egress_status as status;
 
 #[derive(Debug, Args)]
 pub(super) struct FlowSource {

@@ -13,15 +13,15 @@ use clap::{ArgGroup, Args, ValueEnum};
 use super::Mesh;
 use super::blocked_ranges::BlockedRangesArgs;
 use super::inject::SidecarArgs;
-use crate::admin::HostName;
-use crate::console::playground::Playground;
-use crate::console::write::Token;
-use crate::envoy::{IpFamilies, Module, Settings};
-use crate::install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
 use crate::serve::{self, By};
-use crate::tls::Files;
-use crate::xds::identify::TrustDomain;
+use egress_admin::console::playground::Playground;
+use egress_admin::console::write::Token;
+use egress_admin::guard::HostName;
 use egress_compile::duration;
+use egress_envoy::{IpFamilies, Module, Settings};
+use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
+use egress_transport::tls::Files;
+use egress_xds::identify::TrustDomain;
 
 /// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
 /// attempt, what is said once here.

@@ -25,12 +25,12 @@ impl StatusArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new()?;
         if self.ready {
-            return print(&runtime.block_on(crate::status::ready(self.admin))?);
+            return print(&runtime.block_on(egress_status::ready(self.admin))?);
         }
-        let body = runtime.block_on(crate::status::fetch(self.admin))?;
+        let body = runtime.block_on(egress_status::fetch(self.admin))?;
         let text = match self.output {
             Output::Json => body,
-            Output::Text => crate::status::describe(&body)?,
+            Output::Text => egress_status::describe(&body)?,
         };
         print(&text)
     }

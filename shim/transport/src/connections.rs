@@ -12,47 +12,15 @@ mod pool;
 pub use self::accept::{Config, encrypted, plain};
 pub use self::guarded::{ConnectionInfo, Guarded};
 pub use self::http::{HttpLimits, serve};
-pub(crate) use self::pool::network;
-pub use self::pool::{Carried, Place, Pool};
+pub use self::pool::{Carried, Place, Pool, network};
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use crate::{admin, webhook, xds};
 
 /// How old a connection must be before it makes room for another of its own address. An honest client is done with
 /// its handshake by then, so a fleet that comes back behind one address is not cut while it connects.
 pub const EVICTION_AGE: Duration = Duration::from_secs(1);
 /// How long a client may take nothing of what is sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The pool of each port.
-#[derive(Clone, Debug)]
-pub struct Pools {
-    /// Of the port where proxies connect.
-    pub xds: Arc<Pool>,
-    /// Of the one where API servers do.
-    pub webhook: Arc<Pool>,
-    /// Of the one where people and Prometheus do.
-    pub admin: Arc<Pool>,
-}
-
-impl Default for Pools {
-    fn default() -> Self {
-        Self {
-            xds: Pool::new(xds::limits::MAX_WAITING, EVICTION_AGE),
-            webhook: Pool::new(webhook::MAX_WAITING, EVICTION_AGE),
-            admin: Pool::new(admin::MAX_WAITING, EVICTION_AGE),
-        }
-    }
-}
-
-impl Pools {
-    /// By the names of their ports.
-    pub(crate) fn named(&self) -> [(&'static str, &Pool); 3] {
-        [("xds", &self.xds), ("webhook", &self.webhook), ("admin", &self.admin)]
-    }
-}
 
 /// Lets this process have as many files as the system permits: each connection is one.
 pub fn raise_file_limit() {

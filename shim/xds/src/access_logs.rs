@@ -15,8 +15,8 @@ use super::identify::{Identification, Look, Refusal};
 use super::limits::{Service, StreamLimits};
 use super::proxies::Proxies;
 use super::server::{PATIENCE, place, refuse, shown};
-use crate::flows::entry;
-use crate::flows::memory::Memory;
+use egress_flows::entry;
+use egress_flows::memory::Memory;
 
 /// The service.
 #[derive(Debug)]

@@ -9,21 +9,17 @@
 //! From passthrough there is no bridge: all that the new document allows was allowed. The tries begin at once.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use egress_compile::{OwnCluster, fallback};
+use egress_core::proxies::HeldBack;
 use egress_policy::{Document, Mode};
-use serde::{Deserialize, Serialize};
 
 use super::session::Event;
-use crate::snapshot::{Snapshot, type_url};
+use egress_envoy::snapshot::{Snapshot, type_url};
 
 /// After so many refused clusters all that were not accepted yet are left out: each try sends all the others again.
 const MAX_REFUSED_CLUSTERS: usize = 64;
-
-/// The most objects that a message names.
-const MAX_LISTED: usize = 5;
 
 /// Makes what is tried.
 pub trait Variants {
@@ -31,54 +27,6 @@ pub trait Variants {
     fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot>;
     /// Sorts Egress objects, the newest first.
     fn sort_newest_first(&self, policies: &mut [String]);
-}
-
-/// What a proxy has not, because it refuses it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HeldBack {
-    /// The version of the document that it should have.
-    pub document: String,
-    /// Envoy's words.
-    pub error: String,
-    /// Whether only what was accepted before is in force, as far as the new document allows it too.
-    pub bridged: bool,
-    /// The Egress objects whose new rules are left out.
-    pub policies: Vec<String>,
-    /// The clusters that are left out. What leads there is refused.
-    pub clusters: Vec<String>,
-}
-
-/// Envoy's words, and what is in force instead.
-impl fmt::Display for HeldBack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { document: _, error, bridged, policies, clusters } = self;
-        // Envoy's words may have several lines.
-        let words: Vec<&str> = error.split_whitespace().collect();
-        f.write_str(&words.join(" "))?;
-        if *bridged {
-            f.write_str("; what the accepted and the new policy both allow is in force")?;
-        } else if !policies.is_empty() {
-            f.write_str("; in force without what is new in")?;
-            list(f, policies)?;
-        }
-        if !clusters.is_empty() {
-            f.write_str("; without the clusters")?;
-            list(f, clusters)?;
-        }
-        Ok(())
-    }
-}
-
-/// A list, as far as anybody reads it.
-fn list(f: &mut fmt::Formatter<'_>, items: &[String]) -> fmt::Result {
-    for (number, item) in items.iter().take(MAX_LISTED).enumerate() {
-        write!(f, "{} {item}", if number == 0 { "" } else { "," })?;
-    }
-    match items.len().checked_sub(MAX_LISTED) {
-        Some(more @ 1..) => write!(f, " and {more} more"),
-        Some(_) | None => Ok(()),
-    }
 }
 
 /// The state of one proxy.

@@ -4,6 +4,7 @@
 //! [`server`] is the gRPC around it, and [`proxies`] remembers who is connected and what they said.
 
 mod access_logs;
+mod connection;
 pub mod fallback;
 pub mod identify;
 pub mod limits;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::identify::{Refusal, Shown, Verified};
 use super::session::Event;
-use crate::connections::{Carried, Place};
+use egress_transport::connections::{Carried, Place};
 
 /// How many connections may wait for their client: for a handshake, or for a stream that shows who it is. An honest
 /// one waits for some milliseconds.
@@ -254,7 +254,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::xds::identify::Authorization;
+    use crate::identify::Authorization;
 
     fn shown(token: &str) -> Shown {
         Shown { address: None, certificates: None, authorization: vec![Authorization(token.to_owned())] }

@@ -8,12 +8,12 @@ use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 
-use super::fallback::HeldBack;
 use super::session::Event;
-use crate::snapshot::type_url::short;
+use egress_core::proxies::{Fleet, HeldBack, ProxyRegistry, Refusal};
+use egress_envoy::snapshot::type_url::short;
 
 /// Which protocol a stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,24 +66,6 @@ pub struct TypeStatus {
 pub struct Rejection {
     /// The version.
     pub version: String,
-    /// Envoy's own words.
-    pub error: String,
-}
-
-/// What the proxies of one identity have, as far as policies go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fleet {
-    /// How many have each version of the policy document in force; empty where none is.
-    pub has: BTreeMap<String, u64>,
-    /// What one of them refuses: of several, the one of the first node id.
-    pub refusal: Option<Refusal>,
-}
-
-/// What a proxy refuses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Refusal {
-    /// Its node id.
-    pub node: String,
     /// Envoy's own words.
     pub error: String,
 }
@@ -170,29 +152,6 @@ impl Proxies {
         list
     }
 
-    /// What the proxies of each identity have.
-    pub fn fleets(&self) -> BTreeMap<String, Fleet> {
-        let mut fleets: BTreeMap<String, Fleet> = BTreeMap::new();
-        for proxy in lock(&self.streams).values() {
-            let fleet = fleets.entry(proxy.identity.clone()).or_default();
-            let has = proxy.document_acknowledged.clone().unwrap_or_default();
-            *fleet.has.entry(has).or_default() += 1;
-            let refused = proxy.types.values().find_map(|status| status.rejected.as_ref());
-            let refused = match (&proxy.held_back, refused) {
-                (Some(held_back), _) => Some(held_back.to_string()),
-                (None, refused) => refused.map(|rejection| rejection.error.clone()),
-            };
-            let refused = refused.map(|error| Refusal { node: proxy.node.clone(), error });
-            fleet.refusal = [fleet.refusal.take(), refused].into_iter().flatten().min();
-        }
-        fleets
-    }
-
-    /// Changes whenever something happens to one of them.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-
     /// How many are connected.
     pub fn connected(&self) -> usize {
         lock(&self.streams).len()
@@ -210,6 +169,29 @@ impl Proxies {
             proxy.held_back.is_some() || proxy.types.values().any(|status| status.rejected.is_some())
         };
         lock(&self.streams).values().filter(refuses).count()
+    }
+}
+
+impl ProxyRegistry for Proxies {
+    fn fleets(&self) -> BTreeMap<String, Fleet> {
+        let mut fleets: BTreeMap<String, Fleet> = BTreeMap::new();
+        for proxy in lock(&self.streams).values() {
+            let fleet = fleets.entry(proxy.identity.clone()).or_default();
+            let has = proxy.document_acknowledged.clone().unwrap_or_default();
+            *fleet.has.entry(has).or_default() += 1;
+            let refused = proxy.types.values().find_map(|status| status.rejected.as_ref());
+            let refused = match (&proxy.held_back, refused) {
+                (Some(held_back), _) => Some(held_back.to_string()),
+                (None, refused) => refused.map(|rejection| rejection.error.clone()),
+            };
+            let refused = refused.map(|error| Refusal { node: proxy.node.clone(), error });
+            fleet.refusal = [fleet.refusal.take(), refused].into_iter().flatten().min();
+        }
+        fleets
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 }
 
@@ -306,7 +288,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::snapshot::type_url;
+    use egress_envoy::snapshot::type_url;
 
     #[test]
     fn a_refusal_outlives_the_stream() {

@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -24,17 +25,18 @@ use tonic_prost::ProstCodec;
 use tracing::Instrument;
 
 use super::access_logs::AccessLogs;
+use super::connection::Connection;
 use super::fallback::{Fallback, Variants};
 use super::identify::{Authorization, Identification, Look, Refusal, Shown};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Protocol, Proxies, Registration};
 use super::session::{Answer, Delta, Event, Sotw};
 use super::wire::{self, Message, Sender};
-use crate::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
-use crate::envoy::reported;
-use crate::flows::memory::Memory;
-use crate::snapshot::Snapshot;
-use crate::tls::ServerTls;
+use egress_envoy::reported;
+use egress_envoy::snapshot::Snapshot;
+use egress_flows::memory::Memory;
+use egress_transport::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
+use egress_transport::tls::ServerTls;
 
 /// How long a stream may take to say what it wants.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -177,10 +179,11 @@ impl<S: Snapshots> Server<S> {
         match tls {
             Some(tls) => {
                 let incoming = encrypted(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
+                let incoming = incoming.map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
             None => {
-                let incoming = plain(listener, pool, limits::IDLE_TIMEOUT);
+                let incoming = plain(listener, pool, limits::IDLE_TIMEOUT).map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
         }

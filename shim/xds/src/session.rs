@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use self::delta::Delta;
 pub use self::sotw::Sotw;
-use crate::snapshot::{Resource, Snapshot, type_url};
+use egress_envoy::snapshot::{Resource, Snapshot, type_url};
 
 /// A message to the proxy.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Subscription {
 
 /// The version of a set of resources: says exactly which ones, in which versions.
 fn version_of<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    crate::snapshot::hash(resources.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]))
+    egress_core::hash(resources.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]))
 }
 
 /// Whether a type knows the wildcard: all resources without their names.

@@ -24,7 +24,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 
 use super::session::Answer;
-use crate::snapshot::{Piece, Resource};
+use egress_envoy::snapshot::{Piece, Resource};
 
 /// Constant bytes below this size are copied together: each piece is a frame of HTTP/2.
 const MIN_PIECE_SIZE: usize = 4 << 10;
@@ -314,7 +314,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::snapshot::{Part, PolicyText};
+    use egress_envoy::snapshot::{Part, PolicyText};
 
     fn text(hosts: usize) -> Arc<PolicyText> {
         let hosts: Vec<String> = (0..hosts).map(|n| format!("h{n}.example.org")).collect();

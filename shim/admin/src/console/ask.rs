@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 
 use super::destination::Destination;
 use super::{Console, Served};
-use crate::explain::evidence::Evidence;
-use crate::explain::{Ask, proxies};
-use crate::flows::memory::Filter;
-use crate::flows::suggest::Suggestion;
 use crate::status::Shared;
+use egress_compile::explain::Ask;
+use egress_compile::explain::evidence::Evidence;
+use egress_flows::memory::Filter;
+use egress_flows::suggest::Suggestion;
+use egress_status::proxies;
 
 /// No answer, and why.
 pub(super) type Mistake = (StatusCode, String);
@@ -47,7 +48,7 @@ fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mist
     let store = Arc::clone(&shared.source.borrow().store);
     let mesh = console.of_cluster.then(|| console.options.mesh_name.clone());
     let evidence = Evidence::compiled(store, compiled, mesh);
-    let mut report = crate::explain::explain(&evidence, ask).map_err(mistake)?;
+    let mut report = egress_compile::explain::explain(&evidence, ask).map_err(mistake)?;
     let document = evidence.document(&ask.identity).map_err(mistake)?;
     // What `proxies::of` reads of a status.
     let status = json!({

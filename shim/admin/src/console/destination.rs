@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use egress_compile::explain::Ask;
 use egress_policy::{Cidr, Host, HostPattern, Rule};
 
-use crate::flows::Flow;
+use egress_flows::Flow;
 
 /// A name, or an address where there is none, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]

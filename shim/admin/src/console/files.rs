@@ -4,7 +4,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::snapshot::hash;
+use egress_core::hash;
 
 struct File {
     name: &'static str,
@@ -18,16 +18,16 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// Those that the playground has too are its own, so that both look and say the same.
 const FILES: [File; 8] = [
     File { name: INDEX, kind: "text/html; charset=utf-8", content: include_str!("page/index.html") },
-    File { name: "base.css", kind: CSS, content: include_str!("../../../playground/page/base.css") },
+    File { name: "base.css", kind: CSS, content: include_str!("../../../../playground/page/base.css") },
     File { name: "style.css", kind: CSS, content: include_str!("page/style.css") },
     File { name: "console.js", kind: SCRIPT, content: include_str!("page/console.js") },
     File { name: "common.js", kind: SCRIPT, content: include_str!("page/common.js") },
     File { name: "flows.js", kind: SCRIPT, content: include_str!("page/flows.js") },
-    File { name: "answer.js", kind: SCRIPT, content: include_str!("../../../playground/page/answer.js") },
+    File { name: "answer.js", kind: SCRIPT, content: include_str!("../../../../playground/page/answer.js") },
     File {
         name: "icon.svg",
         kind: "image/svg+xml",
-        content: include_str!("../../../playground/page/icon.svg"),
+        content: include_str!("../../../../playground/page/icon.svg"),
     },
 ];
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::Served;
 use super::ask::Whose;
-use crate::yaml;
+use egress_core::yaml;
 
 pub(super) async fn manifests(
     State(Served { shared, console }): State<Served>,
@@ -132,7 +132,7 @@ pub(super) fn value(object: &Object, spec: Value) -> Value {
     }
     let annotations = object.metadata.annotations.iter().flatten();
     let ours: serde_json::Map<String, Value> = annotations
-        .filter(|(name, _)| crate::source::kubernetes::is_ours(name))
+        .filter(|(name, _)| egress_kubernetes::is_ours(name))
         .map(|(name, value)| (name.clone(), json!(value)))
         .collect();
     if !ours.is_empty() {

@@ -3,7 +3,7 @@
 //!
 //! INVARIANT(write): a request changes something only if all of this holds (decision 70): writing is switched on; it
 //! comes from this machine or pod, so that the token never crosses a network as it is; it is not from another site
-//! (`admin/guard.rs`); and it has the token.
+//! (`guard.rs`); and it has the token.
 
 mod folder;
 mod policy;
@@ -28,9 +28,9 @@ use self::policy::Policies;
 pub use self::token::Token;
 use super::Served;
 use super::destination::Destination;
-use crate::admin::Peer;
-use crate::source::kubernetes::{ClusterWriter, Refused};
+use crate::peer::Peer;
 use crate::status::Shared;
+use egress_kubernetes::{ClusterWriter, Refused};
 
 /// The longest request.
 pub(super) const LONGEST: usize = 256 << 10;

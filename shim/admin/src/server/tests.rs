@@ -16,8 +16,8 @@ use tower::ServiceExt;
 use super::*;
 use crate::console::playground::Playground;
 use crate::console::write::{Target, Token, Writes};
-use crate::source::SourceState;
-use crate::xds::identify::Identification;
+use egress_core::source::SourceState;
+use egress_xds::identify::Identification;
 
 const MANIFESTS: &str = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
     metadata: {name: web, namespace: shop}\n\
@@ -57,12 +57,12 @@ impl Admin {
             compiled: watch::channel(Arc::new(compiled)).1,
             proxies: Arc::default(),
             serving: Arc::new(AtomicBool::new(true)),
-            reviews: crate::webhook::Reviews::default(),
+            reviews: egress_kubernetes::webhook::Reviews::default(),
             tls: None,
             identification: Arc::new(Identification::NodeId),
             flows: None,
-            policies: crate::source::kubernetes::PolicyStatuses::default(),
-            pools: crate::connections::Pools::default(),
+            policies: egress_kubernetes::PolicyStatuses::default(),
+            pools: crate::pools::Pools::default(),
         };
         let (token, text) = Token::random().expect("random");
         let target = Target::Folder(folder.path().to_owned());

@@ -9,7 +9,7 @@ use egress_policy::{Document, Rule};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::hex;
+use egress_core::hex;
 
 /// The size that a piece has at least, unless it is the last. A frame of HTTP/2 has 16 KiB.
 const PIECE_SIZE: usize = 16 << 10;

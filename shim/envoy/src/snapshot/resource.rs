@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use egress_core::hash;
 use envoy_types::pb::google::protobuf::Any;
 
+use super::nonce;
 use super::policy_text::{Pieces, PolicyText};
-use super::{hash, nonce};
 
 /// One resource; its version is a hash of its content.
 #[derive(Debug)]
@@ -145,8 +146,7 @@ impl Resource {
         })
     }
 
-    /// The same as one message.
-    #[cfg(test)]
+    /// The same as one message, whole in memory.
     #[must_use]
     pub fn body(&self) -> Any {
         let mut value = Vec::with_capacity(self.length);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use egress_policy::Identity;
 use serde::{Deserialize, Deserializer};
 
-use crate::flows::{Decided, Verdict};
+use crate::{Decided, Verdict};
 
 /// Which flows are wanted, and how many at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

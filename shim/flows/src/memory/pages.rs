@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 
 use super::{Filter, Flows, Key, Limit};
-use crate::flows::Flow;
+use crate::Flow;
 
 /// Asks page by page. A flow that changes meanwhile comes again, as it is then.
-pub(crate) fn all<E>(filter: &Filter, mut ask: impl FnMut(&Filter) -> Result<Flows, E>) -> Result<Flows, E> {
+///
+/// # Errors
+/// When a page cannot be had.
+pub fn all<E>(filter: &Filter, mut ask: impl FnMut(&Filter) -> Result<Flows, E>) -> Result<Flows, E> {
     let mut page = Filter { limit: Limit::MOST, newest: false, ..filter.clone() };
     let mut flows: HashMap<(String, Key), Flow> = HashMap::new();
     let answer = loop {
@@ -37,8 +40,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::flows::line;
-    use crate::flows::memory::Memory;
+    use crate::line;
+    use crate::memory::Memory;
 
     const ALLOWED: &str = r#"{"kind":"connection","dialled":"192.0.2.1:PORT","decision":"allow rule a/b c"}"#;
 

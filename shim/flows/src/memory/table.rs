@@ -7,7 +7,8 @@ use egress_policy::{Identity, Protocol};
 use jiff::Timestamp;
 
 use super::{Filter, Gone, Wanted};
-use crate::flows::{Decided, Flow, Observation, Sample, clean};
+use crate::{Decided, Flow, Observation, Sample};
+use egress_core::sanitize;
 
 /// How many of its addresses, proxies and requests a flow remembers.
 const SOME: usize = 4;
@@ -119,7 +120,7 @@ impl Table {
         self.sequence += 1;
         flow.sequence = self.sequence;
         add(&mut flow.addresses, address);
-        add(&mut flow.nodes, clean::text(node, LONGEST_NODE));
+        add(&mut flow.nodes, sanitize::text(node, LONGEST_NODE));
         if let Some(request) = request {
             flow.more_requests |= !count(&mut flow.requests, request);
         }

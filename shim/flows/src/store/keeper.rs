@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::Store;
-use crate::flows::memory::Memory;
+use crate::memory::Memory;
 
 /// How often flows are written: what a killed process loses is what came since.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::{Keeper, Store};
-use crate::flows::memory::{Filter, Limit, Memory};
-use crate::flows::suggest::Suggestion;
-use crate::flows::{Flow, Observation};
+use crate::memory::{Filter, Limit, Memory};
+use crate::suggest::Suggestion;
+use crate::{Flow, Observation};
 
 fn memory(per_identity: usize) -> Memory {
     Memory::new(NonZeroUsize::new(per_identity).expect("not zero"))

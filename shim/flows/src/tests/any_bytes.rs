@@ -12,8 +12,8 @@ use envoy_types::pb::google::protobuf::Any;
 use proptest::prelude::*;
 
 use super::*;
-use crate::envoy::access_log::FILTER_STATES;
-use crate::flows::entry;
+use crate::entry;
+use egress_envoy::access_log::FILTER_STATES;
 
 /// Text as a workload may choose it: short and long, plain and not, and now and then what means something.
 fn text() -> impl Strategy<Value = String> {

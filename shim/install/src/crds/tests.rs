@@ -15,7 +15,7 @@ use super::*;
 /// Run with `UPDATE=1` to write them.
 #[test]
 fn the_rendered_copies_are_current() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     for (name, definition) in all() {
         let path = folder.join(name);
         let text = document(&definition);

@@ -3,7 +3,7 @@
 use egress_compile::manifest::yaml;
 use serde_json::{Value, json};
 
-use crate::install::names::Names;
+use crate::names::Names;
 
 const ROLE: &str = include_str!("../../../../deploy/rbac.yaml");
 const WRITING: &str = include_str!("../../../../deploy/console-write.yaml");
@@ -44,12 +44,12 @@ fn rename(of: &mut Value, namespace: &str) {
 
 /// One thing that the service account may do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::install) struct Rule {
-    pub(in crate::install) namespace: Option<String>,
-    pub(in crate::install) group: String,
-    pub(in crate::install) resource: String,
-    pub(in crate::install) name: Option<String>,
-    pub(in crate::install) verb: String,
+pub(crate) struct Rule {
+    pub(crate) namespace: Option<String>,
+    pub(crate) group: String,
+    pub(crate) resource: String,
+    pub(crate) name: Option<String>,
+    pub(crate) verb: String,
 }
 
 impl std::fmt::Display for Rule {
@@ -62,7 +62,7 @@ impl std::fmt::Display for Rule {
 }
 
 /// Everything that it may do, one by one.
-pub(in crate::install) fn rules(names: &Names) -> Vec<Rule> {
+pub(crate) fn rules(names: &Names) -> Vec<Rule> {
     let list = |rule: &Value, key: &str| -> Vec<String> {
         rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::install::names::{MESH_CONFIG, Names};
-use crate::install::values::Values;
+use crate::names::{MESH_CONFIG, Names};
+use crate::values::Values;
 
 /// Which value goes where.
 const FIELDS: &[(&str, [&str; 2])] = &[
@@ -35,7 +35,7 @@ pub(super) fn object(values: &Values, names: &Names) -> Value {
 }
 
 /// What of the given values an existing MeshConfig says otherwise, as a patch of it.
-pub(in crate::install) fn difference(given: &Value, existing: &Value) -> Option<Value> {
+pub(crate) fn difference(given: &Value, existing: &Value) -> Option<Value> {
     let mut spec = Map::new();
     for (key, [section, field]) in FIELDS {
         let Some(wanted) = given["osm"].get(key) else { continue };

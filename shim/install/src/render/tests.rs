@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
-use crate::install::values::resolve;
+use crate::values::resolve;
 
 const AUTHORITY: &str = "the authority's certificate";
 
@@ -42,7 +42,7 @@ fn the_rendered_manifests_are_current() {
     let objects = objects.iter().filter(|object| !Id::of(object).is_definition());
     let text: String = objects.map(|object| format!("---\n{}", crds::document(object))).collect();
     let text = format!("{HEAD}{text}");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/osm-egress.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/osm-egress.yaml");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &text).expect("a file");
     }
@@ -253,7 +253,7 @@ fn the_role_is_read() {
 /// The image, its user and its files are those that the Deployment counts on.
 #[test]
 fn the_image_is_that_of_the_dockerfile() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
     let text = std::fs::read_to_string(path).expect("Dockerfile");
     let (_, shim) = text.split_once(" AS shim\n").expect("a target shim");
     let (shim, _) = shim.split_once("\nFROM").expect("an end");
@@ -310,13 +310,13 @@ fn images_by_digest() {
     let given = json!({"osm": {"sidecarImage": image("envoy"), "egress": {
         "image": image("shim"), "initImage": image("init"),
     }}});
-    let values = crate::install::values::resolve(&given).expect("valid");
+    let values = crate::values::resolve(&given).expect("valid");
     assert_eq!(values.images_without_digest(), [""; 0]);
     let objects = rendered(&given);
     let container = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], image("shim"));
     let arguments = container["args"].to_string();
     assert!(arguments.contains(&image("envoy")) && arguments.contains(&image("init")), "{arguments}");
-    let values = crate::install::values::resolve(&json!({})).expect("valid");
+    let values = crate::values::resolve(&json!({})).expect("valid");
     assert_eq!(values.images_without_digest().len(), 3);
 }

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{Input, Secrets, encoded};
-use crate::install::names::NAME;
+use crate::names::NAME;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
 /// The time that such a webhook may take: a write of a ServiceAccount waits for it.
 const ADVISORY_TIMEOUT_SECONDS: u8 = 3;
 
 /// The name of the webhook that advises on what is granted. `verify` knows that it lets in what nobody answers for.
-pub(in crate::install) const GRANTS: &str = "grants.osm-egress.openservicemesh.io";
+pub(crate) const GRANTS: &str = "grants.osm-egress.openservicemesh.io";
 
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let namespaces = json!({

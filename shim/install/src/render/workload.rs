@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
 use super::{Facts, Input};
-use crate::install::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
-use crate::install::values::PodDns;
+use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
+use crate::values::PodDns;
 
 /// Nobody's number: it only must not be root's, nor a sidecar's (1500).
 const USER: u32 = 65532;
@@ -19,7 +19,7 @@ const WEBHOOK_CLIENTS: &str = "/etc/osm-egress/webhook-clients";
 /// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
 const FLOWS: &str = "/var/lib/osm-egress";
 /// The flag that says what annotations of pods may change; `verify` looks for it.
-pub(in crate::install) const POD_ANNOTATIONS: &str = "pod-annotations";
+pub(crate) const POD_ANNOTATIONS: &str = "pod-annotations";
 
 pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
     json!({

@@ -151,7 +151,7 @@ fn files_come_before_settings_and_later_ones_count() {
 /// The table of the documentation is the types.
 #[test]
 fn the_documentation_has_all_values() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
     let text = std::fs::read_to_string(&path).expect("docs/install.md");
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let documented: Vec<(String, String)> = text

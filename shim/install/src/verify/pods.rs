@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::{Report, State};
-use crate::inject::{
+use egress_inject::{
     HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
 };
 

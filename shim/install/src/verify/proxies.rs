@@ -22,7 +22,7 @@ pub(super) async fn look(admin: Option<SocketAddr>, names: &Names, report: &mut 
         );
         return;
     };
-    let status = match crate::status::fetch(admin).await {
+    let status = match egress_status::fetch(admin).await {
         Ok(text) => serde_json::from_str::<Value>(&text).map_err(anyhow::Error::from),
         Err(error) => Err(error),
     };

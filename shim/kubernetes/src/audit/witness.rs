@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use egress_compile::manifest::{Object, ObjectRef};
 
-use crate::flows::clean;
-use crate::snapshot::hash;
+use egress_core::hash;
+use egress_core::sanitize;
 
 /// The most requests that are remembered: with the names of their objects, 1 MB at most.
 const MAX_REQUESTS: usize = 2048;
@@ -57,7 +57,7 @@ struct Seen {
 impl Witness {
     /// Remembers who asked for an object to say something, or to be deleted.
     pub fn saw(&self, object: ObjectRef, content: Option<&Object>, user: User) {
-        let user = User { name: clean::text(&user.name, MAX_USER), ..user };
+        let user = User { name: sanitize::text(&user.name, MAX_USER), ..user };
         let seen = Seen { object, content: content.map(fingerprint), user, at: Instant::now() };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while all.len() >= MAX_REQUESTS || all.front().is_some_and(|first| first.at.elapsed() > MEMORY) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use egress_policy::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::xds::proxies::{Fleet, Refusal};
 use egress_compile::Compiled;
+use egress_core::proxies::{Fleet, Refusal};
 
 /// A ConfigMap holds 1 MiB. Some ten thousand identities fit in this.
 const MOST_BYTES: usize = 900_000;
@@ -16,7 +16,7 @@ const LONGEST_ERROR: usize = 300;
 
 /// What a control plane says: by identity, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::source::kubernetes) struct Report {
+pub(crate) struct Report {
     identities: BTreeMap<String, Entry>,
     /// Whether there are more, after the last one, of which nothing is said.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -35,7 +35,7 @@ struct Entry {
 
 impl Report {
     /// What there is to say of these proxies. Those that no policy names are not asked about.
-    pub(in crate::source::kubernetes) fn of(fleets: BTreeMap<String, Fleet>, compiled: &Compiled) -> Self {
+    pub(crate) fn of(fleets: BTreeMap<String, Fleet>, compiled: &Compiled) -> Self {
         let mut report = Self::default();
         let mut bytes = 0;
         for (name, Fleet { has, refusal }) in fleets {
@@ -57,7 +57,7 @@ impl Report {
     }
 
     /// As it stands in a ConfigMap.
-    pub(in crate::source::kubernetes) fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
@@ -80,22 +80,22 @@ impl Report {
 
 /// What the proxies of some identities have, of all control planes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::source::kubernetes) struct Tally {
+pub(crate) struct Tally {
     /// How many have what they should have.
-    pub(in crate::source::kubernetes) current: u64,
+    pub(crate) current: u64,
     /// How many there are.
-    pub(in crate::source::kubernetes) connected: u64,
+    pub(crate) connected: u64,
     /// What one of them refuses.
-    pub(in crate::source::kubernetes) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Refusal>,
     /// An identity of which control planes have different documents.
-    pub(in crate::source::kubernetes) disputed: Option<String>,
+    pub(crate) disputed: Option<String>,
     /// Whether there are more than could be counted.
-    pub(in crate::source::kubernetes) uncounted: bool,
+    pub(crate) uncounted: bool,
 }
 
 /// Counts the proxies of some identities. All control planes must come to the same result, even if they do not agree
 /// on what proxies should have: then those count that have the version that fewest have.
-pub(in crate::source::kubernetes) fn tally(
+pub(crate) fn tally(
     identities: &BTreeSet<Identity>,
     reports: &BTreeMap<String, Arc<Report>>,
     compiled: &Compiled,

@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use kube::runtime::watcher::Event;
 
 use super::*;
-use crate::xds::proxies::{Fleet, Refusal};
 use egress_compile::compile;
 use egress_compile::store::{FileUpdate, Store};
+use egress_core::proxies::{Fleet, Refusal};
 
 fn compiled(port: u16) -> Compiled {
     let text = format!(

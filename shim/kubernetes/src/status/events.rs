@@ -14,8 +14,8 @@ use super::super::connect::reason;
 use super::super::object::Observed;
 use super::MANAGER;
 use super::verdict::{ACCEPTED, Condition, PROGRAMMED, REJECTED, Said, find};
-use crate::snapshot::hash;
 use egress_compile::manifest::ObjectRef;
+use egress_core::hash;
 
 /// How many events may be made at once, and how often there may be one more.
 const BURST: u32 = 50;
@@ -25,11 +25,11 @@ const LONGEST_NAME: usize = 200;
 
 /// What is to be told.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::source::kubernetes) struct Event {
+pub(crate) struct Event {
     /// `Normal` or `Warning`.
-    pub(in crate::source::kubernetes) kind: &'static str,
-    pub(in crate::source::kubernetes) reason: &'static str,
-    pub(in crate::source::kubernetes) message: String,
+    pub(crate) kind: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 /// What is to be told when this is said of an object of which that was said before.
@@ -67,18 +67,18 @@ pub(super) fn events(said: &Said, before: &Observed) -> Vec<Event> {
 
 /// Makes events, not too many of them.
 #[derive(Debug)]
-pub(in crate::source::kubernetes) struct Events {
+pub(crate) struct Events {
     left: u32,
     since: Instant,
 }
 
 impl Events {
-    pub(in crate::source::kubernetes) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { left: BURST, since: now }
     }
 
     /// Whether one more may be made. What is not told stands in the status all the same.
-    pub(in crate::source::kubernetes) fn may(&mut self, now: Instant) -> bool {
+    pub(crate) fn may(&mut self, now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_millis() / PACE.as_millis();
         if earned > 0 {
             self.left = BURST.min(self.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)));
@@ -97,16 +97,16 @@ pub(super) fn name(policy: &str, uid: &str, generation: Option<i64>, reason: &st
 }
 
 /// The name of an event about an object, with what tells it from others.
-pub(in crate::source::kubernetes) fn named(object: &str, hash: &str) -> String {
+pub(crate) fn named(object: &str, hash: &str) -> String {
     let short = object.get(..LONGEST_NAME).unwrap_or(object).trim_end_matches(['.', '-']);
     format!("{short}.{hash}")
 }
 
 /// The object that an event is about.
 #[derive(Clone, Debug)]
-pub(in crate::source::kubernetes) struct Involved {
-    pub(in crate::source::kubernetes) object: ObjectRef,
-    pub(in crate::source::kubernetes) uid: String,
+pub(crate) struct Involved {
+    pub(crate) object: ObjectRef,
+    pub(crate) uid: String,
 }
 
 impl Involved {
@@ -120,13 +120,7 @@ impl Involved {
 }
 
 /// Makes an event of this name, unless there is one.
-pub(in crate::source::kubernetes) async fn make(
-    client: &Client,
-    involved: &Involved,
-    event: &Event,
-    name: &str,
-    now: &str,
-) {
+pub(crate) async fn make(client: &Client, involved: &Involved, event: &Event, name: &str, now: &str) {
     let ObjectRef { kind, namespace, name: object_name } = &involved.object;
     // Events of objects without a namespace stand in that one.
     let own = if namespace.is_empty() { "default" } else { namespace };

@@ -11,9 +11,9 @@ use super::super::Statuses;
 use super::super::object::Observed;
 use super::super::replicas::{Report, tally};
 use super::verdict::{Condition, PROGRAMMED, find, programmed, verdicts};
-use crate::xds::proxies::Proxies;
 use egress_compile::Compiled;
 use egress_compile::store::Store;
+use egress_core::proxies::ProxyRegistry;
 
 /// Where conditions come from: from what this control plane knows, and in a cluster from what all of them said.
 #[derive(Clone, Debug, Default)]
@@ -52,13 +52,13 @@ pub struct Told {
 }
 
 impl PolicyStatuses {
-    pub(in crate::source::kubernetes) fn of_cluster(observed: watch::Receiver<Statuses>) -> Self {
+    pub(crate) fn of_cluster(observed: watch::Receiver<Statuses>) -> Self {
         Self { observed: Some(observed) }
     }
 
     /// What there is to say now, in the order of names.
     #[must_use]
-    pub fn now(&self, compiled: &Compiled, store: &Store, proxies: &Proxies) -> Vec<PolicyStatus> {
+    pub fn now(&self, compiled: &Compiled, store: &Store, proxies: &dyn ProxyRegistry) -> Vec<PolicyStatus> {
         let own = Arc::new(Report::of(proxies.fleets(), compiled));
         let reports = BTreeMap::from([(String::new(), own)]);
         let observed = self.observed.as_ref().map(|observed| Arc::clone(&observed.borrow()));

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::super::replicas::Tally;
 use super::*;
-use crate::xds::proxies::Refusal;
 use egress_compile::manifest::{Kind as ObjectKind, ObjectRef, parse_value};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
+use egress_core::proxies::Refusal;
 
 const NOW: &str = "2024-05-06T07:08:09Z";
 

@@ -23,7 +23,7 @@ const LONGEST: usize = 1024;
 
 /// A condition, as Kubernetes has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::source::kubernetes) struct Condition {
+pub(crate) struct Condition {
     pub(super) kind: &'static str,
     pub(super) status: &'static str,
     pub(super) reason: &'static str,
@@ -32,7 +32,7 @@ pub(in crate::source::kubernetes) struct Condition {
 
 /// What follows from the objects alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::source::kubernetes) struct Verdict {
+pub(crate) struct Verdict {
     pub(super) accepted: Condition,
     pub(super) conflicts: Option<Condition>,
     /// To whom it applies.
@@ -49,10 +49,7 @@ pub(super) struct Said {
 }
 
 /// What there is to say of every policy that counts.
-pub(in crate::source::kubernetes) fn verdicts(
-    compiled: &Compiled,
-    store: &Store,
-) -> BTreeMap<Key, Arc<Verdict>> {
+pub(crate) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<Verdict>> {
     let policies = compiled.conditions.values().filter(|condition| condition.object.kind == Kind::Egress);
     let mut verdicts: BTreeMap<Key, Verdict> = policies
         .map(|condition| {

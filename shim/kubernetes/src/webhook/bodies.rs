@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::connections::{EVICTION_AGE, Place, Pool};
+use egress_transport::connections::{EVICTION_AGE, Place, Pool};
 
 /// The longest review: the new object and the old one, of which an API server takes 3 MiB each at most.
 pub(super) const MAX_BODY_SIZE: usize = 8 << 20;
@@ -180,7 +180,7 @@ impl Bodies {
     }
 
     fn shares_of(&self, address: IpAddr) -> Arc<Shares> {
-        let address = crate::connections::network(address);
+        let address = egress_transport::connections::network(address);
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = by_address.get(&address).and_then(Weak::upgrade) {
             return known;

@@ -8,7 +8,7 @@ use axum::{Extension, extract, middleware};
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::connections::ConnectionInfo;
+use egress_transport::connections::ConnectionInfo;
 
 /// The names that count, as common name or alternative name. With none, every certificate of the authority does.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::validate::tests::review_of;
 use super::*;
-use crate::connections::{EVICTION_AGE, Guarded, Pool, serve};
+use egress_transport::connections::{EVICTION_AGE, Guarded, Pool, serve};
 
 fn webhooks() -> Webhooks {
     Webhooks {

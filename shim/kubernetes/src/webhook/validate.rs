@@ -13,7 +13,7 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
 use crate::audit::{User, Witness};
-use crate::source::kubernetes::{Item, is_ours, read};
+use crate::{Item, is_ours, read};
 use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, Parsed, Problem, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};

@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 use super::{Place, WRITE_TIMEOUT};
 
@@ -72,7 +71,7 @@ impl Certified for TlsStream<TcpStream> {
     }
 }
 
-#[cfg(test)]
+/// Within a process.
 impl Certified for tokio::io::DuplexStream {}
 
 impl<C> std::fmt::Debug for Guarded<C> {
@@ -171,13 +170,5 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
         let this = self.get_mut();
         let shut = Pin::new(&mut this.connection).poll_shutdown(cx);
         this.written(cx, shut)
-    }
-}
-
-impl<C> Connected for Guarded<C> {
-    type ConnectInfo = ConnectionInfo;
-
-    fn connect_info(&self) -> ConnectionInfo {
-        self.info.clone()
     }
 }

@@ -207,7 +207,8 @@ impl Drop for Carried {
 }
 
 /// What counts as one address: of IPv6 a whole /64, which one machine has for itself.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

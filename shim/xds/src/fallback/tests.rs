@@ -3,7 +3,7 @@ use egress_compile::{CompileOptions, Compiled, Limits, compile};
 use proptest::prelude::*;
 
 use super::*;
-use crate::xds::session::Event;
+use crate::session::Event;
 
 /// What the objects of a folder say for `n/a`: the later in the alphabet, the newer.
 fn compiled(policies: &[&str]) -> Compiled {

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
 use super::Verified;
-use crate::tls::ServerTls;
+use egress_transport::tls::ServerTls;
 
 /// Reads client certificates.
 #[derive(Debug)]

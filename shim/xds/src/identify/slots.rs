@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::connections::network;
+use egress_transport::connections::network;
 
 /// How many tokens are reviewed at a time that were never confirmed.
 const UNCONFIRMED: usize = 24;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use super::refusal::Refusal;
 use super::slots::ReviewSlots;
 use super::{Authorization, Look, Verified};
-use crate::source::kubernetes::{Review, Reviewer};
-use crate::xds::proxies::Labelled;
+use crate::proxies::Labelled;
+use egress_core::token_review::{Review, TokenReviewer};
 
 /// How long a confirmed token is taken without asking again.
 const FRESH: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ const MOST_KNOWN: usize = 100_000;
 /// Reviews tokens.
 #[derive(Debug)]
 pub struct Tokens {
-    reviewer: Reviewer,
+    reviewer: Arc<dyn TokenReviewer>,
     audience: String,
     known: Mutex<HashMap<[u8; 32], Known>>,
     slots: ReviewSlots,
@@ -106,7 +106,7 @@ impl Tokens {
 
     /// Tokens for this audience.
     #[must_use]
-    pub fn new(reviewer: Reviewer, audience: String) -> Self {
+    pub fn new(reviewer: Arc<dyn TokenReviewer>, audience: String) -> Self {
         let (known, slots) = (Mutex::default(), ReviewSlots::default());
         Self { reviewer, audience, known, slots, counts: Labelled::default() }
     }

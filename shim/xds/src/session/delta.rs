@@ -6,7 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{Answer, Event, Subscription, grows, has_wildcard, may_wait, version_of};
-use crate::snapshot::{Snapshot, type_url};
+use egress_envoy::snapshot::{Snapshot, type_url};
 
 /// A delta stream.
 #[derive(Debug, Default)]

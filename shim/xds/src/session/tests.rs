@@ -8,7 +8,7 @@ use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::type_url::{CLUSTER, EXTENSION, LISTENER};
+use egress_envoy::snapshot::type_url::{CLUSTER, EXTENSION, LISTENER};
 
 type Content = BTreeMap<(&'static str, &'static str), u8>;
 

@@ -10,12 +10,7 @@ const ROUTES: &str = "specs.smi-spec.io/v1alpha4";
 const MESH: &str = "config.openservicemesh.io/v1alpha2";
 
 /// What an API server sends.
-pub(in crate::webhook) fn review_of(
-    api_version: &str,
-    kind: &str,
-    object: Value,
-    old: Option<Value>,
-) -> Value {
+pub(crate) fn review_of(api_version: &str, kind: &str, object: Value, old: Option<Value>) -> Value {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let whole = |mut object: Value| {
         object["apiVersion"] = json!(api_version);
