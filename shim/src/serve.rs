@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use egress_admin::console::Console;
 use egress_admin::console::playground::Playground;
-use egress_admin::console::write::{Target, Token, Writes};
+use egress_admin::console::token::Token;
+use egress_admin::console::{Target, Writes};
 use egress_admin::guard::HostName;
 use egress_admin::pools::Pools;
 use egress_admin::server as admin;

@@ -8,48 +8,23 @@ mod destination;
 mod files;
 mod manifests;
 pub mod playground;
-pub mod write;
+mod state;
+pub mod token;
+mod write;
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::response::Redirect;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use egress_compile::CompileOptions;
-use egress_compile::blocked_ranges::BlockedRanges;
 use serde_json::{Value, json};
 
-use self::playground::Playground;
-use self::write::Writes;
-use crate::guard::HostName;
+use self::state::Served;
+pub use self::state::{Console, Target, Writes};
 use crate::status::Shared;
-
-/// What the console is told.
-#[derive(Debug)]
-pub struct Console {
-    /// The mesh's names.
-    pub options: CompileOptions,
-    /// Whether objects come from a cluster, where those of other namespaces do not count.
-    pub of_cluster: bool,
-    /// The port of the outbound listener.
-    pub listener_port: u16,
-    /// Where names must not lead.
-    pub blocked: BlockedRanges,
-    /// Names by which it may be asked, besides addresses and `localhost`.
-    pub names: Vec<HostName>,
-    /// How it writes, if it does.
-    pub writes: Option<Writes>,
-    /// The playground that it links to.
-    pub playground: Option<Playground>,
-}
-
-/// What its routes look at.
-#[derive(Clone, Debug)]
-struct Served {
-    shared: Shared,
-    console: Arc<Console>,
-}
 
 /// The paths of the console.
 pub(crate) fn routes(shared: Shared, console: Console) -> Router {
@@ -74,8 +49,8 @@ pub(crate) fn routes(shared: Shared, console: Console) -> Router {
     if served.console.playground.is_some() {
         router = router
             .route("/playground", get(|| async { Redirect::temporary("/playground/") }))
-            .route("/playground/", get(playground::index))
-            .route("/playground/{file}", get(playground::file));
+            .route("/playground/", get(playground_index))
+            .route("/playground/{file}", get(playground_file));
     }
     router.with_state(served)
 }
@@ -90,4 +65,19 @@ async fn settings(State(Served { shared, console }): State<Served>) -> Json<Valu
         "source": if console.of_cluster { "cluster" } else { "folder" },
         "meshConfig": format!("{mesh_config_namespace}/{mesh_config_name}"),
     }))
+}
+
+async fn playground_index(state: State<Served>, headers: HeaderMap) -> Response {
+    playground_file(state, Path(playground::INDEX.to_owned()), headers).await
+}
+
+async fn playground_file(
+    State(served): State<Served>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match &served.console.playground {
+        Some(playground) => playground.give(&name, &headers).await,
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }

@@ -6,7 +6,8 @@ use egress_kubernetes::webhook;
 use egress_transport::connections::{EVICTION_AGE, Pool};
 use egress_xds::limits;
 
-use crate::server;
+/// How many connections to the admin port may wait for their client: a kubelet, Prometheus and a few browsers have some each.
+const MAX_WAITING: usize = 128;
 
 /// The pool of each port.
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ impl Default for Pools {
         Self {
             xds: Pool::new(limits::MAX_WAITING, EVICTION_AGE),
             webhook: Pool::new(webhook::MAX_WAITING, EVICTION_AGE),
-            admin: Pool::new(server::MAX_WAITING, EVICTION_AGE),
+            admin: Pool::new(MAX_WAITING, EVICTION_AGE),
         }
     }
 }

@@ -17,13 +17,12 @@ use crate::console::{self, Console};
 use crate::guard::{self, HostName};
 use crate::metrics;
 use crate::peer::Peer;
-use crate::status::{Shared, Status};
+use crate::status::{Shared, current_status};
 use egress_core::source::Availability;
 use egress_flows::memory::{Filter, Flows};
+use egress_status::Status;
 use egress_transport::connections::{self, ConnectionInfo, HttpLimits, plain};
 
-/// How many connections may wait for their client: a kubelet, Prometheus and a few browsers have some each.
-pub const MAX_WAITING: usize = 128;
 /// How long a connection may wait for its client, and an answer be on its way.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const LIMITS: HttpLimits = HttpLimits {
@@ -102,7 +101,7 @@ async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
-    Json(Status::now(&shared))
+    Json(current_status(&shared))
 }
 
 /// What workloads talk to: `?identity=ns/sa&verdict=deny&after=SEQUENCE`.

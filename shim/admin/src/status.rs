@@ -1,22 +1,22 @@
-//! What the control plane knows: for `/status`, and for `osm-egress status`.
+//! The state of the control plane that the admin port reads, and the status that follows from it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::pools::Pools;
+use egress_compile::Compiled;
 use egress_compile::manifest::Problem;
-use egress_compile::{Compiled, Condition};
-use egress_core::source::{Availability, SourceState};
+use egress_core::proxies::Proxy;
+use egress_core::source::SourceState;
 use egress_flows::memory::Memory;
+use egress_kubernetes::PolicyStatuses;
 use egress_kubernetes::webhook::Reviews;
-use egress_kubernetes::{PolicyStatus, PolicyStatuses};
+use egress_status::{Diagnostic, IdentityStatus, ObjectStatus, ProxyStatus, Status};
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::Identification;
-use egress_xds::proxies::{Proxies, Proxy};
+use egress_xds::proxies::Proxies;
 
 /// What the admin interface looks at.
 #[derive(Debug, Clone)]
@@ -43,118 +43,62 @@ pub struct Shared {
     pub pools: Pools,
 }
 
-/// Everything, at one moment.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// The version of this program.
-    pub version: &'static str,
-    /// Why the source cannot be read now.
-    pub source_unavailable: Option<String>,
-    /// Whether proxies are served.
-    pub serving: bool,
-    /// What happens to what no rule allows, where nothing else is said.
-    pub mesh_mode: &'static str,
-    /// What became of each object.
-    pub objects: Vec<Condition>,
-    /// The conditions of each policy.
-    pub policies: Vec<PolicyStatus>,
-    /// All that is wrong, with objects and with files.
-    pub problems: Vec<Problem>,
-    /// The identities that some policy names, and their documents.
-    pub identities: BTreeMap<String, IdentityStatus>,
-    /// Who is connected.
-    pub proxies: Vec<ProxyStatus>,
-    /// Whether proxies tell of their decisions (`serve --flow-log`).
-    pub flow_log: bool,
-}
-
-/// One proxy, and what is to be said of it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyStatus {
-    /// The proxy.
-    #[serde(flatten)]
-    pub proxy: Proxy,
-    /// What an operator should look at, in sentences.
-    pub warnings: Vec<String>,
-}
-
-impl ProxyStatus {
-    fn new(proxy: Proxy, flows: Option<&Memory>) -> Self {
-        let mut warnings = Vec::new();
-        if flows.is_some_and(|flows| !flows.has_decided(&proxy.identity, &proxy.node)) {
-            warnings.push(
+/// A proxy with the warnings that follow from its version and its flows.
+fn proxy_status(proxy: Proxy, flows: Option<&Memory>) -> ProxyStatus {
+    let mut warnings = Vec::new();
+    if flows.is_some_and(|flows| !flows.has_decided(&proxy.identity, &proxy.node)) {
+        warnings.push(
                 "it told of no decision yet: does the workload's traffic get to it? `osm-egress iptables` redirects it"
                     .to_owned(),
             );
-        }
-        let lacking: Vec<_> = egress_standalone::versions::lacking(&proxy.envoy).collect();
-        if let Some(patch) = lacking.iter().map(|fix| fix.patch).max() {
-            let advisories: Vec<_> = lacking.iter().map(|fix| fix.advisory).collect();
-            warnings.push(format!(
-                "Envoy {} is advised against: it lacks the fixes of {}. Use {}.{patch} or newer",
-                proxy.envoy,
-                advisories.join(", "),
-                proxy.envoy.rsplit_once('.').map_or("", |(minor, _)| minor),
-            ));
-        }
-        Self { proxy, warnings }
     }
+    let lacking: Vec<_> = egress_standalone::versions::lacking(&proxy.envoy).collect();
+    if let Some(patch) = lacking.iter().map(|fix| fix.patch).max() {
+        let advisories: Vec<_> = lacking.iter().map(|fix| fix.advisory).collect();
+        warnings.push(format!(
+            "Envoy {} is advised against: it lacks the fixes of {}. Use {}.{patch} or newer",
+            proxy.envoy,
+            advisories.join(", "),
+            proxy.envoy.rsplit_once('.').map_or("", |(minor, _)| minor),
+        ));
+    }
+    ProxyStatus { proxy, warnings }
 }
 
-/// One identity's document.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IdentityStatus {
-    /// The document's version.
-    pub document: String,
-    /// Its mode.
-    pub mode: &'static str,
-    /// How many rules it has.
-    pub rules: usize,
-}
-
-impl Status {
-    /// Takes stock.
-    #[must_use]
-    pub fn now(shared: &Shared) -> Self {
-        let compiled = shared.compiled.borrow().clone();
-        let source = shared.source.borrow().clone();
-        let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
-        problems.sort_by(Problem::reading_order);
-        let identity = |document: &egress_policy::Document| IdentityStatus {
-            document: document.version.clone(),
-            mode: document.mode.as_str(),
-            rules: document.rules.len(),
-        };
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            source_unavailable: match source.availability {
-                Availability::Available => None,
-                Availability::Unavailable { reason } => Some(reason),
-            },
-            serving: shared.serving.load(Ordering::Acquire),
-            mesh_mode: compiled.default_mode().as_str(),
-            objects: compiled.conditions.values().cloned().collect(),
-            policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
-            problems,
-            identities: compiled
-                .documents
-                .iter()
-                .map(|(id, document)| (id.to_string(), identity(document)))
-                .collect(),
-            proxies: {
-                let flows = shared.flows.as_deref();
-                shared.proxies.list().into_iter().map(|proxy| ProxyStatus::new(proxy, flows)).collect()
-            },
-            flow_log: shared.flows.is_some(),
-        }
+/// Takes the status of the control plane at this moment.
+#[must_use]
+pub fn current_status(shared: &Shared) -> Status {
+    let compiled = shared.compiled.borrow().clone();
+    let source = shared.source.borrow().clone();
+    let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
+    problems.sort_by(Problem::reading_order);
+    let identity = |document: &egress_policy::Document| IdentityStatus {
+        document: document.version.clone(),
+        mode: document.mode.as_str().to_owned(),
+        rules: document.rules.len(),
+    };
+    let flows = shared.flows.as_deref();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source_unavailable: source.availability.reason().map(str::to_owned),
+        serving: shared.serving.load(Ordering::Acquire),
+        mesh_mode: compiled.default_mode().as_str().to_owned(),
+        objects: compiled.conditions.values().map(ObjectStatus::from).collect(),
+        policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
+        problems: problems.iter().map(Diagnostic::from).collect(),
+        identities: compiled
+            .documents
+            .iter()
+            .map(|(id, document)| (id.to_string(), identity(document)))
+            .collect(),
+        proxies: shared.proxies.list().into_iter().map(|proxy| proxy_status(proxy, flows)).collect(),
+        flow_log: flows.is_some(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::SocketAddr;
     use std::num::NonZeroUsize;
 
@@ -168,7 +112,7 @@ mod tests {
             node: "node".to_owned(),
             identity: "shop/app".to_owned(),
             envoy: envoy.to_owned(),
-            protocol: egress_xds::proxies::Protocol::Delta,
+            protocol: egress_core::proxies::Protocol::Delta,
             document_sent: "v".to_owned(),
             document_acknowledged: Some("v".to_owned()),
             types: BTreeMap::new(),
@@ -179,7 +123,7 @@ mod tests {
     #[test]
     fn a_proxy_that_told_of_no_decision() {
         let flows = Memory::new(NonZeroUsize::MIN);
-        let warnings = |flows: Option<&Memory>| ProxyStatus::new(proxy("1.40.0"), flows).warnings;
+        let warnings = |flows: Option<&Memory>| proxy_status(proxy("1.40.0"), flows).warnings;
         assert_eq!(warnings(None), [""; 0], "it cannot be known");
         assert!(
             warnings(Some(&flows))[0].contains("it told of no decision yet"),
@@ -203,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_envoy_that_is_advised_against() {
-        let warnings = |envoy: &str| ProxyStatus::new(proxy(envoy), None).warnings;
+        let warnings = |envoy: &str| proxy_status(proxy(envoy), None).warnings;
         assert_eq!(
             warnings("1.39.1"),
             ["Envoy 1.39.1 is advised against: it lacks the fixes of CVE-2026-35189. Use 1.39.2 or newer"]

@@ -5,6 +5,7 @@
 //! second without knowing the streams. The rest is text: hashes, YAML, and the text of others made safe to print.
 
 mod hash;
+pub mod policy_status;
 pub mod proxies;
 pub mod sanitize;
 pub mod source;

@@ -1,5 +1,6 @@
 //! What is known of connected proxies, for those who report it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,6 +9,65 @@ use tokio::sync::watch;
 
 /// The most objects that a message names.
 const MAX_LISTED: usize = 5;
+
+/// The short name of a type of resources: `listener`, `cluster` or `extension`.
+pub type ResourceType = Cow<'static, str>;
+
+/// The protocol of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// State of the world.
+    #[default]
+    Sotw,
+    /// Changes only.
+    Delta,
+}
+
+/// One proxy, as `/status` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Proxy {
+    /// The node id.
+    pub node: String,
+    /// Whose sidecar it is, as `namespace/service-account`.
+    pub identity: String,
+    /// Envoy's version, as it says.
+    pub envoy: String,
+    /// What the stream speaks.
+    pub protocol: Protocol,
+    /// The version of the policy document that was sent last.
+    pub document_sent: String,
+    /// The version of the policy document that is in force: every type of it was acknowledged.
+    pub document_acknowledged: Option<String>,
+    /// By type.
+    pub types: BTreeMap<ResourceType, TypeStatus>,
+    /// What it has not, because it refuses it, while it has something else instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
+}
+
+/// What a proxy has of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TypeStatus {
+    /// The version that was sent last.
+    pub sent: Option<String>,
+    /// The version that is in force.
+    pub acknowledged: Option<String>,
+    /// What the proxy refused last, until it takes another version.
+    pub rejected: Option<Rejection>,
+}
+
+/// A refused version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rejection {
+    /// The version.
+    pub version: String,
+    /// Envoy's own words.
+    pub error: String,
+}
 
 /// The proxies that are connected to this control plane.
 pub trait ProxyRegistry: fmt::Debug + Send + Sync {

@@ -5,12 +5,15 @@
 
 use egress_standalone::{CURRENT, EnvoyVersion, EnvoyVersionError};
 
-use super::containers::{TOKEN_FILE, TOKEN_FOLDER};
 use super::{Refusal, Settings};
 use egress_envoy::IpFamilies;
 use egress_envoy::bootstrap::{Bootstrap, Ready};
 use egress_envoy::credentials::{Credentials, EnvoyPath, Security};
 
+/// Where the token is mounted.
+pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
+/// The file in it.
+pub(super) const TOKEN_FILE: &str = "token";
 /// Where the kubelet asks: Open Service Mesh's port for health checks.
 pub(super) const READY_PORT: u16 = 15904;
 const ADMIN_PORT: u16 = 15000;

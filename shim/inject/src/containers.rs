@@ -3,15 +3,11 @@
 use egress_compile::manifest::spec::Sidecar;
 use serde_json::{Map, Value, json};
 
-use super::bootstrap::{self, READY_PORT};
+use super::bootstrap::{self, READY_PORT, TOKEN_FILE, TOKEN_FOLDER};
 use super::{HOSTS_PATH, HOSTS_VOLUME, INIT, Refusal, SIDECAR, Settings, TOKEN_VOLUME};
 use crate::interception::{Interception, PROXY_UID};
 use egress_envoy::IpFamilies;
 
-/// Where the token is mounted.
-pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
-/// The file in it.
-pub(super) const TOKEN_FILE: &str = "token";
 /// The hosts file in its volume.
 const HOSTS_FILE: &str = "hosts";
 /// How long a token lives; the kubelet replaces it in time.

@@ -9,7 +9,7 @@ use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::yaml::{self, YamlError};
 use serde_json::{Value, json};
 
-use super::pod::Annotations;
+use super::annotations::Annotations;
 use super::{Change, INJECTION_ANNOTATION, PodDns, Refusal, Settings, choice, led_names, mutate};
 
 /// Manifests after the injection.

@@ -3,6 +3,7 @@
 //! [`mutate`] is pure: a pod, what the control plane's settings and the MeshConfig say, and the pod with
 //! its sidecar. [`review`] answers an API server with it, [`documents`] rewrites manifests with it.
 
+mod annotations;
 mod bootstrap;
 mod bypass;
 mod containers;
@@ -18,11 +19,12 @@ mod user;
 use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;
 
+pub use annotations::{Choice, choice};
 pub use bypass::bypasses;
 pub use pod::{Injected, mutate};
 pub use pod_dns::{LedName, PodDns, led_names};
 pub use refusal::Refusal;
-pub use review::{Choice, choice, review};
+pub use review::review;
 pub use user::has_proxy_uid;
 
 /// Whether a pod, or the pods of a namespace, get a sidecar: Open Service Mesh's annotation.

@@ -5,7 +5,7 @@
 use egress_compile::manifest::spec::{MeshConfig, Traffic};
 use ipnet::IpNet;
 
-use super::pod::Annotations;
+use super::annotations::Annotations;
 use super::{Change, PodAnnotations, Refusal};
 use crate::interception::{Interception, interface, unique};
 

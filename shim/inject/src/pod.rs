@@ -5,9 +5,10 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
+use super::annotations::{Annotations, choice};
 use super::{
     HOSTS_VOLUME, INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME,
-    bypasses, choice, containers, has_proxy_uid, lists,
+    bypasses, containers, has_proxy_uid, lists,
 };
 
 /// A pod, and what it gets.
@@ -19,20 +20,6 @@ pub struct Injected {
     pub patch: Patch,
     /// What whoever made the pod should know.
     pub warnings: Vec<String>,
-}
-
-/// The annotations of a pod or namespace.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Annotations<'a>(Option<&'a Map<String, Value>>);
-
-impl<'a> Annotations<'a> {
-    pub(super) fn of(object: &'a Value) -> Self {
-        Self(object.pointer("/metadata/annotations").and_then(Value::as_object))
-    }
-
-    pub(super) fn get(self, name: &str) -> Option<&'a str> {
-        self.0?.get(name)?.as_str()
-    }
 }
 
 /// Gives a pod (or the template of pods) its sidecar. What it got from us before is replaced, so to do it

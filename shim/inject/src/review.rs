@@ -9,7 +9,8 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use super::pod::{Annotations, check_uid};
+use super::annotations::{Annotations, choice};
+use super::pod::check_uid;
 use super::{
     Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, PodDns, Refusal, SIDECAR,
     Settings, bypasses, has_proxy_uid, led_names, mutate,
@@ -17,22 +18,6 @@ use super::{
 
 /// Namespaces of Kubernetes itself.
 const NEVER: [&str; 2] = ["kube-system", "kube-public"];
-
-/// Whether an annotation says yes or no; nothing where there is none.
-pub type Choice = Option<bool>;
-
-/// Reads the value of an annotation that says yes or no, in Open Service Mesh's words.
-///
-/// # Errors
-/// When it says neither, with Open Service Mesh's text.
-pub fn choice(value: Option<&str>, annotation: &'static str) -> Result<Choice, Refusal> {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
-    match value.to_ascii_lowercase().as_str() {
-        "enabled" | "yes" | "true" => Ok(Some(true)),
-        "disabled" | "no" | "false" => Ok(Some(false)),
-        _ => Err(Refusal::Switch { value: value.to_owned(), annotation }),
-    }
-}
 
 /// Answers a request to make a pod: with the patch that gives it a sidecar, without one where it gets none,
 /// or with no. The namespace and the MeshConfig are those of the store.

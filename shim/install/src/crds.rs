@@ -4,13 +4,14 @@
 //! The schemas are written, not derived from our types: OSM's have sections that nothing here reads, and an
 //! API server admits structural schemas only. A test holds them against the types.
 
+mod definition;
 mod mesh_config;
 mod policy;
 mod schema;
 mod smi;
 mod upstream;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use egress_core::yaml;
 
@@ -36,53 +37,6 @@ pub fn document(definition: &Value) -> String {
 #[must_use]
 pub fn yaml() -> String {
     all().iter().map(|(_, definition)| format!("---\n{}", document(definition))).collect()
-}
-
-/// The names of a kind, as kubectl takes them.
-struct Names {
-    group: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short: &'static str,
-}
-
-fn definition(names: &Names, versions: &[Value]) -> Value {
-    let Names { group, kind, plural, singular, short } = names;
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": format!("{plural}.{group}"),
-            "labels": { "app.kubernetes.io/name": "openservicemesh.io" },
-        },
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {
-                "kind": kind, "listKind": format!("{kind}List"),
-                "plural": plural, "singular": singular, "shortNames": [short],
-            },
-            "conversion": { "strategy": "None" },
-            "versions": versions,
-        },
-    })
-}
-
-/// A version that is served and stored.
-fn version(name: &str, spec: Value) -> Value {
-    json!({
-        "name": name, "served": true, "storage": true,
-        "schema": { "openAPIV3Schema": schema::object(&["spec"], json!({ "spec": spec })) },
-    })
-}
-
-/// A version of former times: an API server that stored objects of it does not let it be left out.
-fn former(name: &str) -> Value {
-    json!({
-        "name": name, "served": false, "storage": false,
-        "schema": { "openAPIV3Schema": schema::anything() },
-    })
 }
 
 #[cfg(test)]

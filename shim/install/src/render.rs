@@ -1,6 +1,7 @@
 //! From values to objects. Nobody is asked: equal input gives equal objects.
 
 mod access;
+mod input;
 mod mesh_config;
 mod network;
 mod webhooks;
@@ -18,46 +19,10 @@ use egress_compile::IGNORE_LABEL;
 pub(super) use workload::POD_ANNOTATIONS;
 
 pub(super) use self::access::rules;
+use self::input::encoded;
+pub(super) use self::input::{Facts, Input, Secrets};
 pub(super) use self::mesh_config::difference;
 pub(super) use self::webhooks::GRANTS;
-
-/// What is rendered.
-#[derive(Debug)]
-pub(super) struct Input<'i> {
-    pub(super) values: &'i Values,
-    /// What the user gave, to be kept.
-    pub(super) given: &'i Value,
-    pub(super) names: &'i Names,
-    pub(super) cluster: &'i Facts,
-    pub(super) secrets: Secrets<'i>,
-}
-
-/// What the cluster is like.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    /// The version of PodDisruptionBudget that it serves: v1 since 1.21, v1beta1 before.
-    pub(super) budget: &'static str,
-    /// Ports of its API server.
-    pub(super) api_server_ports: Vec<u16>,
-}
-
-impl Default for Facts {
-    fn default() -> Self {
-        Self { budget: "policy/v1", api_server_ports: Vec::new() }
-    }
-}
-
-/// Where the control plane's certificate comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Secrets<'i> {
-    /// Ours.
-    Made { authority: &'i Pair, server: &'i Pair },
-    /// Somebody else keeps the secret; this is its authority.
-    Theirs { authority: &'i str },
-    /// Nobody yet: the secret, and the authority in webhooks, are to be filled in. For `deploy/osm-egress.yaml`.
-    #[cfg(test)]
-    Missing,
-}
 
 /// All objects, in an order in which none refers to one that comes later. Webhooks are the last: from then on
 /// the API server asks the control plane.
@@ -142,11 +107,6 @@ fn secrets(input: &Input<'_>) -> Vec<Value> {
         "tls.key": encoded(&server.key),
     });
     vec![secret(CA_SECRET, "Opaque", authority_data), secret(TLS_SECRET, "kubernetes.io/tls", server_data)]
-}
-
-/// As Kubernetes writes bytes.
-fn encoded(text: &str) -> Value {
-    serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap_or_default()
 }
 
 /// The text of one key of a secret.

@@ -42,7 +42,7 @@ pub use self::replicas::LABEL as REPORTS_LABEL;
 pub use self::replicas::last_said;
 use self::replicas::{Exchange, Report};
 pub use self::review::Reviewer;
-pub use self::status::{PolicyStatus, PolicyStatuses, Told};
+pub use self::status::PolicyStatuses;
 pub use self::write::{ClusterWriter, Refused};
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::proxies::ProxyRegistry;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::events::Events;
-pub use self::now::{PolicyStatus, PolicyStatuses, Told};
+pub use self::now::PolicyStatuses;
 use self::verdict::{News, Said, Verdict, programmed, verdicts};
 use super::Statuses;
 use super::connect::{is_unknown, reason};

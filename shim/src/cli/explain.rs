@@ -14,7 +14,7 @@ use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, Report, explain};
 use egress_core::sanitize;
 use egress_kubernetes as kubernetes;
-use egress_status::proxies;
+use egress_status::{AdminClient, proxies};
 
 /// The exit code of a connection that is not allowed.
 const DENIED: u8 = 3;
@@ -160,8 +160,7 @@ impl ExplainArgs {
         let mut report = explain(&evidence, &ask)?;
         report.notes.extend(notes);
         if let Some(admin) = self.admin {
-            let status = serde_json::from_str(&egress_status::fetch(admin).await?)
-                .context("the control plane sent no JSON")?;
+            let status = AdminClient::new(admin).status().await?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
             let document = evidence.document(&ask.identity)?;
             report.proxies = Some(proxies::of(&status, &ask.identity, pod, &document));

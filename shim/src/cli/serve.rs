@@ -15,7 +15,7 @@ use super::blocked_ranges::BlockedRangesArgs;
 use super::inject::SidecarArgs;
 use crate::serve::{self, By};
 use egress_admin::console::playground::Playground;
-use egress_admin::console::write::Token;
+use egress_admin::console::token::Token;
 use egress_admin::guard::HostName;
 use egress_compile::duration;
 use egress_envoy::{IpFamilies, Module, Settings};

@@ -1,86 +1,107 @@
 //! The status as text, for people.
 
-use anyhow::{Context, Result};
-use egress_core::proxies::HeldBack;
+use std::fmt::{Result, Write};
 
-/// The same for people.
-///
-/// # Errors
-/// When the text is not what `/status` gives.
-pub fn describe(json: &str) -> Result<String> {
-    let status: serde_json::Value = serde_json::from_str(json).context("the control plane sent no JSON")?;
-    let list = |value: &'_ serde_json::Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or("-").to_owned();
-    let mut out = format!("mesh mode: {}\n", text(&status, "meshMode"));
-    if let Some(error) = status["sourceUnavailable"].as_str() {
-        out += &format!("source: {error}; the last good state is in force\n");
+use crate::{ProxyStatus, Status};
+
+/// Formats a status for people.
+#[must_use]
+pub fn describe(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(status, &mut out);
+    out
+}
+
+fn write(status: &Status, out: &mut String) -> Result {
+    writeln!(out, "mesh mode: {}", or_dash(&status.mesh_mode))?;
+    if let Some(error) = &status.source_unavailable {
+        writeln!(out, "source: {error}; the last good state is in force")?;
     }
-    out += "\nOBJECTS\n";
-    for object in list(&status["objects"]) {
-        let accepted = if object["accepted"] == true { "accepted" } else { "NOT ACCEPTED" };
-        out += &format!(
-            "  {} {}/{}: {accepted}\n",
-            text(&object["object"], "kind"),
-            text(&object["object"], "namespace"),
-            text(&object["object"], "name")
+    out.push_str("\nOBJECTS\n");
+    for object in &status.objects {
+        let accepted = if object.accepted { "accepted" } else { "NOT ACCEPTED" };
+        let name = &object.object;
+        let (kind, namespace) = (or_dash(&name.kind), or_dash(&name.namespace));
+        writeln!(out, "  {kind} {namespace}/{}: {accepted}", or_dash(&name.name))?;
+    }
+    out.push_str("\nIDENTITIES\n");
+    for (identity, document) in &status.identities {
+        let (mode, version) = (or_dash(&document.mode), or_dash(&document.document));
+        writeln!(out, "  {identity}: {mode}, {} rules, document {version}", document.rules)?;
+    }
+    out.push_str("\nPROXIES\n");
+    for proxy in &status.proxies {
+        write_proxy(proxy, out)?;
+    }
+    if !status.flow_log && !status.proxies.is_empty() {
+        out.push_str(
+            "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n",
         );
     }
-    out += "\nIDENTITIES\n";
-    for (identity, document) in status["identities"].as_object().into_iter().flatten() {
-        let (mode, version) = (text(document, "mode"), text(document, "document"));
-        out += &format!("  {identity}: {mode}, {} rules, document {version}\n", document["rules"]);
-    }
-    out += "\nPROXIES\n";
-    for proxy in list(&status["proxies"]) {
-        let acknowledged = text(&proxy, "documentAcknowledged");
-        let state =
-            if acknowledged == text(&proxy, "documentSent") { "up to date" } else { "NOT UP TO DATE" };
-        let (node, identity, envoy) = (text(&proxy, "node"), text(&proxy, "identity"), text(&proxy, "envoy"));
-        out += &format!("  {node} ({identity}, Envoy {envoy}): {state}, document {acknowledged}\n");
-        for (kind, status) in proxy["types"].as_object().into_iter().flatten() {
-            if let Some(error) = status["rejected"]["error"].as_str() {
-                out += &format!("    rejected {kind}: {error}\n");
-            }
-        }
-        if let Ok(held_back) = serde_json::from_value::<HeldBack>(proxy["heldBack"].clone()) {
-            out += &format!("    document {} is not in force: {held_back}\n", held_back.document);
-        }
-        for warning in list(&proxy["warnings"]) {
-            out += &format!("    WARNING: {}\n", warning.as_str().unwrap_or_default());
-        }
-    }
-    if status["flowLog"] == false && !list(&status["proxies"]).is_empty() {
-        out += "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n";
-    }
-    let problems = list(&status["problems"]);
-    if !problems.is_empty() {
-        out += "\nPROBLEMS\n";
-        for problem in problems {
-            let place = match (problem["file"].as_str(), problem["line"].as_u64()) {
+    if !status.problems.is_empty() {
+        out.push_str("\nPROBLEMS\n");
+        for problem in &status.problems {
+            let place = match (&problem.file, problem.line) {
                 (Some(file), Some(line)) => format!("{file}:{line}: "),
                 (Some(file), None) => format!("{file}: "),
                 (None, _) => String::new(),
             };
-            out += &format!("  {place}{}: {}\n", text(&problem, "severity"), text(&problem, "message"));
+            writeln!(out, "  {place}{}: {}", or_dash(&problem.severity), or_dash(&problem.message))?;
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+fn write_proxy(ProxyStatus { proxy, warnings }: &ProxyStatus, out: &mut String) -> Result {
+    let state = if proxy.document_acknowledged.as_ref() == Some(&proxy.document_sent) {
+        "up to date"
+    } else {
+        "NOT UP TO DATE"
+    };
+    let (node, identity, envoy) = (or_dash(&proxy.node), or_dash(&proxy.identity), or_dash(&proxy.envoy));
+    let acknowledged = proxy.document_acknowledged.as_deref().unwrap_or("-");
+    writeln!(out, "  {node} ({identity}, Envoy {envoy}): {state}, document {acknowledged}")?;
+    for (kind, status) in &proxy.types {
+        if let Some(rejection) = &status.rejected {
+            writeln!(out, "    rejected {kind}: {}", rejection.error)?;
+        }
+    }
+    if let Some(held_back) = &proxy.held_back {
+        writeln!(out, "    document {} is not in force: {held_back}", held_back.document)?;
+    }
+    for warning in warnings {
+        writeln!(out, "    WARNING: {warning}")?;
+    }
+    Ok(())
+}
+
+/// The text, or a dash in place of nothing.
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use egress_core::proxies::Proxy;
 
     use super::*;
 
     #[test]
     fn warnings_in_words() {
-        let with = |flow_log: bool, proxies: Vec<serde_json::Value>| {
-            describe(&json!({ "flowLog": flow_log, "proxies": proxies }).to_string()).expect("a status")
+        let with = |flow_log: bool, proxies: Vec<ProxyStatus>| {
+            describe(&Status { flow_log, proxies, ..Status::default() })
         };
-        let proxy = json!({ "node": "n", "identity": "a/b", "warnings": ["look here"] });
+        let proxy = Proxy {
+            node: "n".to_owned(),
+            identity: "a/b".to_owned(),
+            document_sent: "1".to_owned(),
+            document_acknowledged: Some("1".to_owned()),
+            ..Proxy::default()
+        };
+        let proxy = ProxyStatus { proxy, warnings: vec!["look here".to_owned()] };
         let text = with(true, vec![proxy.clone()]);
-        assert!(text.contains("up to date, document -\n    WARNING: look here\n"), "{text}");
+        assert!(text.contains(": up to date, document 1\n    WARNING: look here\n"), "{text}");
         assert!(!text.contains("is not known"), "{text}");
         let text = with(false, vec![proxy]);
         assert!(text.contains("whether connections get to them is not known: `serve --flow-log`"), "{text}");

@@ -1,9 +1,11 @@
-//! The status of a running control plane, as those ask for it who are not the control plane: its client, its text for people,
-//! and what `explain` takes from it.
+//! The status of a running control plane: its JSON, which the admin port writes, its client, its text for people, and what
+//! `explain` reads of it.
 
 mod client;
 mod describe;
+mod model;
 pub mod proxies;
 
-pub use self::client::{ask, fetch, ready};
+pub use self::client::AdminClient;
 pub use self::describe::describe;
+pub use self::model::{Diagnostic, IdentityStatus, ObjectName, ObjectStatus, ProxyStatus, Status};

@@ -4,36 +4,35 @@ use std::collections::BTreeMap;
 
 pub use egress_compile::explain::proxies::{Proxies, ProxyState};
 use egress_policy::{Document, Identity};
-use serde_json::Value;
 
-/// Reads the status of a control plane.
+use crate::Status;
+
+/// Finds the proxies of an identity, or of one pod, in the status of a control plane.
 #[must_use]
-pub fn of(status: &Value, identity: &Identity, pod: Option<&str>, document: &Document) -> Proxies {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let known = text(&status["identities"][identity.to_string()]["document"]);
-    let mut proxies: Vec<ProxyState> = status["proxies"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|proxy| proxy["identity"] == identity.to_string())
-        .filter_map(|proxy| {
-            let node = text(&proxy["node"])?;
-            if !pod.is_none_or(|pod| is_of(&node, pod)) {
-                return None;
-            }
-            let types = proxy["types"].as_object().into_iter().flatten();
-            let rejected = types.filter_map(|(kind, status)| {
-                Some(format!("{kind}: {}", status["rejected"]["error"].as_str()?))
+pub fn of(status: &Status, identity: &Identity, pod: Option<&str>, document: &Document) -> Proxies {
+    let name = identity.to_string();
+    let known = status.identities.get(&name).map(|known| known.document.clone());
+    let mut proxies: Vec<ProxyState> = status
+        .proxies
+        .iter()
+        .map(|status| &status.proxy)
+        .filter(|proxy| proxy.identity == name && pod.is_none_or(|pod| is_of(&proxy.node, pod)))
+        .map(|proxy| {
+            let rejected = proxy.types.iter().filter_map(|(kind, status)| {
+                status.rejected.as_ref().map(|rejection| format!("{kind}: {}", rejection.error))
             });
-            let has = text(&proxy["documentAcknowledged"]);
-            let acknowledged = has.as_ref() == Some(&document.version);
-            Some(ProxyState { node, acknowledged, document: has, rejected: rejected.collect() })
+            ProxyState {
+                node: proxy.node.clone(),
+                acknowledged: proxy.document_acknowledged.as_ref() == Some(&document.version),
+                document: proxy.document_acknowledged.clone(),
+                rejected: rejected.collect(),
+            }
         })
         .collect();
     proxies.sort_by(|a, b| a.node.cmp(&b.node));
     Proxies {
         other_document: known.filter(|known| *known != document.version),
-        source_unavailable: text(&status["sourceUnavailable"]),
+        source_unavailable: status.source_unavailable.clone(),
         proxies,
     }
 }
@@ -58,7 +57,7 @@ fn is_of(node: &str, pod: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use egress_policy::{ApiVersion, Mode};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -77,7 +76,7 @@ mod tests {
             json!({"node": node, "identity": identity, "documentSent": "2", "documentAcknowledged": has,
                    "types": {"listener": {"rejected": null}, "extension": {"rejected": {"error": "no"}}}})
         };
-        let status = json!({
+        let status = serde_json::from_value(json!({
             "identities": {"ns/sa": {"document": "3"}},
             "proxies": [
                 proxy("p-2.sa.ns", "ns/sa", json!("1")),
@@ -85,7 +84,8 @@ mod tests {
                 proxy("p-10.sa.ns", "ns/sa", Value::Null),
                 proxy("p-1.other.ns", "ns/other", json!("2")),
             ],
-        });
+        }))
+        .expect("a status");
         let who = |pod| -> Vec<String> {
             let found = of(&status, &identity, pod, &document);
             assert_eq!(found.other_document.as_deref(), Some("3"));

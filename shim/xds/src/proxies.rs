@@ -8,67 +8,13 @@ use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use serde::Serialize;
 use tokio::sync::watch;
 
 use super::session::Event;
-use egress_core::proxies::{Fleet, HeldBack, ProxyRegistry, Refusal};
+use egress_core::proxies::{
+    Fleet, HeldBack, Protocol, Proxy, ProxyRegistry, Refusal, Rejection, ResourceType,
+};
 use egress_envoy::snapshot::type_url::short;
-
-/// Which protocol a stream speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// State of the world.
-    Sotw,
-    /// Changes only.
-    Delta,
-}
-
-/// One proxy, as `/status` shows it.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Proxy {
-    /// The node id.
-    pub node: String,
-    /// Whose sidecar it is, as `namespace/service-account`.
-    pub identity: String,
-    /// Envoy's version, as it says.
-    pub envoy: String,
-    /// What the stream speaks.
-    pub protocol: Protocol,
-    /// The version of the policy document that was sent last.
-    pub document_sent: String,
-    /// The version of the policy document that is in force: every type of it was acknowledged.
-    pub document_acknowledged: Option<String>,
-    /// By type.
-    pub types: BTreeMap<&'static str, TypeStatus>,
-    /// What it has not, because it refuses it, while it has something else instead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub held_back: Option<HeldBack>,
-}
-
-/// What a proxy has of one type.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TypeStatus {
-    /// The version that was sent last.
-    pub sent: Option<String>,
-    /// The version that is in force.
-    pub acknowledged: Option<String>,
-    /// What the proxy refused last, until it takes another version.
-    pub rejected: Option<Rejection>,
-}
-
-/// A refused version.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Rejection {
-    /// The version.
-    pub version: String,
-    /// Envoy's own words.
-    pub error: String,
-}
 
 /// A count for each value of one label.
 pub type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
@@ -109,7 +55,7 @@ pub struct Proxies {
 }
 
 /// What a proxy had refused, by type.
-type Rejections = BTreeMap<&'static str, Rejection>;
+type Rejections = BTreeMap<ResourceType, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
 const MOST_REFUSALS: usize = 10_000;
@@ -217,11 +163,11 @@ impl Registration<'_> {
             match event {
                 Event::Sent { type_url, version } => {
                     counts.sent.fetch_add(1, Ordering::Relaxed);
-                    proxy.types.entry(short(type_url)).or_default().sent = Some(version.clone());
+                    proxy.types.entry(short(type_url).into()).or_default().sent = Some(version.clone());
                 }
                 Event::Acknowledged { type_url, version, in_force: _, is_whole: _ } => {
                     counts.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    let status = proxy.types.entry(short(type_url)).or_default();
+                    let status = proxy.types.entry(short(type_url).into()).or_default();
                     status.sent = Some(version.clone());
                     if status.rejected.as_ref().is_none_or(|rejected| rejected.version != *version) {
                         status.acknowledged = Some(version.clone());
@@ -234,7 +180,7 @@ impl Registration<'_> {
                     if !is_last && names.is_empty() {
                         continue;
                     }
-                    proxy.types.entry(short(type_url)).or_default().rejected =
+                    proxy.types.entry(short(type_url).into()).or_default().rejected =
                         Some(Rejection { version: version.clone(), error: error.clone() });
                 }
             }

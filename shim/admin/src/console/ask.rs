@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::destination::Destination;
-use super::{Console, Served};
+use super::state::{Console, Served};
 use crate::status::Shared;
 use egress_compile::explain::Ask;
 use egress_compile::explain::evidence::Evidence;
 use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
-use egress_status::proxies;
+use egress_status::{ProxyStatus, Status, proxies};
 
 /// No answer, and why.
 pub(super) type Mistake = (StatusCode, String);
@@ -50,11 +50,12 @@ fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mist
     let evidence = Evidence::compiled(store, compiled, mesh);
     let mut report = egress_compile::explain::explain(&evidence, ask).map_err(mistake)?;
     let document = evidence.document(&ask.identity).map_err(mistake)?;
-    // What `proxies::of` reads of a status.
-    let status = json!({
-        "proxies": shared.proxies.list(),
-        "sourceUnavailable": shared.source.borrow().availability.reason(),
-    });
+    let proxies = shared.proxies.list().into_iter();
+    let status = Status {
+        proxies: proxies.map(|proxy| ProxyStatus { proxy, ..ProxyStatus::default() }).collect(),
+        source_unavailable: shared.source.borrow().availability.reason().map(str::to_owned),
+        ..Status::default()
+    };
     report.proxies = Some(proxies::of(&status, &ask.identity, None, &document));
     Ok(InWords::from(report))
 }

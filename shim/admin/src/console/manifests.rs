@@ -16,8 +16,8 @@ use egress_compile::{
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
-use super::Served;
 use super::ask::Whose;
+use super::state::Served;
 use egress_core::yaml;
 
 pub(super) async fn manifests(

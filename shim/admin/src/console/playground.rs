@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use axum::extract::{self, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Served, files};
+use super::files;
 
-const INDEX: &str = "index.html";
+pub(super) const INDEX: &str = "index.html";
 /// As the playground's own page says it, and that nobody frames it. It runs a wasm module.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
     connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -58,7 +57,8 @@ impl Playground {
         Ok(Self { files })
     }
 
-    async fn give(&self, name: &str, asked: &HeaderMap) -> Response {
+    /// One file.
+    pub(super) async fn give(&self, name: &str, asked: &HeaderMap) -> Response {
         let Some((path, kind)) = self.files.get(name) else {
             return (StatusCode::NOT_FOUND, "there is no such file\n").into_response();
         };
@@ -73,20 +73,5 @@ impl Playground {
             .headers_mut()
             .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY));
         response
-    }
-}
-
-pub(super) async fn index(state: State<Served>, headers: HeaderMap) -> Response {
-    file(state, extract::Path(INDEX.to_owned()), headers).await
-}
-
-pub(super) async fn file(
-    State(served): State<Served>,
-    extract::Path(name): extract::Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    match &served.console.playground {
-        Some(playground) => playground.give(&name, &headers).await,
-        None => StatusCode::NOT_FOUND.into_response(),
     }
 }

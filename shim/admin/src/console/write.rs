@@ -7,8 +7,8 @@
 
 mod folder;
 mod policy;
+mod problem;
 mod switch;
-mod token;
 
 use std::sync::Arc;
 
@@ -25,64 +25,14 @@ use serde_json::{Value, json};
 
 use self::folder::Folder;
 use self::policy::Policies;
-pub use self::token::Token;
-use super::Served;
+use self::problem::Problem;
 use super::destination::Destination;
+use super::state::{Served, Target};
 use crate::peer::Peer;
 use crate::status::Shared;
-use egress_kubernetes::{ClusterWriter, Refused};
 
 /// The longest request.
 pub(super) const LONGEST: usize = 256 << 10;
-
-/// How the console writes.
-#[derive(Debug)]
-pub struct Writes {
-    /// What a request must show.
-    pub token: Token,
-    /// Where it writes.
-    pub target: Target,
-}
-
-/// Where the console writes.
-#[derive(Debug)]
-pub enum Target {
-    /// To the folder of manifests.
-    Folder(std::path::PathBuf),
-    /// To a cluster.
-    Cluster(ClusterWriter),
-}
-
-/// Why nothing was written: for whoever asked, with what to do.
-#[derive(Debug, PartialEq, Eq)]
-struct Problem(StatusCode, String);
-
-impl Problem {
-    fn conflict(why: impl Into<String>) -> Self {
-        Self(StatusCode::CONFLICT, why.into())
-    }
-
-    fn invalid(why: impl Into<String>) -> Self {
-        Self(StatusCode::UNPROCESSABLE_ENTITY, why.into())
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let status = match &refused {
-            Refused::Exists(_) => StatusCode::CONFLICT,
-            Refused::Server(_) => StatusCode::BAD_GATEWAY,
-        };
-        Self(status, refused.to_string())
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Self(status, why) = self;
-        (status, format!("{why}\n")).into_response()
-    }
-}
 
 /// Lets a request write, or says why not.
 pub(super) async fn authorize(State(served): State<Served>, request: Request, next: Next) -> Response {

@@ -15,7 +15,8 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::console::playground::Playground;
-use crate::console::write::{Target, Token, Writes};
+use crate::console::token::Token;
+use crate::console::{Target, Writes};
 use egress_core::source::SourceState;
 use egress_xds::identify::Identification;
 

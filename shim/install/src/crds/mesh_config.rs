@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::definition::{Names, definition as define, version};
 use super::schema::{
     anything, block, boolean, choice, described, integer, list, object, port, strings, text,
 };
-use super::{Names, version};
 
 fn versions() -> [Value; 2] {
     let current = version("v1alpha2", specification(true));
@@ -26,7 +26,7 @@ pub(super) fn definition() -> Value {
         singular: "meshconfig",
         short: "meshconfig",
     };
-    super::definition(&names, &versions())
+    define(&names, &versions())
 }
 
 fn specification(current: bool) -> Value {

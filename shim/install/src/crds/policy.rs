@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::definition::{Names, definition, version};
 use super::schema::{at_most, block, choice, kept_if_null, list, object, port, text};
-use super::{Names, definition, version};
 use egress_compile::budget;
 
 /// In any case, as OSM takes them. OSM itself took any text, and ignored ports of other protocols.

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::definition::{Names, definition, former, version};
 use super::schema::{at_most, choice, kept_if_null, list, object, port, strings, text};
-use super::{Names, definition, former, version};
 use egress_compile::budget;
 
 pub(super) fn route_group() -> Value {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::definition::{Names, definition as define, version};
 use super::schema::{at_least, boolean, choice, described, list, object, port, text, within};
-use super::{Names, definition as define, version};
 
 pub(super) fn definition() -> Value {
     let mut version = version("v1alpha1", specification());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::Input;
+use super::input::Input;
 use crate::names::{ADMIN_PORT, NAME, Names, WEBHOOK_PORT, XDS_PORT};
 
 pub(super) fn service(names: &Names) -> Value {

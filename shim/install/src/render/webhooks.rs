@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Input, Secrets, encoded};
+use super::input::{Input, Secrets, encoded};
 use crate::names::NAME;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 

@@ -4,7 +4,7 @@ use egress_policy::EncryptedHello;
 use serde_json::{Value, json};
 
 use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
-use super::{Facts, Input};
+use super::input::{Facts, Input};
 use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
 use crate::values::PodDns;
 

@@ -9,7 +9,8 @@ use super::super::id::Id;
 use super::super::names::{CA_SECRET, NAME, Names, TLS_SECRET};
 use super::super::plan::{is_ours, pair};
 use super::super::render::{self, decoded};
-use super::{Report, State, images};
+use super::images;
+use super::report::{Report, State};
 
 pub(super) async fn definitions(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let mut missing = Vec::new();

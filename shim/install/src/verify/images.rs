@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::image;
 use super::super::names::NAME;
 use super::super::plan::WITHOUT_DIGEST;
-use super::{Report, State};
+use super::report::{Report, State};
 
 /// Looks at the image of the control plane, and at those that pods get.
 pub(super) fn look(deployment: &Value, config: Option<&Value>, report: &mut Report) {

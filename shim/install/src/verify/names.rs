@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::cluster::Cluster;
 use super::super::id::resource;
-use super::{Report, State};
+use super::report::{Report, State};
 
 /// Looks at the policies of these namespaces.
 pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::super::cluster::Cluster;
 use super::super::id::resource;
-use super::{Report, State};
+use super::report::{Report, State};
 use egress_inject::{
     HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
 };

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use egress_status::{AdminClient, ProxyStatus, Status};
 
 use super::super::names::{ADMIN_PORT, NAME, Names};
-use super::{Report, State};
+use super::report::{Report, State};
 
 const CHECK: &str = "proxies";
 
@@ -22,32 +22,26 @@ pub(super) async fn look(admin: Option<SocketAddr>, names: &Names, report: &mut 
         );
         return;
     };
-    let status = match egress_status::fetch(admin).await {
-        Ok(text) => serde_json::from_str::<Value>(&text).map_err(anyhow::Error::from),
-        Err(error) => Err(error),
-    };
-    match status {
+    match AdminClient::new(admin).status().await {
         Ok(status) => judge(&status, report),
         Err(error) => report.add(CHECK, State::Fail, format!("{error:#}")),
     }
 }
 
-fn judge(status: &Value, report: &mut Report) {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    if let Some(reason) = status["sourceUnavailable"].as_str() {
+fn judge(status: &Status, report: &mut Report) {
+    if let Some(reason) = &status.source_unavailable {
         report.add("source", State::Warn, format!("{reason}; the last good state is in force"));
     }
-    let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
     let mut wrong = Vec::new();
-    for proxy in &proxies {
-        let name = format!("{} ({})", text(&proxy["node"]), text(&proxy["identity"]));
-        let (sent, has) = (&proxy["documentSent"], &proxy["documentAcknowledged"]);
-        if sent != has {
-            wrong.push(format!("{name} has document {}, not {}", text(has), text(sent)));
+    for ProxyStatus { proxy, warnings: _ } in &status.proxies {
+        let name = format!("{} ({})", proxy.node, proxy.identity);
+        if proxy.document_acknowledged.as_ref() != Some(&proxy.document_sent) {
+            let acknowledged = proxy.document_acknowledged.as_deref().unwrap_or("-");
+            wrong.push(format!("{name} has document {acknowledged}, not {}", proxy.document_sent));
         }
-        for (kind, of) in proxy["types"].as_object().into_iter().flatten() {
-            if let Some(error) = of["rejected"]["error"].as_str() {
-                wrong.push(format!("{name} rejected {kind}: {error}"));
+        for (kind, of) in &proxy.types {
+            if let Some(rejection) = &of.rejected {
+                wrong.push(format!("{name} rejected {kind}: {}", rejection.error));
             }
         }
     }
@@ -55,7 +49,7 @@ fn judge(status: &Value, report: &mut Report) {
         CHECK,
         State::Warn,
         &wrong,
-        format!("{} connected, all with what they were sent", proxies.len()),
+        format!("{} connected, all with what they were sent", status.proxies.len()),
     );
 }
 
@@ -65,6 +59,10 @@ mod tests {
 
     use super::*;
 
+    fn status(json: serde_json::Value) -> Status {
+        serde_json::from_value(json).expect("a status")
+    }
+
     #[test]
     fn proxies_that_are_behind_are_named() {
         let proxy = |node: &str, has: &str| {
@@ -72,11 +70,11 @@ mod tests {
             "documentAcknowledged": has, "types": {} })
         };
         let mut report = Report::default();
-        judge(&json!({ "proxies": [proxy("one", "2"), proxy("two", "1")] }), &mut report);
+        judge(&status(json!({ "proxies": [proxy("one", "2"), proxy("two", "1")] })), &mut report);
         assert_eq!(report.checks[0].state, State::Warn);
         assert_eq!(report.checks[0].message, "two (a/b) has document 1, not 2");
         let mut report = Report::default();
-        judge(&json!({ "proxies": [proxy("one", "2")], "sourceUnavailable": "gone" }), &mut report);
+        judge(&status(json!({ "proxies": [proxy("one", "2")], "sourceUnavailable": "gone" })), &mut report);
         assert_eq!(report.checks[0].state, State::Warn);
         assert_eq!(report.checks[1].state, State::Ok);
     }

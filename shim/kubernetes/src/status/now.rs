@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+use egress_core::policy_status::{ConditionView, PolicyStatus};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -19,36 +19,6 @@ use egress_core::proxies::ProxyRegistry;
 #[derive(Clone, Debug, Default)]
 pub struct PolicyStatuses {
     observed: Option<watch::Receiver<Statuses>>,
-}
-
-/// What there is to say of a policy, as `kubectl describe egress` has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PolicyStatus {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// `Accepted`, `Programmed`, and `Conflicts` where there are any.
-    pub conditions: Vec<Told>,
-    /// How many of how many proxies have it, as `2/3`.
-    pub programmed: String,
-    /// Whether these are the proxies of all control planes, and not of this one alone.
-    pub of_all: bool,
-}
-
-/// A condition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
-    /// Which.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
-    /// Why, in a word.
-    pub reason: String,
-    /// The same in a line.
-    pub message: String,
 }
 
 impl PolicyStatuses {
@@ -69,10 +39,10 @@ impl PolicyStatuses {
                 let of_all = written.is_some();
                 let (condition, programmed) = written.unwrap_or_else(|| {
                     let (condition, short) = programmed(&tally(&verdict.sources, &reports, compiled));
-                    (Told::from(&condition), short)
+                    (ConditionView::from(&condition), short)
                 });
-                let mut conditions = vec![Told::from(&verdict.accepted), condition];
-                conditions.extend(verdict.conflicts.as_ref().map(Told::from));
+                let mut conditions = vec![ConditionView::from(&verdict.accepted), condition];
+                conditions.extend(verdict.conflicts.as_ref().map(ConditionView::from));
                 let (namespace, name) = key;
                 PolicyStatus { namespace, name, conditions, programmed, of_all }
             })
@@ -81,10 +51,10 @@ impl PolicyStatuses {
 }
 
 /// What all control planes together said of the proxies.
-fn all_said(observed: &Observed) -> Option<(Told, String)> {
+fn all_said(observed: &Observed) -> Option<(ConditionView, String)> {
     let condition = find(observed, PROGRAMMED)?;
     let text = |key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let told = Told {
+    let told = ConditionView {
         kind: PROGRAMMED.to_owned(),
         status: text("status"),
         reason: text("reason"),
@@ -93,7 +63,7 @@ fn all_said(observed: &Observed) -> Option<(Told, String)> {
     Some((told, observed.programmed.clone()?))
 }
 
-impl From<&Condition> for Told {
+impl From<&Condition> for ConditionView {
     fn from(Condition { kind, status, reason, message }: &Condition) -> Self {
         Self {
             kind: (*kind).to_owned(),

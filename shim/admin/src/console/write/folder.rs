@@ -10,8 +10,8 @@ use egress_compile::CompileOptions;
 use egress_compile::manifest::{Body, Kind, ObjectRef};
 use egress_compile::store::Store;
 
-use super::Problem;
 use super::policy::Policies;
+use super::problem::Problem;
 use super::switch;
 
 /// The folder.
