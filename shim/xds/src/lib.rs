@@ -11,4 +11,5 @@ pub mod limits;
 pub mod proxies;
 pub mod server;
 pub mod session;
+pub mod snapshot_cache;
 mod wire;
