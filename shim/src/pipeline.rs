@@ -12,7 +12,7 @@ use egress_compile::{CompileOptions, Compiled, compile};
 use egress_core::source::{Availability, SourceState};
 use egress_envoy::Generator;
 use egress_flows::memory::Memory;
-use egress_kubernetes::audit::{Audit, Snapshot as AuditedState, Witness};
+use egress_kubernetes::audit::{Audit, RequestLog, Snapshot as AuditedState};
 use egress_transport::connections::Pool;
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::Identification;
@@ -39,13 +39,13 @@ pub(crate) struct Pipeline {
     /// The proxies, whose acknowledgements make the status of policies.
     pub(crate) proxies: Arc<Proxies>,
     /// The requests that the webhook admitted, for the audit record.
-    pub(crate) witness: Arc<Witness>,
+    pub(crate) request_log: Arc<RequestLog>,
 }
 
 impl Pipeline {
     /// Waits for the first complete state, and starts the stages.
     pub(crate) async fn start(self, source: &mut RunningSource) -> Arc<SnapshotCache> {
-        let Self { options, replica, documents, generator, proxies, witness } = self;
+        let Self { options, replica, documents, generator, proxies, request_log } = self;
         let mut states = source.states();
         let first = first_state(&mut states, source.waits_for_first_state()).await;
 
@@ -55,7 +55,7 @@ impl Pipeline {
         documents.send_replace(Arc::clone(&compiled));
 
         let (audited, audit_states) = watch::channel((first.store, compiled));
-        tokio::spawn(Audit { witness, events: source.audit_events() }.run(audit_states));
+        tokio::spawn(Audit { request_log, events: source.audit_events() }.run(audit_states));
         source.write_statuses(&options, &replica, &documents.subscribe(), proxies);
 
         let cache = Arc::new(SnapshotCache::new(generator, documents.subscribe()));

@@ -20,7 +20,7 @@ use egress_envoy::{Generator, Settings};
 use egress_flows::memory::Memory;
 use egress_flows::store::{Keeper, Store};
 use egress_inject as inject;
-use egress_kubernetes::audit::Witness;
+use egress_kubernetes::audit::RequestLog;
 use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
 use egress_transport::connections::{encrypted, raise_file_limit, serve as serve_http};
 use egress_transport::tls::{Files, ServerTls};
@@ -121,9 +121,9 @@ pub async fn run(config: Config) -> Result<()> {
         writes: config.console_token.map(|token| Writes { token, target: target() }),
         playground: config.playground,
     };
-    let witness = Arc::new(Witness::default());
+    let request_log = Arc::new(RequestLog::default());
     let webhooks = Webhooks {
-        witness: Arc::clone(&witness),
+        request_log: Arc::clone(&request_log),
         options: config.options.clone(),
         sidecars: config.sidecars,
         source: source.states(),
@@ -143,7 +143,7 @@ pub async fn run(config: Config) -> Result<()> {
         documents,
         generator: Generator::new(config.envoy),
         proxies: Arc::clone(&proxies),
-        witness,
+        request_log,
     };
     let served = tokio::select! {
         result = wait_for_signal() => {

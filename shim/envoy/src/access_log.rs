@@ -11,7 +11,12 @@ use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccess
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
-use super::{Settings, name};
+use super::messages::any;
+use super::name;
+use super::settings::Settings;
+
+/// The filter state that holds the name that the plugin allowed, however a rule lists it.
+pub(super) const RESOLVED_NAME: &str = "egress.name";
 
 /// Of both kinds: `docs/access-log.md` says what they mean.
 const BOTH: [(&str, &str); 16] = [
@@ -36,7 +41,7 @@ const BOTH: [(&str, &str); 16] = [
 const CONNECTION: [(&str, &str); 7] = [
     ("kind", "connection"),
     ("protocol", "%FILTER_STATE(wasm.egress.protocol:PLAIN)%"),
-    // The name that the sidecar resolved (`listeners::NAME`), and where it resolved none, the one that a ClientHello had.
+    // The name that the sidecar resolved (`RESOLVED_NAME`), and where it resolved none, the one that a ClientHello had.
     ("name", "%FILTER_STATE(egress.name:PLAIN)%"),
     ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
     ("encrypted_hello", "%FILTER_STATE(wasm.egress.encrypted_hello:PLAIN)%"),
@@ -85,7 +90,7 @@ pub(super) fn request(settings: &Settings) -> Vec<AccessLog> {
 fn entry<M: Message + Name>(name: &str, config: &M) -> AccessLog {
     AccessLog {
         name: name.to_owned(),
-        config_type: Some(ConfigType::TypedConfig(super::any(config))),
+        config_type: Some(ConfigType::TypedConfig(any(config))),
         ..Default::default()
     }
 }
@@ -109,8 +114,7 @@ fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
 }
 
 /// What the filter says: the decision, the name that the sidecar resolved, and the one in a ClientHello.
-pub const FILTER_STATES: [&str; 3] =
-    ["wasm.egress.decision", super::listeners::NAME, "wasm.egress.server_name"];
+pub const FILTER_STATES: [&str; 3] = ["wasm.egress.decision", RESOLVED_NAME, "wasm.egress.server_name"];
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {
     let fields = fields.map(|(key, format)| ordered::Entry {

@@ -25,7 +25,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{
 };
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 
-use super::{Settings, any, name, names, traffic};
+use super::messages::any;
+use super::settings::Settings;
+use super::{dns, name, traffic};
 
 /// As Open Service Mesh has it (Envoy's default).
 const CONNECT_TIMEOUT: Duration = Duration { seconds: 5, nanos: 0 };
@@ -40,9 +42,9 @@ pub(super) fn original_dst(name: &str, settings: &Settings, limits: &Limits) -> 
 }
 
 /// A cluster whose hosts are names that the filter allowed, resolved here.
-pub(super) fn dns(name: &str, settings: &Settings, names: HostMatch, limits: &Limits) -> Cluster {
+pub(super) fn resolving(name: &str, settings: &Settings, names: HostMatch, limits: &Limits) -> Cluster {
     let config = ClusterConfig {
-        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(names::cache(
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns::cache(
             settings, names,
         ))),
         ..Default::default()
@@ -69,7 +71,7 @@ pub(super) fn own(cluster: &OwnCluster, settings: &Settings) -> Cluster {
             };
             // Open Service Mesh's statistics have this name.
             let alt_stat_name = name.replace(['.', ':'], "_");
-            Cluster { alt_stat_name, ..dns(name, settings, names, limits) }
+            Cluster { alt_stat_name, ..resolving(name, settings, names, limits) }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Names that the sidecar resolves: one DNS cache for names that rules list, one for those that only a
-//! wildcard lists, which lead to fewer addresses.
+//! The DNS caches of the sidecar: one for names that rules list, one for names that only a wildcard lists, which may lead to
+//! fewer addresses.
 
 use egress_policy::HostMatch;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{DnsLookupFamily, RefreshRate};
@@ -13,23 +13,24 @@ use envoy_types::pb::google::protobuf::{Duration, UInt32Value, UInt64Value};
 use envoy_types::pb::xds::core::v3::CidrRange;
 use ipnet::IpNet;
 
-use super::listeners::network_filter;
-use super::{Settings, any, name};
+use super::messages::{address, any, network_filter};
+use super::name;
+use super::settings::Settings;
 
-/// More names at a time are refused: each is asked for again and again while it is used.
-const MOST_HOSTS: u32 = 16_384;
+/// The most names in a cache. More are refused: each is asked for again and again while it is used.
+const MAX_HOSTS: u32 = 16_384;
 
-/// How soon a name that could not be resolved is asked for again: at first, and at most. Until then it is refused, so
+/// The first and the longest delay before a name that could not be resolved is asked for again. Until then it is refused, so
 /// a minute, which is Envoy's, would shut a name for that long after its name server is back.
-const RETRY_FIRST: Duration = Duration { seconds: 1, nanos: 0 };
-const RETRY_LAST: Duration = Duration { seconds: 5, nanos: 0 };
-/// How long a name server may take before it is asked again, in seconds, and how often it is asked. Envoy gives a name
+const FIRST_RETRY_DELAY: Duration = Duration { seconds: 1, nanos: 0 };
+const MAX_RETRY_DELAY: Duration = Duration { seconds: 5, nanos: 0 };
+/// The time before a name server is asked again, in seconds, and the number of tries. Envoy gives a name
 /// 5 s: with its own values, a datagram that is lost is not sent again in that time, and a name server that answers for
 /// IPv4 and never for IPv6 makes a name fail.
 const QUERY_TIMEOUT: u64 = 1;
 const QUERY_TRIES: u32 = 3;
 
-/// The cluster of names that are resolved so.
+/// The cluster of names that are listed so.
 pub(super) const fn cluster(names: HostMatch) -> &'static str {
     match names {
         HostMatch::Exact => name::DNS,
@@ -41,7 +42,7 @@ pub(super) const fn cluster(names: HostMatch) -> &'static str {
 pub(super) fn cache(settings: &Settings, names: HostMatch) -> DnsCacheConfig {
     let resolver = CaresDnsResolverConfig {
         // None: those of `/etc/resolv.conf`.
-        resolvers: settings.dns_resolvers.iter().copied().map(super::address).collect(),
+        resolvers: settings.dns_resolvers.iter().copied().map(address).collect(),
         // Kubernetes' search domains come first (`ndots:5`), and whoever makes a Service below one would lead the
         // name.
         dns_resolver_options: Some(DnsResolverOptions {
@@ -58,21 +59,26 @@ pub(super) fn cache(settings: &Settings, names: HostMatch) -> DnsCacheConfig {
         dns_lookup_family: DnsLookupFamily::All.into(),
         // Of names that have no address: an answer that says so is no failure for Envoy. Others are asked for when
         // their time to live is over.
-        dns_refresh_rate: Some(RETRY_LAST),
+        dns_refresh_rate: Some(MAX_RETRY_DELAY),
         dns_failure_refresh_rate: Some(RefreshRate {
-            base_interval: Some(RETRY_FIRST),
-            max_interval: Some(RETRY_LAST),
+            base_interval: Some(FIRST_RETRY_DELAY),
+            max_interval: Some(MAX_RETRY_DELAY),
         }),
-        max_hosts: Some(UInt32Value { value: MOST_HOSTS }),
+        max_hosts: Some(UInt32Value { value: MAX_HOSTS }),
         typed_dns_resolver_config: Some(TypedExtensionConfig {
             name: "envoy.network.dns_resolver.cares".to_owned(),
             typed_config: Some(any(&resolver)),
         }),
-        resolved_address_filter: Some(AddressMatcher {
-            ranges: settings.blocked.ranges(names).into_iter().map(cidr_range).collect(),
-            invert_match: false,
-        }),
+        resolved_address_filter: Some(resolved_address_filter(settings, names)),
         ..Default::default()
+    }
+}
+
+/// The filter that drops addresses in blocked ranges from every answer.
+fn resolved_address_filter(settings: &Settings, names: HostMatch) -> AddressMatcher {
+    AddressMatcher {
+        ranges: settings.blocked.ranges(names).into_iter().map(cidr_range).collect(),
+        invert_match: false,
     }
 }
 

@@ -1,111 +1,24 @@
-//! Envoy's side: the resources that one identity's proxies get, and the bootstrap that asks for them.
+//! The generator of snapshots: the resources that the proxies of one identity get.
 //!
-//! Listeners never change. What changes with policy is the configuration of the two plugins and
-//! whether the cluster `passthrough-outbound` exists.
+//! Listeners never change. A policy changes the configuration of the two plugins, and whether the cluster
+//! `passthrough-outbound` exists.
 
-pub mod access_log;
-pub mod bootstrap;
-mod clusters;
-pub mod credentials;
-mod http;
-mod listeners;
-mod names;
-mod plugins;
-pub mod reported;
-pub mod snapshot;
-mod traffic;
-
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use egress_compile::blocked_ranges::BlockedRanges;
 use egress_compile::{Limits, OwnCluster};
 use egress_policy::{Document, HostMatch, Mode};
-use envoy_types::pb::envoy::config::core::v3::{
-    Address, ExtensionConfigSource, SocketAddress, address, socket_address::PortSpecifier,
-};
-use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use crate::snapshot::{Resource, Shared, Snapshot, type_url};
+use crate::messages::any;
+use crate::settings::{Module, Settings};
+use crate::snapshot::{Resource, SharedBytes, Snapshot, type_url};
+use crate::{clusters, dns, http, listeners, name, plugins};
 
-/// The names that other parts of the system know. The listeners and the chain are Open Service Mesh's.
-pub mod name {
-    /// The cluster of the control plane, in the bootstrap.
-    pub const CONTROL_PLANE: &str = "osm-egress";
-    /// The listener that outbound connections are redirected to.
-    pub const LISTENER: &str = "outbound-listener";
-    /// The same for IPv6.
-    pub const LISTENER_IPV6: &str = "outbound-listener-ipv6";
-    /// Their filter chain.
-    pub const FILTER_CHAIN: &str = "outbound-egress-filter-chain";
-    /// Clusters.
-    pub use egress_compile::cluster::{DNS, DNS_WILDCARD, ORIGINAL_DST, PASSTHROUGH};
-    /// The cluster and internal listener where HTTP requests are decided.
-    pub const HTTP: &str = "egress-http";
-    /// The network plugin.
-    pub const NETWORK_PLUGIN: &str = "egress-policy";
-    /// The HTTP plugin.
-    pub const HTTP_PLUGIN: &str = "egress-http-policy";
-    /// The header by which the HTTP plugin names the cluster of a request.
-    pub const CLUSTER_HEADER: &str = "x-egress-cluster";
-    /// The header that tells the workload why it was refused.
-    pub const DENIED_HEADER: &str = "x-egress-denied";
-}
-
-/// How the module gets to Envoy.
-#[derive(Clone, Debug)]
-pub enum Module {
-    /// Inside the plugin's configuration: one channel, nothing else to secure.
-    Inline(Bytes),
-    /// As a file that Envoy's machine has.
-    File(PathBuf),
-}
-
-/// Which connections are intercepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum IpFamilies {
-    /// IPv4 and IPv6.
-    Dual,
-    /// IPv4 only, where machines have no IPv6.
-    Ipv4,
-}
-
-/// What is the same for every identity.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The module.
-    pub module: Module,
-    /// The port of the outbound listener.
-    pub listener_port: u16,
-    /// The HTTP status of a refused request.
-    pub http_deny_status: u16,
-    /// The name servers that Envoy asks; none: those of its own `/etc/resolv.conf`.
-    pub dns_resolvers: Vec<SocketAddr>,
-    /// Where names must not lead.
-    pub blocked: BlockedRanges,
-    /// How long the first bytes of a connection may take where they decide.
-    pub first_bytes_timeout: Duration,
-    /// How long a connection may be silent; none: as long as its ends want.
-    pub idle_timeout: Option<Duration>,
-    /// How long a connection to an HTTP origin is kept without a request.
-    pub upstream_idle_timeout: Duration,
-    /// Whether requests may have methods that Envoy does not know.
-    pub allow_custom_methods: bool,
-    /// Which connections are intercepted.
-    pub ip_families: IpFamilies,
-    /// Whether proxies tell the control plane of each connection and request.
-    pub flow_log: bool,
-}
-
-/// Makes snapshots.
+/// The generator of snapshots.
 #[derive(Debug)]
 pub struct Generator {
     settings: Settings,
-    module: Option<Shared>,
+    module: Option<SharedBytes>,
     constant: Vec<(&'static str, Arc<Resource>)>,
     passthrough: Arc<Resource>,
 }
@@ -118,11 +31,11 @@ impl Generator {
         let listeners = listeners::outbound(&settings).into_iter().chain([http::listener(&settings)]);
         let listeners =
             listeners.map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
-        let dns = |names| clusters::dns(names::cluster(names), &settings, names, &limits);
+        let resolving = |names| clusters::resolving(dns::cluster(names), &settings, names, &limits);
         let clusters = [
             clusters::original_dst(name::ORIGINAL_DST, &settings, &limits),
-            dns(HostMatch::Exact),
-            dns(HostMatch::Wildcard),
+            resolving(HostMatch::Exact),
+            resolving(HostMatch::Wildcard),
             clusters::http(&settings),
         ]
         .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
@@ -131,14 +44,14 @@ impl Generator {
             constant: listeners.chain(clusters).collect(),
             passthrough: resource(passthrough.name.clone(), &passthrough),
             module: match &settings.module {
-                Module::Inline(bytes) => Some(Shared::new(bytes.clone())),
+                Module::Inline(bytes) => Some(SharedBytes::new(bytes.clone())),
                 Module::File(_) => None,
             },
             settings,
         }
     }
 
-    /// What the proxies of the document's identity get; `own` are the clusters that it names.
+    /// The snapshot for the proxies of the document's identity; `own` are the clusters that the document names.
     #[must_use]
     pub fn snapshot(&self, document: &Arc<Document>, own: &[OwnCluster]) -> Snapshot {
         let plugins = plugins::both(document, &self.settings, self.module.as_ref())
@@ -163,42 +76,17 @@ fn resource<M: Message + Name>(name: String, message: &M) -> Arc<Resource> {
     Arc::new(Resource::new(name, any(message)))
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
-}
-
-fn address(address: SocketAddr) -> Address {
-    Address {
-        address: Some(address::Address::SocketAddress(SocketAddress {
-            address: address.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
-            ..Default::default()
-        })),
-    }
-}
-
-/// A plugin's configuration by ECDS over the aggregated stream, with no default: until it is there,
-/// Envoy closes connections.
-fn by_discovery(type_url: String) -> ExtensionConfigSource {
-    use envoy_types::pb::envoy::config::core::v3::{
-        AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
-    };
-    ExtensionConfigSource {
-        config_source: Some(ConfigSource {
-            resource_api_version: ApiVersion::V3.into(),
-            config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-            ..Default::default()
-        }),
-        type_urls: vec![type_url],
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use egress_compile::blocked_ranges::BlockedRanges;
     use egress_policy::{ApiVersion, Identity};
+    use envoy_types::pb::google::protobuf::Any;
 
     use super::*;
+    use crate::settings::IpFamilies;
 
     fn document(mode: Mode, version: &str) -> Arc<Document> {
         Arc::new(Document {

@@ -31,8 +31,9 @@ use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 use egress_standalone::refusals::{EnvoyRefusal, REFUSALS};
 use prost::Name;
 
-use super::listeners::{network_filter, original_dst};
-use super::{Settings, access_log, any, by_discovery, name, traffic};
+use super::messages::{any, by_discovery, network_filter, original_dst};
+use super::settings::Settings;
+use super::{access_log, name, traffic};
 
 /// How long the headers of a request may take from their first byte to their last. Envoy holds them until then;
 /// the filter bounds their number and bytes. Web servers wait for less (nginx 60 s, Apache 20 to 40 s).

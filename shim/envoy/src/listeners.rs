@@ -8,23 +8,23 @@ use egress_policy::HostMatch;
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, TrafficDirection, data_source, substitution_format_string::Format,
 };
-use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
-};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3::{
     FilterStateValue,
     filter_state_value::{Key, SharedWithUpstream, Value},
 };
-use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as NetworkWasm;
 use envoy_types::pb::google::protobuf::UInt32Value;
-use prost::{Message, Name};
+use prost::Name;
 
-use super::{IpFamilies, Settings, access_log, address, any, by_discovery, name, names, traffic};
+use super::access_log::RESOLVED_NAME;
+use super::messages::{address, by_discovery, network_filter, original_dst};
+use super::settings::{IpFamilies, Settings};
+use super::{access_log, dns, name, traffic};
 
-/// All of them.
+/// The outbound listeners.
 pub(super) fn outbound(settings: &Settings) -> Vec<Listener> {
     let ipv4 = (name::LISTENER, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let ipv6 = (name::LISTENER_IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED));
@@ -69,9 +69,9 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
                 plugin,
                 // A name that only a wildcard lists is the dynamic host for this filter alone, and any other for the
                 // second one alone: else each would be resolved for both caches, one after the other.
-                names::filter(settings, HostMatch::Wildcard),
+                dns::filter(settings, HostMatch::Wildcard),
                 network_filter("egress-state", &state()),
-                names::filter(settings, HostMatch::Exact),
+                dns::filter(settings, HostMatch::Exact),
                 network_filter("egress-name", &dynamic_host()),
                 network_filter("envoy.filters.network.tcp_proxy", &tcp_proxy),
             ],
@@ -81,8 +81,6 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
     }
 }
 
-/// The filter state that holds the name that the plugin allowed, however a rule lists it.
-pub(super) const NAME: &str = "egress.name";
 /// The filter state by which Envoy's filters and clusters know a name.
 const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 
@@ -98,7 +96,7 @@ fn state() -> SetFilterState {
             shared("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
             FilterStateValue {
                 factory_key: "envoy.string".to_owned(),
-                ..value(NAME, &[exact, &by_wildcard].concat())
+                ..value(RESOLVED_NAME, &[exact, &by_wildcard].concat())
             },
             FilterStateValue { skip_if_empty: false, ..value(DYNAMIC_HOST, exact) },
         ],
@@ -109,7 +107,7 @@ fn state() -> SetFilterState {
 /// Makes every name that the plugin allowed the dynamic host, which is how clusters find its addresses.
 fn dynamic_host() -> SetFilterState {
     SetFilterState {
-        on_new_connection: vec![value(DYNAMIC_HOST, &format!("%FILTER_STATE({NAME}:PLAIN)%"))],
+        on_new_connection: vec![value(DYNAMIC_HOST, &format!("%FILTER_STATE({RESOLVED_NAME}:PLAIN)%"))],
         ..Default::default()
     }
 }
@@ -133,16 +131,4 @@ fn value(key: &str, format: &str) -> FilterStateValue {
         skip_if_empty: true,
         ..Default::default()
     }
-}
-
-pub(super) fn original_dst() -> ListenerFilter {
-    ListenerFilter {
-        name: "envoy.filters.listener.original_dst".to_owned(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(any(&OriginalDst {}))),
-        ..Default::default()
-    }
-}
-
-pub(super) fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
-    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(config))) }
 }

@@ -17,12 +17,17 @@ use prost::Name;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use std::sync::Arc;
 
-use super::{Module, Settings, name};
-use crate::snapshot::{NONCE, Part, PolicyText, Resource, Shared};
+use super::name;
+use super::settings::{Module, Settings};
+use crate::snapshot::{NONCE, Part, PolicyText, Resource, SharedBytes};
 
 /// The configurations of the network and the HTTP plugin. They differ in their first field only, so
 /// that one VM per worker serves both and compiles the policy once.
-pub(super) fn both(document: &Arc<Document>, settings: &Settings, module: Option<&Shared>) -> [Resource; 2] {
+pub(super) fn both(
+    document: &Arc<Document>,
+    settings: &Settings,
+    module: Option<&SharedBytes>,
+) -> [Resource; 2] {
     let policy = Arc::new(PolicyText::new(Arc::clone(document)));
     let plugin = |name: &str, plugin, type_url| {
         let wasm = nested(1, wasm(name, plugin, &document.version, &policy, settings, module));
@@ -77,7 +82,7 @@ fn wasm(
     version: &str,
     policy: &Arc<PolicyText>,
     settings: &Settings,
-    module: Option<&Shared>,
+    module: Option<&SharedBytes>,
 ) -> Vec<Part> {
     let config = PluginConfig {
         plugin,

@@ -10,7 +10,7 @@ use egress_compile::OwnCluster;
 use egress_policy::Document;
 
 pub use self::policy_text::{Pieces, PolicyText};
-pub use self::resource::{NONCE, Part, Piece, Resource, Shared};
+pub use self::resource::{NONCE, Part, Piece, Resource, SharedBytes};
 
 /// The types of resources that there are.
 pub mod type_url {
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn versions_are_of_the_content() {
-        let module = |bytes: &'static [u8]| Part::Module(Shared::new(Bytes::from_static(bytes)));
+        let module = |bytes: &'static [u8]| Part::Module(SharedBytes::new(Bytes::from_static(bytes)));
         let parts = |before, policy, after| {
             vec![constant(before), Part::Nonce, policy, constant(after), module(b"m")]
         };

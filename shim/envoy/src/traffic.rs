@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 
-use super::any;
+use super::messages::any;
 
 /// The largest headers that Envoy can be told to take, in KiB. Its own 60 KiB refuse what web servers with large
 /// buffers take.

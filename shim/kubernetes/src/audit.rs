@@ -3,14 +3,14 @@
 //! Enforcement comes first: a change is recorded after proxies were given it. Changes that arrive while one is compared
 //! become one record. Memory is bounded: one state beside the current one, and a list of requests that the webhook saw.
 
-mod witness;
+mod request_log;
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub use self::witness::{User, Witness};
-use crate::{AuditEvent, AuditEvents};
+pub use self::request_log::{RequestLog, User};
+use crate::audit_events::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
 use egress_compile::changes::{Effect, GrantChange, Listed, State, grant_changes};
 use egress_compile::manifest::{Object, ObjectRef, Revision};
@@ -27,7 +27,7 @@ pub type Snapshot = (Arc<Store>, Arc<Compiled>);
 #[derive(Debug)]
 pub struct Audit {
     /// The requests that the webhook saw.
-    pub witness: Arc<Witness>,
+    pub request_log: Arc<RequestLog>,
     /// Where events go; none: there is no API server.
     pub events: Option<AuditEvents>,
 }
@@ -50,8 +50,8 @@ impl Audit {
         async move {
             while states.changed().await.is_ok() {
                 let after = states.borrow_and_update().clone();
-                let (old, new, witness) = (before, after.clone(), Arc::clone(&self.witness));
-                let records = tokio::task::spawn_blocking(move || records(&old, &new, &witness));
+                let (old, new, request_log) = (before, after.clone(), Arc::clone(&self.request_log));
+                let records = tokio::task::spawn_blocking(move || records(&old, &new, &request_log));
                 match records.await {
                     Ok(records) => self.write(records),
                     Err(_) => {
@@ -77,7 +77,11 @@ impl Audit {
     }
 }
 
-fn records((old_store, old): &Snapshot, (new_store, new): &Snapshot, witness: &Witness) -> Vec<Record> {
+fn records(
+    (old_store, old): &Snapshot,
+    (new_store, new): &Snapshot,
+    request_log: &RequestLog,
+) -> Vec<Record> {
     let changes =
         grant_changes(State { store: old_store, compiled: old }, State { store: new_store, compiled: new });
     if changes.is_empty() {
@@ -90,7 +94,7 @@ fn records((old_store, old): &Snapshot, (new_store, new): &Snapshot, witness: &W
             let found = now(object).or_else(|| before.get(object).copied());
             found.map(|object: &Object| object.metadata.revision.clone()).unwrap_or_default()
         };
-        let users = change.changed.iter().flat_map(|object| witness.users_of(object, now(object)));
+        let users = change.changed.iter().flat_map(|object| request_log.users_of(object, now(object)));
         let mut users: Vec<String> = users.map(|user| user.to_string()).collect();
         users.sort();
         users.dedup();

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::status::events::{Event, Events, Involved, make, named};
+use super::status::events::{Event, EventBudget, InvolvedObject, create_event, named};
 use super::status::timestamp;
 use egress_compile::manifest::ObjectRef;
 
@@ -64,11 +64,11 @@ impl AuditEvents {
 }
 
 async fn write(client: Client, mut queue: Receiver<(Instant, AuditEvent)>, delay: Duration) {
-    let mut pace = Events::new(Instant::now());
+    let mut budget = EventBudget::new(Instant::now());
     while let Some((queued, AuditEvent { object, uid, id, mut message, is_first_hand: _ })) =
         queue.recv().await
     {
-        if !pace.may(Instant::now()) {
+        if !budget.take(Instant::now()) {
             tracing::warn!(target: "audit", object = %object, change = id, "an event is left out");
             continue;
         }
@@ -81,6 +81,6 @@ async fn write(client: Client, mut queue: Receiver<(Instant, AuditEvent)>, delay
         }
         let name = named(&object.name, &id);
         let event = Event { kind: "Normal", reason: "GrantChanged", message };
-        make(&client, &Involved { object, uid }, &event, &name, &timestamp()).await;
+        create_event(&client, &InvolvedObject { object, uid }, &event, &name, &timestamp()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! From the command line to a client.
+//! The client of an API server, by a kubeconfig or the credentials of a pod.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,8 +6,11 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// How long connecting to the API server may take. Whoever waits longer would not notice that it is away.
-const CONNECT: Duration = Duration::from_secs(3);
+/// The time that connecting to the API server may take, so that an absent one is noticed soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The name under which fields, objects and events are written: the field manager of server-side apply.
+pub(crate) const MANAGER: &str = "osm-egress";
 
 /// A client, and where it connects to.
 #[derive(Clone)]
@@ -25,10 +28,10 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Why there is no client.
+/// The reason why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nothing says which cluster.
+    /// No cluster is named.
     #[error(
         "there is no folder and no cluster to read from: pass `--config-dir DIR`, or `--kubeconfig FILE`, \
          or run this in a pod ({0})"
@@ -37,9 +40,9 @@ pub enum ConnectError {
     /// A kubeconfig that was named cannot be used.
     #[error("cannot use {file}: {reason}")]
     Kubeconfig {
-        /// Which.
+        /// The file.
         file: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The pod's own credentials cannot be used.
@@ -50,7 +53,7 @@ pub enum ConnectError {
     Client {
         /// The API server's URL.
         server: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -71,14 +74,14 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Connection, ConnectErr
     } else {
         Config::from_kubeconfig(&options).await.map_err(|error| ConnectError::Nowhere(chain(&error)))?
     };
-    config.connect_timeout = Some(CONNECT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)
         .map_err(|error| ConnectError::Client { server: server.clone(), reason: chain(&error) })?;
     Ok(Connection { client, server })
 }
 
-/// What an error says, with its causes that it does not repeat.
+/// The text of an error and of those causes that it does not repeat.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -93,7 +96,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What an error of the API server says, in one line.
+/// The text of an error of the API server, in one line.
 #[must_use]
 pub fn reason(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
@@ -104,7 +107,7 @@ pub fn reason(error: &kube::Error) -> String {
     format!("the API server does not answer: {why}")
 }
 
-/// Whether the API server does not know what it was asked for.
+/// Whether the API server answered 404: no such object or kind.
 #[must_use]
 pub fn is_unknown(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)

@@ -1,52 +1,30 @@
 //! A Kubernetes cluster: every object that matters, watched at its API server.
 //!
 //! One task follows each kind and sends what happens to one that gathers it: so the state is a plain value
-//! that changes in one place (`gather.rs`), and a list and a change are the same thing to it.
+//! that changes in one place (`cluster_cache.rs`), and a list and a change are the same thing to it.
 //!
 //! Nothing is published before every kind was read once: half a cluster could grant more, or less, than the
 //! whole. While the API server is away the last state stays and the source says that it is unavailable.
 
-pub mod audit;
-mod audit_events;
-mod connect;
-mod follow;
-mod gather;
-mod kinds;
-mod object;
-mod once;
-mod probe;
-mod replicas;
-mod review;
-mod services;
-mod status;
-pub mod webhook;
-mod write;
-
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use egress_compile::{CompileOptions, Compiled};
+use egress_core::proxies::ProxyRegistry;
+use egress_core::source::SourceState;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub use self::audit_events::{AuditEvent, AuditEvents};
-pub use self::connect::{ConnectError, Connection, connect, is_unknown, reason};
-use self::gather::{Event, Gather};
-use self::kinds::WATCHED;
-pub use self::object::is_ours;
-pub(crate) use self::object::{Item, Key, Observed, read};
-pub use self::once::{Pod, pod, read_once};
-pub use self::replicas::LABEL as REPORTS_LABEL;
-pub use self::replicas::last_said;
-use self::replicas::{Exchange, Report};
-pub use self::review::Reviewer;
-pub use self::status::PolicyStatuses;
-pub use self::write::{ClusterWriter, Refused};
-use egress_compile::{CompileOptions, Compiled};
-use egress_core::proxies::ProxyRegistry;
-use egress_core::source::SourceState;
+use crate::audit_events::AuditEvents;
+use crate::cluster_cache::{ClusterCache, Event};
+use crate::kind_watcher::watch_kind;
+use crate::kinds::WATCHED;
+use crate::object::Statuses;
+use crate::probe::probe_api_server;
+use crate::replicas::{Report, ReportSync};
+use crate::status::{self, PolicyStatuses};
 
 /// After something happened, how long to wait for more.
 const QUIET: Duration = Duration::from_millis(3);
@@ -58,15 +36,12 @@ const WAIT_FOR_PODS: Duration = Duration::from_secs(1);
 /// How many events may wait; who sends more waits himself.
 const WAITING: usize = 1024;
 
-/// The statuses of policies, by their names.
-type Statuses = Arc<BTreeMap<Key, Arc<Observed>>>;
-
 /// A cluster that is being watched, until this is dropped.
 #[derive(Debug)]
 pub struct Cluster {
     states: watch::Receiver<SourceState>,
     observed: watch::Receiver<Statuses>,
-    exchange: Option<Exchange>,
+    report_sync: Option<ReportSync>,
     tasks: JoinSet<()>,
 }
 
@@ -74,17 +49,17 @@ impl Cluster {
     /// Watches a cluster, from within a runtime.
     #[must_use]
     pub fn watch(client: &Client, options: &CompileOptions) -> Self {
-        let mut gather = Gather::new(options, WATCHED.iter().map(|watched| watched.kind));
-        let (publish, states) = watch::channel(gather.state());
+        let mut cache = ClusterCache::new(options, WATCHED.iter().map(|watched| watched.kind));
+        let (publish, states) = watch::channel(cache.publish());
         let (publish_statuses, observed) = watch::channel(Statuses::default());
         let (sender, events) = mpsc::channel(WAITING);
         let mut tasks = JoinSet::new();
         for watched in WATCHED {
-            tasks.spawn(follow::follow(client.clone(), *watched, options.clone(), sender.clone()));
+            tasks.spawn(watch_kind(client.clone(), *watched, options.clone(), sender.clone()));
         }
-        tasks.spawn(probe::probe(client.clone(), sender));
-        tasks.spawn(run(gather, events, publish, publish_statuses));
-        Self { states, observed, exchange: None, tasks }
+        tasks.spawn(probe_api_server(client.clone(), sender));
+        tasks.spawn(run(cache, events, publish, publish_statuses));
+        Self { states, observed, report_sync: None, tasks }
     }
 
     /// Says in the status of each policy what became of it, and which proxies have it: those of this control plane,
@@ -97,7 +72,7 @@ impl Cluster {
         compiled: &watch::Receiver<Arc<Compiled>>,
         proxies: Arc<dyn ProxyRegistry>,
     ) {
-        let exchange = Exchange::new(client, options, replica);
+        let report_sync = ReportSync::new(client, options, replica);
         let (publish_own, own) = watch::channel(Arc::new(Report::default()));
         let (publish_others, others) = watch::channel(None);
         let inputs = status::Inputs {
@@ -107,10 +82,10 @@ impl Cluster {
             own,
             others,
         };
-        self.tasks.spawn(exchange.clone().publish(proxies, compiled.clone(), publish_own));
-        self.tasks.spawn(exchange.clone().listen(publish_others));
+        self.tasks.spawn(report_sync.clone().publish(proxies, compiled.clone(), publish_own));
+        self.tasks.spawn(report_sync.clone().watch_peers(publish_others));
         self.tasks.spawn(status::write(client.clone(), inputs));
-        self.exchange = Some(exchange);
+        self.report_sync = Some(report_sync);
     }
 
     /// Begins to make events of the audit record.
@@ -121,8 +96,8 @@ impl Cluster {
     /// Stops watching and writing, and tells other control planes that this one has no proxies any more.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
-        if let Some(exchange) = &self.exchange {
-            exchange.leave().await;
+        if let Some(report_sync) = &self.report_sync {
+            report_sync.leave().await;
         }
     }
 
@@ -139,9 +114,9 @@ impl Cluster {
     }
 }
 
-/// Gathers what happens, and publishes what changed.
+/// ClusterCaches what happens, and publishes what changed.
 async fn run(
-    mut gather: Gather,
+    mut cache: ClusterCache,
     mut events: mpsc::Receiver<Event>,
     publish: watch::Sender<SourceState>,
     statuses: watch::Sender<Statuses>,
@@ -153,12 +128,12 @@ async fn run(
             None => Some(events.recv().await),
         };
         match next {
-            Some(Some(event)) => gather.take(event),
+            Some(Some(event)) => cache.apply_event(event),
             Some(None) => break,
             None => {}
         }
         if patience.is_some_and(|until| until <= Instant::now()) {
-            gather.give_up();
+            cache.give_up();
             patience = None;
         }
         let end = Instant::now() + COALESCE;
@@ -166,24 +141,21 @@ async fn run(
         while let Ok(Some(event)) =
             tokio::time::timeout_at(end.min(Instant::now() + QUIET), events.recv()).await
         {
-            gather.take(event);
+            cache.apply_event(event);
             if Instant::now() >= end {
                 break;
             }
         }
-        if gather.is_different() {
-            publish.send_replace(gather.state());
+        if cache.has_changed() {
+            publish.send_replace(cache.publish());
         }
-        if let Some(observed) = gather.observed() {
+        if let Some(observed) = cache.take_observed() {
             statuses.send_replace(Arc::new(observed));
         }
-        patience = if gather.is_waiting() {
-            patience.or_else(|| Some(Instant::now() + WAIT_FOR_PODS))
-        } else {
-            None
-        };
+        patience =
+            if cache.is_waiting() { patience.or_else(|| Some(Instant::now() + WAIT_FOR_PODS)) } else { None };
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! What the cluster says, gathered from what happens. A plain value: no I/O.
+//! The objects of a cluster, kept up to date by events. A plain value: no I/O.
 //!
 //! INVARIANT(same-state): the store is a function of the objects as they are now, however that was learnt:
 //! by one change after another, by a list, or by both in any order. So any number of control planes agree.
@@ -13,7 +13,7 @@ use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, MONITORED_LABEL, PolicyNamespaces};
 use egress_core::source::{Availability, SourceState};
 
-/// What happened.
+/// An event of the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
     /// A list of all objects of a kind begins.
@@ -28,15 +28,19 @@ pub(super) enum Event {
     Deleted(Kind, Key),
     /// The API server does not know this kind, and need not.
     Absent(Kind),
-    /// A kind cannot be followed, for this reason; nothing: it can, again.
-    Followed(Kind, Option<String>),
-    /// The API server does not answer, for this reason; nothing: it does.
-    Server(Option<String>),
+    /// A kind cannot be watched, for this reason.
+    WatchFailed(Kind, String),
+    /// A kind can be watched again.
+    WatchRecovered(Kind),
+    /// The API server answers.
+    ServerAvailable,
+    /// The API server does not answer, for this reason.
+    ServerUnavailable(String),
 }
 
-/// What is known.
+/// The objects of a cluster, and what they make of the store.
 #[derive(Debug)]
-pub(super) struct Gather {
+pub(super) struct ClusterCache {
     mesh_name: String,
     /// Policies of the namespaces that are named here count without the label of the mesh.
     policy_namespaces: PolicyNamespaces,
@@ -50,21 +54,21 @@ pub(super) struct Gather {
     unread: BTreeSet<Kind>,
     /// The namespaces that belong to the mesh.
     monitored: BTreeSet<String>,
-    /// The statuses of policies, and whether they changed since they were asked for.
+    /// The statuses of policies, and whether they changed since they were taken.
     observed: (BTreeMap<Key, Arc<Observed>>, bool),
     failing: BTreeMap<Kind, String>,
-    server: Option<String>,
+    server_failure: Option<String>,
     store: Store,
-    /// Whether anything was published.
+    /// Whether a complete state was published.
     published: bool,
-    /// Whether the store changed since it was asked for.
+    /// Whether the store changed since it was published.
     changed: bool,
-    /// What was said last.
-    said: Availability,
+    /// The availability that was published last.
+    published_availability: Availability,
 }
 
-impl Gather {
-    /// Knows nothing yet, and is complete when these kinds were read.
+impl ClusterCache {
+    /// An empty cache, which is complete once these kinds were read.
     pub(super) fn new(options: &CompileOptions, kinds: impl IntoIterator<Item = Kind>) -> Self {
         Self {
             mesh_name: options.mesh_name.clone(),
@@ -76,34 +80,34 @@ impl Gather {
             monitored: BTreeSet::new(),
             observed: (BTreeMap::new(), false),
             failing: BTreeMap::new(),
-            server: None,
+            server_failure: None,
             store: Store::default(),
             published: false,
             changed: false,
-            said: Availability::Available,
+            published_availability: Availability::Available,
         }
     }
 
-    /// Whether there is anything to say that was not said.
-    pub(super) fn is_different(&mut self) -> bool {
+    /// Whether the state differs from the published one.
+    pub(super) fn has_changed(&mut self) -> bool {
         self.resolve();
-        (self.changed && self.is_complete()) || self.availability() != self.said
+        (self.changed && self.is_complete()) || self.availability() != self.published_availability
     }
 
-    /// What there is to say.
-    pub(super) fn state(&mut self) -> SourceState {
+    /// The state to publish.
+    pub(super) fn publish(&mut self) -> SourceState {
         self.resolve();
-        self.said = self.availability();
+        self.published_availability = self.availability();
         if !self.is_complete() {
-            return SourceState { store: Arc::default(), availability: self.said.clone() };
+            return SourceState { store: Arc::default(), availability: self.published_availability.clone() };
         }
         self.changed = false;
         self.published = true;
-        SourceState { store: Arc::new(self.store.clone()), availability: self.said.clone() }
+        SourceState { store: Arc::new(self.store.clone()), availability: self.published_availability.clone() }
     }
 
-    /// The statuses of policies, where they changed since they were asked for.
-    pub(super) fn observed(&mut self) -> Option<BTreeMap<Key, Arc<Observed>>> {
+    /// The statuses of policies, if they changed since the last call.
+    pub(super) fn take_observed(&mut self) -> Option<BTreeMap<Key, Arc<Observed>>> {
         let (observed, changed) = &mut self.observed;
         std::mem::take(changed).then(|| observed.clone())
     }
@@ -115,7 +119,7 @@ impl Gather {
         }
     }
 
-    /// Whether all was read. A list of pods takes long, and what slices name meanwhile comes right after it.
+    /// Whether all kinds were read. A list of pods takes long, and what slices name meanwhile comes right after it.
     fn is_complete(&self) -> bool {
         self.unread.is_empty() && (self.published || !self.services.is_waiting())
     }
@@ -125,13 +129,13 @@ impl Gather {
         self.services.is_waiting()
     }
 
-    /// Ends that.
+    /// Stops waiting for pods.
     pub(super) fn give_up(&mut self) {
         self.services.give_up();
     }
 
     fn availability(&self) -> Availability {
-        let failing = self.failing.values().next().or(self.server.as_ref());
+        let failing = self.failing.values().next().or(self.server_failure.as_ref());
         if let Some(reason) = failing {
             return Availability::Unavailable { reason: reason.clone() };
         }
@@ -141,8 +145,8 @@ impl Gather {
         Availability::Unavailable { reason: "the cluster was not read completely yet".to_owned() }
     }
 
-    /// Takes in what happened.
-    pub(super) fn take(&mut self, event: Event) {
+    /// Applies an event.
+    pub(super) fn apply_event(&mut self, event: Event) {
         match event {
             Event::Begin(kind) => drop(self.listing.insert(kind, BTreeMap::new())),
             Event::Listed(kind, item) => {
@@ -164,14 +168,13 @@ impl Gather {
                     self.services.has_slices(false);
                 }
             }
-            Event::Followed(kind, Some(reason)) => drop(self.failing.insert(kind, reason)),
-            Event::Followed(kind, None) => drop(self.failing.remove(&kind)),
-            Event::Server(answer) => {
-                if answer.is_none() {
-                    self.services.tick();
-                }
-                self.server = answer;
+            Event::WatchFailed(kind, reason) => drop(self.failing.insert(kind, reason)),
+            Event::WatchRecovered(kind) => drop(self.failing.remove(&kind)),
+            Event::ServerAvailable => {
+                self.services.tick();
+                self.server_failure = None;
             }
+            Event::ServerUnavailable(reason) => self.server_failure = Some(reason),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Follows one kind for ever: finds the version that is served, lists, watches, and begins again.
+//! The watcher of one kind: finds the served version, lists, watches, and starts again after a failure.
 
 use std::time::Duration;
 
@@ -9,84 +9,87 @@ use kube::{Api, Client};
 use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
-use super::connect::{is_unknown, reason};
-use super::gather::Event;
-use super::kinds::{Watched, discover};
+use super::client::{is_unknown, reason};
+use super::cluster_cache::Event;
+use super::kinds::{WatchedKind, discover};
 use super::{object, probe};
 use egress_compile::CompileOptions;
 use egress_compile::manifest::Kind;
 
-/// How long one watch lasts. One on which nothing arrives that long is opened again, so a connection that
-/// died without a word is noticed.
+/// The length of one watch. It is opened again after that, so a dead connection is noticed.
 const WATCH_SECONDS: u32 = 60;
-/// After a failure, how long to wait; then twice as long each time, up to the last.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// After a failure, how long an attempt must go on for it to count as a success.
-const STEADY: Duration = Duration::from_secs(1);
-/// How long a kind that was there must be unknown for its objects to be gone. One that is removed takes its
-/// objects along, one by one; this is for what happens while nobody looks, and an API server that starts
-/// does not know all its kinds at once.
-const GRACE: Duration = Duration::from_secs(10);
+/// The first and the longest delay after a failure. It doubles each time.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The time that a watch must last after a failure to count as recovered.
+const STABLE_TIME: Duration = Duration::from_secs(1);
+/// The time that a known kind must be absent before its objects are removed. A starting API server does not serve all kinds
+/// at once. A definition that is deleted while we watch deletes its objects one by one.
+const ABSENCE_GRACE: Duration = Duration::from_secs(10);
 
-/// Nobody listens any more.
-struct Ended;
+/// The receiver of events is gone.
+struct ReceiverGone;
 
-/// One kind, and who is told about it.
-struct Follower {
+/// The state of watching one kind.
+struct KindWatcher {
     client: Client,
-    watched: Watched,
+    watched: WatchedKind,
     options: CompileOptions,
     events: Sender<Event>,
     pause: Duration,
     failing: bool,
-    /// Whether the API server had the kind, and since when it has not.
+    /// Whether the API server served the kind, and since when it does not.
     had: bool,
     missing: Option<Instant>,
 }
 
-/// Follows a kind, for as long as anybody listens.
-pub(super) async fn follow(client: Client, watched: Watched, options: CompileOptions, events: Sender<Event>) {
-    let pause = PAUSES.0;
-    let mut follower =
-        Follower { client, watched, options, events, pause, failing: false, had: false, missing: None };
-    while follower.once().await.is_ok() {}
+/// Watches a kind until the receiver of its events is gone.
+pub(super) async fn watch_kind(
+    client: Client,
+    watched: WatchedKind,
+    options: CompileOptions,
+    events: Sender<Event>,
+) {
+    let pause = RETRY_DELAYS.0;
+    let mut kind_watcher =
+        KindWatcher { client, watched, options, events, pause, failing: false, had: false, missing: None };
+    while kind_watcher.discover_and_watch().await.is_ok() {}
 }
 
-impl Follower {
-    async fn once(&mut self) -> Result<(), Ended> {
+impl KindWatcher {
+    async fn discover_and_watch(&mut self) -> Result<(), ReceiverGone> {
         match discover(&self.client, self.watched.kind).await {
             Ok(Some(resource)) => {
                 self.missing = None;
                 self.watch(&resource).await
             }
-            Ok(None) => self.unknown().await,
+            Ok(None) => self.report_unknown_kind().await,
             Err(error) => self.fail(reason(&error)).await,
         }
     }
 
-    /// The API server does not know the kind.
-    async fn unknown(&mut self) -> Result<(), Ended> {
+    /// Reports that the API server does not serve the kind: required kinds are a failure, optional ones have no objects.
+    async fn report_unknown_kind(&mut self) -> Result<(), ReceiverGone> {
         let kind = self.watched.kind;
         if !self.watched.optional {
             let advice = "install the definitions with `osm-egress crds | kubectl apply -f -`";
             return self.fail(format!("the API server does not know {kind}: {advice}")).await;
         }
-        if let Err(error) = probe::is_complete(&self.client).await {
+        if let Err(error) = probe::check_ready(&self.client).await {
             return self.fail(reason(&error)).await;
         }
         let since = *self.missing.get_or_insert_with(Instant::now);
-        if self.had && since.elapsed() < GRACE {
+        if self.had && since.elapsed() < ABSENCE_GRACE {
             return self.fail(format!("the API server does not know {kind} any more")).await;
         }
         self.had = false;
-        self.tell(Event::Absent(kind)).await?;
+        self.send(Event::Absent(kind)).await?;
         self.failing = false;
         self.wait().await;
         Ok(())
     }
 
-    /// Lists and watches, until the API server does not know the kind any more.
-    async fn watch(&mut self, resource: &ApiResource) -> Result<(), Ended> {
+    /// Lists and watches until the API server does not serve the kind any more.
+    async fn watch(&mut self, resource: &ApiResource) -> Result<(), ReceiverGone> {
         let kind = self.watched.kind;
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         let api: Api<DynamicObject> = if kind == Kind::MeshConfig {
@@ -100,7 +103,7 @@ impl Follower {
         let mut stream = std::pin::pin!(watcher::watcher(api, config));
         loop {
             let next = if self.failing {
-                match tokio::time::timeout(STEADY, stream.next()).await {
+                match tokio::time::timeout(STABLE_TIME, stream.next()).await {
                     Ok(next) => next,
                     Err(_) => {
                         self.recover().await?;
@@ -124,11 +127,11 @@ impl Follower {
                         }
                         watcher::Event::Delete(object) => Event::Deleted(kind, object::key(&object)),
                     };
-                    // That a list begins says nothing yet.
+                    // The start of a list is no success yet.
                     if !matches!(event, Event::Begin(_)) {
                         self.recover().await?;
                     }
-                    self.tell(event).await?;
+                    self.send(event).await?;
                 }
                 Some(Err(Error::InitialListFailed(error) | Error::WatchStartFailed(error)))
                     if is_unknown(&error) =>
@@ -144,29 +147,29 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, event: Event) -> Result<(), Ended> {
-        self.events.send(event).await.map_err(|_| Ended)
+    async fn send(&self, event: Event) -> Result<(), ReceiverGone> {
+        self.events.send(event).await.map_err(|_| ReceiverGone)
     }
 
-    async fn fail(&mut self, reason: String) -> Result<(), Ended> {
+    async fn fail(&mut self, reason: String) -> Result<(), ReceiverGone> {
         self.failing = true;
-        self.tell(Event::Followed(self.watched.kind, Some(reason))).await?;
+        self.send(Event::WatchFailed(self.watched.kind, reason)).await?;
         self.wait().await;
         Ok(())
     }
 
-    async fn recover(&mut self) -> Result<(), Ended> {
-        self.pause = PAUSES.0;
+    async fn recover(&mut self) -> Result<(), ReceiverGone> {
+        self.pause = RETRY_DELAYS.0;
         if std::mem::take(&mut self.failing) {
-            self.tell(Event::Followed(self.watched.kind, None)).await?;
+            self.send(Event::WatchRecovered(self.watched.kind)).await?;
         }
         Ok(())
     }
 
-    /// Waits longer each time.
+    /// Waits before the next attempt, longer each time.
     async fn wait(&mut self) {
         tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSES.1);
+        self.pause = (self.pause * 2).min(RETRY_DELAYS.1);
     }
 }
 

@@ -1,30 +1,30 @@
-//! What is watched.
+//! The kinds that are watched, and the versions of them that an API server serves.
 
 use kube::Client;
 use kube::api::ApiResource;
 
-use super::connect::is_unknown;
+use super::client::is_unknown;
 use egress_compile::manifest::Kind;
 
 /// A kind that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Watched {
-    /// Which.
+pub(super) struct WatchedKind {
+    /// The kind.
     pub(super) kind: Kind,
     /// Whether the API server may be without it: then there are no objects of it.
     pub(super) optional: bool,
 }
 
-const fn required(kind: Kind) -> Watched {
-    Watched { kind, optional: false }
+const fn required(kind: Kind) -> WatchedKind {
+    WatchedKind { kind, optional: false }
 }
 
-const fn optional(kind: Kind) -> Watched {
-    Watched { kind, optional: true }
+const fn optional(kind: Kind) -> WatchedKind {
+    WatchedKind { kind, optional: true }
 }
 
-/// Everything that is watched. Deployments and the like are not: here their pods are there.
-pub(super) const WATCHED: &[Watched] = &[
+/// All kinds that are watched. Deployments and the like are not: their pods are.
+pub(super) const WATCHED: &[WatchedKind] = &[
     required(Kind::MeshConfig),
     required(Kind::Egress),
     optional(Kind::UpstreamTrafficSetting),

@@ -1,4 +1,4 @@
-//! From an object of the API server to one of ours, by way of the same reader as files.
+//! Conversion of an object of the API server to one of ours, by the same reader as for files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use serde_json::{Map, Value, json};
 use egress_compile::manifest::{Kind, LAST_APPLIED, ObjectRef, Revision, parse_value, restore_empty_lists};
 use egress_compile::store::Change;
 
-/// What our annotations begin with. Others are none of our business, and some change all the time.
+/// The prefix of our annotations. Others do not matter, and some change all the time.
 const OURS: &str = "openservicemesh.io/";
 
-/// Which object: namespace, empty for kinds that have none, and name.
+/// The key of an object: namespace (empty for kinds that have none) and name.
 pub(crate) type Key = (String, String);
 
 /// An object as it is now.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Item {
-    /// Which object.
+    /// The key.
     pub(crate) key: Key,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// What it says, or why that cannot be read.
+    /// Its content, or why that cannot be read.
     pub(crate) change: Change,
-    /// What its status says.
+    /// Its status.
     pub(crate) status: Observed,
 }
 
-/// What the status of an object says.
+/// The status of an object, as the API server has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Observed {
-    /// What no other object ever has.
+    /// The unique identifier.
     pub(crate) uid: String,
-    /// Counts changes of the specification.
+    /// The generation: counts changes of the specification.
     pub(crate) generation: Option<i64>,
     /// `status.conditions`.
     pub(crate) conditions: Value,
@@ -41,18 +41,21 @@ pub(crate) struct Observed {
     pub(crate) programmed: Option<String>,
 }
 
-/// Which object this is.
+/// The statuses of policies, by their keys.
+pub(crate) type Statuses = Arc<BTreeMap<Key, Arc<Observed>>>;
+
+/// The key of an object.
 pub(super) fn key(object: &DynamicObject) -> Key {
     let metadata = &object.metadata;
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
-/// What an object is called in problems.
+/// The name of an object in problems.
 pub(super) fn file(kind: Kind, (namespace, name): &Key) -> Arc<str> {
     ObjectRef::new(kind, namespace, name).to_string().into()
 }
 
-/// Whether an annotation is one that is looked at.
+/// Whether an annotation is one of ours.
 #[must_use]
 pub fn is_ours(annotation: &str) -> bool {
     annotation.starts_with(OURS)

@@ -1,4 +1,4 @@
-//! Whether the API server answers. A watch on which nothing happens looks the same whether it does or not.
+//! The probe of the API server: a watch without events looks the same whether the server answers or not.
 
 use std::time::Duration;
 
@@ -6,34 +6,36 @@ use axum::http::Request;
 use kube::Client;
 use tokio::sync::mpsc::Sender;
 
-use super::connect::reason;
-use super::gather::Event;
+use super::client::reason;
+use super::cluster_cache::Event;
 
-/// How often it is asked.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// How often it is asked while it does not answer.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The interval of probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// The interval while the server does not answer.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The time that an answer may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks, for as long as anybody listens.
-pub(super) async fn probe(client: Client, events: Sender<Event>) {
+/// Probes until the receiver of events is gone.
+pub(super) async fn probe_api_server(client: Client, events: Sender<Event>) {
     loop {
-        let answer = match tokio::time::timeout(PATIENCE, client.apiserver_version()).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(reason(&error)),
-            Err(_) => Some(format!("the API server does not answer within {PATIENCE:?}")),
+        let event = match tokio::time::timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
+            Ok(Ok(_)) => Event::ServerAvailable,
+            Ok(Err(error)) => Event::ServerUnavailable(reason(&error)),
+            Err(_) => {
+                Event::ServerUnavailable(format!("the API server does not answer within {PROBE_TIMEOUT:?}"))
+            }
         };
-        let pause = if answer.is_none() { INTERVAL } else { AGAIN };
-        if events.send(Event::Server(answer)).await.is_err() {
+        let pause = if event == Event::ServerAvailable { PROBE_INTERVAL } else { RETRY_INTERVAL };
+        if events.send(event).await.is_err() {
             return;
         }
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Whether the API server says that it is complete. One that is starting does not know all its kinds yet.
-pub(super) async fn is_complete(client: &Client) -> kube::Result<()> {
+/// Succeeds if the API server says that it is ready. A starting one does not serve all kinds yet.
+pub(super) async fn check_ready(client: &Client) -> kube::Result<()> {
     let request = Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request_text(request).await.map(|_| ())
 }

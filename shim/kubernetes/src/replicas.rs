@@ -1,11 +1,11 @@
-//! What the proxies of all control planes have: each control plane knows its own, and says so in a ConfigMap.
+//! The proxies of all control planes: each one reports its own in a ConfigMap, and reads those of its peers.
 //!
-//! A control plane that dies leaves its ConfigMap behind. So each one renews a mark in its own, and looks at those of
-//! others: one whose mark does not change for a while does not count, and later it is removed. No clock is compared
-//! with another one.
+//! A control plane that dies leaves its ConfigMap behind. So each one renews a mark in its own and watches the marks of its
+//! peers. A report whose mark does not change for a while does not count, and is removed later. No clock is compared with
+//! another.
 
+mod peers;
 mod report;
-mod seen;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,60 +16,56 @@ use futures::StreamExt;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(super) use self::report::{Report, Tally, tally};
-use self::seen::Seen;
-use super::connect::{is_unknown, reason};
-use super::status::MANAGER;
+use self::peers::PeerTracker;
+use self::report::value;
+pub(super) use self::report::{Report, Reports, Tally, tally};
+use super::client::{MANAGER, is_unknown, reason};
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::hash;
 use egress_core::proxies::ProxyRegistry;
 
 /// The label of the ConfigMaps; its value is the name of the mesh.
 pub const LABEL: &str = "openservicemesh.io/egress-proxies";
-/// What their names begin with.
-const PREFIX: &str = "osm-egress-proxies-";
-/// How often the mark is renewed.
-const RENEWAL: Duration = Duration::from_secs(10);
-/// After a change, how long to wait for more.
-const REST: Duration = Duration::from_millis(300);
-/// How often the marks of others are looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// After a failure, how long to wait; then twice as long each time, up to the last.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The prefix of their names.
+const NAME_PREFIX: &str = "osm-egress-proxies-";
+/// The interval at which the mark is renewed.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
+/// The time after a change in which more are awaited.
+const QUIET_TIME: Duration = Duration::from_millis(300);
+/// The interval at which the marks of peers are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The first and the longest delay after a failure. It doubles each time.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// What all control planes say; nothing while that is not known.
-pub(super) type Reports = Option<BTreeMap<String, Arc<Report>>>;
-
-/// The ConfigMap of this control plane, and where the others' are.
+/// The exchange of reports with other control planes.
 #[derive(Clone)]
-pub(super) struct Exchange {
+pub(super) struct ReportSync {
     api: Api<DynamicObject>,
     /// The name of the ConfigMap.
     name: String,
     mesh: String,
-    /// Tells this process from another one of the same name.
+    /// The instance, which differs between processes of the same name.
     instance: String,
 }
 
-impl Exchange {
-    /// Of the control plane of this name.
+impl ReportSync {
+    /// The exchange of the control plane with this name.
     pub(super) fn new(client: &Client, options: &CompileOptions, replica: &str) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let parts = [replica.as_bytes(), &std::process::id().to_be_bytes(), &now.as_nanos().to_be_bytes()];
         Self {
             api: config_maps(client, options),
-            name: format!("{PREFIX}{replica}"),
+            name: format!("{NAME_PREFIX}{replica}"),
             mesh: options.mesh_name.clone(),
             instance: hash(parts),
         }
     }
 
-    /// Says what the proxies of this control plane have, for as long as anything can change: here at once, and to
-    /// others.
+    /// Publishes the report of this control plane, here at once and to its peers, until nothing can change any more.
     pub(super) async fn publish(
         self,
         proxies: Arc<dyn ProxyRegistry>,
@@ -77,10 +73,10 @@ impl Exchange {
         own: watch::Sender<Arc<Report>>,
     ) {
         let mut changes = proxies.changes();
-        // What others were told, and when.
-        let mut said: Option<(Arc<Report>, Instant)> = None;
+        // The report that was written last, and when.
+        let mut written: Option<(Arc<Report>, Instant)> = None;
         let mut marks = 0_u64;
-        let mut pause = PAUSES.0;
+        let mut pause = RETRY_DELAYS.0;
         loop {
             changes.borrow_and_update();
             let now = Arc::new(Report::of(proxies.fleets(), &compiled.borrow_and_update().clone()));
@@ -89,14 +85,16 @@ impl Exchange {
                 before.clone_from(&now);
                 is_new
             });
-            let is_said = said.as_ref().is_some_and(|(report, at)| *report == now && at.elapsed() < RENEWAL);
-            let mut wait = RENEWAL;
-            if !is_said {
+            let is_written = written
+                .as_ref()
+                .is_some_and(|(report, at)| *report == now && at.elapsed() < RENEWAL_INTERVAL);
+            let mut wait = RENEWAL_INTERVAL;
+            if !is_written {
                 marks += 1;
-                match self.write(&now, marks, said.is_none()).await {
+                match self.write(&now, marks, written.is_none()).await {
                     Ok(()) => {
-                        said = Some((now, Instant::now()));
-                        pause = PAUSES.0;
+                        written = Some((now, Instant::now()));
+                        pause = RETRY_DELAYS.0;
                     }
                     Err(error) => {
                         tracing::warn!(
@@ -104,16 +102,16 @@ impl Exchange {
                             "cannot tell other control planes about proxies"
                         );
                         wait = pause;
-                        pause = (pause * 2).min(PAUSES.1);
+                        pause = (pause * 2).min(RETRY_DELAYS.1);
                     }
                 }
-            } else if let Some((_, at)) = &said {
-                wait = RENEWAL.saturating_sub(at.elapsed());
+            } else if let Some((_, at)) = &written {
+                wait = RENEWAL_INTERVAL.saturating_sub(at.elapsed());
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                result = changes.changed() => if result.is_err() { return } else { tokio::time::sleep(REST).await },
-                result = compiled.changed() => if result.is_err() { return } else { tokio::time::sleep(REST).await },
+                result = changes.changed() => if result.is_err() { return } else { tokio::time::sleep(QUIET_TIME).await },
+                result = compiled.changed() => if result.is_err() { return } else { tokio::time::sleep(QUIET_TIME).await },
             }
         }
     }
@@ -133,7 +131,7 @@ impl Exchange {
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
             let created = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
             match self.api.create(&params, &created).await {
-                // One that went without a word.
+                // A control plane of this name that died left it.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 other => return other.map(|_| ()),
             }
@@ -142,40 +140,40 @@ impl Exchange {
         self.api.patch(&self.name, &params, &Patch::Apply(object)).await.map(|_| ())
     }
 
-    /// Listens to the others, for as long as anybody wants to know.
-    pub(super) async fn listen(self, publish: watch::Sender<Reports>) {
+    /// Watches the reports of peers until nobody reads them any more.
+    pub(super) async fn watch_peers(self, publish: watch::Sender<Reports>) {
         let config = watcher::Config::default().labels(&selector(&self.mesh));
         let mut stream = std::pin::pin!(watcher::watcher(self.api.clone(), config));
-        let mut seen = Seen::new(&self.name, &self.instance);
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut pause = PAUSES.0;
+        let mut peers = PeerTracker::new(&self.name, &self.instance);
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pause = RETRY_DELAYS.0;
         while !publish.is_closed() {
             tokio::select! {
                 next = stream.next() => match next {
                     Some(Ok(event)) => {
-                        pause = PAUSES.0;
-                        seen.take(event, Instant::now());
+                        pause = RETRY_DELAYS.0;
+                        peers.apply_event(event, Instant::now());
                     }
                     Some(Err(error)) => {
                         tracing::debug!(%error, "cannot listen to other control planes");
-                        seen.lose();
+                        peers.lose();
                         publish.send_if_modified(|reports| reports.take().is_some());
                         tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(PAUSES.1);
+                        pause = (pause * 2).min(RETRY_DELAYS.1);
                     }
                     None => return,
                 },
-                _ = look.tick() => {}
+                _ = check.tick() => {}
             }
             let now = Instant::now();
-            for name in seen.take_dead(now) {
+            for name in peers.take_expired(now) {
                 tracing::info!(name, "another control plane is gone; its proxies do not count any more");
                 if let Err(error) = self.delete(&name).await {
                     tracing::warn!(name, reason = reason(&error), "cannot remove what it left behind");
                 }
             }
-            let reports = seen.alive(now);
+            let reports = peers.live_reports(now);
             publish.send_if_modified(|before| {
                 let is_new = *before != reports;
                 if is_new {
@@ -186,7 +184,7 @@ impl Exchange {
         }
     }
 
-    /// Says that this control plane has no proxies any more.
+    /// Removes the report of this control plane, which has no proxies any more.
     pub(super) async fn leave(&self) {
         if let Err(error) = self.delete(&self.name).await {
             tracing::warn!(reason = reason(&error), "cannot tell other control planes that this one stops");
@@ -201,9 +199,9 @@ impl Exchange {
     }
 }
 
-impl std::fmt::Debug for Exchange {
+impl std::fmt::Debug for ReportSync {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ReportSync").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -222,12 +220,12 @@ fn selector(mesh: &str) -> String {
     format!("{LABEL}={mesh}")
 }
 
-/// How many proxies of an identity have which version of its document, as all control planes said last. One that
-/// died a moment ago is still among them.
+/// The number of proxies of an identity with each version of its document, by the latest reports of all control planes. One
+/// that died a moment ago still counts.
 ///
 /// # Errors
 /// When that cannot be read.
-pub async fn last_said(
+pub async fn reported_versions(
     client: &Client,
     options: &CompileOptions,
     identity: &Identity,
@@ -241,11 +239,6 @@ pub async fn last_said(
         }
     }
     Ok(all)
-}
-
-/// A value of a ConfigMap.
-fn value<'o>(object: &'o DynamicObject, key: &str) -> Option<&'o str> {
-    object.data.get("data").and_then(|data| data.get(key)).and_then(Value::as_str)
 }
 
 #[cfg(test)]

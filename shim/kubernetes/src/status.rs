@@ -1,12 +1,12 @@
-//! Says in the status of each policy what became of it, and tells in events when that changes.
+//! The writer of policy status: conditions in the status of each policy, and events when they change.
 //!
 //! What is written follows from the objects and from what all control planes say of their proxies, so any number of
 //! them write the same and do not fight. Nothing is written that is there already; an object is written once a second
 //! at most; and which proxies have a policy is written when it has been so for a second, as it changes quickly.
 
+mod current;
+mod desired;
 pub(super) mod events;
-mod now;
-mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,46 +19,44 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::events::Events;
-pub use self::now::PolicyStatuses;
-use self::verdict::{News, Said, Verdict, programmed, verdicts};
-use super::Statuses;
-use super::connect::{is_unknown, reason};
-use super::object::{Key, Observed};
+pub use self::current::PolicyStatuses;
+use self::desired::{DesiredStatus, PolicyConditions, StatusDiff, policy_conditions, programmed};
+use self::events::EventBudget;
+use super::client::{MANAGER, is_unknown, reason};
+use super::object::{Key, Observed, Statuses};
 use super::replicas::{Report, Reports, tally};
 use egress_compile::Compiled;
 use egress_compile::manifest::{Kind, ObjectRef};
 use egress_core::source::SourceState;
 
-/// Who owns the fields, for the API server.
-pub(super) const MANAGER: &str = "osm-egress";
 /// The resource, and its version.
 const EGRESS: (&str, &str) = ("egresses", "policy.openservicemesh.io/v1alpha1");
-/// After a change, how long to wait: enforcing comes first, and changes come in bursts.
-const REST: Duration = Duration::from_millis(100);
-/// How often an object is written at most, and how long proxies must be as they are to be written about.
-const PACE: Duration = Duration::from_secs(1);
-/// How long proxies have to come when this begins. Until then what was said of them stays: they come back from
-/// another control plane, or from this one before it was started again.
-const ARRIVAL: Duration = Duration::from_secs(5);
-/// How many objects are written at a time.
-const AT_A_TIME: usize = 8;
-/// After a failure, how long to wait.
-const AGAIN: Duration = Duration::from_secs(5);
+/// The delay after a change: enforcement comes first, and changes come in bursts.
+const QUIET_TIME: Duration = Duration::from_millis(100);
+/// The shortest interval between two writes of an object, and the time that a change of its proxies must last before it is
+/// written.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time that proxies have to connect after a start. Until then the status keeps what it says of them: they come back from
+/// another control plane, or from this one before it restarted.
+const ARRIVAL_TIME: Duration = Duration::from_secs(5);
+/// The number of objects that are written at a time.
+const MAX_CONCURRENT_WRITES: usize = 8;
+/// The delay after a failure.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// What is looked at.
+/// The inputs of the writer.
 pub(super) struct Inputs {
     pub(super) states: watch::Receiver<SourceState>,
     pub(super) compiled: watch::Receiver<Arc<Compiled>>,
     pub(super) observed: watch::Receiver<Statuses>,
-    /// What this control plane says of its proxies.
+    /// The report of this control plane.
     pub(super) own: watch::Receiver<Arc<Report>>,
-    /// What the others say.
+    /// The reports of the others.
     pub(super) others: watch::Receiver<Reports>,
 }
 
 impl Inputs {
-    /// Waits for a change; nobody changes anything any more when this is false.
+    /// Waits for a change. Returns false when there can be none any more.
     async fn changed(&mut self) -> bool {
         let result = tokio::select! {
             result = self.compiled.changed() => result,
@@ -70,54 +68,54 @@ impl Inputs {
     }
 }
 
-/// What was done about a policy.
-struct Done {
-    /// What was written, over what: it is not written again before the API server shows it.
-    said: Said,
+/// The last write of a policy's status.
+struct WrittenStatus {
+    /// The status that was written, and the one that it replaced: it is not written again before the API server shows it.
+    desired: DesiredStatus,
     over: Arc<Observed>,
     at: Instant,
 }
 
-struct Writer {
+struct StatusWriter {
     client: Client,
-    done: BTreeMap<Key, Done>,
-    /// Since when proxies are not as the status says.
+    done: BTreeMap<Key, WrittenStatus>,
+    /// The time since when proxies differ from the status.
     differing: BTreeMap<Key, Instant>,
-    events: Events,
+    events: EventBudget,
 }
 
 /// A status to write.
-struct Write {
+struct StatusWrite {
     key: Key,
-    said: Said,
+    desired: DesiredStatus,
     before: Arc<Observed>,
     events: Vec<events::Event>,
 }
 
-/// Writes, for as long as there is anything to say.
+/// Writes statuses until their inputs end.
 pub(super) async fn write(client: Client, mut inputs: Inputs) {
-    let mut writer = Writer::new(client);
-    let arrived = Instant::now() + ARRIVAL;
-    let mut known: BTreeMap<Key, Arc<Verdict>> = BTreeMap::new();
+    let mut writer = StatusWriter::new(client);
+    let arrived = Instant::now() + ARRIVAL_TIME;
+    let mut known: BTreeMap<Key, Arc<PolicyConditions>> = BTreeMap::new();
     let mut judged: Option<Arc<Compiled>> = None;
     loop {
         let compiled = inputs.compiled.borrow_and_update().clone();
         if judged.as_ref().is_none_or(|judged| !Arc::ptr_eq(judged, &compiled)) {
-            known = verdicts(&compiled, &inputs.states.borrow().store);
+            known = policy_conditions(&compiled, &inputs.states.borrow().store);
             judged = Some(Arc::clone(&compiled));
         }
         let statuses = Arc::clone(&inputs.observed.borrow_and_update());
         let own = Arc::clone(&inputs.own.borrow_and_update());
         let is_early = Instant::now() < arrived;
         let reports = inputs.others.borrow_and_update().clone().filter(|_| !is_early).map(|mut reports| {
-            // An empty name is nobody else's.
+            // No ConfigMap has an empty name.
             reports.insert(String::new(), own);
             reports
         });
-        let (writes, next) = writer.choose(&known, &statuses, Instant::now(), |verdict| {
-            reports.as_ref().map(|reports| programmed(&tally(&verdict.sources, reports, &compiled)))
+        let (writes, next) = writer.choose_writes(&known, &statuses, Instant::now(), |conditions| {
+            reports.as_ref().map(|reports| programmed(&tally(&conditions.sources, reports, &compiled)))
         });
-        if writer.carry_out(writes, &inputs.observed).await {
+        if writer.write_all(writes, &inputs.observed).await {
             let changed = tokio::select! {
                 changed = inputs.changed() => changed,
                 () = until(next) => true,
@@ -126,14 +124,15 @@ pub(super) async fn write(client: Client, mut inputs: Inputs) {
             if !changed {
                 return;
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(QUIET_TIME).await;
         } else {
             // Changes that come meanwhile are taken in then.
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
 
+/// Waits until a time; for ever where there is none.
 async fn until(next: Option<Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next).await,
@@ -141,68 +140,69 @@ async fn until(next: Option<Instant>) {
     }
 }
 
-impl Writer {
+impl StatusWriter {
     fn new(client: Client) -> Self {
         let (done, differing) = (BTreeMap::new(), BTreeMap::new());
-        Self { client, done, differing, events: Events::new(Instant::now()) }
+        Self { client, done, differing, events: EventBudget::new(Instant::now()) }
     }
 
-    /// What is to be written now, and when there may be more.
-    fn choose(
+    /// The statuses to write now, and the time of the next ones.
+    fn choose_writes(
         &mut self,
-        known: &BTreeMap<Key, Arc<Verdict>>,
+        known: &BTreeMap<Key, Arc<PolicyConditions>>,
         statuses: &Statuses,
         now: Instant,
-        programmed: impl Fn(&Verdict) -> Option<(verdict::Condition, String)>,
-    ) -> (Vec<Write>, Option<Instant>) {
+        programmed: impl Fn(&PolicyConditions) -> Option<(desired::Condition, String)>,
+    ) -> (Vec<StatusWrite>, Option<Instant>) {
         self.done.retain(|key, _| statuses.contains_key(key));
         self.differing.retain(|key, _| statuses.contains_key(key));
         let mut next: Option<Instant> = None;
         let mut writes = Vec::new();
-        for (key, verdict) in known {
+        for (key, conditions) in known {
             let Some(before) = statuses.get(key) else { continue };
-            let said = Said { verdict: Arc::clone(verdict), programmed: programmed(verdict) };
-            let news = said.news(before);
-            if news != News::Programmed {
+            let desired =
+                DesiredStatus { conditions: Arc::clone(conditions), programmed: programmed(conditions) };
+            let diff = desired.diff(before);
+            if diff != StatusDiff::Programmed {
                 self.differing.remove(key);
             }
             let done = self.done.get(key);
-            let is_done = done.is_some_and(|done| done.said == said && Arc::ptr_eq(&done.over, before));
-            if news == News::Nothing || is_done {
+            let is_done = done.is_some_and(|done| done.desired == desired && Arc::ptr_eq(&done.over, before));
+            if diff == StatusDiff::Unchanged || is_done {
                 continue;
             }
-            let mut due = done.map_or(now, |done| done.at + PACE);
-            if news == News::Programmed {
-                due = due.max(*self.differing.entry(key.clone()).or_insert(now) + PACE);
+            let mut due = done.map_or(now, |done| done.at + WRITE_INTERVAL);
+            if diff == StatusDiff::Programmed {
+                due = due.max(*self.differing.entry(key.clone()).or_insert(now) + WRITE_INTERVAL);
             }
             if due > now {
                 next = Some(next.map_or(due, |next| next.min(due)));
                 continue;
             }
-            let mut events = events::events(&said, before);
-            events.retain(|_| self.events.may(now));
-            writes.push(Write { key: key.clone(), said, before: Arc::clone(before), events });
+            let mut events = events::events_of_change(&desired, before);
+            events.retain(|_| self.events.take(now));
+            writes.push(StatusWrite { key: key.clone(), desired, before: Arc::clone(before), events });
         }
         (writes, next)
     }
 
-    /// Writes; says whether that succeeded.
-    async fn carry_out(&mut self, writes: Vec<Write>, observed: &watch::Receiver<Statuses>) -> bool {
+    /// Writes statuses and returns whether all succeeded.
+    async fn write_all(&mut self, writes: Vec<StatusWrite>, observed: &watch::Receiver<Statuses>) -> bool {
         let client = &self.client;
         let mut results = std::pin::pin!(
             futures::stream::iter(writes)
                 .map(|write| async move {
-                    let result = carry_out(client, &write, observed).await;
+                    let result = write_status(client, &write, observed).await;
                     (write, result)
                 })
-                .buffer_unordered(AT_A_TIME)
+                .buffer_unordered(MAX_CONCURRENT_WRITES)
         );
         while let Some((write, result)) = results.next().await {
             match result {
                 Ok(()) => {
-                    let Write { key, said, before: over, events: _ } = write;
+                    let StatusWrite { key, desired, before: over, events: _ } = write;
                     self.differing.remove(&key);
-                    self.done.insert(key, Done { said, over, at: Instant::now() });
+                    self.done.insert(key, WrittenStatus { desired, over, at: Instant::now() });
                 }
                 // It is gone, which is to be told soon.
                 Err(error) if is_unknown(&error) => {}
@@ -217,23 +217,26 @@ impl Writer {
     }
 }
 
-async fn carry_out(
+async fn write_status(
     client: &Client,
-    Write { key, said, before, events }: &Write,
+    StatusWrite { key, desired, before, events }: &StatusWrite,
     observed: &watch::Receiver<Statuses>,
 ) -> kube::Result<()> {
-    // Another control plane may have said it meanwhile, and told it.
-    let is_said = observed.borrow().get(key).is_some_and(|now| said.news(now) == News::Nothing);
-    if is_said {
+    // Another control plane may have written it meanwhile, with its events.
+    let matches_observed =
+        observed.borrow().get(key).is_some_and(|now| desired.diff(now) == StatusDiff::Unchanged);
+    if matches_observed {
         return Ok(());
     }
     let now = timestamp();
-    let generation = said.verdict.generation(before);
-    let involved =
-        events::Involved { object: ObjectRef::new(Kind::Egress, &key.0, &key.1), uid: before.uid.clone() };
+    let generation = desired.conditions.generation(before);
+    let involved = events::InvolvedObject {
+        object: ObjectRef::new(Kind::Egress, &key.0, &key.1),
+        uid: before.uid.clone(),
+    };
     for event in events {
-        let name = events::name(&key.1, &before.uid, generation, event.reason);
-        events::make(client, &involved, event, &name, &now).await;
+        let name = events::event_name(&key.1, &before.uid, generation, event.reason);
+        events::create_event(client, &involved, event, &name, &now).await;
     }
     let (namespace, name) = key;
     let resource = ApiResource {
@@ -248,7 +251,7 @@ async fn carry_out(
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": { "name": name, "namespace": namespace },
-        "status": said.to_json(before, &now),
+        "status": desired.to_json(before, &now),
     });
     api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await.map(|_| ())
 }

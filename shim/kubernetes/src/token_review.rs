@@ -1,4 +1,4 @@
-//! What the API server says of a token.
+//! Reviews of tokens by the API server.
 
 use egress_core::token_review::{Review, TokenReviewer};
 use futures::future::BoxFuture;
@@ -6,9 +6,9 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::connect::reason;
+use super::client::reason;
 
-/// Asks the API server about tokens.
+/// The reviewer that asks the API server.
 #[derive(Clone)]
 pub struct Reviewer {
     client: Client,
@@ -21,7 +21,7 @@ impl std::fmt::Debug for Reviewer {
 }
 
 impl Reviewer {
-    /// Asks by this client.
+    /// A reviewer with this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use self::bodies::Bodies;
 pub use self::client::ClientNames;
 use self::validate::Known;
-use crate::audit::Witness;
+use crate::audit::RequestLog;
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::source::SourceState;
 use egress_inject as inject;
@@ -62,7 +62,7 @@ pub struct Webhooks {
     /// Who may ask, of those whose certificate TLS has verified.
     pub clients: ClientNames,
     /// Who asked for what, for the audit record.
-    pub witness: Arc<Witness>,
+    pub request_log: Arc<RequestLog>,
 }
 
 impl Webhooks {
@@ -82,7 +82,7 @@ impl Webhooks {
         let answer =
             validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
         if answer.allowed {
-            validate::witness(request, is_verified, &self.witness);
+            validate::log_request(request, is_verified, &self.request_log);
         }
         answer
     }

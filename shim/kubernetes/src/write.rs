@@ -4,7 +4,7 @@ use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::connect::{is_unknown, reason};
+use super::client::{is_unknown, reason};
 use super::kinds::discover;
 use egress_compile::CompileOptions;
 use egress_compile::manifest::Kind;

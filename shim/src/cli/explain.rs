@@ -197,7 +197,7 @@ impl ExplainArgs {
         let mut notes = Vec::new();
         let mut source = self.source.clone();
         if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
-            let pod = kubernetes::pod(&connection.client, namespace, name).await?;
+            let pod = kubernetes::find_pod(&connection.client, namespace, name).await?;
             if !pod.has_sidecar {
                 notes.push(format!(
                     "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
@@ -209,7 +209,7 @@ impl ExplainArgs {
         let identity = identity(source.as_ref(), &evidence)?;
         if let Some(client) = client {
             let document = evidence.document(&identity)?;
-            let said = kubernetes::last_said(&client, &self.evidence.options(), &identity).await;
+            let said = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
             notes.push(match said {
                 Ok(said) => proxies::in_short(&said, &identity, &document),
                 Err(reason) => {

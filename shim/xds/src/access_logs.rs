@@ -1,5 +1,5 @@
-//! The access logs of sidecars (AccessLogService): who a stream is says the stream, as for xDS, and all that it
-//! tells is of that identity.
+//! The access logs of sidecars (AccessLogService). The stream's credentials determine its identity, as for xDS, and all its
+//! entries are of that identity.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, St
 use jiff::Timestamp;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::identify::{Identification, Look, Refusal};
+use super::identify::{Identification, Refusal, ReviewMode};
 use super::limits::{Service, StreamLimits};
 use super::proxies::Proxies;
-use super::server::{PATIENCE, place, refuse, shown};
+use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
 use egress_flows::entry;
 use egress_flows::memory::Memory;
 
@@ -33,24 +33,24 @@ impl AccessLogService for AccessLogs {
         &self,
         request: Request<Streaming<StreamAccessLogsMessage>>,
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let (shown, place) = (shown(&request), place(&request));
+        let (credentials, place) = (presented_credentials(&request), place(&request));
         let mut messages = request.into_inner();
-        let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
-        let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
+        let refuse = |refusal: Refusal| refuse(&self.proxies, &credentials, &refusal);
+        let verified = self.identify.verify(&credentials, ReviewMode::CacheAllowed).await.map_err(refuse)?;
         let admit = |identity: &Identity| {
             let (service, place) = (Service::AccessLog, place.as_ref());
-            self.limits.admit(service, identity, verified.as_ref(), &shown, place).map_err(refuse)
+            self.limits.admit(service, identity, verified.as_ref(), &credentials, place).map_err(refuse)
         };
         // Before anything of it is read.
         let admitted = verified.as_ref().map(|verified| admit(&verified.identity)).transpose()?;
-        let first = tokio::time::timeout(PATIENCE, messages.message())
+        let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, messages.message())
             .await
-            .map_err(|_| Status::deadline_exceeded(format!("no message within {PATIENCE:?}")))??
+            .map_err(|_| Status::deadline_exceeded(format!("no message within {FIRST_MESSAGE_TIMEOUT:?}")))??
             .ok_or_else(|| Status::invalid_argument("a stream without a message"))?;
         // Only the first message has a node.
         let node = first.identifier.as_ref().and_then(|identifier| identifier.node.clone());
         let node = node.ok_or(Refusal::NoNode).map_err(refuse)?;
-        let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        let identity = self.identify.resolve_identity(verified.as_ref(), &node).map_err(refuse)?;
         let _admission = match admitted {
             Some(admission) => admission,
             None => admit(&identity)?,
@@ -59,7 +59,7 @@ impl AccessLogService for AccessLogs {
             ended = self.listen(&identity, &node, first, messages) => ended.map(|()| {
                 Response::new(StreamAccessLogsResponse::default())
             }),
-            refusal = self.identify.end_of(&shown, verified) => Err(refuse(refusal)),
+            refusal = self.identify.watch_expiry(&credentials, verified) => Err(refuse(refusal)),
         }
     }
 }

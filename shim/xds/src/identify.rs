@@ -1,32 +1,33 @@
-//! Who a proxy is: what its credentials say, and never what its node says of itself.
+//! The identity of a proxy: its credentials determine it, and never its node id.
 //!
-//! A stream shows a client certificate, a token of a service account, or both, which must agree then. The node
-//! that it names in its first message may name the same identity, or none, but no other.
+//! A stream presents a client certificate, a token of a service account, or both, which must agree then. The node in its
+//! first message may name the same identity or none, but no other.
 
 mod certificate;
+mod credentials;
 mod node;
 mod refusal;
 mod slots;
 #[cfg(test)]
 mod tests;
 mod token;
+mod trust_domain;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use rustls::pki_types::CertificateDer;
 
-pub use self::certificate::{CertificateError, Certificates, TrustDomain};
-pub use self::refusal::Refusal;
-pub use self::token::{TokenError, Tokens};
+pub use self::certificate::Certificates;
+pub use self::credentials::{Authorization, PresentedCredentials, ReviewMode, Verified};
+pub use self::refusal::{CertificateError, Refusal, TokenError};
+pub use self::token::Tokens;
+pub use self::trust_domain::TrustDomain;
 
-/// How proxies are identified.
+/// The way in which proxies are identified.
 #[derive(Debug)]
 pub enum Identification {
-    /// By what they say of themselves: for one machine and for tests (`--insecure-node-identity`).
+    /// By their node id, which is not verified: for one machine and for tests (`--insecure-node-identity`).
     NodeId,
     /// By their credentials.
     Credentials(Box<Accepted>),
@@ -39,76 +40,31 @@ pub struct Accepted {
     pub certificates: Option<Certificates>,
     /// Tokens of service accounts.
     pub tokens: Option<Tokens>,
-    /// How often the credentials of an open stream are looked at again.
+    /// The interval at which the credentials of an open stream are reviewed again.
     pub review_interval: Duration,
 }
 
-/// What a stream shows of who is behind it.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// Where it comes from.
-    pub address: Option<SocketAddr>,
-    /// The client's certificate and what follows it in its chain. TLS has verified that it is of our authority.
-    pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
-    /// The values of `authorization`.
-    pub authorization: Vec<Authorization>,
-}
-
-impl Shown {
-    /// Where it comes from, for the log.
-    #[must_use]
-    pub fn peer(&self) -> String {
-        self.address.map(|address| address.to_string()).unwrap_or_else(|| "unknown".to_owned())
-    }
-}
-
-/// A value of `authorization`. It does not print.
-#[derive(Clone)]
-pub struct Authorization(pub String);
-
-impl std::fmt::Debug for Authorization {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Authorization(…)")
-    }
-}
-
-/// What credentials say of whom they were given to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// Who it is.
-    pub identity: Identity,
-    /// What says so: `certificate`, `token`, or `certificate and token`.
-    pub by: &'static str,
-    /// Until when.
-    pub expires: SystemTime,
-}
-
-/// When credentials are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// A stream begins. What was found a moment ago counts.
-    First,
-    /// A stream has gone on for a while: nothing that was found before counts, unless nobody can be asked.
-    Again,
-}
-
 impl Identification {
-    /// What the credentials of a stream say; `None` where credentials do not matter.
+    /// Verifies the credentials of a stream; `None` where credentials do not matter.
     ///
     /// # Errors
     /// When there are none, or they are not good.
-    pub async fn verify(&self, shown: &Shown, look: Look) -> Result<Option<Verified>, Refusal> {
+    pub async fn verify(
+        &self,
+        credentials: &PresentedCredentials,
+        mode: ReviewMode,
+    ) -> Result<Option<Verified>, Refusal> {
         match self {
             Self::NodeId => Ok(None),
-            Self::Credentials(accepted) => accepted.verify(shown, look).await.map(Some),
+            Self::Credentials(accepted) => accepted.verify(credentials, mode).await.map(Some),
         }
     }
 
-    /// Who a stream is that shows this and begins with this node.
+    /// Resolves the identity of a stream by its verified credentials and its node.
     ///
     /// # Errors
-    /// When the node says that it is somebody else; without credentials, when it does not say who it is.
-    pub fn settle(&self, verified: Option<&Verified>, node: &Node) -> Result<Identity, Refusal> {
+    /// When the node names another identity; without credentials, when it names none.
+    pub fn resolve_identity(&self, verified: Option<&Verified>, node: &Node) -> Result<Identity, Refusal> {
         match (self, verified) {
             (Self::NodeId, _) => node::believe(node),
             (Self::Credentials(_), None) => Err(Refusal::NoCredentials),
@@ -123,9 +79,13 @@ impl Identification {
         }
     }
 
-    /// Waits until the credentials of an open stream are not good any more, and says why. For ever where
+    /// Waits until the credentials of an open stream expire or are revoked, and returns the reason. Waits for ever where
     /// credentials do not matter.
-    pub async fn end_of(&self, shown: &Shown, verified: Option<Verified>) -> Refusal {
+    pub async fn watch_expiry(
+        &self,
+        credentials: &PresentedCredentials,
+        verified: Option<Verified>,
+    ) -> Refusal {
         let (Self::Credentials(accepted), Some(mut verified)) = (self, verified) else {
             return std::future::pending().await;
         };
@@ -136,14 +96,14 @@ impl Identification {
             if left <= pause {
                 return Refusal::Expired { by: verified.by };
             }
-            match accepted.verify(shown, Look::Again).await {
+            match accepted.verify(credentials, ReviewMode::Revalidate).await {
                 Ok(again) if again.identity == verified.identity => verified = again,
                 Ok(again) => {
                     let (identity, by, claimed) =
                         (verified.identity, verified.by, again.identity.to_string());
                     return Refusal::OtherIdentity { identity, by, claimed };
                 }
-                // It was good a moment ago, and it ends when it expires.
+                // The last review confirmed it, and it still ends when it expires.
                 Err(Refusal::Unavailable(_)) => {}
                 Err(refusal) => return Refusal::Revoked(Box::new(refusal)),
             }
@@ -152,15 +112,19 @@ impl Identification {
 }
 
 impl Accepted {
-    async fn verify(&self, shown: &Shown, look: Look) -> Result<Verified, Refusal> {
-        let by_certificate = match (&self.certificates, &shown.certificates) {
+    async fn verify(
+        &self,
+        credentials: &PresentedCredentials,
+        mode: ReviewMode,
+    ) -> Result<Verified, Refusal> {
+        let by_certificate = match (&self.certificates, &credentials.certificates) {
             (Some(certificates), Some(chain)) => Some(certificates.verify(chain)?),
             _ => None,
         };
-        let by_token = match (&self.tokens, shown.authorization.as_slice()) {
+        let by_token = match (&self.tokens, credentials.authorization.as_slice()) {
             (Some(tokens), [authorization]) => {
-                let address = shown.address.map(|address| address.ip());
-                Some(tokens.verify(authorization, address, look).await?)
+                let address = credentials.address.map(|address| address.ip());
+                Some(tokens.verify(authorization, address, mode).await?)
             }
             (Some(_), [_, _, ..]) => return Err(TokenError::Several.into()),
             _ => None,

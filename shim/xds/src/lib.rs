@@ -12,4 +12,5 @@ pub mod proxies;
 pub mod server;
 pub mod session;
 pub mod snapshot_cache;
+mod stream;
 mod wire;

@@ -12,7 +12,7 @@ use egress_policy::Identity;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::identify::{Refusal, Shown, Verified};
+use super::identify::{PresentedCredentials, Refusal, Verified};
 use super::session::Event;
 use egress_transport::connections::{Carried, Place};
 
@@ -118,10 +118,10 @@ impl StreamLimits {
         service: Service,
         identity: &Identity,
         verified: Option<&Verified>,
-        shown: &Shown,
+        credentials: &PresentedCredentials,
         place: Option<&Arc<Place>>,
     ) -> Result<Admission, Refusal> {
-        let token = match (verified, shown.authorization.as_slice()) {
+        let token = match (verified, credentials.authorization.as_slice()) {
             (Some(verified), [token]) if verified.by != "certificate" => {
                 Some(Sha256::digest(&token.0).into())
             }
@@ -256,8 +256,12 @@ mod tests {
     use super::*;
     use crate::identify::Authorization;
 
-    fn shown(token: &str) -> Shown {
-        Shown { address: None, certificates: None, authorization: vec![Authorization(token.to_owned())] }
+    fn shown(token: &str) -> PresentedCredentials {
+        PresentedCredentials {
+            address: None,
+            certificates: None,
+            authorization: vec![Authorization(token.to_owned())],
+        }
     }
 
     fn verified(identity: &Identity, by: &'static str) -> Verified {

@@ -58,7 +58,7 @@ pub struct Proxies {
 type Rejections = BTreeMap<ResourceType, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
-const MOST_REFUSALS: usize = 10_000;
+const MAX_REFUSALS: usize = 10_000;
 
 /// The entry of one stream; it goes when this is dropped.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ impl Drop for Registration<'_> {
         let rejected: BTreeMap<_, _> =
             proxy.types.into_iter().filter_map(|(kind, status)| status.rejected.map(|r| (kind, r))).collect();
         let mut refusals = lock(&self.proxies.refusals);
-        if !rejected.is_empty() && refusals.len() < MOST_REFUSALS {
+        if !rejected.is_empty() && refusals.len() < MAX_REFUSALS {
             refusals.insert((proxy.identity, proxy.node), rejected);
         }
     }

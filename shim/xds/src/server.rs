@@ -27,20 +27,19 @@ use tracing::Instrument;
 use super::access_logs::AccessLogs;
 use super::connection::Connection;
 use super::fallback::{Fallback, Variants};
-use super::identify::{Authorization, Identification, Look, Refusal, Shown};
+use super::identify::{Identification, Refusal, ReviewMode};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Proxies, Registration};
 use super::session::{Answer, Delta, Event, Sotw};
+use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
 use super::wire::{self, Message, Sender};
 use egress_core::proxies::Protocol;
 use egress_envoy::reported;
 use egress_envoy::snapshot::Snapshot;
 use egress_flows::memory::Memory;
-use egress_transport::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
+use egress_transport::connections::{Pool, encrypted, plain};
 use egress_transport::tls::ServerTls;
 
-/// How long a stream may take to say what it wants.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// When a connection takes no new streams. A stream that ends with its certificate must not come back by the
 /// connection of that certificate.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
@@ -208,23 +207,23 @@ impl<S: Snapshots> Server<S> {
     }
 
     async fn open<T: Session>(&self, request: Request<Streaming<T::Request>>) -> Result<Body, Status> {
-        let (shown, place) = (shown(&request), place(&request));
+        let (credentials, place) = (presented_credentials(&request), place(&request));
         let mut requests = request.into_inner();
-        let refuse = |refusal: Refusal| refuse(&self.proxies, &shown, &refusal);
-        let verified = self.identify.verify(&shown, Look::First).await.map_err(refuse)?;
+        let refuse = |refusal: Refusal| refuse(&self.proxies, &credentials, &refusal);
+        let verified = self.identify.verify(&credentials, ReviewMode::CacheAllowed).await.map_err(refuse)?;
         let admit = |identity: &Identity| {
             let (service, place) = (Service::Discovery, place.as_ref());
-            self.limits.admit(service, identity, verified.as_ref(), &shown, place).map_err(refuse)
+            self.limits.admit(service, identity, verified.as_ref(), &credentials, place).map_err(refuse)
         };
         // Before anything of it is read.
         let admitted = verified.as_ref().map(|verified| admit(&verified.identity)).transpose()?;
-        let mut first = tokio::time::timeout(PATIENCE, requests.message())
+        let mut first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, requests.message())
             .await
-            .map_err(|_| Status::deadline_exceeded(format!("no request within {PATIENCE:?}")))??
+            .map_err(|_| Status::deadline_exceeded(format!("no request within {FIRST_MESSAGE_TIMEOUT:?}")))??
             .ok_or_else(|| Status::invalid_argument("a stream without a request"))?;
         // Only the first message has a node, and it says for the whole stream who is there.
         let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
-        let identity = self.identify.settle(verified.as_ref(), &node).map_err(refuse)?;
+        let identity = self.identify.resolve_identity(verified.as_ref(), &node).map_err(refuse)?;
         let admission = Arc::new(match admitted {
             Some(admission) => admission,
             None => admit(&identity)?,
@@ -245,14 +244,14 @@ impl<S: Snapshots> Server<S> {
         tokio::spawn(
             async move {
                 let _admission = admission;
-                tracing::info!(peer = %shown.peer(), by, "connected");
+                tracing::info!(peer = %credentials.peer(), by, "connected");
                 let registration = server.proxies.register(&node, &identity, T::PROTOCOL);
                 let snapshots = server.snapshots.subscribe(&identity);
-                let talk =
-                    talk::<T>(&node, first, requests, snapshots, &*server.snapshots, &registration, &answers);
+                let stream =
+                    run_stream::<T>(&node, first, requests, snapshots, &*server.snapshots, &registration, &answers);
                 let ended = tokio::select! {
-                    ended = talk => ended,
-                    refusal = server.identify.end_of(&shown, verified) => Err(End::Refused(refusal)),
+                    ended = stream => ended,
+                    refusal = server.identify.watch_expiry(&credentials, verified) => Err(End::Refused(refusal)),
                 };
                 match ended {
                     Ok(()) => {}
@@ -262,7 +261,7 @@ impl<S: Snapshots> Server<S> {
                             // What it did not read would stay for as long as its connection.
                             place.close();
                         }
-                        let status = self::refuse(&server.proxies, &shown, &refusal);
+                        let status = super::stream::refuse(&server.proxies, &credentials, &refusal);
                         answers.end(status);
                     }
                 }
@@ -272,32 +271,6 @@ impl<S: Snapshots> Server<S> {
         );
         Ok(Body::new(body))
     }
-}
-
-/// Counts and logs a refusal.
-pub(super) fn refuse(proxies: &Proxies, shown: &Shown, refusal: &Refusal) -> Status {
-    proxies.counts.refused(refusal.reason());
-    tracing::warn!(peer = %shown.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
-    Status::from(refusal)
-}
-
-/// What a stream shows of who is behind it.
-pub(super) fn shown<T>(request: &Request<T>) -> Shown {
-    let authorization = request.metadata().get_all("authorization").iter();
-    let connection = request.extensions().get::<ConnectionInfo>();
-    Shown {
-        address: connection.map(|connection| connection.peer),
-        certificates: connection.and_then(|connection| connection.certificates.clone()),
-        // What is no text is not one of ours, and is refused as such.
-        authorization: authorization
-            .map(|value| Authorization(value.to_str().unwrap_or_default().to_owned()))
-            .collect(),
-    }
-}
-
-/// The place of a stream's connection.
-pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Place>> {
-    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.place))
 }
 
 /// Why a stream ended, if not because the proxy went.
@@ -330,7 +303,7 @@ async fn ready(answers: &Sender) -> Result<Option<OwnedSemaphorePermit>, End> {
 
 /// One stream until it ends. A proxy that does not read makes itself wait, and then gets the newest snapshot; after a
 /// while it is cut. Its requests are not read before it has read what it asked for.
-async fn talk<T: Session>(
+async fn run_stream<T: Session>(
     node: &Node,
     first: T::Request,
     mut requests: Streaming<T::Request>,

@@ -26,7 +26,7 @@ pub enum Part {
     /// The same bytes whenever the resource is sent.
     Constant(Bytes),
     /// The module, which is hashed once and not for each identity.
-    Module(Shared),
+    Module(SharedBytes),
     /// As many bytes as [`NONCE`], other ones whenever the resource is sent.
     Nonce,
     /// The policy document, whose text is made when it is sent.
@@ -53,12 +53,12 @@ pub const NONCE: &str = "00000000-nonce-of-the-control-plane";
 /// Bytes that many resources have in them and that are kept once: the module, which is larger than all else
 /// that the proxies of an identity get.
 #[derive(Debug, Clone)]
-pub struct Shared {
+pub struct SharedBytes {
     bytes: Bytes,
     hash: String,
 }
 
-impl Shared {
+impl SharedBytes {
     /// Shares these bytes.
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {

@@ -16,9 +16,9 @@ use egress_core::sanitize;
 /// The most requests that are remembered: with the names of their objects, 1 MB at most.
 const MAX_REQUESTS: usize = 2048;
 /// The most bytes of a user's name.
-const MAX_USER: usize = 128;
+const MAX_USER_NAME: usize = 128;
 /// How long a request is remembered: a change is seen within a second, unless the API server is away.
-const MEMORY: Duration = Duration::from_secs(60);
+const RETENTION: Duration = Duration::from_secs(60);
 
 /// The most users that are named of one object.
 const MAX_USERS: usize = 4;
@@ -43,10 +43,10 @@ impl fmt::Display for User {
 
 /// The requests of the last minute.
 #[derive(Debug, Default)]
-pub struct Witness(Mutex<VecDeque<Seen>>);
+pub struct RequestLog(Mutex<VecDeque<AdmittedRequest>>);
 
 #[derive(Debug)]
-struct Seen {
+struct AdmittedRequest {
     object: ObjectRef,
     /// What the object is to say; none: it is deleted.
     content: Option<String>,
@@ -54,13 +54,13 @@ struct Seen {
     at: Instant,
 }
 
-impl Witness {
+impl RequestLog {
     /// Remembers who asked for an object to say something, or to be deleted.
-    pub fn saw(&self, object: ObjectRef, content: Option<&Object>, user: User) {
-        let user = User { name: sanitize::text(&user.name, MAX_USER), ..user };
-        let seen = Seen { object, content: content.map(fingerprint), user, at: Instant::now() };
+    pub fn record(&self, object: ObjectRef, content: Option<&Object>, user: User) {
+        let user = User { name: sanitize::text(&user.name, MAX_USER_NAME), ..user };
+        let seen = AdmittedRequest { object, content: content.map(fingerprint), user, at: Instant::now() };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while all.len() >= MAX_REQUESTS || all.front().is_some_and(|first| first.at.elapsed() > MEMORY) {
+        while all.len() >= MAX_REQUESTS || all.front().is_some_and(|first| first.at.elapsed() > RETENTION) {
             all.pop_front();
         }
         all.push_back(seen);
@@ -75,8 +75,9 @@ impl Witness {
             return Vec::new();
         }
         let content = now.map(fingerprint);
-        let is_it =
-            |seen: &&Seen| seen.object == *object && seen.content == content && seen.at.elapsed() <= MEMORY;
+        let is_it = |seen: &&AdmittedRequest| {
+            seen.object == *object && seen.content == content && seen.at.elapsed() <= RETENTION
+        };
         let found = || all.iter().filter(is_it).map(|seen| &seen.user);
         if let Some(user) = found().rfind(|user| user.is_verified) {
             return vec![user.clone()];
@@ -115,58 +116,58 @@ mod tests {
         User { name: name.to_owned(), is_verified }
     }
 
-    fn named(witness: &Witness, reference: &ObjectRef, now: Option<&Object>) -> Vec<String> {
-        witness.users_of(reference, now).iter().map(ToString::to_string).collect()
+    fn named(request_log: &RequestLog, reference: &ObjectRef, now: Option<&Object>) -> Vec<String> {
+        request_log.users_of(reference, now).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_user_is_found_by_what_they_asked_for() {
-        let witness = Witness::default();
+        let request_log = RequestLog::default();
         let ((reference, a), (_, b)) = (object("a.org"), object("b.org"));
-        witness.saw(reference.clone(), Some(&a), user("alice", true));
-        witness.saw(reference.clone(), Some(&b), user("bob\n\u{1b}[2J", true));
-        assert_eq!(named(&witness, &reference, Some(&a)), ["alice"]);
-        assert_eq!(named(&witness, &reference, Some(&b)), ["bob\\u{a}\\u{1b}[2J"]);
-        assert!(named(&witness, &reference, None).is_empty());
-        witness.saw(reference.clone(), None, user("carol", true));
-        assert_eq!(named(&witness, &reference, None), ["carol"]);
+        request_log.record(reference.clone(), Some(&a), user("alice", true));
+        request_log.record(reference.clone(), Some(&b), user("bob\n\u{1b}[2J", true));
+        assert_eq!(named(&request_log, &reference, Some(&a)), ["alice"]);
+        assert_eq!(named(&request_log, &reference, Some(&b)), ["bob\\u{a}\\u{1b}[2J"]);
+        assert!(named(&request_log, &reference, None).is_empty());
+        request_log.record(reference.clone(), None, user("carol", true));
+        assert_eq!(named(&request_log, &reference, None), ["carol"]);
         let other = ObjectRef::new(Kind::Egress, "n", "q");
-        assert!(named(&witness, &other, Some(&a)).is_empty());
+        assert!(named(&request_log, &other, Some(&a)).is_empty());
     }
 
     /// Whoever reaches the webhook may name a user, but takes nobody's place by that.
     #[test]
     fn a_user_that_is_made_up() {
-        let witness = Witness::default();
+        let request_log = RequestLog::default();
         let (reference, a) = object("a.org");
         for name in ["alice", "mallory", "alice", "mallory"] {
-            witness.saw(reference.clone(), Some(&a), user(name, false));
+            request_log.record(reference.clone(), Some(&a), user(name, false));
         }
         let both = ["alice (not verified)", "mallory (not verified)"];
-        assert_eq!(named(&witness, &reference, Some(&a)), both);
+        assert_eq!(named(&request_log, &reference, Some(&a)), both);
         for n in 0..10 {
-            witness.saw(reference.clone(), Some(&a), user(&format!("m{n}"), false));
+            request_log.record(reference.clone(), Some(&a), user(&format!("m{n}"), false));
         }
-        let many = named(&witness, &reference, Some(&a));
+        let many = named(&request_log, &reference, Some(&a));
         assert_eq!((many.len(), &many[..2]), (MAX_USERS, &both.map(str::to_owned)[..]));
         for name in ["carol", "dave"] {
-            witness.saw(reference.clone(), Some(&a), user(name, true));
+            request_log.record(reference.clone(), Some(&a), user(name, true));
         }
-        witness.saw(reference.clone(), Some(&a), user("mallory", false));
-        assert_eq!(named(&witness, &reference, Some(&a)), ["dave"], "the last that is verified");
+        request_log.record(reference.clone(), Some(&a), user("mallory", false));
+        assert_eq!(named(&request_log, &reference, Some(&a)), ["dave"], "the last that is verified");
     }
 
     #[test]
     fn it_forgets() {
-        let witness = Witness::default();
+        let request_log = RequestLog::default();
         let (reference, a) = object("a.org");
-        witness.saw(reference.clone(), Some(&a), user("alice", true));
+        request_log.record(reference.clone(), Some(&a), user("alice", true));
         for i in 0..MAX_REQUESTS {
             let other = ObjectRef::new(Kind::Egress, "n", format!("x{i}"));
-            witness.saw(other, None, user(&"m".repeat(1000), true));
+            request_log.record(other, None, user(&"m".repeat(1000), true));
         }
-        assert!(named(&witness, &reference, Some(&a)).is_empty());
-        let all = witness.0.lock().expect("nobody panicked");
-        assert!(all.len() == MAX_REQUESTS && all.iter().all(|seen| seen.user.name.len() < 2 * MAX_USER));
+        assert!(named(&request_log, &reference, Some(&a)).is_empty());
+        let all = request_log.0.lock().expect("nobody panicked");
+        assert!(all.len() == MAX_REQUESTS && all.iter().all(|seen| seen.user.name.len() < 2 * MAX_USER_NAME));
     }
 }

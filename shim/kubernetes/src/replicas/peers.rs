@@ -1,4 +1,4 @@
-//! Which other control planes there are. A plain value: no I/O, and the time is told to it.
+//! The other control planes, by their ConfigMaps. A plain value: no I/O, and the time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use tokio::time::Instant;
 
-use super::{Report, Reports, value};
+use super::report::{Report, Reports, value};
 
-/// How long a mark may stay as it is; it is renewed three times as often.
-const SILENT: Duration = Duration::from_secs(30);
-/// After how long one that is silent is removed.
-const DEAD: Duration = Duration::from_secs(300);
+/// The time after which an unchanged mark does not count. It is renewed three times as often.
+const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time after which the ConfigMap of a silent peer is removed.
+const PEER_REMOVAL_AGE: Duration = Duration::from_secs(300);
 
 /// The ConfigMaps, and when each was renewed.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct PeerTracker {
     own: String,
     instance: String,
-    others: BTreeMap<String, Other>,
+    others: BTreeMap<String, Peer>,
     /// A list that is not complete yet.
     listing: Option<BTreeSet<String>>,
     /// Whether there was a complete list, and nothing was missed since.
@@ -31,14 +31,14 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug)]
-struct Other {
+struct Peer {
     mark: (String, String),
     report: Arc<Report>,
     since: Instant,
 }
 
-impl Seen {
-    /// Knows nothing yet.
+impl PeerTracker {
+    /// A tracker that knows no peer yet.
     pub(super) fn new(own: &str, instance: &str) -> Self {
         Self {
             own: own.to_owned(),
@@ -51,8 +51,8 @@ impl Seen {
         }
     }
 
-    /// Takes in what happened.
-    pub(super) fn take(&mut self, event: Event<DynamicObject>, now: Instant) {
+    /// Applies an event of a watch.
+    pub(super) fn apply_event(&mut self, event: Event<DynamicObject>, now: Instant) {
         match event {
             Event::Init => self.listing = Some(BTreeSet::new()),
             Event::InitApply(object) => {
@@ -77,12 +77,12 @@ impl Seen {
         }
     }
 
-    /// What happens is not seen any more, until the next event.
+    /// Notes that events are missed until the next one.
     pub(super) fn lose(&mut self) {
         self.is_following = false;
     }
 
-    /// What was not seen for a while may have changed all the time.
+    /// Notes that events arrive again. Marks may have changed while they were missed.
     fn follow(&mut self, now: Instant) {
         // A list that breaks off begins again.
         if self.listing.is_none() && !std::mem::replace(&mut self.is_following, true) {
@@ -109,24 +109,24 @@ impl Seen {
         }
         let is_new = self.others.get(&name).is_none_or(|other| other.mark != mark);
         let Some(report) = Report::read(&text("proxies")).filter(|_| is_new) else { return };
-        self.others.insert(name, Other { mark, report: Arc::new(report), since: now });
+        self.others.insert(name, Peer { mark, report: Arc::new(report), since: now });
     }
 
-    /// What those say that are alive; nothing while that cannot be said.
-    pub(super) fn alive(&self, now: Instant) -> Reports {
+    /// The reports of live peers; nothing while they are unknown.
+    pub(super) fn live_reports(&self, now: Instant) -> Reports {
         if !self.is_following || self.has_twin {
             return None;
         }
-        let alive = self.others.iter().filter(|(_, other)| now.duration_since(other.since) < SILENT);
+        let alive = self.others.iter().filter(|(_, other)| now.duration_since(other.since) < PEER_TIMEOUT);
         Some(alive.map(|(name, other)| (name.clone(), Arc::clone(&other.report))).collect())
     }
 
-    /// Those that are to be removed; each is named once.
-    pub(super) fn take_dead(&mut self, now: Instant) -> Vec<String> {
+    /// The peers whose ConfigMap is to be removed; each is returned once.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<String> {
         if !self.is_following {
             return Vec::new();
         }
-        let is_dead = |other: &Other| now.duration_since(other.since) >= DEAD;
+        let is_dead = |other: &Peer| now.duration_since(other.since) >= PEER_REMOVAL_AGE;
         let dead: Vec<String> =
             self.others.iter().filter(|(_, other)| is_dead(other)).map(|(name, _)| name.clone()).collect();
         self.others.retain(|_, other| !is_dead(other));

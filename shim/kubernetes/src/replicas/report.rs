@@ -1,40 +1,45 @@
-//! What one control plane says of its proxies, and what all of them say together.
+//! The report of one control plane about its proxies, and the tally of all reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use egress_policy::Identity;
+use kube::api::DynamicObject;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use egress_compile::Compiled;
 use egress_core::proxies::{Fleet, Refusal};
 
 /// A ConfigMap holds 1 MiB. Some ten thousand identities fit in this.
-const MOST_BYTES: usize = 900_000;
-/// How much of Envoy's words is told: the first of them say what is wrong.
-const LONGEST_ERROR: usize = 300;
+const MAX_REPORT_SIZE: usize = 900_000;
+/// The longest part of Envoy's error that is reported: its beginning says what is wrong.
+const MAX_ERROR_CHARS: usize = 300;
 
-/// What a control plane says: by identity, in order.
+/// The report of a control plane, by identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    identities: BTreeMap<String, Entry>,
-    /// Whether there are more, after the last one, of which nothing is said.
+    identities: BTreeMap<String, IdentityReport>,
+    /// Whether identities after the last one are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     more: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
-    /// The version of the document that they should have.
+struct IdentityReport {
+    /// The version of the identity's current document.
     current: String,
-    /// How many have which version.
+    /// The number of proxies with each version.
     has: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refusal: Option<Refusal>,
 }
 
+/// The reports of all control planes by the names of their ConfigMaps; nothing while they are unknown.
+pub(crate) type Reports = Option<BTreeMap<String, Arc<Report>>>;
+
 impl Report {
-    /// What there is to say of these proxies. Those that no policy names are not asked about.
+    /// The report about these proxies, without those that no policy names.
     pub(crate) fn of(fleets: BTreeMap<String, Fleet>, compiled: &Compiled) -> Self {
         let mut report = Self::default();
         let mut bytes = 0;
@@ -42,12 +47,12 @@ impl Report {
             let document = name.parse().ok().and_then(|identity: Identity| compiled.documents.get(&identity));
             let Some(document) = document else { continue };
             let cut = |refusal: Refusal| Refusal {
-                error: refusal.error.chars().take(LONGEST_ERROR).collect(),
+                error: refusal.error.chars().take(MAX_ERROR_CHARS).collect(),
                 ..refusal
             };
-            let entry = Entry { current: document.version.clone(), has, refusal: refusal.map(cut) };
+            let entry = IdentityReport { current: document.version.clone(), has, refusal: refusal.map(cut) };
             bytes += name.len() + serde_json::to_string(&entry).map_or(0, |text| text.len()) + 4;
-            if bytes > MOST_BYTES {
+            if bytes > MAX_REPORT_SIZE {
                 report.more = true;
                 break;
             }
@@ -56,40 +61,45 @@ impl Report {
         report
     }
 
-    /// As it stands in a ConfigMap.
+    /// The text in a ConfigMap.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads it. What cannot be read is of another version of this program.
+    /// Reads the text. It cannot be read if another version of this program wrote it.
     pub(super) fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// How many proxies of an identity have which version.
+    /// The number of proxies of an identity with each version.
     pub(super) fn of_identity(&self, identity: &Identity) -> impl Iterator<Item = (&String, &u64)> {
         self.identities.get(&identity.to_string()).into_iter().flat_map(|entry| &entry.has)
     }
 
-    /// Whether it cannot be said what proxies of this identity have.
-    fn is_silent_on(&self, identity: &str) -> bool {
+    /// Whether this identity is left out.
+    fn omits(&self, identity: &str) -> bool {
         let last = self.identities.keys().next_back();
         self.more && last.is_some_and(|last| last.as_str() < identity)
     }
 }
 
-/// What the proxies of some identities have, of all control planes together.
+/// A value of a ConfigMap.
+pub(super) fn value<'o>(object: &'o DynamicObject, key: &str) -> Option<&'o str> {
+    object.data.get("data").and_then(|data| data.get(key)).and_then(Value::as_str)
+}
+
+/// The proxies of some identities, of all control planes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// How many have what they should have.
+    /// The number with the current document.
     pub(crate) current: u64,
-    /// How many there are.
+    /// The number that is connected.
     pub(crate) connected: u64,
-    /// What one of them refuses.
+    /// The refusal of one of them.
     pub(crate) refusal: Option<Refusal>,
-    /// An identity of which control planes have different documents.
+    /// An identity for which control planes have different documents.
     pub(crate) disputed: Option<String>,
-    /// Whether there are more than could be counted.
+    /// Whether some could not be counted.
     pub(crate) uncounted: bool,
 }
 
@@ -105,7 +115,7 @@ pub(crate) fn tally(
         let name = identity.to_string();
         let mut wanted: BTreeSet<&str> =
             compiled.documents.get(identity).map(|document| document.version.as_str()).into_iter().collect();
-        let entries: Vec<&Entry> =
+        let entries: Vec<&IdentityReport> =
             reports.values().filter_map(|report| report.identities.get(&name)).collect();
         wanted.extend(entries.iter().map(|entry| entry.current.as_str()));
         let have = |version: &str| entries.iter().filter_map(|entry| entry.has.get(version)).sum::<u64>();
@@ -113,7 +123,7 @@ pub(crate) fn tally(
         tally.connected += entries.iter().flat_map(|entry| entry.has.values()).sum::<u64>();
         let refusals = entries.iter().filter_map(|entry| entry.refusal.clone());
         tally.refusal = tally.refusal.take().into_iter().chain(refusals).min();
-        tally.uncounted |= reports.values().any(|report| report.is_silent_on(&name));
+        tally.uncounted |= reports.values().any(|report| report.omits(&name));
         if wanted.len() > 1 && tally.disputed.is_none() {
             tally.disputed = Some(name);
         }

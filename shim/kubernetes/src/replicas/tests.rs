@@ -101,39 +101,39 @@ fn map(name: &str, instance: &str, mark: &str) -> DynamicObject {
     .expect("an object")
 }
 
-fn names(seen: &Seen, now: Instant) -> Option<Vec<String>> {
-    seen.alive(now).map(|reports| reports.into_keys().collect())
+fn names(peers: &PeerTracker, now: Instant) -> Option<Vec<String>> {
+    peers.live_reports(now).map(|reports| reports.into_keys().collect())
 }
 
-fn following(now: Instant) -> Seen {
-    let mut seen = Seen::new("own", "i");
+fn following(now: Instant) -> PeerTracker {
+    let mut peers = PeerTracker::new("own", "i");
     for event in [Event::Init, Event::InitApply(map("a", "1", "1")), Event::InitApply(map("b", "1", "1"))] {
-        seen.take(event, now);
-        assert_eq!(names(&seen, now), None, "half a list says nothing");
+        peers.apply_event(event, now);
+        assert_eq!(names(&peers, now), None, "half a list says nothing");
     }
-    seen.take(Event::InitDone, now);
-    seen
+    peers.apply_event(Event::InitDone, now);
+    peers
 }
 
 #[test]
 fn the_silent_do_not_count_and_the_dead_are_removed() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
-    let mut seen = following(start);
-    assert_eq!(names(&seen, at(0)).expect("known"), ["a", "b"]);
+    let mut peers = following(start);
+    assert_eq!(names(&peers, at(0)).expect("known"), ["a", "b"]);
     for second in (10..600).step_by(10) {
-        seen.take(Event::Apply(map("a", "1", &second.to_string())), at(second));
+        peers.apply_event(Event::Apply(map("a", "1", &second.to_string())), at(second));
         if second <= 300 {
             // It comes again, as in a list, and is not new.
-            seen.take(Event::Apply(map("b", "1", "1")), at(second));
+            peers.apply_event(Event::Apply(map("b", "1", "1")), at(second));
         }
         let expected = if second < 30 { &["a", "b"][..] } else { &["a"] };
-        assert_eq!(names(&seen, at(second)).expect("known"), expected, "after {second} s");
-        let dead = seen.take_dead(at(second));
+        assert_eq!(names(&peers, at(second)).expect("known"), expected, "after {second} s");
+        let dead = peers.take_expired(at(second));
         assert_eq!(dead, if second == 300 { vec!["b".to_owned()] } else { vec![] }, "after {second} s");
         if second == 290 {
-            seen.take(Event::Apply(map("c", "1", "1")), at(290));
-            seen.take(Event::Delete(map("c", "1", "1")), at(290));
+            peers.apply_event(Event::Apply(map("c", "1", "1")), at(290));
+            peers.apply_event(Event::Delete(map("c", "1", "1")), at(290));
         }
     }
 }
@@ -143,24 +143,24 @@ fn the_silent_do_not_count_and_the_dead_are_removed() {
 fn nobody_is_silent_because_nobody_listens() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
-    let mut seen = following(start);
-    seen.lose();
-    assert_eq!(names(&seen, at(1)), None);
-    assert!(seen.take_dead(at(1000)).is_empty());
-    seen.take(Event::Apply(map("a", "1", "2")), at(1000));
-    assert_eq!(names(&seen, at(1001)).expect("known"), ["a", "b"]);
-    assert_eq!(names(&seen, at(1030)).expect("known"), [""; 0]);
+    let mut peers = following(start);
+    peers.lose();
+    assert_eq!(names(&peers, at(1)), None);
+    assert!(peers.take_expired(at(1000)).is_empty());
+    peers.apply_event(Event::Apply(map("a", "1", "2")), at(1000));
+    assert_eq!(names(&peers, at(1001)).expect("known"), ["a", "b"]);
+    assert_eq!(names(&peers, at(1030)).expect("known"), [""; 0]);
 }
 
 #[test]
 fn a_name_must_be_one_s_own() {
     let now = Instant::now();
-    let mut seen = following(now);
+    let mut peers = following(now);
     // What a former process left behind.
-    seen.take(Event::Apply(map("own", "former", "7")), now);
-    assert!(names(&seen, now).is_some());
-    seen.take(Event::Apply(map("own", "i", "1")), now);
-    assert_eq!(names(&seen, now).expect("known"), ["a", "b"]);
-    seen.take(Event::Apply(map("own", "twin", "8")), now);
-    assert_eq!(names(&seen, now), None);
+    peers.apply_event(Event::Apply(map("own", "former", "7")), now);
+    assert!(names(&peers, now).is_some());
+    peers.apply_event(Event::Apply(map("own", "i", "1")), now);
+    assert_eq!(names(&peers, now).expect("known"), ["a", "b"]);
+    peers.apply_event(Event::Apply(map("own", "twin", "8")), now);
+    assert_eq!(names(&peers, now), None);
 }

@@ -6,10 +6,10 @@ use egress_compile::manifest::{Body, Kind, ObjectRef};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::gather::{Event, Gather};
 use super::super::object::{Item, Key};
-use super::super::tests::{item, list, namespace};
 use super::{DISTRUST, GRACE};
+use crate::cluster::tests::{item, list, namespace};
+use crate::cluster_cache::{ClusterCache, Event};
 
 const KINDS: [Kind; 4] = [Kind::Namespace, Kind::Service, Kind::Pod, Kind::EndpointSlice];
 
@@ -41,39 +41,39 @@ fn of_pod(address: &str, pod: &str) -> Value {
 }
 
 /// A mesh with namespace `n`, and pod `p` in it.
-fn ready() -> Gather {
-    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
+fn ready() -> ClusterCache {
+    let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
     for kind in KINDS {
-        list(&mut gather, kind, vec![]);
+        list(&mut cache, kind, vec![]);
     }
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    gather.take(Event::Applied(Kind::Pod, pod("n", "p", &["10.0.0.1", "fd00::1"], &json!({}))));
-    let _ = gather.state();
-    gather
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    cache.apply_event(Event::Applied(Kind::Pod, pod("n", "p", &["10.0.0.1", "fd00::1"], &json!({}))));
+    let _ = cache.publish();
+    cache
 }
 
-fn apply(gather: &mut Gather, kind: Kind, item: Item) {
-    gather.take(Event::Applied(kind, item));
+fn apply(cache: &mut ClusterCache, kind: Kind, item: Item) {
+    cache.apply_event(Event::Applied(kind, item));
 }
 
-fn delete(gather: &mut Gather, kind: Kind, name: &str) {
-    gather.take(Event::Deleted(kind, ("n".to_owned(), name.to_owned())));
+fn delete(cache: &mut ClusterCache, kind: Kind, name: &str) {
+    cache.apply_event(Event::Deleted(kind, ("n".to_owned(), name.to_owned())));
 }
 
-fn backends(gather: &mut Gather, name: &str) -> Option<Backends> {
-    let store = gather.state().store;
+fn backends(cache: &mut ClusterCache, name: &str) -> Option<Backends> {
+    let store = cache.publish().store;
     let object = store.object(&ObjectRef::new(Kind::Service, "n", name))?;
     if let Body::Service(service) = &object.body { service.backends.clone() } else { None }
 }
 
-fn doubt(gather: &mut Gather) -> Option<String> {
-    backends(gather, "s").expect("a service").doubt
+fn doubt(cache: &mut ClusterCache) -> Option<String> {
+    backends(cache, "s").expect("a service").doubt
 }
 
 /// The API server answers so often.
-fn ticks(gather: &mut Gather, count: u8) {
+fn ticks(cache: &mut ClusterCache, count: u8) {
     for _ in 0..count {
-        gather.take(Event::Server(None));
+        cache.apply_event(Event::ServerAvailable);
     }
 }
 
@@ -105,19 +105,19 @@ fn only_a_pods_own_address_is_in_the_mesh() {
         ("a name", json!([of_pod("example.org", "p")]), false),
         ("what cannot be read", json!([{ "addresses": 5 }]), false),
     ] {
-        let mut gather = ready();
-        apply(&mut gather, Kind::Namespace, namespace("other", Some("osm")));
-        apply(&mut gather, Kind::Pod, pod("other", "p", &["10.0.0.1"], &json!({})));
+        let mut cache = ready();
+        apply(&mut cache, Kind::Namespace, namespace("other", Some("osm")));
+        apply(&mut cache, Kind::Pod, pod("other", "p", &["10.0.0.1"], &json!({})));
         let host = json!({ "spec": { "hostNetwork": true } });
-        apply(&mut gather, Kind::Pod, pod("n", "host", &["192.0.2.1"], &host));
+        apply(&mut cache, Kind::Pod, pod("n", "host", &["192.0.2.1"], &host));
         let done = json!({ "status": { "phase": "Succeeded" } });
-        apply(&mut gather, Kind::Pod, pod("n", "done", &["10.0.0.3"], &done));
+        apply(&mut cache, Kind::Pod, pod("n", "done", &["10.0.0.3"], &done));
         for (name, address) in [("s", "10.96.0.1"), ("headless", "None")] {
-            apply(&mut gather, Kind::Service, service(name, address));
-            apply(&mut gather, Kind::EndpointSlice, slice(name, name, &endpoints));
+            apply(&mut cache, Kind::Service, service(name, address));
+            apply(&mut cache, Kind::EndpointSlice, slice(name, name, &endpoints));
         }
-        let found = backends(&mut gather, "headless").expect("a service");
-        assert_eq!((doubt(&mut gather).is_none(), found.doubt.is_none()), (is_pod, is_pod), "{what}");
+        let found = backends(&mut cache, "headless").expect("a service");
+        assert_eq!((doubt(&mut cache).is_none(), found.doubt.is_none()), (is_pod, is_pod), "{what}");
         // What is no pod's is not in the mesh, and what is a pod's is all the same.
         let addresses: Vec<String> =
             found.endpoints.iter().flat_map(|(addresses, _)| addresses).map(ToString::to_string).collect();
@@ -128,93 +128,93 @@ fn only_a_pods_own_address_is_in_the_mesh() {
 
 #[test]
 fn the_first_endpoint_that_is_no_pod_is_named() {
-    let mut gather = ready();
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
+    let mut cache = ready();
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
     let foreign = json!([{ "addresses": ["198.51.100.7"] }, { "addresses": ["198.51.100.8"] }]);
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &foreign));
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &foreign));
     let expected =
         "EndpointSlice `x` has `198.51.100.7` (and 1 more), which is not the own address of a pod here";
-    assert_eq!(doubt(&mut gather).as_deref(), Some(expected));
+    assert_eq!(doubt(&mut cache).as_deref(), Some(expected));
     // A slice of another service says nothing about this one.
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "another", &foreign));
-    assert_eq!(doubt(&mut gather), None);
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "another", &foreign));
+    assert_eq!(doubt(&mut cache), None);
 }
 
 #[test]
 fn without_slices_nobody_knows() {
-    let mut gather = ready();
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    assert_eq!(doubt(&mut gather), None);
-    gather.take(Event::Absent(Kind::EndpointSlice));
-    assert!(doubt(&mut gather).expect("a doubt").contains("has no EndpointSlices"));
-    list(&mut gather, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
-    assert_eq!(doubt(&mut gather), None);
+    let mut cache = ready();
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    assert_eq!(doubt(&mut cache), None);
+    cache.apply_event(Event::Absent(Kind::EndpointSlice));
+    assert!(doubt(&mut cache).expect("a doubt").contains("has no EndpointSlices"));
+    list(&mut cache, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
+    assert_eq!(doubt(&mut cache), None);
 }
 
 /// Slices and pods come by different watches.
 #[test]
 fn a_slice_before_its_pod() {
-    let mut gather = ready();
+    let mut cache = ready();
     let q = || pod("n", "q", &["10.0.0.2"], &json!({}));
     let both = json!([of_pod("10.0.0.1", "p"), of_pod("10.0.0.2", "q")]);
     // A new service is closed until the pod is known.
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_some() && gather.is_waiting());
-    apply(&mut gather, Kind::Pod, q());
-    assert!(doubt(&mut gather).is_none() && !gather.is_waiting());
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
+    assert!(doubt(&mut cache).is_some() && cache.is_waiting());
+    apply(&mut cache, Kind::Pod, q());
+    assert!(doubt(&mut cache).is_none() && !cache.is_waiting());
     // One that was good stays so for a moment.
     let more = json!([of_pod("10.0.0.1", "p"), of_pod("10.0.0.9", "late")]);
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &more));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
-    apply(&mut gather, Kind::Pod, pod("n", "late", &[], &json!({})));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
-    apply(&mut gather, Kind::Pod, pod("n", "late", &["10.0.0.9"], &json!({})));
-    assert!(doubt(&mut gather).is_none() && !gather.is_waiting());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &more));
+    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    apply(&mut cache, Kind::Pod, pod("n", "late", &[], &json!({})));
+    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    apply(&mut cache, Kind::Pod, pod("n", "late", &["10.0.0.9"], &json!({})));
+    assert!(doubt(&mut cache).is_none() && !cache.is_waiting());
     // Not for what names no pod.
     let foreign = json!([{ "addresses": ["198.51.100.7"] }, of_pod("10.0.0.8", "never")]);
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &foreign));
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &foreign));
+    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
     // And who has it waited for in vain is not waited for again soon.
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_none());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
+    assert!(doubt(&mut cache).is_none());
     let never = json!([of_pod("198.51.100.7", "never")]);
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
-    gather.give_up();
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_none());
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
-    ticks(&mut gather, DISTRUST);
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    let _ = gather.state();
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
+    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    cache.give_up();
+    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
+    assert!(doubt(&mut cache).is_none());
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
+    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
+    ticks(&mut cache, DISTRUST);
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
+    let _ = cache.publish();
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
+    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
 }
 
 /// A list of pods takes long. What slices name that came meanwhile is a moment away.
 #[test]
 fn the_first_state_waits_for_pods() {
-    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
-    list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
-    list(&mut gather, Kind::Service, vec![service("s", "10.96.0.1")]);
-    list(&mut gather, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
-    list(&mut gather, Kind::Pod, vec![]);
-    assert!(!gather.state().availability.is_available());
-    apply(&mut gather, Kind::Pod, pod("n", "p", &["10.0.0.1"], &json!({})));
-    assert!(gather.is_different() && gather.state().availability.is_available());
-    assert_eq!(doubt(&mut gather), None);
-    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
-    list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
-    list(&mut gather, Kind::Service, vec![service("s", "10.96.0.1")]);
-    list(&mut gather, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
-    list(&mut gather, Kind::Pod, vec![]);
-    assert!(!gather.state().availability.is_available());
-    gather.give_up();
-    assert!(gather.is_different() && gather.state().availability.is_available());
-    assert!(doubt(&mut gather).is_some());
+    let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
+    list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
+    list(&mut cache, Kind::Service, vec![service("s", "10.96.0.1")]);
+    list(&mut cache, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
+    list(&mut cache, Kind::Pod, vec![]);
+    assert!(!cache.publish().availability.is_available());
+    apply(&mut cache, Kind::Pod, pod("n", "p", &["10.0.0.1"], &json!({})));
+    assert!(cache.has_changed() && cache.publish().availability.is_available());
+    assert_eq!(doubt(&mut cache), None);
+    let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
+    list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
+    list(&mut cache, Kind::Service, vec![service("s", "10.96.0.1")]);
+    list(&mut cache, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
+    list(&mut cache, Kind::Pod, vec![]);
+    assert!(!cache.publish().availability.is_available());
+    cache.give_up();
+    assert!(cache.has_changed() && cache.publish().availability.is_available());
+    assert!(doubt(&mut cache).is_some());
 }
 
 /// A slice is corrected a moment after its pod is gone.
@@ -222,48 +222,48 @@ fn the_first_state_waits_for_pods() {
 fn a_pod_that_has_ended_counts_for_a_moment() {
     let finished = || pod("n", "p", &["10.0.0.1"], &json!({ "status": { "phase": "Failed" } }));
     let with_slice = || {
-        let mut gather = ready();
-        apply(&mut gather, Kind::Pod, pod("n", "another-like-it", &[], &json!({})));
-        apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-        apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-        assert_eq!(doubt(&mut gather), None);
-        gather
+        let mut cache = ready();
+        apply(&mut cache, Kind::Pod, pod("n", "another-like-it", &[], &json!({})));
+        apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+        apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
+        assert_eq!(doubt(&mut cache), None);
+        cache
     };
-    let ends: [fn(&mut Gather, Item); 2] =
-        [|gather, _| delete(gather, Kind::Pod, "p"), |gather, item| apply(gather, Kind::Pod, item)];
+    let ends: [fn(&mut ClusterCache, Item); 2] =
+        [|cache, _| delete(cache, Kind::Pod, "p"), |cache, item| apply(cache, Kind::Pod, item)];
     for end in ends {
-        let mut gather = with_slice();
-        end(&mut gather, finished());
-        ticks(&mut gather, GRACE - 1);
-        assert!(!gather.is_different() && doubt(&mut gather).is_none());
-        ticks(&mut gather, 1);
-        gather.give_up();
-        let _ = gather.state();
-        gather.give_up();
-        assert!(doubt(&mut gather).is_some());
+        let mut cache = with_slice();
+        end(&mut cache, finished());
+        ticks(&mut cache, GRACE - 1);
+        assert!(!cache.has_changed() && doubt(&mut cache).is_none());
+        ticks(&mut cache, 1);
+        cache.give_up();
+        let _ = cache.publish();
+        cache.give_up();
+        assert!(doubt(&mut cache).is_some());
         // Until another has the address.
-        let mut gather = with_slice();
-        end(&mut gather, finished());
-        apply(&mut gather, Kind::Pod, pod("elsewhere", "z", &["10.0.0.1"], &json!({})));
-        let _ = gather.state();
-        gather.give_up();
-        assert!(doubt(&mut gather).is_some());
+        let mut cache = with_slice();
+        end(&mut cache, finished());
+        apply(&mut cache, Kind::Pod, pod("elsewhere", "z", &["10.0.0.1"], &json!({})));
+        let _ = cache.publish();
+        cache.give_up();
+        assert!(doubt(&mut cache).is_some());
     }
     // It was named by no slice, so there is nothing to correct.
-    let mut gather = ready();
-    delete(&mut gather, Kind::Pod, "p");
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-    assert!(doubt(&mut gather).is_some());
+    let mut cache = ready();
+    delete(&mut cache, Kind::Pod, "p");
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
+    assert!(doubt(&mut cache).is_some());
 }
 
 /// Pods come and go all the time. The store changes when what is in the mesh does.
 #[test]
 fn pods_that_make_no_difference() {
-    let mut gather = ready();
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-    let _ = gather.state();
+    let mut cache = ready();
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
+    let _ = cache.publish();
     let same =
         json!({ "metadata": { "resourceVersion": "8" }, "status": { "conditions": [{ "type": "Ready" }] } });
     let other = json!({ "labels": { "app": "b" } });
@@ -272,24 +272,24 @@ fn pods_that_make_no_difference() {
         ("another-like-it", &["10.0.0.2"], &json!({})),
         ("of-no-service", &["10.0.0.3"], &other),
     ] {
-        apply(&mut gather, Kind::Pod, pod("n", name, addresses, more));
-        assert!(!gather.is_different(), "{name}");
+        apply(&mut cache, Kind::Pod, pod("n", name, addresses, more));
+        assert!(!cache.has_changed(), "{name}");
     }
     // Nor do those that a service with an address has more of.
     let both = json!([of_pod("10.0.0.1", "p"), of_pod("10.0.0.2", "another-like-it")]);
-    let before = gather.state().store;
-    apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    apply(&mut gather, Kind::Pod, pod("elsewhere", "p", &["10.0.0.4"], &json!({})));
+    let before = cache.publish().store;
+    apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
+    apply(&mut cache, Kind::Pod, pod("elsewhere", "p", &["10.0.0.4"], &json!({})));
     for name in ["another-like-it", "of-no-service"] {
-        delete(&mut gather, Kind::Pod, name);
+        delete(&mut cache, Kind::Pod, name);
     }
-    assert!(!gather.is_different());
-    assert_eq!(gather.state().store, before);
+    assert!(!cache.has_changed());
+    assert_eq!(cache.publish().store, before);
     // One of another service account does.
     let account = json!({ "spec": { "serviceAccountName": "b" } });
-    apply(&mut gather, Kind::Pod, pod("n", "q", &[], &account));
-    assert!(gather.is_different());
-    let accounts = backends(&mut gather, "s").expect("a service").accounts;
+    apply(&mut cache, Kind::Pod, pod("n", "q", &[], &account));
+    assert!(cache.has_changed());
+    let accounts = backends(&mut cache, "s").expect("a service").accounts;
     assert_eq!(accounts.into_iter().collect::<Vec<_>>(), ["a", "b"]);
 }
 
@@ -304,27 +304,27 @@ fn a_rollout_of_thousands_of_pods() {
             (first..first + 100).map(|n| of_pod(&address(n), &format!("p{n}"))).collect();
         json!(endpoints)
     };
-    let mut gather = ready();
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    list(&mut gather, Kind::Pod, (0..PODS).map(of).collect());
+    let mut cache = ready();
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    list(&mut cache, Kind::Pod, (0..PODS).map(of).collect());
     for first in (0..PODS).step_by(100) {
-        apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(first)));
+        apply(&mut cache, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(first)));
     }
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(doubt(&mut cache), None);
     let start = std::time::Instant::now();
     let mut bursts = 0;
     for first in (0..PODS).step_by(100) {
         for n in first..first + 100 {
-            apply(&mut gather, Kind::Pod, of(PODS + n));
-            gather.take(Event::Deleted(Kind::Pod, ("n".to_owned(), format!("p{n}"))));
+            apply(&mut cache, Kind::Pod, of(PODS + n));
+            cache.apply_event(Event::Deleted(Kind::Pod, ("n".to_owned(), format!("p{n}"))));
             if n % 10 == 0 {
-                assert!(!gather.is_different(), "{n}");
+                assert!(!cache.has_changed(), "{n}");
                 bursts += 1;
             }
         }
-        apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(PODS + first)));
+        apply(&mut cache, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(PODS + first)));
     }
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(doubt(&mut cache), None);
     let took = start.elapsed();
     println!("{PODS} pods replaced in {bursts} bursts: {took:?}");
     assert!(took < std::time::Duration::from_secs(30), "{took:?}");
@@ -332,15 +332,15 @@ fn a_rollout_of_thousands_of_pods() {
 
 #[test]
 fn namespaces_that_do_not_count() {
-    let mut gather = ready();
-    apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    assert!(backends(&mut gather, "s").is_some());
-    apply(&mut gather, Kind::Namespace, namespace("n", None));
-    assert!(backends(&mut gather, "s").is_none());
-    apply(&mut gather, Kind::Namespace, namespace("n", Some("osm")));
-    assert!(backends(&mut gather, "s").is_some());
-    list(&mut gather, Kind::Service, vec![]);
-    assert!(backends(&mut gather, "s").is_none());
+    let mut cache = ready();
+    apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
+    assert!(backends(&mut cache, "s").is_some());
+    apply(&mut cache, Kind::Namespace, namespace("n", None));
+    assert!(backends(&mut cache, "s").is_none());
+    apply(&mut cache, Kind::Namespace, namespace("n", Some("osm")));
+    assert!(backends(&mut cache, "s").is_some());
+    list(&mut cache, Kind::Service, vec![]);
+    assert!(backends(&mut cache, "s").is_none());
 }
 
 fn steps() -> impl Strategy<Value = Vec<(Kind, Item, bool)>> {
@@ -372,7 +372,7 @@ proptest! {
     #[test]
     fn when_all_is_quiet_the_state_follows_from_the_objects(steps in steps()) {
         let mut now: BTreeMap<Kind, BTreeMap<Key, Item>> = BTreeMap::new();
-        let mut live = Gather::new(&CompileOptions::default(), KINDS);
+        let mut live = ClusterCache::new(&CompileOptions::default(), KINDS);
         for kind in KINDS {
             list(&mut live, kind, vec![]);
         }
@@ -380,26 +380,26 @@ proptest! {
             let of_kind = now.entry(kind).or_default();
             if gone {
                 of_kind.remove(&item.key);
-                live.take(Event::Deleted(kind, item.key));
+                live.apply_event(Event::Deleted(kind, item.key));
             } else {
                 of_kind.insert(item.key.clone(), item.clone());
-                live.take(Event::Applied(kind, item));
+                live.apply_event(Event::Applied(kind, item));
             }
-            let _ = live.is_different();
+            let _ = live.has_changed();
         }
-        let mut fresh = Gather::new(&CompileOptions::default(), KINDS);
+        let mut fresh = ClusterCache::new(&CompileOptions::default(), KINDS);
         for kind in [Kind::EndpointSlice, Kind::Service, Kind::Pod, Kind::Namespace] {
             let items = now.get(&kind).into_iter().flat_map(BTreeMap::values).cloned().collect();
             list(&mut fresh, kind, items);
         }
-        for gather in [&mut live, &mut fresh] {
+        for cache in [&mut live, &mut fresh] {
             for _ in 0..GRACE {
-                gather.take(Event::Server(None));
-                let _ = gather.is_different();
-                gather.give_up();
-                let _ = gather.is_different();
+                cache.apply_event(Event::ServerAvailable);
+                let _ = cache.has_changed();
+                cache.give_up();
+                let _ = cache.has_changed();
             }
         }
-        prop_assert_eq!(live.state(), fresh.state());
+        prop_assert_eq!(live.publish(), fresh.publish());
     }
 }

@@ -1,4 +1,4 @@
-//! What there is to say of a policy: whether it is accepted, what it conflicts with, and which proxies have it.
+//! The desired status of a policy: whether it is accepted, what it conflicts with, and which proxies have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,9 +17,8 @@ pub(super) const PROGRAMMED: &str = "Programmed";
 const CONFLICTS: &str = "Conflicts";
 /// The reason of a policy that a proxy refuses.
 pub(super) const REJECTED: &str = "Rejected";
-/// The reason of a policy that is over a budget, its own or that of an identity.
-/// The longest message that an API server takes is 32 kB; nobody reads as much.
-const LONGEST: usize = 1024;
+/// The longest message. An API server takes 32 kB; nobody reads as much.
+const MAX_MESSAGE_CHARS: usize = 1024;
 
 /// A condition, as Kubernetes has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,28 +29,28 @@ pub(crate) struct Condition {
     pub(super) message: String,
 }
 
-/// What follows from the objects alone.
+/// The conditions of a policy that follow from the objects alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct PolicyConditions {
     pub(super) accepted: Condition,
     pub(super) conflicts: Option<Condition>,
-    /// To whom it applies.
+    /// The identities to which it applies.
     pub(super) sources: BTreeSet<Identity>,
     generation: Option<i64>,
 }
 
-/// Everything that there is to say of a policy at a moment.
+/// The desired status of a policy.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Said {
-    pub(super) verdict: Arc<Verdict>,
+pub(super) struct DesiredStatus {
+    pub(super) conditions: Arc<PolicyConditions>,
     /// The condition and `status.programmed`; nothing while it is not known.
     pub(super) programmed: Option<(Condition, String)>,
 }
 
-/// What there is to say of every policy that counts.
-pub(crate) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<Verdict>> {
+/// The conditions of every policy.
+pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<PolicyConditions>> {
     let policies = compiled.conditions.values().filter(|condition| condition.object.kind == Kind::Egress);
-    let mut verdicts: BTreeMap<Key, Verdict> = policies
+    let mut policy_conditions: BTreeMap<Key, PolicyConditions> = policies
         .map(|condition| {
             let key = (condition.object.namespace.clone(), condition.object.name.clone());
             let rules = match condition.rules {
@@ -62,7 +61,7 @@ pub(crate) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<
             let said = problems.iter().filter(|p| p.severity != Severity::Info && p.cause != Cause::Conflict);
             let message = message(std::iter::once(rules).chain(said.map(Problem::brief)));
             let mut conflicts = problems.iter().filter(|p| p.cause == Cause::Conflict).peekable();
-            let verdict = Verdict {
+            let conditions = PolicyConditions {
                 accepted: accepted(condition.accepted, condition.reason(), message),
                 conflicts: conflicts.peek().is_some().then(|| Condition {
                     kind: CONFLICTS,
@@ -73,24 +72,24 @@ pub(crate) fn verdicts(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<
                 sources: condition.sources.clone(),
                 generation: condition.generation,
             };
-            (key, verdict)
+            (key, conditions)
         })
         .collect();
     for problem in store.problems().filter(|problem| problem.severity == Severity::Error) {
         if let Some(object) = problem.object.as_ref().filter(|object| object.kind == Kind::Egress) {
             let key = (object.namespace.clone(), object.name.clone());
             // What it said before is in force, for those to whom it applied.
-            let before = verdicts.remove(&key);
-            let verdict = Verdict {
+            let before = policy_conditions.remove(&key);
+            let conditions = PolicyConditions {
                 accepted: accepted(false, "Unreadable", message(std::iter::once(problem.brief()))),
                 conflicts: None,
                 sources: before.map(|before| before.sources).unwrap_or_default(),
                 generation: None,
             };
-            verdicts.insert(key, verdict);
+            policy_conditions.insert(key, conditions);
         }
     }
-    verdicts.into_iter().map(|(key, verdict)| (key, Arc::new(verdict))).collect()
+    policy_conditions.into_iter().map(|(key, conditions)| (key, Arc::new(conditions))).collect()
 }
 
 fn accepted(is_accepted: bool, otherwise: &'static str, message: String) -> Condition {
@@ -98,7 +97,7 @@ fn accepted(is_accepted: bool, otherwise: &'static str, message: String) -> Cond
     Condition { kind: ACCEPTED, status, reason, message }
 }
 
-/// What there is to say of the proxies of a policy's sources, and the same in short.
+/// The condition `Programmed` by the proxies of a policy's sources, and its short form for `status.programmed`.
 pub(super) fn programmed(tally: &Tally) -> (Condition, String) {
     let Tally { current, connected, refusal, disputed, uncounted } = tally;
     let have = format!("{current} of {connected} proxies have it");
@@ -122,60 +121,61 @@ pub(super) fn programmed(tally: &Tally) -> (Condition, String) {
 
 fn message(parts: impl Iterator<Item = String>) -> String {
     let message = parts.collect::<Vec<_>>().join("; ");
-    match message.char_indices().nth(LONGEST) {
+    match message.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
         None => message,
     }
 }
 
-impl Verdict {
-    /// The generation that this is about: what was read is what is there now, unless it could not be read.
+impl PolicyConditions {
+    /// The observed generation: what was read is what is there now, unless it could not be read.
     pub(super) fn generation(&self, before: &Observed) -> Option<i64> {
         self.generation.or(before.generation)
     }
 
-    /// Whether this is what the API server has.
-    fn is_said(&self, before: &Observed) -> bool {
+    /// Whether the API server has these conditions.
+    fn matches_observed(&self, before: &Observed) -> bool {
         let generation = self.generation(before);
-        self.accepted.is_said(before, generation)
+        self.accepted.matches_observed(before, generation)
             && match &self.conflicts {
-                Some(conflicts) => conflicts.is_said(before, generation),
+                Some(conflicts) => conflicts.matches_observed(before, generation),
                 None => find(before, CONFLICTS).is_none(),
             }
     }
 }
 
-/// What of it the API server has not.
+/// The difference between the desired and the observed status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// Nothing.
-    Nothing,
-    /// Only which proxies have it.
+pub(super) enum StatusDiff {
+    /// There is none.
+    Unchanged,
+    /// Only `Programmed` differs.
     Programmed,
-    /// What became of the policy itself.
-    Verdict,
+    /// The conditions of the policy itself differ.
+    Conditions,
 }
 
-impl Said {
-    pub(super) fn news(&self, before: &Observed) -> News {
-        if !self.verdict.is_said(before) {
-            return News::Verdict;
+impl DesiredStatus {
+    /// The difference from what the API server has.
+    pub(super) fn diff(&self, before: &Observed) -> StatusDiff {
+        if !self.conditions.matches_observed(before) {
+            return StatusDiff::Conditions;
         }
-        let generation = self.verdict.generation(before);
+        let generation = self.conditions.generation(before);
         match &self.programmed {
             Some((condition, short)) => {
-                let is_said =
-                    condition.is_said(before, generation) && before.programmed.as_ref() == Some(short);
-                if is_said { News::Nothing } else { News::Programmed }
+                let matches_observed = condition.matches_observed(before, generation)
+                    && before.programmed.as_ref() == Some(short);
+                if matches_observed { StatusDiff::Unchanged } else { StatusDiff::Programmed }
             }
-            None => News::Nothing,
+            None => StatusDiff::Unchanged,
         }
     }
 
     /// The whole status.
     pub(super) fn to_json(&self, before: &Observed, now: &str) -> Value {
-        let generation = self.verdict.generation(before);
-        let mut conditions = vec![self.verdict.accepted.to_json(before, generation, now)];
+        let generation = self.conditions.generation(before);
+        let mut conditions = vec![self.conditions.accepted.to_json(before, generation, now)];
         let mut status = Map::new();
         if let Some((condition, short)) = &self.programmed {
             conditions.push(condition.to_json(before, generation, now));
@@ -185,14 +185,14 @@ impl Said {
             conditions.extend(find(before, PROGRAMMED).cloned());
             status.extend(before.programmed.as_ref().map(|short| ("programmed".to_owned(), json!(short))));
         }
-        conditions.extend(self.verdict.conflicts.as_ref().map(|c| c.to_json(before, generation, now)));
+        conditions.extend(self.conditions.conflicts.as_ref().map(|c| c.to_json(before, generation, now)));
         status.insert("conditions".to_owned(), json!(conditions));
         Value::Object(status)
     }
 }
 
 impl Condition {
-    pub(super) fn is_said(&self, before: &Observed, generation: Option<i64>) -> bool {
+    pub(super) fn matches_observed(&self, before: &Observed, generation: Option<i64>) -> bool {
         find(before, self.kind).is_some_and(|condition| {
             condition["status"] == self.status
                 && condition["reason"] == self.reason
@@ -202,7 +202,7 @@ impl Condition {
     }
 
     fn to_json(&self, before: &Observed, generation: Option<i64>, now: &str) -> Value {
-        // The moment of the last change of the verdict, not of the message.
+        // The moment of the last change of the conditions, not of the message.
         let since = find(before, self.kind)
             .filter(|condition| condition["status"] == self.status)
             .map(|condition| condition["lastTransitionTime"].clone())

@@ -10,18 +10,18 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::super::connect::reason;
+use super::super::client::MANAGER;
+use super::super::client::reason;
 use super::super::object::Observed;
-use super::MANAGER;
-use super::verdict::{ACCEPTED, Condition, PROGRAMMED, REJECTED, Said, find};
+use super::desired::{ACCEPTED, Condition, DesiredStatus, PROGRAMMED, REJECTED, find};
 use egress_compile::manifest::ObjectRef;
 use egress_core::hash;
 
 /// How many events may be made at once, and how often there may be one more.
-const BURST: u32 = 50;
-const PACE: Duration = Duration::from_millis(200);
+const MAX_BURST: u32 = 50;
+const EVENT_INTERVAL: Duration = Duration::from_millis(200);
 /// How much of a policy's name goes into that of an event, which must not be too long either.
-const LONGEST_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 /// What is to be told.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,9 +32,9 @@ pub(crate) struct Event {
     pub(crate) message: String,
 }
 
-/// What is to be told when this is said of an object of which that was said before.
-pub(super) fn events(said: &Said, before: &Observed) -> Vec<Event> {
-    let generation = said.verdict.generation(before);
+/// What is to be told when this is desired of an object of which that was desired before.
+pub(super) fn events_of_change(desired: &DesiredStatus, before: &Observed) -> Vec<Event> {
+    let generation = desired.conditions.generation(before);
     let is_told = |condition: &Condition| {
         find(before, condition.kind).is_some_and(|known| {
             known["status"] == condition.status
@@ -48,14 +48,14 @@ pub(super) fn events(said: &Said, before: &Observed) -> Vec<Event> {
         message: condition.message.clone(),
     };
     let mut events = Vec::new();
-    let accepted = &said.verdict.accepted;
+    let accepted = &desired.conditions.accepted;
     let was_wrong = find(before, ACCEPTED).is_some_and(|known| known["status"] == "False");
     if accepted.status == "False" && !is_told(accepted) {
         events.push(event("Warning", accepted));
     } else if accepted.status == "True" && was_wrong {
         events.push(event("Normal", accepted));
     }
-    if let Some((programmed, _)) = &said.programmed
+    if let Some((programmed, _)) = &desired.programmed
         && programmed.reason == REJECTED
         && !is_told(programmed)
     {
@@ -65,23 +65,23 @@ pub(super) fn events(said: &Said, before: &Observed) -> Vec<Event> {
     events
 }
 
-/// Makes events, not too many of them.
+/// The budget of events: a burst, and then one per interval.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub(crate) struct EventBudget {
     left: u32,
     since: Instant,
 }
 
-impl Events {
+impl EventBudget {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { left: BURST, since: now }
+        Self { left: MAX_BURST, since: now }
     }
 
-    /// Whether one more may be made. What is not told stands in the status all the same.
-    pub(crate) fn may(&mut self, now: Instant) -> bool {
-        let earned = now.duration_since(self.since).as_millis() / PACE.as_millis();
+    /// Takes one event from the budget, if there is any. The status says the same without it.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let earned = now.duration_since(self.since).as_millis() / EVENT_INTERVAL.as_millis();
         if earned > 0 {
-            self.left = BURST.min(self.left.saturating_add(u32::try_from(earned).unwrap_or(BURST)));
+            self.left = MAX_BURST.min(self.left.saturating_add(u32::try_from(earned).unwrap_or(MAX_BURST)));
             self.since = now;
         }
         let may = self.left > 0;
@@ -91,25 +91,25 @@ impl Events {
 }
 
 /// The name of an event.
-pub(super) fn name(policy: &str, uid: &str, generation: Option<i64>, reason: &str) -> String {
+pub(super) fn event_name(policy: &str, uid: &str, generation: Option<i64>, reason: &str) -> String {
     let generation = generation.unwrap_or_default().to_be_bytes();
     named(policy, &hash([uid.as_bytes(), &generation, reason.as_bytes()]))
 }
 
 /// The name of an event about an object, with what tells it from others.
 pub(crate) fn named(object: &str, hash: &str) -> String {
-    let short = object.get(..LONGEST_NAME).unwrap_or(object).trim_end_matches(['.', '-']);
+    let short = object.get(..MAX_NAME).unwrap_or(object).trim_end_matches(['.', '-']);
     format!("{short}.{hash}")
 }
 
 /// The object that an event is about.
 #[derive(Clone, Debug)]
-pub(crate) struct Involved {
+pub(crate) struct InvolvedObject {
     pub(crate) object: ObjectRef,
     pub(crate) uid: String,
 }
 
-impl Involved {
+impl InvolvedObject {
     fn api_version(&self) -> String {
         let version = self.object.kind.versions().first().copied().unwrap_or_default();
         match self.object.kind.group() {
@@ -120,9 +120,15 @@ impl Involved {
 }
 
 /// Makes an event of this name, unless there is one.
-pub(crate) async fn make(client: &Client, involved: &Involved, event: &Event, name: &str, now: &str) {
+pub(crate) async fn create_event(
+    client: &Client,
+    involved: &InvolvedObject,
+    event: &Event,
+    name: &str,
+    now: &str,
+) {
     let ObjectRef { kind, namespace, name: object_name } = &involved.object;
-    // Events of objects without a namespace stand in that one.
+    // EventBudget of objects without a namespace stand in that one.
     let own = if namespace.is_empty() { "default" } else { namespace };
     let resource = ApiResource {
         group: String::new(),

@@ -11,8 +11,8 @@ use egress_core::proxies::Refusal;
 
 const NOW: &str = "2024-05-06T07:08:09Z";
 
-/// What is said of the policies that these specifications make: `n/p0`, `n/p1` and so on.
-fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<Verdict>> {
+/// What is desired of the policies that these specifications make: `n/p0`, `n/p1` and so on.
+fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<PolicyConditions>> {
     let mut store = Store::default();
     let mut add = |api_version: &str, kind: ObjectKind, name: &str, spec: &Value| {
         let object = json!({
@@ -32,7 +32,7 @@ fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<
     for (api_version, name, spec) in others {
         add(api_version, ObjectKind::UpstreamTrafficSetting, name, spec);
     }
-    verdicts(&compile(&store, &CompileOptions::default(), None), &store)
+    policy_conditions(&compile(&store, &CompileOptions::default(), None), &store)
 }
 
 fn spec(host: &str, settings: Option<&str>) -> Value {
@@ -48,13 +48,13 @@ fn spec(host: &str, settings: Option<&str>) -> Value {
     spec
 }
 
-fn said(verdict: &Arc<Verdict>, tally: Option<&Tally>) -> Said {
-    Said { verdict: Arc::clone(verdict), programmed: tally.map(programmed) }
+fn desired(conditions: &Arc<PolicyConditions>, tally: Option<&Tally>) -> DesiredStatus {
+    DesiredStatus { conditions: Arc::clone(conditions), programmed: tally.map(programmed) }
 }
 
 /// What an API server shows after a status was written.
-fn shown(said: &Said, before: &Observed, generation: i64) -> Observed {
-    let status = said.to_json(before, NOW);
+fn shown(desired: &DesiredStatus, before: &Observed, generation: i64) -> Observed {
+    let status = desired.to_json(before, NOW);
     Observed {
         uid: "u".to_owned(),
         generation: Some(generation),
@@ -63,8 +63,8 @@ fn shown(said: &Said, before: &Observed, generation: i64) -> Observed {
     }
 }
 
-fn tell(said: &Said, before: &Observed) -> Vec<String> {
-    events::events(said, before)
+fn tell(desired: &DesiredStatus, before: &Observed) -> Vec<String> {
+    events::events_of_change(desired, before)
         .into_iter()
         .map(|event| format!("{} {}: {}", event.kind, event.reason, event.message))
         .collect()
@@ -109,9 +109,9 @@ fn what_proxies_have_in_words() {
             "3/3",
         ),
     ] {
-        let (condition, said) = programmed(&tally);
+        let (condition, desired) = programmed(&tally);
         assert_eq!(
-            (condition.status, condition.reason, &*condition.message, &*said),
+            (condition.status, condition.reason, &*condition.message, &*desired),
             (status, reason, message, short)
         );
     }
@@ -119,22 +119,22 @@ fn what_proxies_have_in_words() {
 
 #[test]
 fn what_is_said_is_not_news() {
-    let verdicts = judged(&[spec("a.org", None)], &[]);
-    let verdict = &verdicts[&key("p0")];
-    assert_eq!(verdict.sources.len(), 1);
+    let policy_conditions = judged(&[spec("a.org", None)], &[]);
+    let conditions = &policy_conditions[&key("p0")];
+    assert_eq!(conditions.sources.len(), 1);
     let all = Tally { current: 1, connected: 1, ..Tally::default() };
     let before = blank(1);
-    let whole = said(verdict, Some(&all));
-    assert_eq!(whole.news(&before), News::Verdict);
+    let whole = desired(conditions, Some(&all));
+    assert_eq!(whole.diff(&before), StatusDiff::Conditions);
     let after = shown(&whole, &before, 1);
-    assert_eq!(whole.news(&after), News::Nothing);
-    let more = said(verdict, Some(&Tally { connected: 2, ..all }));
-    assert_eq!(more.news(&after), News::Programmed);
-    // While it is not known what proxies have, what was said of it stays.
-    let unknown = said(verdict, None);
-    assert_eq!(unknown.news(&after), News::Nothing);
+    assert_eq!(whole.diff(&after), StatusDiff::Unchanged);
+    let more = desired(conditions, Some(&Tally { connected: 2, ..all }));
+    assert_eq!(more.diff(&after), StatusDiff::Programmed);
+    // While it is not known what proxies have, what was desired of it stays.
+    let unknown = desired(conditions, None);
+    assert_eq!(unknown.diff(&after), StatusDiff::Unchanged);
     assert_eq!(shown(&unknown, &after, 1), after);
-    // The moment stays while the verdict is the same.
+    // The moment stays while the conditions is the same.
     let later = more.to_json(&after, "2030-01-01T00:00:00Z");
     let moments: Vec<&Value> =
         later["conditions"].as_array().into_iter().flatten().map(|c| &c["lastTransitionTime"]).collect();
@@ -144,44 +144,45 @@ fn what_is_said_is_not_news() {
 #[test]
 fn conflicts_name_their_field() {
     let settings = |connections: u32| json!({ "host": "a.org", "connectionSettings": { "tcp": { "maxConnections": connections } } });
-    let verdicts = judged(
+    let policy_conditions = judged(
         &[spec("a.org", Some("s")), spec("a.org", Some("t"))],
         &[(EGRESS.1, "s", settings(1)), (EGRESS.1, "t", settings(2))],
     );
-    assert_eq!(verdicts[&key("p0")].conflicts, None);
-    let second = &verdicts[&key("p1")];
+    assert_eq!(policy_conditions[&key("p0")].conflicts, None);
+    let second = &policy_conditions[&key("p1")];
     let conflicts = second.conflicts.as_ref().expect("a conflict");
     assert_eq!(
         conflicts.message,
         "spec.matches[0]: `a.org:80` has the connection settings of policy `n/p0`, not these"
     );
     assert_eq!((second.accepted.status, &*second.accepted.message), ("True", "1 rule"));
-    // It is said, and taken back when it is over.
+    // It is desired, and taken back when it is over.
     let before = blank(1);
-    let after = shown(&said(second, None), &before, 1);
-    assert_eq!(said(second, None).news(&after), News::Nothing);
-    assert_eq!(said(&verdicts[&key("p0")], None).news(&after), News::Verdict);
+    let after = shown(&desired(second, None), &before, 1);
+    assert_eq!(desired(second, None).diff(&after), StatusDiff::Unchanged);
+    assert_eq!(desired(&policy_conditions[&key("p0")], None).diff(&after), StatusDiff::Conditions);
 }
 
 #[test]
 fn an_event_for_each_change_of_the_verdict() {
-    let verdicts = judged(&[spec("a.org", None), spec("not a name", None), json!({ "ports": 1 })], &[]);
-    let (good, bad) = (&verdicts[&key("p0")], &verdicts[&key("p1")]);
-    let unreadable = said(&verdicts[&key("p2")], None);
-    assert_eq!(tell(&said(good, None), &blank(1)), [""; 0], "nothing is told of what is as it should be");
-    let told = tell(&said(bad, None), &blank(1));
+    let policy_conditions =
+        judged(&[spec("a.org", None), spec("not a name", None), json!({ "ports": 1 })], &[]);
+    let (good, bad) = (&policy_conditions[&key("p0")], &policy_conditions[&key("p1")]);
+    let unreadable = desired(&policy_conditions[&key("p2")], None);
+    assert_eq!(tell(&desired(good, None), &blank(1)), [""; 0], "nothing is told of what is as it should be");
+    let told = tell(&desired(bad, None), &blank(1));
     assert!(told[0].starts_with("Warning Invalid: 0 rules; spec.hosts[0]: "), "{told:?}");
     assert!(tell(&unreadable, &blank(1))[0].starts_with("Warning Unreadable: spec."), "{unreadable:?}");
-    let wrong = shown(&said(bad, None), &blank(1), 1);
-    assert_eq!(tell(&said(bad, None), &wrong), [""; 0], "it is told once");
-    assert_eq!(tell(&said(good, None), &wrong), ["Normal Accepted: 1 rule"]);
+    let wrong = shown(&desired(bad, None), &blank(1), 1);
+    assert_eq!(tell(&desired(bad, None), &wrong), [""; 0], "it is told once");
+    assert_eq!(tell(&desired(good, None), &wrong), ["Normal Accepted: 1 rule"]);
     let refused = Tally {
         connected: 1,
         refusal: Some(Refusal { node: "x".to_owned(), error: "no".to_owned() }),
         ..Tally::default()
     };
-    let fine = shown(&said(good, None), &blank(1), 1);
-    let rejected = said(good, Some(&refused));
+    let fine = shown(&desired(good, None), &blank(1), 1);
+    let rejected = desired(good, Some(&refused));
     assert_eq!(tell(&rejected, &fine), ["Warning Rejected: 0 of 1 proxies have it; `x` refused it: no"]);
     assert_eq!(tell(&rejected, &shown(&rejected, &fine, 1)), [""; 0]);
 }
@@ -190,16 +191,17 @@ fn an_event_for_each_change_of_the_verdict() {
 fn an_object_over_a_budget_is_too_large() {
     let mut large = spec("a.org", None);
     large["ports"] = (1..=4097).map(|port| json!({ "number": port, "protocol": "tcp" })).collect();
-    let verdicts = judged(&[large, spec("a.org", None)], &[]);
-    let accepted = &verdicts[&key("p0")].accepted;
+    let policy_conditions = judged(&[large, spec("a.org", None)], &[]);
+    let accepted = &policy_conditions[&key("p0")].accepted;
     assert_eq!((accepted.status, accepted.reason), ("False", "TooLarge"));
     assert_eq!(accepted.message, "0 rules; spec.ports: 4097 ports, of which 4096 are allowed");
-    assert_eq!(verdicts[&key("p1")].accepted.status, "True");
+    assert_eq!(policy_conditions[&key("p1")].accepted.status, "True");
 }
 
 #[test]
 fn the_names_of_events() {
-    let name = |policy: &str, uid, generation, reason| events::name(policy, uid, Some(generation), reason);
+    let name =
+        |policy: &str, uid, generation, reason| events::event_name(policy, uid, Some(generation), reason);
     let one = name("p", "u", 1, "Invalid");
     assert_eq!(one, name("p", "u", 1, "Invalid"));
     let others = [name("p", "v", 1, "Invalid"), name("p", "u", 2, "Invalid"), name("p", "u", 1, "Accepted")];
@@ -212,8 +214,8 @@ fn the_names_of_events() {
 #[test]
 fn events_are_bounded() {
     let start = Instant::now();
-    let mut events = Events::new(start);
-    let mut made = |seconds| (0..1000).filter(|_| events.may(start + Duration::from_secs(seconds))).count();
+    let mut events = EventBudget::new(start);
+    let mut made = |seconds| (0..1000).filter(|_| events.take(start + Duration::from_secs(seconds))).count();
     assert_eq!([made(0), made(1), made(3600)], [50, 5, 50]);
 }
 
@@ -221,17 +223,17 @@ fn events_are_bounded() {
 #[tokio::test]
 async fn what_changes_quickly_is_written_seldom() {
     let config = kube::Config::new("http://127.0.0.1:9".parse().expect("a URI"));
-    let mut writer = Writer::new(Client::try_from(config).expect("a client"));
+    let mut writer = StatusWriter::new(Client::try_from(config).expect("a client"));
     let known = judged(&[spec("a.org", None)], &[]);
     let mut observed = blank(1);
     let mut step = |now: Instant, current: u64| {
         let tally = Tally { current, connected: 1000, ..Tally::default() };
         let statuses: Statuses = Arc::new(BTreeMap::from([(key("p0"), Arc::new(observed.clone()))]));
-        let (chosen, _) = writer.choose(&known, &statuses, now, |_| Some(programmed(&tally)));
+        let (chosen, _) = writer.choose_writes(&known, &statuses, now, |_| Some(programmed(&tally)));
         let count = chosen.len();
-        for Write { key, said, before, events: _ } in chosen {
-            observed = shown(&said, &before, 1);
-            writer.done.insert(key, Done { said, over: before, at: now });
+        for StatusWrite { key, desired, before, events: _ } in chosen {
+            observed = shown(&desired, &before, 1);
+            writer.done.insert(key, WrittenStatus { desired, over: before, at: now });
         }
         (count, observed.programmed.clone().unwrap_or_default())
     };
@@ -239,7 +241,8 @@ async fn what_changes_quickly_is_written_seldom() {
     let writes: usize = (0..=1000).map(|n| step(start + Duration::from_millis(5 * n), n).0).sum();
     assert!((3..=6).contains(&writes), "{writes} writes in 5 s");
     // What holds is written, and that is the last.
-    let later: Vec<_> = (1..4).map(|n| step(start + Duration::from_secs(5) + PACE * n, 1000)).collect();
+    let later: Vec<_> =
+        (1..4).map(|n| step(start + Duration::from_secs(5) + WRITE_INTERVAL * n, 1000)).collect();
     assert_eq!(later.iter().map(|(count, _)| count).sum::<usize>(), 1, "{later:?}");
     assert_eq!(later[2].1, "1000/1000");
 }

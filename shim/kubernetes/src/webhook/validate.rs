@@ -12,8 +12,8 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use crate::audit::{User, Witness};
-use crate::{Item, is_ours, read};
+use crate::audit::{RequestLog, User};
+use crate::object::{Item, is_ours, read};
 use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, Parsed, Problem, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
@@ -56,7 +56,7 @@ fn kind(request: &AdmissionRequest<DynamicObject>) -> Option<Kind> {
 
 /// Remembers who asked, where the request was let in and writes something that may grant. Who that is is verified where
 /// the client has shown a certificate, as only an API server can.
-pub fn witness(request: &AdmissionRequest<DynamicObject>, is_verified: bool, witness: &Witness) {
+pub fn log_request(request: &AdmissionRequest<DynamicObject>, is_verified: bool, request_log: &RequestLog) {
     let (Some(kind), Some(name), false) = (kind(request), &request.user_info.username, request.dry_run)
     else {
         return;
@@ -65,14 +65,14 @@ pub fn witness(request: &AdmissionRequest<DynamicObject>, is_verified: bool, wit
     let is_part = request.sub_resource.as_deref().is_some_and(|part| !part.is_empty());
     if request.operation == Operation::Delete && !is_part {
         let namespace = request.namespace.as_deref().filter(|_| kind.is_namespaced()).unwrap_or_default();
-        witness.saw(ObjectRef::new(kind, namespace, &request.name), None, user());
+        request_log.record(ObjectRef::new(kind, namespace, &request.name), None, user());
     } else if let Some(object) = request.object.as_ref().filter(|object| says_something_new(request, object))
     {
         let item = candidate(kind, request, object.clone());
         let reference = ObjectRef::new(kind, &item.key.0, &item.key.1);
         if let Change::Read(parsed) = item.change {
             for object in parsed.objects.iter().filter(|object| object.reference == reference) {
-                witness.saw(reference.clone(), Some(object), user());
+                request_log.record(reference.clone(), Some(object), user());
             }
         }
     }

@@ -4,14 +4,15 @@
 //! and the SPIFFE URI `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` as alternative name.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use egress_policy::{Identity, IdentityError};
+use egress_policy::Identity;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use super::Verified;
+use super::credentials::Verified;
+use super::refusal::CertificateError;
+use super::trust_domain::TrustDomain;
 use egress_transport::tls::ServerTls;
 
 /// Reads client certificates.
@@ -21,85 +22,6 @@ pub struct Certificates {
     pub tls: ServerTls,
     /// Whose identities count.
     pub trust_domain: TrustDomain,
-}
-
-/// The name of the domain in which identities are given out, as `cluster.local`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustDomain(String);
-
-impl FromStr for TrustDomain {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let valid = !text.is_empty()
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
-        if valid {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("use lower-case letters, digits, `-`, `.` and `_`, as in `cluster.local`".to_owned())
-        }
-    }
-}
-
-impl fmt::Display for TrustDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Why a certificate says nothing that counts.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateError {
-    /// It is not what it should be.
-    #[error("it cannot be read: {0}")]
-    Unreadable(String),
-    /// Its authority does not count any more, or its time is over.
-    #[error("{0}")]
-    Invalid(String),
-    /// It is of our authority, but names no identity.
-    #[error(
-        "it names no service account: its common name is `{common_name}`, and it has no SPIFFE URI; expected \
-         `<uuid>.sidecar.<service account>.<namespace>.{trust_domain}` or \
-         `spiffe://{trust_domain}/ns/<namespace>/sa/<service account>`"
-    )]
-    NamesNobody {
-        /// What it has instead.
-        common_name: String,
-        /// Ours.
-        trust_domain: TrustDomain,
-    },
-    /// It has more than one name of a kind.
-    #[error("it has {0}, and must have one")]
-    Several(&'static str),
-    /// A name is not in its form.
-    #[error("`{name}` is not of the form `{form}`")]
-    Form {
-        /// The name.
-        name: String,
-        /// Its form.
-        form: &'static str,
-    },
-    /// A name is of another trust domain.
-    #[error("`{name}` is of trust domain `{found}`, not `{expected}` (`--trust-domain`)")]
-    TrustDomain {
-        /// The name.
-        name: String,
-        /// Its trust domain.
-        found: String,
-        /// Ours.
-        expected: TrustDomain,
-    },
-    /// A part of a name is no Kubernetes name.
-    #[error("`{0}`: {1}")]
-    Name(String, #[source] IdentityError),
-    /// Its two names are of two identities.
-    #[error("its common name says {by_common_name}, its SPIFFE URI {by_uri}")]
-    Disagreement {
-        /// The identity in the common name.
-        by_common_name: Identity,
-        /// The identity in the URI.
-        by_uri: Identity,
-    },
 }
 
 impl Certificates {

@@ -4,8 +4,96 @@ use egress_policy::{Identity, IdentityError};
 use egress_standalone::{EnvoyVersion, OLDEST};
 use tonic::{Code, Status};
 
-use super::certificate::CertificateError;
-use super::token::TokenError;
+use super::trust_domain::TrustDomain;
+
+/// The reason why a token proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// There are several.
+    #[error("the stream has several values of `authorization`")]
+    Several,
+    /// Another scheme, or nothing.
+    #[error("`authorization` is not of the form `Bearer <token>`")]
+    Scheme,
+    /// Not what the API server gives out.
+    #[error("it is not a token of a projected volume: {0}")]
+    Form(&'static str),
+    /// Its time is over.
+    #[error("it expired {0} s ago: does Envoy read the file that the kubelet renews?")]
+    Expired(u64),
+    /// It is for another server.
+    #[error("its audience is {found:?}, not `{expected}` (`--token-audience`)")]
+    Audience {
+        /// For whom it is.
+        found: Vec<String>,
+        /// Who we are.
+        expected: String,
+    },
+    /// The API server does not confirm it.
+    #[error("the API server does not confirm it: {0}")]
+    Unconfirmed(String),
+    /// It is somebody's, but not a service account's.
+    #[error("it is of `{0}`, which is no service account")]
+    User(String),
+    /// A part of its name is no Kubernetes name.
+    #[error("it is of `{0}`: {1}")]
+    Name(String, #[source] IdentityError),
+}
+
+/// Why a certificate says nothing that counts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// It is not what it should be.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    /// Its authority does not count any more, or its time is over.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is of our authority, but names no identity.
+    #[error(
+        "it names no service account: its common name is `{common_name}`, and it has no SPIFFE URI; expected \
+         `<uuid>.sidecar.<service account>.<namespace>.{trust_domain}` or \
+         `spiffe://{trust_domain}/ns/<namespace>/sa/<service account>`"
+    )]
+    NamesNobody {
+        /// What it has instead.
+        common_name: String,
+        /// Ours.
+        trust_domain: TrustDomain,
+    },
+    /// It has more than one name of a kind.
+    #[error("it has {0}, and must have one")]
+    Several(&'static str),
+    /// A name is not in its form.
+    #[error("`{name}` is not of the form `{form}`")]
+    Form {
+        /// The name.
+        name: String,
+        /// Its form.
+        form: &'static str,
+    },
+    /// A name is of another trust domain.
+    #[error("`{name}` is of trust domain `{found}`, not `{expected}` (`--trust-domain`)")]
+    TrustDomain {
+        /// The name.
+        name: String,
+        /// Its trust domain.
+        found: String,
+        /// Ours.
+        expected: TrustDomain,
+    },
+    /// A part of a name is no Kubernetes name.
+    #[error("`{0}`: {1}")]
+    Name(String, #[source] IdentityError),
+    /// Its two names are of two identities.
+    #[error("its common name says {by_common_name}, its SPIFFE URI {by_uri}")]
+    Disagreement {
+        /// The identity in the common name.
+        by_common_name: Identity,
+        /// The identity in the URI.
+        by_uri: Identity,
+    },
+}
 
 /// Why a proxy is told nothing, or nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

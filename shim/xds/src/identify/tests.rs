@@ -47,7 +47,7 @@ fn a_node_that_is_believed() {
         ("", &[], Err(form)),
         ("pod.SA.ns", &[], Err("`SA` is not a Kubernetes name")),
     ] {
-        same(id, Identification::NodeId.settle(None, &node(id, metadata)), expected);
+        same(id, Identification::NodeId.resolve_identity(None, &node(id, metadata)), expected);
     }
 }
 
@@ -74,9 +74,9 @@ fn a_node_that_asks_for_anothers() {
         ("pod.sa.ns", &[("SERVICE_ACCOUNT", "b")], Err("SERVICE_ACCOUNT `b`")),
         ("pod.sa.ns", &[("SERVICE_ACCOUNT", "")], Err("SERVICE_ACCOUNT ``")),
     ] {
-        same(id, ways.settle(Some(&verified), &node(id, metadata)), expected);
+        same(id, ways.resolve_identity(Some(&verified), &node(id, metadata)), expected);
     }
-    same("none", ways.settle(None, &node("pod.sa.ns", &[])), Err("no credentials"));
+    same("none", ways.resolve_identity(None, &node("pod.sa.ns", &[])), Err("no credentials"));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn tokens_at_first_sight() {
         ("[]", Err("it says neither when it expires")),
         ("", Err("it says neither when it expires")),
     ] {
-        let found = token::look_at(&jwt(payload), "osm-egress", now);
+        let found = token::check_claims(&jwt(payload), "osm-egress", now);
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, UNIX_EPOCH + Duration::from_secs(expected)),
             (Err(error), Err(expected)) => {
@@ -207,7 +207,7 @@ fn tokens_at_first_sight() {
     for (text, expected) in
         [("a.b", "three parts"), ("a.b.c.d", "three parts"), ("opaque", "three parts"), ("a.%.c", "base64")]
     {
-        let error = token::look_at(text, "osm-egress", now).expect_err(text);
+        let error = token::check_claims(text, "osm-egress", now).expect_err(text);
         assert!(error.to_string().contains(expected), "{text}: {error}");
     }
     for (text, expected) in [
@@ -245,8 +245,8 @@ proptest! {
                 let (namespace, service_account) = (identity.namespace(), identity.service_account());
                 prop_assert_eq!(user, format!("system:serviceaccount:{namespace}:{service_account}"));
             }
-            let _ = token::bearer(text).map(|token| token::look_at(token, "a", UNIX_EPOCH).is_ok());
-            let _ = token::look_at(&jwt(text), "a", UNIX_EPOCH);
+            let _ = token::bearer(text).map(|token| token::check_claims(token, "a", UNIX_EPOCH).is_ok());
+            let _ = token::check_claims(&jwt(text), "a", UNIX_EPOCH);
             let _ = node::other(&node(text, &[("NAMESPACE", text)]), &Identity::new("ns", "sa").expect("valid"));
         }
         let _ = certificate::read(&bytes, &domain());

@@ -1,7 +1,7 @@
-//! Who a token was given to: what the API server says of it.
+//! The identity that a token proves, by a review of the API server.
 //!
-//! A token that the API server confirmed is known for a while. It is taken without asking again for a minute at
-//! most, and, only while the API server cannot be asked, until it expires.
+//! A confirmed token is cached. It is accepted without another review for a minute at most; while the API server cannot be
+//! asked, until it expires.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,76 +10,42 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use egress_policy::{Identity, IdentityError};
+use egress_policy::Identity;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::refusal::Refusal;
+use super::credentials::{Authorization, ReviewMode, Verified};
+use super::refusal::{Refusal, TokenError};
 use super::slots::ReviewSlots;
-use super::{Authorization, Look, Verified};
 use crate::proxies::Labelled;
 use egress_core::token_review::{Review, TokenReviewer};
 
-/// How long a confirmed token is taken without asking again.
-const FRESH: Duration = Duration::from_secs(60);
-/// How long a stream waits for an answer about its token.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many tokens are known. Others are asked about each time.
-const MOST_KNOWN: usize = 100_000;
+/// The time that a confirmed token is accepted without another review.
+const CACHE_TIME: Duration = Duration::from_secs(60);
+/// The time that a review may take.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most tokens in the cache. Others are reviewed each time.
+const MAX_CACHED_TOKENS: usize = 100_000;
 
-/// Reviews tokens.
+/// The verifier of tokens.
 #[derive(Debug)]
 pub struct Tokens {
     reviewer: Arc<dyn TokenReviewer>,
     audience: String,
-    known: Mutex<HashMap<[u8; 32], Known>>,
+    known: Mutex<HashMap<[u8; 32], CachedToken>>,
     slots: ReviewSlots,
-    /// How reviews ended, by `result`.
+    /// The number of reviews by `result`.
     pub counts: Labelled,
 }
 
 /// A token that the API server confirmed.
 #[derive(Debug, Clone)]
-struct Known {
+struct CachedToken {
     verified: Verified,
     confirmed: Instant,
 }
 
-/// Why a token is not good.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// There are several.
-    #[error("the stream has several values of `authorization`")]
-    Several,
-    /// Another scheme, or nothing.
-    #[error("`authorization` is not of the form `Bearer <token>`")]
-    Scheme,
-    /// Not what the API server gives out.
-    #[error("it is not a token of a projected volume: {0}")]
-    Form(&'static str),
-    /// Its time is over.
-    #[error("it expired {0} s ago: does Envoy read the file that the kubelet renews?")]
-    Expired(u64),
-    /// It is for another server.
-    #[error("its audience is {found:?}, not `{expected}` (`--token-audience`)")]
-    Audience {
-        /// For whom it is.
-        found: Vec<String>,
-        /// Who we are.
-        expected: String,
-    },
-    /// The API server does not confirm it.
-    #[error("the API server does not confirm it: {0}")]
-    Unconfirmed(String),
-    /// It is somebody's, but not a service account's.
-    #[error("it is of `{0}`, which is no service account")]
-    User(String),
-    /// A part of its name is no Kubernetes name.
-    #[error("it is of `{0}`: {1}")]
-    Name(String, #[source] IdentityError),
-}
-
-/// The parts of a token that are looked at before the API server is asked. They only ever refuse.
+/// The claims of a token that are checked before the API server is asked. They can only refuse.
 #[derive(Debug, Deserialize)]
 struct Claims {
     exp: u64,
@@ -101,7 +67,7 @@ impl Default for Audiences {
 }
 
 impl Tokens {
-    /// How a review can end, for metrics.
+    /// The results of a review, for metrics.
     pub const RESULTS: [&str; 4] = ["known", "confirmed", "refused", "unavailable"];
 
     /// Tokens for this audience.
@@ -115,15 +81,15 @@ impl Tokens {
         &self,
         authorization: &Authorization,
         address: Option<IpAddr>,
-        look: Look,
+        mode: ReviewMode,
     ) -> Result<Verified, Refusal> {
         let token = bearer(&authorization.0)?;
-        let expires = look_at(token, &self.audience, SystemTime::now())?;
+        let expires = check_claims(token, &self.audience, SystemTime::now())?;
         let key = Sha256::digest(token).into();
         let known = self.known().get(&key).cloned();
         if let Some(known) = &known
-            && look == Look::First
-            && known.confirmed.elapsed() < FRESH
+            && mode == ReviewMode::CacheAllowed
+            && known.confirmed.elapsed() < CACHE_TIME
         {
             self.count("known");
             return Ok(known.verified.clone());
@@ -146,7 +112,7 @@ impl Tokens {
             Err(reason) => reason,
         };
         self.count("unavailable");
-        let Some(Known { verified, .. }) = known else { return Err(Refusal::Unavailable(unavailable)) };
+        let Some(CachedToken { verified, .. }) = known else { return Err(Refusal::Unavailable(unavailable)) };
         tracing::warn!(
             identity = %verified.identity,
             reason = unavailable,
@@ -167,8 +133,8 @@ impl Tokens {
             let _slot = slot.map_err(|error| error.to_string())?;
             self.reviewer.review(token, &self.audience).await
         };
-        let late = |_| Err(format!("the API server does not answer within {PATIENCE:?}"));
-        tokio::time::timeout(PATIENCE, review).await.unwrap_or_else(late)
+        let late = |_| Err(format!("the API server does not answer within {REVIEW_TIMEOUT:?}"));
+        tokio::time::timeout(REVIEW_TIMEOUT, review).await.unwrap_or_else(late)
     }
 
     fn confirmed(
@@ -186,12 +152,12 @@ impl Tokens {
 
     fn remember(&self, key: [u8; 32], verified: &Verified) {
         let mut known = self.known();
-        if known.len() >= MOST_KNOWN {
+        if known.len() >= MAX_CACHED_TOKENS {
             let now = SystemTime::now();
             known.retain(|_, known| known.verified.expires > now);
         }
-        if known.len() < MOST_KNOWN || known.contains_key(&key) {
-            known.insert(key, Known { verified: verified.clone(), confirmed: Instant::now() });
+        if known.len() < MAX_CACHED_TOKENS || known.contains_key(&key) {
+            known.insert(key, CachedToken { verified: verified.clone(), confirmed: Instant::now() });
         }
     }
 
@@ -200,7 +166,7 @@ impl Tokens {
     }
 
     /// Nothing is left half done under this lock.
-    fn known(&self) -> MutexGuard<'_, HashMap<[u8; 32], Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<[u8; 32], CachedToken>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -221,7 +187,7 @@ pub(super) fn bearer(authorization: &str) -> Result<&str, TokenError> {
 }
 
 /// When a token expires, if it looks like one that may be confirmed.
-pub(super) fn look_at(token: &str, audience: &str, now: SystemTime) -> Result<SystemTime, TokenError> {
+pub(super) fn check_claims(token: &str, audience: &str, now: SystemTime) -> Result<SystemTime, TokenError> {
     let mut parts = token.split('.');
     let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::WAITING;
-use super::gather::{Event, Gather};
-use super::object::{self, Item};
+use crate::cluster_cache::{ClusterCache, Event};
+use crate::object::{self, Item};
 use egress_core::source::Availability;
 
 const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Egress, Kind::ServiceAccount];
 
-pub(super) fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
+pub(crate) fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Item {
     let mut value = json!({ "metadata": {
         "name": name, "namespace": namespace, "resourceVersion": "7", "uid": "u",
         "managedFields": [{ "manager": "kubectl", "fieldsV1": { "f:spec": {} } }],
@@ -44,7 +44,7 @@ pub(super) fn item(kind: Kind, namespace: &str, name: &str, rest: &Value) -> Ite
     object::read(kind, &resource, object)
 }
 
-pub(super) fn namespace(name: &str, mesh: Option<&str>) -> Item {
+pub(crate) fn namespace(name: &str, mesh: Option<&str>) -> Item {
     let labels: BTreeMap<&str, &str> =
         mesh.into_iter().map(|mesh| ("openservicemesh.io/monitored-by", mesh)).collect();
     item(Kind::Namespace, "", name, &json!({ "labels": labels, "status": { "phase": "Active" } }))
@@ -92,128 +92,128 @@ fn unreadable(namespace: &str, name: &str) -> Item {
     item(Kind::Egress, namespace, name, &json!({ "spec": { "sources": [], "ports": [], "host": "x" } }))
 }
 
-pub(super) fn list(gather: &mut Gather, kind: Kind, items: Vec<Item>) {
-    gather.take(Event::Begin(kind));
+pub(crate) fn list(cache: &mut ClusterCache, kind: Kind, items: Vec<Item>) {
+    cache.apply_event(Event::Begin(kind));
     for item in items {
-        gather.take(Event::Listed(kind, item));
+        cache.apply_event(Event::Listed(kind, item));
     }
-    gather.take(Event::End(kind));
+    cache.apply_event(Event::End(kind));
 }
 
-fn ready() -> Gather {
-    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
+fn ready() -> ClusterCache {
+    let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
     for kind in KINDS {
-        list(&mut gather, kind, vec![]);
+        list(&mut cache, kind, vec![]);
     }
-    gather
+    cache
 }
 
-fn files(gather: &mut Gather) -> Vec<String> {
-    gather.state().store.files().map(ToString::to_string).collect()
+fn files(cache: &mut ClusterCache) -> Vec<String> {
+    cache.publish().store.files().map(ToString::to_string).collect()
 }
 
 #[test]
 fn nothing_is_said_before_all_was_read() {
-    let mut gather = Gather::new(&CompileOptions::default(), KINDS);
-    list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
-    list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
-    let state = gather.state();
+    let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
+    list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
+    list(&mut cache, Kind::Egress, vec![egress("n", "p", "a.org")]);
+    let state = cache.publish();
     assert!(state.store.is_empty());
     let expected = "the cluster was not read completely yet".to_owned();
     assert_eq!(state.availability, Availability::Unavailable { reason: expected });
-    gather.take(Event::Followed(Kind::ServiceAccount, Some("no".to_owned())));
-    assert_eq!(gather.state().availability, Availability::Unavailable { reason: "no".to_owned() });
-    gather.take(Event::Absent(Kind::ServiceAccount));
-    assert_eq!(gather.state().availability, Availability::Available);
-    assert_eq!(files(&mut gather), ["Egress n/p", "Namespace n"]);
-    assert!(!gather.is_different());
+    cache.apply_event(Event::WatchFailed(Kind::ServiceAccount, "no".to_owned()));
+    assert_eq!(cache.publish().availability, Availability::Unavailable { reason: "no".to_owned() });
+    cache.apply_event(Event::Absent(Kind::ServiceAccount));
+    assert_eq!(cache.publish().availability, Availability::Available);
+    assert_eq!(files(&mut cache), ["Egress n/p", "Namespace n"]);
+    assert!(!cache.has_changed());
 }
 
 #[test]
 fn only_namespaces_of_the_mesh_count() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
-    gather.take(Event::Applied(Kind::Egress, egress("other", "p", "a.org")));
-    assert_eq!(files(&mut gather), [""; 0]);
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    cache.apply_event(Event::Applied(Kind::Egress, egress("other", "p", "a.org")));
+    assert_eq!(files(&mut cache), [""; 0]);
     for (mesh, expected) in [
         (Some("osm"), &["Egress n/p", "Namespace n"][..]),
         (Some("another"), &["Namespace n"]),
         (Some("osm"), &["Egress n/p", "Namespace n"]),
         (None, &["Namespace n"]),
     ] {
-        gather.take(Event::Applied(Kind::Namespace, namespace("n", mesh)));
-        assert_eq!(files(&mut gather), expected, "{mesh:?}");
+        cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", mesh)));
+        assert_eq!(files(&mut cache), expected, "{mesh:?}");
     }
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    gather.take(Event::Deleted(Kind::Namespace, (String::new(), "n".to_owned())));
-    assert_eq!(files(&mut gather), [""; 0]);
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    cache.apply_event(Event::Deleted(Kind::Namespace, (String::new(), "n".to_owned())));
+    assert_eq!(files(&mut cache), [""; 0]);
 }
 
 /// The mesh's own namespace has no sidecars, and so no label of the mesh.
 #[test]
 fn policies_of_named_namespaces_count_without_the_label() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Egress, egress("osm-system", "p", "a.org")));
-    gather.take(Event::Applied(
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Egress, egress("osm-system", "p", "a.org")));
+    cache.apply_event(Event::Applied(
         Kind::ServiceAccount,
         item(Kind::ServiceAccount, "osm-system", "a", &json!({})),
     ));
     for mesh in [None, Some("osm"), Some("another")] {
-        gather.take(Event::Applied(Kind::Namespace, namespace("osm-system", mesh)));
-        let count = files(&mut gather).iter().filter(|file| file.starts_with("Egress")).count();
+        cache.apply_event(Event::Applied(Kind::Namespace, namespace("osm-system", mesh)));
+        let count = files(&mut cache).iter().filter(|file| file.starts_with("Egress")).count();
         assert_eq!(count, 1, "{mesh:?}");
     }
-    gather.take(Event::Deleted(Kind::Egress, ("osm-system".to_owned(), "p".to_owned())));
-    assert_eq!(files(&mut gather), ["Namespace osm-system"]);
+    cache.apply_event(Event::Deleted(Kind::Egress, ("osm-system".to_owned(), "p".to_owned())));
+    assert_eq!(files(&mut cache), ["Namespace osm-system"]);
 }
 
 #[test]
 fn an_unreadable_object_harms_no_other_and_grants_nothing() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    gather.take(Event::Applied(Kind::Egress, egress("n", "good", "a.org")));
-    gather.take(Event::Applied(Kind::Egress, egress("n", "turned", "b.org")));
-    gather.take(Event::Applied(Kind::Egress, unreadable("n", "turned")));
-    gather.take(Event::Applied(Kind::Egress, unreadable("n", "never")));
-    let after = gather.state().store;
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "good", "a.org")));
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "turned", "b.org")));
+    cache.apply_event(Event::Applied(Kind::Egress, unreadable("n", "turned")));
+    cache.apply_event(Event::Applied(Kind::Egress, unreadable("n", "never")));
+    let after = cache.publish().store;
     let count = |kind| after.index().objects.keys().filter(|object| object.kind == kind).count();
     assert_eq!((count(Kind::Namespace), count(Kind::Egress)), (1, 1));
     let problems: Vec<String> = after.problems().map(|problem| problem.to_string()).collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[1].contains("Egress n/turned") && problems[1].contains("spec.host"), "{problems:?}");
     // It comes back as soon as it can be read, and goes when it is removed.
-    gather.take(Event::Applied(Kind::Egress, egress("n", "turned", "c.org")));
-    gather.take(Event::Deleted(Kind::Egress, ("n".to_owned(), "never".to_owned())));
-    assert_eq!(gather.state().store.problems().count(), 0);
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "turned", "c.org")));
+    cache.apply_event(Event::Deleted(Kind::Egress, ("n".to_owned(), "never".to_owned())));
+    assert_eq!(cache.publish().store.problems().count(), 0);
 }
 
 #[test]
 fn what_others_write_is_no_change() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
-    let _ = gather.state();
-    gather.take(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
-    list(&mut gather, Kind::Egress, vec![egress("n", "p", "a.org")]);
-    assert!(!gather.is_different());
-    list(&mut gather, Kind::Egress, vec![]);
-    assert!(gather.is_different());
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    let _ = cache.publish();
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "p", "a.org")));
+    list(&mut cache, Kind::Egress, vec![egress("n", "p", "a.org")]);
+    assert!(!cache.has_changed());
+    list(&mut cache, Kind::Egress, vec![]);
+    assert!(cache.has_changed());
 }
 
 #[test]
 fn while_the_server_is_away_the_state_stays() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    let before = gather.state();
-    gather.take(Event::Followed(Kind::Egress, Some("refused".to_owned())));
-    gather.take(Event::Server(Some("gone".to_owned())));
-    let away = gather.state();
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    let before = cache.publish();
+    cache.apply_event(Event::WatchFailed(Kind::Egress, "refused".to_owned()));
+    cache.apply_event(Event::ServerUnavailable("gone".to_owned()));
+    let away = cache.publish();
     assert_eq!(away.store, before.store);
     assert_eq!(away.availability, Availability::Unavailable { reason: "refused".to_owned() });
-    gather.take(Event::Followed(Kind::Egress, None));
-    assert_eq!(gather.state().availability, Availability::Unavailable { reason: "gone".to_owned() });
-    gather.take(Event::Server(None));
-    assert_eq!(gather.state(), before);
+    cache.apply_event(Event::WatchRecovered(Kind::Egress));
+    assert_eq!(cache.publish().availability, Availability::Unavailable { reason: "gone".to_owned() });
+    cache.apply_event(Event::ServerAvailable);
+    assert_eq!(cache.publish(), before);
 }
 
 /// What a test does to a cluster.
@@ -260,7 +260,7 @@ proptest! {
                         (format!("n{n}"), format!("p{p}"))
                     };
                     now.entry(kind).or_default().remove(&key);
-                    live.take(Event::Deleted(kind, key));
+                    live.apply_event(Event::Deleted(kind, key));
                     continue;
                 }
                 Step::Relist(kind) => {
@@ -270,7 +270,7 @@ proptest! {
                 }
             };
             now.entry(applied.0).or_default().insert(applied.1.key.clone(), applied.1.clone());
-            live.take(Event::Applied(applied.0, applied.1));
+            live.apply_event(Event::Applied(applied.0, applied.1));
         }
         let mut fresh = ready();
         // The policies before the namespaces that make them count, which is the harder order.
@@ -278,23 +278,23 @@ proptest! {
             let items = now.get(&kind).into_iter().flat_map(BTreeMap::values).cloned().collect();
             list(&mut fresh, kind, items);
         }
-        prop_assert_eq!(live.state(), fresh.state());
+        prop_assert_eq!(live.publish(), fresh.publish());
     }
 }
 
 /// What comes together is published together, and what comes alone at once.
 #[tokio::test]
 async fn a_burst_is_few_states() {
-    let mut gather = ready();
-    gather.take(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
-    let (publish, mut states) = watch::channel(gather.state());
+    let mut cache = ready();
+    cache.apply_event(Event::Applied(Kind::Namespace, namespace("n", Some("osm"))));
+    let (publish, mut states) = watch::channel(cache.publish());
     let (sender, events) = mpsc::channel(WAITING);
     for n in 0..500 {
         let event = Event::Applied(Kind::Egress, egress("n", &format!("p{n}"), "a.org"));
         sender.send(event).await.expect("room");
     }
-    let statuses = watch::channel(super::Statuses::default()).0;
-    let task = tokio::spawn(super::run(gather, events, publish, statuses));
+    let statuses = watch::channel(crate::object::Statuses::default()).0;
+    let task = tokio::spawn(super::run(cache, events, publish, statuses));
     let mut published = 0;
     while states.borrow_and_update().store.files().count() < 501 {
         states.changed().await.expect("a state");
