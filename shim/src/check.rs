@@ -6,8 +6,8 @@ pub use egress_compile::check::{Report, Summary};
 use egress_compile::manifest::{Problem, Severity};
 use egress_compile::{CompileOptions, Compiled, compile};
 
-use crate::source::folder::Folder;
-use crate::source::{Availability, SourceState};
+use egress_core::source::{Availability, SourceState};
+use egress_folder::Folder;
 
 /// Reads a folder and checks it.
 #[must_use]

@@ -45,9 +45,9 @@ use self::suggest::SuggestArgs;
 use self::test::TestArgs;
 use self::uninstall::Uninstall;
 use self::verify::Verify;
-use crate::crds;
-use crate::flows::clean;
 use egress_compile::{CompileOptions, PolicyNamespaces};
+use egress_core::sanitize;
+use egress_install::crds;
 use egress_policy::EncryptedHello;
 
 /// Egress control for workloads behind stock Envoy sidecars.
@@ -200,7 +200,7 @@ pub fn run() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", clean::lines(&format!("{error:#}")));
+            eprintln!("error: {}", sanitize::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,6 @@
 
 pub mod evidence;
 pub mod expected;
-pub mod proxies;
 
 pub use egress_compile::explain::{
     AllowedAt, Ask, ExplainError, GoesTo, How, PlacedRuling, Report, call, explain,

@@ -1,200 +1,75 @@
-//! `osm-egress serve`: source → compiled documents → snapshots → streams.
+//! `osm-egress serve`: wires the ports of the control plane to its [`pipeline`](crate::pipeline).
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use egress_policy::{Document, Identity};
+use egress_admin::console::playground::Playground;
+use egress_admin::console::token::Token;
+use egress_admin::console::{Console, Writes};
+use egress_admin::guard::HostName;
+use egress_admin::pools::Pools;
+use egress_admin::server as admin;
+use egress_admin::status::Shared;
+use egress_compile::{CompileOptions, Compiled};
+use egress_envoy::{Generator, Settings};
+use egress_flows::memory::Memory;
+use egress_flows::store::{Keeper, Store};
+use egress_inject as inject;
+use egress_kubernetes::audit::RequestLog;
+use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
+use egress_transport::connections::{encrypted, raise_file_limit, serve as serve_http};
+use egress_transport::tls::{Files, ServerTls};
+use egress_xds::proxies::Proxies;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin::{self, HostName};
-use crate::audit::{Audit, Witness};
-use crate::connections::{Pools, encrypted, raise_file_limit, serve as serve_http};
-use crate::console::Console;
-use crate::console::playground::Playground;
-use crate::console::write::{Target, Token, Writes};
-use crate::envoy::{Generator, Settings};
-use crate::flows::memory::Memory;
-use crate::flows::store::{Keeper, Store};
-use crate::inject;
-use crate::snapshot::{Snapshot, hash};
-use crate::source::folder::Folder;
-use crate::source::kubernetes::{
-    AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect,
-};
-use crate::source::{Availability, SourceState};
-use crate::status::Shared;
-use crate::tls::{Files, ServerTls};
-use crate::webhook::{self, ClientNames, Reviews, Webhooks};
-use crate::xds::fallback::Variants;
-use crate::xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
-use crate::xds::proxies::Proxies;
-use crate::xds::server::{Server, Snapshots};
-use egress_compile::manifest::Severity;
-use egress_compile::{CompileOptions, Compiled, OwnCluster, compile};
+use crate::pipeline::{Pipeline, Streams, serve_streams};
+use crate::source::{ProxyAuth, RunningSource, SourceConfig};
 
-/// What `serve` is told.
+/// The configuration of `serve`.
 #[derive(Debug)]
 pub struct Config {
-    /// Where objects come from.
-    pub origin: Origin,
+    /// The source of objects.
+    pub source: SourceConfig,
     /// The mesh's names.
     pub options: CompileOptions,
     /// The name of this control plane, among others of the same mesh.
     pub replica: String,
-    /// Where an API server connects to ask about objects.
+    /// The address of the webhooks.
     pub webhook: Option<SocketAddr>,
-    /// Who may ask there, of those whose certificate was verified.
+    /// The names of clients that may ask there, of those with a verified certificate.
     pub webhook_clients: ClientNames,
-    /// How pods that it asks about get their sidecars; without it they cannot.
+    /// The settings of injected sidecars; without them there is no injection.
     pub sidecars: Option<inject::Settings>,
-    /// What every proxy gets.
+    /// The settings of every proxy.
     pub envoy: Settings,
-    /// How many flows are remembered of each identity, where proxies tell of them.
+    /// The size of the flow table for each identity, where proxies report their decisions.
     pub flows_per_identity: NonZeroUsize,
-    /// The file in which they survive a restart.
+    /// The flow database, in which flows survive a restart.
     pub flow_db: Option<PathBuf>,
-    /// The certificate of the control plane, and whose client certificates count.
+    /// The files of the control plane's certificate, and of the authority of client certificates.
     pub tls: Option<Files>,
-    /// How proxies are identified.
-    pub identity: By,
-    /// Where proxies connect.
+    /// The way in which proxies are identified.
+    pub auth: ProxyAuth,
+    /// The address of xDS.
     pub xds: SocketAddr,
-    /// Where people and Prometheus connect.
+    /// The address of the admin port.
     pub admin: SocketAddr,
-    /// Names by which they may ask, besides addresses and `localhost`.
+    /// The host names of the admin port, besides addresses and `localhost`.
     pub admin_hosts: Vec<HostName>,
-    /// What the console must be shown to write, if it may.
+    /// The token that the console must have to write; without one it is read-only.
     pub console_token: Option<Token>,
     /// The playground that the console links to.
     pub playground: Option<Playground>,
 }
 
-/// How proxies are identified.
-#[derive(Debug)]
-pub enum By {
-    /// By what they say of themselves.
-    NodeId,
-    /// By their credentials. Client certificates count where there is an authority for them.
-    Credentials {
-        /// The domain of identities in client certificates.
-        trust_domain: TrustDomain,
-        /// The audience of tokens, if these count.
-        token_audience: Option<String>,
-        /// How often the credentials of an open stream are looked at again.
-        review_interval: Duration,
-    },
-}
-
-/// Where objects come from.
-#[derive(Debug)]
-pub enum Origin {
-    /// A folder of manifests.
-    Folder(PathBuf),
-    /// The API server of a cluster: of the kubeconfig that is named, else of the environment.
-    Cluster(Option<PathBuf>),
-}
-
-/// What is read until the process ends.
-#[derive(Debug)]
-enum Reading {
-    Folder(Folder, PathBuf),
-    Cluster(Box<Cluster>, Connection),
-}
-
-impl Reading {
-    async fn begin(origin: &Origin, options: &CompileOptions) -> Result<(Self, String)> {
-        Ok(match origin {
-            Origin::Folder(folder) => {
-                let reading = Folder::watch(folder).context("cannot start a thread")?;
-                (Self::Folder(reading, folder.clone()), folder.display().to_string())
-            }
-            Origin::Cluster(kubeconfig) => {
-                let connection = connect(kubeconfig.as_deref()).await?;
-                let server = connection.server.clone();
-                (Self::Cluster(Box::new(Cluster::watch(&connection.client, options)), connection), server)
-            }
-        })
-    }
-
-    fn states(&self) -> watch::Receiver<SourceState> {
-        match self {
-            Self::Folder(folder, _) => folder.states(),
-            Self::Cluster(cluster, _) => cluster.states(),
-        }
-    }
-
-    /// How proxies are identified, by the API server of the objects if by one.
-    fn identification(&self, by: By, tls: Option<&ServerTls>) -> Result<Identification> {
-        let By::Credentials { trust_domain, token_audience, review_interval } = by else {
-            return Ok(Identification::NodeId);
-        };
-        let tokens = match (token_audience, self) {
-            (Some(audience), Self::Cluster(_, connection)) => {
-                Some(Tokens::new(Reviewer::new(connection.client.clone()), audience))
-            }
-            (Some(_), Self::Folder(..)) => {
-                bail!("a folder of manifests has no API server that reviews tokens")
-            }
-            (None, _) => None,
-        };
-        let tls = tls.filter(|tls| tls.asks_clients()).cloned();
-        let certificates = tls.map(|tls| Certificates { tls, trust_domain });
-        let accepted = Accepted { certificates, tokens, review_interval };
-        Ok(Identification::Credentials(Box::new(accepted)))
-    }
-
-    /// What is said of policies.
-    fn policy_statuses(&self) -> PolicyStatuses {
-        match self {
-            Self::Folder(..) => PolicyStatuses::default(),
-            Self::Cluster(cluster, _) => cluster.policy_statuses(),
-        }
-    }
-
-    /// Where events of the audit record go.
-    fn audit_events(&mut self) -> Option<AuditEvents> {
-        match self {
-            Self::Folder(..) => None,
-            Self::Cluster(cluster, connection) => Some(cluster.audit_events(&connection.client)),
-        }
-    }
-
-    /// Where the console writes.
-    fn target(&self, options: &CompileOptions) -> Target {
-        match self {
-            Self::Folder(_, root) => Target::Folder(root.clone()),
-            Self::Cluster(_, connection) => {
-                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
-            }
-        }
-    }
-
-    /// Says what became of the objects where others look for it.
-    fn write_statuses(
-        &mut self,
-        options: &CompileOptions,
-        replica: &str,
-        compiled: &watch::Receiver<Arc<Compiled>>,
-        proxies: &Arc<Proxies>,
-    ) {
-        if let Self::Cluster(cluster, connection) = self {
-            cluster.write_statuses(&connection.client, options, replica, compiled, proxies);
-        }
-    }
-}
-
-/// When stopping, how long telling other control planes may take.
-const LEAVE: Duration = Duration::from_secs(1);
-
-/// When stopping, how long writing the last flows may take.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+/// The time to write the last flows when stopping.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until the process is told to stop.
 ///
@@ -219,14 +94,13 @@ pub async fn run(config: Config) -> Result<()> {
         (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
         (None, _) => None,
     };
-    let (mut reading, from) = Reading::begin(&config.origin, &config.options).await?;
-    let identification = Arc::new(reading.identification(config.identity, tls.as_ref())?);
-    let mut source = reading.states();
-    let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
+    let (mut source, from) = RunningSource::start(&config.source, &config.options).await?;
+    let identification = Arc::new(source.identification(config.auth, tls.as_ref())?);
+    let (documents, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(AtomicBool::new(false));
     let shared = Shared {
-        source: source.clone(),
+        source: source.states(),
         compiled: compiled.clone(),
         proxies: Arc::clone(&proxies),
         serving: Arc::clone(&serving),
@@ -234,26 +108,26 @@ pub async fn run(config: Config) -> Result<()> {
         identification: Arc::clone(&identification),
         reviews: Reviews::default(),
         flows: flows.clone(),
-        policies: reading.policy_statuses(),
+        policies: source.policy_statuses(),
         pools: pools.clone(),
     };
-    let target = || reading.target(&config.options);
+    let target = || source.target(&config.options);
     let console = Console {
         options: config.options.clone(),
-        of_cluster: matches!(config.origin, Origin::Cluster(_)),
+        of_cluster: matches!(config.source, SourceConfig::Cluster(_)),
         listener_port: config.envoy.listener_port,
         blocked: config.envoy.blocked.clone(),
         names: config.admin_hosts,
         writes: config.console_token.map(|token| Writes { token, target: target() }),
         playground: config.playground,
     };
-    let witness = Arc::new(Witness::default());
+    let request_log = Arc::new(RequestLog::default());
     let webhooks = Webhooks {
-        witness: Arc::clone(&witness),
+        request_log: Arc::clone(&request_log),
         options: config.options.clone(),
         sidecars: config.sidecars,
-        source: source.clone(),
-        compiled: compiled.clone(),
+        source: source.states(),
+        compiled,
         reviews: shared.reviews.clone(),
         clients: config.webhook_clients,
     };
@@ -263,31 +137,29 @@ pub async fn run(config: Config) -> Result<()> {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     let admin = tokio::spawn(admin::serve(shared, console, admin_listener, wait(stopped.clone())));
+    let pipeline = Pipeline {
+        options: config.options,
+        replica: config.replica,
+        documents,
+        generator: Generator::new(config.envoy),
+        proxies: Arc::clone(&proxies),
+        request_log,
+    };
     let served = tokio::select! {
-        result = signalled() => {
+        result = wait_for_signal() => {
             result?;
             None
         }
-        first = first(&mut source, &config.origin) => {
-            let first_compiled = compile(&first.store, &config.options, None);
-            report(&source.borrow(), &first_compiled);
-            let first_compiled = Arc::new(first_compiled);
-            let audit = Audit { witness, events: reading.audit_events() };
-            sender.send_replace(first_compiled);
-            reading.write_statuses(&config.options, &config.replica, &compiled, &proxies);
-            let snapshots = Arc::new(Published::new(Generator::new(config.envoy), compiled));
-            // The first objects are moved: they would be held for as long as this serves.
-            let first = first.store;
-            tokio::spawn(recompile(source, first, config.options, sender, Arc::clone(&snapshots), audit));
+        cache = pipeline.start(&mut source) => {
             tracing::info!(from, xds = %config.xds, admin = %config.admin, "serving");
-            let server = Server::new(snapshots, identification, proxies);
-            let xds = tokio::spawn(server.serve(xds, tls, flows, pools.xds, wait(stopped.clone())));
+            let streams = Streams { listener: xds, tls, pool: pools.xds, identification, proxies, flows };
+            let xds = serve_streams(cache, streams, wait(stopped.clone()));
             let webhook = webhook.map(|connections| {
                 let routes = webhooks.routes();
                 tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::LIMITS, wait(stopped)))
             });
             serving.store(true, Ordering::Release);
-            signalled().await?;
+            wait_for_signal().await?;
             Some((xds, webhook))
         }
     };
@@ -305,43 +177,23 @@ pub async fn run(config: Config) -> Result<()> {
     }
     if let Some(keeper) = keeper {
         // After those that tell of flows were cut off.
-        let in_time = tokio::task::block_in_place(|| keeper.stop(LAST_WRITE));
+        let in_time = tokio::task::block_in_place(|| keeper.stop(LAST_WRITE_TIMEOUT));
         if !in_time {
             tracing::error!("the last flows were not written in time");
         }
     }
-    match reading {
-        Reading::Folder(folder, _) => folder.stop(),
-        // While the API server is away others notice by themselves.
-        Reading::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE, cluster.stop()).await),
-    }
+    source.stop().await;
     Ok(())
 }
 
-/// Remembers what the file holds, and writes down there what follows.
+/// Restores flows from the flow database, and writes those that follow to it.
 fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Keeper> {
     let store = Store::restored(file, memory)?;
     tracing::info!(file = %file.display(), flows = memory.len(), "flows are remembered from before");
     Keeper::start(store, Arc::clone(memory)).context("cannot start a thread")
 }
 
-/// The state to begin with. A folder that cannot be read has no objects; a cluster that was not read yet
-/// says nothing at all, and proxies that kept what they have must not be told that it is nothing.
-async fn first(source: &mut watch::Receiver<SourceState>, origin: &Origin) -> SourceState {
-    if let Origin::Cluster(_) = origin {
-        loop {
-            let availability = source.borrow_and_update().availability.clone();
-            let Availability::Unavailable { reason } = availability else { break };
-            tracing::info!(reason, "waiting for the cluster: proxies keep what they have");
-            if source.changed().await.is_err() {
-                // Then nothing comes any more, and there is nothing to serve.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-    source.borrow_and_update().clone()
-}
-
+/// Listens on an address.
 async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(
@@ -351,165 +203,11 @@ async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-async fn signalled() -> Result<()> {
+/// Waits until the process is told to stop.
+async fn wait_for_signal() -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         result = tokio::signal::ctrl_c() => result.context("cannot wait for signals"),
         _ = terminate.recv() => Ok(()),
-    }
-}
-
-/// Compiles whenever the objects change.
-async fn recompile(
-    mut source: watch::Receiver<SourceState>,
-    mut store: Arc<egress_compile::store::Store>,
-    options: CompileOptions,
-    sender: watch::Sender<Arc<Compiled>>,
-    snapshots: Arc<Published>,
-    audit: Audit,
-) {
-    while source.changed().await.is_ok() {
-        let state = source.borrow_and_update().clone();
-        let before = Arc::clone(&sender.borrow());
-        let start = Instant::now();
-        let (new, known, options) = (Arc::clone(&state.store), Arc::clone(&before), options.clone());
-        let compiled = tokio::task::spawn_blocking(move || compile(&new, &options, Some(&known))).await;
-        let Ok(compiled) = compiled else {
-            tracing::error!("compiling failed; the last good state stays in force");
-            continue;
-        };
-        report(&state, &compiled);
-        let compiled = Arc::new(compiled);
-        sender.send_replace(Arc::clone(&compiled));
-        let (topics, newest) = (Arc::clone(&snapshots), Arc::clone(&compiled));
-        let changed = tokio::task::spawn_blocking(move || topics.update(&newest)).await.unwrap_or_default();
-        tracing::info!(changed, took = ?start.elapsed(), "compiled");
-        let old = std::mem::replace(&mut store, Arc::clone(&state.store));
-        audit.record((old, before), (state.store, compiled)).await;
-    }
-}
-
-fn report(state: &SourceState, compiled: &Compiled) {
-    if let Availability::Unavailable { reason } = &state.availability {
-        tracing::error!(reason, "the last good state stays in force");
-    }
-    for problem in state.store.problems().chain(compiled.problems().cloned()) {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-            Severity::Info => tracing::info!("{problem}"),
-        }
-    }
-}
-
-/// The snapshots that somebody listens to. Others are not even made.
-#[derive(Debug)]
-struct Published {
-    generator: Generator,
-    compiled: watch::Receiver<Arc<Compiled>>,
-    topics: Mutex<HashMap<Identity, watch::Sender<Arc<Snapshot>>>>,
-    /// What proxies have that refuse the snapshot of their identity.
-    variants: Mutex<HashMap<String, Weak<Snapshot>>>,
-}
-
-impl Published {
-    fn new(generator: Generator, compiled: watch::Receiver<Arc<Compiled>>) -> Self {
-        Self { generator, compiled, topics: Mutex::default(), variants: Mutex::default() }
-    }
-
-    /// Gives new snapshots to those whose document or clusters changed, and says to how many identities.
-    fn update(&self, compiled: &Compiled) -> usize {
-        let outdated = |topic: &watch::Sender<Arc<Snapshot>>, identity: &Identity| {
-            !is_current(&topic.borrow(), compiled, identity)
-        };
-        let changed: Vec<Identity> = {
-            let mut topics = self.topics();
-            topics.retain(|_, topic| !topic.is_closed());
-            topics.iter().filter(|(id, topic)| outdated(topic, id)).map(|(id, _)| id.clone()).collect()
-        };
-        for identity in &changed {
-            // Not under the lock: those that connect would wait.
-            let snapshot = self.snapshot(compiled, identity);
-            if let Some(topic) = self.topics().get(identity) {
-                topic.send_replace(snapshot);
-            }
-        }
-        changed.len()
-    }
-
-    fn snapshot(&self, compiled: &Compiled, identity: &Identity) -> Arc<Snapshot> {
-        Arc::new(self.generator.snapshot(&compiled.document(identity), compiled.clusters(identity)))
-    }
-
-    /// Nothing is left half done under this lock.
-    fn topics(&self) -> MutexGuard<'_, HashMap<Identity, watch::Sender<Arc<Snapshot>>>> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether a snapshot is what objects say of an identity. Settings of clusters are no part of the document.
-fn is_current(snapshot: &Snapshot, compiled: &Compiled, identity: &Identity) -> bool {
-    snapshot.document_version() == compiled.document(identity).version
-        && snapshot.clusters() == compiled.clusters(identity)
-}
-
-impl Variants for Published {
-    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
-        let names = clusters.iter().map(|cluster| cluster.name.as_bytes());
-        let key = hash(std::iter::once(document.version.as_bytes()).chain(names));
-        let key = format!("{} {key}", document.identity);
-        let lock = || self.variants.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |variants: &HashMap<String, Weak<Snapshot>>| {
-            variants.get(&key).and_then(Weak::upgrade).filter(|known| known.clusters() == clusters)
-        };
-        if let Some(known) = known(&lock()) {
-            return known;
-        }
-        // Not under the lock: all streams would wait for one that makes a long one.
-        let snapshot = Arc::new(self.generator.snapshot(&Arc::new(document.clone()), clusters));
-        let mut variants = lock();
-        if let Some(known) = known(&variants) {
-            return known;
-        }
-        variants.retain(|_, variant| variant.strong_count() > 0);
-        variants.insert(key, Arc::downgrade(&snapshot));
-        snapshot
-    }
-
-    fn sort_newest_first(&self, policies: &mut [String]) {
-        self.compiled.borrow().sort_newest_first(policies);
-    }
-}
-
-impl Snapshots for Published {
-    fn most_proxies(&self) -> Option<usize> {
-        self.compiled.borrow().most_proxies()
-    }
-
-    fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {
-        let mut made: Option<Arc<Snapshot>> = None;
-        loop {
-            let compiled = Arc::clone(&self.compiled.borrow());
-            {
-                let mut topics = self.topics();
-                // What comes after this is found by the next update, which takes the lock later.
-                let is_newest = Arc::ptr_eq(&compiled, &self.compiled.borrow());
-                let known = topics.get(identity);
-                if let Some(topic) = known.filter(|topic| is_current(&topic.borrow(), &compiled, identity)) {
-                    return topic.subscribe();
-                }
-                let made = made.take().filter(|made| is_newest && is_current(made, &compiled, identity));
-                if let Some(made) = made {
-                    let topic =
-                        topics.entry(identity.clone()).or_insert_with(|| watch::channel(Arc::clone(&made)).0);
-                    if !Arc::ptr_eq(&topic.borrow(), &made) {
-                        topic.send_replace(made);
-                    }
-                    return topic.subscribe();
-                }
-            }
-            // Not under the lock: all that connect would wait for one that has a long document.
-            made = Some(self.snapshot(&compiled, identity));
-        }
     }
 }

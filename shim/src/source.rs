@@ -1,47 +1,151 @@
-//! Where objects come from. A source publishes what it knows as one value, whenever that changes.
+//! The source of objects that the control plane reads, and what else comes from there: who proxies are, and where policy
+//! statuses, audit events and the console's writes go.
 
-pub mod folder;
-pub mod kubernetes;
-
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use egress_compile::store::Store;
+use anyhow::{Context, Result, bail};
+use egress_admin::console::Target;
+use egress_compile::{CompileOptions, Compiled};
+use egress_core::proxies::ProxyRegistry;
+use egress_core::source::SourceState;
+use egress_folder::Folder;
+use egress_kubernetes::{AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
+use egress_transport::tls::ServerTls;
+use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
+use tokio::sync::watch;
 
-/// What a source knows now.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SourceState {
-    /// The objects. While the source is unavailable: the last ones.
-    pub store: Arc<Store>,
-    /// Whether the source can be read.
-    pub availability: Availability,
-}
+/// The time to tell other control planes that this one stops.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether a source can be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Availability {
-    /// It can.
-    #[default]
-    Available,
-    /// It cannot: the objects are the last ones that could be read.
-    Unavailable {
-        /// Why, in one line.
-        reason: String,
+/// The way in which proxies are identified.
+#[derive(Debug)]
+pub enum ProxyAuth {
+    /// By their node id, which is not verified.
+    NodeId,
+    /// By their credentials. Client certificates count where there is an authority for them.
+    Credentials {
+        /// The domain of identities in client certificates.
+        trust_domain: TrustDomain,
+        /// The audience of tokens, if these count.
+        token_audience: Option<String>,
+        /// The interval at which the credentials of an open stream are reviewed again.
+        review_interval: Duration,
     },
 }
 
-impl Availability {
-    /// Whether the source can be read.
-    #[must_use]
-    pub fn is_available(&self) -> bool {
-        matches!(self, Self::Available)
+/// The source of objects.
+#[derive(Debug)]
+pub enum SourceConfig {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// The API server of a cluster: of the kubeconfig that is named, else of the environment.
+    Cluster(Option<PathBuf>),
+}
+
+/// A source that is read until the process ends.
+#[derive(Debug)]
+pub(crate) enum RunningSource {
+    Folder(Folder, PathBuf),
+    Cluster(Box<Cluster>, Connection),
+}
+
+impl RunningSource {
+    /// Starts to read; also returns the name of what is read, for the log.
+    pub(crate) async fn start(config: &SourceConfig, options: &CompileOptions) -> Result<(Self, String)> {
+        Ok(match config {
+            SourceConfig::Folder(folder) => {
+                let reading = Folder::watch(folder).context("cannot start a thread")?;
+                (Self::Folder(reading, folder.clone()), folder.display().to_string())
+            }
+            SourceConfig::Cluster(kubeconfig) => {
+                let connection = connect(kubeconfig.as_deref()).await?;
+                let server = connection.server.clone();
+                (Self::Cluster(Box::new(Cluster::watch(&connection.client, options)), connection), server)
+            }
+        })
     }
 
-    /// Why the source cannot be read, if it cannot.
-    #[must_use]
-    pub fn reason(&self) -> Option<&str> {
+    /// The objects, now and later.
+    pub(crate) fn states(&self) -> watch::Receiver<SourceState> {
         match self {
-            Self::Available => None,
-            Self::Unavailable { reason } => Some(reason),
+            Self::Folder(folder, _) => folder.states(),
+            Self::Cluster(cluster, _) => cluster.states(),
+        }
+    }
+
+    /// The identification of proxies. Their tokens are reviewed by the API server that the objects come from.
+    pub(crate) fn identification(&self, auth: ProxyAuth, tls: Option<&ServerTls>) -> Result<Identification> {
+        let ProxyAuth::Credentials { trust_domain, token_audience, review_interval } = auth else {
+            return Ok(Identification::NodeId);
+        };
+        let tokens = match (token_audience, self) {
+            (Some(audience), Self::Cluster(_, connection)) => {
+                let reviewer = Reviewer::new(connection.client.clone());
+                Some(Tokens::new(Arc::new(reviewer), audience))
+            }
+            (Some(_), Self::Folder(..)) => {
+                bail!("a folder of manifests has no API server that reviews tokens")
+            }
+            (None, _) => None,
+        };
+        let tls = tls.filter(|tls| tls.asks_clients()).cloned();
+        let certificates = tls.map(|tls| Certificates { tls, trust_domain });
+        let accepted = Accepted { certificates, tokens, review_interval };
+        Ok(Identification::Credentials(Box::new(accepted)))
+    }
+
+    /// Whether nothing is known before the first state: proxies must keep their policy until then.
+    pub(crate) const fn waits_for_first_state(&self) -> bool {
+        matches!(self, Self::Cluster(..))
+    }
+
+    /// The statuses of policies.
+    pub(crate) fn policy_statuses(&self) -> PolicyStatuses {
+        match self {
+            Self::Folder(..) => PolicyStatuses::default(),
+            Self::Cluster(cluster, _) => cluster.policy_statuses(),
+        }
+    }
+
+    /// The events of the audit record; none without an API server.
+    pub(crate) fn audit_events(&mut self) -> Option<AuditEvents> {
+        match self {
+            Self::Folder(..) => None,
+            Self::Cluster(cluster, connection) => Some(cluster.audit_events(&connection.client)),
+        }
+    }
+
+    /// The target of the console's writes.
+    pub(crate) fn target(&self, options: &CompileOptions) -> Target {
+        match self {
+            Self::Folder(_, root) => Target::Folder(root.clone()),
+            Self::Cluster(_, connection) => {
+                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
+            }
+        }
+    }
+
+    /// Reports the status of each policy to the API server, if there is one.
+    pub(crate) fn write_statuses(
+        &mut self,
+        options: &CompileOptions,
+        replica: &str,
+        compiled: &watch::Receiver<Arc<Compiled>>,
+        proxies: Arc<dyn ProxyRegistry>,
+    ) {
+        if let Self::Cluster(cluster, connection) = self {
+            cluster.write_statuses(&connection.client, options, replica, compiled, proxies);
+        }
+    }
+
+    /// Stops reading, and tells other control planes that this one has no proxies any more.
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Folder(folder, _) => folder.stop(),
+            // While the API server is away others notice by themselves.
+            Self::Cluster(cluster, _) => drop(tokio::time::timeout(LEAVE_TIMEOUT, cluster.stop()).await),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use egress_policy::ReasonCode;
-use egress_shim::xds::identify::Refusal;
+use egress_xds::identify::Refusal;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -21,7 +21,7 @@ fn every_reason_code() {
 
 #[test]
 fn every_reason_to_refuse_a_proxy() {
-    let code = read("shim/src/xds/identify/refusal.rs");
+    let code = read("shim/xds/src/identify/refusal.rs");
     let text = read("docs/identity.md");
     let body = code.split("fn reason(").nth(1).and_then(|rest| rest.split("\nimpl").next()).expect("there");
     let reasons: Vec<&str> = body.split('"').skip(1).step_by(2).collect();

@@ -8,8 +8,8 @@ use clap::Args;
 use egress_policy::Identity;
 use egress_standalone::{CURRENT, EnvoyVersion};
 
-use crate::envoy::bootstrap::{Bootstrap, Ready};
-use crate::envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, Security};
+use egress_envoy::bootstrap::{Bootstrap, Ready};
+use egress_envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, Security};
 
 #[derive(Debug, Args)]
 pub(super) struct BootstrapArgs {

@@ -11,8 +11,8 @@ use super::Mesh;
 use super::blocked_ranges::BlockedRangesArgs;
 use super::serve::parse_timeout;
 use crate::explain::evidence::{self, Evidence};
-use crate::source::kubernetes::{Connection, connect, read_once};
 use egress_compile::CompileOptions;
+use egress_kubernetes::{Connection, connect, read_once};
 
 #[derive(Debug, Args)]
 pub(super) struct EvidenceArgs {

@@ -11,9 +11,10 @@ use super::evidence::{EvidenceArgs, Origin, identity};
 use super::{Output, print};
 use crate::explain::call::{Call, Words};
 use crate::explain::evidence::Evidence;
-use crate::explain::{Ask, Report, explain, proxies};
-use crate::flows::clean;
-use crate::source::kubernetes;
+use crate::explain::{Ask, Report, explain};
+use egress_core::sanitize;
+use egress_kubernetes as kubernetes;
+use egress_status::{AdminClient, proxies};
 
 /// The exit code of a connection that is not allowed.
 const DENIED: u8 = 3;
@@ -107,7 +108,7 @@ impl ExplainArgs {
         // Tasks that follow a cluster are not waited for.
         runtime.shutdown_background();
         // What is asked about may be what a workload chose.
-        print(&clean::lines(&match self.output {
+        print(&sanitize::lines(&match self.output {
             Output::Json => format!("{:#}\n", report.to_json()),
             Output::Text => format!("{}{}", self.osm_block(&report), report.text(self.all)),
         }))?;
@@ -159,8 +160,7 @@ impl ExplainArgs {
         let mut report = explain(&evidence, &ask)?;
         report.notes.extend(notes);
         if let Some(admin) = self.admin {
-            let status = serde_json::from_str(&crate::status::fetch(admin).await?)
-                .context("the control plane sent no JSON")?;
+            let status = AdminClient::new(admin).status().await?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
             let document = evidence.document(&ask.identity)?;
             report.proxies = Some(proxies::of(&status, &ask.identity, pod, &document));
@@ -197,7 +197,7 @@ impl ExplainArgs {
         let mut notes = Vec::new();
         let mut source = self.source.clone();
         if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
-            let pod = kubernetes::pod(&connection.client, namespace, name).await?;
+            let pod = kubernetes::find_pod(&connection.client, namespace, name).await?;
             if !pod.has_sidecar {
                 notes.push(format!(
                     "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
@@ -209,7 +209,7 @@ impl ExplainArgs {
         let identity = identity(source.as_ref(), &evidence)?;
         if let Some(client) = client {
             let document = evidence.document(&identity)?;
-            let said = kubernetes::last_said(&client, &self.evidence.options(), &identity).await;
+            let said = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
             notes.push(match said {
                 Ok(said) => proxies::in_short(&said, &identity, &document),
                 Err(reason) => {

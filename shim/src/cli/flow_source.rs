@@ -9,9 +9,9 @@ use clap::Args;
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use crate::flows::line;
-use crate::flows::memory::{Filter, Flows, Memory, all};
-use crate::status;
+use egress_flows::line;
+use egress_flows::memory::{Filter, Flows, Memory, all};
+use egress_status::AdminClient;
 
 #[derive(Debug, Args)]
 pub(super) struct FlowSource {
@@ -39,7 +39,7 @@ impl FlowSource {
 
 /// Asks a running control plane once.
 pub(super) async fn fetch(admin: SocketAddr, filter: &Filter) -> Result<Flows> {
-    let text = status::ask(admin, &filter.path()).await?;
+    let text = AdminClient::new(admin).get(&filter.path()).await?;
     let flows: Flows = serde_json::from_str(&text).context("the control plane sent no flows")?;
     ensure!(flows.enabled, "the control plane at {admin} remembers no flows: run it with `serve --flow-log`");
     Ok(flows)

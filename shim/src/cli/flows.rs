@@ -10,8 +10,8 @@ use egress_policy::Identity;
 
 use super::flow_source::fetch;
 use super::{Output, print};
-use crate::flows::memory::{Filter, Flows, Wanted, all};
-use crate::flows::text;
+use egress_flows::memory::{Filter, Flows, Wanted, all};
+use egress_flows::text;
 
 /// How often a control plane is asked for what is new.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -11,9 +11,9 @@ use egress_compile::manifest::{Body, parse, yaml};
 
 use super::bootstrap::parse_host_port;
 use super::print;
-use crate::envoy::IpFamilies;
-use crate::envoy::credentials::Authority;
-use crate::inject::{PodAnnotations, PodDns, Settings, documents};
+use egress_envoy::IpFamilies;
+use egress_envoy::credentials::Authority;
+use egress_inject::{PodAnnotations, PodDns, Settings, documents};
 
 /// What all sidecars have in common, where the MeshConfig does not say.
 #[derive(Debug, Args)]

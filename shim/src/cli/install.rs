@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::wait::Timeout;
-use crate::install::apply;
+use egress_install::apply;
 
 #[derive(Debug, Args)]
 pub(super) struct Install {

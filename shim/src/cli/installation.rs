@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::install::names::Names;
+use egress_install::names::Names;
 
 #[derive(Debug, Args)]
 pub(super) struct Installation {

@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::print;
-use crate::envoy::IpFamilies;
-use crate::interception::{
+use egress_envoy::IpFamilies;
+use egress_inject::interception::{
     self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface, listening_uids,
 };
 

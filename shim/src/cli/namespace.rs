@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::Output;
-use crate::install::namespaces::{self, Mesh};
+use egress_install::namespaces::{self, Mesh};
 
 #[derive(Debug, Args)]
 pub(super) struct Namespace {

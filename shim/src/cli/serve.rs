@@ -13,15 +13,16 @@ use clap::{ArgGroup, Args, ValueEnum};
 use super::Mesh;
 use super::blocked_ranges::BlockedRangesArgs;
 use super::inject::SidecarArgs;
-use crate::admin::HostName;
-use crate::console::playground::Playground;
-use crate::console::write::Token;
-use crate::envoy::{IpFamilies, Module, Settings};
-use crate::install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
-use crate::serve::{self, By};
-use crate::tls::Files;
-use crate::xds::identify::TrustDomain;
+use crate::serve;
+use crate::source::{ProxyAuth, SourceConfig};
+use egress_admin::console::playground::Playground;
+use egress_admin::console::token::Token;
+use egress_admin::guard::HostName;
 use egress_compile::duration;
+use egress_envoy::{IpFamilies, Module, Settings};
+use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
+use egress_transport::tls::Files;
+use egress_xds::identify::TrustDomain;
 
 /// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
 /// attempt, what is said once here.
@@ -158,11 +159,11 @@ struct IdentityArgs {
 }
 
 impl IdentityArgs {
-    fn split(self, webhook_client_ca: Option<PathBuf>) -> (Option<Files>, By) {
+    fn split(self, webhook_client_ca: Option<PathBuf>) -> (Option<Files>, ProxyAuth) {
         let by = if self.insecure_node_identity {
-            By::NodeId
+            ProxyAuth::NodeId
         } else {
-            By::Credentials {
+            ProxyAuth::Credentials {
                 trust_domain: self.trust_domain,
                 token_audience: self.service_account_tokens.then_some(self.token_audience),
                 review_interval: self.credential_review_interval,
@@ -273,12 +274,12 @@ impl Serve {
             }
         };
         let token_audience = self.identity.token_audience.clone();
-        let (tls, identity) = self.identity.split(self.webhook_client_ca);
+        let (tls, auth) = self.identity.split(self.webhook_client_ca);
         let sidecars = self.sidecar.settings(self.ip_families, token_audience)?;
         let config = serve::Config {
-            origin: match self.config_dir {
-                Some(folder) => serve::Origin::Folder(folder),
-                None => serve::Origin::Cluster(self.kubeconfig),
+            source: match self.config_dir {
+                Some(folder) => SourceConfig::Folder(folder),
+                None => SourceConfig::Cluster(self.kubeconfig),
             },
             options: self.mesh.into(),
             replica: self.replica_name.unwrap_or_else(host_name),
@@ -302,14 +303,14 @@ impl Serve {
             flows_per_identity: self.flows_per_identity,
             flow_db: self.flow_db,
             tls,
-            identity,
+            auth,
             xds: self.xds_listen,
             admin: self.admin_listen,
             admin_hosts: self.admin_host,
             console_token,
             playground,
         };
-        if matches!(config.identity, By::NodeId) && !config.xds.ip().is_loopback() {
+        if matches!(config.auth, ProxyAuth::NodeId) && !config.xds.ip().is_loopback() {
             tracing::warn!(address = %config.xds, "whoever reaches this address can read every policy");
         }
         tokio::runtime::Runtime::new()?.block_on(serve::run(config))

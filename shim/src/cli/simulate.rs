@@ -14,11 +14,11 @@ use egress_policy::Identity;
 use super::flow_source::FlowSource;
 use super::serve::parse_timeout;
 use super::{Mesh, Output, print};
-use crate::flows::memory::Filter;
-use crate::flows::simulate::Simulation;
-use crate::source::Availability;
-use crate::source::folder::Folder;
-use crate::source::kubernetes::{connect, read_once};
+use egress_core::source::Availability;
+use egress_flows::memory::Filter;
+use egress_flows::simulate::Simulation;
+use egress_folder::Folder;
+use egress_kubernetes::{connect, read_once};
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArgs {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use egress_status::{AdminClient, describe};
 
 use super::{Output, print};
 
@@ -23,14 +24,14 @@ pub(super) struct StatusArgs {
 
 impl StatusArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
+        let client = AdminClient::new(self.admin);
         let runtime = tokio::runtime::Runtime::new()?;
         if self.ready {
-            return print(&runtime.block_on(crate::status::ready(self.admin))?);
+            return print(&runtime.block_on(client.ready())?);
         }
-        let body = runtime.block_on(crate::status::fetch(self.admin))?;
         let text = match self.output {
-            Output::Json => body,
-            Output::Text => crate::status::describe(&body)?,
+            Output::Json => runtime.block_on(client.get("/status"))?,
+            Output::Text => describe(&runtime.block_on(client.status())?),
         };
         print(&text)
     }

@@ -8,8 +8,8 @@ use egress_policy::Identity;
 
 use super::flow_source::FlowSource;
 use super::print;
-use crate::flows::memory::Filter;
-use crate::flows::suggest::Suggestion;
+use egress_flows::memory::Filter;
+use egress_flows::suggest::Suggestion;
 
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {

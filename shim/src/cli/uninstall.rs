@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::installation::Installation;
 use super::wait::Timeout;
-use crate::install::remove;
+use egress_install::remove;
 
 #[derive(Debug, Args)]
 pub(super) struct Uninstall {

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::installation::Installation;
 use super::{Output, print};
-use crate::install::verify;
+use egress_install::verify;
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {

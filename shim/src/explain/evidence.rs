@@ -8,8 +8,8 @@ use egress_compile::CompileOptions;
 pub use egress_compile::explain::evidence::{Evidence, Objects, Place};
 use egress_policy::Document;
 
-use crate::source::folder::Folder;
-use crate::source::{Availability, SourceState};
+use egress_core::source::{Availability, SourceState};
+use egress_folder::Folder;
 
 /// Reads a folder of manifests.
 ///

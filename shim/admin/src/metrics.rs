@@ -1,0 +1,139 @@
+//! What the control plane counts, for Prometheus.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::status::Shared;
+use egress_compile::manifest::Severity;
+use egress_xds::identify::{Identification, Refusal, Tokens};
+use egress_xds::proxies::Labelled;
+
+/// The text that Prometheus scrapes.
+#[must_use]
+pub fn text(shared: &Shared) -> String {
+    let mut registry = Registry::with_prefix("osm_egress");
+    let counts = &shared.proxies.counts;
+    let compiled = shared.compiled.borrow();
+    let state = shared.source.borrow();
+    let count = |value: &std::sync::atomic::AtomicU64| ConstCounter::new(value.load(Ordering::Relaxed));
+    let gauge = |value: usize| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge
+    };
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version of this program", build);
+    registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
+    begin_at_zero(&counts.refused, "reason", &Refusal::REASONS);
+    registry.register(
+        "xds_refused",
+        "Streams refused or cut for want of good credentials, by reason",
+        counts.refused.clone(),
+    );
+    registry.register("xds_responses", "Responses sent to proxies", count(&counts.sent));
+    registry.register("xds_acknowledged", "Responses that proxies acknowledged", count(&counts.acknowledged));
+    registry.register("xds_rejected", "Responses that proxies rejected", count(&counts.rejected));
+    registry.register("proxies", "Connected proxies", gauge(shared.proxies.connected()));
+    registry.register(
+        "proxies_outdated",
+        "Connected proxies that have not acknowledged what was sent last",
+        gauge(shared.proxies.outdated()),
+    );
+    registry.register(
+        "proxies_refusing",
+        "Connected proxies that refuse what they were sent",
+        gauge(shared.proxies.refusing()),
+    );
+    registry.register("objects", "Objects that count", gauge(compiled.conditions.len()));
+    registry.register("identities", "Identities that some policy names", gauge(compiled.documents.len()));
+    let problems = state.store.problems().chain(compiled.problems().cloned());
+    let errors = problems.filter(|problem| problem.severity == Severity::Error).count();
+    registry.register("problems", "Errors in files and objects", gauge(errors));
+    let available = usize::from(state.availability.is_available());
+    registry.register("source_available", "1 while the source of objects can be read", gauge(available));
+    registry.register(
+        "admission",
+        "Objects that an API server asked about, by webhook and whether they were let in",
+        shared.reviews.clone(),
+    );
+    let evictions: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+    for (port, pool) in shared.pools.named() {
+        evictions.get_or_create(&[("port", port)]).inc_by(pool.evictions());
+    }
+    registry.register(
+        "connections_evicted",
+        "Connections that were closed because too many waited for their client, by port",
+        evictions,
+    );
+    if let Some(tls) = &shared.tls {
+        let counts = tls.counts();
+        let expires: Gauge = Gauge::default();
+        expires.set(tls.expires());
+        registry.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in force expires, in seconds since 1970",
+            expires,
+        );
+        registry.register("tls_reloads", "Changes of certificates that are in force", count(&counts.reloads));
+        registry.register(
+            "tls_reload_failures",
+            "Changes of certificates that could not be used",
+            count(&counts.failures),
+        );
+        registry.register(
+            "tls_handshake_failures",
+            "Connections that ended before they were encrypted",
+            count(&counts.handshakes_failed),
+        );
+    }
+    if let Identification::Credentials(accepted) = &*shared.identification
+        && let Some(tokens) = &accepted.tokens
+    {
+        begin_at_zero(&tokens.counts, "result", &Tokens::RESULTS);
+        registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
+    }
+    if let Some(flows) = &shared.flows {
+        let counts = &flows.counts;
+        registry.register(
+            "flow_entries",
+            "Connections and requests that proxies told of",
+            count(&counts.entries),
+        );
+        registry.register(
+            "flow_entries_undecided",
+            "Entries of proxies' logs in which nothing was decided",
+            count(&counts.undecided),
+        );
+        registry.register(
+            "flows_dropped",
+            "Flows that were forgotten because others came",
+            count(&counts.dropped),
+        );
+        registry.register(
+            "flow_db_errors",
+            "Times that flows could not be written to their file",
+            count(&counts.db_errors),
+        );
+        registry.register("flows", "Flows that are remembered", gauge(flows.len()));
+    }
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Only a formatter can fail here, and a string does not.
+        let _ = writeln!(text, "# EOF");
+    }
+    text
+}
+
+/// An increase is seen only of what was there before.
+fn begin_at_zero(counts: &Labelled, label: &'static str, values: &[&'static str]) {
+    for value in values {
+        drop(counts.get_or_create(&[(label, *value)]));
+    }
+}

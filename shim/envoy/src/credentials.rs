@@ -1,0 +1,227 @@
+//! How Envoy and the control plane know each other: the parts of a bootstrap that say so.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+
+/// How Envoy and the control plane know each other.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Not at all: for a control plane on the same machine, with `--insecure-node-identity`.
+    Plaintext,
+    /// Envoy verifies the control plane, and shows who it is itself.
+    Tls {
+        /// Whose certificate the control plane has.
+        authority: Authority,
+        /// What Envoy shows.
+        credentials: Credentials,
+    },
+}
+
+/// What Envoy shows of who it is.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// Nothing but its node id: for a control plane with `--insecure-node-identity`.
+    NodeId,
+    /// The token of a service account, read for each stream from this file.
+    Token(EnvoyPath),
+    /// A client certificate.
+    Certificate(ClientFiles),
+}
+
+/// Certificates of authorities, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority(String);
+
+/// Why a text is no authority.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// There is no certificate in it.
+    #[error("there is no certificate: expected PEM, with a line `-----BEGIN CERTIFICATE-----`")]
+    None,
+    /// There is something else in it, such as a key.
+    #[error("there is more than certificates, and all of it would stand in the bootstrap")]
+    More,
+    /// It is broken.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Authority {
+    /// Takes the text of a file of certificates.
+    ///
+    /// # Errors
+    /// When there is anything else in it, or nothing.
+    pub fn from_pem(text: &str) -> Result<Self, AuthorityError> {
+        let mut any = false;
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
+            let (kind, _) = section.map_err(|error| AuthorityError::Broken(error.to_string()))?;
+            if kind != SectionKind::Certificate {
+                return Err(AuthorityError::More);
+            }
+            any = true;
+        }
+        if any { Ok(Self(text.to_owned())) } else { Err(AuthorityError::None) }
+    }
+}
+
+/// An absolute path on Envoy's machine, without anything that means something in YAML or Lua.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvoyPath(String);
+
+impl FromStr for EnvoyPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |c: char| c.is_alphanumeric() || "/-._+@= ".contains(c);
+        if text.starts_with('/') && !text.ends_with('/') && text.chars().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("use an absolute path of letters, digits, spaces and `-._+@=`".to_owned())
+        }
+    }
+}
+
+impl fmt::Display for EnvoyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl EnvoyPath {
+    /// A file that we put there ourselves.
+    #[must_use]
+    pub fn ours(folder: &'static str, file: &'static str) -> Self {
+        Self(format!("{folder}/{file}"))
+    }
+
+    fn folder(&self) -> &str {
+        let folder = self.0.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder.is_empty() { "/" } else { folder }
+    }
+}
+
+/// The files of a client certificate. Written out, it is the file by which Envoy follows the others: a static
+/// certificate it reads only once.
+#[derive(Clone, Debug)]
+pub struct ClientFiles {
+    certificate: EnvoyPath,
+    key: EnvoyPath,
+    sds: EnvoyPath,
+}
+
+/// Certificate and key lie in two folders.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{certificate} and {key} must lie in one folder, so that Envoy takes both when it changes")]
+pub struct TwoFolders {
+    certificate: EnvoyPath,
+    key: EnvoyPath,
+}
+
+impl ClientFiles {
+    /// Certificate, key, and the file that is made of this.
+    ///
+    /// # Errors
+    /// When certificate and key lie in two folders.
+    pub fn new(certificate: EnvoyPath, key: EnvoyPath, sds: EnvoyPath) -> Result<Self, TwoFolders> {
+        if certificate.folder() == key.folder() {
+            Ok(Self { certificate, key, sds })
+        } else {
+            Err(TwoFolders { certificate, key })
+        }
+    }
+
+    /// Where Envoy finds what this is when it is written out.
+    #[must_use]
+    pub fn sds(&self) -> &EnvoyPath {
+        &self.sds
+    }
+}
+
+impl fmt::Display for ClientFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certificate, key, sds: _ } = self;
+        let folder = certificate.folder();
+        write!(
+            f,
+            r#"# The client certificate of a sidecar. Made by `osm-egress bootstrap`.
+resources:
+- "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
+  name: client
+  tls_certificate:
+    certificate_chain: {{filename: "{certificate}"}}
+    private_key: {{filename: "{key}"}}
+    # Of a volume, or of a folder in which new files replace old ones by renaming.
+    watched_directory: {{path: "{folder}"}}
+"#
+        )
+    }
+}
+
+impl Security {
+    /// Writes the end of a bootstrap: the rest of the control plane's cluster, after its protocol.
+    pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, xds_host: &str) -> fmt::Result {
+        let Self::Tls { authority, credentials } = self else { return Ok(()) };
+        if let Credentials::Token(file) = credentials {
+            write!(
+                f,
+                r#"        http_filters:
+        # Read for each stream, so that a renewed token is used from the next one on.
+        - name: token
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+            default_source_code:
+              inline_string: |
+                function envoy_on_request(handle)
+                  local file = io.open("{file}")
+                  if file then
+                    handle:headers():replace("authorization", "Bearer " .. (file:read("*l") or ""))
+                    file:close()
+                  end
+                end
+        - name: codec
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+"#
+            )?;
+        }
+        if let Credentials::Certificate(_) = credentials {
+            // A connection keeps the certificate with which it began.
+            f.write_str("        common_http_protocol_options: {max_requests_per_connection: 1}\n")?;
+        }
+        let (kind, sni) = match xds_host.parse::<IpAddr>() {
+            Ok(_) => ("IP_ADDRESS", String::new()),
+            Err(_) => ("DNS", format!("        sni: \"{xds_host}\"\n")),
+        };
+        write!(
+            f,
+            r#"    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+{sni}        common_tls_context:
+          alpn_protocols: [h2]
+"#
+        )?;
+        if let Credentials::Certificate(files) = credentials {
+            writeln!(f, "          tls_certificate_sds_secret_configs:")?;
+            writeln!(f, "          - name: client")?;
+            writeln!(f, "            sds_config: {{path_config_source: {{path: \"{}\"}}}}", files.sds)?;
+        }
+        write!(
+            f,
+            r#"          validation_context:
+            match_typed_subject_alt_names:
+            - {{san_type: {kind}, matcher: {{exact: "{xds_host}"}}}}
+            trusted_ca:
+              inline_string: |
+"#
+        )?;
+        for line in authority.0.lines() {
+            writeln!(f, "                {}", line.trim())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Whatever bytes come: what is taken in is plain and short, and nothing of ours breaks.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, SocketAddress, address, socket_address::PortSpecifier,
+};
+use envoy_types::pb::envoy::data::accesslog::v3::{
+    AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties, TcpAccessLogEntry,
+};
+use envoy_types::pb::google::protobuf::Any;
+use proptest::prelude::*;
+
+use super::*;
+use crate::entry;
+use egress_envoy::access_log::FILTER_STATES;
+
+/// Text as a workload may choose it: short and long, plain and not, and now and then what means something.
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[ -~]{0,40}",
+        "[a-z0-9.:*-]{0,40}",
+        "(\\PC|[\u{0}-\u{1f}\u{7f}-\u{9f}\u{200b}-\u{202e}\u{2066}-\u{2069}\u{feff}]){0,600}",
+        Just("x".repeat(64 << 10)),
+        Just("\u{1b}[2J".repeat(16 << 10)),
+        Just("# \r\n- evil.org # x".to_owned()),
+        Just("\u{85}\u{2028}- evil.org".to_owned()),
+    ]
+}
+
+fn decision() -> impl Strategy<Value = String> {
+    prop_oneof![
+        text(),
+        Just("allow audit - - sni-not-allowed".to_owned()),
+        Just("deny no-rule - -".to_owned()),
+        (text(), text()).prop_map(|(policy, rule)| format!("deny host-not-allowed {policy} {rule}")),
+        text().prop_map(|more| format!("allow audit a b {more}")),
+    ]
+}
+
+fn addresses() -> impl Strategy<Value = String> {
+    prop_oneof![text(), Just("192.0.2.1".to_owned()), Just("2001:db8::1".to_owned())]
+}
+
+fn common(address: String, port: u32, states: [Vec<u8>; 3]) -> AccessLogCommon {
+    let to = SocketAddress {
+        address,
+        port_specifier: Some(PortSpecifier::PortValue(port)),
+        ..SocketAddress::default()
+    };
+    let state = |bytes: Vec<u8>| {
+        // A `BytesValue` of up to 127 bytes, or whatever it is then.
+        let length = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
+        Any { type_url: String::new(), value: [vec![0x0a, length], bytes].concat() }
+    };
+    let states = states.into_iter().map(state);
+    AccessLogCommon {
+        downstream_local_address: Some(Address { address: Some(address::Address::SocketAddress(to)) }),
+        filter_state_objects: FILTER_STATES.iter().map(|key| (*key).to_owned()).zip(states).collect(),
+        ..AccessLogCommon::default()
+    }
+}
+
+/// What becomes of it, wherever it is shown.
+fn judge(node: &str, seen: Option<Observation>) {
+    let Some(seen) = seen else { return };
+    let memory = memory(10);
+    let app = identity("shop/app");
+    memory.record(&app, node, at(0), vec![Some(seen)]);
+    let flows = memory.flows(&Filter::default()).flows;
+    let is_plain = |text: &str| text.chars().all(|c| c == '…' || c == ' ' || c.is_ascii_graphic());
+    let all_plain = |text: &str| text.lines().all(is_plain) && !text.contains('\r');
+    let [flow] = &flows[..] else { panic!("{flows:?}") };
+    let line = text::line(flow);
+    assert!(line.lines().count() == 1 && all_plain(&line) && line.len() < 2_000, "{line}");
+    let json = serde_json::to_string(flow).expect("JSON");
+    assert!(is_plain(&json) && json.len() < 6_000, "{json}");
+    let suggestion = Suggestion::of(&app, &flows);
+    let yaml = suggestion.yaml();
+    assert!(all_plain(&yaml), "{yaml}");
+    let policies = store(&yaml);
+    let problems: Vec<_> = policies.problems().collect();
+    assert!(problems.is_empty(), "{problems:?}\n{yaml}");
+    // The comment of one is the policy of nobody: what is allowed is the name, or the address, that was seen.
+    let compiled = compile(&policies, &CompileOptions::default(), None);
+    for rule in &compiled.document(&app).rules {
+        let hosts: Vec<String> =
+            rule.hosts.iter().flat_map(|hosts| hosts.iter()).map(ToString::to_string).collect();
+        let host = flow.name.as_deref().unwrap_or_default().to_ascii_lowercase();
+        assert!(
+            hosts.iter().all(|one| host.starts_with(one.as_str()) && !one.contains('*')),
+            "{hosts:?} {yaml}"
+        );
+    }
+    let simulation = Simulation::of(&flows, None, &compiled, 15001).expect("it compiles");
+    assert!(all_plain(&simulation.to_string()), "{simulation}");
+}
+
+proptest! {
+    #[test]
+    fn lines_of_any_text(line in text()) {
+        judge("p", line::read(&line));
+    }
+
+    #[test]
+    fn lines_of_any_fields(
+        decision in decision(), name in text(), method in text(), path in text(), address in addresses(), port: u16,
+        is_request: bool, refused in proptest::option::of(text()),
+    ) {
+        let line = serde_json::json!({
+            "kind": if is_request { "request" } else { "connection" },
+            "dialled": format!("{address}:{port}"), "decision": decision, "name": name, "server_name": name,
+            "authority": name, "method": method, "path": path, "upgrade": path, "refused": refused,
+        });
+        judge(&name, line::read(&line.to_string()));
+    }
+
+    #[test]
+    fn entries_of_any_fields(
+        decision in decision(), name in proptest::collection::vec(any::<u8>(), 0..200), authority in text(),
+        path in text(), address in addresses(), port in 0..100_000_u32, method: i32, node in text(),
+    ) {
+        let states = [decision.into_bytes(), name.clone(), name];
+        let common_properties = Some(common(address, port, states));
+        judge(&node, entry::connection(&TcpAccessLogEntry {
+            common_properties: common_properties.clone(), ..TcpAccessLogEntry::default()
+        }));
+        let headers = |key: &str| HashMap::from([(key.to_owned(), path.clone())]);
+        judge(&node, entry::request(&HttpAccessLogEntry {
+            common_properties,
+            request: Some(HttpRequestProperties {
+                request_method: method, authority, path: path.clone(), request_headers: headers("upgrade"),
+                ..HttpRequestProperties::default()
+            }),
+            response: Some(HttpResponseProperties {
+                response_headers: headers("x-egress-denied"), ..HttpResponseProperties::default()
+            }),
+            ..HttpAccessLogEntry::default()
+        }));
+    }
+}

@@ -1,0 +1,426 @@
+use egress_compile::manifest::spec::{MeshConfig, Sidecar, Traffic};
+use egress_compile::manifest::yaml;
+use insta::assert_yaml_snapshot;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use egress_envoy::IpFamilies;
+
+mod manifests;
+mod reviews;
+
+fn settings() -> Settings {
+    let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    let authority = Authority::from_pem(pem).expect("a certificate");
+    Settings {
+        sidecar_image: "envoyproxy/envoy:v1.40.0".to_owned(),
+        init_image: "osm-egress/init:0.1.0".to_owned(),
+        xds_host: "osm-egress.osm-system.svc".to_owned(),
+        xds_port: 15128,
+        xds_ca: Some(authority),
+        token_audience: "osm-egress".to_owned(),
+        ip_families: IpFamilies::Dual,
+        concurrency: 2,
+        native_sidecar: false,
+        pod_annotations: PodAnnotations::All,
+        pod_dns: PodDns::Warn,
+    }
+}
+
+fn value(text: &str) -> Value {
+    yaml::parse(text).expect("valid YAML").remove(0).value
+}
+
+fn plain() -> Value {
+    value(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: curl, namespace: curl, labels: {app: curl}}
+spec:
+  serviceAccountName: curl
+  containers: [{name: curl, image: curlimages/curl}]
+",
+    )
+}
+
+/// With everything that the mesh and the pod can say.
+fn everything() -> (Value, MeshConfig) {
+    let pod = value(
+        "apiVersion: v1
+kind: Pod
+metadata:
+  generateName: batch-
+  annotations:
+    openservicemesh.io/outbound-port-exclusion-list: 6060, 7070,1
+    openservicemesh.io/inbound-port-exclusion-list: '9000'
+    openservicemesh.io/outbound-ip-range-exclusion-list: 10.0.0.0/8, 2.2.2.2/32, fd00::/8
+    openservicemesh.io/outbound-ip-range-inclusion-list: 3.3.3.0/24
+spec:
+  restartPolicy: OnFailure
+  initContainers: [{name: first, image: first}]
+  containers:
+  - {name: one, image: one, securityContext: {runAsUser: 1000, capabilities: {add: [NET_ADMIN]}}}
+  - {name: two, image: two}
+  volumes: [{name: work, emptyDir: {}}]
+",
+    );
+    let mesh = value(
+        "traffic:
+  outboundPortExclusionList: [1, 2, 7070]
+  outboundIPRangeExclusionList: [2.2.2.2/32, 1.1.1.1/32]
+  outboundIPRangeInclusionList: [3.3.3.0/24, 4.4.4.4/32]
+  networkInterfaceExclusionList: [eth1]
+sidecar:
+  enablePrivilegedInitContainer: true
+  logLevel: debug
+  envoyImage: registry.example/envoy:v1.39.1
+  initContainerImage: registry.example/init:1
+  resources: {limits: {memory: 256Mi}}
+  localProxyMode: PodIP
+",
+    );
+    (pod, serde_json::from_value(mesh).expect("a MeshConfig"))
+}
+
+/// The pod, without the long text of the bootstrap.
+fn injected(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Value {
+    let mut pod = mutate(pod, settings, mesh).expect("injected").pod;
+    for list in ["containers", "initContainers"] {
+        let containers = pod["spec"][list].as_array_mut().into_iter().flatten();
+        for sidecar in containers.filter(|container| container["name"] == SIDECAR) {
+            sidecar["args"][1] = json!("BOOTSTRAP");
+        }
+    }
+    pod
+}
+
+#[test]
+fn a_plain_pod() {
+    assert_yaml_snapshot!(injected(&plain(), &settings(), &MeshConfig::default()));
+}
+
+#[test]
+fn a_pod_with_everything() {
+    let (pod, mesh) = everything();
+    assert_yaml_snapshot!(injected(&pod, &settings(), &mesh));
+    let warnings = mutate(&pod, &settings(), &mesh).expect("injected").warnings;
+    assert_yaml_snapshot!("warnings_of_a_pod_with_everything", warnings);
+}
+
+#[test]
+fn a_native_sidecar() {
+    let (mut pod, mesh) = everything();
+    pod["metadata"]["annotations"][NATIVE_ANNOTATION] = json!("enabled");
+    let settings = Settings { ip_families: IpFamilies::Ipv4, xds_ca: None, ..settings() };
+    let found = injected(&pod, &settings, &mesh);
+    assert_yaml_snapshot!(found);
+    let names = |list: &str| -> Vec<String> {
+        let containers = found["spec"][list].as_array().expect("a list");
+        containers.iter().map(|container| container["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(names("initContainers"), ["osm-init", "envoy", "first"]);
+    assert_eq!(names("containers"), ["one", "two"]);
+}
+
+#[test]
+fn the_bootstrap() {
+    let text = bootstrap::text(&settings(), "1.40".parse().expect("a version"));
+    insta::assert_snapshot!(text);
+    // Kubernetes would look for names of variables.
+    assert!(!text.contains('$'), "{text}");
+}
+
+#[test]
+fn only_the_sidecar_sees_the_token() {
+    let (pod, mesh) = everything();
+    let pod = mutate(&pod, &settings(), &mesh).expect("injected").pod;
+    let all = ["initContainers", "containers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
+    for container in all.flatten() {
+        let sees = container["volumeMounts"]
+            .as_array()
+            .is_some_and(|mounts| mounts.iter().any(|mount| mount["name"] == TOKEN_VOLUME));
+        assert_eq!(sees, container["name"] == SIDECAR, "{container}");
+    }
+}
+
+/// INJ4: texts and merging are Open Service Mesh's.
+#[test]
+fn lists_of_annotations() {
+    let init_of = |annotation: &str, text: &str, mesh: &MeshConfig| {
+        let mut pod = plain();
+        pod["metadata"]["annotations"] = json!({ format!("openservicemesh.io/{annotation}"): text });
+        mutate(&pod, &settings(), mesh)
+            .map(|injected| injected.pod["spec"]["initContainers"][0]["args"].clone())
+            .map_err(|refusal| refusal.to_string())
+    };
+    let none = MeshConfig::default();
+    let ports = "outbound-port-exclusion-list";
+    let blocks = "outbound-ip-range-exclusion-list";
+    assert_eq!(init_of(ports, "6060, 7070", &none), Ok(json!(["iptables", "--exclude-ports", "6060,7070"])));
+    assert_eq!(
+        init_of(blocks, "10.0.0.0/8, 2.2.2.2/32", &none),
+        Ok(json!(["iptables", "--exclude-cidrs", "10.0.0.0/8,2.2.2.2/32"]))
+    );
+    for (annotation, text, value, what) in [
+        (ports, "6060, -7070", "-7070", "port value"),
+        (ports, "0", "0", "port value"),
+        (ports, "65536", "65536", "port value"),
+        (ports, "", "", "port value"),
+        (ports, "80,", "", "port value"),
+        ("inbound-port-exclusion-list", "x", "x", "port value"),
+        (blocks, "10.0.0.0/8, 1.1.1.1", "1.1.1.1", "IP range"),
+        (blocks, "10.0.0.0/33", "10.0.0.0/33", "IP range"),
+        ("outbound-ip-range-inclusion-list", "all", "all", "IP range"),
+    ] {
+        assert_eq!(
+            init_of(annotation, text, &none),
+            Err(format!(
+                "Invalid {what} '{value}' specified for annotation 'openservicemesh.io/{annotation}'"
+            ))
+        );
+    }
+    // Ports of the mesh come first, blocks of the pod.
+    let mesh = MeshConfig {
+        traffic: Some(Traffic {
+            outbound_port_exclusion_list: Some(vec![7070, 8080]),
+            outbound_ip_range_exclusion_list: Some(vec!["2.2.2.2/32".into(), "3.3.3.3/32".into()]),
+            ..Traffic::default()
+        }),
+        ..MeshConfig::default()
+    };
+    assert_eq!(init_of(ports, "6060, 7070", &mesh).expect("a list")[2], "7070,8080,6060");
+    assert_eq!(
+        init_of(blocks, "10.0.0.0/8, 2.2.2.2/32", &mesh).expect("a list")[4],
+        "10.0.0.0/8,2.2.2.2/32,3.3.3.3/32"
+    );
+}
+
+/// Whoever makes pods may change what is intercepted as far as an administrator permits it.
+#[test]
+fn what_annotations_may_change() {
+    use PodAnnotations::{All, None, Tighten};
+    let mesh = |inclusions: &[&str]| MeshConfig {
+        traffic: Some(Traffic {
+            outbound_port_exclusion_list: Some(vec![7070]),
+            outbound_ip_range_exclusion_list: Some(vec!["2.2.2.2/32".into()]),
+            outbound_ip_range_inclusion_list: Some(inclusions.iter().map(ToString::to_string).collect()),
+            ..Traffic::default()
+        }),
+        ..MeshConfig::default()
+    };
+    let any: &[PodAnnotations] = &[All, Tighten, None];
+    for (annotation, text, inclusions, permitted) in [
+        ("outbound-port-exclusion-list", "7070", &[][..], any),
+        ("outbound-port-exclusion-list", "7070, 80", &[], &any[..1]),
+        ("outbound-ip-range-exclusion-list", "2.2.2.2/32", &[], any),
+        ("outbound-ip-range-exclusion-list", "0.0.0.0/0", &[], &any[..1]),
+        // The only blocks, where there were none.
+        ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &[], &any[..1]),
+        // And more of them, where there were some.
+        ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &["4.4.4.4/32"], &any[..2]),
+        ("outbound-ip-range-inclusion-list", "4.4.4.4/32", &["4.4.4.4/32"], any),
+        ("inbound-port-exclusion-list", "80", &[], any),
+        ("native-sidecar", "enabled", &[], any),
+    ] {
+        for pod_annotations in [All, Tighten, None] {
+            let mut pod = plain();
+            pod["metadata"]["annotations"] = json!({ format!("openservicemesh.io/{annotation}"): text });
+            let settings = Settings { pod_annotations, ..settings() };
+            let found = mutate(&pod, &settings, &mesh(inclusions));
+            let what = format!("{annotation}: {text} with {pod_annotations}");
+            match (&found, permitted.contains(&pod_annotations)) {
+                (Ok(injected), true) => {
+                    let warned =
+                        injected.warnings.iter().any(|warning| warning.contains("nothing is intercepted"));
+                    assert_eq!(warned, permitted.len() == 1, "{what}: {:?}", injected.warnings);
+                }
+                (Err(refusal), false) => {
+                    let said = refusal.to_string();
+                    let value = if permitted.len() == 1 { "all" } else { "tighten" };
+                    let remedy = format!("annotate that with `openservicemesh.io/pod-annotations: {value}`");
+                    assert!(said.contains(annotation) && said.ends_with(&remedy), "{said}");
+                }
+                _ => panic!("{what}: {found:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn mistakes_in_the_mesh_config() {
+    let refusal = |traffic: Traffic| {
+        let mesh = MeshConfig { traffic: Some(traffic), ..MeshConfig::default() };
+        mutate(&plain(), &settings(), &mesh).expect_err("refused").to_string()
+    };
+    let traffic = Traffic { outbound_port_exclusion_list: Some(vec![1, 70000]), ..Traffic::default() };
+    assert_eq!(
+        refusal(traffic),
+        "MeshConfig spec.traffic.outboundPortExclusionList[1]: `70000` is not a port"
+    );
+    let list = Some(vec!["999.9.9.9/99".to_owned()]);
+    assert_eq!(
+        refusal(Traffic { outbound_ip_range_inclusion_list: list, ..Traffic::default() }),
+        "MeshConfig spec.traffic.outboundIPRangeInclusionList[0]: `999.9.9.9/99` is not a block of addresses"
+    );
+    let list = Some(vec!["eth0 -j ACCEPT".to_owned()]);
+    assert_eq!(
+        refusal(Traffic { network_interface_exclusion_list: list, ..Traffic::default() }),
+        "MeshConfig spec.traffic.networkInterfaceExclusionList[0]: `eth0 -j ACCEPT` is no name of a network interface"
+    );
+    let sidecar = Sidecar { envoy_image: Some("envoy:v1.22.2".to_owned()), ..Sidecar::default() };
+    let mesh = MeshConfig { sidecar: Some(Box::new(sidecar)), ..MeshConfig::default() };
+    assert!(matches!(mutate(&plain(), &settings(), &mesh), Err(Refusal::Image { .. })));
+}
+
+#[test]
+fn pods_that_cannot_have_a_sidecar() {
+    let with = |pointer: &str, value: Value| {
+        let mut pod = plain();
+        let (parent, field) = pointer.rsplit_once('/').expect("a field");
+        pod.pointer_mut(parent).expect("a parent")[field] = value;
+        mutate(&pod, &settings(), &MeshConfig::default()).expect_err(pointer)
+    };
+    assert_eq!(with("/spec/hostNetwork", json!(true)), Refusal::HostNetwork);
+    assert_eq!(with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})), Refusal::Windows);
+    let account = Refusal::ServiceAccount("a.b".to_owned());
+    assert_eq!(with("/spec/serviceAccountName", json!("a.b")), account);
+    assert_eq!(with("/spec/os", json!({"name": "windows"})), Refusal::Windows);
+    let taken = |what, name: &str| Refusal::Taken { what, name: name.to_owned() };
+    assert_eq!(with("/spec/initContainers", json!([{"name": "envoy"}])), taken("container", "envoy"));
+    assert_eq!(with("/spec/initContainers", json!([{"name": "osm-init"}])), taken("container", "osm-init"));
+    assert_eq!(with("/spec/volumes", json!([{"name": TOKEN_VOLUME}])), taken("volume", TOKEN_VOLUME));
+    assert_eq!(with("/spec/volumes", json!([{"name": HOSTS_VOLUME}])), taken("volume", HOSTS_VOLUME));
+    // The volume is not there yet, but it will be.
+    for volume in [TOKEN_VOLUME, HOSTS_VOLUME] {
+        let thief = json!([{"name": "a", "volumeMounts": [{"name": volume, "mountPath": "/mine"}]}]);
+        let mount = Refusal::Mount { container: "a".to_owned(), volume: volume.to_owned() };
+        assert_eq!(with("/spec/containers", thief.clone()), mount);
+        assert_eq!(with("/spec/initContainers", thief), mount);
+    }
+    let uid = json!({"runAsUser": 1500});
+    assert_eq!(with("/spec/securityContext", uid.clone()), Refusal::ProxyUid("curl".to_owned()));
+    let root =
+        json!([{"name": "a", "securityContext": {"runAsUser": 0}}, {"name": "b", "securityContext": uid}]);
+    assert_eq!(with("/spec/initContainers", root.clone()), Refusal::ProxyUid("b".to_owned()));
+    assert_eq!(with("/spec/ephemeralContainers", root), Refusal::ProxyUid("b".to_owned()));
+    for uid in [json!(1500.0), json!(1.5e3), json!("1500"), json!("1.5e3")] {
+        let user = json!({"runAsUser": uid});
+        assert_eq!(with("/spec/securityContext", user), Refusal::ProxyUid("curl".to_owned()), "{uid}");
+    }
+    let shape = Refusal::Shape("securityContext.runAsUser");
+    assert_eq!(with("/spec/securityContext", json!({"runAsUser": "0x5dc"})), shape);
+    for (pointer, field) in [
+        ("/spec/containers", "spec.containers"),
+        ("/spec/volumes", "spec.volumes"),
+        ("/metadata/labels", "metadata.labels"),
+    ] {
+        assert_eq!(with(pointer, json!("x")), Refusal::Shape(field));
+    }
+    assert_eq!(
+        mutate(&json!(null), &settings(), &MeshConfig::default()),
+        Err(Refusal::Shape("spec.containers"))
+    );
+}
+
+/// Somebody who writes the label, to seem to have a sidecar, gets one.
+#[test]
+fn the_label_alone_is_no_sidecar() {
+    let mut pod = plain();
+    pod["metadata"]["labels"][INJECTED_LABEL] = json!("injected");
+    let fake = json!({"name": "envoy", "image": "mine", "securityContext": {"runAsUser": 1500}});
+    pod["spec"]["containers"].as_array_mut().expect("a list").push(fake);
+    let found = mutate(&pod, &settings(), &MeshConfig::default()).expect("injected").pod;
+    let expected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    assert_eq!(found, expected);
+}
+
+/// Some pod: what can be there, in any combination.
+fn any_pod() -> impl Strategy<Value = Value> {
+    let containers = |names: [&'static str; 3]| {
+        prop::sample::subsequence(names.to_vec(), 0..=3).prop_map(|names| {
+            names.into_iter().map(|name| json!({"name": name, "image": name})).collect::<Vec<_>>()
+        })
+    };
+    (
+        containers(["a", "b", "c"]),
+        prop::option::of(containers(["d", "e", "f"])),
+        prop::option::of(Just(json!([{"name": "work", "emptyDir": {}}]))),
+        prop::option::of(Just(json!({"app": "x"}))),
+        prop::option::of(prop::sample::select(vec!["enabled", "no"])),
+        any::<bool>(),
+    )
+        .prop_map(|(more, init, volumes, labels, native, has_metadata)| {
+            let mut containers = vec![json!({"name": "main", "image": "main"})];
+            containers.extend(more);
+            let mut pod = json!({"spec": {"containers": containers}});
+            if let Some(init) = init {
+                pod["spec"]["initContainers"] = Value::Array(init);
+            }
+            if let Some(volumes) = volumes {
+                pod["spec"]["volumes"] = volumes;
+            }
+            if has_metadata {
+                pod["metadata"] = json!({"labels": labels});
+                if let Some(native) = native {
+                    pod["metadata"]["annotations"] = json!({ NATIVE_ANNOTATION: native });
+                }
+            }
+            pod
+        })
+}
+
+proptest! {
+    /// Twice is once, whatever was set in between; and the patch makes of the one what the other is.
+    #[test]
+    fn twice_is_once(pod in any_pod(), native: bool, tls: bool) {
+        let mesh = MeshConfig::default();
+        let other = Settings { native_sidecar: native, xds_ca: settings().xds_ca.filter(|_| tls), ..settings() };
+        let once = mutate(&pod, &settings(), &mesh).expect("injected");
+        let twice = mutate(&once.pod, &settings(), &mesh).expect("injected");
+        prop_assert_eq!(&twice.pod, &once.pod);
+        prop_assert!(twice.patch.0.is_empty());
+        prop_assert_eq!(&twice.warnings, &once.warnings);
+        let changed = mutate(&once.pod, &other, &mesh).expect("injected");
+        let back = mutate(&changed.pod, &settings(), &mesh).expect("injected");
+        prop_assert_eq!(&back.pod["spec"]["containers"], &once.pod["spec"]["containers"]);
+        prop_assert_eq!(&back.pod["spec"]["initContainers"], &once.pod["spec"]["initContainers"]);
+        let mut patched = pod.clone();
+        json_patch::patch(&mut patched, &once.patch).expect("a patch of this pod");
+        prop_assert_eq!(&patched, &once.pod);
+        // What was there is there still, in its order.
+        for list in ["containers", "initContainers"] {
+            let own: Vec<_> = once.pod["spec"][list].as_array().into_iter().flatten()
+                .filter(|container| container["name"] != SIDECAR && container["name"] != INIT).collect();
+            let before: Vec<_> = pod["spec"][list].as_array().into_iter().flatten().collect();
+            prop_assert_eq!(own, before);
+        }
+    }
+}
+
+/// The kubelet mounts the pod's hosts file into every container that mounts nothing there.
+#[test]
+fn the_sidecar_has_a_hosts_file_of_its_own() {
+    for native in [false, true] {
+        let settings = Settings { native_sidecar: native, ..settings() };
+        let pod = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+        let spec = &pod["spec"];
+        let named = |list: &str, name: &str| {
+            let items = spec[list].as_array().into_iter().flatten();
+            items.into_iter().find(|item| item["name"] == name).cloned().unwrap_or_default()
+        };
+        let sidecar = named(if native { "initContainers" } else { "containers" }, SIDECAR);
+        let mounts = sidecar["volumeMounts"].as_array().expect("a list");
+        let hosts = mounts.iter().find(|mount| mount["mountPath"] == HOSTS_PATH).expect("a mount");
+        assert_eq!(hosts["readOnly"], true);
+        let volume = named("volumes", HOSTS_VOLUME);
+        let item = &volume["downwardAPI"]["items"][0];
+        assert_eq!(
+            (&item["path"], &item["fieldRef"]["fieldPath"]),
+            (&hosts["subPath"], &json!("metadata.uid"))
+        );
+        // What others mount there they see themselves.
+        let others = named("containers", "curl");
+        assert!(others["volumeMounts"].is_null(), "{others}");
+    }
+}

@@ -1,0 +1,322 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+use crate::values::resolve;
+
+const AUTHORITY: &str = "the authority's certificate";
+
+fn render(given: &Value, names: &Names, secrets: Secrets<'_>) -> Vec<Value> {
+    let values = resolve(given).expect("valid");
+    objects(&Input { values: &values, given, names, cluster: &Facts::default(), secrets })
+}
+
+fn names() -> Names {
+    Names { mesh: "osm".to_owned(), namespace: "osm-system".to_owned() }
+}
+
+fn pair(what: &str) -> Pair {
+    Pair { certificate: format!("{what}'s certificate"), key: format!("{what}'s key") }
+}
+
+fn rendered(given: &Value) -> Vec<Value> {
+    let (authority, server) = (pair("the authority"), pair("the server"));
+    render(given, &names(), Secrets::Made { authority: &authority, server: &server })
+}
+
+fn find<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+const HEAD: &str = "# The control plane as `osm-egress install` makes it, without definitions (deploy/crds) and certificates.
+# To be complete it needs, in this namespace, a Secret `osm-egress-tls` with tls.crt, tls.key and ca.crt for
+# osm-egress.osm-system.svc and osm-egress.osm-system.svc.cluster.local, and ca.crt, in base64, as
+# `clientConfig.caBundle` of each webhook below. cert-manager fills it in by the annotation
+# `cert-manager.io/inject-ca-from`; `osm-egress install` does all of it.
+# Rendered: run the test `the_rendered_manifests_are_current` with UPDATE=1.
+";
+
+#[test]
+fn the_rendered_manifests_are_current() {
+    let objects = render(&json!({}), &names(), Secrets::Missing);
+    let objects = objects.iter().filter(|object| !Id::of(object).is_definition());
+    let text: String = objects.map(|object| format!("---\n{}", crds::document(object))).collect();
+    let text = format!("{HEAD}{text}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/osm-egress.yaml");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &text).expect("a file");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == text, "{} is not current: run this test with UPDATE=1", path.display());
+}
+
+/// With every value another one than the default's.
+#[test]
+fn values_reach_their_places() {
+    let mut given = json!({"osm": {
+        "enableEgress": true,
+        "enablePermissiveTrafficPolicy": false,
+        "outboundIPRangeExclusionList": ["10.0.0.0/8"],
+        "outboundIPRangeInclusionList": ["192.0.2.0/24"],
+        "outboundPortExclusionList": [5432],
+        "inboundPortExclusionList": [9100],
+        "networkInterfaceExclusionList": ["eth1"],
+        "sidecarImage": "registry.example/envoy:1",
+        "enablePrivilegedInitContainer": true,
+        "envoyLogLevel": "debug",
+        "localProxyMode": "PodIP",
+        "maxDataPlaneConnections": 9,
+        "imagePullSecrets": [{"name": "pull"}],
+        "controlPlaneTolerations": [{"operator": "Exists"}],
+        "egress": {
+            "image": "registry.example/osm-egress:1",
+            "imagePullPolicy": "Always",
+            "initImage": "registry.example/init:1",
+            "replicas": 3,
+            "resources": {"limits": {"cpu": "2"}},
+            "nodeSelector": {"a": "b"},
+            "httpDenyStatus": 404,
+            "neverResolveTo": ["10.1.0.0/16", "10.2.0.0/16"],
+            "policyNamespaces": ["platform", "security"],
+            "nat64Prefixes": ["2001:db8:64::/96"],
+            "podDns": "refuse",
+            "dnsResolvers": ["10.96.0.10:53"],
+            "ipFamilies": "ipv4",
+            "podAnnotations": "tighten",
+            "flowLog": true,
+            "flowsPerIdentity": 500,
+            "apiServerPorts": [8443],
+            "apiServerCIDRs": ["192.0.2.1/32", "2001:db8::/64"],
+            "webhookTimeoutSeconds": 5,
+            "webhookClientCaSecret": "api-server",
+            "webhookClientNames": ["api-server-webhook-client"],
+            "consoleTokenSecret": "console-token",
+        },
+    }});
+    // More of them are too deep for the macro.
+    for (key, value) in [
+        ("idleTimeout", json!("2h")),
+        ("upstreamIdleTimeout", json!("30s")),
+        ("allowCustomMethods", json!(true)),
+    ] {
+        given["osm"]["egress"][key] = value;
+    }
+    let objects = rendered(&given);
+    let chosen: Vec<&Value> =
+        ["MeshConfig", "Deployment", "NetworkPolicy"].iter().map(|kind| find(&objects, kind)).collect();
+    insta::assert_yaml_snapshot!(chosen);
+    let without = rendered(&json!({"osm": {"egress": {"networkPolicy": false}}}));
+    assert!(without.iter().all(|object| object["kind"] != "NetworkPolicy"));
+}
+
+#[test]
+fn everything_is_in_the_namespace_of_the_mesh() {
+    let names = Names { mesh: "other".to_owned(), namespace: "elsewhere".to_owned() };
+    let objects = render(&json!({}), &names, Secrets::Theirs { authority: AUTHORITY });
+    let text = serde_json::to_string(&objects).expect("JSON");
+    assert!(!text.contains("osm-system"), "{text}");
+    assert_eq!(find(&objects, "MutatingWebhookConfiguration")["metadata"]["name"], "osm-egress-other");
+    assert!(objects.iter().all(|object| object["kind"] != "Secret"));
+    for object in objects.iter().filter(|object| !Id::of(object).is_definition()) {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "other", "{object}");
+    }
+}
+
+#[test]
+fn nothing_refers_to_what_comes_later() {
+    let objects = rendered(&json!({}));
+    let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    let at = |kind: &str| kinds.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("no {kind}"));
+    let order = [
+        "Namespace",
+        "CustomResourceDefinition",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Secret",
+        "Service",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "MeshConfig",
+        "Deployment",
+        "ValidatingWebhookConfiguration",
+        "MutatingWebhookConfiguration",
+    ];
+    assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{kinds:?}");
+    assert_eq!(kinds.iter().collect::<BTreeSet<_>>().len(), order.len(), "{kinds:?}");
+    let ids: BTreeSet<Id> = objects.iter().map(Id::of).collect();
+    assert_eq!(ids.len(), objects.len());
+    let possible: BTreeSet<Id> = super::ids(&names(), &Facts::default()).into_iter().collect();
+    assert!(possible.is_superset(&ids));
+    // With everything that can be asked for.
+    let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
+    assert_eq!(all.iter().map(Id::of).collect::<BTreeSet<_>>(), possible);
+}
+
+/// What the console may write, the control plane may write only where that is asked for; and nothing more.
+#[test]
+fn nothing_is_written_unless_asked() {
+    let allows = |given: &Value| -> Vec<String> {
+        let verbs = |rule: &Value| {
+            let of = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
+            let resources = of("resources");
+            of("verbs").into_iter().flat_map(move |verb| {
+                resources.clone().into_iter().map(move |resource| {
+                    format!("{} {}", verb.as_str().unwrap_or_default(), resource.as_str().unwrap_or_default())
+                })
+            })
+        };
+        let objects = rendered(given);
+        let rules = objects.iter().flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default());
+        let allowed = rules.flat_map(|rule| verbs(&rule).collect::<Vec<_>>());
+        allowed.filter(|rule| rule.ends_with(" meshconfigs") || rule.ends_with(" egresses")).collect()
+    };
+    let usual = ["list meshconfigs", "watch meshconfigs", "list egresses", "watch egresses"];
+    assert_eq!(allows(&json!({})), usual);
+    let writes = allows(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
+    assert_eq!(writes, [&usual[..], &["patch meshconfigs", "create egresses"]].concat());
+    let text = serde_json::to_string(&rendered(&json!({}))).expect("JSON");
+    assert!(!text.contains("console"), "{text}");
+}
+
+#[test]
+fn what_runs_has_no_rights_that_it_does_not_need() {
+    let objects = rendered(&json!({}));
+    let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(pod.get("hostNetwork").is_none() && pod.get("hostPID").is_none());
+    for container in pod["containers"].as_array().expect("containers") {
+        let context = &container["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
+        assert!(container["resources"]["limits"]["memory"].is_string());
+        assert!(
+            container["volumeMounts"]
+                .as_array()
+                .expect("mounts")
+                .iter()
+                .all(|mount| mount["readOnly"] == true)
+        );
+    }
+    // The authority's key is in a secret that no pod mounts.
+    assert!(!pod.to_string().contains(CA_SECRET));
+    for object in &objects {
+        let everything = |list: &Value| list.as_array().is_some_and(|list| list.contains(&json!("*")));
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            assert!(!["verbs", "resources", "apiGroups"].iter().any(|key| everything(&rule[key])), "{rule}");
+            assert!(!rule["resources"].as_array().expect("resources").contains(&json!("secrets")), "{rule}");
+        }
+    }
+}
+
+#[test]
+fn webhooks_fail_closed_and_know_the_authority() {
+    let objects = rendered(&json!({}));
+    for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
+        for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {
+            // One only advises: service accounts and the deletion of policies cannot wait for it.
+            let is_advice = webhook["name"] == GRANTS;
+            assert_eq!(webhook["failurePolicy"], if is_advice { "Ignore" } else { "Fail" });
+            let rules = webhook["rules"].to_string();
+            assert_eq!(rules.contains("serviceaccounts") || rules.contains("DELETE"), is_advice, "{rules}");
+            assert_eq!(webhook["sideEffects"], "None");
+            let bundle = json!({ "data": { "bundle": webhook["clientConfig"]["caBundle"] } });
+            assert_eq!(decoded(&bundle, "bundle").as_deref(), Some(AUTHORITY));
+        }
+    }
+}
+
+#[test]
+fn a_patch_has_what_is_different_and_was_asked_for() {
+    let existing = json!({"spec": {"traffic": {"enableEgress": false, "outboundPortExclusionList": [1]}}});
+    let given = json!({"osm": {"enableEgress": true, "outboundPortExclusionList": [1], "envoyLogLevel": "off",
+        "sidecarImage": "x"}});
+    assert_eq!(
+        difference(&given, &existing),
+        Some(json!({"spec": {"traffic": {"enableEgress": true}, "sidecar": {"logLevel": "off"}}}))
+    );
+    assert_eq!(difference(&json!({"osm": {"enableEgress": false}}), &existing), None);
+}
+
+#[test]
+fn the_role_is_read() {
+    let rules = rules(&names());
+    assert!(rules.iter().any(|rule| rule.to_string() == "patch egresses/status.policy.openservicemesh.io"));
+    assert!(rules.iter().any(|rule| rule.name.as_deref() == Some("osm-mesh-config")));
+    assert!(rules.len() > 10, "{rules:?}");
+}
+
+/// The image, its user and its files are those that the Deployment counts on.
+#[test]
+fn the_image_is_that_of_the_dockerfile() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
+    let text = std::fs::read_to_string(path).expect("Dockerfile");
+    let (_, shim) = text.split_once(" AS shim\n").expect("a target shim");
+    let (shim, _) = shim.split_once("\nFROM").expect("an end");
+    let objects = rendered(&json!({}));
+    let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+    let user = &pod["securityContext"]["runAsUser"];
+    assert!(shim.contains(&format!("USER {user}:{user}")), "{shim}");
+    assert!(
+        shim.contains("ENTRYPOINT [\"/osm-egress\"]") && shim.contains("/egress_filter.wasm /\n"),
+        "{shim}"
+    );
+    assert!(pod["containers"][0]["args"].to_string().contains("--wasm=/egress_filter.wasm"));
+    assert!(text.contains(" AS init\n"));
+}
+
+/// The labels of the namespace ask for what its pods satisfy: the profile `restricted` of Pod Security Standards.
+#[test]
+fn the_pods_are_restricted() {
+    let everything = json!({"osm": {"egress": {"flowLog": true, "consoleTokenSecret": "console-token"}}});
+    for given in [json!({}), everything] {
+        let objects = rendered(&given);
+        let labels = &find(&objects, "Namespace")["metadata"]["labels"];
+        assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+        let spec = &find(&objects, "Deployment")["spec"]["template"]["spec"];
+        for shared in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
+            assert!(spec[shared].is_null());
+        }
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        assert_ne!(spec["securityContext"]["runAsUser"], 0);
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for volume in spec["volumes"].as_array().expect("a list") {
+            let kinds = volume.as_object().expect("a volume").keys().filter(|key| *key != "name");
+            assert!(
+                kinds.into_iter().all(|kind| ["secret", "emptyDir"].contains(&kind.as_str())),
+                "{volume}"
+            );
+        }
+        assert!(spec["initContainers"].is_null());
+        for container in spec["containers"].as_array().expect("a list") {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+            assert!(context["privileged"].is_null() && context["runAsUser"].is_null());
+            let ports = container["ports"].as_array().expect("a list");
+            assert!(ports.iter().all(|port| port["hostPort"].is_null()));
+        }
+    }
+}
+
+#[test]
+fn images_by_digest() {
+    let sum = "0123456789abcdef".repeat(4);
+    let image = |name: &str| format!("registry.example/{name}:1@sha256:{sum}");
+    let given = json!({"osm": {"sidecarImage": image("envoy"), "egress": {
+        "image": image("shim"), "initImage": image("init"),
+    }}});
+    let values = crate::values::resolve(&given).expect("valid");
+    assert_eq!(values.images_without_digest(), [""; 0]);
+    let objects = rendered(&given);
+    let container = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], image("shim"));
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains(&image("envoy")) && arguments.contains(&image("init")), "{arguments}");
+    let values = crate::values::resolve(&json!({})).expect("valid");
+    assert_eq!(values.images_without_digest().len(), 3);
+}

@@ -1,0 +1,122 @@
+//! What makes the API server ask the control plane.
+
+use serde_json::{Value, json};
+
+use super::input::{Input, Secrets, encoded};
+use crate::names::NAME;
+use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
+
+/// The time that such a webhook may take: a write of a ServiceAccount waits for it.
+const ADVISORY_TIMEOUT_SECONDS: u8 = 3;
+
+/// The name of the webhook that advises on what is granted. `verify` knows that it lets in what nobody answers for.
+pub(crate) const GRANTS: &str = "grants.osm-egress.openservicemesh.io";
+
+pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
+    let namespaces = json!({
+        "matchExpressions": [
+            { "key": MONITORED_LABEL, "operator": "In", "values": [input.names.mesh] },
+            { "key": IGNORE_LABEL, "operator": "DoesNotExist" },
+            // Set by API servers from 1.21 on; those before have IGNORE_LABEL.
+            { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [input.names.namespace] },
+        ],
+    });
+    let rule = |group: &str, versions: &[&str], resources: &[&str], operations: &[&str]| {
+        json!({
+            "apiGroups": [group], "apiVersions": versions, "resources": resources,
+            "operations": operations, "scope": "Namespaced",
+        })
+    };
+    let written = ["CREATE", "UPDATE"];
+    let policies = |operations: &[&str]| {
+        [
+            rule(
+                "policy.openservicemesh.io",
+                &["v1alpha1"],
+                &["egresses", "upstreamtrafficsettings"],
+                operations,
+            ),
+            rule("specs.smi-spec.io", &["v1alpha4"], &["httproutegroups"], operations),
+        ]
+    };
+    let mut namespaces_themselves = rule("", &["v1"], &["namespaces"], &written);
+    namespaces_themselves["scope"] = json!("Cluster");
+    let [egresses, groups] = policies(&["DELETE"]);
+    let grants =
+        json!([rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves, egresses, groups]);
+    // It is in the control plane's own namespace, which the others leave out.
+    let config =
+        json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
+    let mut validating = vec![
+        webhook(input, "policies", "/validate", json!(policies(&written)), Some(&namespaces)),
+        webhook(input, "mesh-config", "/validate", config, None),
+        advisory(webhook(input, "grants", "/validate", grants, Some(&namespaces))),
+    ];
+    let named: Vec<&String> =
+        input.values.osm.egress.policy_namespaces.iter().filter(|name| *name != "*").collect();
+    let named = if input.values.osm.egress.policy_namespaces.is_empty() {
+        vec![&input.names.namespace]
+    } else {
+        named
+    };
+    if !named.is_empty() {
+        // Policies that count without the label of the mesh.
+        let selector = json!({
+            "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "In", "values": named }],
+        });
+        let rules = json!(policies(&written));
+        validating.push(webhook(input, "policy-namespaces", "/validate", rules, Some(&selector)));
+    }
+    let pods = json!([
+        // Updates, because they can change the sidecar's image.
+        rule("", &["v1"], &["pods"], &written),
+        // What `kubectl debug` adds to a pod that runs.
+        rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
+    ]);
+    [
+        configuration(input, "Validating", &validating),
+        configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),
+    ]
+}
+
+fn configuration(input: &Input<'_>, kind: &str, webhooks: &[Value]) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": format!("{kind}WebhookConfiguration"),
+        "metadata": { "name": input.names.webhooks() },
+        "webhooks": webhooks,
+    })
+}
+
+/// A webhook that must not stand in the way of the cluster: without it the compiler grants no more, a Namespace gets
+/// its service accounts while no control plane answers, and a policy can always be deleted.
+fn advisory(mut webhook: Value) -> Value {
+    webhook["failurePolicy"] = json!("Ignore");
+    webhook["timeoutSeconds"] = json!(ADVISORY_TIMEOUT_SECONDS);
+    webhook
+}
+
+/// Without an answer nothing is let in: a pod without a sidecar would be one without a policy.
+fn webhook(input: &Input<'_>, name: &str, path: &str, rules: Value, namespaces: Option<&Value>) -> Value {
+    let service = json!({ "name": NAME, "namespace": input.names.namespace, "path": path, "port": 443 });
+    let mut client = json!({ "service": service });
+    match input.secrets {
+        Secrets::Made { authority, .. } => client["caBundle"] = encoded(&authority.certificate),
+        Secrets::Theirs { authority } => client["caBundle"] = encoded(authority),
+        #[cfg(test)]
+        Secrets::Missing => {}
+    }
+    let mut webhook = json!({
+        "name": format!("{name}.osm-egress.openservicemesh.io"),
+        "clientConfig": client,
+        "rules": rules,
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": input.values.osm.egress.webhook_timeout_seconds,
+    });
+    if let Some(namespaces) = namespaces {
+        webhook["namespaceSelector"] = namespaces.clone();
+    }
+    webhook
+}

@@ -1,0 +1,148 @@
+//! The audit record: a line in the log, and on a cluster an event, for each change of what an object grants.
+//!
+//! Enforcement comes first: a change is recorded after proxies received it. The next change is compiled after that, so
+//! changes that arrive meanwhile become one record, and no third state is held: with the largest objects that budgets
+//! permit, each costs some 90 MB.
+
+mod request_log;
+
+use std::sync::Arc;
+
+pub use self::request_log::{RequestLog, User};
+use crate::audit_events::{AuditEvent, AuditEvents};
+use egress_compile::Compiled;
+use egress_compile::changes::{Effect, GrantChange, Listed, State, grant_changes};
+use egress_compile::manifest::{Object, ObjectRef, Revision};
+use egress_compile::store::Store;
+use egress_core::hash;
+
+/// The most records of one comparison: more is a replaced folder or cluster, which nobody reads object by object.
+const MAX_RECORDS: usize = 500;
+
+/// Objects and what follows from them.
+pub type AuditedState = (Arc<Store>, Arc<Compiled>);
+
+/// Writes records.
+#[derive(Debug)]
+pub struct Audit {
+    /// The requests that the webhook saw.
+    pub request_log: Arc<RequestLog>,
+    /// Where events go; none: there is no API server.
+    pub events: Option<AuditEvents>,
+}
+
+/// A record of one object.
+#[derive(Debug)]
+struct Record {
+    change: GrantChange,
+    users: Vec<String>,
+    /// Equal for all control planes that see the same change.
+    id: String,
+    revision: Revision,
+}
+
+impl Audit {
+    /// Records the change from one state to the next, and keeps neither.
+    pub async fn record(&self, before: AuditedState, after: AuditedState) {
+        let request_log = Arc::clone(&self.request_log);
+        let records = tokio::task::spawn_blocking(move || records(&before, &after, &request_log));
+        match records.await {
+            Ok(records) => self.write(records),
+            Err(_) => {
+                tracing::error!(target: "audit", "comparing failed; this change is not recorded");
+            }
+        }
+    }
+
+    fn write(&self, records: Vec<Record>) {
+        let more = records.len().saturating_sub(MAX_RECORDS);
+        for record in records.into_iter().take(MAX_RECORDS) {
+            record.log();
+            if let Some(events) = &self.events {
+                events.send(record.into_event());
+            }
+        }
+        if more > 0 {
+            tracing::warn!(target: "audit", more, "more objects changed what they grant; they are left out");
+        }
+    }
+}
+
+fn records(
+    (old_store, old): &AuditedState,
+    (new_store, new): &AuditedState,
+    request_log: &RequestLog,
+) -> Vec<Record> {
+    let changes =
+        grant_changes(State { store: old_store, compiled: old }, State { store: new_store, compiled: new });
+    if changes.is_empty() {
+        return Vec::new();
+    }
+    let (before, after) = (old_store.index().objects, new_store.index().objects);
+    let records = changes.into_iter().map(|change| {
+        let now = |object: &ObjectRef| after.get(object).copied();
+        let revision = |object: &ObjectRef| -> Revision {
+            let found = now(object).or_else(|| before.get(object).copied());
+            found.map(|object: &Object| object.metadata.revision.clone()).unwrap_or_default()
+        };
+        let users = change.changed.iter().flat_map(|object| request_log.users_of(object, now(object)));
+        let mut users: Vec<String> = users.map(|user| user.to_string()).collect();
+        users.sort();
+        users.dedup();
+        let mut parts = vec![change.object.to_string(), revision(&change.object).uid];
+        for object in &change.changed {
+            let is_there = now(object).is_some();
+            parts.extend([object.to_string(), revision(object).version, is_there.to_string()]);
+        }
+        let id = hash(parts.iter().map(String::as_bytes));
+        let revision = revision(&change.object);
+        Record { change, users, id, revision }
+    });
+    records.collect()
+}
+
+impl Record {
+    fn user(&self) -> Option<String> {
+        (!self.users.is_empty()).then(|| self.users.join(", "))
+    }
+
+    fn changed(&self) -> String {
+        self.change.changed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn log(&self) {
+        let GrantChange { object, file, effects, more_effects, .. } = &self.change;
+        let (user, changed, id) = (self.user(), self.changed(), &self.id);
+        for Effect { opens, closes, identities } in effects {
+            let text = |list: &Listed| (!list.is_empty()).then(|| list.to_string());
+            tracing::info!(
+                target: "audit",
+                object = %object, file, changed, user,
+                opens = text(opens), closes = text(closes), identities = %identities, change = id,
+                "a grant changed"
+            );
+        }
+        if *more_effects > 0 {
+            tracing::info!(target: "audit", object = %object, more_effects, change = id, "the rest is left out");
+        }
+    }
+
+    fn into_event(self) -> AuditEvent {
+        let effects = self.change.effects.iter().map(|Effect { opens, closes, identities }| {
+            let part = |verb: &str, list: &Listed| {
+                if list.is_empty() { String::new() } else { format!("{verb} {list}; ") }
+            };
+            format!("{}{}for {identities}", part("opens", opens), part("closes", closes))
+        });
+        let effects = effects.collect::<Vec<_>>().join(". ");
+        let by = self.user().map(|user| format!(" by {user}")).unwrap_or_default();
+        AuditEvent {
+            // Who did it comes first: the end may be cut off.
+            message: format!("changed{by} ({}): {effects}", self.changed()),
+            is_first_hand: !self.users.is_empty(),
+            object: self.change.object,
+            uid: self.revision.uid,
+            id: self.id,
+        }
+    }
+}

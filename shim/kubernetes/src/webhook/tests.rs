@@ -1,0 +1,263 @@
+use std::sync::{Condvar, Mutex};
+
+use axum::body::Body;
+use axum::http::Request;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+use super::validate::tests::review_of;
+use super::*;
+use egress_transport::connections::{EVICTION_AGE, Guarded, Pool, serve};
+
+fn webhooks() -> Webhooks {
+    Webhooks {
+        options: CompileOptions::default(),
+        request_log: Arc::default(),
+        sidecars: None,
+        source: watch::channel(SourceState::default()).1,
+        compiled: watch::channel(Arc::default()).1,
+        reviews: Reviews::default(),
+        clients: ClientNames::default(),
+    }
+}
+
+fn good() -> String {
+    let spec = json!({ "sources": [], "ports": [{ "number": 1, "protocol": "tcp" }] });
+    let object = json!({ "metadata": { "name": "p", "namespace": "n" }, "spec": spec });
+    review_of("policy.openservicemesh.io/v1alpha1", "Egress", object, None).to_string()
+}
+
+async fn post_to(webhooks: &Webhooks, path: &str, kind: &str, body: String) -> (u16, String) {
+    use hyper::service::Service;
+    let request = Request::post(path).header("content-type", kind).body(Body::from(body)).expect("a request");
+    let service = TowerToHyperService::new(webhooks.clone().routes());
+    let response = service.call(request).await.expect("an answer");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+#[tokio::test]
+async fn what_is_no_review() {
+    let webhooks = webhooks();
+    let mut old = serde_json::from_str::<Value>(&good()).expect("JSON");
+    old["apiVersion"] = json!("admission.k8s.io/v1beta1");
+    let mut empty = serde_json::from_str::<Value>(&good()).expect("JSON");
+    empty["request"].take();
+    for (case, kind, body, status, expected) in [
+        ("a type", "text/plain", good(), 415, "Invalid content type text/plain; Expected application/json\n"),
+        ("no JSON", JSON, "{".to_owned(), 400, "this is no AdmissionReview: "),
+        ("other JSON", JSON, "{}".to_owned(), 400, "this is no AdmissionReview: "),
+        ("a version", JSON, old.to_string(), 400, "AdmissionReview of `admission.k8s.io/v1beta1`"),
+        ("no request", JSON, empty.to_string(), 400, "the AdmissionReview has no request\n"),
+        ("too much", JSON, " ".repeat(bodies::MAX_BODY_SIZE + 1), 413, "the body is longer than 8 MiB\n"),
+    ] {
+        let (said, text) = post_to(&webhooks, "/validate", kind, body).await;
+        assert_eq!(said, status, "{case}: {text}");
+        assert!(text.starts_with(expected), "{case}: {text}");
+    }
+    assert_eq!(post_to(&webhooks, "/", JSON, good()).await.0, 404);
+}
+
+#[tokio::test]
+async fn answers_are_reviews_and_are_counted() {
+    let webhooks = webhooks();
+    let (status, text) = post_to(&webhooks, "/validate", "application/json; charset=utf-8", good()).await;
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status, 200);
+    assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer["kind"], "AdmissionReview");
+    assert_eq!(answer["response"]["uid"], "the-uid");
+    assert_eq!(answer["response"]["allowed"], true);
+    let bad = good().replace("\"tcp\"", "\"udp\"");
+    let (status, text) = post_to(&webhooks, "/validate", JSON, bad).await;
+    let answer: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, &answer["response"]["allowed"]), (200, &json!(false)));
+    let count =
+        |allowed| webhooks.reviews.get_or_create(&[("webhook", "validate"), ("allowed", allowed)]).get();
+    assert_eq!((count("true"), count("false")), (1, 1));
+}
+
+/// Work that goes on until it may end, but no longer than a test.
+struct Gate {
+    entered: Mutex<usize>,
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    const fn new() -> Self {
+        Self { entered: Mutex::new(0), is_open: Mutex::new(false), opened: Condvar::new() }
+    }
+
+    fn pass(&self) {
+        *self.entered.lock().expect("no panic") += 1;
+        let is_open = self.is_open.lock().expect("no panic");
+        let passed = self.opened.wait_timeout_while(is_open, Duration::from_secs(20), |is_open| !*is_open);
+        drop(passed.expect("no panic"));
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().expect("no panic") = true;
+        self.opened.notify_all();
+    }
+
+    fn entered(&self) -> usize {
+        *self.entered.lock().expect("no panic")
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let come = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), come).await.expect("it does not come");
+}
+
+fn connection(pool: &Arc<Pool>, last: u8) -> Option<Extension<ConnectionInfo>> {
+    let peer = std::net::SocketAddr::from(([10, 0, 0, last], 1));
+    let place = Arc::new(pool.enter(peer.ip()).expect("a place"));
+    Some(Extension(ConnectionInfo { peer, own: None, certificates: None, place }))
+}
+
+/// A review with so many bytes after it, which mean nothing.
+fn padded(padding: usize) -> (HeaderMap, Body) {
+    let body = good() + &" ".repeat(padding);
+    let kind = header::HeaderValue::from_static(JSON);
+    let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_LENGTH, body.len().into())];
+    (HeaderMap::from_iter(headers), Body::from(body))
+}
+
+/// A client that goes gives nothing back that the work for it still needs.
+#[tokio::test]
+async fn limits_end_with_the_work() {
+    static GATE: Gate = Gate::new();
+    fn slow(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
+        GATE.pass();
+        AdmissionResponse::from(request)
+    }
+    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let pool = Pool::new(8, EVICTION_AGE);
+    let free = served.1.free();
+    let (headers, body) = padded(1 << 20);
+    let client =
+        tokio::spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, slow));
+    until(|| GATE.entered() == 1).await;
+    client.abort();
+    assert!(client.await.expect_err("aborted").is_cancelled());
+    let [memory, large, small] = served.1.free();
+    assert!(memory + 1024 <= free[0] && large == 0, "{memory} {large}");
+    assert_eq!((small, pool.len()), (free[2], 0), "the connection does not wait");
+    GATE.open();
+    until(|| served.1.free() == free).await;
+}
+
+/// However many costly small reviews one address sends, it has half of the turns, and the others of its reviews wait within
+/// a bound: another address is answered at once.
+#[tokio::test]
+async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
+    static GATE: Gate = Gate::new();
+    fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
+        GATE.pass();
+        AdmissionResponse::from(request)
+    }
+    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let pool = Pool::new(1000, EVICTION_AGE);
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (headers, body) = padded(60 << 10);
+        flood.spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, costly));
+    }
+    // Of 300, some have a turn, 256 wait for one, and the others were refused.
+    until(|| GATE.entered() == bodies::SMALL_TURNS_OF_ADDRESS && served.1.waiting() == 256).await;
+    for _ in 0..3 {
+        let (headers, body) = padded(0);
+        let asked =
+            review("validate", Arc::clone(&served), connection(&pool, 2), headers, body, Webhooks::validate);
+        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(GATE.entered(), bodies::SMALL_TURNS_OF_ADDRESS);
+    GATE.open();
+    let statuses: Vec<u16> = flood.join_all().await.iter().map(|answer| answer.status().as_u16()).collect();
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+}
+
+/// A user is verified where the client has shown a certificate.
+#[tokio::test]
+async fn whose_word_counts() {
+    let webhooks = webhooks();
+    let request_log = Arc::clone(&webhooks.request_log);
+    let served: Served = Arc::new((webhooks, Bodies::default()));
+    let pool = Pool::new(8, EVICTION_AGE);
+    let review_of_it: Value = serde_json::from_str(&good()).expect("JSON");
+    let mut object = review_of_it["request"]["object"].clone();
+    // As an API server's objects are read.
+    object["metadata"]["annotations"] = json!({});
+    let parsed = egress_compile::manifest::parse_value(&"a".into(), object);
+    let object = parsed.expect("readable").objects[0].clone();
+    for (certificates, name, expected) in [
+        (None, "mallory", "mallory (not verified)"),
+        (Some(Arc::new(vec![vec![1].into()])), "alice", "alice"),
+        (None, "mallory", "alice"),
+    ] {
+        let mut body = review_of_it.clone();
+        body["request"]["userInfo"]["username"] = json!(name);
+        let mut connection = connection(&pool, 1);
+        connection.as_mut().expect("one").certificates = certificates;
+        let kind = header::HeaderValue::from_static(JSON);
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let body = Body::from(body.to_string());
+        let answer =
+            review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let users = request_log.users_of(&object.reference, Some(&object));
+        assert_eq!(users.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+/// A request that is under way when the server is stopped is answered; a silent connection is closed.
+#[tokio::test]
+async fn stopping_ends_well() {
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let (mut silent, other) = tokio::io::duplex(1 << 16);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let pool = Pool::new(2, EVICTION_AGE);
+    let guarded = |stream| {
+        let peer = "10.0.0.1:1".parse().expect("an address");
+        let place = pool.enter(std::net::SocketAddr::ip(&peer)).expect("a place");
+        Ok(Guarded::new(stream, peer, place, IDLE_TIMEOUT))
+    };
+    let connections =
+        futures::stream::iter([guarded(server), guarded(other)]).chain(futures::stream::pending());
+    let routes = webhooks().routes();
+    let task = tokio::spawn(serve(connections, move |_| routes.clone(), LIMITS, async {
+        let _ = stopped.await;
+    }));
+    let body = good();
+    let head = format!(
+        "POST /validate HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let (first, rest) = body.split_at(10);
+    client.write_all(head.as_bytes()).await.expect("sent");
+    client.write_all(first.as_bytes()).await.expect("sent");
+    // One request on the other connection shows that both are served by now.
+    silent.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let mut answer = [0; 12];
+    silent.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    stop.send(()).expect("it listens");
+    client.write_all(rest.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"allowed\":true"), "{answer}");
+    silent.read_to_end(&mut Vec::new()).await.expect("an end");
+    task.await.expect("an end");
+}

@@ -1,0 +1,277 @@
+//! Delta: every answer holds what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+
+use super::{Answer, Event, Subscription, grows, has_wildcard, may_wait, version_of};
+use egress_envoy::snapshot::{Snapshot, type_url};
+
+/// A delta stream.
+#[derive(Debug, Default)]
+pub struct Delta {
+    types: BTreeMap<String, Type>,
+    nonces: u64,
+}
+
+#[derive(Debug, Default)]
+struct Type {
+    subscription: Subscription,
+    /// What the proxy has been sent, by name and version.
+    sent: BTreeMap<String, String>,
+    /// What is gone and stays until the policy that does not lead there is in force.
+    kept: BTreeSet<String>,
+    /// The number of the last message.
+    nonce: u64,
+    version: String,
+    /// The number of the last message that was answered. Envoy answers each once, in their order.
+    answered: u64,
+    /// What unanswered messages changed or removed, with the last message that did.
+    in_flight: BTreeMap<String, u64>,
+    /// The version that the proxy refused, and what the refused messages were about. Envoy may have applied none of it.
+    refused: Option<(String, BTreeSet<String>)>,
+    started: bool,
+}
+
+impl Type {
+    /// Takes an answer, the first for its message. What it says of a message holds for what no later one carried.
+    fn answer(&mut self, url: &str, nonce: &str, error: Option<&str>) -> Option<Event> {
+        let nonce: u64 = nonce.parse().ok()?;
+        if nonce <= self.answered || nonce > self.nonce {
+            return None;
+        }
+        self.answered = nonce;
+        let of_message = self.in_flight.iter().filter(|(_, sent)| **sent == nonce);
+        let names: BTreeSet<String> = of_message.map(|(name, _)| name.clone()).collect();
+        self.in_flight.retain(|_, sent| *sent != nonce);
+        let (type_url, version, is_last) = (url.to_owned(), self.version.clone(), nonce == self.nonce);
+        if let Some(error) = error {
+            if is_last || !names.is_empty() {
+                let before = self.refused.take().map(|(_, names)| names).unwrap_or_default();
+                self.refused = Some((version.clone(), before.into_iter().chain(names.clone()).collect()));
+            }
+            return Some(Event::Rejected { type_url, version, error: error.to_owned(), names, is_last });
+        }
+        // Nothing is said of what came since. The answer to that tells all that is in force.
+        is_last.then(|| self.acknowledged(type_url))
+    }
+
+    fn acknowledged(&self, type_url: String) -> Event {
+        let is_refused = |name: &String| self.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
+        let is_in_force = |name: &&String| !self.in_flight.contains_key(*name) && !is_refused(name);
+        Event::Acknowledged {
+            type_url,
+            version: self.version.clone(),
+            in_force: self.sent.keys().filter(is_in_force).cloned().collect(),
+            is_whole: self.refused.is_none(),
+        }
+    }
+}
+
+impl Delta {
+    /// How many names the proxy has given, and of how many bytes.
+    pub fn size(&self) -> (usize, usize) {
+        super::size(self.types.iter().flat_map(|(url, known)| {
+            let refused = known.refused.iter().flat_map(|(_, names)| names);
+            let gone = known.in_flight.keys().chain(refused).filter(|name| !known.sent.contains_key(*name));
+            [url].into_iter().chain(&known.subscription.names).chain(known.sent.keys()).chain(gone)
+        }))
+    }
+
+    /// A message of the proxy: a subscription, an acknowledgement or a refusal.
+    pub fn on_request(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        snapshot: &Snapshot,
+    ) -> (Vec<Answer>, Vec<Event>) {
+        let mut events = Vec::new();
+        let mut answers: Vec<_> = self.answer(request, snapshot, &mut events).into_iter().collect();
+        if self.is_policy_answered() {
+            answers.extend(self.remove_kept(snapshot, &mut events));
+        }
+        (answers, events)
+    }
+
+    fn answer(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        snapshot: &Snapshot,
+        events: &mut Vec<Event>,
+    ) -> Option<Answer> {
+        let url = request.type_url.as_str();
+        let known = self.types.entry(url.to_owned()).or_default();
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        events.extend(known.answer(url, &request.response_nonce, error));
+        let first = !std::mem::replace(&mut known.started, true);
+        let (subscribed, unsubscribed) =
+            (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        let had_wildcard = known.subscription.wildcard;
+        if first {
+            known.sent = request.initial_resource_versions.clone().into_iter().collect();
+            // Without any name the first message of these types asks for everything.
+            known.subscription.wildcard =
+                has_wildcard(url) && subscribed.is_empty() && unsubscribed.is_empty();
+        }
+        let mut asked = BTreeSet::new();
+        for name in subscribed {
+            if name == "*" {
+                known.subscription.wildcard = has_wildcard(url);
+            } else {
+                known.subscription.names.insert(name.clone());
+                asked.insert(name.as_str());
+                // Whoever subscribes again does not have it any more, unless it just said so.
+                if !(first && request.initial_resource_versions.contains_key(name)) {
+                    known.sent.remove(name);
+                }
+            }
+        }
+        for name in unsubscribed {
+            if name == "*" {
+                known.subscription.wildcard = false;
+            } else if known.subscription.names.remove(name) && known.subscription.wildcard {
+                // The proxy cannot know whether the wildcard covers it: it is told, by the resource or by its removal.
+                asked.insert(name);
+                known.sent.remove(name);
+            }
+        }
+        if !known.subscription.wildcard {
+            // What is not wanted any more is not removed, but forgotten on both sides.
+            let Type { subscription, sent, .. } = known;
+            if !first {
+                sent.retain(|name, _| subscription.names.contains(name));
+            }
+        }
+        let gains_wildcard = known.subscription.wildcard && !had_wildcard;
+        let waits = gains_wildcard || !asked.is_empty() || first && unsubscribed.is_empty();
+        waits.then(|| self.send(url, snapshot, &asked, first, gains_wildcard, events)).flatten()
+    }
+
+    /// The snapshot changed.
+    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
+        let mut events = Vec::new();
+        let mut answers = Vec::new();
+        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
+            let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
+            let is_refused =
+                |name: &String| clusters.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
+            let gone =
+                clusters.sent.keys().filter(|name| !wanted.contains_key(name.as_str()) && !is_refused(name));
+            let gone = gone.cloned().collect();
+            clusters.kept = gone;
+            if grows(&wanted, |name| clusters.sent.get(name).map(String::as_str)) {
+                answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
+            }
+        }
+        for url in [type_url::EXTENSION, type_url::LISTENER] {
+            answers.extend(self.send_changes(url, snapshot, &mut events));
+        }
+        let is_answered = self.is_policy_answered();
+        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
+            clusters.kept.retain(|name| !is_answered && may_wait(name));
+            answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
+        }
+        (answers, events)
+    }
+
+    /// Whether clusters wait to be removed.
+    #[must_use]
+    pub fn has_removals(&self) -> bool {
+        self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
+    }
+
+    /// Removes the clusters that wait for the proxy's answer to the policy, answered or not.
+    pub fn finish_removals(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
+        let mut events = Vec::new();
+        let answers = self.remove_kept(snapshot, &mut events).into_iter().collect();
+        (answers, events)
+    }
+
+    fn remove_kept(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        let clusters = self.types.get_mut(type_url::CLUSTER)?;
+        if clusters.kept.is_empty() {
+            return None;
+        }
+        clusters.kept.clear();
+        self.send_changes(type_url::CLUSTER, snapshot, events)
+    }
+
+    /// Whether the proxy has answered all that it was sent of the policy.
+    fn is_policy_answered(&self) -> bool {
+        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
+    }
+
+    /// What is new, changed and gone of a type.
+    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        self.send(url, snapshot, &BTreeSet::new(), false, false, events)
+    }
+
+    /// What is new, changed and gone; `None` when nothing is and nobody waits for an answer.
+    fn send(
+        &mut self,
+        url: &str,
+        snapshot: &Snapshot,
+        asked: &BTreeSet<&str>,
+        first: bool,
+        gains_wildcard: bool,
+        events: &mut Vec<Event>,
+    ) -> Option<Answer> {
+        let known = self.types.get_mut(url)?;
+        let wanted = known.subscription.select(snapshot, url);
+        let kept: Vec<_> = known
+            .sent
+            .iter()
+            .filter(|(name, _)| known.kept.contains(*name) && !wanted.contains_key(name.as_str()))
+            .map(|(name, version)| (name.clone(), version.clone()))
+            .collect();
+        let version = version_of(
+            wanted
+                .values()
+                .map(|r| (r.name(), r.version()))
+                .chain(kept.iter().map(|(name, version)| (name.as_str(), version.as_str()))),
+        );
+        // The same again would be refused again. With anything else, all that came beside the mistake is sent again.
+        if let Some((_, names)) = known.refused.take_if(|(refused, _)| *refused != version) {
+            known.sent.extend(names.into_iter().map(|name| (name, String::new())));
+        }
+        let changed: Vec<_> = wanted
+            .values()
+            .filter(|resource| {
+                known.sent.get(resource.name()).map(String::as_str) != Some(resource.version())
+            })
+            .map(|resource| Arc::clone(resource))
+            .collect();
+        let is_gone = |name: &str| !wanted.contains_key(name) && !known.kept.contains(name);
+        let mut removed: BTreeSet<String> = known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
+        removed
+            .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
+        if changed.is_empty() && removed.is_empty() {
+            // A proxy that comes back with everything has shown that it has it; one that asks for
+            // the first time waits for an answer, be it empty.
+            if first && !known.sent.is_empty() {
+                known.version = version;
+                events.push(known.acknowledged(url.to_owned()));
+                return None;
+            }
+            if !first && !gains_wildcard {
+                return None;
+            }
+        }
+        self.nonces += 1;
+        known.nonce = self.nonces;
+        known.version.clone_from(&version);
+        known.sent =
+            wanted.values().map(|r| (r.name().to_owned(), r.version().to_owned())).chain(kept).collect();
+        let carried =
+            changed.iter().map(|resource| resource.name()).chain(removed.iter().map(String::as_str));
+        known.in_flight.extend(carried.map(|name| (name.to_owned(), self.nonces)));
+        events.push(Event::Sent { type_url: url.to_owned(), version: version.clone() });
+        Some(Answer {
+            type_url: url.to_owned(),
+            version_info: version,
+            nonce: known.nonce.to_string(),
+            resources: changed,
+            removed_resources: removed.into_iter().collect(),
+        })
+    }
+}
