@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use egress_compile::manifest::Severity;
+use egress_compile::store::Store;
 use egress_compile::{CompileOptions, Compiled, compile};
 use egress_core::source::{Availability, SourceState};
 use egress_envoy::Generator;
 use egress_flows::memory::Memory;
-use egress_compile::store::Store;
 use egress_kubernetes::audit::{Audit, RequestLog};
 use egress_transport::connections::Pool;
 use egress_transport::tls::ServerTls;
