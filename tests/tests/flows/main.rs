@@ -206,8 +206,8 @@ fn suggestions_lead_from_audit_to_enforcement() -> Result<()> {
 
 /// The output of a command.
 struct CommandOutput {
-    out: String,
-    err: String,
+    stdout: String,
+    stderr: String,
     success: bool,
 }
 
@@ -216,8 +216,8 @@ fn run(network: &TestNetwork, words: &[&str]) -> Result<CommandOutput> {
     let output = command.args(words).output()?;
     let text = |bytes| String::from_utf8(bytes).context("what is printed is no text");
     Ok(CommandOutput {
-        out: text(output.stdout)?,
-        err: text(output.stderr)?,
+        stdout: text(output.stdout)?,
+        stderr: text(output.stderr)?,
         success: output.status.success(),
     })
 }
