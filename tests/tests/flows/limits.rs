@@ -119,7 +119,7 @@ fn a_hundred_thousand_destinations_are_bounded() -> Result<()> {
         Ok(control_plane.metric("osm_egress_flow_entries_total")?
             + envoy.stat("access_logs.grpc_access_log.logs_dropped")?)
     };
-    wait_for("all to be told of, or dropped", Duration::from_secs(30), || {
+    wait_for("all to be reported or dropped", Duration::from_secs(30), || {
         fetch_flows().is_ok_and(|count| count >= DESTINATIONS as u64)
     })
     .with_context(|| format!("{:?}", fetch_flows()))?;

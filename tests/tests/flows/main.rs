@@ -73,9 +73,9 @@ fn flows_match_envoys_log() -> Result<()> {
         let mut logged: Vec<Value> = envoy.access_log().iter().filter_map(flow_of_line).collect();
         logged.sort_by_key(Value::to_string);
         logged.dedup();
-        let mut told: Vec<Value> = flows.iter().map(common_fields).collect();
-        told.sort_by_key(Value::to_string);
-        ensure!(told == logged, "told {told:#?}\nlogged {logged:#?}");
+        let mut reported: Vec<Value> = flows.iter().map(common_fields).collect();
+        reported.sort_by_key(Value::to_string);
+        ensure!(reported == logged, "reported {reported:#?}\nlogged {logged:#?}");
         let names: Vec<&Value> = flows.iter().map(|flow| &flow["name"]).collect();
         ensure!(names.contains(&&json!("www.example.com")), "{names:?}");
         ensure!(

@@ -119,8 +119,8 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     // With both running, the event is written once, with its field.
     ensure!(events(api, "last")? == ["Warning Invalid"], "{:?}", events(api, "last"));
     let described = api.kubectl(User::Admin, &["describe", "egress", "last", "-n", "curl"])?;
-    let told: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
-    ensure!(told.len() == 1 && told[0].contains("spec.hosts[0]"), "{described}");
+    let warnings: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
+    ensure!(warnings.len() == 1 && warnings[0].contains("spec.hosts[0]"), "{described}");
     ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
     other.stop()?;
     ensure!(proxy_report(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
