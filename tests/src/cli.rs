@@ -9,11 +9,11 @@ use crate::kube::{ApiServer, User};
 #[derive(Debug)]
 pub struct CommandOutput {
     /// True if the command succeeded.
-    pub ok: bool,
+    pub success: bool,
     /// The standard output.
-    pub out: String,
+    pub stdout: String,
     /// The standard error: warnings and errors.
-    pub err: String,
+    pub stderr: String,
 }
 
 impl CommandOutput {
@@ -22,7 +22,7 @@ impl CommandOutput {
     /// # Errors
     /// Fails if it did not.
     pub fn expect_success(self) -> Result<Self> {
-        ensure!(self.ok, "it failed: {}\nafter: {}", self.err, self.out);
+        ensure!(self.success, "it failed: {}\nafter: {}", self.stderr, self.stdout);
         Ok(self)
     }
 
@@ -31,8 +31,8 @@ impl CommandOutput {
     /// # Errors
     /// Fails if nothing did.
     pub fn expect_failure(self) -> Result<String> {
-        ensure!(!self.ok, "it succeeded: {}", self.out);
-        Ok(self.err)
+        ensure!(!self.success, "it succeeded: {}", self.stdout);
+        Ok(self.stderr)
     }
 }
 
@@ -43,8 +43,8 @@ impl CommandOutput {
 pub fn osm_egress(api: &ApiServer<'_>, user: User, words: &[&str]) -> Result<CommandOutput> {
     let output = api.command(&control_plane::binary()?.to_string_lossy(), user).args(words).output()?;
     Ok(CommandOutput {
-        ok: output.status.success(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
+        success: output.status.success(),
+        stdout: String::from_utf8(output.stdout)?,
+        stderr: String::from_utf8(output.stderr)?,
     })
 }

@@ -407,7 +407,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         ),
     ] {
         let (count, log) = (control_plane.refusal_count(reason)?, control_plane.log().len());
-        let status = ask(&proxy)?.err().with_context(|| format!("{case}: it was told something"))?;
+        let status = ask(&proxy)?.err().with_context(|| format!("{case}: it got a policy"))?;
         ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
         ensure!(
             control_plane.refusal_count(reason)? == count + 1,
@@ -436,7 +436,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     ] {
         let (count, log) =
             (control_plane.metric("osm_egress_tls_handshake_failures_total")?, control_plane.log().len());
-        ensure!(ask(&proxy)?.is_err(), "{case}: it was told something");
+        ensure!(ask(&proxy)?.is_err(), "{case}: it got a policy");
         let seen =
             || control_plane.metric("osm_egress_tls_handshake_failures_total").is_ok_and(|now| now > count);
         wait_for(case, IO_TIMEOUT, seen).with_context(|| control_plane.log())?;

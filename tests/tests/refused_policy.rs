@@ -101,7 +101,7 @@ fn a_refused_policy_delays_no_revocation() -> Result<()> {
         network.remove("good.yaml")?;
         let took = wait_for("the revocation", Duration::from_secs(2), || !open())?;
         println!("revoked {took:?} after the file was removed");
-        ensure!(held_back().is_object(), "the bad object is said to be in force");
+        ensure!(held_back().is_object(), "the bad object is reported as in force");
         network.write("good.yaml", &egress("good", &echo_fields(9000)))?;
         wait_for("the grant", Duration::from_secs(5), open)?;
         wait_for("what is held back", Duration::from_secs(5), || {

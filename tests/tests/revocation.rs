@@ -221,7 +221,7 @@ fn a_websocket_ends_with_its_permission() -> Result<()> {
             "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
              metadata: {{name: {name}, namespace: curl, annotations: {{{annotation}}}}}\n\
              spec:\n  sources: [{{kind: ServiceAccount, name: curl, namespace: curl}}]\n  \
-             hosts: [httpbin.org]\nports: [{{number: {}, protocol: http}}]\n",
+             hosts: [httpbin.org]\n  ports: [{{number: {}, protocol: http}}]\n",
             websocket::PORT
         )
     };

@@ -120,7 +120,7 @@ const WORKS: [(&str, Work); 4] = [
 /// Measures Envoy's cost of reporting connections and requests to the control plane. Reports follow about a
 /// second later, so all processor time counts until the last report, not the time of each round.
 fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
-    let told = ControlPlane::start(
+    let reporting = ControlPlane::start(
         &network.outside.netns,
         SECOND_CONTROL_PLANE,
         network.manifests.path(),
@@ -141,27 +141,27 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
         for pod in &pods {
             pod.workload().run(|| work(count))??;
         }
-        wait_for_reports(&told)?;
+        wait_for_reports(&reporting)?;
         let before = [without.cpu()?, with.cpu()?];
         for _ in 0..rounds {
             for pod in &pods {
                 pod.workload().run(|| work(count))??;
             }
         }
-        wait_for_reports(&told)?;
+        wait_for_reports(&reporting)?;
         let cost = |now: u64, before: u64| (now - before) as f64 / f64::from(count * rounds) / 1000.0;
         let (without, with) = (cost(without.cpu()?, before[0]), cost(with.cpu()?, before[1]));
         println!("{name:<34}{without:>8.1} µs{with:>8.1} µs{:>14.3}", with / without);
     }
-    println!("told of {} connections and requests", told.metric("osm_egress_flow_entries_total")?);
+    println!("{} connections and requests reported", reporting.metric("osm_egress_flow_entries_total")?);
     Ok(())
 }
 
 /// Waits until no more reports arrive.
-fn wait_for_reports(told: &ControlPlane<'_>) -> Result<()> {
-    let entries = || told.metric("osm_egress_flow_entries_total");
+fn wait_for_reports(reporting: &ControlPlane<'_>) -> Result<()> {
+    let entries = || reporting.metric("osm_egress_flow_entries_total");
     let (mut last, mut since) = (entries()?, Instant::now());
-    egress_tests::wait::wait_for("the end of what is told", Duration::from_secs(20), || {
+    egress_tests::wait::wait_for("the last report", Duration::from_secs(20), || {
         let now = entries().unwrap_or(last);
         if now != last {
             (last, since) = (now, Instant::now());

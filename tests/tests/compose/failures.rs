@@ -84,7 +84,7 @@ impl FaultTest<'_> {
         let before = (self.client.counts(), self.backend.counts());
         wait_for("attempts", Duration::from_secs(30), || {
             let tried = |prober: &Prober, before| prober.counts().since(before).stopped >= 5;
-            wait_for_attempts(&self.client, before.0) && wait_for_attempts(&self.backend, before.1)
+            tried(&self.client, before.0) && tried(&self.backend, before.1)
         })?;
         Ok(())
     }

@@ -64,9 +64,9 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
         &["simulate", "-o", "json", "-f", &network.manifests.path().to_string_lossy()],
     ] {
         let said = ask(network, words)?;
-        let text = said.out;
-        ensure!(said.success || words[0] == "simulate", "{words:?}: {text}{}", said.err);
-        ensure!(is_plain(&text) && is_plain(&said.err), "{words:?}: {text:?} {:?}", said.err);
+        let text = said.stdout;
+        ensure!(said.success || words[0] == "simulate", "{words:?}: {text}{}", said.stderr);
+        ensure!(is_plain(&text) && is_plain(&said.stderr), "{words:?}: {text:?} {:?}", said.stderr);
         ensure!(text.len() < 1 << 20, "{words:?}: {} bytes", text.len());
         if words.contains(&"json") {
             let _: Value = serde_json::from_str(&text).with_context(|| format!("{words:?}: {text}"))?;
@@ -79,14 +79,14 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("suggested.yaml"), &suggested)?;
     let said = run(network, &["check", &folder.path().to_string_lossy()])?;
-    ensure!(said.success, "{}{}\n{suggested}", said.out, said.err);
+    ensure!(said.success, "{}{}\n{suggested}", said.stdout, said.stderr);
     for host in ["evil.example", "www.evil.example", "live.org", "ab.org"].iter().chain(others) {
         for scheme in ["http", "https"] {
             let to = format!("{scheme}://{host}");
             let folder = folder.path().to_string_lossy();
             let words = ["explain", "--config-dir", &folder, "--source", "curl/curl", "--to", &to];
             let said = run(network, &words)?;
-            ensure!(said.out.contains("DENIED"), "{}{}\n{suggested}", said.out, said.err);
+            ensure!(said.stdout.contains("DENIED"), "{}{}\n{suggested}", said.stdout, said.stderr);
         }
     }
     Ok(suggested)
@@ -168,7 +168,11 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
     let said = run(&network, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
-    ensure!(said.success && is_plain(&said.out) && said.out.contains("- last.example #"), "{}", said.out);
+    ensure!(
+        said.success && is_plain(&said.stdout) && said.stdout.contains("- last.example #"),
+        "{}",
+        said.stdout
+    );
 
     let before = fetch_flows(&control_plane, "curl/curl")?;
     control_plane.stop()?;
@@ -246,7 +250,7 @@ fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
             for output in ["text", "json"] {
                 let common = ["explain", "--config-dir", &manifests, "--source", "curl/curl", "-o", output];
                 let said = run(&network, &[&common[..], words].concat())?;
-                let said = said.out + &said.err;
+                let said = said.stdout + &said.stderr;
                 let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));
                 ensure!(is_safe, "{words:?}: {said:?}");
             }

@@ -61,35 +61,39 @@ fn expect_bounded_answers(
 ) -> Result<()> {
     let page: Value = serde_json::from_str(&control_plane.get("/flows")?)?;
     ensure!(page["flows"].as_array().map(Vec::len) == Some(1_000) && page["more"] == true, "a page");
-    let said = ask(network, &["flows"])?;
+    let output = ask(network, &["flows"])?;
     ensure!(
-        said.success && said.out.lines().count() as u64 == MAX_FLOWS,
+        output.success && output.stdout.lines().count() as u64 == MAX_FLOWS,
         "{} lines",
-        said.out.lines().count()
+        output.stdout.lines().count()
     );
-    ensure!(said.err.contains("flows were forgotten because others came: raise"), "{}", said.err);
-    let said = ask(network, &["suggest", "--source", "curl/curl"])?;
-    ensure!(said.success && said.out.matches("\n  - n9").count() as u64 == MAX_FLOWS, "{:.500}", said.out);
+    ensure!(output.stderr.contains("flows were forgotten because others came: raise"), "{}", output.stderr);
+    let output = ask(network, &["suggest", "--source", "curl/curl"])?;
     ensure!(
-        said.err.contains("flows were forgotten because others came, and are not in this"),
+        output.success && output.stdout.matches("\n  - n9").count() as u64 == MAX_FLOWS,
+        "{:.500}",
+        output.stdout
+    );
+    ensure!(
+        output.stderr.contains("flows were forgotten because others came, and are not in this"),
         "{}",
-        said.err
+        output.stderr
     );
     let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
                 example.com";
-    ensure!(said.err.contains(&format!("note: {many}\n")), "{}", said.err);
-    ensure!(said.out.contains(&format!("# MANY: {many}.\n")), "{:.800}", said.out);
-    std::fs::write(policies.join("suggested.yaml"), said.out)?;
+    ensure!(output.stderr.contains(&format!("note: {many}\n")), "{}", output.stderr);
+    ensure!(output.stdout.contains(&format!("# MANY: {many}.\n")), "{:.800}", output.stdout);
+    std::fs::write(policies.join("suggested.yaml"), output.stdout)?;
     let policies = policies.to_string_lossy();
-    let said = super::run(network, &["check", &policies])?;
-    ensure!(said.success, "{:.2000}{}", said.out, said.err);
-    let said = ask(network, &["simulate", "-f", &policies])?;
+    let output = super::run(network, &["check", &policies])?;
+    ensure!(output.success, "{:.2000}{}", output.stdout, output.stderr);
+    let output = ask(network, &["simulate", "-f", &policies])?;
     ensure!(
-        said.out.contains("… and 9800 other changes") && said.out.lines().count() < 700,
+        output.stdout.contains("… and 9800 other changes") && output.stdout.lines().count() < 700,
         "{:.2000}",
-        said.out
+        output.stdout
     );
-    ensure!(said.out.contains("10000 flows looked at"), "{:.2000}", said.out);
+    ensure!(output.stdout.contains("10000 flows looked at"), "{:.2000}", output.stdout);
     Ok(())
 }
 
@@ -115,7 +119,7 @@ fn a_hundred_thousand_destinations_are_bounded() -> Result<()> {
         Ok(control_plane.metric("osm_egress_flow_entries_total")?
             + envoy.stat("access_logs.grpc_access_log.logs_dropped")?)
     };
-    wait_for("all to be told of, or dropped", Duration::from_secs(30), || {
+    wait_for("all to be reported or dropped", Duration::from_secs(30), || {
         fetch_flows().is_ok_and(|count| count >= DESTINATIONS as u64)
     })
     .with_context(|| format!("{:?}", fetch_flows()))?;
@@ -180,9 +184,13 @@ fn the_largest_flows_are_bounded() -> Result<()> {
     println!("110000 entries: {:?}", start.elapsed());
     ensure!(control_plane.metric("osm_egress_flows")? == DESTINATIONS as u64);
     ensure!(control_plane.metric("osm_egress_flows_dropped_total")? == 10_000);
-    let said = ask(&network, &["flows", "-o", "json"])?;
-    let all: Value = serde_json::from_str(&said.out)?;
-    ensure!(said.success && all["flows"].as_array().map(Vec::len) == Some(DESTINATIONS), "{}", said.err);
+    let output = ask(&network, &["flows", "-o", "json"])?;
+    let all: Value = serde_json::from_str(&output.stdout)?;
+    ensure!(
+        output.success && all["flows"].as_array().map(Vec::len) == Some(DESTINATIONS),
+        "{}",
+        output.stderr
+    );
     wait_for("it to be written", Duration::from_secs(60), || {
         std::fs::metadata(&file).is_ok_and(|file| file.len() > 10 << 20)
     })?;

@@ -73,9 +73,9 @@ fn flows_match_envoys_log() -> Result<()> {
         let mut logged: Vec<Value> = envoy.access_log().iter().filter_map(flow_of_line).collect();
         logged.sort_by_key(Value::to_string);
         logged.dedup();
-        let mut told: Vec<Value> = flows.iter().map(common_fields).collect();
-        told.sort_by_key(Value::to_string);
-        ensure!(told == logged, "told {told:#?}\nlogged {logged:#?}");
+        let mut reported: Vec<Value> = flows.iter().map(common_fields).collect();
+        reported.sort_by_key(Value::to_string);
+        ensure!(reported == logged, "reported {reported:#?}\nlogged {logged:#?}");
         let names: Vec<&Value> = flows.iter().map(|flow| &flow["name"]).collect();
         ensure!(names.contains(&&json!("www.example.com")), "{names:?}");
         ensure!(
@@ -206,8 +206,8 @@ fn suggestions_lead_from_audit_to_enforcement() -> Result<()> {
 
 /// The output of a command.
 struct CommandOutput {
-    out: String,
-    err: String,
+    stdout: String,
+    stderr: String,
     success: bool,
 }
 
@@ -216,8 +216,8 @@ fn run(network: &TestNetwork, words: &[&str]) -> Result<CommandOutput> {
     let output = command.args(words).output()?;
     let text = |bytes| String::from_utf8(bytes).context("what is printed is no text");
     Ok(CommandOutput {
-        out: text(output.stdout)?,
-        err: text(output.stderr)?,
+        stdout: text(output.stdout)?,
+        stderr: text(output.stderr)?,
         success: output.status.success(),
     })
 }

@@ -61,8 +61,8 @@ fn wait_for_flows_in(file: &Path, flows: &[Value]) -> Result<()> {
 
 fn print_suggestion(network: &TestNetwork) -> Result<String> {
     let said = ask(network, &["suggest", "--source", IDENTITY])?;
-    ensure!(said.success && said.out.contains("- www.example.com #"), "{}{}", said.out, said.err);
-    Ok(said.out)
+    ensure!(said.success && said.stdout.contains("- www.example.com #"), "{}{}", said.stdout, said.stderr);
+    Ok(said.stdout)
 }
 
 /// A killed control plane keeps what it had written, a stopped one everything, and counts continue.

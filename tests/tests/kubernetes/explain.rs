@@ -218,12 +218,12 @@ fn the_report_names_acknowledgements() -> Result<()> {
     // Questions without an answer.
     let base = ["--to", "https://httpbin.org"];
     let ask = |more: &[&'static str]| [&base[..], more].concat();
-    explain.is_refused(User::Admin, &ask(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
-    explain.is_refused(User::Nobody, &ask(&["--pod", "curl/sidecar"]), &["pod `curl/sidecar`", "403"])?;
+    explain.expect_refusal(User::Admin, &ask(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
+    explain.expect_refusal(User::Nobody, &ask(&["--pod", "curl/sidecar"]), &["pod `curl/sidecar`", "403"])?;
     let nobody = ask(&["--source", "curl/curl", "--timeout", "3s"]);
-    explain.is_refused(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
+    explain.expect_refusal(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
     let nowhere = ask(&["--source", "curl/curl", "--admin", "203.0.113.2:1"]);
-    explain.is_refused(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
+    explain.expect_refusal(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
     // The control plane's own role is sufficient for a service account.
     let output = explain.run(User::ControlPlane, &ask(&["--source", "curl/curl"]))?;
     ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));

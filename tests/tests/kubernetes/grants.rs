@@ -171,14 +171,14 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["target"] == "audit").map(|line| line["fields"].clone()).collect()
     };
-    let until = |count: usize| {
+    let wait_for_records = |count: usize| {
         wait_for("the record", Duration::from_secs(10), || lines().len() >= count)
             .with_context(|| control_plane.log())
     };
     network.write("ours.yaml", &egress("p", "hosts: [a.org]\nports: [{number: 443, protocol: https}]"))?;
-    wait_for_status(1)?;
+    wait_for_records(1)?;
     network.write("ours.yaml", &egress("p", "hosts: [b.org]\nports: [{number: 443, protocol: https}]"))?;
-    wait_for_status(2)?;
+    wait_for_records(2)?;
     let found = lines();
     let text = |line: usize, key: &str| found[line][key].as_str().unwrap_or("-").to_owned();
     ensure!(text(0, "object") == "Egress curl/p" && text(0, "identities") == "curl/curl", "{found:#?}");
@@ -191,7 +191,7 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
         .write("ours.yaml", &egress("p", "hosts: [b.org, B.org]\nports: [{number: 443, protocol: https}]"))?;
     network.write("theirs.yaml", &egress_in("team-b", "q", PORT_FIELD))?;
     network.write("last.yaml", &egress("r", PORT_FIELD))?;
-    wait_for_status(3)?;
+    wait_for_records(3)?;
     let objects: Vec<String> = lines().iter().map(|line| line["object"].to_string()).collect();
     ensure!(objects[2..] == ["\"Egress curl/r\""], "{objects:?}");
     Ok(())

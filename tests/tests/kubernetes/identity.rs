@@ -279,7 +279,7 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
         let (count, log) = (control_plane.refusal_count(reason)?, control_plane.log().len());
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
         let status =
-            accounts.ask(node, &tokens)?.err().with_context(|| format!("{case}: it was told something"))?;
+            accounts.ask(node, &tokens)?.err().with_context(|| format!("{case}: it got a policy"))?;
         ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
         ensure!(
             control_plane.refusal_count(reason)? == count + 1,
@@ -330,13 +330,12 @@ fn confirmed_tokens_count_while_the_api_server_is_away() -> Result<()> {
     accounts.ask("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
     accounts.cluster.api.kill();
     accounts.ask("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
-    let status =
-        accounts.ask("p.b.curl", &[&unknown])?.err().context("an unknown token was told something")?;
+    let status = accounts.ask("p.b.curl", &[&unknown])?.err().context("an unknown token got a policy")?;
     ensure!(status.code() == Code::Unavailable, "{status:?}");
     ensure!(status.message().contains("tokens cannot be reviewed now: the API server"), "{status:?}");
     ensure!(control_plane.refusal_count("unavailable")? == 1, "{}", control_plane.get("/metrics")?);
     // Errors that need no API server are reported all the same.
-    let status = accounts.ask("p.a.curl", &["garbage"])?.err().context("garbage was told something")?;
+    let status = accounts.ask("p.a.curl", &["garbage"])?.err().context("garbage got a policy")?;
     ensure!(status.code() == Code::Unauthenticated, "{status:?}");
     accounts.cluster.api.resume()?;
     let comes_back = || accounts.ask("p.b.curl", &[&unknown]).is_ok_and(|answer| answer.is_ok());
@@ -361,7 +360,7 @@ fn without_the_role_no_token_is_accepted() -> Result<()> {
         .ready()?;
     let token = accounts.cluster.api.token("curl", "a", AUDIENCE, None)?;
     let to = SocketAddr::new(SECOND_CONTROL_PLANE, 15128);
-    let status = accounts.ask_at(to, "p.a.curl", &[&token])?.err().context("it was told something")?;
+    let status = accounts.ask_at(to, "p.a.curl", &[&token])?.err().context("it got a policy")?;
     ensure!(status.code() == Code::Unavailable && status.message().contains("403"), "{status:?}");
     ensure!(
         control_plane.log().contains("cannot create resource \"tokenreviews\""),

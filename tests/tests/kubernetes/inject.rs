@@ -259,7 +259,7 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
         envoy.stat("server.uptime").is_ok() || envoy.exited().is_some()
     })?;
     ensure!(envoy.exited().is_none(), "{}", envoy.log_tail(30));
-    ensure!(!ready()?, "it is ready before anybody told it anything");
+    ensure!(!ready()?, "it is ready before it has a policy");
 
     let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
     let control_plane = cluster.control_plane(&[

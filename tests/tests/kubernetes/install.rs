@@ -63,8 +63,8 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     let images = image_digests();
     let first =
         run(api, &["install", "--set", "osm.enableEgress=true", "--set", &images])?.expect_success()?;
-    ensure!(first.err.is_empty(), "{}", first.err);
-    ensure!(first.out.contains("egress: open"), "{}", first.out);
+    ensure!(first.stderr.is_empty(), "{}", first.stderr);
+    ensure!(first.stdout.contains("egress: open"), "{}", first.stdout);
     let installed = api.objects()?;
     let config = read(api, &["meshconfig", "osm-mesh-config", "-n", "osm-system"])?;
     ensure!(config["spec"]["traffic"]["enableEgress"] == true, "{config}");
@@ -82,9 +82,13 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     ensure!(labelled["items"].as_array().is_some_and(|items| items.len() == 9), "{labelled}");
 
     for again in [&["install"][..], &["upgrade"], &["install", "--set", "osm.enableEgress=true"]] {
-        let said = run(api, again)?.expect_success()?;
-        ensure!(said.err.is_empty(), "{}", said.err);
-        ensure!(!said.out.contains(": changed") && !said.out.contains(": created"), "{}", said.out);
+        let output = run(api, again)?.expect_success()?;
+        ensure!(output.stderr.is_empty(), "{}", output.stderr);
+        ensure!(
+            !output.stdout.contains(": changed") && !output.stdout.contains(": created"),
+            "{}",
+            output.stdout
+        );
         let now = api.objects()?;
         let changed: Vec<_> = installed
             .iter()
@@ -106,13 +110,13 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     ensure!(read(api, &["networkpolicy", "-n", "osm-system"])?["items"] == json!([]));
     let kept = run(api, &["upgrade", "--set", "osm.enableEgress=false"])?.expect_success()?;
     let patch = r#"kubectl patch meshconfig osm-mesh-config -n osm-system --type=merge -p '{"spec":{"traffic":{"enableEgress":false}}}'"#;
-    ensure!(kept.out.contains(patch), "{}", kept.out);
+    ensure!(kept.stdout.contains(patch), "{}", kept.stdout);
 
-    let said = uninstall(api, &[])?;
-    ensure!(!said.out.contains("stays"), "{}", said.out);
+    let output = uninstall(api, &[])?;
+    ensure!(!output.stdout.contains("stays"), "{}", output.stdout);
     wait_until_same(api, &before)?;
     let nothing = uninstall(api, &[])?;
-    ensure!(nothing.out.contains("there was nothing of mesh osm"), "{}", nothing.out);
+    ensure!(nothing.stdout.contains("there was nothing of mesh osm"), "{}", nothing.stdout);
     let error = run(api, &["upgrade"])?.expect_failure()?;
     ensure!(error.contains("run `osm-egress install`"), "{error}");
     Ok(())
@@ -131,13 +135,13 @@ fn objects_of_the_user_survive() -> Result<()> {
     api.kubectl(User::Admin, &["create", "configmap", "mine", "-n", "osm-system"])?;
     api.kubectl(User::Admin, &["create", "serviceaccount", "osm-egress"])?;
 
-    let said = uninstall(api, &[])?;
+    let output = uninstall(api, &[])?;
     for expected in [
         "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it are there (1, the \
          first is default/mine); `--delete-crds` deletes it with them",
         "Namespace osm-system: stays, since it holds what `osm-egress install` did not make: ConfigMap mine",
     ] {
-        ensure!(said.out.contains(expected), "{}", said.out);
+        ensure!(output.stdout.contains(expected), "{}", output.stdout);
     }
     ensure!(read(api, &["egress", "mine"])? == mine);
     let left = difference(&before, &api.objects()?);
@@ -194,23 +198,34 @@ fn existing_objects_survive_install_and_uninstall() -> Result<()> {
     );
     let before = api.objects()?;
 
-    let said = run(api, &["install", "--set", "osm.enableEgress=true,osm.outboundPortExclusionList={5432}"])?
-        .expect_success()?;
+    let output =
+        run(api, &["install", "--set", "osm.enableEgress=true,osm.outboundPortExclusionList={5432}"])?
+            .expect_success()?;
     let patch = r#"-p '{"spec":{"traffic":{"enableEgress":true}}}'"#;
-    ensure!(said.out.contains(patch) && said.out.contains("egress: closed"), "{}", said.out);
-    ensure!(said.out.contains("Namespace osm-system: was there before, and stays as it is"), "{}", said.out);
-    ensure!(said.err.contains("Open Service Mesh is still there"), "{}", said.err);
-    ensure!(said.err.contains("Deployment osm-system/osm-controller"), "{}", said.err);
-    ensure!(said.err.contains("its schema is taken over from kubectl-client-side-apply"), "{}", said.err);
+    ensure!(output.stdout.contains(patch) && output.stdout.contains("egress: closed"), "{}", output.stdout);
+    ensure!(
+        output.stdout.contains("Namespace osm-system: was there before, and stays as it is"),
+        "{}",
+        output.stdout
+    );
+    ensure!(output.stderr.contains("Open Service Mesh is still there"), "{}", output.stderr);
+    ensure!(output.stderr.contains("Deployment osm-system/osm-controller"), "{}", output.stderr);
+    ensure!(
+        output.stderr.contains("its schema is taken over from kubectl-client-side-apply"),
+        "{}",
+        output.stderr
+    );
     ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
     ensure!(read(api, &["meshconfig", "-n", "osm-system"])?["items"][0]["spec"] == config["spec"]);
     let definition = read(api, &["crd", "egresses.policy.openservicemesh.io"])?;
     ensure!(definition["spec"]["versions"][0]["subresources"]["status"].is_object(), "{definition}");
     ensure!(definition["spec"]["conversion"] == json!({"strategy": "None"}), "{definition}");
-    ensure!(run(api, &["upgrade"])?.expect_success()?.out.lines().all(|line| !line.ends_with(": changed")));
+    ensure!(
+        run(api, &["upgrade"])?.expect_success()?.stdout.lines().all(|line| !line.ends_with(": changed"))
+    );
 
-    let said = uninstall(api, &[])?;
-    ensure!(said.out.contains("MeshConfig osm-system/osm-mesh-config: stays"), "{}", said.out);
+    let output = uninstall(api, &[])?;
+    ensure!(output.stdout.contains("MeshConfig osm-system/osm-mesh-config: stays"), "{}", output.stdout);
     wait_until_same(api, &before)?;
     ensure!(read(api, &["egress", "mine"])?["spec"] == mine["spec"]);
     Ok(())
@@ -254,15 +269,19 @@ fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
     let cluster = Cluster::without_definitions(&network)?;
     let api = &cluster.api;
     let before = api.objects()?;
-    let said = run(api, &["install", "--dry-run"])?.expect_success()?;
-    ensure!(said.out.contains("Deployment osm-system/osm-egress: would be created"), "{}", said.out);
+    let output = run(api, &["install", "--dry-run"])?.expect_success()?;
+    ensure!(
+        output.stdout.contains("Deployment osm-system/osm-egress: would be created"),
+        "{}",
+        output.stdout
+    );
     let manifests = run(api, &["install", "--dry-run", "-o", "yaml", "--set", "osm.enableEgress=true"])?
         .expect_success()?
-        .out;
+        .stdout;
     ensure!(
         run(api, &["install", "--dry-run=client", "-o", "yaml"])?
             .expect_success()?
-            .out
+            .stdout
             .contains("policy/v1\n")
     );
     let after = api.objects()?;
@@ -344,9 +363,9 @@ fn errors_name_the_remedy() -> Result<()> {
     ensure!(error.contains("run the same command again"), "{error}");
     api.kubectl(User::Admin, &["delete", "validatingwebhookconfiguration", "broken"])?;
     wait_for("the webhook to be gone", Duration::from_secs(10), || !refuses())?;
-    let said = run(api, &["install"])?.expect_success()?;
-    ensure!(said.out.contains("ServiceAccount osm-system/osm-egress: unchanged"), "{}", said.out);
-    ensure!(said.out.contains("Service osm-system/osm-egress: created"), "{}", said.out);
+    let output = run(api, &["install"])?.expect_success()?;
+    ensure!(output.stdout.contains("ServiceAccount osm-system/osm-egress: unchanged"), "{}", output.stdout);
+    ensure!(output.stdout.contains("Service osm-system/osm-egress: created"), "{}", output.stdout);
 
     let error = run(api, &["install", "--mesh-name", "other"])?.expect_failure()?;
     ensure!(error.contains("belongs to mesh `osm`"), "{error}");
@@ -366,8 +385,8 @@ fn namespaces_join_as_in_open_service_mesh() -> Result<()> {
     }
     api.kubectl(User::Admin, &["label", "namespace", "three", "openservicemesh.io/monitored-by=other"])?;
     let before = read(api, &["namespace", "one"])?["metadata"]["labels"].clone();
-    let said = run(api, &["namespace", "add", "one", "two"])?.expect_success()?;
-    ensure!(said.out.contains("Namespace [one] successfully added to mesh [osm]"), "{}", said.out);
+    let output = run(api, &["namespace", "add", "one", "two"])?.expect_success()?;
+    ensure!(output.stdout.contains("Namespace [one] successfully added to mesh [osm]"), "{}", output.stdout);
     run(api, &["namespace", "add", "two", "--disable-sidecar-injection"])?.expect_success()?;
     let one = read(api, &["namespace", "one"])?["metadata"].clone();
     ensure!(one["labels"]["openservicemesh.io/monitored-by"] == "osm", "{one}");
@@ -376,13 +395,13 @@ fn namespaces_join_as_in_open_service_mesh() -> Result<()> {
     ensure!(error.contains("belongs to mesh other"), "{error}");
     let error = run(api, &["namespace", "remove", "three"])?.expect_failure()?;
     ensure!(error.contains("belongs to mesh other"), "{error}");
-    let list = run(api, &["namespace", "list", "--mesh-name", "osm"])?.expect_success()?.out;
+    let list = run(api, &["namespace", "list", "--mesh-name", "osm"])?.expect_success()?.stdout;
     let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     let expected =
         [["NAMESPACE", "MESH", "SIDECAR-INJECTION"], ["one", "osm", "enabled"], ["two", "osm", "disabled"]];
     ensure!(rows == expected, "{list}");
     let all: Value =
-        serde_json::from_str(&run(api, &["namespace", "list", "-o", "json"])?.expect_success()?.out)?;
+        serde_json::from_str(&run(api, &["namespace", "list", "-o", "json"])?.expect_success()?.stdout)?;
     ensure!(all.as_array().is_some_and(|all| all.len() == 3), "{all}");
     run(api, &["namespace", "remove", "one"])?.expect_success()?;
     let one = read(api, &["namespace", "one"])?["metadata"].clone();
@@ -407,9 +426,9 @@ fn image_digests() -> String {
 }
 
 fn verify(api: &ApiServer<'_>) -> Result<(bool, Value)> {
-    let said = run(api, &["verify", "-o", "json"])?;
-    let report = serde_json::from_str(&said.out).with_context(|| said.err)?;
-    Ok((said.ok, report))
+    let output = run(api, &["verify", "-o", "json"])?;
+    let report = serde_json::from_str(&output.stdout).with_context(|| output.stderr)?;
+    Ok((output.success, report))
 }
 
 /// Sets the status that the Deployment controller would write; none runs here.
@@ -455,10 +474,10 @@ fn an_upgrade_lists_the_grants_that_stop() -> Result<()> {
         Ok(api.kubectl(User::Admin, &words)?.contains("--policy-namespaces=team-b"))
     };
     ensure!(flag()?, "it was changed");
-    let said = upgrade(&["--dry-run"])?.expect_success()?;
-    ensure!(said.err.contains("a grant stops: Egress team-b/theirs"), "{}", said.err);
-    let said = upgrade(&["--stop-grants"])?.expect_success()?;
-    ensure!(said.err.contains("a grant stops: Egress team-b/theirs") && !flag()?, "{}", said.err);
+    let output = upgrade(&["--dry-run"])?.expect_success()?;
+    ensure!(output.stderr.contains("a grant stops: Egress team-b/theirs"), "{}", output.stderr);
+    let output = upgrade(&["--stop-grants"])?.expect_success()?;
+    ensure!(output.stderr.contains("a grant stops: Egress team-b/theirs") && !flag()?, "{}", output.stderr);
     // A revoked grant is not reported again.
     upgrade(&[])?.expect_success()?;
     Ok(())
@@ -482,8 +501,8 @@ fn verify_finds_what_is_wrong() -> Result<()> {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: curl}\nspec:\n  \
          hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
     )?;
-    let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.expect_success()?;
-    ensure!(said.err.contains("a tag can name another image tomorrow"), "{}", said.err);
+    let output = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.expect_success()?;
+    ensure!(output.stderr.contains("a tag can name another image tomorrow"), "{}", output.stderr);
     run(api, &["namespace", "add", "curl"])?.expect_success()?;
     let namespace = read(api, &["namespace", "osm-system"])?;
     let labels = &namespace["metadata"]["labels"];
@@ -503,7 +522,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     ensure!(checks(&report, "warn") == expected, "{report:#}");
     ensure!(checks(&report, "unknown") == ["proxies"], "{report:#}");
     ensure!(report.to_string().contains("curl/bare"), "{report:#}");
-    let text = run(api, &["verify"])?.expect_success()?.out;
+    let text = run(api, &["verify"])?.expect_success()?.stdout;
     ensure!(text.contains("note     not captured: UDP") && text.ends_with("nothing failed\n"), "{text}");
 
     // Host names that are not fully qualified. No control plane runs here.
@@ -527,8 +546,8 @@ fn verify_finds_what_is_wrong() -> Result<()> {
         let message = found["message"].as_str().unwrap_or_default();
         ensure!(found["state"] == "warn" && message.contains(part), "{found:#}");
     }
-    let said = run(api, &["upgrade", "--set", &image_digests()])?.expect_success()?;
-    ensure!(!said.err.contains("tag"), "{}", said.err);
+    let output = run(api, &["upgrade", "--set", &image_digests()])?.expect_success()?;
+    ensure!(!output.stderr.contains("tag"), "{}", output.stderr);
     report_deployment_available(api)?;
     let (_, report) = verify(api)?;
     ensure!(!checks(&report, "warn").contains(&"images".to_owned()), "{report:#}");

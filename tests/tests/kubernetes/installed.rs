@@ -204,26 +204,26 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     let verify = || osm_egress(api, User::Admin, &["verify", "--admin", &admin]);
     let all = "proxies: 1 connected, all with what they were sent";
     // The acknowledgement follows a moment later.
-    wait_for("the acknowledgement", IO_TIMEOUT, || verify().is_ok_and(|said| said.out.contains(all)))?;
-    let said = verify()?;
+    wait_for("the acknowledgement", IO_TIMEOUT, || verify().is_ok_and(|output| output.stdout.contains(all)))?;
+    let output = verify()?;
     ensure!(
-        said.out.ends_with("1 check failed\n") && said.out.contains("FAIL     Deployment"),
+        output.stdout.ends_with("1 check failed\n") && output.stdout.contains("FAIL     Deployment"),
         "{}",
-        said.out
+        output.stdout
     );
 
-    ensure!(said.out.contains("ok       modes: `enforce`, and nobody loosens it"), "{}", said.out);
+    ensure!(output.stdout.contains("ok       modes: `enforce`, and nobody loosens it"), "{}", output.stdout);
     ensure!(
-        said.out.contains("ok       grants: policies of `osm-system` count for all namespaces"),
+        output.stdout.contains("ok       grants: policies of `osm-system` count for all namespaces"),
         "{}",
-        said.out
+        output.stdout
     );
     api.kubectl(User::Admin, &["annotate", "namespace", "curl", "openservicemesh.io/egress-mode=audit"])?;
-    let said = verify()?;
+    let output = verify()?;
     ensure!(
-        said.out.contains("warn     modes: Namespace curl: `audit` instead of `enforce`"),
+        output.stdout.contains("warn     modes: Namespace curl: `audit` instead of `enforce`"),
         "{}",
-        said.out
+        output.stdout
     );
     // The audit record names the user who deletes a policy.
     api.kubectl(User::Admin, &["delete", "egress", "mine", "-n", "curl"])?;
@@ -239,7 +239,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     drop(control_plane);
     let reports = || api.kubectl(User::Admin, &["get", "configmap", "-n", "osm-system", "-o", "name"]);
     ensure!(reports()?.contains("osm-egress-proxies-"), "{}", reports()?);
-    let said = with_namespace_controller(api, || run(&["uninstall"]))?;
-    ensure!(said.out.contains("Namespace osm-system: deleted"), "{}", said.out);
+    let output = with_namespace_controller(api, || run(&["uninstall"]))?;
+    ensure!(output.stdout.contains("Namespace osm-system: deleted"), "{}", output.stdout);
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The cluster as a source: the objects that the control plane reads, and its behaviour without the API
 //! server.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -36,7 +35,7 @@ fn the_documented_commands_switch_global_egress() -> Result<()> {
     let pod = network.pod()?;
     let cluster = Cluster::new(&network)?;
     let allowed = "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]";
-    cluster.api.apply(&egress("echo", role_permissions))?;
+    cluster.api.apply(&egress("echo", allowed))?;
     let _control_plane = cluster.control_plane(&[])?;
     let envoy = sidecar::start(&pod, false)?;
     let mut held = echo(&pod, HTTPBIN, 9000)?;
@@ -313,8 +312,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     fresh.stop()?;
     // The role is sufficient, and no permission is unused.
     wait_for("every permission to be used", Duration::from_secs(30), || {
-        api.used_permissions()
-            .is_ok_and(|asked| role_permissions().is_ok_and(|allowed| asked == role_permissions))
+        api.used_permissions().is_ok_and(|asked| role_permissions().is_ok_and(|allowed| asked == allowed))
     })
     .with_context(|| format!("{:?} instead of {:?}", api.used_permissions(), role_permissions()))?;
     Ok(())

@@ -115,12 +115,12 @@ fn statuses_and_events_are_written_once() -> Result<()> {
     wait_for("both to renew their marks", Duration::from_secs(30), || {
         proxy_report(api, CONTROL_PLANE) != marks.0 && proxy_report(api, SECOND_CONTROL_PLANE) != marks.1
     })?;
-    ensure!((version(api, "good")?, version(api, "bad")?) == before, "what was said was written again");
+    ensure!((version(api, "good")?, version(api, "bad")?) == before, "a status was written again");
     // With both running, the event is written once, with its field.
     ensure!(events(api, "last")? == ["Warning Invalid"], "{:?}", events(api, "last"));
     let described = api.kubectl(User::Admin, &["describe", "egress", "last", "-n", "curl"])?;
-    let told: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
-    ensure!(told.len() == 1 && told[0].contains("spec.hosts[0]"), "{described}");
+    let warnings: Vec<&str> = described.lines().filter(|line| line.contains("Warning  Invalid")).collect();
+    ensure!(warnings.len() == 1 && warnings[0].contains("spec.hosts[0]"), "{described}");
     ensure!(events(api, "good")?.is_empty(), "{:?}", events(api, "good"));
     other.stop()?;
     ensure!(proxy_report(api, SECOND_CONTROL_PLANE).is_none(), "one that stopped left something behind");
@@ -205,7 +205,7 @@ fn proxies_of_two_control_planes_are_counted() -> Result<()> {
     wait_for_proxies(&cluster.api, "p", "2/2", 20)?;
     // A killed control plane withdraws nothing.
     drop(second);
-    ensure!(proxy_report(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it took back what it said");
+    ensure!(proxy_report(&cluster.api, SECOND_CONTROL_PLANE).is_some(), "it withdrew its report");
     let took = wait_for_proxies(&cluster.api, "p", "1/1", 60)?;
     println!("the proxies of a control plane that was killed stopped counting after {took:?}");
     drop(two);
