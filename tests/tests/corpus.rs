@@ -55,7 +55,7 @@ fn the_command_line_explains_the_corpus() -> Result<()> {
         std::fs::write(folder.path().join("corpus.yaml"), &corpus.manifests)?;
         for case in &corpus.cases {
             let output = std::process::Command::new(control_plane::binary()?)
-                .args(["explain", "--source", "curl/curl", "--output", "json", "--config-dir"])
+                .args(["explain", "--identity", "curl/curl", "--output", "json", "--config-dir"])
                 .arg(folder.path())
                 .args(corpus::explain_arguments(case))
                 .output()?;

@@ -74,7 +74,7 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
             let said: Value = serde_json::from_str(text)?;
             assert_eq!(corpus::format_report(&said["report"]), case.expect, "{name}: {said:#}");
             let mut arguments = corpus::explain_arguments(case);
-            arguments.push("--source=curl/curl".to_owned());
+            arguments.push("--identity=curl/curl".to_owned());
             let native = native(folder.path(), "explain", &arguments)?;
             assert_eq!(said["report"], native, "{name}");
         }

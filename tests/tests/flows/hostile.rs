@@ -59,7 +59,7 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
     for words in [
         &["flows"][..],
         &["flows", "-o", "json"],
-        &["suggest", "--source", "curl/curl"],
+        &["suggest", "--identity", "curl/curl"],
         &["simulate", "-f", &network.manifests.path().to_string_lossy()],
         &["simulate", "-o", "json", "-f", &network.manifests.path().to_string_lossy()],
     ] {
@@ -84,7 +84,7 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
         for scheme in ["http", "https"] {
             let to = format!("{scheme}://{host}");
             let folder = folder.path().to_string_lossy();
-            let words = ["explain", "--config-dir", &folder, "--source", "curl/curl", "--to", &to];
+            let words = ["explain", "--config-dir", &folder, "--identity", "curl/curl", "--to", &to];
             let said = run(network, &words)?;
             ensure!(said.stdout.contains("DENIED"), "{}{}\n{suggested}", said.stdout, said.stderr);
         }
@@ -167,7 +167,7 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     // The log gives the same result.
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
-    let said = run(&network, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
+    let said = run(&network, &["suggest", "--identity", "curl/curl", "--log", &file.to_string_lossy()])?;
     ensure!(
         said.success && is_plain(&said.stdout) && said.stdout.contains("- last.example #"),
         "{}",
@@ -248,7 +248,7 @@ fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
             &["--to", "https://httpbin.org/", "--client-hello-hex", &text],
         ] {
             for output in ["text", "json"] {
-                let common = ["explain", "--config-dir", &manifests, "--source", "curl/curl", "-o", output];
+                let common = ["explain", "--config-dir", &manifests, "--identity", "curl/curl", "-o", output];
                 let said = run(&network, &[&common[..], words].concat())?;
                 let said = said.stdout + &said.stderr;
                 let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));

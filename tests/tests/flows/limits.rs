@@ -68,7 +68,7 @@ fn expect_bounded_answers(
         output.stdout.lines().count()
     );
     ensure!(output.stderr.contains("flows were forgotten because others came: raise"), "{}", output.stderr);
-    let output = ask(network, &["suggest", "--source", "curl/curl"])?;
+    let output = ask(network, &["suggest", "--identity", "curl/curl"])?;
     ensure!(
         output.success && output.stdout.matches("\n  - n9").count() as u64 == MAX_FLOWS,
         "{:.500}",

@@ -92,7 +92,7 @@ fn flows_match_envoys_log() -> Result<()> {
         std::fs::write(log.path(), lines.join("\n"))?;
         let ask = |flags: &[&str]| {
             let mut command = network.outside.netns.command(&control_plane::binary()?.to_string_lossy());
-            let output = command.args(["suggest", "--source", identity]).args(flags).output()?;
+            let output = command.args(["suggest", "--identity", identity]).args(flags).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(String::from_utf8(output.stdout)?)
         };

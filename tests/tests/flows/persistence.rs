@@ -60,7 +60,7 @@ fn wait_for_flows_in(file: &Path, flows: &[Value]) -> Result<()> {
 }
 
 fn print_suggestion(network: &TestNetwork) -> Result<String> {
-    let said = ask(network, &["suggest", "--source", IDENTITY])?;
+    let said = ask(network, &["suggest", "--identity", IDENTITY])?;
     ensure!(said.success && said.stdout.contains("- www.example.com #"), "{}{}", said.stdout, said.stderr);
     Ok(said.stdout)
 }
