@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, module, must, paths, root, tools};
+use crate::commands::{cargo, root, run_command};
+use crate::{module, paths, tools};
 
 /// Writes the release to a folder. With `origin` also the outside hosts of the local mesh.
 pub(crate) fn write(to: &Path, profile: &str, origin: bool) -> Result<()> {
@@ -22,7 +23,7 @@ pub(crate) fn write(to: &Path, profile: &str, origin: bool) -> Result<()> {
     if origin {
         build.args(["--package", "egress-tests", "--bin", "origin"]);
     }
-    must(
+    run_command(
         "building static binaries",
         build.env("CARGO_ENCODED_RUSTFLAGS", paths::remapped(root)?.join("\x1f")),
     )?;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{root, tools};
+use crate::commands::root;
+use crate::tools;
 
 /// Why there may be no Docker, and what to do.
 const ADVICE: &str = "start Docker, or leave what needs it out by name: `cargo xtask test --without docker`";

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{must, tools};
+use crate::commands::run_command;
+use crate::tools;
 
 const INSTALL_NIGHTLY: &str = "rustup toolchain install nightly --profile minimal";
 /// Longer than any input may take, in seconds.
@@ -36,7 +37,7 @@ pub(crate) fn run(root: &Path, time: Duration, only: Option<&str>) -> Result<()>
         tools::quietly("installing cargo-fuzz (some minutes)", &mut install)?;
     }
     println!("  building the targets (some minutes the first time)");
-    must("building the targets", &mut cargo_fuzz(root, "build"))?;
+    run_command("building the targets", &mut cargo_fuzz(root, "build"))?;
     for target in targets.iter().filter(|target| only.is_none_or(|only| only == *target)) {
         fuzz(root, target, time)?;
     }

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{dist, root, tools};
+use crate::commands::root;
+use crate::{dist, tools};
 
 /// The image with Debian in it: what needs a shell is made from it.
 const BASE: &str = "osm-egress/base";
