@@ -18,7 +18,7 @@ pub(crate) struct Built {
 pub(crate) fn build(profile: &str) -> Result<Built> {
     let root = root()?;
     println!("building the module and the control plane");
-    tools::rust_target("wasm32-unknown-unknown")?;
+    tools::add_rust_target("wasm32-unknown-unknown")?;
     let module = module::build(root)?;
     run_command(
         "building the control plane",

@@ -39,7 +39,7 @@ struct Cli {
 enum Task {
     /// Build the wasm module and the control plane.
     Build,
-    /// Show the main job on real Envoy; needs no cluster.
+    /// Show the firewall on real Envoy; needs no cluster.
     Demo {
         /// Leave the mesh up, with a shell in the workload.
         #[arg(long)]
@@ -47,10 +47,10 @@ enum Task {
     },
     /// Check the rules of the repository: walls between crates, links, doc comments; compiles nothing.
     Check {
-        /// Another checkout.
+        /// Check another checkout.
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
-        /// Only these rules.
+        /// Check only these rules.
         #[arg(value_name = "RULE")]
         rules: Vec<String>,
     },
@@ -58,24 +58,24 @@ enum Task {
     Test(test::TestArgs),
     /// Compare with bare passthrough and with Open Service Mesh's own configuration.
     Bench {
-        /// Less of everything, to see that it works.
+        /// A short run, to see that it works.
         #[arg(long)]
         quick: bool,
         /// Compare ours with and without `serve --flow-log` instead.
         #[arg(long)]
         flow_log: bool,
     },
-    /// Fuzz what reads foreign input; needs a nightly compiler.
+    /// Fuzz the readers of foreign input; needs a nightly compiler.
     Fuzz {
-        /// How long each target runs.
+        /// Seconds for each target.
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u64,
-        /// Only this one.
+        /// Run only this target.
         target: Option<String>,
     },
     /// Write what is released to a folder: module, static binaries, schema, example configurations.
     Dist {
-        /// The folder.
+        /// The folder to write to.
         #[arg(long, value_name = "DIR", default_value = "target/dist")]
         to: PathBuf,
         /// Also the outside hosts of the local mesh.
@@ -94,27 +94,27 @@ enum Task {
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
     },
-    /// Get the Envoy that demo and tests use, and say where it is: for ENVOY_PATH, or to run it.
+    /// Get the Envoy that demo and tests use, and print its path, for ENVOY_PATH.
     Envoy {
         /// The version.
         #[arg(long, value_name = "VERSION")]
         envoy: Option<String>,
     },
-    /// Get the API server that tests need, and say in which folder it is: for KUBEBUILDER_ASSETS.
+    /// Get the API server that tests need, and print its folder, for KUBEBUILDER_ASSETS.
     Kubernetes,
-    /// Build the playground: policies and questions in the browser.
+    /// Build the playground, a page that checks and explains policies in the browser.
     Playground {
-        /// Then serve it on loopback.
+        /// Serve it on loopback afterwards.
         #[arg(long)]
         serve: bool,
-        /// Where.
+        /// The address to serve on.
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15180", requires = "serve")]
         listen: SocketAddr,
-        /// Serve what was built before.
+        /// Serve the last build.
         #[arg(long, requires = "serve")]
         no_build: bool,
     },
-    /// Remove what was built and fetched.
+    /// Remove everything that was built or fetched.
     Clean,
 }
 
@@ -133,14 +133,14 @@ fn run(task: Task) -> Result<()> {
         Task::Build => build("dev").map(|_| ()),
         Task::Demo { keep } => {
             let built = build("dev")?;
-            tools::system()?;
-            let envoy = tools::envoy(None)?;
+            tools::install_network_tools()?;
+            let envoy = tools::find_envoy(None)?;
             built.run("demo", "dev", &envoy, keep.then_some("--keep").as_slice())
         }
         Task::Bench { quick, flow_log } => {
             let built = build("release")?;
-            tools::system()?;
-            let envoy = tools::envoy(None)?;
+            tools::install_network_tools()?;
+            let envoy = tools::find_envoy(None)?;
             let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log")];
             built.run("bench", "release", &envoy, &flags.into_iter().flatten().collect::<Vec<_>>())
         }
@@ -162,9 +162,9 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Envoy { envoy } => {
-            tools::envoy(envoy.as_deref()).map(|binary| println!("{}", binary.display()))
+            tools::find_envoy(envoy.as_deref()).map(|binary| println!("{}", binary.display()))
         }
-        Task::Kubernetes => kubernetes::assets().map(|folder| println!("{}", folder.display())),
+        Task::Kubernetes => kubernetes::find_api_server().map(|folder| println!("{}", folder.display())),
         Task::Playground { serve, listen, no_build } => {
             if !no_build {
                 playground::build(root()?)?;
@@ -180,7 +180,7 @@ fn run(task: Task) -> Result<()> {
 }
 
 fn clean() -> Result<()> {
-    for folder in [root()?.join("target"), tools::cache()?] {
+    for folder in [root()?.join("target"), tools::cache_folder()?] {
         if folder.is_dir() {
             println!("removing {}", folder.display());
             std::fs::remove_dir_all(&folder)?;

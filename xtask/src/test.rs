@@ -64,7 +64,7 @@ fn run_steps(steps: &mut Steps, args: &TestArgs) -> Result<()> {
         return Ok(());
     }
     let built = steps.run("build", || build("dev"))?;
-    tools::system()?;
+    tools::install_network_tools()?;
     if args.without.contains(&Without::Browser) {
         steps.skip("tests in a browser", "--without browser");
     } else {
@@ -77,7 +77,7 @@ fn run_steps(steps: &mut Steps, args: &TestArgs) -> Result<()> {
     for version in versions {
         test_with_envoy(steps, &built, version, &args.without)?;
     }
-    match fuzz::nightly() {
+    match fuzz::require_nightly() {
         Err(error) if std::env::var_os("CI").is_none() => steps.skip("fuzzing", error),
         _ => steps
             .run("fuzzing, 10 s for each target", || fuzz::run(root()?, Duration::from_secs(10), None))?,
@@ -102,7 +102,7 @@ fn check_sources(steps: &mut Steps) -> Result<()> {
         Ok(())
     })?;
     steps.run("dependencies", || {
-        if tools::find("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
+        if tools::find_tool("cargo-deny").is_none() && std::env::var_os("CI").is_none() {
             println!("  cargo-deny is not installed: licences and sources are checked in CI only");
             return Ok(());
         }
@@ -121,11 +121,11 @@ fn test_with_envoy(
     version: Option<&str>,
     without: &[Without],
 ) -> Result<()> {
-    let envoy = tools::envoy(version)?;
+    let envoy = tools::find_envoy(version)?;
     if without.contains(&Without::Kubernetes) {
         steps.skip("tests on an API server", "--without kubernetes");
     } else {
-        let assets = steps.run("an API server for tests", kubernetes::assets)?;
+        let assets = steps.run("an API server for tests", kubernetes::find_api_server)?;
         let name = format!("tests on an API server with {}", envoy.display());
         steps.run(&name, || {
             let mut command = cargo(&["test", "--package", "egress-tests", "--test", "kubernetes"])?;
@@ -137,7 +137,7 @@ fn test_with_envoy(
     if without.contains(&Without::Prometheus) {
         steps.skip("tests of dashboard and alerts", "--without prometheus");
     } else {
-        let folder = steps.run("Prometheus", prometheus::folder)?;
+        let folder = steps.run("Prometheus", prometheus::find_prometheus)?;
         let name = format!("tests of dashboard and alerts with {}", envoy.display());
         steps.run(&name, || {
             let mut command = cargo(&["test", "--package", "egress-tests", "--test", "monitoring"])?;
@@ -169,10 +169,10 @@ fn test_with_envoy(
 
 /// The playground and the console, in Chromium; the console over a real mesh.
 fn test_in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
-    let envoy = tools::envoy(None)?;
+    let envoy = tools::find_envoy(None)?;
     steps.run("playground", || {
         playground::build(root()?)?;
-        tools::packages(&[
+        tools::install_packages(&[
             ("chromium", "chromium"),
             ("chromedriver", "chromium-driver"),
             ("fc-list", "fontconfig"),
@@ -191,7 +191,7 @@ fn test_in_browser(steps: &mut Steps, built: &Built) -> Result<()> {
 /// Real client programs through the sidecar. A program that is missing is installed, or fails the test.
 fn test_with_clients(steps: &mut Steps, built: &Built, envoy: &Path) -> Result<()> {
     steps.run("client programs", || {
-        tools::packages(&[
+        tools::install_packages(&[
             ("git", "git"),
             ("npm", "npm"),
             ("node", "nodejs"),
@@ -223,7 +223,7 @@ fn test_with_clients(steps: &mut Steps, built: &Built, envoy: &Path) -> Result<(
 /// The mesh of docker-compose.yml, with images that are made for it.
 fn test_local_mesh(steps: &mut Steps, version: Option<&str>) -> Result<()> {
     let docker = steps.run("Docker", || {
-        docker::compose()?;
+        docker::find_compose()?;
         docker::Docker::find()
     })?;
     let image = steps.run("images of the local mesh", || images::build("dev", version))?;

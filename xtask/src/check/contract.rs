@@ -73,7 +73,7 @@ fn check_literals(tree: &Tree, exceptions: &[(&str, &str, &str)]) -> Result<Repo
     Ok(report)
 }
 
-/// Whether a literal is the name, or has it within as a word. A name that is one plain word counts only as a whole: in a
+/// Tests a literal for a name: equal, or within it as a word. A name that is one plain word counts only as a whole: in a
 /// sentence it is no name.
 fn spells(literal: &str, name: &str) -> bool {
     if literal == name {

@@ -1,5 +1,5 @@
-//! Doc comments that begin with a question word. They say a thing only by what it is for; see words.md's rule in
-//! docs/development.md.
+//! Doc comments that begin with a question word. "What a stream may have" has to be read twice; "The limits of a stream"
+//! says at its first word what it is about.
 
 use anyhow::Result;
 

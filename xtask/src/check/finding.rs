@@ -1,4 +1,4 @@
-//! What a rule reports.
+//! Findings: the output of a rule.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ impl fmt::Display for Finding {
 /// The result of one rule.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// What was checked, a line each.
+    /// The things that were checked, a line each.
     pub(super) checked: Vec<String>,
     pub(super) findings: Vec<Finding>,
 }

@@ -69,7 +69,7 @@ fn link_problem(tree: &Tree, documents: &BTreeMap<&str, Document>, file: &str, l
     (!known).then(|| format!("the link `{link}` leads to #{anchor}, which {target} does not have"))
 }
 
-/// Whether a file has the lines of an anchor such as `L10-L20`. True for a file that is not read.
+/// Looks for the lines of an anchor such as `L10-L20`. True for a file that is not read.
 fn has_line(tree: &Tree, file: &str, anchor: &str) -> bool {
     let lines =
         anchor.split('-').map(|part| part.strip_prefix('L').and_then(|line| line.parse::<usize>().ok()));

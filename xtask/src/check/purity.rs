@@ -13,7 +13,7 @@ const PURE: &[(&str, &str)] = &[
     ("filter-wasm", "Envoy does the I/O; a wasm module without WASI traps on it"),
 ];
 
-/// What does I/O, asks the environment or the clock. A path of which one of these is the beginning is refused.
+/// Paths of I/O, of the environment and of the clock, with everything below them.
 const FORBIDDEN: &[&str] = &[
     "std::env",
     "std::fs",

@@ -42,7 +42,7 @@ impl Source {
     }
 }
 
-/// Whether attributes say `#[cfg(test)]` or `#[test]`.
+/// Looks for `#[cfg(test)]` or `#[test]`.
 pub(super) fn is_test_only(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
@@ -199,7 +199,7 @@ fn item_attributes(item: &syn::Item) -> &[syn::Attribute] {
     }
 }
 
-/// Whether a path is that of tests: a crate's `tests` folder, the harness, a file `tests.rs`.
+/// Tells paths of tests from others: a crate's `tests` folder, the harness, a file `tests.rs`.
 pub(super) fn is_test_path(path: &str) -> bool {
     path.split('/').any(|segment| matches!(segment, "tests" | "benches" | "fuzz" | "tests.rs"))
 }

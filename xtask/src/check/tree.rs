@@ -110,7 +110,7 @@ impl Tree {
         self.folders.iter().map(String::as_str).filter(|folder| !folder.contains('/'))
     }
 
-    /// Whether a path is one that is made and not checked in, by .gitignore.
+    /// Asks .gitignore for a path: it is made here, and not checked in.
     pub(super) fn is_ignored(&self, path: &str) -> bool {
         !self.root.as_os_str().is_empty() && git(&self.root, &["check-ignore", "-q", path]).is_ok()
     }

@@ -66,7 +66,8 @@ fn check_wall(graph: &Graph, member: &Member, folder: &str, wall: &Wall) -> Vec<
             .filter(|(user, _, _)| !users.contains(user))
             .map(|(user, folder, kind)| {
                 let kind = if kind == Kind::Test { "for its tests " } else { "" };
-                let problem = format!("`{user}` depends {kind}on `{}`, which is for {users:?}", member.name);
+                let allowed = if users.is_empty() { "no crate".to_owned() } else { users.join(", ") };
+                let problem = format!("`{user}` depends {kind}on `{}`, which is for {allowed}", member.name);
                 breach(folder, problem, reason)
             })
             .collect(),
@@ -138,7 +139,7 @@ mod tests {
         let edges = [("b", "a", Kind::Normal), ("c", "a", Kind::Test)];
         assert_eq!(
             findings(&edges, &members),
-            "c/Cargo.toml: `c` depends for its tests on `a`, which is for [\"b\"]; remove the dependency: it is the end\n"
+            "c/Cargo.toml: `c` depends for its tests on `a`, which is for b; remove the dependency: it is the end\n"
         );
     }
 

@@ -17,7 +17,7 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// Whether a package is of this kind. `folder` is the one of a crate of ours.
+    /// Tests a package for this kind. `folder` is that of a crate of ours.
     pub(super) fn has(&self, package: &str, folder: Option<&str>) -> bool {
         let named = |pattern: &&str| match pattern.strip_suffix('*') {
             Some(start) => package.starts_with(start),
@@ -51,6 +51,7 @@ impl fmt::Display for Wall {
             Self::KnowsNo { family, except_through, reason } => {
                 write!(f, "knows {} except through {}: {reason}", family.denial, except_through.join(", "))
             }
+            Self::OnlyUsedBy { users: [], reason } => write!(f, "is used by no crate: {reason}"),
             Self::OnlyUsedBy { users, reason } => {
                 write!(f, "is used by {} alone: {reason}", users.join(", "))
             }
@@ -109,6 +110,22 @@ const SDK: Family = Family { denial: "no proxy-wasm SDK", packages: &["proxy-was
 const FILTER: Family = Family { denial: "no filter", packages: &["proxy-wasm*"], folders: &["filter-wasm"] };
 const CONTROL_PLANE: Family =
     Family { denial: "nothing of the control plane", packages: &[], folders: &["shim"] };
+/// All but what the others share.
+const REST_OF_CONTROL_PLANE: Family = Family {
+    denial: "no other part of the control plane",
+    packages: &["egress-shim"],
+    folders: &[
+        "shim/admin",
+        "shim/envoy",
+        "shim/flows",
+        "shim/folder",
+        "shim/inject",
+        "shim/install",
+        "shim/kubernetes",
+        "shim/status",
+        "shim/xds",
+    ],
+};
 const OURS: Family = Family { denial: "no other crate of ours", packages: &[], folders: &[""] };
 
 const PURE: &str = "it gives the same answer on the host, in Envoy and in a browser";
@@ -116,6 +133,10 @@ const FILTER_APART: &str =
     "filter and control plane share the document and the contract, which are in `policy`";
 const GRPC_IN_XDS: &str =
     "streams are the business of egress-xds, so that this part is tested without a server";
+
+const SHARED: &str = "all parts of the control plane share it, and none may come with it";
+const STATUS_IS_DATA: &str =
+    "the command line reads it from an admin port, without the parts that it tells of";
 
 const NO_IO: Wall = knows_no(&IO, PURE);
 const NO_ENVOY: Wall = knows_no(&ENVOY, PURE);
@@ -159,6 +180,45 @@ pub(super) const MEMBERS: &[Member] = &[
         walls: &[NO_IO, knows_no(&KUBERNETES, "a browser has no cluster"), NO_FILTER],
     },
     Member {
+        name: "egress-standalone",
+        folder: "standalone",
+        walls: &[NO_IO, NO_CLIENT, NO_FILTER, knows_no(&ENVOY, "it writes text, for a browser too")],
+    },
+    Member {
+        name: "egress-core",
+        folder: "shim/core",
+        walls: &[
+            knows_no(&ENVOY, SHARED),
+            knows_no(&KUBERNETES, SHARED),
+            knows_no(&REST_OF_CONTROL_PLANE, SHARED),
+            NO_FILTER,
+        ],
+    },
+    Member {
+        name: "egress-transport",
+        folder: "shim/transport",
+        walls: &[
+            knows_no(&ENVOY, SHARED),
+            knows_no(&KUBERNETES, SHARED),
+            knows_no(&REST_OF_CONTROL_PLANE, SHARED),
+            NO_FILTER,
+        ],
+    },
+    Member {
+        name: "egress-status",
+        folder: "shim/status",
+        walls: &[knows_no(&ENVOY, STATUS_IS_DATA), knows_no(&KUBERNETES, STATUS_IS_DATA), NO_FILTER],
+    },
+    Member {
+        name: "egress-folder",
+        folder: "shim/folder",
+        walls: &[
+            knows_no(&ENVOY, "a source gives objects, and knows nobody who uses them"),
+            knows_no(&KUBERNETES, "it is the source of those who have no cluster"),
+            NO_FILTER,
+        ],
+    },
+    Member {
         name: "egress-envoy",
         folder: "shim/envoy",
         walls: &[
@@ -178,7 +238,15 @@ pub(super) const MEMBERS: &[Member] = &[
         ],
     },
     Member { name: "egress-kubernetes", folder: "shim/kubernetes", walls: &[NO_GRPC, NO_FILTER] },
-    Member { name: "egress-flows", folder: "shim/flows", walls: &[NO_GRPC, NO_FILTER] },
+    Member {
+        name: "egress-flows",
+        folder: "shim/flows",
+        walls: &[
+            NO_GRPC,
+            knows_no(&KUBERNETES, "flows come from proxies, with or without a cluster"),
+            NO_FILTER,
+        ],
+    },
     Member { name: "egress-inject", folder: "shim/inject", walls: &[NO_GRPC, NO_FILTER] },
     Member { name: "egress-install", folder: "shim/install", walls: &[NO_GRPC, NO_FILTER] },
     Member {
