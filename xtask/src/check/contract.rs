@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 use super::crates::read_crates;
@@ -12,6 +13,9 @@ use super::tree::Tree;
 /// The contract: a file, and a folder if it has grown.
 const FILE: &str = "policy/src/contract.rs";
 const FOLDER: &str = "policy/src/contract/";
+
+/// A log field is declared by its column, in a macro. These begin its names as a property and as filter state.
+const LOG_FIELD_PREFIXES: &[&str] = &["egress.", "wasm.egress."];
 
 /// Literals that only look like a name of the contract: file, value and reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
@@ -79,7 +83,7 @@ fn spells(literal: &str, name: &str) -> bool {
     if literal == name {
         return true;
     }
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     name.contains(['-', '.', '_'])
         && literal.match_indices(name).any(|(at, found)| {
             let before = literal.get(..at).and_then(|text| text.chars().next_back());
@@ -88,16 +92,19 @@ fn spells(literal: &str, name: &str) -> bool {
         })
 }
 
-/// The constants of a file that are strings, outside tests: name, value and line.
+/// The constants of a file that are names, outside tests: path, value and line. A text without a letter is a separator.
 fn constants(file: &syn::File) -> Vec<(String, String, usize)> {
     struct Constants {
+        modules: Vec<String>,
         name: Option<String>,
         found: Vec<(String, String, usize)>,
     }
     impl<'ast> Visit<'ast> for Constants {
         fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
             if !super::rust::is_test_only(&module.attrs) {
+                self.modules.push(format!("{}::", module.ident));
                 visit::visit_item_mod(self, module);
+                self.modules.pop();
             }
         }
         fn visit_item_const(&mut self, item: &'ast syn::ItemConst) {
@@ -110,23 +117,49 @@ fn constants(file: &syn::File) -> Vec<(String, String, usize)> {
             visit::visit_expr(self, &item.expr);
             self.name = None;
         }
+        fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
+            // A call. The definition of a macro has a name, and no literals of its own.
+            if item.ident.is_none() {
+                for (name, column, line) in assignments(item.mac.tokens.clone()) {
+                    let names = LOG_FIELD_PREFIXES.iter().map(|prefix| format!("{prefix}{column}"));
+                    self.found.extend(names.map(|value| (format!("log_field::{name}"), value, line)));
+                }
+            }
+        }
         fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
-            if let Some(name) = &self.name {
-                self.found.push((name.clone(), text.value(), text.span().start().line));
+            let value = text.value();
+            if let Some(name) =
+                self.name.as_ref().filter(|_| value.contains(|c: char| c.is_ascii_alphabetic()))
+            {
+                let path = format!("{}{name}", self.modules.concat());
+                self.found.push((path, value, text.span().start().line));
             }
         }
     }
-    let mut constants = Constants { name: None, found: Vec::new() };
+    let mut constants = Constants { modules: Vec::new(), name: None, found: Vec::new() };
     constants.visit_file(file);
     constants.found
+}
+
+/// Every `NAME = "text"` in a macro: name, text and line.
+fn assignments(tokens: TokenStream) -> Vec<(String, String, usize)> {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let assignment = |window: &[TokenTree]| {
+        let [TokenTree::Ident(name), TokenTree::Punct(sign), TokenTree::Literal(literal)] = window else {
+            return None;
+        };
+        let text = syn::parse_str::<syn::LitStr>(&literal.to_string()).ok()?;
+        (sign.as_char() == '=').then(|| (name.to_string(), text.value(), name.span().start().line))
+    };
+    tokens.windows(3).filter_map(assignment).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CONTRACT: &str =
-        "pub const CLUSTER: &str = \"egress-dns\"; pub mod field { pub const RULE: &str = \"rule\"; }";
+    const CONTRACT: &str = "pub const CLUSTER: &str = \"egress-dns\"; pub const NONE: &str = \"-\"; \
+                            pub mod field { pub const RULE: &str = \"rule\"; }";
 
     fn findings(code: &str, exceptions: &[(&str, &str, &str)]) -> String {
         let files = [
@@ -149,12 +182,12 @@ mod tests {
                 "x/src/lib.rs:2: \"egress-dns\" is spelled again; use egress_policy::contract::CLUSTER\n",
             );
         }
-        assert!(findings("fn f() { \"rule\" }", &[]).contains("contract::RULE"));
+        assert!(findings("fn f() { \"rule\" }", &[]).contains("contract::field::RULE"));
     }
 
     #[test]
     fn longer_names_sentences_and_tests_are_allowed() {
-        let code = "fn f() { \"egress-dns-wildcard\"; \"a rule of it\" }\n#[cfg(test)] mod t { fn g() { \"rule\" } }";
+        let code = "fn f() { \"egress-dns-wildcard\"; \"egress-dns/v1\"; \"a rule of it\"; \"-\" }\n#[cfg(test)] mod t { fn g() { \"rule\" } }";
         assert_eq!(findings(code, &[]), "");
     }
 
@@ -165,6 +198,23 @@ mod tests {
         assert!(
             findings("", &exceptions).contains("x/src/lib.rs does not spell \"rule\"; remove the exception")
         );
+    }
+
+    #[test]
+    fn a_log_field_has_two_names() {
+        let contract = "macro_rules! log_fields { ($n:ident = $c:literal) => { const $n: &str = $c; } }\n\
+                        log_fields! {\n    /// A field.\n    RULE = \"rule\",\n}";
+        let code = "fn f() { (\"rule\", \"%FILTER_STATE(wasm.egress.rule:PLAIN)%\", \"egress.rule\") }";
+        let files = [(FILE, contract), ("x/Cargo.toml", ""), ("x/src/lib.rs", code)];
+        let text = check_literals(&Tree::of(&files), &[]).expect("report").text();
+        assert!(
+            text.contains(
+                "\"wasm.egress.rule\" is spelled again; use egress_policy::contract::log_field::RULE"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("\"egress.rule\" is spelled again"), "{text}");
+        assert_eq!(text.lines().count(), 2, "the column alone is a word of English: {text}");
     }
 
     #[test]
