@@ -98,8 +98,11 @@ pub(crate) fn check(root: &Path, names: &[String]) -> Result<()> {
     for (rule, finding) in &findings {
         eprintln!("{finding} [{rule}]");
     }
+    let count = match findings.len() {
+        1 => "1 finding".to_owned(),
+        count => format!("{count} findings"),
+    };
     bail!(
-        "{} findings: mend them. An exception is an entry, with its reason, in the file of its rule below xtask/src/check/",
-        findings.len()
+        "{count}; an exception is an entry, with its reason, in the file of its rule below xtask/src/check/"
     )
 }

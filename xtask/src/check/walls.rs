@@ -53,14 +53,19 @@ fn check_wall(graph: &Graph, member: &Member, folder: &str, wall: &Wall) -> Vec<
         Finding::new(manifest(folder), 0, problem, format!("remove the dependency: {reason}"))
     };
     match wall {
-        Wall::KnowsNo { family, except_through, reason } => graph
-            .paths_to(member.name, except_through, |package| family.has(package, graph.folder(package)))
-            .into_iter()
-            .map(|path| {
-                let problem = format!("`{}` must know {}: {}", member.name, family.denial, path.join(" -> "));
-                breach(folder, problem, reason)
-            })
-            .collect(),
+        Wall::KnowsNo { family, except_through, reason } => {
+            let matches = |package: &str| family.has(package, graph.folder(package));
+            let paths = graph.paths_to(member.name, except_through, matches);
+            // The shortest way is where to begin; most others lie behind it.
+            let Some(shortest) = paths.first() else { return Vec::new() };
+            let more = match paths.len() {
+                1 => String::new(),
+                count => format!(" (and {} more packages)", count - 1),
+            };
+            let path = shortest.join(" -> ");
+            let problem = format!("`{}` must know {}: {path}{more}", member.name, family.denial);
+            vec![breach(folder, problem, reason)]
+        }
         Wall::OnlyUsedBy { users, reason } => graph
             .users(member.name)
             .filter(|(user, _, _)| !users.contains(user))
