@@ -168,7 +168,9 @@ fn unsafe_words(text: &str) -> Vec<(String, usize)> {
                     found.push((word.to_string(), word.span().start().line));
                 }
                 proc_macro2::TokenTree::Group(group) => collect(group.stream(), found),
-                _ => {}
+                proc_macro2::TokenTree::Ident(_)
+                | proc_macro2::TokenTree::Punct(_)
+                | proc_macro2::TokenTree::Literal(_) => {}
             }
         }
     }

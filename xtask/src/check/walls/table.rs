@@ -27,9 +27,9 @@ impl Family {
             let within = |top: &&str| {
                 folder.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            self.folders.iter().any(|top| top.is_empty() || within(&top))
+            self.folders.iter().any(|top| top.is_empty() || within(top))
         };
-        self.packages.iter().any(|pattern| named(pattern)) || folder.is_some_and(lies_in)
+        self.packages.iter().any(named) || folder.is_some_and(lies_in)
     }
 }
 
