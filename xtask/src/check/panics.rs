@@ -24,10 +24,18 @@ const UNSAFE_EXCEPTIONS: &[(&str, &str)] = &[(
 pub(super) fn check(tree: &Tree) -> Result<Report> {
     let mut report = Report::default();
     let text = tree.text(MANIFEST).context("there is no Cargo.toml")?;
-    let table = Table::read(text)?;
-    for folder in &table.folders {
-        report.checked.push(format!("{folder}/src/lib.rs denies {}", table.lints.join(", ")));
-        check_crate(tree, folder, &table, &mut report)?;
+    match Table::read(text)? {
+        Some(table) => {
+            for folder in &table.folders {
+                report.checked.push(format!("{folder}/src/lib.rs denies {}", table.lints.join(", ")));
+                check_crate(tree, folder, &table, &mut report)?;
+            }
+        }
+        None => {
+            let problem =
+                "there is no table [workspace.metadata.panic-lints] with the lists `lints` and `folders`";
+            report.add(Finding::new(MANIFEST, 0, problem, "add it: the crates of `folders` must not panic"));
+        }
     }
     check_unsafe(tree, &mut report)?;
     Ok(report)
@@ -40,23 +48,19 @@ struct Table {
 }
 
 impl Table {
-    fn read(text: &str) -> Result<Self> {
-        let manifest: toml::Table = text.parse().context("Cargo.toml")?;
-        let table = ["workspace", "metadata", "panic-lints"]
-            .iter()
-            .try_fold(&toml::Value::Table(manifest.clone()), |value, key| value.get(key))
-            .cloned()
-            .context(
-                "Cargo.toml has no table [workspace.metadata.panic-lints]: add it with `lints` and `folders`",
-            )?;
-        let list = |key: &str| -> Result<Vec<String>> {
-            let values = table.get(key).and_then(toml::Value::as_array);
-            let values =
-                values.with_context(|| format!("[workspace.metadata.panic-lints] has no list `{key}`"))?;
-            Ok(values.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
+    fn read(text: &str) -> Result<Option<Self>> {
+        let manifest: toml::Value = toml::from_str(text).context(MANIFEST)?;
+        let list = |key: &str| -> Option<Vec<String>> {
+            let list = value_at(&manifest, &["workspace", "metadata", "panic-lints", key])?.as_array()?;
+            Some(list.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
         };
-        Ok(Self { lints: list("lints")?, folders: list("folders")? })
+        Ok(list("lints").zip(list("folders")).map(|(lints, folders)| Self { lints, folders }))
     }
+}
+
+/// The value at the end of a path of keys.
+fn value_at<'a>(manifest: &'a toml::Value, keys: &[&str]) -> Option<&'a toml::Value> {
+    keys.iter().try_fold(manifest, |value, key| value.get(key))
 }
 
 fn check_crate(tree: &Tree, folder: &str, table: &Table, report: &mut Report) -> Result<()> {
@@ -118,25 +122,19 @@ fn denied_outside_tests(attribute: &Attribute) -> Vec<String> {
 fn check_unsafe(tree: &Tree, report: &mut Report) -> Result<()> {
     report.checked.push("no crate has unsafe code".to_owned());
     for (path, text) in tree.texts("Cargo.toml") {
-        let manifest: toml::Table = text.parse().with_context(|| path.to_owned())?;
-        let inherits = manifest
-            .get("lints")
-            .and_then(|lints| lints.get("workspace"))
-            .is_some_and(|value| value.as_bool() == Some(true));
-        // Without a package it is the workspace itself; with a table of its own it is another one (fuzz/).
-        if manifest.contains_key("package") && !manifest.contains_key("workspace") && !inherits {
+        let manifest: toml::Value = toml::from_str(text).with_context(|| path.to_owned())?;
+        let inherits =
+            value_at(&manifest, &["lints", "workspace"]).and_then(toml::Value::as_bool) == Some(true);
+        // Without a package it is the workspace itself; with a workspace of its own it is another one (fuzz/).
+        let is_member = manifest.get("package").is_some() && manifest.get("workspace").is_none();
+        if is_member && !inherits {
             let problem = "the crate does not have the workspace's lints";
             report.add(Finding::new(path, 0, problem, "add `[lints]` with `workspace = true`"));
         }
-        if path == MANIFEST {
-            let level = ["workspace", "lints", "rust", "unsafe_code"]
-                .iter()
-                .try_fold(&toml::Value::Table(manifest.clone()), |value, key| value.get(key))
-                .and_then(|value| value.as_str().map(str::to_owned));
-            if !matches!(level.as_deref(), Some("deny" | "forbid")) {
-                let problem = "[workspace.lints.rust] does not deny unsafe_code";
-                report.add(Finding::new(path, 0, problem, "add `unsafe_code = \"deny\"`"));
-            }
+        let level = value_at(&manifest, &["workspace", "lints", "rust", "unsafe_code"]);
+        if path == MANIFEST && !matches!(level.and_then(toml::Value::as_str), Some("deny" | "forbid")) {
+            let problem = "[workspace.lints.rust] does not deny unsafe_code";
+            report.add(Finding::new(path, 0, problem, "add `unsafe_code = \"deny\"`"));
         }
     }
     for (path, text) in tree.texts(".rs") {
@@ -193,6 +191,13 @@ mod tests {
     fn findings(manifest: &str, lib: &str) -> String {
         let files = [("Cargo.toml", ROOT), ("p/Cargo.toml", manifest), ("p/src/lib.rs", lib)];
         check(&Tree::of(&files)).expect("report").text()
+    }
+
+    #[test]
+    fn a_workspace_without_the_list_is_reported() {
+        let text = check(&Tree::of(&[("Cargo.toml", "[workspace]")])).expect("report").text();
+        assert!(text.contains("Cargo.toml: there is no table [workspace.metadata.panic-lints]"), "{text}");
+        assert!(text.contains("Cargo.toml: [workspace.lints.rust] does not deny unsafe_code"), "{text}");
     }
 
     #[test]
