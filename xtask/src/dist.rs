@@ -1,4 +1,4 @@
-//! What is released: the module, the binaries, and what one needs to use them.
+//! The release: the module, the binaries, and the files that one needs to use them.
 
 use std::fs;
 use std::path::Path;
@@ -6,23 +6,24 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, module, must, paths, root, tools};
+use crate::commands::{cargo, root, run_command};
+use crate::{module, paths, tools};
 
 /// Writes the release to a folder. With `origin` also the outside hosts of the local mesh.
 pub(crate) fn write(to: &Path, profile: &str, origin: bool) -> Result<()> {
     let root = root()?;
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     println!("building static binaries ({profile})");
-    tools::rust_target("wasm32-unknown-unknown")?;
-    tools::rust_target(&target)?;
-    tools::packages(&[("musl-gcc", "musl-tools")])?;
+    tools::add_rust_target("wasm32-unknown-unknown")?;
+    tools::add_rust_target(&target)?;
+    tools::install_packages(&[("musl-gcc", "musl-tools")])?;
     let module = module::build(root)?;
     let mut build = cargo(&["build", "--quiet", "--target", &target, "--profile", profile])?;
     build.args(["--package", "egress-shim", "--bin", "osm-egress"]);
     if origin {
         build.args(["--package", "egress-tests", "--bin", "origin"]);
     }
-    must(
+    run_command(
         "building static binaries",
         build.env("CARGO_ENCODED_RUSTFLAGS", paths::remapped(root)?.join("\x1f")),
     )?;
@@ -50,14 +51,14 @@ pub(crate) fn write(to: &Path, profile: &str, origin: bool) -> Result<()> {
     sums(to)
 }
 
-/// Nobody debugs a copy: it has symbols, for what a panic prints, and nothing else.
+/// Copies a binary without debug information. Symbols stay: a panic prints them.
 fn strip(from: &Path, to: &Path) -> Result<()> {
     let mut strip = Command::new("strip");
     strip.arg("--strip-debug").arg("-o").arg(to).arg(from);
-    tools::quietly("stripping a binary", &mut strip)
+    tools::run_quietly("stripping a binary", &mut strip)
 }
 
-/// `SHA256SUMS` of everything, and the module's alone: one may want to say it in a configuration.
+/// Writes `SHA256SUMS` of all files, and the module's sum alone, because configurations name it.
 fn sums(folder: &Path) -> Result<()> {
     let sum = |names: &[String]| -> Result<Vec<u8>> {
         let output = Command::new("sha256sum").current_dir(folder).args(names).output()?;

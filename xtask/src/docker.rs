@@ -6,23 +6,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{root, tools};
+use crate::commands::root;
+use crate::tools;
 
-/// Why there may be no Docker, and what to do.
+/// The advice when there is no Docker.
 const ADVICE: &str = "start Docker, or leave what needs it out by name: `cargo xtask test --without docker`";
-/// How long a daemon may take to begin and to end.
+/// The time in which a daemon must start or stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A daemon that answers. One that we started ends with this.
+/// A daemon that answers. One that this program started stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Docker {
     started: Option<Child>,
 }
 
 impl Docker {
-    /// The daemon that runs, else a new one.
+    /// Finds the daemon that runs, else starts one.
     pub(crate) fn find() -> Result<Self> {
-        if tools::find("docker").is_some() && answers() {
+        if tools::find_tool("docker").is_some() && answers() {
             return Ok(Self { started: None });
         }
         Self::start().context(ADVICE)
@@ -30,7 +31,7 @@ impl Docker {
 
     fn start() -> Result<Self> {
         ensure!(tools::is_root(), "no Docker daemon answers, and only root can start one");
-        tools::packages(&[("dockerd", "docker.io"), ("docker", "docker.io")])?;
+        tools::install_packages(&[("dockerd", "docker.io"), ("docker", "docker.io")])?;
         if answers() {
             // The package started it.
             return Ok(Self { started: None });
@@ -92,10 +93,10 @@ fn answers() -> bool {
 }
 
 /// Docker Compose: `docker compose`, else `docker-compose`, which is installed where that is possible.
-pub(crate) fn compose() -> Result<()> {
+pub(crate) fn find_compose() -> Result<()> {
     let second = Command::new("docker").args(["compose", "version"]).stdin(Stdio::null()).output();
     if second.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
-    tools::packages(&[("docker-compose", "docker-compose")]).context(ADVICE)
+    tools::install_packages(&[("docker-compose", "docker-compose")]).context(ADVICE)
 }

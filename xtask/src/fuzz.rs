@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{must, tools};
+use crate::commands::run_command;
+use crate::tools;
 
 const INSTALL_NIGHTLY: &str = "rustup toolchain install nightly --profile minimal";
-/// Longer than any input may take, in seconds.
+/// The time limit for one input, in seconds.
 const SLOWEST: &str = "60";
 
-/// Whether a nightly compiler is there; if not, what to do about it.
-pub(crate) fn nightly() -> Result<()> {
+/// Checks that there is a nightly compiler; the error says how to install it.
+pub(crate) fn require_nightly() -> Result<()> {
     let found = Command::new("rustup").args(["run", "nightly", "rustc", "--version"]).output();
     ensure!(
         found.is_ok_and(|output| output.status.success()),
@@ -23,20 +24,20 @@ pub(crate) fn nightly() -> Result<()> {
     Ok(())
 }
 
-/// Runs all targets, or one, for so long each. Stops at the first crash.
+/// Runs all targets, or one, each for the given time. Stops at the first crash.
 pub(crate) fn run(root: &Path, time: Duration, only: Option<&str>) -> Result<()> {
-    nightly()?;
+    require_nightly()?;
     let targets = targets(root)?;
     if let Some(only) = only {
         ensure!(targets.iter().any(|t| t == only), "there is no target `{only}`: it is one of {targets:?}");
     }
-    if tools::find("cargo-fuzz").is_none() && !has_cargo_fuzz() {
+    if tools::find_tool("cargo-fuzz").is_none() && !has_cargo_fuzz() {
         let mut install = Command::new("cargo");
         install.args(["install", "--quiet", "--locked", "cargo-fuzz"]).env_remove("CARGO_TARGET_DIR");
-        tools::quietly("installing cargo-fuzz (some minutes)", &mut install)?;
+        tools::run_quietly("installing cargo-fuzz (some minutes)", &mut install)?;
     }
     println!("  building the targets (some minutes the first time)");
-    must("building the targets", &mut cargo_fuzz(root, "build"))?;
+    run_command("building the targets", &mut cargo_fuzz(root, "build"))?;
     for target in targets.iter().filter(|target| only.is_none_or(|only| only == *target)) {
         fuzz(root, target, time)?;
     }

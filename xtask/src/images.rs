@@ -1,5 +1,5 @@
 //! The images of the local mesh without any registry of images: Debian comes from its packages, Envoy is the one
-//! that the tests use, and our binaries are built here. What was fetched once is not fetched again.
+//! that the tests use, and our binaries are built here. Nothing is fetched twice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{dist, root, tools};
+use crate::commands::root;
+use crate::{dist, tools};
 
 /// The image with Debian in it: what needs a shell is made from it.
 const BASE: &str = "osm-egress/base";
@@ -19,10 +20,10 @@ const EPOCH: &str = "1577836800";
 const SUM: &str = "org.osm-egress.sha256";
 /// The targets of the Dockerfile.
 const TARGETS: [&str; 4] = ["shim", "init", "origin", "workload"];
-/// What the local mesh is told of these images.
+/// The file that names these images to the local mesh.
 const ENVIRONMENT: &str = ".env";
 
-/// Builds them all, and says which Envoy is in its image.
+/// Builds all images, and returns the name of the one with Envoy.
 pub(crate) fn build(profile: &str, version: Option<&str>) -> Result<String> {
     base()?;
     let envoy = envoy(version)?;
@@ -47,7 +48,7 @@ fn docker(arguments: &[&str]) -> Result<String> {
 
 /// A small Debian, made once and kept in the cache.
 fn base() -> Result<()> {
-    let archive = tools::cache()?.join("images").join(format!("debian-{SUITE}.tar"));
+    let archive = tools::cache_folder()?.join("images").join(format!("debian-{SUITE}.tar"));
     if !archive.is_file() {
         bootstrap(&archive).context(
             "cannot make a base image: where images can be pulled, `docker compose build` needs none of this",
@@ -65,12 +66,12 @@ fn base() -> Result<()> {
         .args(["--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
         .arg(&archive)
         .arg(BASE);
-    tools::quietly("importing Debian", &mut import)
+    tools::run_quietly("importing Debian", &mut import)
 }
 
 fn bootstrap(archive: &Path) -> Result<()> {
     ensure!(tools::is_root(), "only root can make one");
-    tools::packages(&[("debootstrap", "debootstrap")])?;
+    tools::install_packages(&[("debootstrap", "debootstrap")])?;
     let folder = archive.parent().context("a file has a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("cannot write {}", folder.display()))?;
     let tree = folder.join("tree");
@@ -79,7 +80,7 @@ fn bootstrap(archive: &Path) -> Result<()> {
     make.args(["--variant=minbase", "--include=ca-certificates,curl,iptables", SUITE])
         .arg(&tree)
         .args(mirror()?);
-    tools::quietly("making a small Debian by debootstrap (half a minute)", &mut make)?;
+    tools::run_quietly("making a small Debian by debootstrap (half a minute)", &mut make)?;
     for folder in
         ["usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/cache", "var/log"]
     {
@@ -100,7 +101,7 @@ fn bootstrap(archive: &Path) -> Result<()> {
         "--exclude=./dev/*",
         ".",
     ]);
-    tools::quietly("packing it", &mut pack)?;
+    tools::run_quietly("packing it", &mut pack)?;
     fs::remove_dir_all(&tree)?;
     fs::rename(&draft, archive)?;
     Ok(())
@@ -114,7 +115,7 @@ fn empty(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where this machine gets Debian from; none: debootstrap's own choice.
+/// The mirror from which this machine gets Debian. None leaves the choice to debootstrap.
 fn mirror() -> Result<Option<String>> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"])
@@ -127,8 +128,8 @@ fn mirror() -> Result<Option<String>> {
 
 /// An image with the stock Envoy that the tests use.
 fn envoy(version: Option<&str>) -> Result<String> {
-    let binary = tools::envoy(version)?;
-    let version = tools::version_of(&binary)?;
+    let binary = tools::find_envoy(version)?;
+    let version = tools::read_envoy_version(&binary)?;
     let image = format!("osm-egress/envoy:{version}");
     let context = context("envoy")?;
     link(&binary, &context.join("envoy"))?;
@@ -139,7 +140,7 @@ fn envoy(version: Option<&str>) -> Result<String> {
              COPY envoy /usr/local/bin/\nUSER 1500:1500\nENTRYPOINT [\"envoy\"]\n"
         ),
     )?;
-    tools::quietly(&format!("building {image}"), &mut builder(&context, &image))?;
+    tools::run_quietly(&format!("building {image}"), &mut builder(&context, &image))?;
     Ok(image)
 }
 
@@ -159,7 +160,7 @@ fn ours(profile: &str) -> Result<()> {
         }
         build.args(["--build-arg", &format!("SOURCE_DATE_EPOCH={EPOCH}")]);
         build.args(["--build-arg", &format!("VERSION={}", env!("CARGO_PKG_VERSION"))]);
-        tools::quietly(&format!("building {image}"), &mut build)?;
+        tools::run_quietly(&format!("building {image}"), &mut build)?;
     }
     Ok(())
 }
@@ -179,7 +180,7 @@ fn builder(context: &Path, image: &str) -> Command {
     build
 }
 
-/// A hundred megabytes need not be copied, where the folders are on one file system.
+/// Links a file, or copies it to another file system: a link saves a hundred megabytes.
 fn link(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_err() {
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
@@ -187,7 +188,7 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compose reads the file by itself. One that somebody else wrote stays as it is.
+/// Writes the file that Compose reads by itself. A file that a user wrote stays as it is.
 fn write_environment(envoy: &str) -> Result<()> {
     let path = root()?.join(ENVIRONMENT);
     let ours = "# Made by `cargo xtask images`; remove it to use Envoy's own image again.\n";

@@ -13,24 +13,24 @@ use crate::tools;
 
 /// The version that Debian bookworm has the source of.
 const VERSION: &str = "1.20.2";
-/// What the tests start.
+/// The programs that the tests start.
 const BINARIES: [&str; 3] = ["kube-apiserver", "etcd", "kubectl"];
-/// What the build needs, besides the source.
+/// The packages that the build needs, besides the source.
 const PACKAGES: [&str; 7] =
     ["golang-go", "golang-github-modern-go-reflect2-dev", "make", "gcc", "libc6-dev", "rsync", "dpkg-dev"];
-/// Why there may be no API server, and what to do.
+/// The advice when there is no API server.
 const ADVICE: &str = "set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl \
     (`setup-envtest use -p path` of controller-runtime fetches one), \
     or leave these tests out by name: `cargo xtask test --without kubernetes`";
 
 /// The folder with an API server: `KUBEBUILDER_ASSETS`, else from the cache, else built.
-pub(crate) fn assets() -> Result<PathBuf> {
+pub(crate) fn find_api_server() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let folder = PathBuf::from(folder);
         check(&folder).with_context(|| format!("KUBEBUILDER_ASSETS: {}", folder.display()))?;
         return Ok(folder);
     }
-    let folder = tools::cache()?.join("kubernetes").join(VERSION);
+    let folder = tools::cache_folder()?.join("kubernetes").join(VERSION);
     if check(&folder).is_err() {
         build(&folder).with_context(|| format!("cannot get an API server for tests: {ADVICE}"))?;
         check(&folder)?;
@@ -69,7 +69,7 @@ fn build(folder: &Path) -> Result<()> {
         .env("GOCACHE", draft.join("gocache"))
         .env("GOPATH", draft.join("gopath"))
         .env_remove("GOFLAGS");
-    tools::quietly("building kube-apiserver", &mut make)?;
+    tools::run_quietly("building kube-apiserver", &mut make)?;
     fs::rename(source.join("_output/bin/kube-apiserver"), bin.join("kube-apiserver"))?;
     for binary in BINARIES {
         tools::make_executable(&bin.join(binary))?;
@@ -81,10 +81,10 @@ fn build(folder: &Path) -> Result<()> {
 }
 
 fn install() -> Result<()> {
-    tools::quietly("updating the list of packages", Command::new("apt-get").args(["update", "-qq"]))?;
+    tools::run_quietly("updating the list of packages", Command::new("apt-get").args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
     install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(PACKAGES);
-    tools::quietly("installing Go", install.env("DEBIAN_FRONTEND", "noninteractive"))
+    tools::run_quietly("installing Go", install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 /// Takes one file out of a package, without installing it: etcd's package would start a server.
@@ -93,10 +93,10 @@ fn take(package: &str, file: &str, draft: &Path, bin: &Path) -> Result<()> {
     fs::create_dir(&folder)?;
     let mut download = Command::new("apt-get");
     download.current_dir(&folder).args(["download", "-qq", package]);
-    tools::quietly(&format!("fetching {package}"), &mut download)?;
+    tools::run_quietly(&format!("fetching {package}"), &mut download)?;
     let archive = only(&folder, "deb")?;
     let tree = folder.join("tree");
-    tools::quietly("unpacking it", Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
+    tools::run_quietly("unpacking it", Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
     let name = Path::new(file).file_name().context("a package's file has a name")?;
     fs::rename(tree.join(file), bin.join(name)).with_context(|| format!("there is no {file} in {package}"))
 }
@@ -137,8 +137,8 @@ fn source(draft: &Path) -> Result<PathBuf> {
             .args(arguments);
         command
     };
-    tools::quietly("looking for the source", &mut apt(&["update", "-qq"]))?;
-    tools::quietly(
+    tools::run_quietly("looking for the source", &mut apt(&["update", "-qq"]))?;
+    tools::run_quietly(
         "fetching the source of kubernetes (35 MB)",
         &mut apt(&["source", "--download-only", "-qq", "kubernetes"]),
     )?;
@@ -146,12 +146,12 @@ fn source(draft: &Path) -> Result<PathBuf> {
     let mut unpack = Command::new("dpkg-source");
     // apt has checked the signature already.
     unpack.args(["--no-check", "--extract"]).arg(only(draft, "dsc")?).arg(&source);
-    tools::quietly("unpacking it", &mut unpack)?;
+    tools::run_quietly("unpacking it", &mut unpack)?;
     // The version that the source carries crashes with the Go of bookworm.
     let vendored = source.join("vendor/github.com/modern-go/reflect2");
     fs::remove_dir_all(&vendored)?;
     let mut copy = Command::new("cp");
     copy.arg("-rL").arg("/usr/share/gocode/src/github.com/modern-go/reflect2").arg(&vendored);
-    tools::quietly("replacing reflect2", &mut copy)?;
+    tools::run_quietly("replacing reflect2", &mut copy)?;
     Ok(source)
 }

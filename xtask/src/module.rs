@@ -8,13 +8,13 @@ use wasmparser::{Parser, Payload};
 
 use crate::paths;
 
-/// Where the finished module lies, from the repository's root.
+/// The path of the finished module, from the repository's root.
 pub(crate) const MODULE: &str = "target/egress_filter.wasm";
 /// The largest module that we ship, in bytes. With inline delivery it travels with every policy change.
 const LARGEST: usize = 450_000;
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// What Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
+/// The functions that Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
 /// and skips what is not there, so each name that is missing here is a call per event less.
 const EXPORTS: [&str; 14] = [
     "memory",

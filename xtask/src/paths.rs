@@ -1,4 +1,4 @@
-//! What is built says nothing of the machine that built it.
+//! Builds without this machine's paths in them.
 
 use std::path::{Path, PathBuf};
 

@@ -14,7 +14,7 @@ use wasm_bindgen_cli_support::Bindgen;
 
 use crate::{paths, tools};
 
-/// Where it is built, from the repository's root.
+/// The folder of the built page, from the repository's root.
 const FOLDER: &str = "target/playground";
 /// All files together: what a browser fetches.
 const LARGEST: u64 = 1_000_000;
@@ -33,18 +33,18 @@ const FILES: [(&str, &str); 10] = [
     (MODULE, "application/gzip"),
 ];
 const GLUE: &str = "egress_playground.js";
-/// Packed, because not every web server packs what it gives out; the page unpacks it.
+/// The module is compressed here, because not every web server does it; the page decompresses it.
 const MODULE: &str = "egress_playground.wasm.gz";
-/// As in the page, and that nobody frames it.
+/// The page's own policy, and a ban on frames, which only a header can express.
 const HEADERS: &str = "content-security-policy: default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; \
     style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
     cache-control: no-cache\r\nconnection: close\r\n";
 
-/// Builds it.
+/// Builds the page.
 pub(crate) fn build(root: &Path) -> Result<()> {
     println!("building the playground");
-    tools::rust_target(TARGET)?;
+    tools::add_rust_target(TARGET)?;
     let mut flags = vec!["-Cllvm-args=-inline-threshold=3".to_owned()];
     flags.extend(paths::remapped(root)?);
     let arguments =
@@ -85,7 +85,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Serves it until it is stopped.
+/// Serves the page until the program is stopped.
 pub(crate) fn serve(root: &Path, listen: SocketAddr) -> Result<()> {
     ensure!(listen.ip().is_loopback(), "{listen} is not on loopback: to publish it, use a web server");
     let folder = root.join(FOLDER);

@@ -1,4 +1,4 @@
-//! Prometheus and promtool: what is installed, else from Debian's package, unpacked into the cache. The package is not
+//! Prometheus and promtool: those that are installed, else from Debian's package, unpacked into the cache. The package is not
 //! installed, because that starts a server.
 
 use std::fs;
@@ -12,14 +12,14 @@ use crate::tools;
 const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 
 /// The folder with both programs.
-pub(crate) fn folder() -> Result<PathBuf> {
+pub(crate) fn find_prometheus() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("PROMETHEUS_PATH") {
         let folder = PathBuf::from(folder);
         ensure!(has_both(&folder), "PROMETHEUS_PATH: {} has not both of {PROGRAMS:?}", folder.display());
         return Ok(folder);
     }
-    let installed = tools::find(PROGRAMS[0]).and_then(|path| Some(path.parent()?.to_owned()));
-    let cached = tools::cache()?.join("prometheus");
+    let installed = tools::find_tool(PROGRAMS[0]).and_then(|path| Some(path.parent()?.to_owned()));
+    let cached = tools::cache_folder()?.join("prometheus");
     if let Some(folder) = installed.into_iter().chain([cached.clone()]).find(|folder| has_both(folder)) {
         return Ok(folder);
     }
@@ -35,23 +35,23 @@ fn has_both(folder: &Path) -> bool {
 }
 
 fn fetch(folder: &Path) -> Result<()> {
-    ensure!(tools::find("apt-get").is_some(), "Prometheus is not installed, and there is no apt-get");
+    ensure!(tools::find_tool("apt-get").is_some(), "Prometheus is not installed, and there is no apt-get");
     let draft = folder.with_extension("draft");
     let _ = fs::remove_dir_all(&draft);
     fs::create_dir_all(&draft).with_context(|| format!("cannot write {}", draft.display()))?;
     if tools::is_root() {
-        tools::quietly("updating the list of packages", Command::new("apt-get").args(["update", "-qq"]))?;
+        tools::run_quietly("updating the list of packages", Command::new("apt-get").args(["update", "-qq"]))?;
     }
     let mut download = Command::new("apt-get");
     download.args(["download", "-qq", "prometheus"]).current_dir(&draft);
-    tools::quietly("fetching Prometheus (19 MB)", &mut download)?;
+    tools::run_quietly("fetching Prometheus (19 MB)", &mut download)?;
     let package = fs::read_dir(&draft)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("there is no package in what was fetched")?;
     let unpacked = draft.join("unpacked");
-    tools::quietly("unpacking it", Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked))?;
+    tools::run_quietly("unpacking it", Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked))?;
     for program in PROGRAMS {
         fs::rename(unpacked.join("usr/bin").join(program), draft.join(program))
             .with_context(|| format!("there is no {program} in the package"))?;
