@@ -54,7 +54,7 @@ fn on_the_command_line() -> Result<()> {
         std::fs::write(folder.path().join("corpus.yaml"), &corpus.manifests)?;
         for case in &corpus.cases {
             let output = std::process::Command::new(shim::binary()?)
-                .args(["explain", "--source", "curl/curl", "--output", "json", "--config-dir"])
+                .args(["explain", "--identity", "curl/curl", "--output", "json", "--config-dir"])
                 .arg(folder.path())
                 .args(corpus::explain_arguments(case))
                 .output()?;

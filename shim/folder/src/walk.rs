@@ -5,6 +5,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How deep folders may lie within each other.
 const MAX_DEPTH: usize = 32;
@@ -140,6 +141,14 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default();
     !is_hidden(&name) && ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// The name of a file in problems: its path, made readable where it is not UTF-8.
+pub(super) fn display_name(path: &Path) -> Arc<str> {
+    match path.to_str() {
+        Some(text) => Arc::from(text),
+        None => Arc::from(format!("{path:?}")),
+    }
 }
 
 #[cfg(test)]

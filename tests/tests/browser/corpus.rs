@@ -74,7 +74,7 @@ fn the_same_as_everywhere() -> Result<()> {
             let said: Value = serde_json::from_str(text)?;
             assert_eq!(corpus::reported(&said["report"]), case.expect, "{name}: {said:#}");
             let mut arguments = corpus::explain_arguments(case);
-            arguments.push("--source=curl/curl".to_owned());
+            arguments.push("--identity=curl/curl".to_owned());
             let native = native(folder.path(), "explain", &arguments)?;
             assert_eq!(said["report"], native, "{name}");
         }

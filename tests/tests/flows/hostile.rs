@@ -65,7 +65,7 @@ fn shown(world: &World, others: &[&str]) -> Result<String> {
     for words in [
         &["flows"][..],
         &["flows", "-o", "json"],
-        &["suggest", "--source", "curl/curl"],
+        &["suggest", "--identity", "curl/curl"],
         &["simulate", "-f", &world.manifests.path().to_string_lossy()],
         &["simulate", "-o", "json", "-f", &world.manifests.path().to_string_lossy()],
     ] {
@@ -90,7 +90,7 @@ fn shown(world: &World, others: &[&str]) -> Result<String> {
         for scheme in ["http", "https"] {
             let to = format!("{scheme}://{host}");
             let folder = folder.path().to_string_lossy();
-            let words = ["explain", "--config-dir", &folder, "--source", "curl/curl", "--to", &to];
+            let words = ["explain", "--config-dir", &folder, "--identity", "curl/curl", "--to", &to];
             let said = run(world, &words)?;
             ensure!(said.out.contains("DENIED"), "{}{}\n{suggested}", said.out, said.err);
         }
@@ -173,7 +173,7 @@ fn through_a_sidecar() -> Result<()> {
     // The log itself says the same.
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
-    let said = run(&world, &["suggest", "--source", "curl/curl", "--log", &file.to_string_lossy()])?;
+    let said = run(&world, &["suggest", "--identity", "curl/curl", "--log", &file.to_string_lossy()])?;
     ensure!(said.success && is_plain(&said.out) && said.out.contains("- last.example #"), "{}", said.out);
 
     let before = told_of(&shim, "curl/curl")?;
@@ -248,7 +248,7 @@ fn asked_about() -> Result<()> {
             &["--to", "https://httpbin.org/", "--client-hello-hex", &text],
         ] {
             for output in ["text", "json"] {
-                let common = ["explain", "--config-dir", &manifests, "--source", "curl/curl", "-o", output];
+                let common = ["explain", "--config-dir", &manifests, "--identity", "curl/curl", "-o", output];
                 let said = run(&world, &[&common[..], words].concat())?;
                 let said = said.out + &said.err;
                 let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !turns(c));

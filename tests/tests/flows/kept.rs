@@ -57,7 +57,7 @@ fn written(file: &Path, flows: &[Value]) -> Result<()> {
 }
 
 fn suggested(world: &World) -> Result<String> {
-    let said = ask(world, &["suggest", "--source", IDENTITY])?;
+    let said = ask(world, &["suggest", "--identity", IDENTITY])?;
     ensure!(said.success && said.out.contains("- www.example.com #"), "{}{}", said.out, said.err);
     Ok(said.out)
 }

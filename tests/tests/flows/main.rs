@@ -97,7 +97,7 @@ fn flows_are_what_envoy_logs() -> Result<()> {
         std::fs::write(log.path(), lines.join("\n"))?;
         let ask = |flags: &[&str]| {
             let mut command = world.outside.netns.command(&shim::binary()?.to_string_lossy());
-            let output = command.args(["suggest", "--source", identity]).args(flags).output()?;
+            let output = command.args(["suggest", "--identity", identity]).args(flags).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(String::from_utf8(output.stdout)?)
         };

@@ -61,7 +61,7 @@ fn answers(world: &World, shim: &Shim<'_>, policies: &std::path::Path) -> Result
         said.out.lines().count()
     );
     ensure!(said.err.contains("flows were forgotten because others came: raise"), "{}", said.err);
-    let said = ask(world, &["suggest", "--source", "curl/curl"])?;
+    let said = ask(world, &["suggest", "--identity", "curl/curl"])?;
     ensure!(said.success && said.out.matches("\n  - n9").count() as u64 == REMEMBERED, "{:.500}", said.out);
     ensure!(
         said.err.contains("flows were forgotten because others came, and are not in this"),

@@ -213,12 +213,12 @@ fn who_has_acknowledged() -> Result<()> {
     let ask = |more: &[&'static str]| [&base[..], more].concat();
     explain.is_refused(User::Admin, &ask(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
     explain.is_refused(User::Nobody, &ask(&["--pod", "curl/sidecar"]), &["pod `curl/sidecar`", "403"])?;
-    let nobody = ask(&["--source", "curl/curl", "--timeout", "3s"]);
+    let nobody = ask(&["--identity", "curl/curl", "--timeout", "3s"]);
     explain.is_refused(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
-    let nowhere = ask(&["--source", "curl/curl", "--admin", "203.0.113.2:1"]);
+    let nowhere = ask(&["--identity", "curl/curl", "--admin", "203.0.113.2:1"]);
     explain.is_refused(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
     // The control plane's own role is enough for a service account.
-    let output = explain.run(User::Shim, &ask(&["--source", "curl/curl"]))?;
+    let output = explain.run(User::Shim, &ask(&["--identity", "curl/curl"]))?;
     ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
     // A pod that nothing intercepts, in a namespace that is not of the mesh.
