@@ -43,9 +43,9 @@ struct KnownFile {
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub(super) struct ScanResult {
-    /// Whether the state is different now.
+    /// True if the state is different now.
     pub(super) changed: bool,
-    /// Whether a file was left alone because it is being written.
+    /// True if a file was left alone because it is being written.
     pub(super) deferred: bool,
     /// The folders to watch.
     pub(super) folders: BTreeMap<PathBuf, (u64, u64)>,

@@ -1,4 +1,4 @@
-//! Which manifests there are below a folder.
+//! The manifests below a folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How deep folders may lie within each other.
+/// The greatest depth of folders.
 const MAX_DEPTH: usize = 32;
 
-/// What tells that a file is not the one that was read.
+/// The stamp of a file, which changes with its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -38,11 +38,11 @@ impl Stamp {
 pub(super) struct Found {
     /// `None`: it is there, but nothing can be said about it, for this reason.
     pub(super) stamp: Result<Stamp, String>,
-    /// Where it really is, which is what events call it.
+    /// The real path, which is what events name.
     pub(super) real: PathBuf,
 }
 
-/// What there is below a folder.
+/// The result of walking a folder.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Walk {
     /// The manifests by path.
@@ -136,7 +136,7 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '#']) || name.ends_with('~')
 }
 
-/// Whether a file of this name is read.
+/// Returns whether a file of this name is read.
 pub(super) fn is_manifest(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default();

@@ -41,7 +41,7 @@ pub(super) struct Watcher {
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// The files that were written to and not yet closed, and when last.
     writing: BTreeMap<PathBuf, Instant>,
-    /// Whether it was said that a folder cannot be watched.
+    /// True if it was said that a folder cannot be watched.
     warned: bool,
 }
 
@@ -165,7 +165,7 @@ impl Watcher {
         any
     }
 
-    /// Whether an event is a reason to look; remembers who writes what.
+    /// Returns whether an event is a reason to look; remembers who writes what.
     fn matters(&mut self, event: notify::Result<Event>) -> bool {
         let Event { kind, paths, attrs: _ } = match event {
             Ok(event) => event,
@@ -205,7 +205,7 @@ impl Watcher {
         matters
     }
 
-    /// Whether a path lies in a folder of manifests, or is such a folder. What else lies beside the
+    /// Returns whether a path lies in a folder of manifests, or is such a folder. What else lies beside the
     /// folder is none of our business, unless it may be what a link leads to.
     fn is_near(&self, path: &Path) -> bool {
         let root = self.scanner.root();

@@ -37,7 +37,7 @@ pub(super) struct EvidenceArgs {
     mesh: MeshArgs,
 }
 
-/// What is asked of, before it was read.
+/// The origin of the evidence.
 pub(super) enum Origin {
     /// Something that is read already.
     Read(Evidence),
@@ -68,7 +68,7 @@ impl EvidenceArgs {
         }
     }
 
-    /// Whether objects are read, of which `--identity` has to choose.
+    /// Returns whether objects are read, of which `--identity` has to choose.
     pub(super) fn needs_identity(&self) -> bool {
         self.document.is_none()
     }

@@ -93,7 +93,7 @@ fn parse_pod(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-/// Where the answer comes from, and whom it is about.
+/// The evidence of an answer, and the identity that it is about.
 struct Found {
     evidence: Evidence,
     identity: Identity,
@@ -220,7 +220,7 @@ impl ExplainArgs {
         Ok(Found { evidence, identity, notes })
     }
 
-    /// What `osm verify connectivity` prints, where its flags were used.
+    /// The output of `osm verify connectivity`, where its flags were used.
     fn osm_block(&self, report: &Report) -> String {
         let Some(port) = self.to_ext_port else { return String::new() };
         let who = match &self.pod {

@@ -13,7 +13,7 @@ use super::output::{Output, print};
 use egress_flows::memory::{Filter, Flows, Wanted, all};
 use egress_flows::text;
 
-/// How often a control plane is asked for what is new.
+/// The interval at which a control plane is asked for new flows.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]

@@ -57,13 +57,13 @@ impl ServerTls {
         Arc::clone(&self.current.borrow().https)
     }
 
-    /// Whether clients are asked for a certificate.
+    /// Returns whether clients are asked for a certificate.
     #[must_use]
     pub fn asks_clients(&self) -> bool {
         self.current.borrow().clients.is_some()
     }
 
-    /// Whether a client's certificate, with what follows it in its chain, is good now: of the authority that is
+    /// Returns whether a client's certificate, with what follows it in its chain, is good now: of the authority that is
     /// in force, and not expired.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl ServerTls {
         verifier.verify_client_cert(end, others, UnixTime::now()).map(|_| ())
     }
 
-    /// When the certificate in force expires, in seconds since 1970.
+    /// The expiry of the certificate in force, in seconds since 1970.
     #[must_use]
     pub fn expires(&self) -> i64 {
         self.current.borrow().expires

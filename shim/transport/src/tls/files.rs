@@ -40,12 +40,12 @@ pub enum TlsError {
     Lacks {
         /// The file.
         file: String,
-        /// What it must have.
+        /// The part that is missing.
         what: &'static str,
-        /// How that begins.
+        /// The PEM label of that part.
         label: &'static str,
     },
-    /// What a file has is broken.
+    /// The content of a file is broken.
     #[error("{file}: {reason}")]
     Broken {
         /// The file.
@@ -66,7 +66,7 @@ pub enum TlsError {
     Expired {
         /// The certificate's file.
         file: String,
-        /// When.
+        /// The date.
         on: String,
     },
 }
@@ -82,14 +82,14 @@ struct Contents {
     webhook_client_ca: Option<Vec<u8>>,
 }
 
-/// What tells one look from another.
+/// The digest of file contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ContentsDigest {
     Contents([u8; 32]),
     Unreadable(TlsError),
 }
 
-/// What follows from the files.
+/// The configurations that follow from the files.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) xds: Arc<ServerConfig>,
@@ -196,7 +196,7 @@ fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(chain)
 }
 
-/// When the first certificate expires, in seconds since 1970, if that is still to come.
+/// The earliest expiry of a chain, in seconds since 1970, if it is still to come.
 fn still_valid(file: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, TlsError> {
     let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
     let (_, certificate) = x509_parser::parse_x509_certificate(first)
