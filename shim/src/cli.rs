@@ -12,22 +12,22 @@ mod inject;
 mod install;
 mod installation;
 mod iptables;
+mod mesh_args;
 mod namespace;
+mod output;
 mod serve;
 mod simulate;
 mod status;
 mod suggest;
 mod test;
+mod timeout;
 mod uninstall;
 mod verify;
-mod wait;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
@@ -38,6 +38,7 @@ use self::inject::Inject;
 use self::install::Install;
 use self::iptables::Iptables;
 use self::namespace::Namespace;
+use self::output::print;
 use self::serve::Serve;
 use self::simulate::SimulateArgs;
 use self::status::StatusArgs;
@@ -45,10 +46,8 @@ use self::suggest::SuggestArgs;
 use self::test::TestArgs;
 use self::uninstall::Uninstall;
 use self::verify::Verify;
-use egress_compile::{CompileOptions, PolicyNamespaces};
 use egress_core::sanitize;
 use egress_install::crds;
-use egress_policy::EncryptedHello;
 
 /// Egress control for workloads behind stock Envoy sidecars.
 #[derive(Debug, Parser)]
@@ -111,7 +110,7 @@ enum Command {
     /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
     /// it may not.
     #[command(
-        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --identity curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
     )]
     Explain(Box<ExplainArgs>),
     /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
@@ -120,17 +119,17 @@ enum Command {
     )]
     Test(TestArgs),
     /// Show what workloads talk to, and what was decided: for a control plane that runs with `--flow-log`.
-    #[command(after_help = "Example:\n  osm-egress flows --source curl/curl --verdict deny --follow")]
+    #[command(after_help = "Example:\n  osm-egress flows --identity curl/curl --verdict deny --follow")]
     Flows(FlowsArgs),
     /// Print policies that allow what a workload was refused, or would have been refused outside of audit mode.
     #[command(
-        after_help = "Examples:\n  osm-egress suggest --source curl/curl > suggested.yaml\n  kubectl logs curl-7bb5845476-zwxbt -c envoy | osm-egress suggest --source curl/curl --log -"
+        after_help = "Examples:\n  osm-egress suggest --identity curl/curl > suggested.yaml\n  kubectl logs curl-7bb5845476-zwxbt -c envoy | osm-egress suggest --identity curl/curl --log -"
     )]
     Suggest(SuggestArgs),
     /// Say what changed manifests would change for the flows that were seen; exit code 1 if something that is
     /// allowed would be refused.
     #[command(
-        after_help = "Examples:\n  osm-egress simulate -f manifests-as-they-would-be\n  osm-egress simulate -f suggested.yaml --cluster --source curl/curl"
+        after_help = "Examples:\n  osm-egress simulate -f manifests-as-they-would-be\n  osm-egress simulate -f suggested.yaml --cluster --identity curl/curl"
     )]
     Simulate(Box<SimulateArgs>),
     /// Print the definitions of the objects, for an API server.
@@ -144,54 +143,6 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Clone, Args)]
-struct Mesh {
-    /// Name of the MeshConfig that counts.
-    #[arg(long, default_value = "osm-mesh-config")]
-    mesh_config_name: String,
-    /// Namespace of the MeshConfig that counts.
-    #[arg(long, default_value = "osm-system")]
-    osm_namespace: String,
-    /// Name of the mesh, in the label `openservicemesh.io/monitored-by` of its namespaces.
-    #[arg(long, default_value = "osm")]
-    mesh_name: String,
-    /// Namespaces whose Egress objects count for service accounts of every namespace; several by commas, `*` for all.
-    /// Others count for their own namespace, and where a Namespace's annotation
-    /// `openservicemesh.io/egress-policy-namespaces` lists them. Default: the namespace of `--osm-namespace`.
-    #[arg(long, value_name = "NAMESPACES")]
-    policy_namespaces: Option<PolicyNamespaces>,
-    /// Of ClientHellos that carry an encrypted one, or pretend to as browsers do: where a policy has no annotation
-    /// `openservicemesh.io/egress-ech` and its hosts choose the address, judge them by the visible name, or refuse them.
-    #[arg(long, value_name = "WHAT", default_value = "allow-outer", value_parser = encrypted_hello())]
-    encrypted_hello: EncryptedHello,
-}
-
-fn encrypted_hello() -> impl TypedValueParser<Value = EncryptedHello> {
-    PossibleValuesParser::new(["allow-outer", "refuse"]).map(|word| match word.as_str() {
-        "allow-outer" => EncryptedHello::AllowOuter,
-        _ => EncryptedHello::Refuse,
-    })
-}
-
-impl From<Mesh> for CompileOptions {
-    fn from(mesh: Mesh) -> Self {
-        let own = || PolicyNamespaces::one(&mesh.osm_namespace);
-        Self {
-            policy_namespaces: mesh.policy_namespaces.clone().unwrap_or_else(own),
-            mesh_config_name: mesh.mesh_config_name,
-            mesh_config_namespace: mesh.osm_namespace,
-            mesh_name: mesh.mesh_name,
-            encrypted_hello: mesh.encrypted_hello,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Runs the command line: 0 is success, 1 failure, and 2 (by clap) wrong usage.
@@ -237,13 +188,5 @@ impl Cli {
                 print(&String::from_utf8(script)?)
             }
         }
-    }
-}
-
-/// A reader that has had enough (`| head`) is no failure.
-fn print(text: &str) -> Result<ExitCode> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -1,4 +1,4 @@
-//! `osm-egress serve`: wires the ports of the control plane to its [`pipeline`](crate::pipeline).
+//! `osm-egress serve`: wires the ports of the control plane to its pipeline (`pipeline.rs`).
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

@@ -96,7 +96,7 @@ impl RunningSource {
         Ok(Identification::Credentials(Box::new(accepted)))
     }
 
-    /// Whether nothing is known before the first state: proxies must keep their policy until then.
+    /// Returns whether nothing is known before the first state: proxies must keep their policy until then.
     pub(crate) const fn waits_for_first_state(&self) -> bool {
         matches!(self, Self::Cluster(..))
     }

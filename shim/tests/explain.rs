@@ -132,8 +132,8 @@ fn exit_codes() {
         );
     }
     for (arguments, said) in [
-        (&["--to", "https://a.org", "--config-dir", "manifests"][..], "pass `--source"),
-        (&["--to", "https://a.org"], "pass `--source"),
+        (&["--to", "https://a.org", "--config-dir", "manifests"][..], "pass `--identity"),
+        (&["--to", "https://a.org"], "pass `--identity"),
         (&["--to", "https://a.org", "--source", "a/b"], "there is no folder and no cluster"),
         (&["--to", "https://a.org", "--source", "a/b", "--config-dir", "none"], "name a folder that exists"),
         (&["--to", "https://a.org", "--document", "document.json"], "no policy document"),

@@ -12,9 +12,9 @@ pub struct PolicyStatus {
     pub name: String,
     /// `Accepted`, `Programmed`, and `Conflicts` where there are any.
     pub conditions: Vec<ConditionView>,
-    /// How many of how many proxies have it, as `2/3`.
+    /// The number of proxies that have it, of all, as `2/3`.
     pub programmed: String,
-    /// Whether these are the proxies of all control planes, and not of this one alone.
+    /// True if these are the proxies of all control planes, and not of this one alone.
     pub of_all: bool,
 }
 
@@ -22,12 +22,12 @@ pub struct PolicyStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConditionView {
-    /// Which.
+    /// The type.
     #[serde(rename = "type")]
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Why, in a word.
+    /// The reason, as a word.
     pub reason: String,
     /// The same in a line.
     pub message: String,

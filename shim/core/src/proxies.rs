@@ -1,4 +1,4 @@
-//! What is known of connected proxies, for those who report it.
+//! The data of connected proxies, for whoever reports them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -30,11 +30,11 @@ pub enum Protocol {
 pub struct Proxy {
     /// The node id.
     pub node: String,
-    /// Whose sidecar it is, as `namespace/service-account`.
+    /// The identity, as `namespace/service-account`.
     pub identity: String,
     /// Envoy's version, as it says.
     pub envoy: String,
-    /// What the stream speaks.
+    /// The protocol of its stream.
     pub protocol: Protocol,
     /// The version of the policy document that was sent last.
     pub document_sent: String,
@@ -42,12 +42,12 @@ pub struct Proxy {
     pub document_acknowledged: Option<String>,
     /// By type.
     pub types: BTreeMap<ResourceType, TypeStatus>,
-    /// What it has not, because it refuses it, while it has something else instead.
+    /// The configuration that it refuses, and what is in force instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,
 }
 
-/// What a proxy has of one type.
+/// The state of one type of resources at a proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TypeStatus {
@@ -55,7 +55,7 @@ pub struct TypeStatus {
     pub sent: Option<String>,
     /// The version that is in force.
     pub acknowledged: Option<String>,
-    /// What the proxy refused last, until it takes another version.
+    /// The last refusal, until the proxy accepts another version.
     pub rejected: Option<Rejection>,
 }
 
@@ -71,23 +71,23 @@ pub struct Rejection {
 
 /// The proxies that are connected to this control plane.
 pub trait ProxyRegistry: fmt::Debug + Send + Sync {
-    /// What the proxies of each identity have, by `namespace/service-account`.
+    /// The proxies of each identity, by `namespace/service-account`.
     fn fleets(&self) -> BTreeMap<String, Fleet>;
 
     /// Changes whenever something happens to one of them.
     fn changes(&self) -> watch::Receiver<()>;
 }
 
-/// What the proxies of one identity have, as far as policies go.
+/// The policies of the proxies of one identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fleet {
-    /// How many have each version of the policy document in force; empty where none is.
+    /// The number of proxies with each version of the policy document in force; an empty version where none is.
     pub has: BTreeMap<String, u64>,
-    /// What one of them refuses: of several, the one of the first node id.
+    /// The refusal of one of them: of several, that of the first node id.
     pub refusal: Option<Refusal>,
 }
 
-/// What a proxy refuses.
+/// A refusal by a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Refusal {
     /// Its node id.
@@ -96,7 +96,7 @@ pub struct Refusal {
     pub error: String,
 }
 
-/// What a proxy has not, because it refuses it.
+/// The configuration that a proxy refuses, and what is in force instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldBack {
@@ -104,7 +104,7 @@ pub struct HeldBack {
     pub document: String,
     /// Envoy's words.
     pub error: String,
-    /// Whether only what was accepted before is in force, as far as the new document allows it too.
+    /// True if only what was accepted before is in force, as far as the new document allows it too.
     pub bridged: bool,
     /// The Egress objects whose new rules are left out.
     pub policies: Vec<String>,

@@ -1,19 +1,19 @@
-//! Where objects come from. A source publishes what it knows as one value, whenever that changes.
+//! The state of a source of objects. A source publishes it as one value whenever it changes.
 
 use std::sync::Arc;
 
 use egress_compile::store::Store;
 
-/// What a source knows now.
+/// The current state of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceState {
     /// The objects. While the source is unavailable: the last ones.
     pub store: Arc<Store>,
-    /// Whether the source can be read.
+    /// The availability of the source.
     pub availability: Availability,
 }
 
-/// Whether a source can be read.
+/// The availability of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Availability {
     /// It can.
@@ -21,19 +21,19 @@ pub enum Availability {
     Available,
     /// It cannot: the objects are the last ones that could be read.
     Unavailable {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
 }
 
 impl Availability {
-    /// Whether the source can be read.
+    /// Returns whether the source can be read.
     #[must_use]
     pub fn is_available(&self) -> bool {
         matches!(self, Self::Available)
     }
 
-    /// Why the source cannot be read, if it cannot.
+    /// The reason why the source cannot be read, if it cannot.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {

@@ -18,7 +18,7 @@ pub trait TokenReviewer: fmt::Debug + Send + Sync {
 pub enum Review {
     /// The token is good.
     Confirmed {
-        /// Whose it is.
+        /// The user that it was given to.
         user: String,
         /// For whom, of those that were asked about.
         audiences: Vec<String>,

@@ -62,7 +62,7 @@ const REQUEST: [(&str, &str); 9] = [
     ("refused", "%RESP(x-egress-denied)%"),
 ];
 
-/// Where a connection is logged: a line, and with `--flow-log` an entry for the control plane.
+/// The access logs of a connection: a line, and with `--flow-log` an entry for the control plane.
 pub(super) fn connection(settings: &Settings) -> Vec<AccessLog> {
     let line = stdout(CONNECTION.iter().chain(&BOTH));
     let entry = settings.flow_log.then(|| {
@@ -113,7 +113,7 @@ fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
     }
 }
 
-/// What the filter says: the decision, the name that the sidecar resolved, and the one in a ClientHello.
+/// The filter states of an access log entry: the decision, the name that the sidecar resolved, and the one in a ClientHello.
 pub const FILTER_STATES: [&str; 3] = ["wasm.egress.decision", RESOLVED_NAME, "wasm.egress.server_name"];
 
 fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {

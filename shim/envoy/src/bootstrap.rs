@@ -7,16 +7,16 @@ use egress_standalone::{EnvoyVersion, versions};
 
 use super::credentials::Security;
 
-/// What a bootstrap is made for.
+/// The settings of a bootstrap.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
-    /// Whose sidecar it is; nothing where Envoy's command line says it.
+    /// The identity of the sidecar; nothing where Envoy's command line has it.
     pub identity: Option<Identity>,
     /// The first part of the node id; tells the proxies of one identity apart.
     pub proxy: String,
     /// The Envoy that will read it.
     pub version: EnvoyVersion,
-    /// How it and the control plane know each other.
+    /// The way in which Envoy and the control plane authenticate each other.
     pub security: Security,
     /// The control plane's host.
     pub xds_host: String,
@@ -26,7 +26,7 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Ask for changes only (delta), or for the state of the world.
     pub delta: bool,
-    /// Where Envoy says that it has been told what to do, and what it counts.
+    /// The port at which Envoy reports that it is ready, and its metrics.
     pub ready: Option<Ready>,
 }
 
@@ -36,7 +36,7 @@ pub struct Bootstrap {
 pub struct Ready {
     /// Its port, on all addresses.
     pub port: u16,
-    /// Whether these are addresses of IPv6 too.
+    /// True if these are addresses of IPv6 too.
     pub ipv6: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How Envoy and the control plane know each other: the parts of a bootstrap that say so.
+//! Authentication of Envoy and the control plane: the parts of a bootstrap for it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,21 +6,21 @@ use std::str::FromStr;
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
-/// How Envoy and the control plane know each other.
+/// The way in which Envoy and the control plane authenticate each other.
 #[derive(Clone, Debug)]
 pub enum Security {
     /// Not at all: for a control plane on the same machine, with `--insecure-node-identity`.
     Plaintext,
     /// Envoy verifies the control plane, and shows who it is itself.
     Tls {
-        /// Whose certificate the control plane has.
+        /// The authority of the control plane's certificate.
         authority: Authority,
-        /// What Envoy shows.
+        /// The credentials of Envoy.
         credentials: Credentials,
     },
 }
 
-/// What Envoy shows of who it is.
+/// The credentials of Envoy.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// Nothing but its node id: for a control plane with `--insecure-node-identity`.
@@ -35,7 +35,7 @@ pub enum Credentials {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority(String);
 
-/// Why a text is no authority.
+/// The reason why a text is no authority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
     /// There is no certificate in it.
@@ -133,7 +133,7 @@ impl ClientFiles {
         }
     }
 
-    /// Where Envoy finds what this is when it is written out.
+    /// The path at which Envoy finds the SDS file.
     #[must_use]
     pub fn sds(&self) -> &EnvoyPath {
         &self.sds

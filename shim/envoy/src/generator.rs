@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Whether by the control plane of before or by another: Envoy would use a plugin that it has again.
+    /// Returns whether by the control plane of before or by another: Envoy would use a plugin that it has again.
     #[test]
     fn no_configuration_of_a_plugin_is_sent_twice() {
         let file = Settings { module: Module::File("/egress_filter.wasm".into()), ..settings() };
@@ -206,7 +206,7 @@ mod tests {
         );
     }
 
-    /// What is written is what the filter reads, and Envoy.
+    /// The filter and Envoy read what is written.
     #[test]
     fn the_filter_reads_what_is_written() {
         use egress_policy::json::{self, Raw};

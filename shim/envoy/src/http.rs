@@ -35,7 +35,7 @@ use super::messages::{any, by_discovery, network_filter, original_dst};
 use super::settings::Settings;
 use super::{access_log, name, traffic};
 
-/// How long the headers of a request may take from their first byte to their last. Envoy holds them until then;
+/// The time that the headers of a request may take from their first byte to their last. Envoy holds them until then;
 /// the filter bounds their number and bytes. Web servers wait for less (nginx 60 s, Apache 20 to 40 s).
 const HEADERS_TIMEOUT: Duration = Duration { seconds: 60, nanos: 0 };
 

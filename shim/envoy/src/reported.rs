@@ -1,4 +1,4 @@
-//! What an Envoy says of itself.
+//! The version that an Envoy reports.
 
 use egress_standalone::EnvoyVersion;
 use envoy_types::pb::envoy::config::core::v3::Node;

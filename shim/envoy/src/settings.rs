@@ -44,10 +44,10 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// The time that a connection to an HTTP origin is kept without a request.
     pub upstream_idle_timeout: Duration,
-    /// Whether requests may have methods that Envoy does not know.
+    /// True if requests may have methods that Envoy does not know.
     pub allow_custom_methods: bool,
     /// The address families that are intercepted.
     pub ip_families: IpFamilies,
-    /// Whether proxies report each connection and request to the control plane.
+    /// True if proxies report each connection and request to the control plane.
     pub flow_log: bool,
 }

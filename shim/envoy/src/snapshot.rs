@@ -1,4 +1,4 @@
-//! What the proxies of one identity get, encoded once.
+//! The snapshot of one identity, encoded once.
 
 mod policy_text;
 mod resource;
@@ -35,7 +35,7 @@ pub mod type_url {
     }
 }
 
-/// What the proxies of one identity get. Immutable: equal input gives equal versions.
+/// The resources of one identity's proxies. Immutable: equal input gives equal versions.
 #[derive(Debug)]
 pub struct Snapshot {
     document: Arc<Document>,

@@ -1,4 +1,4 @@
-//! How long connections may be silent, how large headers may be, and how HTTP/1.1 is written: as if there were no
+//! Limits of connections and headers, and the form of HTTP/1.1: as if there were no
 //! sidecar, as far as Envoy permits.
 
 use std::time::Duration;
@@ -20,12 +20,12 @@ const MAX_HEADERS_KIB: u32 = 8192;
 /// all of them.
 const MAX_HEADERS: u32 = 10_000;
 
-/// When a silent connection is asked whether its peer is still there, in seconds: before the gateways of clouds forget
+/// The time after which a silent connection is probed, in seconds: before the gateways of clouds forget
 /// it (Azure 240 s, AWS 350 s).
 const KEEPALIVE_TIME: u32 = 180;
-/// How long after each other it is asked again, in seconds.
+/// The interval of probes, in seconds.
 const KEEPALIVE_INTERVAL: u32 = 30;
-/// How often without an answer before it is closed: five and a half minutes after the peer went.
+/// The number of probes without an answer after which it is closed: five and a half minutes after the peer went.
 const KEEPALIVE_PROBES: u32 = 5;
 
 /// No limit, in the words of Envoy's timeouts.
@@ -69,7 +69,7 @@ pub(super) const fn max_request_headers() -> UInt32Value {
     UInt32Value { value: MAX_HEADERS_KIB }
 }
 
-/// What workloads may send.
+/// The limits of requests.
 pub(super) fn requests() -> HttpProtocolOptions {
     HttpProtocolOptions {
         idle_timeout: Some(UNLIMITED),
@@ -78,7 +78,7 @@ pub(super) fn requests() -> HttpProtocolOptions {
     }
 }
 
-/// What origins may answer, and how long a connection to one is kept without a request.
+/// The limits of responses, and the time that a connection to an origin is kept without a request.
 pub(super) fn responses(idle: Duration, max_requests: Option<u32>) -> HttpProtocolOptions {
     HttpProtocolOptions {
         idle_timeout: Some(duration(idle)),

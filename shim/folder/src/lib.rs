@@ -1,17 +1,17 @@
 //! A folder of manifests: every `*.yaml`, `*.yml` and `*.json` below it, hidden files aside.
 //!
-//! Events only say when to look: what changed is found by comparing path, inode, length and times,
-//! so editors' habits, atomic renames and the swapped symlinks of Kubernetes' ConfigMap volumes are
-//! all one case. Where there are no events (a network file system), a look every two seconds does.
+//! An event only starts a scan. Changes are found by comparing path, inode, length and times, so editors' habits, atomic
+//! renames and the swapped symlinks of ConfigMap volumes are one case. Without events (a network file system), a scan every
+//! two seconds finds them.
 //!
-//! While the folder is gone, the last state stays and the source says that it is unavailable.
+//! While the folder is gone, the last state stays in force and the source is unavailable.
 
 mod scan;
 mod walk;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use self::scan::Scanner;
 use self::watch::{Wake, Watcher};
 use egress_core::source::SourceState;
 
-/// How long a file counts as being written when its writer neither writes nor closes it.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time after which a file that is neither written nor closed counts as complete.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A folder that is being watched, until this is dropped or stopped.
 #[derive(Debug)]
@@ -41,19 +41,19 @@ impl Folder {
         scanner.state()
     }
 
-    /// Reads a folder, which takes as long as it takes, and then watches it on a thread of its own.
+    /// Reads a folder, and then watches it on a thread of its own.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn watch(dir: &Path) -> std::io::Result<Self> {
-        Self::start(dir, PATIENCE)
+        Self::start(dir, WRITE_TIMEOUT)
     }
 
-    fn start(dir: &Path, patience: Duration) -> std::io::Result<Self> {
+    fn start(dir: &Path, write_timeout: Duration) -> std::io::Result<Self> {
         let dir: PathBuf = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let (wake, woken) = mpsc::channel();
-        let mut watcher = Watcher::new(dir, patience, wake.clone());
-        watcher.look();
+        let mut watcher = Watcher::new(dir, write_timeout, wake.clone());
+        watcher.scan();
         let (publish, states) = tokio::sync::watch::channel(watcher.state());
         let thread = std::thread::Builder::new()
             .name("folder".to_owned())
@@ -61,7 +61,7 @@ impl Folder {
         Ok(Self { states, wake, thread: Some(thread) })
     }
 
-    /// What the folder says, now and later.
+    /// The objects of the folder, now and later.
     #[must_use]
     pub fn states(&self) -> Receiver<SourceState> {
         self.states.clone()
@@ -86,14 +86,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-/// What a file is called in problems: its path, made readable where it is not UTF-8.
-fn display_name(path: &Path) -> Arc<str> {
-    match path.to_str() {
-        Some(text) => Arc::from(text),
-        None => Arc::from(format!("{path:?}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What changed below a folder since the last look.
+//! The scanner: finds what changed below a folder since the last scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,44 +9,43 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use super::display_name;
-use super::walk::{Found, Stamp, Walk, walk};
+use super::walk::{Found, Stamp, Walk, display_name, walk};
 use egress_compile::manifest::{Problem, unreadable, yaml};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_core::source::{Availability, SourceState};
 
 /// The clock of file systems ticks slowly: a file that was written this short a time ago can be
 /// written again without looking different.
-const TICK: Duration = Duration::from_millis(20);
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// The files that somebody is writing, by real path. Half a file can be a valid manifest that grants
 /// more than the whole, so these are left alone.
 pub(super) type Writing = BTreeSet<PathBuf>;
 
-/// The last look at a folder.
+/// The state of a folder at the last scan.
 #[derive(Debug)]
 pub(super) struct Scanner {
     root: PathBuf,
     store: Store,
     availability: Availability,
-    seen: BTreeMap<PathBuf, Seen>,
+    seen: BTreeMap<PathBuf, KnownFile>,
     blocked: BTreeSet<PathBuf>,
 }
 
-/// What was seen of a file.
+/// A file at the last scan.
 #[derive(Debug, Default)]
-struct Seen {
+struct KnownFile {
     /// `None`: it must be read again even if it looks the same.
     stamp: Option<Stamp>,
     digest: Option<[u8; 32]>,
 }
 
-/// What a look found.
+/// The result of a scan.
 #[derive(Debug, Default)]
-pub(super) struct Look {
-    /// Whether the state is different now.
+pub(super) struct ScanResult {
+    /// True if the state is different now.
     pub(super) changed: bool,
-    /// Whether a file was left alone because it is being written.
+    /// True if a file was left alone because it is being written.
     pub(super) deferred: bool,
     /// The folders to watch.
     pub(super) folders: BTreeMap<PathBuf, (u64, u64)>,
@@ -72,17 +71,20 @@ impl Scanner {
     }
 
     /// Looks at the folder and takes in what changed.
-    pub(super) fn scan(&mut self, writing: &Writing) -> Look {
+    pub(super) fn scan(&mut self, writing: &Writing) -> ScanResult {
         let Walk { files, folders, blocked } = match walk(&self.root) {
             Ok(walk) => walk,
             Err(error) => {
                 let reason = format!("folder `{}` cannot be read: {error}", self.root.display());
                 let changed = self.set_availability(Availability::Unavailable { reason });
-                return Look { changed, ..Look::default() };
+                return ScanResult { changed, ..ScanResult::default() };
             }
         };
-        let mut look =
-            Look { changed: self.set_availability(Availability::Available), folders, ..Look::default() };
+        let mut look = ScanResult {
+            changed: self.set_availability(Availability::Available),
+            folders,
+            ..ScanResult::default()
+        };
         look.changed |= self.forget(&files, &blocked);
         for (path, reason) in &blocked {
             look.changed |= self.apply(path, Change::Unreadable(vec![broken(path, reason)]));
@@ -128,7 +130,7 @@ impl Scanner {
             Ok(stamp) if seen.stamp == Some(*stamp) => return false,
             Ok(_) => {}
             Err(reason) => {
-                *seen = Seen::default();
+                *seen = KnownFile::default();
                 return self.apply(&path, Change::Unreadable(vec![broken(&path, reason)]));
             }
         }
@@ -136,7 +138,7 @@ impl Scanner {
             Ok((bytes, settled)) => {
                 let digest = Some(Sha256::digest(&bytes).into());
                 let same = seen.digest == digest;
-                *seen = Seen { stamp: settled, digest };
+                *seen = KnownFile { stamp: settled, digest };
                 if same {
                     return false;
                 }
@@ -151,7 +153,7 @@ impl Scanner {
             // Gone since it was listed; the next look says so.
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => {
-                *seen = Seen::default();
+                *seen = KnownFile::default();
                 let problem = broken(&path, &format!("the file cannot be read: {error}"));
                 self.apply(&path, Change::Unreadable(vec![problem]))
             }
@@ -178,6 +180,6 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, Option<Stamp>)> {
     let after = Stamp::of(&metadata);
     // A time in the future counts as just now.
     let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-    let settled = before == after && age.is_some_and(|age| age >= TICK);
+    let settled = before == after && age.is_some_and(|age| age >= CLOCK_TICK);
     Ok((bytes, settled.then_some(after)))
 }

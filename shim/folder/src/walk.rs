@@ -1,15 +1,16 @@
-//! Which manifests there are below a folder.
+//! The manifests below a folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// How deep folders may lie within each other.
+/// The greatest depth of folders.
 const MAX_DEPTH: usize = 32;
 
-/// What tells that a file is not the one that was read.
+/// The stamp of a file, which changes with its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -37,11 +38,11 @@ impl Stamp {
 pub(super) struct Found {
     /// `None`: it is there, but nothing can be said about it, for this reason.
     pub(super) stamp: Result<Stamp, String>,
-    /// Where it really is, which is what events call it.
+    /// The real path, which is what events name.
     pub(super) real: PathBuf,
 }
 
-/// What there is below a folder.
+/// The result of walking a folder.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Walk {
     /// The manifests by path.
@@ -135,11 +136,19 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '#']) || name.ends_with('~')
 }
 
-/// Whether a file of this name is read.
+/// Returns whether a file of this name is read.
 pub(super) fn is_manifest(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default();
     !is_hidden(&name) && ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// The name of a file in problems: its path, made readable where it is not UTF-8.
+pub(super) fn display_name(path: &Path) -> Arc<str> {
+    match path.to_str() {
+        Some(text) => Arc::from(text),
+        None => Arc::from(format!("{path:?}")),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! When to look.
+//! The watcher: scans a folder after an event, and at an interval.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,40 +13,40 @@ use super::scan::{Scanner, Writing};
 use super::walk::is_manifest;
 use egress_core::source::SourceState;
 
-/// Without events, how often to look.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// After an event, how long to wait for the next one.
-const QUIET: Duration = Duration::from_millis(10);
-/// After an event, how long to wait at most.
-const COALESCE: Duration = Duration::from_millis(50);
+/// The interval of scans without events.
+const SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// The time without events after which a scan starts.
+const QUIET_TIME: Duration = Duration::from_millis(10);
+/// The longest delay of a scan after an event.
+const MAX_DELAY: Duration = Duration::from_millis(50);
 
-/// What wakes the thread.
+/// A reason to wake the thread.
 #[derive(Debug)]
 pub(super) enum Wake {
     /// Something happened in a watched folder.
     Event(notify::Result<Event>),
-    /// Enough.
+    /// The folder is no longer watched.
     Stop,
 }
 
-/// A scanner, and what tells it when to look.
+/// A scanner with the events that start it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     scanner: Scanner,
-    /// How long a file counts as being written when its writer neither writes nor closes it.
-    patience: Duration,
+    /// The time after which a file that is neither written nor closed counts as complete.
+    write_timeout: Duration,
     /// `None`: the system gives no events, and only the interval counts.
     events: Option<RecommendedWatcher>,
     /// The watched folders, with what tells that one was replaced by another of the same path.
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// The files that were written to and not yet closed, and when last.
     writing: BTreeMap<PathBuf, Instant>,
-    /// Whether it was said that a folder cannot be watched.
+    /// True if it was said that a folder cannot be watched.
     warned: bool,
 }
 
 impl Watcher {
-    pub(super) fn new(root: PathBuf, patience: Duration, wake: Sender<Wake>) -> Self {
+    pub(super) fn new(root: PathBuf, write_timeout: Duration, wake: Sender<Wake>) -> Self {
         // The receiver is gone only when the thread has ended.
         let events = notify::recommended_watcher(move |event| drop(wake.send(Wake::Event(event))));
         let events = events
@@ -54,7 +54,7 @@ impl Watcher {
             .ok();
         Self {
             scanner: Scanner::new(root),
-            patience,
+            write_timeout,
             events,
             watched: BTreeMap::new(),
             writing: BTreeMap::new(),
@@ -66,35 +66,36 @@ impl Watcher {
         self.scanner.state()
     }
 
-    /// Looks until told to stop, and publishes what changed.
+    /// Scans until told to stop, and publishes changes.
     pub(super) fn run(mut self, woken: &Receiver<Wake>, publish: &Publisher<SourceState>) {
-        let mut next = Instant::now() + INTERVAL;
+        let mut next = Instant::now() + SCAN_INTERVAL;
         loop {
             match woken.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Wake::Event(event)) => {
                     if !self.matters(event) {
                         continue;
                     }
-                    if self.settle(woken).is_break() {
+                    if self.await_quiet(woken).is_break() {
                         return;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            let (changed, deferred) = self.look();
-            next = Instant::now() + if deferred { self.patience.min(INTERVAL) } else { INTERVAL };
+            let (changed, deferred) = self.scan();
+            next =
+                Instant::now() + if deferred { self.write_timeout.min(SCAN_INTERVAL) } else { SCAN_INTERVAL };
             if changed {
                 publish.send_replace(self.state());
             }
         }
     }
 
-    /// Waits until nothing has happened for a moment.
-    fn settle(&mut self, woken: &Receiver<Wake>) -> std::ops::ControlFlow<()> {
-        let end = Instant::now() + COALESCE;
+    /// Waits until there were no events for a moment.
+    fn await_quiet(&mut self, woken: &Receiver<Wake>) -> std::ops::ControlFlow<()> {
+        let end = Instant::now() + MAX_DELAY;
         loop {
-            let left = end.saturating_duration_since(Instant::now()).min(QUIET);
+            let left = end.saturating_duration_since(Instant::now()).min(QUIET_TIME);
             match woken.recv_timeout(left) {
                 Ok(Wake::Event(event)) => {
                     self.matters(event);
@@ -107,17 +108,17 @@ impl Watcher {
         }
     }
 
-    /// Looks once. Says whether the state changed and whether a file was left for later.
-    pub(super) fn look(&mut self) -> (bool, bool) {
-        self.writing.retain(|_, last| last.elapsed() < self.patience);
+    /// Scans once. Returns whether the state changed and whether a file was left for later.
+    pub(super) fn scan(&mut self) -> (bool, bool) {
+        self.writing.retain(|_, last| last.elapsed() < self.write_timeout);
         let writing: Writing = self.writing.keys().cloned().collect();
         let (mut changed, mut deferred) = (false, false);
-        // What happened in a folder before it was watched made no event: look again, but not for ever.
+        // What happened in a folder before it was watched made no event: scan again, but not for ever.
         for _ in 0..4 {
-            let look = self.scanner.scan(&writing);
-            changed |= look.changed;
-            deferred = look.deferred;
-            if !self.watch(look.folders) {
+            let result = self.scanner.scan(&writing);
+            changed |= result.changed;
+            deferred = result.deferred;
+            if !self.watch(result.folders) {
                 break;
             }
         }
@@ -164,7 +165,7 @@ impl Watcher {
         any
     }
 
-    /// Whether an event is a reason to look; remembers who writes what.
+    /// Returns whether an event is a reason to look; remembers who writes what.
     fn matters(&mut self, event: notify::Result<Event>) -> bool {
         let Event { kind, paths, attrs: _ } = match event {
             Ok(event) => event,
@@ -204,7 +205,7 @@ impl Watcher {
         matters
     }
 
-    /// Whether a path lies in a folder of manifests, or is such a folder. What else lies beside the
+    /// Returns whether a path lies in a folder of manifests, or is such a folder. What else lies beside the
     /// folder is none of our business, unless it may be what a link leads to.
     fn is_near(&self, path: &Path) -> bool {
         let root = self.scanner.root();

@@ -27,7 +27,7 @@ pub type AuditedState = (Arc<Store>, Arc<Compiled>);
 pub struct Audit {
     /// The requests that the webhook saw.
     pub request_log: Arc<RequestLog>,
-    /// Where events go; none: there is no API server.
+    /// The sink of events; none: there is no API server.
     pub events: Option<AuditEvents>,
 }
 

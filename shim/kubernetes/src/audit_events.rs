@@ -14,25 +14,25 @@ use super::status::events::{Event, EventBudget, InvolvedObject, create_event, na
 use super::status::timestamp;
 use egress_compile::manifest::ObjectRef;
 
-/// How many events may wait. The log has those that find no place.
+/// The most events that may wait. Those over it are in the log only.
 const MAX_WAITING: usize = 1024;
-/// How long a control plane that does not know the user waits for one that does.
+/// The time that a control plane without the user's name waits for one that has it.
 const SECOND_HAND_DELAY: Duration = Duration::from_secs(2);
 /// The most bytes of a message: an API server takes 1 kB.
 const MAX_MESSAGE: usize = 1000;
 
-/// What an event says.
+/// An event of the audit record.
 #[derive(Debug)]
 pub struct AuditEvent {
     /// The object that grants.
     pub object: ObjectRef,
     /// Its identifier.
     pub uid: String,
-    /// What tells the change from others.
+    /// The identifier of the change.
     pub id: String,
-    /// What changed.
+    /// The change, as text.
     pub message: String,
-    /// Whether this control plane saw the request.
+    /// True if this control plane saw the request.
     pub is_first_hand: bool,
 }
 

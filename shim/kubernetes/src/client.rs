@@ -107,7 +107,7 @@ pub fn reason(error: &kube::Error) -> String {
     format!("the API server does not answer: {why}")
 }
 
-/// Whether the API server answered 404: no such object or kind.
+/// Returns whether the API server answered 404: no such object or kind.
 #[must_use]
 pub fn is_unknown(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)

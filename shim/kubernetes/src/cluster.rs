@@ -30,10 +30,10 @@ use crate::status::{self, PolicyStatuses};
 const QUIET: Duration = Duration::from_millis(3);
 /// After something happened, how long to wait at most.
 const COALESCE: Duration = Duration::from_millis(15);
-/// How long a service waits for a pod that a slice names. Pods come a moment earlier, unless their watch is slow;
+/// The time that a service waits for a pod that a slice names. Pods come a moment earlier, unless their watch is slow;
 /// meanwhile nodes may lead the address of the service to whatever the slice has.
 const WAIT_FOR_PODS: Duration = Duration::from_secs(1);
-/// How many events may wait; who sends more waits himself.
+/// The most events that may wait; a sender of more waits itself.
 const WAITING: usize = 1024;
 
 /// A cluster that is being watched, until this is dropped.
@@ -101,13 +101,13 @@ impl Cluster {
         }
     }
 
-    /// What is said of policies.
+    /// The statuses of policies.
     #[must_use]
     pub fn policy_statuses(&self) -> PolicyStatuses {
         PolicyStatuses::of_cluster(self.observed.clone())
     }
 
-    /// What the cluster says, now and later.
+    /// The objects of the cluster, now and later.
     #[must_use]
     pub fn states(&self) -> watch::Receiver<SourceState> {
         self.states.clone()

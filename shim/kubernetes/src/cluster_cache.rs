@@ -59,9 +59,9 @@ pub(super) struct ClusterCache {
     failing: BTreeMap<Kind, String>,
     server_failure: Option<String>,
     store: Store,
-    /// Whether a complete state was published.
+    /// True if a complete state was published.
     published: bool,
-    /// Whether the store changed since it was published.
+    /// True if the store changed since it was published.
     changed: bool,
     /// The availability that was published last.
     published_availability: Availability,
@@ -88,7 +88,7 @@ impl ClusterCache {
         }
     }
 
-    /// Whether the state differs from the published one.
+    /// Returns whether the state differs from the published one.
     pub(super) fn has_changed(&mut self) -> bool {
         self.resolve();
         (self.changed && self.is_complete()) || self.availability() != self.published_availability
@@ -119,12 +119,12 @@ impl ClusterCache {
         }
     }
 
-    /// Whether all kinds were read. A list of pods takes long, and what slices name meanwhile comes right after it.
+    /// Returns whether all kinds were read. A list of pods takes long, and what slices name meanwhile comes right after it.
     fn is_complete(&self) -> bool {
         self.unread.is_empty() && (self.published || !self.services.is_waiting())
     }
 
-    /// Whether a service waits for a pod that a slice names.
+    /// Returns whether a service waits for a pod that a slice names.
     pub(super) fn is_waiting(&self) -> bool {
         self.services.is_waiting()
     }
@@ -261,7 +261,7 @@ impl ClusterCache {
         }
     }
 
-    /// Whether objects of this kind and namespace are policies of `--policy-namespaces`: the mesh's own namespace, for
+    /// Returns whether objects of this kind and namespace are policies of `--policy-namespaces`: the mesh's own namespace, for
     /// example, whose pods have no sidecars.
     fn is_policy_of_named(&self, kind: Kind, namespace: &str) -> bool {
         let is_policy = matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
@@ -269,7 +269,7 @@ impl ClusterCache {
     }
 }
 
-/// Whether objects of this kind count in namespaces of the mesh only. The MeshConfig is named by flags.
+/// Returns whether objects of this kind count in namespaces of the mesh only. The MeshConfig is named by flags.
 const fn needs_namespace(kind: Kind) -> bool {
     !matches!(kind, Kind::Namespace | Kind::MeshConfig)
 }

@@ -37,7 +37,7 @@ struct KindWatcher {
     events: Sender<Event>,
     pause: Duration,
     failing: bool,
-    /// Whether the API server served the kind, and since when it does not.
+    /// True if the API server served the kind, and since when it does not.
     had: bool,
     missing: Option<Instant>,
 }

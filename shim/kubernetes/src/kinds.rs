@@ -11,7 +11,7 @@ use egress_compile::manifest::Kind;
 pub(super) struct WatchedKind {
     /// The kind.
     pub(super) kind: Kind,
-    /// Whether the API server may be without it: then there are no objects of it.
+    /// True if the API server may be without it: then there are no objects of it.
     pub(super) optional: bool,
 }
 

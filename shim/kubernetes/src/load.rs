@@ -20,7 +20,7 @@ const SIDECAR: &str = "envoy";
 pub struct Pod {
     /// The identity of its service account.
     pub identity: Identity,
-    /// Whether it has a sidecar.
+    /// True if it has a sidecar.
     pub has_sidecar: bool,
 }
 

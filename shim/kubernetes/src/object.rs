@@ -55,7 +55,7 @@ pub(super) fn file(kind: Kind, (namespace, name): &Key) -> Arc<str> {
     ObjectRef::new(kind, namespace, name).to_string().into()
 }
 
-/// Whether an annotation is one of ours.
+/// Returns whether an annotation is one of ours.
 #[must_use]
 pub fn is_ours(annotation: &str) -> bool {
     annotation.starts_with(OURS)

@@ -17,11 +17,11 @@ use super::object::{Item, Key, file};
 
 /// The label of a slice with the name of its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// How many answers of the API server the address of a pod that has ended still counts, while a slice names it: the
+/// The number of answers of the API server for which the address of an ended pod still counts, while a slice names it: the
 /// slice is corrected a moment after its pod is gone. There is one every ten seconds, and none while the API server
 /// is away, where nobody corrects slices.
 const GRACE: u8 = 6;
-/// How many answers of the API server a namespace is not waited for after waiting was in vain: some ten minutes.
+/// The number of answers of the API server for which a namespace is not awaited after waiting was in vain: some ten minutes.
 /// Else whoever writes slices could have every address of theirs waited for.
 const DISTRUST: u8 = 60;
 
@@ -29,7 +29,7 @@ const DISTRUST: u8 = 60;
 #[derive(Debug, Default)]
 pub(super) struct Services {
     namespaces: BTreeMap<String, Namespace>,
-    /// How many pods have an address.
+    /// The number of pods by address.
     taken: HashMap<Address, usize>,
     /// The addresses of pods that have ended, where a slice named the pod.
     left: HashMap<Address, Left>,
@@ -38,7 +38,7 @@ pub(super) struct Services {
     /// The services that keep what they had because a slice names a pod that may be known in a moment: slices and
     /// pods arrive by different watches. Without this every late pod would close the connections to its service.
     waiting: BTreeSet<Key>,
-    /// Whether the API server has no EndpointSlices.
+    /// True if the API server has no EndpointSlices.
     without_slices: bool,
 }
 
@@ -48,11 +48,11 @@ struct Namespace {
     services: BTreeMap<String, Change>,
     /// The backends of its services, as they were last.
     resolved: BTreeMap<String, Backends>,
-    /// How many answers of the API server nothing is waited for.
+    /// The number of answers of the API server for which nothing is awaited.
     distrust: u8,
     slices: BTreeMap<String, Slice>,
     pods: BTreeMap<String, Pod>,
-    /// How many pods are alike, as services see them.
+    /// The number of pods that are alike, as services see them.
     groups: BTreeMap<Arc<Group>, usize>,
     /// The slices of a service.
     slices_of: BTreeMap<String, BTreeSet<String>>,
@@ -78,7 +78,7 @@ struct Pod {
 #[derive(Debug)]
 struct Left {
     pod: Key,
-    /// How many answers of the API server came since.
+    /// The number of answers of the API server since then.
     age: u8,
 }
 
@@ -101,12 +101,12 @@ struct Endpoint {
 #[derive(Debug, Default)]
 struct Found {
     backends: Backends,
-    /// Whether all endpoints that are no pods name one that may be on its way.
+    /// True if all endpoints that are no pods name one that may be on its way.
     may_come: bool,
 }
 
 impl Services {
-    /// Whether this is a kind whose objects are kept here.
+    /// Returns whether this is a kind whose objects are kept here.
     pub(super) const fn keeps(kind: Kind) -> bool {
         matches!(kind, Kind::Service | Kind::Pod | Kind::EndpointSlice)
     }
@@ -199,7 +199,7 @@ impl Services {
         }
     }
 
-    /// Whether a service waits for a pod.
+    /// Returns whether a service waits for a pod.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -415,7 +415,7 @@ impl Services {
 }
 
 impl Namespace {
-    /// Whether the pod of an endpoint may be on its way, or the news of its address.
+    /// Returns whether the pod of an endpoint may be on its way, or the news of its address.
     fn may_come(&self, endpoint: &Endpoint) -> bool {
         let pod = endpoint.pod.as_ref().filter(|_| endpoint.address.is_ok());
         pod.is_some_and(|pod| self.pods.get(pod).is_none_or(|pod| !pod.host_network))

@@ -1,4 +1,4 @@
-//! What an API server asks before it stores an object: over HTTPS, one `AdmissionReview` in and one out.
+//! The webhooks that an API server asks before it stores an object: over HTTPS, one `AdmissionReview` in and one out.
 
 mod bodies;
 mod client;
@@ -29,11 +29,11 @@ use egress_core::source::SourceState;
 use egress_inject as inject;
 use egress_transport::connections::{ConnectionInfo, HttpLimits};
 
-/// How many connections may wait for their client: an API server has a few, and keeps them.
+/// The most connections that may wait for their client: an API server has a few, and keeps them.
 pub const MAX_WAITING: usize = 256;
-/// How long a connection may wait for its client.
+/// The time that a connection may wait for its client.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What connections are held to. API servers open a new connection for one that was closed in silence.
+/// The limits of connections. API servers open a new connection for one that was closed in silence.
 /// They ask over HTTP/1.1; over HTTP/2 a connection asks for no more at once than one address is answered.
 pub const LIMITS: HttpLimits = HttpLimits {
     name: "webhook",
@@ -43,25 +43,25 @@ pub const LIMITS: HttpLimits = HttpLimits {
 };
 const JSON: &str = "application/json";
 
-/// How many reviews were answered, by webhook and answer.
+/// The number of answered reviews, by webhook and answer.
 pub type Reviews = Family<[(&'static str, &'static str); 2], Counter>;
 
-/// What the webhooks look at.
+/// The inputs of the webhooks.
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     /// The mesh's names.
     pub options: CompileOptions,
-    /// How pods get their sidecars. Without it there is no `/mutate`, and what asks for it fails.
+    /// The settings of injected sidecars. Without them there is no `/mutate`, and what asks for it fails.
     pub sidecars: Option<inject::Settings>,
     /// The objects as they come.
     pub source: watch::Receiver<SourceState>,
-    /// What follows from them.
+    /// The compiled documents.
     pub compiled: watch::Receiver<Arc<Compiled>>,
-    /// What was answered.
+    /// The count of answers.
     pub reviews: Reviews,
-    /// Who may ask, of those whose certificate TLS has verified.
+    /// The names of clients that may ask, of those with a verified certificate.
     pub clients: ClientNames,
-    /// Who asked for what, for the audit record.
+    /// The admitted requests, for the audit record.
     pub request_log: Arc<RequestLog>,
 }
 
@@ -117,7 +117,7 @@ impl Webhooks {
 /// Answers a request, of a client of whom TLS has verified a certificate or not.
 type Answer = fn(&Webhooks, &AdmissionRequest<DynamicObject>, bool) -> AdmissionResponse;
 
-/// What handlers are given.
+/// The state of handlers.
 type Served = Arc<(Webhooks, Bodies)>;
 
 async fn validating(

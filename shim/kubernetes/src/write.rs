@@ -1,4 +1,4 @@
-//! What the console writes to a cluster: the switch of global egress, and policies that are new.
+//! The writes of the console to a cluster: the switch of global egress, and policies that are new.
 
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -9,7 +9,7 @@ use super::kinds::discover;
 use egress_compile::CompileOptions;
 use egress_compile::manifest::Kind;
 
-/// Who wrote a field, for the API server.
+/// The field manager of the console.
 const MANAGER: &str = "osm-egress-console";
 
 /// Writes to a cluster.
@@ -19,7 +19,7 @@ pub struct ClusterWriter {
     options: CompileOptions,
 }
 
-/// Why something was not written.
+/// The reason why nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is there already.
@@ -106,7 +106,7 @@ impl ClusterWriter {
     }
 }
 
-/// What the API server says, and what to do about the usual mistake.
+/// The answer of the API server, and advice for the usual mistake.
 fn refusal(error: &kube::Error) -> String {
     let said = reason(error);
     let forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);

@@ -38,7 +38,7 @@ pub(super) struct BootstrapArgs {
     delta: bool,
 }
 
-/// How Envoy and the control plane know each other. Without `--xds-ca`: not at all.
+/// The way in which Envoy and the control plane authenticate each other. Without `--xds-ca`: not at all.
 #[derive(Debug, Args)]
 struct SecurityArgs {
     /// Connect over TLS, to a control plane whose certificate is of this authority (PEM) and names the host of `--xds`.

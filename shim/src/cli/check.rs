@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Mesh, Output, print};
+use super::mesh_args::MeshArgs;
+use super::output::{Output, print};
 use crate::check;
 
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ pub(super) struct Check {
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
-    mesh: Mesh,
+    mesh: MeshArgs,
 }
 
 impl Check {

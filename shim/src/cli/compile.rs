@@ -10,7 +10,8 @@ use egress_policy::{Identity, Plugin};
 use egress_standalone::{CURRENT, Configuration, EnvoyVersion, MODULE, plugin};
 
 use super::blocked_ranges::BlockedRangesArgs;
-use super::{Mesh, print};
+use super::mesh_args::MeshArgs;
+use super::output::print;
 use crate::check;
 
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub(super) struct Compile {
     #[command(flatten)]
     blocked: BlockedRangesArgs,
     #[command(flatten)]
-    mesh: Mesh,
+    mesh: MeshArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use egress_policy::Identity;
 
-use super::Mesh;
 use super::blocked_ranges::BlockedRangesArgs;
-use super::serve::parse_timeout;
+use super::mesh_args::MeshArgs;
+use super::timeout::parse_timeout;
 use crate::explain::evidence::{self, Evidence};
 use egress_compile::CompileOptions;
 use egress_kubernetes::{Connection, connect, read_once};
@@ -34,10 +34,10 @@ pub(super) struct EvidenceArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
     #[command(flatten)]
-    mesh: Mesh,
+    mesh: MeshArgs,
 }
 
-/// What is asked of, before it was read.
+/// The origin of the evidence.
 pub(super) enum Origin {
     /// Something that is read already.
     Read(Evidence),
@@ -68,7 +68,7 @@ impl EvidenceArgs {
         }
     }
 
-    /// Whether objects are read, of which `--source` has to choose.
+    /// Returns whether objects are read, of which `--identity` has to choose.
     pub(super) fn needs_identity(&self) -> bool {
         self.document.is_none()
     }
@@ -81,5 +81,5 @@ impl EvidenceArgs {
 /// The identity that was named, or the only one.
 pub(super) fn identity(named: Option<&Identity>, evidence: &Evidence) -> Result<Identity> {
     let identity = named.or(evidence.only_identity()).cloned();
-    identity.context("pass `--source NAMESPACE/SERVICE-ACCOUNT`")
+    identity.context("pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
 }

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 use egress_policy::Identity;
 
 use super::evidence::{EvidenceArgs, Origin, identity};
-use super::{Output, print};
+use super::output::{Output, print};
 use crate::explain::call::{Call, Words};
 use crate::explain::evidence::Evidence;
 use crate::explain::{Ask, Report, explain};
@@ -23,8 +23,8 @@ const DENIED: u8 = 3;
 #[command(group = ArgGroup::new("what").required(true).args(["to", "to_ext_port"]))]
 pub(super) struct ExplainArgs {
     /// Who connects: namespace/service-account.
-    #[arg(long, value_name = "NS/SA", conflicts_with = "pod")]
-    source: Option<Identity>,
+    #[arg(long, alias = "source", value_name = "NS/SA", conflicts_with = "pod")]
+    identity: Option<Identity>,
     /// The pod that connects: namespace/name. Its service account is looked up in the cluster.
     #[arg(long, value_name = "NS/POD", visible_alias = "from-pod", value_parser = parse_pod, conflicts_with_all = ["config_dir", "document"])]
     pod: Option<(String, String)>,
@@ -93,7 +93,7 @@ fn parse_pod(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-/// Where the answer comes from, and whom it is about.
+/// The evidence of an answer, and the identity that it is about.
 struct Found {
     evidence: Evidence,
     identity: Identity,
@@ -186,8 +186,8 @@ impl ExplainArgs {
     }
 
     async fn find(&self) -> Result<Found> {
-        if self.evidence.needs_identity() && self.source.is_none() && self.pod.is_none() {
-            bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
+        if self.evidence.needs_identity() && self.identity.is_none() && self.pod.is_none() {
+            bail!("pass `--identity NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
         }
         let origin = self.evidence.origin().await?;
         let client = match &origin {
@@ -195,7 +195,7 @@ impl ExplainArgs {
             Origin::Cluster(_) | Origin::Read(_) => None,
         };
         let mut notes = Vec::new();
-        let mut source = self.source.clone();
+        let mut given = self.identity.clone();
         if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
             let pod = kubernetes::find_pod(&connection.client, namespace, name).await?;
             if !pod.has_sidecar {
@@ -203,10 +203,10 @@ impl ExplainArgs {
                     "pod `{namespace}/{name}` has no container `envoy`: nothing intercepts what it does"
                 ));
             }
-            source = Some(pod.identity);
+            given = Some(pod.identity);
         }
         let evidence = self.evidence.read(origin).await?;
-        let identity = identity(source.as_ref(), &evidence)?;
+        let identity = identity(given.as_ref(), &evidence)?;
         if let Some(client) = client {
             let document = evidence.document(&identity)?;
             let said = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
@@ -220,7 +220,7 @@ impl ExplainArgs {
         Ok(Found { evidence, identity, notes })
     }
 
-    /// What `osm verify connectivity` prints, where its flags were used.
+    /// The output of `osm verify connectivity`, where its flags were used.
     fn osm_block(&self, report: &Report) -> String {
         let Some(port) = self.to_ext_port else { return String::new() };
         let who = match &self.pod {

@@ -19,8 +19,8 @@ pub(super) struct FlowSource {
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
     admin: SocketAddr,
     /// Read the log of an Envoy instead, as it is on its standard output; `-` for this program's input. Needs
-    /// `--source`.
-    #[arg(long, value_name = "FILE", requires = "source", conflicts_with = "admin")]
+    /// `--identity`.
+    #[arg(long, value_name = "FILE", requires = "identity", conflicts_with = "admin")]
     log: Option<PathBuf>,
 }
 
@@ -50,7 +50,7 @@ fn from_log(file: &std::path::Path, filter: &Filter) -> Result<Flows> {
     /// No line of ours is longer.
     const LONGEST: u64 = 1 << 20;
     let Some(identity): Option<&Identity> = filter.identity.as_ref() else {
-        bail!("a log does not say whose it is: pass `--source NAMESPACE/SERVICE-ACCOUNT`")
+        bail!("a log does not say whose it is: pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
     };
     let named = || format!("cannot read the log {}", file.display());
     let input: Box<dyn Read> = if file.as_os_str() == "-" {

@@ -9,11 +9,11 @@ use clap::Args;
 use egress_policy::Identity;
 
 use super::flow_source::fetch;
-use super::{Output, print};
+use super::output::{Output, print};
 use egress_flows::memory::{Filter, Flows, Wanted, all};
 use egress_flows::text;
 
-/// How often a control plane is asked for what is new.
+/// The interval at which a control plane is asked for new flows.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -22,8 +22,8 @@ pub(super) struct FlowsArgs {
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
     admin: SocketAddr,
     /// Only those of this namespace/service-account.
-    #[arg(long, value_name = "NS/SA")]
-    source: Option<Identity>,
+    #[arg(long, alias = "source", value_name = "NS/SA")]
+    identity: Option<Identity>,
     /// Only those with this verdict.
     #[arg(long, value_enum)]
     verdict: Option<Wanted>,
@@ -39,7 +39,8 @@ impl FlowsArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new()?;
         let ask = |filter: &Filter| all(filter, |page| runtime.block_on(fetch(self.admin, page)));
-        let mut filter = Filter { identity: self.source.clone(), verdict: self.verdict, ..Filter::default() };
+        let mut filter =
+            Filter { identity: self.identity.clone(), verdict: self.verdict, ..Filter::default() };
         let mut flows = ask(&filter)?;
         if flows.dropped > 0 {
             eprintln!(

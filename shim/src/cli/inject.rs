@@ -10,7 +10,7 @@ use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::{Body, parse, yaml};
 
 use super::bootstrap::parse_host_port;
-use super::print;
+use super::output::print;
 use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;
 use egress_inject::{PodAnnotations, PodDns, Settings, documents};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::wait::Timeout;
+use super::timeout::Timeout;
 use egress_install::apply;
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::print;
+use super::output::print;
 use egress_envoy::IpFamilies;
 use egress_inject::interception::{
     self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface, listening_uids,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use super::Output;
+use super::output::Output;
 use egress_install::namespaces::{self, Mesh};
 
 #[derive(Debug, Args)]

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::Mesh;
 use super::blocked_ranges::BlockedRangesArgs;
 use super::inject::SidecarArgs;
+use super::mesh_args::MeshArgs;
+use super::timeout::parse_timeout;
 use crate::serve;
 use crate::source::{ProxyAuth, SourceConfig};
 use egress_admin::console::playground::Playground;
@@ -123,7 +124,7 @@ pub(super) struct Serve {
     #[command(flatten)]
     sidecar: SidecarArgs,
     #[command(flatten)]
-    mesh: Mesh,
+    mesh: MeshArgs,
 }
 
 /// How proxies are identified: at least one way must be chosen.
@@ -188,12 +189,6 @@ fn parse_delivery(text: &str) -> Result<Delivery, String> {
         Some(("file", path)) if !path.is_empty() => Ok(Delivery::File(path.into())),
         _ => Err("use `inline` or `file:PATH`".to_owned()),
     }
-}
-
-pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
-    let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
-    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
 }
 
 fn parse_replica(text: &str) -> Result<String, String> {

@@ -12,8 +12,9 @@ use egress_compile::{CompileOptions, compile};
 use egress_policy::Identity;
 
 use super::flow_source::FlowSource;
-use super::serve::parse_timeout;
-use super::{Mesh, Output, print};
+use super::mesh_args::MeshArgs;
+use super::output::{Output, print};
+use super::timeout::parse_timeout;
 use egress_core::source::Availability;
 use egress_flows::memory::Filter;
 use egress_flows::simulate::Simulation;
@@ -36,8 +37,8 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Only flows of this namespace/service-account.
-    #[arg(long, value_name = "NS/SA")]
-    source: Option<Identity>,
+    #[arg(long, alias = "source", value_name = "NS/SA")]
+    identity: Option<Identity>,
     #[command(flatten)]
     flows: FlowSource,
     /// Port of the outbound listener, as `serve` was told.
@@ -50,7 +51,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
-    mesh: Mesh,
+    mesh: MeshArgs,
 }
 
 impl SimulateArgs {
@@ -68,7 +69,7 @@ impl SimulateArgs {
         for problem in all.problems().chain(after.problems().cloned()).filter(is_error) {
             eprintln!("{problem}");
         }
-        let filter = Filter { identity: self.source.clone(), ..Filter::default() };
+        let filter = Filter { identity: self.identity.clone(), ..Filter::default() };
         let flows = self.flows.read(&filter)?;
         let simulation = Simulation::of(&flows.flows, before.as_ref(), &after, self.listener_port)?;
         print(&match self.output {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use egress_status::{AdminClient, describe};
 
-use super::{Output, print};
+use super::output::{Output, print};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {

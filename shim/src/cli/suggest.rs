@@ -7,24 +7,24 @@ use clap::Args;
 use egress_policy::Identity;
 
 use super::flow_source::FlowSource;
-use super::print;
+use super::output::print;
 use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
 
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {
     /// For whom: namespace/service-account.
-    #[arg(long, value_name = "NS/SA")]
-    source: Identity,
+    #[arg(long, alias = "source", value_name = "NS/SA")]
+    identity: Identity,
     #[command(flatten)]
     flows: FlowSource,
 }
 
 impl SuggestArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let filter = Filter { identity: Some(self.source.clone()), ..Filter::default() };
+        let filter = Filter { identity: Some(self.identity.clone()), ..Filter::default() };
         let flows = self.flows.read(&filter)?;
-        let suggestion = Suggestion::of(&self.source, &flows.flows);
+        let suggestion = Suggestion::of(&self.identity, &flows.flows);
         if flows.dropped > 0 {
             eprintln!(
                 "note: {} flows were forgotten because others came, and are not in this",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::evidence::EvidenceArgs;
-use super::{Output, print};
+use super::output::{Output, print};
 use crate::explain::expected::{self, Results};
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::installation::Installation;
-use super::wait::Timeout;
+use super::timeout::Timeout;
 use egress_install::remove;
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::installation::Installation;
-use super::{Output, print};
+use super::output::{Output, print};
 use egress_install::verify;
 
 #[derive(Debug, Args)]

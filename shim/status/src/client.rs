@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::Status;
 
-/// How long a control plane may take to answer. A status of ten thousand proxies is written within a second.
+/// The time that a control plane may take to answer. A status of ten thousand proxies is written within a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of the admin port of a running control plane.

@@ -16,7 +16,7 @@ pub struct Status {
     pub version: String,
     /// The reason why the source cannot be read now.
     pub source_unavailable: Option<String>,
-    /// Whether proxies are served.
+    /// True if proxies are served.
     pub serving: bool,
     /// The mode of connections that no rule allows, where neither an object nor an annotation sets one.
     pub mesh_mode: String,
@@ -30,7 +30,7 @@ pub struct Status {
     pub identities: BTreeMap<String, IdentityStatus>,
     /// The connected proxies.
     pub proxies: Vec<ProxyStatus>,
-    /// Whether proxies report their decisions (`serve --flow-log`).
+    /// True if proxies report their decisions (`serve --flow-log`).
     pub flow_log: bool,
 }
 
@@ -81,7 +81,7 @@ pub struct ObjectStatus {
     /// The line on which it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// Whether everything in it counts: no problem is an error.
+    /// True if everything in it counts: no problem is an error.
     pub accepted: bool,
     /// The generation that a server gave it.
     #[serde(skip_serializing_if = "Option::is_none")]

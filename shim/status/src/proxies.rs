@@ -1,4 +1,4 @@
-//! Which proxies have a document, as the control plane knows it.
+//! The proxies that have a document, by the status of a control plane.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub fn of(status: &Status, identity: &Identity, pod: Option<&str>, document: &Do
     }
 }
 
-/// How many proxies of an identity have a document, by how many have which version.
+/// The number of proxies with a document, as a sentence.
 #[must_use]
 pub fn in_short(has: &BTreeMap<String, u64>, identity: &Identity, document: &Document) -> String {
     let connected: u64 = has.values().sum();
@@ -49,7 +49,7 @@ pub fn in_short(has: &BTreeMap<String, u64>, identity: &Identity, document: &Doc
     format!("{current} of {connected} proxies of {identity} have acknowledged this document{which}")
 }
 
-/// Whether a node id is that of a pod's sidecar: it begins with the pod's name.
+/// Returns whether a node id is that of a pod's sidecar: it begins with the pod's name.
 fn is_of(node: &str, pod: &str) -> bool {
     node.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

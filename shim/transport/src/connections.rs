@@ -16,10 +16,10 @@ pub use self::pool::{Carried, Place, Pool, network};
 
 use std::time::Duration;
 
-/// How old a connection must be before it makes room for another of its own address. An honest client is done with
+/// The age at which a connection makes room for another of its own address. An honest client is done with
 /// its handshake by then, so a fleet that comes back behind one address is not cut while it connects.
 pub const EVICTION_AGE: Duration = Duration::from_secs(1);
-/// How long a client may take nothing of what is sent to it.
+/// The time that a client may read nothing of what is sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Lets this process have as many files as the system permits: each connection is one.

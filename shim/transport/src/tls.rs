@@ -1,9 +1,10 @@
-//! The control plane's own certificate, and the authority of its clients' certificates: read from files, and
-//! again when these change.
+//! The control plane's certificate and the authority of its clients' certificates, read from files and reloaded when these
+//! change.
 //!
-//! Every connection asks for the configuration that is in force ([`ServerTls::xds`], [`ServerTls::https`]), so a
+//! Every connection uses the configuration that is in force ([`ServerTls::xds`], [`ServerTls::https`]), so a
 //! change touches no open connection. Files that cannot be used change nothing: the last good ones stay in force.
 
+mod counts;
 mod files;
 mod follow;
 mod hint;
@@ -11,32 +12,22 @@ mod hint;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
+pub use self::counts::Counts;
+use self::files::{FileContents, Loaded};
 pub use self::files::{Files, TlsError};
-use self::files::{Loaded, Look};
 pub(crate) use self::hint::hint;
 
-/// What a server needs for TLS. Clones share what is in force.
+/// The TLS configuration of a server. Clones share the one in force.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     current: watch::Receiver<Arc<Loaded>>,
     counts: Arc<Counts>,
-}
-
-/// Counts since the start.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Changes that are in force.
-    pub reloads: AtomicU64,
-    /// Changes that could not be used.
-    pub failures: AtomicU64,
-    /// Connections that ended before they were encrypted.
-    pub handshakes_failed: AtomicU64,
 }
 
 impl ServerTls {
@@ -46,10 +37,10 @@ impl ServerTls {
     /// # Errors
     /// When the files cannot be used.
     pub fn follow(files: Files) -> Result<Self, TlsError> {
-        let look = Look::take(&files);
-        let (publish, current) = watch::channel(Arc::new(look.load(&files)?));
+        let contents = FileContents::read(&files);
+        let (publish, current) = watch::channel(Arc::new(contents.load(&files)?));
         let counts = Arc::new(Counts::default());
-        tokio::spawn(follow::follow(files, look.digest(), publish, Arc::clone(&counts)));
+        tokio::spawn(follow::reload_on_change(files, contents.digest(), publish, Arc::clone(&counts)));
         Ok(Self { current, counts })
     }
 
@@ -66,13 +57,13 @@ impl ServerTls {
         Arc::clone(&self.current.borrow().https)
     }
 
-    /// Whether clients are asked for a certificate.
+    /// Returns whether clients are asked for a certificate.
     #[must_use]
     pub fn asks_clients(&self) -> bool {
         self.current.borrow().clients.is_some()
     }
 
-    /// Whether a client's certificate, with what follows it in its chain, is good now: of the authority that is
+    /// Returns whether a client's certificate, with what follows it in its chain, is good now: of the authority that is
     /// in force, and not expired.
     ///
     /// # Errors
@@ -85,7 +76,7 @@ impl ServerTls {
         verifier.verify_client_cert(end, others, UnixTime::now()).map(|_| ())
     }
 
-    /// When the certificate in force expires, in seconds since 1970.
+    /// The expiry of the certificate in force, in seconds since 1970.
     #[must_use]
     pub fn expires(&self) -> i64 {
         self.current.borrow().expires

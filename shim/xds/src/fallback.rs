@@ -1,4 +1,4 @@
-//! What a proxy gets in place of what it refuses, so that a refusal holds up no revocation.
+//! The fallback of a proxy that refuses its configuration, so that a refusal holds up no revocation.
 //!
 //! A document that is refused is followed at once by the one that allows only what the accepted and the new one
 //! both allow (the bridge). Once that is in force, the new document is tried again without its newest Egress
@@ -32,21 +32,21 @@ pub trait Variants {
 /// The state of one proxy.
 #[derive(Debug)]
 pub(super) struct Fallback {
-    /// What it should have.
+    /// The snapshot that it should have.
     target: Arc<Snapshot>,
-    /// What it was sent last.
+    /// The snapshot that it was sent last.
     current: Arc<Snapshot>,
-    /// What is in force there, where that is known.
+    /// The snapshot that is in force, where that is known.
     accepted: Option<Arc<Snapshot>>,
     phase: Phase,
-    /// Whether the bridge to the target is in force.
+    /// True if the bridge to the target is in force.
     is_bridged: bool,
-    /// Why the target is not in force.
+    /// The reason why the target is not in force.
     error: Option<String>,
     clusters: Clusters,
-    /// Whether a try goes on with another target: then the whole of that was not tried.
+    /// True if a try goes on with another target: then the whole of that was not tried.
     resumes: bool,
-    /// Whether what is held back may be something else than when it was asked for last.
+    /// True if what is held back may be something else than when it was asked for last.
     has_changed: bool,
 }
 
@@ -60,7 +60,7 @@ enum Phase {
     Settled(usize),
 }
 
-/// Which clusters of its own a proxy takes.
+/// The clusters of its own that a proxy accepts.
 #[derive(Debug, Default)]
 struct Clusters {
     accepted: Vec<OwnCluster>,
@@ -271,7 +271,7 @@ impl Fallback {
         changed
     }
 
-    /// Whether a proxy that lets everything through is to have rules. Such a document has none of its own, so the
+    /// Returns whether a proxy that lets everything through is to have rules. Such a document has none of its own, so the
     /// bridge would close all that both allow; what both allow by rules is the new document itself.
     fn leaves_passthrough(&self) -> bool {
         self.accepted().is_some_and(|accepted| accepted.mode == Mode::Passthrough)
@@ -334,7 +334,7 @@ impl Fallback {
         }
     }
 
-    /// What the proxy has not.
+    /// The configuration that the proxy refuses.
     pub(super) fn held_back(&self, variants: &impl Variants) -> Option<HeldBack> {
         let clusters: Vec<String> =
             self.clusters.refused.iter().map(|cluster| cluster.name.clone()).collect();

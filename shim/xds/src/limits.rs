@@ -1,4 +1,4 @@
-//! What one stream and one identity may have of the control plane.
+//! The limits of one stream and of one identity.
 //!
 //! The limits do not meet honest fleets. Ten thousand proxies may come from a few addresses (NAT), and a thousand
 //! replicas of one Deployment are one identity: so nothing is limited by address, and what is limited by identity is
@@ -16,43 +16,43 @@ use super::identify::{PresentedCredentials, Refusal, Verified};
 use super::session::Event;
 use egress_transport::connections::{Carried, Place};
 
-/// How many connections may wait for their client: for a handshake, or for a stream that shows who it is. An honest
+/// The most connections that may wait for their client: for a handshake, or for a stream with credentials. An honest
 /// one waits for some milliseconds.
 pub const MAX_WAITING: usize = 1024;
-/// How long a connection may be without a stream. Envoy opens one at once, and has one for as long as it runs.
+/// The time that a connection may be without a stream. Envoy opens one at once, and has one for as long as it runs.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many streams a connection may have: Envoy has one for discovery, and two of access logs for each of its threads,
+/// The most streams of a connection: Envoy has one for discovery, and two of access logs for each of its threads,
 /// each of which has a connection of its own.
 pub(super) const MAX_STREAMS_OF_CONNECTION: u32 = 32;
-/// How much a stream may send ahead, and all of a connection. Requests of proxies are small.
+/// The bytes that a stream, and all of a connection, may send ahead. Requests of proxies are small.
 pub(super) const STREAM_WINDOW: u32 = 64 << 10;
 pub(super) const CONNECTION_WINDOW: u32 = 128 << 10;
 /// The longest headers of a request. A token has one or two kilobytes.
 pub(super) const MAX_HEADERS_SIZE: u32 = 16 << 10;
-/// How many streams may be opened and reset before they are accepted (rapid reset): h2's default, said here so that it
+/// The most streams that may be opened and reset before they are accepted (rapid reset): h2's default, said here so that it
 /// stays.
 pub(super) const MAX_PENDING_RESETS: usize = 20;
 /// The longest request: Envoy's first one names what it is and what it has, of ten thousand clusters some 2 MB.
 pub(super) const MAX_REQUEST_SIZE: usize = 4 << 20;
 /// The longest message of an access log: Envoy sends what it has from 16 kB on.
 pub(super) const MAX_LOG_MESSAGE_SIZE: usize = 1 << 20;
-/// How many names, of resources and of types, a stream may subscribe to or say that it has. Envoy subscribes to four,
+/// The most names, of resources and of types, that a stream may subscribe to or report. Envoy subscribes to four,
 /// and says that it has the clusters of its policies' connection settings.
 const MAX_NAMES: usize = 20_000;
 /// The memory of these names.
 const MAX_NAMES_SIZE: usize = 4 << 20;
-/// How long a proxy may take to read an answer.
+/// The time that a proxy may take to read an answer.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long it may take to say that it took an answer, or refuses it. It says so when it has read it; a machine that is
+/// The time that a proxy may take to acknowledge or refuse an answer. It says so when it has read it; a machine that is
 /// busy or asleep has minutes.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest error of a proxy that is kept and shown. Envoy's longest have some hundred bytes.
 pub(super) const MAX_ERROR_SIZE: usize = 4 << 10;
-/// How many requests of a stream are taken at once, and how many follow each second. Envoy sends one for each answer.
+/// The requests of a stream that are read at once, and in each second after that. Envoy sends one for each answer.
 const REQUEST_BURST: u32 = 1000;
 const REQUESTS_PER_SECOND: u32 = 100;
 
-/// What a stream is for.
+/// The service of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Service {
     /// To be told what to do.
@@ -88,7 +88,7 @@ impl Service {
     }
 }
 
-/// Whose streams are counted.
+/// The owner of streams that are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Owner {
     Token([u8; 32]),
@@ -185,7 +185,7 @@ pub(super) fn shorten(error: &mut String) {
     }
 }
 
-/// What was sent and not yet acknowledged, by type.
+/// The answers that are not acknowledged yet, by type.
 #[derive(Debug, Default)]
 pub(super) struct Unacknowledged(BTreeMap<String, Instant>);
 
@@ -205,7 +205,7 @@ impl Unacknowledged {
         }
     }
 
-    /// When something will not have been acknowledged in time.
+    /// The time until which something must be acknowledged.
     fn deadline(&self) -> Option<Instant> {
         self.0.values().min().map(|first| *first + ACKNOWLEDGE_TIMEOUT)
     }
@@ -219,10 +219,10 @@ impl Unacknowledged {
     }
 }
 
-/// How fast requests of a stream are taken. Others wait where they are: in the proxy.
+/// The rate limit of a stream's requests. Those over it wait in the proxy.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    /// When the bucket will be full again.
+    /// The time at which the bucket is full again.
     full_at: Instant,
 }
 

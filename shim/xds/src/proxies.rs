@@ -1,4 +1,4 @@
-//! Who is connected, what they were sent, and what they made of it.
+//! The registry of connected proxies: what each was sent, acknowledged and refused.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -45,8 +45,8 @@ impl Counts {
 #[derive(Debug, Default)]
 pub struct Proxies {
     streams: Mutex<BTreeMap<u64, Proxy>>,
-    /// What proxies that are gone had refused, by identity and node id: nobody can touch what is another's. Envoy acknowledges the very bytes that it
-    /// refused before, without applying them: a reconnect must not make a refusal look mended.
+    /// The refusals of disconnected proxies, by identity and node id: nobody can touch what is another's. Envoy acknowledges the
+    /// very bytes that it refused before, without applying them: a reconnect must not make a refusal look mended.
     refusals: Mutex<BTreeMap<(String, String), Rejections>>,
     next: AtomicU64,
     changes: watch::Sender<()>,
@@ -54,7 +54,7 @@ pub struct Proxies {
     pub counts: Counts,
 }
 
-/// What a proxy had refused, by type.
+/// The refusals of a proxy, by type.
 type Rejections = BTreeMap<ResourceType, Rejection>;
 
 /// The longest list of refusals of proxies that are gone.
@@ -98,18 +98,18 @@ impl Proxies {
         list
     }
 
-    /// How many are connected.
+    /// The number of connected proxies.
     pub fn connected(&self) -> usize {
         lock(&self.streams).len()
     }
 
-    /// How many of them have something else in force than what was sent last.
+    /// The number of proxies whose configuration in force is not what was sent last.
     pub fn outdated(&self) -> usize {
         let is_outdated = |proxy: &&Proxy| proxy.document_acknowledged.as_ref() != Some(&proxy.document_sent);
         lock(&self.streams).values().filter(is_outdated).count()
     }
 
-    /// How many of them refuse what they were sent.
+    /// The number of proxies that refuse what they were sent.
     pub fn refusing(&self) -> usize {
         let refuses = |proxy: &&Proxy| {
             proxy.held_back.is_some() || proxy.types.values().any(|status| status.rejected.is_some())

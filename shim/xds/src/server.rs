@@ -40,14 +40,14 @@ use egress_flows::memory::Memory;
 use egress_transport::connections::{Pool, encrypted, plain};
 use egress_transport::tls::ServerTls;
 
-/// When a connection takes no new streams. A stream that ends with its certificate must not come back by the
+/// The age after which a connection accepts no new streams. A stream that ends with its certificate must not come back by the
 /// connection of that certificate.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
-/// How long clusters that are gone stay for a proxy that does not say whether the policy that does not lead there is in
+/// The time that removed clusters stay at a proxy that does not say whether the policy that does not lead there is in
 /// force. It says so in milliseconds.
 const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
-/// Where snapshots come from.
+/// The source of snapshots.
 pub trait Snapshots: Variants + Send + Sync + 'static {
     /// The snapshot of an identity, now and whenever it changes.
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>>;
@@ -87,9 +87,9 @@ trait Session: Default + Send + 'static {
     fn has_removals(&self) -> bool;
     fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
     fn encode(answer: Answer) -> Message;
-    /// How many names it holds, and of how many bytes.
+    /// The number of names that it holds, and of their bytes.
     fn size(&self) -> (usize, usize);
-    /// What the proxy says of an error.
+    /// The error that the proxy reports.
     fn error(request: &mut Self::Request) -> Option<&mut String>;
 }
 
@@ -273,7 +273,7 @@ impl<S: Snapshots> Server<S> {
     }
 }
 
-/// Why a stream ended, if not because the proxy went.
+/// The reason why a stream ended, if the proxy did not end it.
 enum End {
     Broken(Status),
     Refused(Refusal),
@@ -390,7 +390,7 @@ async fn run_stream<T: Session>(
     }
 }
 
-/// What a stream does next.
+/// The next step of a stream.
 enum Step<R> {
     /// Answers a request.
     Request(R),

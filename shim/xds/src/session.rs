@@ -30,13 +30,13 @@ pub struct Answer {
     pub version_info: String,
     /// Names this message in the proxy's answer.
     pub nonce: String,
-    /// What it has to tell: state of the world all resources, delta those that are new or changed.
+    /// The resources that it carries: state of the world all resources, delta those that are new or changed.
     pub resources: Vec<Arc<Resource>>,
     /// Delta: the names of resources that are gone.
     pub removed_resources: Vec<String>,
 }
 
-/// What happened on a stream, for the registry.
+/// An event of a stream, for the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A type's resources were sent.
@@ -54,7 +54,7 @@ pub enum Event {
         version: String,
         /// The resources that it has in force now.
         in_force: BTreeSet<String>,
-        /// Whether these are all of that version: nothing that came in an earlier message was refused.
+        /// True if these are all of that version: nothing that came in an earlier message was refused.
         is_whole: bool,
     },
     /// The proxy refused something that was sent.
@@ -65,14 +65,14 @@ pub enum Event {
         version: String,
         /// The proxy's own words.
         error: String,
-        /// What the refused message was about, without what later messages replaced.
+        /// The resources of the refused message that no later message replaced.
         names: BTreeSet<String>,
-        /// Whether that was the last message.
+        /// True if that was the last message.
         is_last: bool,
     },
 }
 
-/// Which names of a type a stream wants.
+/// The names of a type that a stream subscribes to.
 #[derive(Debug, Default, Clone)]
 struct Subscription {
     wildcard: bool,
@@ -100,17 +100,17 @@ fn version_of<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> String
     egress_core::hash(resources.flat_map(|(name, version)| [name.as_bytes(), version.as_bytes()]))
 }
 
-/// Whether a type knows the wildcard: all resources without their names.
+/// Returns whether a type knows the wildcard: all resources without their names.
 fn has_wildcard(type_url: &str) -> bool {
     matches!(type_url, type_url::LISTENER | type_url::CLUSTER)
 }
 
-/// Whether `wanted` has something that `sent` has not in the same version.
+/// Returns whether `wanted` has something that `sent` has not in the same version.
 fn grows<'a>(wanted: &BTreeMap<&str, &Arc<Resource>>, sent: impl Fn(&str) -> Option<&'a str>) -> bool {
     wanted.values().any(|resource| sent(resource.name()) != Some(resource.version()))
 }
 
-/// Whether the removal of a cluster may wait until the policy that does not lead there is in force.
+/// Returns whether the removal of a cluster may wait until the policy that does not lead there is in force.
 fn may_wait(cluster: &str) -> bool {
     cluster != egress_compile::cluster::PASSTHROUGH
 }

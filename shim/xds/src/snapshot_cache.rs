@@ -60,7 +60,7 @@ impl SnapshotCache {
     }
 }
 
-/// Whether a snapshot is that of an identity's current document. Settings of clusters are no part of the document.
+/// Returns whether a snapshot is that of an identity's current document. Settings of clusters are no part of the document.
 fn is_current(snapshot: &Snapshot, compiled: &Compiled, identity: &Identity) -> bool {
     snapshot.document_version() == compiled.document(identity).version
         && snapshot.clusters() == compiled.clusters(identity)

@@ -28,7 +28,7 @@ use egress_envoy::snapshot::{Piece, Resource};
 
 /// Constant bytes below this size are copied together: each piece is a frame of HTTP/2.
 const MIN_PIECE_SIZE: usize = 4 << 10;
-/// How many pieces of a policy's text a stream may have made that are not on their way yet.
+/// The most pieces of a policy's text that a stream may have made and not yet sent.
 const MAX_PIECES: usize = 2;
 /// The field of both protocols' messages that holds the resources.
 const RESOURCES: u32 = 2;
@@ -114,7 +114,7 @@ impl Message {
     }
 }
 
-/// What comes before the value of an `Any`.
+/// The bytes before the value of an `Any`.
 fn any_head(resource: &Resource) -> Vec<u8> {
     let any = Any { type_url: resource.type_url().to_owned(), value: Vec::new() };
     let mut head = any.encode_to_vec();
@@ -145,12 +145,12 @@ struct Sent {
     place: Arc<OwnedSemaphorePermit>,
 }
 
-/// What of a stream is on its way.
+/// The progress of a stream.
 #[derive(Debug, Default)]
 struct Progress {
-    /// How many pieces have gone.
+    /// The number of pieces that were sent.
     gone: AtomicU64,
-    /// How many pieces of a policy's text were made and have not gone.
+    /// The number of pieces of a policy's text that were made and not sent.
     made: AtomicUsize,
     /// Whoever waits for one of those to go.
     waker: AtomicWaker,
@@ -170,7 +170,7 @@ impl Sender {
         }
     }
 
-    /// How much has gone: equal numbers mean that the proxy reads nothing.
+    /// The number of pieces that were sent: equal numbers mean that the proxy reads nothing.
     pub(super) fn progress(&self) -> u64 {
         self.progress.gone.load(Ordering::Relaxed)
     }
@@ -210,7 +210,7 @@ pub(super) fn stream<G>(guard: G) -> (Sender, Answers<G>) {
 /// A piece that is on its way until it is dropped.
 struct OnItsWay {
     bytes: Bytes,
-    /// Whether it was made for this stream, and takes memory of its own.
+    /// True if it was made for this stream, and takes memory of its own.
     is_made: bool,
     progress: Arc<Progress>,
     _place: Arc<OwnedSemaphorePermit>,

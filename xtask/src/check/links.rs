@@ -127,7 +127,7 @@ mod tests {
             ("docs/a.md", text),
             ("docs/b.md", "# A title\n"),
             ("README.md", "# Start\n"),
-            ("shim/src/xds/session.rs", "one\ntwo\n"),
+            ("shim/xds/src/session.rs", "one\ntwo\n"),
             ("fuzz/regressions/x", ""),
         ];
         check(&Tree::of(&files)).expect("report").text()
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn links_to_what_exists_are_allowed() {
         let text = "# Own\n[a](b.md) [b](b.md#a-title) [c](../README.md#start) [d](#own) [e](../shim/) \
-                    [f](https://example.com/x.md) [g](mailto:a@b) [h](../shim/src/xds/session.rs#L1-L2)";
+                    [f](https://example.com/x.md) [g](mailto:a@b) [h](../shim/xds/src/session.rs#L1-L2)";
         assert_eq!(findings(text), "");
     }
 
@@ -147,7 +147,7 @@ mod tests {
             ("b.md#a", "leads to #a, which docs/b.md does not have"),
             ("#own", "leads to #own, which docs/a.md does not have"),
             ("../../x", "leads out of the repository"),
-            ("../shim/src/xds/session.rs#L3", "leads to #L3"),
+            ("../shim/xds/src/session.rs#L3", "leads to #L3"),
         ] {
             let text = findings(&format!("\n[x]({link})"));
             assert!(text.contains(problem), "{text}");
@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn paths_in_back_ticks_exist() {
         for path in [
-            "shim/src/xds/session.rs",
-            "shim/src/xds/session.rs:12",
+            "shim/xds/src/session.rs",
+            "shim/xds/src/session.rs:12",
             "shim/src/",
             "xds/session.rs",
             "session.rs",

@@ -258,7 +258,7 @@ mod tests {
     fn test_paths_are_known() {
         for path in [
             "tests/src/mesh.rs",
-            "shim/src/xds/session/tests.rs",
+            "shim/xds/src/session/tests.rs",
             "compile/tests/properties.rs",
             "fuzz/src/lib.rs",
         ] {

@@ -40,7 +40,7 @@ impl PolicyText {
         self.length
     }
 
-    /// Whether there is no text.
+    /// Returns whether there is no text.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
@@ -63,7 +63,7 @@ impl PolicyText {
 #[derive(Debug)]
 pub struct Pieces {
     document: Arc<Document>,
-    /// Where the next piece begins.
+    /// The start of the next piece.
     at: Place,
 }
 

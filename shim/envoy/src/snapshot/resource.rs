@@ -78,7 +78,7 @@ impl Part {
         }
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -130,7 +130,7 @@ impl Resource {
         self.length
     }
 
-    /// Whether it has no content.
+    /// Returns whether it has no content.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0

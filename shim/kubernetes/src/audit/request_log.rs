@@ -17,18 +17,18 @@ use egress_core::sanitize;
 const MAX_REQUESTS: usize = 2048;
 /// The most bytes of a user's name.
 const MAX_USER_NAME: usize = 128;
-/// How long a request is remembered: a change is seen within a second, unless the API server is away.
+/// The time that a request is remembered: a change is seen within a second, unless the API server is away.
 const RETENTION: Duration = Duration::from_secs(60);
 
 /// The most users that are named of one object.
 const MAX_USERS: usize = 4;
 
-/// Who asked, as the webhook was told.
+/// The user of a request, as the API server named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The name.
     pub name: String,
-    /// Whether an API server told it that showed its certificate. Else whoever reaches the webhook may have made it up.
+    /// True if an API server told it that showed its certificate. Else whoever reaches the webhook may have made it up.
     pub is_verified: bool,
 }
 
@@ -48,7 +48,7 @@ pub struct RequestLog(Mutex<VecDeque<AdmittedRequest>>);
 #[derive(Debug)]
 struct AdmittedRequest {
     object: ObjectRef,
-    /// What the object is to say; none: it is deleted.
+    /// The new content of the object; none: it is deleted.
     content: Option<String>,
     user: User,
     at: Instant,
@@ -66,8 +66,8 @@ impl RequestLog {
         all.push_back(seen);
     }
 
-    /// Who asked for an object to say this, or to be gone: the last of those that are verified. Where none is, all that
-    /// somebody named, in the order in which they came, so that nobody can take the place of another.
+    /// The users who asked for this content of an object, or for its deletion: the last of those that are verified. Where none is,
+    /// all that somebody named, in the order in which they came, so that nobody can take the place of another.
     #[must_use]
     pub fn users_of(&self, object: &ObjectRef, now: Option<&Object>) -> Vec<User> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

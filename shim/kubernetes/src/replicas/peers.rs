@@ -23,9 +23,9 @@ pub(super) struct PeerTracker {
     others: BTreeMap<String, Peer>,
     /// A list that is not complete yet.
     listing: Option<BTreeSet<String>>,
-    /// Whether there was a complete list, and nothing was missed since.
+    /// True if there was a complete list, and nothing was missed since.
     is_following: bool,
-    /// Whether this one's own was seen, and what a process of the same name wrote over it.
+    /// True if this one's own was seen, and what a process of the same name wrote over it.
     is_published: bool,
     has_twin: bool,
 }

@@ -20,7 +20,7 @@ const MAX_ERROR_CHARS: usize = 300;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     identities: BTreeMap<String, IdentityReport>,
-    /// Whether identities after the last one are left out.
+    /// True if identities after the last one are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     more: bool,
 }
@@ -76,7 +76,7 @@ impl Report {
         self.identities.get(&identity.to_string()).into_iter().flat_map(|entry| &entry.has)
     }
 
-    /// Whether this identity is left out.
+    /// Returns whether this identity is left out.
     fn omits(&self, identity: &str) -> bool {
         let last = self.identities.keys().next_back();
         self.more && last.is_some_and(|last| last.as_str() < identity)
@@ -99,7 +99,7 @@ pub(crate) struct Tally {
     pub(crate) refusal: Option<Refusal>,
     /// An identity for which control planes have different documents.
     pub(crate) disputed: Option<String>,
-    /// Whether some could not be counted.
+    /// True if some could not be counted.
     pub(crate) uncounted: bool,
 }
 

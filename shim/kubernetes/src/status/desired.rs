@@ -133,7 +133,7 @@ impl PolicyConditions {
         self.generation.or(before.generation)
     }
 
-    /// Whether the API server has these conditions.
+    /// Returns whether the API server has these conditions.
     fn matches_observed(&self, before: &Observed) -> bool {
         let generation = self.generation(before);
         self.accepted.matches_observed(before, generation)

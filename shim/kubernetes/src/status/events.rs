@@ -1,4 +1,4 @@
-//! What `kubectl describe` shows of a policy: when it turned out to be wrong, when it was mended, when a proxy
+//! The events of a policy, which `kubectl describe` shows: it became wrong, it was mended, or a proxy
 //! refused it.
 //!
 //! An event's name follows from object, generation and reason, so any number of control planes make one.
@@ -17,13 +17,13 @@ use super::desired::{ACCEPTED, Condition, DesiredStatus, PROGRAMMED, REJECTED, f
 use egress_compile::manifest::ObjectRef;
 use egress_core::hash;
 
-/// How many events may be made at once, and how often there may be one more.
+/// The largest burst of events, and the interval at which one more is allowed.
 const MAX_BURST: u32 = 50;
 const EVENT_INTERVAL: Duration = Duration::from_millis(200);
-/// How much of a policy's name goes into that of an event, which must not be too long either.
+/// The longest part of a policy's name in the name of an event, which is limited too.
 const MAX_NAME: usize = 200;
 
-/// What is to be told.
+/// An event of a policy.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     /// `Normal` or `Warning`.
@@ -32,7 +32,7 @@ pub(crate) struct Event {
     pub(crate) message: String,
 }
 
-/// What is to be told when this is desired of an object of which that was desired before.
+/// The events of a change from the observed to the desired status.
 pub(super) fn events_of_change(desired: &DesiredStatus, before: &Observed) -> Vec<Event> {
     let generation = desired.conditions.generation(before);
     let is_told = |condition: &Condition| {

@@ -15,10 +15,10 @@ use egress_transport::connections::{EVICTION_AGE, Place, Pool};
 
 /// The longest review: the new object and the old one, of which an API server takes 3 MiB each at most.
 pub(super) const MAX_BODY_SIZE: usize = 8 << 20;
-/// How long a body may take, with the wait for memory. An API server waits 10 s for an answer unless it is told
+/// The time that a body may take, with the wait for memory. An API server waits 10 s for an answer unless it is told
 /// otherwise, and sends what it has at once.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many bodies may be unfinished, or wait for their turn. An API server sends a body at once, so that honest ones are
+/// The most bodies that may be unfinished, or wait for their turn. An API server sends a body at once, so that honest ones are
 /// here for milliseconds.
 const MAX_UNFINISHED: usize = 256;
 /// A body up to this size is read at once: [`MAX_UNFINISHED`] of them need 16 MiB. A pod or a policy has a few
@@ -26,20 +26,20 @@ const MAX_UNFINISHED: usize = 256;
 const SMALL: usize = 64 << 10;
 /// The memory of all larger bodies together, in kB: four of the longest.
 const MAX_MEMORY: u32 = 32 << 10;
-/// How much of it those of one address may have, so that one that floods leaves the other half. An API server behind
+/// The part of it that those of one address may have, so that one that floods leaves the other half. An API server behind
 /// a konnectivity proxy has one address for all, and then two of the longest at a time.
 const MAX_MEMORY_OF_ADDRESS: u32 = MAX_MEMORY / 2;
-/// How many large reviews are parsed and judged at a time: what one becomes in memory is many times its text.
+/// The most large reviews that are parsed and judged at a time: what one becomes in memory is many times its text.
 const LARGE_TURNS: usize = 1;
-/// How many small ones are.
+/// The same of small reviews.
 const SMALL_TURNS: usize = 16;
-/// How many of the small ones may be of one address, or wait for others to end. So whoever floods is before an honest
+/// The most small reviews of one address, or that wait for others to end. So whoever floods is before an honest
 /// client no more than this often, however many of theirs wait. Of large ones it is one.
 pub(super) const SMALL_TURNS_OF_ADDRESS: usize = SMALL_TURNS / 2;
-/// How many addresses are remembered before those are forgotten that have nothing.
+/// The number of addresses at which those without a body are forgotten.
 const MAX_ADDRESSES: usize = 1024;
 
-/// What reads bodies, and gives each its turn.
+/// The reader of bodies, which gives each its turn.
 #[derive(Debug)]
 pub(super) struct Bodies {
     unfinished: Arc<Pool>,
@@ -48,7 +48,7 @@ pub(super) struct Bodies {
     by_address: Mutex<HashMap<IpAddr, Weak<Shares>>>,
 }
 
-/// What there is to be had: by all, or by one address.
+/// The budget of all, or of one address.
 #[derive(Debug)]
 struct Shares {
     /// Of large bodies, in kB.
@@ -94,7 +94,7 @@ pub(super) struct Turn {
     _turn: Share,
 }
 
-/// Why a body was not read.
+/// The reason why a body was not read.
 pub(super) type Unread = (StatusCode, String);
 
 impl Default for Bodies {
@@ -216,7 +216,7 @@ impl Bodies {
         [memory, large, small].map(|all| all.available_permits())
     }
 
-    /// How many are unfinished or wait for their turn.
+    /// The number of bodies that are unfinished or wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.unfinished.len()
     }

@@ -1,4 +1,4 @@
-//! Whose certificate an API server must show, where that is asked for.
+//! The authorization of API servers by their certificates.
 
 use std::sync::Arc;
 

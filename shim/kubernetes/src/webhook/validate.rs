@@ -1,4 +1,4 @@
-//! Whether an API server may store an object: Open Service Mesh's rules in its own words, and everything else
+//! The validation of an object before an API server stores it: Open Service Mesh's rules in its own words, and everything else
 //! that makes an object not be accepted, each with its field.
 //!
 //! No rule is written here: the object goes through the reader and the compiler that it will go through once it
@@ -18,7 +18,7 @@ use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, Parsed, Pro
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 
-/// What is looked at. Only these can have mistakes that matter here.
+/// The kinds that are validated. Only these can have mistakes that matter here.
 const KINDS: [Kind; 7] = [
     Kind::Egress,
     Kind::HttpRouteGroup,
@@ -35,14 +35,14 @@ const LONGEST_WARNING: usize = 256;
 /// The most warnings.
 const MOST_WARNINGS: usize = 12;
 
-/// What is known when an object comes.
+/// The state of the cluster when an object comes.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'k> {
     /// The mesh's names.
     pub options: &'k CompileOptions,
     /// The objects that there are.
     pub store: &'k Store,
-    /// What follows from them.
+    /// The compiled documents.
     pub compiled: &'k Compiled,
 }
 
@@ -98,7 +98,7 @@ pub fn review(request: &AdmissionRequest<DynamicObject>, known: &Known<'_>) -> A
     answer
 }
 
-/// Whether there is anything to judge: whoever removes an object, its finalizers or a label of it must be able to,
+/// Returns whether there is anything to judge: whoever removes an object, its finalizers or a label of it must be able to,
 /// even if it was wrong all the time.
 fn says_something_new(request: &AdmissionRequest<DynamicObject>, object: &DynamicObject) -> bool {
     let is_part = request.sub_resource.as_deref().is_some_and(|part| !part.is_empty());
@@ -141,7 +141,7 @@ fn candidate(kind: Kind, request: &AdmissionRequest<DynamicObject>, mut object: 
     read(kind, &resource, object)
 }
 
-/// What refuses the object, and what there is to warn of.
+/// The refusals and warnings of an object.
 fn judge(
     kind: Kind,
     item: Item,
@@ -205,7 +205,7 @@ fn references(object: &Object, options: &CompileOptions) -> Vec<ObjectRef> {
     named.chain(targets.into_iter().map(namespace)).collect()
 }
 
-/// Whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
+/// Returns whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
 fn is_osm(kind: Kind, problem: &Problem) -> bool {
     let field = problem.field.as_deref().unwrap_or_default();
     let of_matches = field.starts_with("spec.matches[")
@@ -223,7 +223,7 @@ fn order(kind: Kind, problem: &Problem) -> (bool, usize) {
     (!is_osm(kind, problem), index.unwrap_or(usize::MAX))
 }
 
-/// What is wrong where, and what to write instead. What holds "until then" holds of objects that are stored.
+/// The place of a problem, the problem, and what to write instead. What holds "until then" holds of objects that are stored.
 fn refusal(problem: &Problem) -> String {
     match problem.advice.as_deref().and_then(|advice| advice.split(": until then").next()) {
         Some(advice) => format!("{} ({advice})", problem.brief()),

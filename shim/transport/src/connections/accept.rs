@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{Guarded, Place, Pool};
 use crate::tls::{ServerTls, hint};
 
-/// How long a handshake may take.
+/// The time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure to accept, as for want of file descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(50);

@@ -28,7 +28,7 @@ pub struct Guarded<C> {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where a connection comes from, and its place.
+/// The origin of a connection, and its place.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     /// The client's address.
@@ -91,7 +91,7 @@ impl<C: Certified> Guarded<C> {
 }
 
 impl<C> Guarded<C> {
-    /// Where it comes from, and its place.
+    /// The origin of the connection, and its place.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info
     }

@@ -18,21 +18,21 @@ use super::{ConnectionInfo, Guarded};
 /// The longest head of a request, and how much of a body is read ahead over HTTP/1. API servers and browsers send a few
 /// kilobytes.
 const MAX_HEAD_SIZE: usize = 64 << 10;
-/// How much a connection of HTTP/2 may send ahead.
+/// The bytes that a connection of HTTP/2 may send ahead.
 const CONNECTION_WINDOW: u32 = 128 << 10;
 /// The same for each of its requests.
 const STREAM_WINDOW: u32 = 64 << 10;
 
-/// What a server permits.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// What it is called in the log.
+    /// The name in the log.
     pub name: &'static str,
-    /// How long a request's head may take, and how long a connection may be silent.
+    /// The time that a request's head may take, and that a connection may be silent.
     pub head_timeout: Duration,
-    /// When stopping, how long answers that are under way may take.
+    /// The time that answers in flight may take when the server stops.
     pub grace: Duration,
-    /// How many requests a connection of HTTP/2 may have open. Whoever needs more opens another connection.
+    /// The most open requests of a connection of HTTP/2. Whoever needs more opens another connection.
     pub streams: u32,
 }
 

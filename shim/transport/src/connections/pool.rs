@@ -16,7 +16,7 @@ pub struct Pool {
     eviction_age: Duration,
     waiting: Mutex<Waiting>,
     next: AtomicU64,
-    /// How many had to go, or were not let in.
+    /// The number of connections that were evicted or not admitted.
     evictions: AtomicU64,
 }
 
@@ -108,19 +108,19 @@ impl Pool {
         Some(place)
     }
 
-    /// How many had to go, or were not let in, since the start.
+    /// The number of connections that were evicted or not admitted since the start.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }
 
-    /// How many wait.
+    /// The number of waiting connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting().count
     }
 
-    /// Whether nobody waits.
+    /// Returns whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -191,7 +191,7 @@ impl Drop for Place {
     }
 }
 
-/// What a connection does for its client. When the last of these is dropped, it waits again, whether there is room or
+/// A mark that a connection works for its client. When the last of these is dropped, it waits again, whether there is room or
 /// not.
 #[derive(Debug)]
 pub struct Carried(Arc<Place>);
@@ -206,7 +206,7 @@ impl Drop for Carried {
     }
 }
 
-/// What counts as one address: of IPv6 a whole /64, which one machine has for itself.
+/// The network that counts as one address: of IPv6 a whole /64, which one machine has for itself.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -1,4 +1,4 @@
-//! From files to configurations.
+//! The files of certificates, and the TLS configurations that they make.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 
-/// Which files.
+/// The files of a server's certificates.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// The server's certificate and what follows it in its chain, as PEM.
@@ -24,33 +24,33 @@ pub struct Files {
     pub webhook_client_ca: Option<PathBuf>,
 }
 
-/// Why files cannot be used.
+/// The reason why files cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("cannot read {file}: {reason}")]
     Read {
-        /// Which.
+        /// The file.
         file: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A file has not what it must have.
     #[error("{file} has no {what}: expected PEM, with a line `-----BEGIN {label}-----`")]
     Lacks {
-        /// Which.
+        /// The file.
         file: String,
-        /// What it must have.
+        /// The part that is missing.
         what: &'static str,
-        /// How that begins.
+        /// The PEM label of that part.
         label: &'static str,
     },
-    /// What a file has is broken.
+    /// The content of a file is broken.
     #[error("{file}: {reason}")]
     Broken {
-        /// Which.
+        /// The file.
         file: String,
-        /// How.
+        /// The reason.
         reason: String,
     },
     /// Key and certificate are of different pairs.
@@ -61,18 +61,18 @@ pub enum TlsError {
         /// The key's file.
         key: String,
     },
-    /// Nobody would believe the certificate.
+    /// The certificate has expired.
     #[error("the certificate in {file} expired on {on}: put a new one there")]
     Expired {
         /// The certificate's file.
         file: String,
-        /// When.
+        /// The date.
         on: String,
     },
 }
 
-/// What the files said at one moment.
-pub(super) struct Look(Result<Contents, TlsError>);
+/// The contents of the files at one moment.
+pub(super) struct FileContents(Result<Contents, TlsError>);
 
 /// Not to be printed: there is a key in it.
 struct Contents {
@@ -82,14 +82,14 @@ struct Contents {
     webhook_client_ca: Option<Vec<u8>>,
 }
 
-/// What tells one look from another.
+/// The digest of file contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum LookDigest {
+pub(super) enum ContentsDigest {
     Contents([u8; 32]),
     Unreadable(TlsError),
 }
 
-/// What follows from the files.
+/// The configurations that follow from the files.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) xds: Arc<ServerConfig>,
@@ -98,8 +98,8 @@ pub(super) struct Loaded {
     pub(super) expires: i64,
 }
 
-impl Look {
-    pub(super) fn take(files: &Files) -> Self {
+impl FileContents {
+    pub(super) fn read(files: &Files) -> Self {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|e| TlsError::Read { file: name(path), reason: e.to_string() })
         };
@@ -114,7 +114,7 @@ impl Look {
         Self(contents())
     }
 
-    pub(super) fn digest(&self) -> LookDigest {
+    pub(super) fn digest(&self) -> ContentsDigest {
         match &self.0 {
             Ok(Contents { certificate, key, client_ca, webhook_client_ca }) => {
                 let parts = [
@@ -127,9 +127,9 @@ impl Look {
                 for part in parts {
                     digest.update(Sha256::digest(part));
                 }
-                LookDigest::Contents(digest.finalize().into())
+                ContentsDigest::Contents(digest.finalize().into())
             }
-            Err(error) => LookDigest::Unreadable(error.clone()),
+            Err(error) => ContentsDigest::Unreadable(error.clone()),
         }
     }
 
@@ -196,7 +196,7 @@ fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(chain)
 }
 
-/// When the first certificate expires, in seconds since 1970, if that is still to come.
+/// The earliest expiry of a chain, in seconds since 1970, if it is still to come.
 fn still_valid(file: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, TlsError> {
     let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
     let (_, certificate) = x509_parser::parse_x509_certificate(first)

@@ -1,4 +1,4 @@
-//! When to read files again.
+//! The reload of certificates.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,37 +6,39 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Counts;
-use super::files::{Files, Loaded, Look, LookDigest};
+use super::counts::Counts;
+use super::files::{ContentsDigest, FileContents, Files, Loaded};
 
-/// How often to look. A volume of a Secret follows its Secret within a minute or so.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval at which files are read. A volume of a Secret follows its Secret within a minute or so.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes what follows from the files whenever they change, for as long as anybody listens.
+/// Publishes the configuration of the files whenever they change, until nobody uses it any more.
 ///
-/// Certificate and key are two files, and some write them one after the other: a change counts when two looks
-/// in a row have seen the same.
-pub(super) async fn follow(
+/// Certificate and key are two files, and some write them one after the other: a change counts when two reads in a row give
+/// the same.
+pub(super) async fn reload_on_change(
     files: Files,
-    mut settled: LookDigest,
+    mut settled: ContentsDigest,
     publish: watch::Sender<Arc<Loaded>>,
     counts: Arc<Counts>,
 ) {
     let mut before = settled.clone();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = publish.closed() => return,
         }
         let this = files.clone();
-        let Ok(look) = tokio::task::spawn_blocking(move || Look::take(&this)).await else { continue };
-        let digest = look.digest();
+        let Ok(contents) = tokio::task::spawn_blocking(move || FileContents::read(&this)).await else {
+            continue;
+        };
+        let digest = contents.digest();
         let twice = std::mem::replace(&mut before, digest.clone()) == digest;
         if !twice || digest == settled {
             continue;
         }
         settled = digest;
-        match look.load(&files) {
+        match contents.load(&files) {
             Ok(loaded) => {
                 tracing::info!(certificate = %files.certificate.display(), "new certificates are in force");
                 publish.send_replace(Arc::new(loaded));

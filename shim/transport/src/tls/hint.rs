@@ -1,8 +1,8 @@
-//! What to look at when a handshake fails.
+//! Hints for failed handshakes.
 
 use std::io;
 
-/// What to look at.
+/// The advice for an error of a handshake.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(_)) => {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 
+use std::sync::atomic::AtomicU64;
+
 use super::*;
 
 /// A certificate and its key, as PEM.
@@ -57,7 +59,7 @@ fn what_cannot_be_used() {
             write(folder.path(), name, text);
         }
         let files = files(folder.path());
-        let error = Look::take(&files).load(&files).err().map(|error| error.to_string());
+        let error = FileContents::read(&files).load(&files).err().map(|error| error.to_string());
         match (error, expected) {
             (None, None) => {}
             (Some(error), Some(expected)) if error.contains(expected) => {}
@@ -66,7 +68,7 @@ fn what_cannot_be_used() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let files = files(folder.path());
-    let error = Look::take(&files).load(&files).expect_err("nothing there").to_string();
+    let error = FileContents::read(&files).load(&files).expect_err("nothing there").to_string();
     assert!(error.contains("cannot read") && error.contains("tls.crt"), "{error}");
 }
 

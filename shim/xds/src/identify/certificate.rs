@@ -1,4 +1,4 @@
-//! Who a client certificate was given to.
+//! The identity that a client certificate proves.
 //!
 //! Two forms count: Open Service Mesh's common name `<uuid>.sidecar.<service account>.<namespace>.<trust domain>`,
 //! and the SPIFFE URI `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` as alternative name.
@@ -18,9 +18,9 @@ use egress_transport::tls::ServerTls;
 /// Reads client certificates.
 #[derive(Debug)]
 pub struct Certificates {
-    /// What they are verified with.
+    /// The verifier.
     pub tls: ServerTls,
-    /// Whose identities count.
+    /// The trust domain of identities.
     pub trust_domain: TrustDomain,
 }
 
@@ -34,7 +34,7 @@ impl Certificates {
     }
 }
 
-/// Whose a certificate is, and until when.
+/// The identity of a certificate, and its expiry.
 pub(super) fn read(
     der: &[u8],
     trust_domain: &TrustDomain,
@@ -56,7 +56,7 @@ pub(super) fn read(
     Ok((identity(&common_names, &uris, trust_domain)?, UNIX_EPOCH + Duration::from_secs(end)))
 }
 
-/// Whose a certificate with these names is.
+/// The identity in the names of a certificate.
 pub(super) fn identity(
     common_names: &[&str],
     uris: &[&str],

@@ -1,4 +1,4 @@
-//! What a node says of itself.
+//! The identity that a node claims.
 
 use egress_policy::Identity;
 use envoy_types::pb::envoy::config::core::v3::Node;
@@ -28,7 +28,7 @@ pub(super) fn believe(node: &Node) -> Result<Identity, Refusal> {
     }
 }
 
-/// What a node says that it is and this identity is not. An id in a form that is not ours says nothing.
+/// The claim of a node that contradicts an identity. An id in a form that is not ours says nothing.
 pub(super) fn other(node: &Node, identity: &Identity) -> Option<String> {
     if let Some(claimed) = claimed_by_id(&node.id)
         && claimed != *identity

@@ -1,4 +1,4 @@
-//! Why a proxy is told nothing, or nothing more.
+//! The refusal of a stream.
 
 use egress_policy::{Identity, IdentityError};
 use egress_standalone::{EnvoyVersion, OLDEST};
@@ -26,7 +26,7 @@ pub enum TokenError {
     Audience {
         /// For whom it is.
         found: Vec<String>,
-        /// Who we are.
+        /// Our audience.
         expected: String,
     },
     /// The API server does not confirm it.
@@ -40,7 +40,7 @@ pub enum TokenError {
     Name(String, #[source] IdentityError),
 }
 
-/// Why a certificate says nothing that counts.
+/// The reason why a certificate proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
     /// It is not what it should be.
@@ -56,7 +56,7 @@ pub enum CertificateError {
          `spiffe://{trust_domain}/ns/<namespace>/sa/<service account>`"
     )]
     NamesNobody {
-        /// What it has instead.
+        /// Its common name.
         common_name: String,
         /// Ours.
         trust_domain: TrustDomain,
@@ -95,7 +95,7 @@ pub enum CertificateError {
     },
 }
 
-/// Why a proxy is told nothing, or nothing more.
+/// The refusal of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is nothing that counts.
@@ -116,17 +116,17 @@ pub enum Refusal {
     /// Two credentials of two identities.
     #[error("the client certificate is of {by_certificate}, the token of {by_token}")]
     Disagreement {
-        /// Whose certificate it is.
+        /// The identity of the certificate.
         by_certificate: Identity,
-        /// Whose token it is.
+        /// The identity of the token.
         by_token: Identity,
     },
     /// Somebody asks for what is another's.
     #[error("{identity} (by {by}) asks for what is of {claimed}")]
     OtherIdentity {
-        /// Who asks.
+        /// The identity that the credentials prove.
         identity: Identity,
-        /// What says so.
+        /// The credentials that prove it.
         by: &'static str,
         /// For whom, as it says.
         claimed: String,
@@ -177,17 +177,17 @@ pub enum Refusal {
          Envoy opens one stream"
     )]
     TooManyStreams {
-        /// What they are for.
+        /// The service of the streams.
         service: &'static str,
-        /// Whose they are.
+        /// The owner of the streams.
         whose: &'static str,
-        /// How many there may be.
+        /// The most that there may be.
         most: usize,
     },
     /// A stream has subscribed to more than any proxy does.
     #[error("the stream has subscribed to {names} names of {bytes} bytes, which is more than any Envoy does")]
     TooManyNames {
-        /// How many names.
+        /// The number of names.
         names: usize,
         /// Of how many bytes.
         bytes: usize,
@@ -198,7 +198,7 @@ pub enum Refusal {
     /// The credentials of an open stream are at their end.
     #[error("the {by} expired: Envoy connects again with a new one")]
     Expired {
-        /// Which.
+        /// The type.
         by: &'static str,
     },
     /// The credentials of an open stream are not good any more.

@@ -1,4 +1,4 @@
-//! Whose token is reviewed next.
+//! The order of token reviews.
 //!
 //! Whoever reaches the port can have as many made-up tokens reviewed as he likes. They never take what is kept for
 //! tokens that were confirmed before, and those of one address never take all that is left.
@@ -11,14 +11,14 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit
 
 use egress_transport::connections::network;
 
-/// How many tokens are reviewed at a time that were never confirmed.
+/// The most reviews at a time of tokens that were never confirmed.
 const UNCONFIRMED: usize = 24;
-/// How many of these may be of one address. A fleet behind one address waits its turn: at 5 ms a review, 3,000 proxies
+/// The most of these for one address. A fleet behind one address waits its turn: at 5 ms a review, 3,000 proxies
 /// are known within a second.
 const UNCONFIRMED_OF_ADDRESS: usize = 16;
-/// How many are kept for tokens that were confirmed before.
+/// The reviews that are reserved for tokens that were confirmed before.
 const CONFIRMED: usize = 8;
-/// How many addresses are remembered before those are forgotten from which nobody waits.
+/// The number of addresses at which those are forgotten from which nobody waits.
 const MAX_ADDRESSES: usize = 1024;
 
 /// The reviews that may run at a time.

@@ -186,7 +186,7 @@ pub(super) fn bearer(authorization: &str) -> Result<&str, TokenError> {
     }
 }
 
-/// When a token expires, if it looks like one that may be confirmed.
+/// Checks the claims of a token, and returns its expiry.
 pub(super) fn check_claims(token: &str, audience: &str, now: SystemTime) -> Result<SystemTime, TokenError> {
     let mut parts = token.split('.');
     let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())

@@ -18,16 +18,16 @@ pub struct Delta {
 #[derive(Debug, Default)]
 struct Type {
     subscription: Subscription,
-    /// What the proxy has been sent, by name and version.
+    /// The resources that the proxy was sent, by name and version.
     sent: BTreeMap<String, String>,
-    /// What is gone and stays until the policy that does not lead there is in force.
+    /// The removed clusters that stay until the policy that does not lead there is in force.
     kept: BTreeSet<String>,
     /// The number of the last message.
     nonce: u64,
     version: String,
     /// The number of the last message that was answered. Envoy answers each once, in their order.
     answered: u64,
-    /// What unanswered messages changed or removed, with the last message that did.
+    /// The resources that unanswered messages changed or removed, with the last such message.
     in_flight: BTreeMap<String, u64>,
     /// The version that the proxy refused, and what the refused messages were about. Envoy may have applied none of it.
     refused: Option<(String, BTreeSet<String>)>,
@@ -70,7 +70,7 @@ impl Type {
 }
 
 impl Delta {
-    /// How many names the proxy has given, and of how many bytes.
+    /// The number of names that the proxy gave, and of their bytes.
     pub fn size(&self) -> (usize, usize) {
         super::size(self.types.iter().flat_map(|(url, known)| {
             let refused = known.refused.iter().flat_map(|(_, names)| names);
@@ -174,7 +174,7 @@ impl Delta {
         (answers, events)
     }
 
-    /// Whether clusters wait to be removed.
+    /// Returns whether clusters wait to be removed.
     #[must_use]
     pub fn has_removals(&self) -> bool {
         self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
@@ -196,17 +196,17 @@ impl Delta {
         self.send_changes(type_url::CLUSTER, snapshot, events)
     }
 
-    /// Whether the proxy has answered all that it was sent of the policy.
+    /// Returns whether the proxy has answered all that it was sent of the policy.
     fn is_policy_answered(&self) -> bool {
         self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
     }
 
-    /// What is new, changed and gone of a type.
+    /// Sends the new, changed and removed resources of a type.
     fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
         self.send(url, snapshot, &BTreeSet::new(), false, false, events)
     }
 
-    /// What is new, changed and gone; `None` when nothing is and nobody waits for an answer.
+    /// Sends what is new, changed and removed; `None` where there is nothing and no request waits for an answer.
     fn send(
         &mut self,
         url: &str,

@@ -18,11 +18,11 @@ pub struct Sotw {
 #[derive(Debug, Default)]
 struct Type {
     subscription: Subscription,
-    /// Whether a request has named anything. From then on no names mean nothing, and not everything.
+    /// True if a request has named anything. From then on no names mean nothing, and not everything.
     has_named: bool,
-    /// What was sent last.
+    /// The resources that were sent last.
     sent: BTreeMap<String, Arc<Resource>>,
-    /// What is gone and stays until the policy that does not lead there is in force.
+    /// The removed clusters that stay until the policy that does not lead there is in force.
     kept: BTreeMap<String, Arc<Resource>>,
     /// The version of what was sent as a whole; `None` before anything was sent.
     version: Option<String>,
@@ -31,13 +31,13 @@ struct Type {
     answered: u64,
     /// Messages that are replaced and not answered, with the versions of what they held.
     unanswered: VecDeque<(u64, BTreeMap<String, String>)>,
-    /// Whether the proxy refused something before which was sent again since.
+    /// True if the proxy refused something before which was sent again since.
     refused: bool,
-    /// Whether it refused the last message that it answered: then it may have none of that.
+    /// True if it refused the last message that it answered: then it may have none of that.
     is_rejected: bool,
 }
 
-/// How many replaced messages may wait for their answers. Of those beyond, the answer to what replaced them counts.
+/// The most replaced messages that may wait for their answers. Of those beyond, the answer to what replaced them counts.
 const MAX_UNANSWERED: usize = 4;
 
 impl Type {
@@ -45,7 +45,7 @@ impl Type {
         self.nonce > 0 && nonce == self.nonce.to_string()
     }
 
-    /// What the proxy is to have.
+    /// The resources that the proxy should have.
     fn wanted<'s>(&'s self, snapshot: &'s Snapshot, url: &str) -> BTreeMap<&'s str, &'s Arc<Resource>> {
         let mut wanted = self.subscription.select(snapshot, url);
         for (name, resource) in &self.kept {
@@ -123,7 +123,7 @@ impl Type {
 }
 
 impl Sotw {
-    /// How many names the proxy has given, and of how many bytes.
+    /// The number of names that the proxy gave, and of their bytes.
     pub fn size(&self) -> (usize, usize) {
         super::size(self.types.iter().flat_map(|(url, known)| {
             [url].into_iter().chain(&known.subscription.names).chain(known.sent.keys())
@@ -216,7 +216,7 @@ impl Sotw {
         (answers, events)
     }
 
-    /// Whether clusters wait to be removed.
+    /// Returns whether clusters wait to be removed.
     #[must_use]
     pub fn has_removals(&self) -> bool {
         self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
@@ -238,7 +238,7 @@ impl Sotw {
         self.send_changes(type_url::CLUSTER, snapshot, events)
     }
 
-    /// Whether the proxy has answered all that it was sent of the policy.
+    /// Returns whether the proxy has answered all that it was sent of the policy.
     fn is_policy_answered(&self) -> bool {
         self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
     }

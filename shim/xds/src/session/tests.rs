@@ -63,9 +63,9 @@ trait Proxy {
     fn reply(&mut self, to_answer: &Answer, error: Option<&str>, to: &Snapshot) -> Vec<Answer>;
     /// The time for answers is over.
     fn finish(&mut self, to: &Snapshot) -> Vec<Answer>;
-    /// Whether clusters wait to be removed.
+    /// Returns whether clusters wait to be removed.
     fn has_removals(&self) -> bool;
-    /// Whether each response has all resources.
+    /// Returns whether each response has all resources.
     fn is_whole(&self) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! How long a command may wait.
+//! Timeouts of commands.
 
 use std::time::Duration;
 
@@ -21,4 +21,11 @@ impl From<Timeout> for Duration {
 fn parse(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).ok_or("write it as `5m` or `30s`")?;
     if time.is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(time) }
+}
+
+/// Reads a timeout of up to an hour.
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text).ok_or("write it as `5s` or `300ms`")?;
+    let (least, most) = (Duration::from_millis(10), Duration::from_secs(3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 10ms to 1h".to_owned()) }
 }
