@@ -6,12 +6,12 @@
 
 mod address;
 mod annotations;
-mod crowding;
+mod shared_budgets;
 mod digest;
 mod egress;
 pub(crate) mod host;
 mod in_mesh;
-mod issues;
+mod diagnostic_sink;
 mod list;
 mod mesh;
 mod namespace;
@@ -27,7 +27,7 @@ use serde::Serialize;
 use self::digest::Digest;
 use self::egress::PolicyRule;
 use self::in_mesh::{Mesh, View};
-use self::issues::Issues;
+use self::diagnostic_sink::Issues;
 pub use self::mesh::LooserMode;
 use self::mesh::Modes;
 pub use self::namespace::{PolicyNamespaces, PolicyNamespacesError};
@@ -218,7 +218,7 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
     let groups = route::groups(&objects, &mut compiler);
     let settings = upstream::settings(&objects, &mut compiler);
     let mut policies = egress::policies(&objects, &groups, &settings, &namespaces, options.encrypted_hello);
-    let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
+    let ages = shared_budgets::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
     let ages = Arc::new(ages.collect());
     let clusters = clusters(&mut policies);
 

@@ -3,11 +3,11 @@
 //! The verdict is the engine's ([`egress_policy::explain`]); here it is put beside the objects that it comes
 //! from, the proxies that it is for, and what was probably meant.
 
-pub mod call;
-mod envoy;
-pub mod evidence;
-pub mod expected;
-pub mod form;
+pub mod probe;
+mod http_request;
+pub mod policy_source;
+pub mod test_case;
+pub mod probe_form;
 mod hints;
 pub mod proxies;
 mod text;
@@ -18,8 +18,8 @@ use egress_policy::explain::{Explainer, Explanation, Question, Ruling, Stage, Ve
 use egress_policy::{Cidr, Destination, HostMatch, Identity, Mode, PolicyError, ReasonCode};
 use serde::Serialize;
 
-use self::call::Call;
-use self::evidence::{Evidence, Place};
+use self::probe::Call;
+use self::policy_source::{Evidence, Place};
 use self::proxies::Proxies;
 use crate::blocked_ranges::BlockedRanges;
 use crate::manifest::Problem;

@@ -5,8 +5,8 @@
 
 mod decode;
 mod object;
-mod places;
-mod problem;
+mod source_map;
+mod diagnostic;
 mod scalar;
 pub mod spec;
 pub mod yaml;
@@ -14,7 +14,7 @@ pub mod yaml;
 pub use decode::unreadable;
 pub use decode::{LAST_APPLIED, Parsed, parse, parse_value, restore_empty_lists};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef, Revision};
-pub use places::{Places, Position};
-pub use problem::{Cause, Problem, Severity};
+pub use source_map::{Places, Position};
+pub use diagnostic::{Cause, Problem, Severity};
 
-pub(crate) use places::annotation_path;
+pub(crate) use source_map::annotation_path;

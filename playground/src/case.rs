@@ -1,13 +1,13 @@
 //! The table of cases: each is one of `osm-egress test`.
 
 use egress_compile::blocked_ranges::BlockedRanges;
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::expected::{Expected, Outcome, Results};
-use egress_compile::explain::form::Form;
+use egress_compile::explain::policy_source::Evidence;
+use egress_compile::explain::test_case::{Expected, Outcome, Results};
+use egress_compile::explain::probe_form::Form;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ask::{LISTENER_PORT, as_case};
+use crate::connection::{LISTENER_PORT, as_case};
 
 /// A row of the table.
 #[derive(Debug, Deserialize)]

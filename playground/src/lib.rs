@@ -1,14 +1,14 @@
 //! What the page of the playground asks: texts in, JSON out. Nothing here decides anything; the answers are
 //! those of `osm-egress check`, `explain` and `test`, by the same code.
 
-mod ask;
+mod connection;
 mod case;
-mod given;
+mod render;
 
 use std::sync::Arc;
 
 use egress_compile::check::{Report, Summary};
-use egress_compile::explain::evidence::Evidence;
+use egress_compile::explain::policy_source::Evidence;
 use egress_compile::manifest::Problem;
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
@@ -40,7 +40,7 @@ pub fn check(manifests: &str) -> String {
 #[wasm_bindgen]
 #[must_use]
 pub fn explain(manifests: &str, connection: &str) -> String {
-    answer(ask::explain(&evidence(manifests), connection))
+    answer(connection::explain(&evidence(manifests), connection))
 }
 
 /// What becomes of each case: a list of `{asExpected, expected, found}` or `{error}`.
@@ -69,14 +69,14 @@ pub fn file(cases: &str) -> String {
 #[wasm_bindgen]
 #[must_use]
 pub fn given(manifests: &str, identity: &str, version: &str, module: &str) -> String {
-    answer(given::given(manifests, identity, version, module))
+    answer(render::given(manifests, identity, version, module))
 }
 
 /// What there is to choose from for that: `{versions, module}`.
 #[wasm_bindgen]
 #[must_use]
 pub fn choices() -> String {
-    given::choices().to_string()
+    render::choices().to_string()
 }
 
 fn store(manifests: &str) -> Store {

@@ -80,7 +80,7 @@ fn cases_and_what_changes() {
     assert_eq!(changes[0]["after"], "deny sni-not-allowed");
     assert_eq!((&changes[0]["changed"], &changes[1]["changed"]), (&json!(true), &json!(true)));
     let written = file(&json!([case("https://httpbin.org", "allow")]).to_string());
-    let expected = egress_compile::explain::expected::Expected::parse("cases", written.as_bytes());
+    let expected = egress_compile::explain::test_case::Expected::parse("cases", written.as_bytes());
     assert_eq!(expected.map(|cases| cases.len()), Ok(1));
 }
 

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use egress_policy::Cidr;
 
 use super::Invalid;
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 
 /// Reads the blocks of a list. With an invalid one, nothing is left of the list.
 pub(super) fn blocks(

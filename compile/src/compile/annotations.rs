@@ -2,7 +2,7 @@
 
 use egress_policy::{EncryptedHello, Upgrade};
 
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::{ENCRYPTED_HELLO_ANNOTATION, Invalid, UPGRADES_ANNOTATION};
 use crate::manifest::{Object, annotation_path};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use egress_policy::{Cidr, EncryptedHello, HostPattern, Identity, Port, Protocol, Route, Rule, Upgrade};
 
 use super::digest::Digest;
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::list::List;
 use super::namespace::Namespaces;
 use super::route::{Group, Groups};

@@ -1,7 +1,7 @@
 use egress_policy::{HostError, HostPattern};
 
 use super::Invalid;
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 
 /// Reads the names of a list. With an invalid one, nothing is left of the list.
 pub(super) fn patterns(

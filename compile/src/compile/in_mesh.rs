@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use egress_policy::{Address, Identity, InMesh, Port};
 
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
 use crate::manifest::spec::{Backends, Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};

@@ -6,7 +6,7 @@ use egress_policy::{Identity, Mode};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::namespace::Namespaces;
 use super::{CompileOptions, Compiler, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, Objects, address};
 use crate::manifest::spec::{MeshConfig, Traffic};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use egress_policy::{Identity, Mode};
 
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::mesh::annotated_mode;
 use super::{CompileOptions, Compiler, MODE_DELEGATION_ANNOTATION, Objects, POLICY_NAMESPACES_ANNOTATION};
 use crate::manifest::{Body, annotation_path};

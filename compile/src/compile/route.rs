@@ -6,7 +6,7 @@ use std::sync::Arc;
 use egress_policy::{FullMatch, HeaderMatch, Route};
 
 use super::digest::Digest;
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::list::List;
 use super::{Compiler, Invalid, Objects};
 use crate::budget;

@@ -1,7 +1,7 @@
 //! Tables: manifests in, documents and conditions out. The numbers CAT, VAL and K8S are OSM's own test
 //! cases (reference §10.1).
 
-mod beyond;
+mod extensions;
 mod budgets;
 mod catalog;
 mod grants;

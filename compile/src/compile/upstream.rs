@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::digest::Digest;
 use super::egress::PolicyRule;
-use super::issues::Issues;
+use super::diagnostic_sink::Issues;
 use super::{Compiler, Invalid, Objects};
 use crate::bounds::{MAX_CONNECT_TIMEOUT, MIN_CONNECT_TIMEOUT};
 use crate::duration;

@@ -4,7 +4,7 @@ use egress_policy::ReasonCode;
 use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verdict};
 
 use super::Ask;
-use super::evidence::Evidence;
+use super::policy_source::Evidence;
 use crate::{ENCRYPTED_HELLO_ANNOTATION, UPGRADES_ANNOTATION};
 
 /// More would not be read.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::evidence::Place;
+use super::policy_source::Place;
 use super::proxies::Proxies;
 use super::{GoesTo, How, PlacedRuling, Report};
 use egress_policy::explain::{Stage, Verdict};

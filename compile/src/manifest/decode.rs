@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use self::advice::explain;
-use super::places::push_field;
+use super::source_map::push_field;
 use super::spec::{PodStatus, Workload, WorkloadSpec};
 use super::yaml::{self, YamlDocument, YamlError};
 use super::{Body, Kind, Metadata, Object, ObjectRef, Places, Position, Problem, Severity};

@@ -8,7 +8,7 @@ use egress_policy::explain::{FirstBytes, Traffic};
 use egress_policy::{Headers, Host, HostError, ReasonCode, Request};
 use url::Url;
 
-use super::envoy;
+use super::http_request;
 
 /// What was asked.
 #[derive(Debug, Clone, Default)]
@@ -239,9 +239,9 @@ impl Words {
             port => format!("{host}:{port}"),
         });
         let method = self.method.clone().unwrap_or_else(|| "GET".to_owned());
-        let target = envoy::sent(target);
-        let refusal = envoy::refusal(&method, &authority, headers.contains_key("content-type"));
-        let path = match refusal.map_or_else(|| envoy::normalized(&target), Err) {
+        let target = http_request::sent(target);
+        let refusal = http_request::refusal(&method, &authority, headers.contains_key("content-type"));
+        let path = match refusal.map_or_else(|| http_request::normalized(&target), Err) {
             Ok(path) => path,
             Err((reason, why)) => {
                 notes.push(format!("Envoy itself answers 400 (`{reason}`): {why}"));

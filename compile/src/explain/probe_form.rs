@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::Ask;
-use super::call::Words;
+use super::probe::Words;
 use crate::blocked_ranges::BlockedRanges;
 
 /// What a form says; an empty field says nothing.

@@ -10,8 +10,8 @@ use egress_policy::explain::Verdict;
 use egress_policy::{Identity, ReasonCode};
 use serde::{Deserialize, Serialize};
 
-use super::call::Words;
-use super::evidence::Evidence;
+use super::probe::Words;
+use super::policy_source::Evidence;
 use super::{Ask, Report, explain};
 use crate::blocked_ranges::BlockedRanges;
 use crate::manifest::yaml;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use egress_compile::blocked_ranges::BlockedRanges;
-use egress_compile::explain::call::Words;
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::form::Form;
+use egress_compile::explain::probe::Words;
+use egress_compile::explain::policy_source::Evidence;
+use egress_compile::explain::probe_form::Form;
 use egress_compile::explain::{InWords, explain as answer};
 use serde_json::{Value, json};
 
