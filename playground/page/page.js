@@ -6,7 +6,7 @@ import { Editor } from "./editor.js";
 import { EXAMPLES } from "./examples.js";
 
 const byId = (id) => document.getElementById(id);
-const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
+const FIELDS = ["identity", "to", "address", "method", "path", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
 // Longer ones are cut by browsers and chats.
 const LONGEST_FRAGMENT = 100_000;
@@ -54,12 +54,12 @@ function problemItem(problem, at) {
 }
 
 function check() {
-  const { problems, summary, identities: found } = ask("check", manifests.value);
+  const { diagnostics, summary, identities: found } = ask("check", manifests.value);
   if (broken) return;
   // What is about no line in particular comes last.
-  const [placed, others] = [problems.filter((one) => one.line), problems.filter((one) => !one.line)];
+  const [placed, others] = [diagnostics.filter((one) => one.line), diagnostics.filter((one) => !one.line)];
   byId("problems").replaceChildren(...[...placed, ...others].map((problem) => problemItem(problem, place(problem.line))));
-  if (!problems.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
+  if (!diagnostics.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
   const s = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   say("summary", [
     s(summary.policies, "policy", "policies"), s(summary.identities, "identity", "identities"),
@@ -67,14 +67,14 @@ function check() {
   ].join(", "));
   identities = found;
   byId("identities").replaceChildren(...identities.map((name) => element("option", { value: name })));
-  showGiven();
+  showConfig();
 }
 
 // What Envoy gets: of the identities that the manifests name, or of the one that asks.
-function showGiven() {
+function showConfig() {
   const whose = byId("whose");
-  const source = byId("source").value.trim();
-  const names = source.includes("/") && !identities.includes(source) ? [...identities, source] : identities;
+  const typed = byId("identity").value.trim();
+  const names = typed.includes("/") && !identities.includes(typed) ? [...identities, typed] : identities;
   const chosen = whose.value;
   // A list that somebody has opened stays, unless it is another.
   if ([...whose.options].map((option) => option.value).join("\n") !== names.join("\n")) {
@@ -82,8 +82,8 @@ function showGiven() {
     whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
   }
   const said = whose.value
-    ? ask("given", manifests.value, whose.value, byId("version").value, byId("module").value)
-    : { error: "The manifests name no identity, and the connection has no source." };
+    ? ask("render_config", manifests.value, whose.value, byId("version").value, byId("module").value)
+    : { error: "The manifests name no identity, and the form has none." };
   say("no-identity", said.error ?? "");
   byId("document").textContent = said.document ?? "";
   byId("envoy").textContent = said.envoy ?? "";
@@ -166,26 +166,26 @@ function showCases() {
     const choice = element("select", { "aria-label": `expected of case ${index + 1}`, onchange: () => { one.expect = choice.value; changedCases(); } },
       ...["allow", "deny"].map((verdict) => element("option", { value: verdict }, verdict)));
     choice.value = one.expect;
-    const found = !outcome ? element("span", { class: "quiet" }, "not run")
+    const actual = !outcome ? element("span", { class: "quiet" }, "not run")
       : outcome.error !== undefined ? element("span", { class: "bad" }, outcome.error)
-      : element("span", { class: outcome.asExpected ? "good" : "bad" }, `${outcome.asExpected ? "as expected" : "WRONG"}: ${outcome.found}`);
+      : element("span", { class: outcome.passed ? "good" : "bad" }, `${outcome.passed ? "passed" : "FAILED"}: ${outcome.actual}`);
     return element("tr", {},
       element("td", {}, ...summaryOf(one.connection)),
-      element("td", { class: "mono whole", "data-head": "source" }, one.connection.source),
+      element("td", { class: "mono whole", "data-head": "identity" }, one.connection.identity),
       element("td", { "data-head": "expected" }, choice),
-      element("td", { "data-head": "found" }, found),
+      element("td", { "data-head": "actual" }, actual),
       element("td", { class: "actions" },
         element("button", { type: "button", "aria-label": `show case ${index + 1}`, onclick: () => { setConnection(one.connection); evaluate(); remember(); } }, "Show"), " ",
         element("button", { type: "button", "aria-label": `remove case ${index + 1}`, onclick: () => { cases.splice(index, 1); changedCases(); } }, "Remove")));
   }));
   if (focused) (byId("cases").querySelector(`[aria-label='${focused}']`) ?? byId("add")).focus();
   if (!outcomes) { byId("tally").textContent = ""; return; }
-  const wrong = outcomes.filter((outcome) => !outcome.asExpected).length;
-  byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${wrong} not as expected`;
+  const failed = outcomes.filter((outcome) => !outcome.passed).length;
+  byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${failed} failed`;
 }
 
 function runAll() {
-  const said = ask("run", manifests.value, JSON.stringify(cases));
+  const said = ask("run_cases", manifests.value, JSON.stringify(cases));
   if (said.error !== undefined) return fail(said.error);
   outcomes = said;
   showCases();
@@ -193,10 +193,10 @@ function runAll() {
 
 function compare() {
   const all = cases.length ? cases : [{ name: "", expect: "deny", connection: connection() }];
-  const said = ask("diff", manifests.value, changed.value, JSON.stringify(all));
+  const said = ask("compare_cases", manifests.value, changed.value, JSON.stringify(all));
   if (said.error !== undefined) return fail(said.error);
-  const { problems } = ask("check", changed.value);
-  const errors = (problems ?? []).filter((problem) => problem.severity === "error");
+  const { diagnostics } = ask("check", changed.value);
+  const errors = (diagnostics ?? []).filter((problem) => problem.severity === "error");
   byId("changed-problems").replaceChildren(...errors.map((problem) => problemItem(problem, place(problem.line, changed))));
   const table = byId("diff");
   table.hidden = false;
@@ -210,7 +210,7 @@ function compare() {
 }
 
 function save() {
-  const said = ask("file", JSON.stringify(cases));
+  const said = ask("export_cases", JSON.stringify(cases));
   if (said.error !== undefined) return fail(said.error);
   // JSON is YAML: `osm-egress test` reads it.
   download("cases.yaml", `${JSON.stringify(said, null, 2)}\n`);
@@ -299,7 +299,7 @@ function load(example) {
   byId("example").value = example;
   const [, text, said] = EXAMPLES[example];
   manifests.value = text;
-  setConnection({ source: "shop/app", ...said });
+  setConnection({ identity: "shop/app", ...said });
   forget();
   everything();
 }
@@ -334,7 +334,7 @@ async function start() {
     fail(`The module does not load: ${error}`);
     return;
   }
-  const { versions, module: where } = ask("choices");
+  const { versions, module: where } = ask("list_choices");
   byId("version").replaceChildren(...versions.map((version) => element("option", { value: version }, version)));
   byId("module").value = where;
   if (recall()) { byId("example").value = ""; everything(); } else load(0);
@@ -364,8 +364,8 @@ async function start() {
   byId("save").addEventListener("click", save);
   byId("copy").addEventListener("click", () => { changed.value = manifests.value; forgetChanges(); remember(); });
   byId("compare").addEventListener("click", compare);
-  for (const id of ["whose", "version"]) byId(id).addEventListener("change", showGiven);
-  byId("module").addEventListener("input", later(showGiven, 150));
+  for (const id of ["whose", "version"]) byId(id).addEventListener("change", showConfig);
+  byId("module").addEventListener("input", later(showConfig, 150));
   byId("share").addEventListener("click", () => copy(location.href, byId("shared")));
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", () => copy(byId(button.dataset.copy).textContent, button.parentElement.querySelector("[role=status]")));

@@ -13,7 +13,7 @@ pub use self::witness::{User, Witness};
 use crate::snapshot::hash;
 use crate::source::kubernetes::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
-use egress_compile::changes::{Effect, GrantChange, Listed, State, grant_changes};
+use egress_compile::changes::{Effect, GrantChange, PolicyState, TruncatedList, compare_grants};
 use egress_compile::manifest::{Object, ObjectRef, Revision};
 use egress_compile::store::Store;
 
@@ -78,8 +78,10 @@ impl Audit {
 }
 
 fn records((old_store, old): &Snapshot, (new_store, new): &Snapshot, witness: &Witness) -> Vec<Record> {
-    let changes =
-        grant_changes(State { store: old_store, compiled: old }, State { store: new_store, compiled: new });
+    let changes = compare_grants(
+        PolicyState { store: old_store, compiled: old },
+        PolicyState { store: new_store, compiled: new },
+    );
     if changes.is_empty() {
         return Vec::new();
     }
@@ -119,7 +121,7 @@ impl Record {
         let GrantChange { object, file, effects, more_effects, .. } = &self.change;
         let (user, changed, id) = (self.user(), self.changed(), &self.id);
         for Effect { opens, closes, identities } in effects {
-            let text = |list: &Listed| (!list.is_empty()).then(|| list.to_string());
+            let text = |list: &TruncatedList| (!list.is_empty()).then(|| list.to_string());
             tracing::info!(
                 target: "audit",
                 object = %object, file, changed, user,
@@ -134,7 +136,7 @@ impl Record {
 
     fn into_event(self) -> AuditEvent {
         let effects = self.change.effects.iter().map(|Effect { opens, closes, identities }| {
-            let part = |verb: &str, list: &Listed| {
+            let part = |verb: &str, list: &TruncatedList| {
                 if list.is_empty() { String::new() } else { format!("{verb} {list}; ") }
             };
             format!("{}{}for {identities}", part("opens", opens), part("closes", closes))

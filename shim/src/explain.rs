@@ -6,7 +6,7 @@ pub mod expected;
 pub mod proxies;
 
 pub use egress_compile::explain::{
-    AllowedAt, Ask, ExplainError, GoesTo, How, PlacedRuling, Report, call, explain,
+    AddressGrant, AddressSource, ExplainError, ExplainRequest, Report, Route, RuleReport, explain, probe,
 };
 
 #[cfg(test)]

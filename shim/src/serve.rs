@@ -391,7 +391,7 @@ fn report(state: &SourceState, compiled: &Compiled) {
     if let Availability::Unavailable { reason } = &state.availability {
         tracing::error!(reason, "the last good state stays in force");
     }
-    for problem in state.store.problems().chain(compiled.problems().cloned()) {
+    for problem in state.store.diagnostics().chain(compiled.diagnostics().cloned()) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),
@@ -481,7 +481,7 @@ impl Variants for Published {
 
 impl Snapshots for Published {
     fn most_proxies(&self) -> Option<usize> {
-        self.compiled.borrow().most_proxies()
+        self.compiled.borrow().max_proxies()
     }
 
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {

@@ -18,8 +18,8 @@ use crate::webhook::Reviews;
 use crate::xds::fallback::HeldBack;
 use crate::xds::identify::Identification;
 use crate::xds::proxies::{Proxies, Proxy};
-use egress_compile::manifest::Problem;
-use egress_compile::{Compiled, Condition};
+use egress_compile::manifest::Diagnostic;
+use egress_compile::{Compiled, ObjectStatus};
 
 /// What the admin interface looks at.
 #[derive(Debug, Clone)]
@@ -59,11 +59,11 @@ pub struct Status {
     /// What happens to what no rule allows, where nothing else is said.
     pub mesh_mode: &'static str,
     /// What became of each object.
-    pub objects: Vec<Condition>,
+    pub objects: Vec<ObjectStatus>,
     /// The conditions of each policy.
     pub policies: Vec<PolicyStatus>,
     /// All that is wrong, with objects and with files.
-    pub problems: Vec<Problem>,
+    pub diagnostics: Vec<Diagnostic>,
     /// The identities that some policy names, and their documents.
     pub identities: BTreeMap<String, IdentityStatus>,
     /// Who is connected.
@@ -124,8 +124,9 @@ impl Status {
     pub fn now(shared: &Shared) -> Self {
         let compiled = shared.compiled.borrow().clone();
         let source = shared.source.borrow().clone();
-        let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
-        problems.sort_by(Problem::reading_order);
+        let mut diagnostics: Vec<_> =
+            source.store.diagnostics().chain(compiled.diagnostics().cloned()).collect();
+        diagnostics.sort_by(Diagnostic::cmp_reading_order);
         let identity = |document: &egress_policy::Document| IdentityStatus {
             document: document.version.clone(),
             mode: document.mode.as_str(),
@@ -139,9 +140,9 @@ impl Status {
             },
             serving: shared.serving.load(Ordering::Acquire),
             mesh_mode: compiled.default_mode().as_str(),
-            objects: compiled.conditions.values().cloned().collect(),
+            objects: compiled.statuses.values().cloned().collect(),
             policies: shared.policies.now(&compiled, &source.store, &shared.proxies),
-            problems,
+            diagnostics,
             identities: compiled
                 .documents
                 .iter()
@@ -238,7 +239,7 @@ pub fn describe(json: &str) -> Result<String> {
     if status["flowLog"] == false && !list(&status["proxies"]).is_empty() {
         out += "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n";
     }
-    let problems = list(&status["problems"]);
+    let problems = list(&status["diagnostics"]);
     if !problems.is_empty() {
         out += "\nPROBLEMS\n";
         for problem in problems {

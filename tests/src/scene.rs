@@ -113,7 +113,7 @@ impl Scene<'_> {
     pub fn in_force(&self) -> Result<()> {
         let compiled = self.compiled()?;
         let version = compiled.document(&Identity::new("curl", "curl")?).version.clone();
-        let expected = serde_json::to_value(compiled.conditions.values().collect::<Vec<_>>())?;
+        let expected = serde_json::to_value(compiled.statuses.values().collect::<Vec<_>>())?;
         wait_for("the policy to be in force", Duration::from_secs(5), || {
             self.shim.status().is_ok_and(|status| {
                 status["proxies"][0]["documentAcknowledged"] == version.as_str()
@@ -143,7 +143,7 @@ impl Scene<'_> {
     /// When there is no such object.
     pub fn problems(&self, object: &str) -> Result<Vec<String>> {
         let condition = self.condition(object)?;
-        let problems = condition["problems"].as_array().cloned().unwrap_or_default();
+        let problems = condition["diagnostics"].as_array().cloned().unwrap_or_default();
         let text = |problem: &Value, key: &str| problem[key].as_str().unwrap_or("-").to_owned();
         let line =
             |p: &Value| format!("{} {}: {}", text(p, "severity"), text(p, "field"), text(p, "message"));
@@ -221,7 +221,7 @@ impl Scene<'_> {
 /// What is said of objects, without their places: object, rules, problems.
 fn said(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
     let problems = |condition: &Value| -> Vec<Value> {
-        condition["problems"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
+        condition["diagnostics"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
     };
     conditions
         .as_array()

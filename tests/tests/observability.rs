@@ -54,7 +54,7 @@ fn metrics_and_status() -> Result<()> {
     let object =
         status["objects"].as_array().into_iter().flatten().find(|o| o["object"]["name"] == "any-host-443");
     ensure!(object.is_some_and(|o| o["accepted"] == false), "{status:#}");
-    let problems = status["problems"].as_array().cloned().unwrap_or_default();
+    let problems = status["diagnostics"].as_array().cloned().unwrap_or_default();
     ensure!(problems.iter().any(|problem| problem["field"] == "spec.ports[0].protocol"), "{status:#}");
 
     // It has the policy, and nothing shows yet that connections get to it.

@@ -1,21 +1,21 @@
 use std::collections::BTreeMap;
 
-use crate::budget::{Excess, MAX_PROBLEMS};
-use crate::manifest::{Cause, Object, Problem, Severity};
+use crate::budget::{Excess, MAX_DIAGNOSTICS};
+use crate::manifest::{Cause, Diagnostic, Object, Severity};
 
-/// Collects what there is to say about one object.
+/// Collects the diagnostics about one object.
 #[derive(Debug)]
-pub(super) struct Issues<'o> {
+pub(super) struct DiagnosticSink<'o> {
     object: &'o Object,
-    problems: Vec<Problem>,
-    /// How many more there are of each severity than are kept.
+    diagnostics: Vec<Diagnostic>,
+    /// The number of diagnostics of each severity that were dropped.
     dropped: BTreeMap<Severity, usize>,
     kept: BTreeMap<Severity, usize>,
 }
 
-impl<'o> Issues<'o> {
+impl<'o> DiagnosticSink<'o> {
     pub(super) fn new(object: &'o Object) -> Self {
-        Self { object, problems: Vec::new(), dropped: BTreeMap::new(), kept: BTreeMap::new() }
+        Self { object, diagnostics: Vec::new(), dropped: BTreeMap::new(), kept: BTreeMap::new() }
     }
 
     /// The object's `namespace/name`.
@@ -29,47 +29,47 @@ impl<'o> Issues<'o> {
         &self.object.reference.namespace
     }
 
-    /// Whether something in it is not permitted.
-    pub(super) fn lack_permission(&self) -> bool {
-        self.problems.iter().any(|problem| problem.cause == Cause::Permission)
+    /// Returns true if the object lacks a permission.
+    pub(super) fn lacks_permission(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.cause == Cause::Permission)
     }
 
     pub(super) fn error(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
-        self.add(Severity::Error, Cause::Itself, field, message, advice);
+        self.add(Severity::Error, Cause::Object, field, message, advice);
     }
 
     pub(super) fn warning(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
-        self.add(Severity::Warning, Cause::Itself, field, message, advice);
+        self.add(Severity::Warning, Cause::Object, field, message, advice);
     }
 
     pub(super) fn info(&mut self, field: &str, message: impl AsRef<str>, advice: Option<&str>) {
-        self.add(Severity::Info, Cause::Itself, field, message, advice);
+        self.add(Severity::Info, Cause::Object, field, message, advice);
     }
 
-    /// An object that this one names is missing or wrong.
+    /// Reports a reference to an object that is missing or invalid.
     pub(super) fn wrong_reference(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
         self.add(Severity::Error, Cause::Reference, field, message, Some(advice));
     }
 
-    /// Its author may not say this; somebody else can permit it.
+    /// Reports something that the author may not grant and an administrator can permit.
     pub(super) fn not_permitted(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
         self.add(Severity::Error, Cause::Permission, field, message, Some(advice));
     }
 
-    /// Another object says something else, and that counts.
+    /// Reports a setting that another object overrides.
     pub(super) fn conflict(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
         self.add(Severity::Warning, Cause::Conflict, field, message, Some(advice));
     }
 
-    /// The object is over a budget.
+    /// Reports an object that exceeds its own budget.
     pub(super) fn too_large(&mut self, field: &str, excess: Excess, what: &str) {
-        let advice = format!("{}: until then {what} grants nothing", excess.remedy);
+        let advice = format!("{}; until then {what} grants nothing", excess.remedy);
         self.add(Severity::Error, Cause::Size, field, excess.to_string(), Some(&advice));
     }
 
-    /// The object and older ones are together over the budget of an identity.
-    pub(super) fn crowded_out(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
-        self.add(Severity::Error, Cause::Crowding, field, message, Some(advice));
+    /// Reports an object that, together with older objects, exceeds a shared budget.
+    pub(super) fn over_shared_budget(&mut self, field: &str, message: impl AsRef<str>, advice: &str) {
+        self.add(Severity::Error, Cause::SharedBudget, field, message, Some(advice));
     }
 
     fn add(
@@ -81,31 +81,32 @@ impl<'o> Issues<'o> {
         advice: Option<&str>,
     ) {
         let kept = self.kept.entry(severity).or_default();
-        // What is said of sizes is said once, and must not be lost.
-        if *kept >= MAX_PROBLEMS && !matches!(cause, Cause::Size | Cause::Crowding) {
-            *self.dropped.entry(severity).or_default() += 1;
+        // Sizes are reported once, and must not be lost.
+        if *kept >= MAX_DIAGNOSTICS && !matches!(cause, Cause::Size | Cause::SharedBudget) {
+            let dropped = self.dropped.entry(severity).or_default();
+            *dropped = dropped.saturating_add(1);
             return;
         }
-        *kept += 1;
-        let problem = self.problem(severity, field, message).cause(cause);
-        self.problems.push(match advice {
-            Some(advice) => problem.advice(advice),
-            None => problem,
+        *kept = kept.saturating_add(1);
+        let diagnostic = self.diagnostic(severity, field, message).cause(cause);
+        self.diagnostics.push(match advice {
+            Some(advice) => diagnostic.advice(advice),
+            None => diagnostic,
         });
     }
 
-    fn problem(&self, severity: Severity, field: &str, message: impl AsRef<str>) -> Problem {
-        Problem::new(severity, message)
+    fn diagnostic(&self, severity: Severity, field: &str, message: impl AsRef<str>) -> Diagnostic {
+        Diagnostic::new(severity, message)
             .at(&self.object.file, self.object.position(field))
             .object(&self.object.reference)
             .field(field)
     }
 
-    pub(super) fn into_parts(mut self) -> (&'o Object, Vec<Problem>) {
+    pub(super) fn into_parts(mut self) -> (&'o Object, Vec<Diagnostic>) {
         for (severity, count) in std::mem::take(&mut self.dropped) {
-            let message = format!("{count} more of severity `{severity}` are not listed");
-            self.problems.push(self.problem(severity, "spec", message));
+            let message = format!("{count} more diagnostics of severity `{severity}` are not listed");
+            self.diagnostics.push(self.diagnostic(severity, "spec", message));
         }
-        (self.object, self.problems)
+        (self.object, self.diagnostics)
     }
 }

@@ -1,90 +1,90 @@
-//! A question as the forms of the playground and of the console have it.
+//! A probe as the web forms of the playground and of the console submit it.
 
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::Ask;
-use super::probe::Words;
+use super::ExplainRequest;
+use super::probe::ProbeArgs;
 use crate::blocked_ranges::BlockedRanges;
 
-/// What a form says; an empty field says nothing.
+/// The fields of the form; an empty field is absent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Form {
-    /// By whom: `namespace/service-account`.
-    #[serde(alias = "identity")]
-    pub source: String,
+pub struct ProbeForm {
+    /// The identity: `namespace/service-account`.
+    #[serde(alias = "source")]
+    pub identity: String,
     /// `SCHEME://HOST:PORT/PATH`, or `HOST:PORT`.
     pub to: String,
-    /// Instead of the path in `to`.
+    /// The path, instead of the one in `to`.
     pub path: String,
-    /// The address that is dialled, where a name is asked for.
+    /// The original destination address, if `to` holds a name.
     pub address: String,
     /// The method of a request.
     pub method: String,
-    /// `NAME: VALUE`, one a line.
+    /// The headers, as `NAME: VALUE`, one a line.
     pub headers: String,
     /// The server name.
     pub sni: String,
-    /// There is no server name at all.
+    /// True if the ClientHello has no server name.
     pub no_sni: bool,
-    /// The ClientHello carries an encrypted one.
+    /// True if the ClientHello carries an encrypted one.
     pub ech: bool,
     /// The first bytes, in hexadecimal.
     pub client_hello: String,
 }
 
-impl Form {
-    /// What is asked.
+impl ProbeForm {
+    /// Builds the request.
     ///
     /// # Errors
-    /// What cannot be read, in words.
-    pub fn ask(&self, listener_port: u16, blocked: BlockedRanges) -> Result<Ask, String> {
-        let call = self.words().read().map_err(|error| error.to_string())?;
-        let identity = self.source.trim();
+    /// Returns a message about the first invalid field.
+    pub fn to_request(&self, listener_port: u16, blocked: BlockedRanges) -> Result<ExplainRequest, String> {
+        let probe = self.probe_args().parse().map_err(|error| error.to_string())?;
+        let identity = self.identity.trim();
         if identity.is_empty() {
-            return Err("say who connects: NAMESPACE/SERVICE-ACCOUNT".to_owned());
+            return Err("enter the identity: NAMESPACE/SERVICE-ACCOUNT".to_owned());
         }
-        Ok(Ask {
+        Ok(ExplainRequest {
             identity: identity.parse().map_err(|error| format!("`{identity}`: {error}"))?,
-            addresses: self.address()?.or(call.address).into_iter().collect(),
-            call,
+            addresses: self.parse_address()?.or(probe.address).into_iter().collect(),
+            probe,
             resolved: false,
             listener_port,
             blocked,
         })
     }
 
-    /// The address that is dialled.
+    /// Parses the original destination address.
     ///
     /// # Errors
-    /// When it is none.
-    pub fn address(&self) -> Result<Option<IpAddr>, String> {
+    /// Fails if it is not an IP address.
+    pub fn parse_address(&self) -> Result<Option<IpAddr>, String> {
         let read = |text: String| text.parse().map_err(|_| format!("`{text}` is not an IP address"));
-        some(&self.address).map(read).transpose()
+        non_empty(&self.address).map(read).transpose()
     }
 
-    /// The same as the flags of `osm-egress explain` have it.
+    /// Builds the arguments of `osm-egress explain`.
     #[must_use]
-    pub fn words(&self) -> Words {
-        Words {
+    pub fn probe_args(&self) -> ProbeArgs {
+        ProbeArgs {
             to: self.to(),
-            method: some(&self.method),
-            headers: self.headers.lines().filter_map(some).collect(),
-            sni: if self.no_sni { Some(String::new()) } else { some(&self.sni) },
+            method: non_empty(&self.method),
+            headers: self.headers.lines().filter_map(non_empty).collect(),
+            sni: if self.no_sni { Some(String::new()) } else { non_empty(&self.sni) },
             ech: self.ech,
-            client_hello: some(&self.client_hello),
+            client_hello: non_empty(&self.client_hello),
         }
     }
 
-    /// The target, with the path that the form has a field for.
+    /// Joins the target and the path of the form.
     fn to(&self) -> String {
         let (to, path) = (self.to.trim(), self.path.trim());
         if path.is_empty() {
             return to.to_owned();
         }
-        let authority = to.find("://").map_or(0, |at| at + 3);
+        let authority = to.find("://").map_or(0, |at| at.saturating_add(3));
         let (scheme, rest) = to.split_at(authority);
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let slash = if path.starts_with('/') { "" } else { "/" };
@@ -92,6 +92,6 @@ impl Form {
     }
 }
 
-fn some(text: &str) -> Option<String> {
+fn non_empty(text: &str) -> Option<String> {
     Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! What is expected of policies, beside them in a file: for `osm-egress test` and the playground.
+//! Test cases for policies, in a file beside them: `osm-egress test` and the playground.
 
 mod junit;
 
@@ -10,40 +10,40 @@ use egress_policy::explain::Verdict;
 use egress_policy::{Identity, ReasonCode};
 use serde::{Deserialize, Serialize};
 
-use super::probe::Words;
-use super::policy_source::Evidence;
-use super::{Ask, Report, explain};
+use super::policy_source::PolicySource;
+use super::probe::ProbeArgs;
+use super::{ExplainRequest, Report, explain};
 use crate::blocked_ranges::BlockedRanges;
 use crate::manifest::yaml;
 
-/// One connection, and what must become of it.
+/// A connection and its expected verdict.
 #[derive(Debug, Clone)]
-pub struct Expected {
-    /// The file that it stands in.
+pub struct TestCase {
+    /// The file that defines it.
     pub file: String,
     /// The line.
     pub line: Option<u32>,
-    case: Case,
-    source: Option<Identity>,
+    case: CaseSpec,
+    identity: Option<Identity>,
 }
 
-/// Why a list of cases cannot be used: the place, and what is wrong there.
+/// The error for an invalid list of test cases, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ExpectedError(String);
+pub struct TestCaseError(String);
 
-/// As it is written.
+/// A test case as it is written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Case {
+struct CaseSpec {
     name: String,
-    #[serde(default)]
-    source: Option<String>,
+    #[serde(default, alias = "source")]
+    identity: Option<String>,
     to: String,
     #[serde(default)]
     method: Option<String>,
     #[serde(default)]
-    headers: BTreeMap<String, Values>,
+    headers: BTreeMap<String, HeaderValues>,
     #[serde(default)]
     sni: Option<String>,
     #[serde(default)]
@@ -52,7 +52,7 @@ struct Case {
     client_hello_hex: Option<String>,
     #[serde(default)]
     address: Option<IpAddr>,
-    expect: Verb,
+    expect: ExpectedVerdict,
     #[serde(default)]
     reason: Option<String>,
     #[serde(default)]
@@ -61,15 +61,15 @@ struct Case {
     rule: Option<String>,
 }
 
-/// The value of a header, or those of several fields of one name.
+/// The value of a header, or the values of several headers of one name.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "a text, or a list of texts where a request has several such headers")]
-enum Values {
+#[serde(untagged, expecting = "a string, or a list of strings if the request has several such headers")]
+enum HeaderValues {
     One(String),
     Several(Vec<String>),
 }
 
-impl Values {
+impl HeaderValues {
     fn iter(&self) -> impl Iterator<Item = &String> {
         let (one, several) = match self {
             Self::One(value) => (Some(value), &[][..]),
@@ -81,108 +81,135 @@ impl Values {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Verb {
+enum ExpectedVerdict {
     Allow,
     Deny,
 }
 
-/// What became of one.
+/// The result of one test case.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// What it is called.
+pub struct TestOutcome {
+    /// The name of the test case.
     pub name: String,
-    /// The file that it stands in.
+    /// The file that defines it.
     pub file: String,
     /// The line.
     pub line: Option<u32>,
-    /// Whether it is as expected.
-    pub as_expected: bool,
-    /// What is expected.
+    /// True if the actual verdict is the expected one.
+    pub passed: bool,
+    /// The expected verdict.
     pub expected: String,
-    /// What is so.
-    pub found: String,
-    /// The whole answer.
+    /// The actual verdict.
+    pub actual: String,
+    /// The full report of a failed case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<Report>>,
 }
 
-/// What became of all.
+/// The results of all test cases.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Results {
-    /// Each, in the order of the file.
-    pub cases: Vec<Outcome>,
+pub struct TestResults {
+    /// The results, in the order of the file.
+    pub cases: Vec<TestOutcome>,
 }
 
-impl Expected {
-    /// Reads the text of a file.
+impl TestCase {
+    /// Parses the test cases of a file.
+    ///
+    /// ```
+    /// # use egress_compile::store::{FileUpdate, Store};
+    /// # let text = b"
+    /// # apiVersion: policy.openservicemesh.io/v1alpha1
+    /// # kind: Egress
+    /// # metadata: {name: web, namespace: shop}
+    /// # spec:
+    /// #   sources: [{kind: ServiceAccount, name: app, namespace: shop}]
+    /// #   hosts: [example.com]
+    /// #   ports: [{number: 443, protocol: https}]
+    /// # ";
+    /// # let mut store = Store::default();
+    /// # store.apply(FileUpdate::read("web.yaml".into(), text));
+    /// use egress_compile::CompileOptions;
+    /// use egress_compile::explain::policy_source::PolicySource;
+    /// use egress_compile::explain::test_case::{TestCase, TestResults};
+    ///
+    /// let text = b"- {name: web, identity: shop/app, to: https://example.com, expect: allow}\n";
+    /// let cases = TestCase::parse("cases.yaml", text).expect("valid cases");
+    /// let source = PolicySource::compile(store.into(), &CompileOptions::default(), None);
+    /// let results = TestResults::run(&cases, &source, 15001, &Default::default()).expect("results");
+    /// assert!(results.all_passed());
+    /// ```
     ///
     /// # Errors
-    /// When something in it makes no sense; with the place.
-    pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Self>, ExpectedError> {
+    /// Fails if a test case is invalid. The error names its place.
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Self>, TestCaseError> {
         let at = |line: Option<u32>, message: String| {
-            let place = line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
-            ExpectedError(format!("{place}: {message}"))
+            let location = line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
+            TestCaseError(format!("{location}: {message}"))
         };
         let documents = yaml::parse_bytes(bytes).map_err(|error| {
             let line = error.position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-            ExpectedError(format!("{file}{line}: {error}: {}", error.advice))
+            TestCaseError(format!("{file}{line}: {error}: {}", error.advice))
         })?;
         let mut found = Vec::new();
         for document in documents {
             let Some(items) = document.value.as_array() else {
-                return Err(at(None, "this is no list of cases: begin each with `- name: …`".to_owned()));
+                return Err(at(
+                    None,
+                    "this is not a list of test cases: begin each with `- name: …`".to_owned(),
+                ));
             };
             for (index, item) in items.iter().enumerate() {
-                let line = document.places.find(&format!("[{index}]")).map(|at| at.line);
+                let line = document.source_map.find(&format!("[{index}]")).map(|at| at.line);
                 let wrong = |error: &dyn fmt::Display| at(line, error.to_string());
-                let case: Case = serde_json::from_value(item.clone()).map_err(|e| wrong(&e))?;
+                let case: CaseSpec = serde_json::from_value(item.clone()).map_err(|e| wrong(&e))?;
                 if let Some(reason) = &case.reason
                     && !ReasonCode::ALL.iter().any(|known| known.as_str() == reason)
                 {
                     return Err(wrong(&format_args!("`{reason}` is not a reason code")));
                 }
-                case.words().read().map_err(|e| wrong(&e))?;
-                let source = case.source.as_deref().map(str::parse).transpose();
-                let source = source.map_err(|e: egress_policy::IdentityError| wrong(&e))?;
-                found.push(Self { file: file.to_owned(), line, case, source });
+                case.probe_args().parse().map_err(|e| wrong(&e))?;
+                let identity = case.identity.as_deref().map(str::parse).transpose();
+                let identity = identity.map_err(|e: egress_policy::IdentityError| wrong(&e))?;
+                found.push(Self { file: file.to_owned(), line, case, identity });
             }
         }
         if found.is_empty() {
-            return Err(at(None, "there is no case in it".to_owned()));
+            return Err(at(None, "the file has no test cases".to_owned()));
         }
         Ok(found)
     }
 
     fn report(
         &self,
-        evidence: &Evidence,
+        source: &PolicySource,
         listener_port: u16,
         blocked: &BlockedRanges,
-    ) -> Result<Report, ExpectedError> {
+    ) -> Result<Report, TestCaseError> {
         let wrong = |message: String| {
             let Self { file, line, case, .. } = self;
-            ExpectedError(format!("{file}:{}: {}: {message}", line.unwrap_or_default(), case.name))
+            TestCaseError(format!("{file}:{}: {}: {message}", line.unwrap_or_default(), case.name))
         };
-        let call = self.case.words().read().map_err(|error| wrong(error.to_string()))?;
-        let identity = self.source.clone().or_else(|| evidence.only_identity().cloned());
-        let ask = Ask {
+        let probe = self.case.probe_args().parse().map_err(|error| wrong(error.to_string()))?;
+        let identity = self.identity.clone().or_else(|| source.only_identity().cloned());
+        let request = ExplainRequest {
             identity: identity
-                .ok_or_else(|| wrong("`source: NAMESPACE/SERVICE-ACCOUNT` is missing".to_owned()))?,
-            addresses: self.case.address.or(call.address).into_iter().collect(),
-            call,
+                .ok_or_else(|| wrong("`identity: NAMESPACE/SERVICE-ACCOUNT` is missing".to_owned()))?,
+            addresses: self.case.address.or(probe.address).into_iter().collect(),
+            probe,
             resolved: false,
             listener_port,
             blocked: blocked.clone(),
         };
-        explain(evidence, &ask).map_err(|error| wrong(error.to_string()))
+        explain(source, &request).map_err(|error| wrong(error.to_string()))
     }
 }
 
-impl Case {
-    fn words(&self) -> Words {
-        Words {
+impl CaseSpec {
+    fn probe_args(&self) -> ProbeArgs {
+        ProbeArgs {
             to: self.to.clone(),
             method: self.method.clone(),
             headers: self
@@ -196,13 +223,13 @@ impl Case {
         }
     }
 
-    fn is(&self, report: &Report) -> bool {
+    fn matches(&self, report: &Report) -> bool {
         let same = |expected: &Option<String>, found: Option<&str>| {
             expected.as_deref().is_none_or(|expected| found == Some(expected))
         };
         let verdict = match self.expect {
-            Verb::Allow => Verdict::Allow,
-            Verb::Deny => Verdict::Deny,
+            ExpectedVerdict::Allow => Verdict::Allow,
+            ExpectedVerdict::Deny => Verdict::Deny,
         };
         report.verdict == verdict
             && same(&self.reason, report.reason.map(ReasonCode::as_str))
@@ -212,14 +239,14 @@ impl Case {
 
     fn expected(&self) -> String {
         let verdict = match self.expect {
-            Verb::Allow => "allow",
-            Verb::Deny => "deny",
+            ExpectedVerdict::Allow => "allow",
+            ExpectedVerdict::Deny => "deny",
         };
-        words(verdict, self.reason.as_deref(), self.policy.as_deref(), self.rule.as_deref())
+        format_verdict(verdict, self.reason.as_deref(), self.policy.as_deref(), self.rule.as_deref())
     }
 }
 
-fn words(verdict: &str, reason: Option<&str>, policy: Option<&str>, rule: Option<&str>) -> String {
+fn format_verdict(verdict: &str, reason: Option<&str>, policy: Option<&str>, rule: Option<&str>) -> String {
     let mut text = verdict.to_owned();
     for (before, part) in [(" ", reason), (" by ", policy), (" ", rule)] {
         if let Some(part) = part {
@@ -230,81 +257,81 @@ fn words(verdict: &str, reason: Option<&str>, policy: Option<&str>, rule: Option
     text
 }
 
-impl Results {
-    /// Asks about each.
+impl TestResults {
+    /// Runs all test cases.
     ///
     /// # Errors
-    /// When one cannot be answered; with its place.
-    pub fn of(
-        expected: &[Expected],
-        evidence: &Evidence,
+    /// Fails if a case has no verdict. The error names its place.
+    pub fn run(
+        cases: &[TestCase],
+        source: &PolicySource,
         listener_port: u16,
         blocked: &BlockedRanges,
-    ) -> Result<Self, ExpectedError> {
-        let mut cases = Vec::with_capacity(expected.len());
-        for one in expected {
-            let Expected { file, line, case, .. } = one;
-            let report = one.report(evidence, listener_port, blocked)?;
-            let as_expected = case.is(&report);
+    ) -> Result<Self, TestCaseError> {
+        let mut outcomes = Vec::with_capacity(cases.len());
+        for one in cases {
+            let TestCase { file, line, case, .. } = one;
+            let report = one.report(source, listener_port, blocked)?;
+            let passed = case.matches(&report);
             let verdict = if report.is_allowed() { "allow" } else { "deny" };
             let reason = report.reason.map(ReasonCode::as_str);
-            let found = words(verdict, reason, report.policy.as_deref(), report.rule.as_deref());
-            cases.push(Outcome {
+            let actual = format_verdict(verdict, reason, report.policy.as_deref(), report.rule.as_deref());
+            outcomes.push(TestOutcome {
                 name: case.name.clone(),
                 file: file.clone(),
                 line: *line,
-                as_expected,
+                passed,
                 expected: case.expected(),
-                found,
-                report: (!as_expected).then(|| Box::new(report)),
+                actual,
+                report: (!passed).then(|| Box::new(report)),
             });
         }
-        Ok(Self { cases })
+        Ok(Self { cases: outcomes })
     }
 
-    /// Whether nothing differs.
+    /// Returns true if every case passed.
     #[must_use]
-    pub fn all_as_expected(&self) -> bool {
-        self.differing() == 0
+    pub fn all_passed(&self) -> bool {
+        self.count_failures() == 0
     }
 
-    fn differing(&self) -> usize {
-        self.cases.iter().filter(|case| !case.as_expected).count()
+    fn count_failures(&self) -> usize {
+        self.cases.iter().filter(|case| !case.passed).count()
     }
 
-    /// The report that CI systems read.
+    /// Formats the results as JUnit XML for CI systems.
     #[must_use]
-    pub fn junit(&self) -> String {
-        junit::write(self)
+    pub fn format_junit(&self) -> String {
+        junit::format(self)
     }
 }
 
-/// A line for each case, and why one is not as expected.
-impl fmt::Display for Results {
+/// Writes a line for each case, and the report of each failure.
+impl fmt::Display for TestResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for case in &self.cases {
-            let name = clean(&case.name);
-            if case.as_expected {
+            let name = escape_controls(&case.name);
+            if case.passed {
                 writeln!(f, "ok    {name}")?;
                 continue;
             }
             let line = case.line.map(|line| format!(":{line}")).unwrap_or_default();
-            writeln!(f, "WRONG {name}  {}{line}", clean(&case.file))?;
-            writeln!(f, "      expected {}", clean(&case.expected))?;
-            writeln!(f, "      found    {}", clean(&case.found))?;
+            writeln!(f, "FAIL  {name}  {}{line}", escape_controls(&case.file))?;
+            writeln!(f, "      expected {}", escape_controls(&case.expected))?;
+            writeln!(f, "      actual   {}", escape_controls(&case.actual))?;
             for text in case.report.iter().map(|report| report.text(false).to_string()) {
                 for line in text.lines() {
                     writeln!(f, "{}", format!("      | {line}").trim_end())?;
                 }
             }
         }
-        let (all, wrong) = (self.cases.len(), self.differing());
-        writeln!(f, "{all} {}, {wrong} not as expected", if all == 1 { "case" } else { "cases" })
+        let (all, failed) = (self.cases.len(), self.count_failures());
+        writeln!(f, "{all} {}, {failed} failed", if all == 1 { "case" } else { "cases" })
     }
 }
 
-/// What others wrote, without what a terminal would obey.
-fn clean(text: &str) -> String {
+/// Escapes control characters, which a terminal would obey.
+fn escape_controls(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
             let escaped: Box<dyn Iterator<Item = char>> =

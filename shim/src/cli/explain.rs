@@ -9,9 +9,9 @@ use egress_policy::Identity;
 
 use super::evidence::{EvidenceArgs, Origin, identity};
 use super::{Output, print};
-use crate::explain::call::{Call, Words};
-use crate::explain::evidence::Evidence;
-use crate::explain::{Ask, Report, explain, proxies};
+use crate::explain::evidence::PolicySource;
+use crate::explain::probe::{Probe, ProbeArgs};
+use crate::explain::{ExplainRequest, Report, explain, proxies};
 use crate::flows::clean;
 use crate::source::kubernetes;
 
@@ -94,16 +94,16 @@ fn parse_pod(text: &str) -> Result<(String, String), String> {
 
 /// Where the answer comes from, and whom it is about.
 struct Found {
-    evidence: Evidence,
+    evidence: PolicySource,
     identity: Identity,
     notes: Vec<String>,
 }
 
 impl ExplainArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let call = self.call()?;
+        let probe = self.probe()?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let report = runtime.block_on(self.report(call))?;
+        let report = runtime.block_on(self.report(probe))?;
         // Tasks that follow a cluster are not waited for.
         runtime.shutdown_background();
         // What is asked about may be what a workload chose.
@@ -114,7 +114,7 @@ impl ExplainArgs {
         Ok(if report.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
     }
 
-    fn call(&self) -> Result<Call> {
+    fn probe(&self) -> Result<Probe> {
         let to = match (&self.to, self.to_ext_port) {
             (Some(to), _) => to.clone(),
             (None, Some(port)) => {
@@ -133,7 +133,7 @@ impl ExplainArgs {
             }
             (None, None) => bail!("pass `--to`"),
         };
-        let words = Words {
+        let args = ProbeArgs {
             to,
             method: self.method.clone(),
             headers: self.header.clone(),
@@ -141,16 +141,16 @@ impl ExplainArgs {
             ech: self.ech,
             client_hello: self.client_hello_hex.clone(),
         };
-        Ok(words.read()?)
+        Ok(args.parse()?)
     }
 
-    async fn report(&self, call: Call) -> Result<Report> {
-        let addresses = self.addresses(&call).await?;
-        let resolved = self.resolve && call.address.is_none();
+    async fn report(&self, probe: Probe) -> Result<Report> {
+        let addresses = self.addresses(&probe).await?;
+        let resolved = self.resolve && probe.address.is_none();
         let Found { evidence, identity, notes } = self.find().await?;
-        let ask = Ask {
+        let ask = ExplainRequest {
             identity,
-            call,
+            probe,
             addresses,
             resolved,
             listener_port: self.evidence.listener_port,
@@ -168,12 +168,12 @@ impl ExplainArgs {
         Ok(report)
     }
 
-    async fn addresses(&self, call: &Call) -> Result<Vec<IpAddr>> {
-        if let Some(address) = self.address.or(call.address) {
+    async fn addresses(&self, probe: &Probe) -> Result<Vec<IpAddr>> {
+        if let Some(address) = self.address.or(probe.address) {
             return Ok(vec![address]);
         }
-        let Some(name) = call.name.as_ref().filter(|_| self.resolve) else { return Ok(Vec::new()) };
-        let found = tokio::net::lookup_host((name.as_str(), call.port)).await;
+        let Some(name) = probe.name.as_ref().filter(|_| self.resolve) else { return Ok(Vec::new()) };
+        let found = tokio::net::lookup_host((name.as_str(), probe.port)).await;
         let found = found.with_context(|| format!("this machine finds no address for `{name}`"))?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         // As they are: a mapped address is another one to who asks where a name leads.

@@ -103,14 +103,14 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
     page.wait("its document", "#document", "\"serviceAccount\": \"b\"")?;
     page.wait("its configuration", "#envoy", "with the policy of shop/b")?;
     // Who asks has a policy too, even if nothing names it.
-    page.browser.fill("#source", "shop/nobody")?;
+    page.browser.fill("#identity", "shop/nobody")?;
     page.wait("who asks", "#whose", "shop/nobody")?;
     page.browser.choose("#whose", "shop/nobody")?;
     page.wait("no rules", "#envoy", "\"rules\": []")?;
-    page.browser.fill("#source", "Shop/")?;
+    page.browser.fill("#identity", "Shop/")?;
     page.browser.fill("#manifests", "")?;
     page.wait("what is wrong", "#no-identity", "`Shop/`")?;
-    page.browser.fill("#source", "")?;
+    page.browser.fill("#identity", "")?;
     page.wait("what is missing", "#no-identity", "name no identity")?;
 
     page.ask(MANIFESTS, "https://httpbin.org")?;
@@ -119,7 +119,7 @@ fn whose_it_is_and_taking_it_away() -> Result<()> {
     let scroll = "const text = document.querySelector('#envoy'); \
         const line = text.textContent.split('\\n').findIndex((line) => line.includes('egress-policy/v1')); \
         text.scrollTop = (line - 8) * text.scrollHeight / text.textContent.split('\\n').length; \
-        document.querySelector('#given-title').scrollIntoView()";
+        document.querySelector('#config-title').scrollIntoView()";
     page.browser.script(scroll, &json!([]))?;
     page.picture("playground-envoy.png")?;
     let taken = "const taken = []; \

@@ -133,7 +133,7 @@ fn a_webhook() -> Result<()> {
         "namespace: curl, annotations: {openservicemesh.io/egress-ech: maybe}}\nspec",
     );
     for (text, expected) in [
-        (bad.clone(), "spec.hosts[0]: `not a name` is no host"),
+        (bad.clone(), "spec.hosts[0]: `not a name` is not a host"),
         (
             policy(
                 "curl",
@@ -145,11 +145,14 @@ fn a_webhook() -> Result<()> {
         (policy("curl", "bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
         // What is left when every entry is commented out.
-        (policy("curl", "bad", &format!("hosts:\n  {https}")), "spec.hosts: the list is there and empty"),
-        (policy("curl", "bad", &format!("hosts: []\n  {https}")), "spec.hosts: the list is there and empty"),
+        (policy("curl", "bad", &format!("hosts:\n  {https}")), "spec.hosts: the list is present but empty"),
+        (
+            policy("curl", "bad", &format!("hosts: []\n  {https}")),
+            "spec.hosts: the list is present but empty",
+        ),
         (policy("curl", "bad", &format!("ipAddresses:\n  {https}")), "spec.ipAddresses: the list is there"),
-        (group("methods: ~"), "spec.matches[0].methods: it is there and empty"),
-        (group("pathRegex: ~"), "spec.matches[0].pathRegex: it is there and empty"),
+        (group("methods: ~"), "spec.matches[0].methods: the field is present but empty"),
+        (group("pathRegex: ~"), "spec.matches[0].pathRegex: the field is present but empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
         (group("headers: [{x-a: b, x-c: d}]"), "spec.matches[0].headers"),
         (setting.to_owned(), "spec.connectionSettings.tcp.connectTimeout: `0s`"),
@@ -161,7 +164,7 @@ fn a_webhook() -> Result<()> {
     // `kubectl apply` takes such a field out of an object that it changes.
     apply(&cluster, &policy("curl", "emptied", &format!("hosts: [a.org]\n  {https}")))?;
     let said = refused(&cluster, &policy("curl", "emptied", &format!("hosts:\n  {https}")))?;
-    ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
+    ensure!(said.contains(&format!("{denied}spec.hosts: the list is present but empty")), "{said}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
     // What others may mend is a warning, which kubectl prints.
@@ -187,7 +190,7 @@ fn a_webhook() -> Result<()> {
         .is_ok()
             && shim
                 .status()
-                .is_ok_and(|status| !status["problems"].to_string().contains("there is no HTTPRouteGroup"))
+                .is_ok_and(|status| !status["diagnostics"].to_string().contains("there is no HTTPRouteGroup"))
     })?;
     let said = apply(&cluster, &routed.replace("a.org", "b.org"))?;
     ensure!(!said.contains("Warning"), "{said}");

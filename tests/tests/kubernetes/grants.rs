@@ -72,7 +72,7 @@ fn who_may_grant() -> Result<()> {
          metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: passthrough}}\n",
     )?;
     until(&shim, "the mode to be refused", |status| {
-        status["problems"].to_string().contains("a ServiceAccount may only tighten its mode")
+        status["diagnostics"].to_string().contains("a ServiceAccount may only tighten its mode")
     })?;
     ensure!(mode(&shim, "curl/curl")? == "enforce");
     let delegation = "openservicemesh.io/egress-mode-delegation";

@@ -168,7 +168,7 @@ fn whatever_dies() -> Result<()> {
         wait_for("both control planes to say the same", CONVERGES, || {
             let status: Vec<_> = both.iter().filter_map(|shim| shim.status().ok()).collect();
             let same = |part: &str| status.iter().all(|one| one[part] == status[0][part]);
-            status.len() == 2 && ["objects", "identities", "problems", "meshMode"].into_iter().all(same)
+            status.len() == 2 && ["objects", "identities", "diagnostics", "meshMode"].into_iter().all(same)
         })?;
         drop(stop);
         for thread in threads {

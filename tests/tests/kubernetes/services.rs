@@ -62,14 +62,14 @@ fn permissive(cluster: &Cluster<'_>, is: bool) -> Result<()> {
 /// Waits until the control plane reports a service, with this about it.
 fn reported(shim: &Shim<'_>, service: &str, text: &str) -> Result<()> {
     until(shim, &format!("a report of {service} with {text}"), |status| {
-        let mut problems = status["problems"].as_array().into_iter().flatten().map(Value::to_string);
+        let mut problems = status["diagnostics"].as_array().into_iter().flatten().map(Value::to_string);
         problems.any(|problem| problem.contains(service) && problem.contains(text))
     })
     .map(drop)
 }
 
 fn kept(shim: &Shim<'_>, service: &str) -> bool {
-    let problems = |status: Value| status["problems"].to_string();
+    let problems = |status: Value| status["diagnostics"].to_string();
     shim.status().is_ok_and(|status| !problems(status).contains(service))
 }
 

@@ -266,7 +266,7 @@ fn what_counts() -> Result<()> {
     ensure!(rules(&status, "Egress curl/host") == Some(0), "{status:#}");
     // What it said before does not count: who begins later cannot know it.
     ensure!(rules(&status, "Egress curl/routes") == Some(0), "{status:#}");
-    let problems = status["problems"].to_string();
+    let problems = status["diagnostics"].to_string();
     for expected in ["HTTPRouteGroup curl/bad", "HTTPRouteGroup curl/g"] {
         ensure!(problems.contains(expected), "{expected}: {problems}");
     }
@@ -276,13 +276,13 @@ fn what_counts() -> Result<()> {
     api.kubectl(User::Admin, &["delete", "httproutegroup", "bad", "-n", "curl"])?;
     api.apply(&group("g", "{x-a: b}, {x-c: d}"))?;
     until(&shim, "the bad objects to be good", |status| {
-        !status["problems"].to_string().contains("HTTPRoute")
+        !status["diagnostics"].to_string().contains("HTTPRoute")
     })?;
 
     // One that begins now reads by lists what the other one read by changes.
     let fresh = cluster.launch(User::Shim, SECOND_CONTROL_PLANE, &flags)?.ready()?;
     let (one, other) = (shim.status()?, fresh.status()?);
-    for part in ["objects", "identities", "problems", "meshMode"] {
+    for part in ["objects", "identities", "diagnostics", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
     // A proxy comes with a token.

@@ -85,7 +85,7 @@ fn from_a_refusal_to_a_policy() -> Result<()> {
         browser.fill("#token", TOKEN)?;
         browser.fill("#suggested", "kind: Egress")?;
         apply()?;
-        browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
+        browser.wait("what is wrong", "#apply-said", "`apiVersion` or `kind` is missing")?;
         console.says(|line| line.contains("422"))?;
         let write_down = |text: &str| {
             browser.script("document.querySelector('#suggested').value = arguments[0]", &json!([text]))

@@ -66,8 +66,8 @@ fn backends(gather: &mut Gather, name: &str) -> Option<Backends> {
     if let Body::Service(service) = &object.body { service.backends.clone() } else { None }
 }
 
-fn doubt(gather: &mut Gather) -> Option<String> {
-    backends(gather, "s").expect("a service").doubt
+fn untrusted_reason(gather: &mut Gather) -> Option<String> {
+    backends(gather, "s").expect("a service").untrusted_reason
 }
 
 /// The API server answers so often.
@@ -117,7 +117,11 @@ fn only_a_pods_own_address_is_in_the_mesh() {
             apply(&mut gather, Kind::EndpointSlice, slice(name, name, &endpoints));
         }
         let found = backends(&mut gather, "headless").expect("a service");
-        assert_eq!((doubt(&mut gather).is_none(), found.doubt.is_none()), (is_pod, is_pod), "{what}");
+        assert_eq!(
+            (untrusted_reason(&mut gather).is_none(), found.untrusted_reason.is_none()),
+            (is_pod, is_pod),
+            "{what}"
+        );
         // What is no pod's is not in the mesh, and what is a pod's is all the same.
         let addresses: Vec<String> =
             found.endpoints.iter().flat_map(|(addresses, _)| addresses).map(ToString::to_string).collect();
@@ -134,21 +138,21 @@ fn the_first_endpoint_that_is_no_pod_is_named() {
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &foreign));
     let expected =
         "EndpointSlice `x` has `198.51.100.7` (and 1 more), which is not the own address of a pod here";
-    assert_eq!(doubt(&mut gather).as_deref(), Some(expected));
+    assert_eq!(untrusted_reason(&mut gather).as_deref(), Some(expected));
     // A slice of another service says nothing about this one.
     apply(&mut gather, Kind::EndpointSlice, slice("x", "another", &foreign));
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
 }
 
 #[test]
 fn without_slices_nobody_knows() {
     let mut gather = ready();
     apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
     gather.take(Event::Absent(Kind::EndpointSlice));
-    assert!(doubt(&mut gather).expect("a doubt").contains("has no EndpointSlices"));
+    assert!(untrusted_reason(&mut gather).expect("a untrusted_reason").contains("has no EndpointSlices"));
     list(&mut gather, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
 }
 
 /// Slices and pods come by different watches.
@@ -160,38 +164,38 @@ fn a_slice_before_its_pod() {
     // A new service is closed until the pod is known.
     apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_some() && gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_some() && gather.is_waiting());
     apply(&mut gather, Kind::Pod, q());
-    assert!(doubt(&mut gather).is_none() && !gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && !gather.is_waiting());
     // One that was good stays so for a moment.
     let more = json!([of_pod("10.0.0.1", "p"), of_pod("10.0.0.9", "late")]);
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &more));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && gather.is_waiting());
     apply(&mut gather, Kind::Pod, pod("n", "late", &[], &json!({})));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && gather.is_waiting());
     apply(&mut gather, Kind::Pod, pod("n", "late", &["10.0.0.9"], &json!({})));
-    assert!(doubt(&mut gather).is_none() && !gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && !gather.is_waiting());
     // Not for what names no pod.
     let foreign = json!([{ "addresses": ["198.51.100.7"] }, of_pod("10.0.0.8", "never")]);
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &foreign));
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_some() && !gather.is_waiting());
     // And who has it waited for in vain is not waited for again soon.
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_none());
+    assert!(untrusted_reason(&mut gather).is_none());
     let never = json!([of_pod("198.51.100.7", "never")]);
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && gather.is_waiting());
     gather.give_up();
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_some() && !gather.is_waiting());
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut gather).is_none());
+    assert!(untrusted_reason(&mut gather).is_none());
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_some() && !gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_some() && !gather.is_waiting());
     ticks(&mut gather, DISTRUST);
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &both));
     let _ = gather.state();
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut gather).is_none() && gather.is_waiting());
+    assert!(untrusted_reason(&mut gather).is_none() && gather.is_waiting());
 }
 
 /// A list of pods takes long. What slices name that came meanwhile is a moment away.
@@ -205,7 +209,7 @@ fn the_first_state_waits_for_pods() {
     assert!(!gather.state().availability.is_available());
     apply(&mut gather, Kind::Pod, pod("n", "p", &["10.0.0.1"], &json!({})));
     assert!(gather.is_different() && gather.state().availability.is_available());
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
     let mut gather = Gather::new(&CompileOptions::default(), KINDS);
     list(&mut gather, Kind::Namespace, vec![namespace("n", Some("osm"))]);
     list(&mut gather, Kind::Service, vec![service("s", "10.96.0.1")]);
@@ -214,7 +218,7 @@ fn the_first_state_waits_for_pods() {
     assert!(!gather.state().availability.is_available());
     gather.give_up();
     assert!(gather.is_different() && gather.state().availability.is_available());
-    assert!(doubt(&mut gather).is_some());
+    assert!(untrusted_reason(&mut gather).is_some());
 }
 
 /// A slice is corrected a moment after its pod is gone.
@@ -226,7 +230,7 @@ fn a_pod_that_has_ended_counts_for_a_moment() {
         apply(&mut gather, Kind::Pod, pod("n", "another-like-it", &[], &json!({})));
         apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
         apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-        assert_eq!(doubt(&mut gather), None);
+        assert_eq!(untrusted_reason(&mut gather), None);
         gather
     };
     let ends: [fn(&mut Gather, Item); 2] =
@@ -235,26 +239,26 @@ fn a_pod_that_has_ended_counts_for_a_moment() {
         let mut gather = with_slice();
         end(&mut gather, finished());
         ticks(&mut gather, GRACE - 1);
-        assert!(!gather.is_different() && doubt(&mut gather).is_none());
+        assert!(!gather.is_different() && untrusted_reason(&mut gather).is_none());
         ticks(&mut gather, 1);
         gather.give_up();
         let _ = gather.state();
         gather.give_up();
-        assert!(doubt(&mut gather).is_some());
+        assert!(untrusted_reason(&mut gather).is_some());
         // Until another has the address.
         let mut gather = with_slice();
         end(&mut gather, finished());
         apply(&mut gather, Kind::Pod, pod("elsewhere", "z", &["10.0.0.1"], &json!({})));
         let _ = gather.state();
         gather.give_up();
-        assert!(doubt(&mut gather).is_some());
+        assert!(untrusted_reason(&mut gather).is_some());
     }
     // It was named by no slice, so there is nothing to correct.
     let mut gather = ready();
     delete(&mut gather, Kind::Pod, "p");
     apply(&mut gather, Kind::Service, service("s", "10.96.0.1"));
     apply(&mut gather, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-    assert!(doubt(&mut gather).is_some());
+    assert!(untrusted_reason(&mut gather).is_some());
 }
 
 /// Pods come and go all the time. The store changes when what is in the mesh does.
@@ -310,7 +314,7 @@ fn a_rollout_of_thousands_of_pods() {
     for first in (0..PODS).step_by(100) {
         apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(first)));
     }
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
     let start = std::time::Instant::now();
     let mut bursts = 0;
     for first in (0..PODS).step_by(100) {
@@ -324,7 +328,7 @@ fn a_rollout_of_thousands_of_pods() {
         }
         apply(&mut gather, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(PODS + first)));
     }
-    assert_eq!(doubt(&mut gather), None);
+    assert_eq!(untrusted_reason(&mut gather), None);
     let took = start.elapsed();
     println!("{PODS} pods replaced in {bursts} bursts: {took:?}");
     assert!(took < std::time::Duration::from_secs(30), "{took:?}");
