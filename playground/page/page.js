@@ -1,5 +1,5 @@
-// The page: reads fields, asks the module, and shows what it says. It decides nothing itself.
-// Whatever comes from manifests or from the address is put into the page as text, never as HTML.
+// The page of the playground: it reads the fields, calls the module and shows the results. It decides nothing itself.
+// Input from manifests and from the address bar is put into the page as text, never as HTML.
 import init, * as engine from "./egress_playground.js";
 import { answer as parts, element } from "./answer.js";
 import { Editor } from "./editor.js";
@@ -8,17 +8,17 @@ import { EXAMPLES } from "./examples.js";
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["identity", "to", "address", "method", "path", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
-// Longer ones are cut by browsers and chats.
+// Browsers and chat programs cut longer links.
 const LONGEST_FRAGMENT = 100_000;
 
-// State: what is in the fields, and the cases. Answers follow from it.
+// The state: the fields and the test cases. All results follow from it.
 let cases = [];
-// The answers that belong to the cases, or none.
+// The results of the test cases, or null.
 let outcomes = null;
 let identities = [];
 let broken = false;
 
-// What is read aloud is said once.
+// Screen readers announce a changed text only once.
 function say(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text;
 }
@@ -56,7 +56,7 @@ function problemItem(problem, at) {
 function check() {
   const { diagnostics, summary, identities: found } = ask("check", manifests.value);
   if (broken) return;
-  // What is about no line in particular comes last.
+  // Diagnostics without a line come last.
   const [placed, others] = [diagnostics.filter((one) => one.line), diagnostics.filter((one) => !one.line)];
   byId("problems").replaceChildren(...[...placed, ...others].map((problem) => problemItem(problem, place(problem.line))));
   if (!diagnostics.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
@@ -70,13 +70,13 @@ function check() {
   showConfig();
 }
 
-// What Envoy gets: of the identities that the manifests name, or of the one that asks.
+// The Envoy configuration of an identity from the manifests or from the form.
 function showConfig() {
   const whose = byId("whose");
   const typed = byId("identity").value.trim();
   const names = typed.includes("/") && !identities.includes(typed) ? [...identities, typed] : identities;
   const chosen = whose.value;
-  // A list that somebody has opened stays, unless it is another.
+  // An open list stays open unless its items change.
   if ([...whose.options].map((option) => option.value).join("\n") !== names.join("\n")) {
     whose.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
     whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
@@ -119,7 +119,7 @@ function evaluate() {
   byId("expect").value = report.verdict;
 }
 
-// Cases.
+// Test cases.
 
 function add() {
   const now = connection();
@@ -127,7 +127,7 @@ function add() {
   changedCases();
 }
 
-// What was said of the cases is no longer so.
+// The results of the test cases are outdated.
 function forget() {
   if (outcomes) {
     outcomes = null;
@@ -157,7 +157,7 @@ function summaryOf({ to, address, method, path, headers, sni, noSni, ech, client
 }
 
 function showCases() {
-  // Fields are made anew: the focus stays on what takes the place of the one that had it.
+  // The rows are rebuilt: the focus moves to the field that replaces the focused one.
   const focused = byId("cases").contains(document.activeElement) ? document.activeElement.ariaLabel : null;
   byId("no-cases").hidden = cases.length > 0;
   byId("cases").hidden = !cases.length;
@@ -222,7 +222,7 @@ function download(name, text) {
   URL.revokeObjectURL(url);
 }
 
-// Says beside the button what came of it.
+// Shows the result beside the button.
 async function copy(text, status) {
   try {
     await navigator.clipboard.writeText(text);
@@ -234,7 +234,7 @@ async function copy(text, status) {
   setTimeout(() => { status.textContent = ""; }, 3000);
 }
 
-// The address: everything that was typed, so that a link shows the same.
+// The address bar holds all input, so that a link shows the same page.
 
 function remember(how = "replaceState") {
   const state = { manifests: manifests.value, connection: connection(), cases, changed: changed.value };
@@ -248,7 +248,7 @@ function remember(how = "replaceState") {
   say("shared", fits ? "" : "too much text for a link");
 }
 
-// Before something takes the place of what was typed: the browser's Back brings it back.
+// Called before the input is replaced, so that the browser's Back button restores it.
 function keep() {
   remember();
   history.pushState(null, "", location.href);
@@ -315,7 +315,7 @@ async function read(files) {
   soon();
 }
 
-// The module is packed; a server that says so has the browser unpack it already.
+// The module is compressed. If the server declares that, the browser has decompressed it already.
 async function module() {
   const answer = await fetch("egress_playground.wasm.gz");
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
