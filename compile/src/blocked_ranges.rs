@@ -9,8 +9,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use nat64::{Nat64Prefix, Nat64PrefixError};
 
-/// The sidecar itself, its link, the clouds' metadata, and what is no address of one host (RFC 6890).
-/// `ipAddresses` in a rule can list them on purpose.
+/// IPv4 addresses of the sidecar itself, of its link, of cloud metadata services, and addresses that belong to
+/// no single host (RFC 6890). A rule can list them on purpose in `ipAddresses`.
 const IPV4: [Ipv4Net; 8] = [
     v4([0, 0, 0, 0], 8),
     v4([127, 0, 0, 0], 8),
@@ -22,8 +22,8 @@ const IPV4: [Ipv4Net; 8] = [
     v4([255, 255, 255, 255], 32),
 ];
 
-/// The same for IPv6: `::/96` holds unspecified, loopback and the IPv4-compatible addresses, and neither
-/// IPv4-mapped (RFC 4291) nor IPv4-translated ones (RFC 7915) have a place in an answer.
+/// IPv6 addresses of the same kinds. `::/96` holds unspecified, loopback and IPv4-compatible addresses.
+/// IPv4-mapped (RFC 4291) and IPv4-translated addresses (RFC 7915) have no place in an answer.
 const IPV6: [Ipv6Net; 7] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
     v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
@@ -34,9 +34,9 @@ const IPV6: [Ipv6Net; 7] = [
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
 
-/// Private networks (RFC 1918, RFC 6598), and addresses that the internet does not route and some clusters give to pods
-/// (RFC 1112 §4). Names that only a wildcard lists must not lead there: whoever may make
-/// names below it is not always whoever owns it.
+/// Private networks (RFC 1918, RFC 6598), and addresses that the internet does not route and some clusters give
+/// to pods (RFC 1112 §4). Names that only a wildcard lists must not lead there, because names below a domain
+/// are not always made by the owner of the domain.
 const PRIVATE_IPV4: [Ipv4Net; 5] = [
     v4([10, 0, 0, 0], 8),
     v4([172, 16, 0, 0], 12),
@@ -45,7 +45,7 @@ const PRIVATE_IPV4: [Ipv4Net; 5] = [
     v4([240, 0, 0, 0], 4),
 ];
 
-/// The same for IPv6 (RFC 4193, RFC 3879), and tunnels (RFC 3056, RFC 4380).
+/// Private networks of IPv6 (RFC 4193, RFC 3879), and tunnels (RFC 3056, RFC 4380).
 const PRIVATE_IPV6: [Ipv6Net; 4] = [
     v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
@@ -53,12 +53,12 @@ const PRIVATE_IPV6: [Ipv6Net; 4] = [
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
 ];
 
-/// Addresses of tunnels that embed IPv4 addresses (RFC 3056).
+/// The tunnel addresses that embed IPv4 addresses (RFC 3056).
 const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16);
 
-/// Prefixes of translators in one network (RFC 8215). Where in it IPv4 addresses are embedded is for its owner to
-/// say: the same address may mean one with the whole block as prefix, and another with some `/96` of it. So all of it
-/// is blocked, but for the prefixes that are named.
+/// Prefixes of NAT64 translators in one network (RFC 8215). Only the network's owner knows the length of the
+/// prefix: the same address may stand for one IPv4 address below the whole block, and for another below some
+/// `/96` of it. So all of the block is blocked except the configured prefixes.
 const LOCAL_NAT64: Ipv6Net = v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48);
 
 const fn v4(octets: [u8; 4], length: u8) -> Ipv4Net {
@@ -71,18 +71,18 @@ const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)
 }
 
-/// The blocked ranges of a mesh: those that always count, and what an administrator adds.
+/// The blocked ranges of a mesh: the built-in ranges, and those that an administrator adds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockedRanges {
-    /// More blocks, for all names.
+    /// Additional blocks, for all names.
     pub never_resolve_to: Vec<Cidr>,
-    /// More prefixes of translators, besides the well-known one. An address below one is judged as the IPv4 address
-    /// in it.
+    /// Additional NAT64 prefixes, besides the well-known one. An address below such a prefix is judged by the
+    /// IPv4 address that it embeds.
     pub nat64_prefixes: Vec<Nat64Prefix>,
 }
 
 impl BlockedRanges {
-    /// The addresses that are dropped from the answers of name servers: as few blocks as possible, in order.
+    /// The addresses that the sidecar drops from DNS answers: as few blocks as possible, in order.
     #[must_use]
     pub fn ranges(&self, names: HostMatch) -> Vec<IpNet> {
         let mut ipv4 = IPV4.to_vec();
@@ -99,17 +99,17 @@ impl BlockedRanges {
         }
         for block in &ipv4 {
             ipv6.extend(self.translators().flat_map(|prefix| prefix.embed(*block)));
-            ipv6.extend(six_to_four(*block));
+            ipv6.extend(embed_in_6to4(*block));
         }
         ipv6.extend(self.local_nat64());
         let ipv4 = Ipv4Net::aggregate(&ipv4).into_iter().map(IpNet::V4);
         ipv4.chain(Ipv6Net::aggregate(&ipv6).into_iter().map(IpNet::V6)).collect()
     }
 
-    /// Whether an address is dropped from the answers of name servers. As Envoy compares: a mapped address is an
-    /// IPv6 address there.
+    /// Returns true if the sidecar drops this address from DNS answers. As in Envoy, an IPv4-mapped address is
+    /// an IPv6 address.
     #[must_use]
-    pub fn contain(&self, names: HostMatch, address: IpAddr) -> bool {
+    pub fn contains(&self, names: HostMatch, address: IpAddr) -> bool {
         self.ranges(names).iter().any(|range| range.contains(&address))
     }
 
@@ -117,18 +117,18 @@ impl BlockedRanges {
         std::iter::once(Nat64Prefix::WELL_KNOWN).chain(self.nat64_prefixes.iter().copied())
     }
 
-    /// What of [`LOCAL_NAT64`] lies below no prefix that is named.
+    /// The part of [`LOCAL_NAT64`] below no configured prefix.
     fn local_nat64(&self) -> Vec<Ipv6Net> {
         let mut left = vec![LOCAL_NAT64];
         for prefix in &self.nat64_prefixes {
-            left = left.into_iter().flat_map(|block| without(block, prefix.net())).collect();
+            left = left.into_iter().flat_map(|block| subtract(block, prefix.net())).collect();
         }
         left
     }
 }
 
-/// What of a block lies outside another.
-fn without(block: Ipv6Net, other: Ipv6Net) -> Vec<Ipv6Net> {
+/// The part of a block outside another block.
+fn subtract(block: Ipv6Net, other: Ipv6Net) -> Vec<Ipv6Net> {
     if other.contains(&block) {
         return Vec::new();
     }
@@ -137,10 +137,10 @@ fn without(block: Ipv6Net, other: Ipv6Net) -> Vec<Ipv6Net> {
     }
     // Halves: one is outside, the other is halved again.
     let halves = block.subnets(block.prefix_len().saturating_add(1)).into_iter().flatten();
-    halves.flat_map(|half| without(half, other)).collect()
+    halves.flat_map(|half| subtract(half, other)).collect()
 }
 
-fn six_to_four(block: Ipv4Net) -> Option<Ipv6Net> {
+fn embed_in_6to4(block: Ipv4Net) -> Option<Ipv6Net> {
     let bits = SIX_TO_FOUR.network().to_bits() | u128::from(block.network().to_bits()) << 80;
     Ipv6Net::new(Ipv6Addr::from_bits(bits), SIX_TO_FOUR.prefix_len().saturating_add(block.prefix_len())).ok()
 }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn where_names_lead() {
+    fn names_never_lead_to_blocked_ranges() {
         let ranges = ranges(&[]);
         for (address, exact, wildcard) in [
             ("203.0.113.10", false, false),
@@ -206,14 +206,14 @@ mod tests {
             ("fd12::1", false, true),
         ] {
             let parsed = address.parse().expect("an address");
-            assert_eq!(ranges.contain(HostMatch::Exact, parsed), exact, "{address}");
-            assert_eq!(ranges.contain(HostMatch::Wildcard, parsed), wildcard, "{address} by wildcard");
+            assert_eq!(ranges.contains(HostMatch::Exact, parsed), exact, "{address}");
+            assert_eq!(ranges.contains(HostMatch::Wildcard, parsed), wildcard, "{address} by wildcard");
         }
     }
 
     /// A public address behind a translator that is named counts, and one inside does not.
     #[test]
-    fn translators_of_the_network() {
+    fn configured_translators_are_judged_by_the_embedded_address() {
         for (prefix, public, private, metadata) in [
             ("2001:db8::/32", "2001:db8:cb00:710a::", "2001:db8:a00:1::", "2001:db8:a9fe:a9fe::"),
             ("2001:db8:100::/40", "2001:db8:1cb:71:a::", "2001:db8:10a:0:1::", "2001:db8:1a9:fea9:fe::"),
@@ -259,20 +259,20 @@ mod tests {
                 [(public, false, false), (private, false, true), (metadata, true, true)]
             {
                 let parsed = address.parse().expect("an address");
-                assert_eq!(ranges.contain(HostMatch::Exact, parsed), exact, "{prefix} {address}");
-                assert_eq!(ranges.contain(HostMatch::Wildcard, parsed), wildcard, "{prefix} {address}");
+                assert_eq!(ranges.contains(HostMatch::Exact, parsed), exact, "{prefix} {address}");
+                assert_eq!(ranges.contains(HostMatch::Wildcard, parsed), wildcard, "{prefix} {address}");
             }
         }
         // The rest of the block of such prefixes stays closed, and so do odd octets where they are inside.
         let ranges = ranges(&["64:ff9b:1:fffe::/96", "2001:db8:122:300::/56"]);
         for address in ["64:ff9b:1::cb00:710a", "64:ff9b:1:ffff::1", "2001:db8:122:3a9:fffe:a9fe::"] {
-            assert!(ranges.contain(HostMatch::Exact, address.parse().expect("an address")), "{address}");
+            assert!(ranges.contains(HostMatch::Exact, address.parse().expect("an address")), "{address}");
         }
     }
 
-    /// What a translator would make of an embedded address is blocked exactly where that address is.
+    /// The translation of an address is blocked exactly where the address is.
     #[test]
-    fn as_the_address_itself() {
+    fn a_translated_address_is_blocked_like_the_address() {
         let ranges = ranges(&["2001:db8:122:300::/56"]);
         let lists = [HostMatch::Exact, HostMatch::Wildcard].map(|names| ranges.ranges(names));
         let mut seed = 1_u32;

@@ -1,7 +1,9 @@
-//! The difference between two states: which object opens or closes what, for whom. For the audit record.
+//! The difference between two policy states, for the audit record: which object opens or closes what, for which
+//! identities.
 //!
-//! It is taken from the documents, so it is about what is enforced: an edit that changes no document is no change, and
-//! one that opens something by way of another object (a route group, a Namespace) is one.
+//! It is computed from the documents, so it describes what is enforced. An edit that changes no document is no
+//! change, and a change of another object (a route group, a Namespace) counts where it opens or closes
+//! something.
 
 mod rules;
 
@@ -15,83 +17,113 @@ use crate::Compiled;
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 use crate::store::Store;
 
-/// The most lines, identities and effects of one record: a person reads it, and an event takes 1 kB.
+/// The most lines, identities and effects of one record. A person reads it, and a Kubernetes event takes 1 kB.
 const MAX_LISTED: usize = 10;
 
-/// What a change of objects does to the grants of one object.
+/// The effect of a change on the grants of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantChange {
-    /// The Egress object that grants, or the Namespace, ServiceAccount or MeshConfig that sets a mode.
+    /// The Egress object that grants access, or the Namespace, ServiceAccount or MeshConfig that sets a mode.
     pub object: ObjectRef,
-    /// The file in which it stands, or stood.
+    /// The file that defines it, or defined it before the change.
     pub file: String,
-    /// The objects that were changed: the object itself, or others that it depends on.
+    /// The changed objects: the object itself, or others that it depends on.
     pub changed: Vec<ObjectRef>,
-    /// What follows, by whom it concerns.
+    /// The effects, grouped by identities.
     pub effects: Vec<Effect>,
-    /// The effects that are left out of `effects`.
+    /// The number of effects that `effects` leaves out.
     pub more_effects: usize,
 }
 
-/// What opens and closes for some identities.
+/// The access that opens and closes for some identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Effect {
-    /// What is allowed now and was not before.
-    pub opens: Listed,
-    /// What was allowed before and is not any more.
-    pub closes: Listed,
-    /// For whom.
-    pub identities: Listed,
+    /// Access that is newly allowed.
+    pub opens: TruncatedList,
+    /// Access that is no longer allowed.
+    pub closes: TruncatedList,
+    /// The identities.
+    pub identities: TruncatedList,
 }
 
-/// A list of which some may be left out.
+/// A list that keeps only its first items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Listed {
-    /// The first of them.
+pub struct TruncatedList {
+    /// The first items.
     pub first: Vec<String>,
-    /// How many more there are.
+    /// The number of items left out.
     pub more: usize,
 }
 
-impl Listed {
+impl TruncatedList {
     fn push(&mut self, item: impl FnOnce() -> String) {
-        if self.first.len() < MAX_LISTED { self.first.push(item()) } else { self.more += 1 }
+        if self.first.len() < MAX_LISTED {
+            self.first.push(item());
+        } else {
+            self.more = self.more.saturating_add(1);
+        }
     }
 
-    fn one(text: String) -> Self {
+    fn single(text: String) -> Self {
         Self { first: vec![text], more: 0 }
     }
 
-    /// Whether nothing is listed.
+    /// Returns true if the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
 }
 
-/// The items, separated by semicolons, and the number of those that are left out.
-impl std::fmt::Display for Listed {
+/// Writes the items, separated by semicolons, and the number of items left out.
+impl std::fmt::Display for TruncatedList {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.first.join("; "))?;
         if self.more > 0 { write!(f, "; and {} more", self.more) } else { Ok(()) }
     }
 }
 
-/// A state: objects and what follows from them.
+/// The policy state at one time: the objects and their compiled form.
 #[derive(Clone, Copy, Debug)]
-pub struct State<'s> {
+pub struct PolicyState<'s> {
     /// The objects.
     pub store: &'s Store,
-    /// What follows from them.
+    /// The documents compiled from them.
     pub compiled: &'s Compiled,
 }
 
-/// Compares two states: a record for each object whose grants changed, in the order of objects.
+/// Compares two states. Returns a record for each object whose grants changed, in the order of objects.
+///
+/// ```
+/// # use egress_compile::store::{FileUpdate, Store};
+/// # let text = b"
+/// # apiVersion: policy.openservicemesh.io/v1alpha1
+/// # kind: Egress
+/// # metadata: {name: web, namespace: shop}
+/// # spec:
+/// #   sources: [{kind: ServiceAccount, name: app, namespace: shop}]
+/// #   hosts: [example.com]
+/// #   ports: [{number: 443, protocol: https}]
+/// # ";
+/// # let mut store = Store::default();
+/// # store.apply(FileUpdate::read("web.yaml".into(), text));
+/// use egress_compile::changes::{PolicyState, compare_grants};
+/// use egress_compile::{CompileOptions, compile};
+///
+/// let options = CompileOptions::default();
+/// let empty = Store::default();
+/// let (before, after) = (compile(&empty, &options, None), compile(&store, &options, None));
+/// let changes = compare_grants(
+///     PolicyState { store: &empty, compiled: &before },
+///     PolicyState { store: &store, compiled: &after },
+/// );
+/// assert_eq!(changes[0].effects[0].opens.first, ["https 443 to example.com"]);
+/// ```
 #[must_use]
-pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
-    let mut found: BTreeMap<ObjectRef, Found<'_>> = BTreeMap::new();
+pub fn compare_grants(old: PolicyState<'_>, new: PolicyState<'_>) -> Vec<GrantChange> {
+    let mut found: BTreeMap<ObjectRef, PolicyChanges<'_>> = BTreeMap::new();
     let (before, after) = (&old.compiled.documents, &new.compiled.documents);
     let identities: BTreeSet<&Identity> = before.keys().chain(after.keys()).collect();
     for identity in identities {
@@ -100,7 +132,7 @@ pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
         {
             continue;
         }
-        let (before, after) = (rules(before.get(identity)), rules(after.get(identity)));
+        let (before, after) = (group_rules(before.get(identity)), group_rules(after.get(identity)));
         // In passthrough no rule is looked at: then it is the change of the mode that opens or closes.
         if [old, new].iter().any(|state| state.compiled.modes.of(identity) == Mode::Passthrough) {
             continue;
@@ -116,9 +148,9 @@ pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
         }
     }
     let mut changes: BTreeMap<ObjectRef, Vec<Effect>> =
-        found.into_iter().map(|(object, found)| (object, found.effects())).collect();
+        found.into_iter().map(|(object, found)| (object, found.into_effects())).collect();
     changes.retain(|_, effects| !effects.is_empty());
-    for (object, effect) in modes(old.compiled, new.compiled) {
+    for (object, effect) in compare_modes(old.compiled, new.compiled) {
         changes.entry(object).or_default().push(effect);
     }
     if changes.is_empty() {
@@ -129,7 +161,7 @@ pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
         let more_effects = effects.len().saturating_sub(MAX_LISTED);
         effects.truncate(MAX_LISTED);
         let is_different = |object: &ObjectRef| indexes.0.get(object) != indexes.1.get(object);
-        let changed = concerned(&object, &effects, &[&indexes.0, &indexes.1])
+        let changed = list_dependencies(&object, &effects, &[&indexes.0, &indexes.1])
             .into_iter()
             .filter(is_different)
             .collect();
@@ -140,8 +172,8 @@ pub fn grant_changes(old: State<'_>, new: State<'_>) -> Vec<GrantChange> {
     changes.collect()
 }
 
-/// The rules of a document, by policy.
-fn rules(document: Option<&Arc<Document>>) -> BTreeMap<&str, Vec<&Rule>> {
+/// Groups the rules of a document by policy.
+fn group_rules(document: Option<&Arc<Document>>) -> BTreeMap<&str, Vec<&Rule>> {
     let mut by_policy: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
     for rule in document.into_iter().flat_map(|document| &document.rules) {
         by_policy.entry(&rule.policy).or_default().push(rule);
@@ -149,47 +181,49 @@ fn rules(document: Option<&Arc<Document>>) -> BTreeMap<&str, Vec<&Rule>> {
     by_policy
 }
 
-/// The changes of one policy. Most identities of a policy have the same, so each is compared only once.
+/// The changes of one policy, grouped by rules. Most identities of a policy share the same rules, so each group
+/// is compared only once.
 #[derive(Default)]
-struct Found<'d>(Vec<(Vec<&'d Rule>, Vec<&'d Rule>, Listed)>);
+struct PolicyChanges<'d>(Vec<(Vec<&'d Rule>, Vec<&'d Rule>, TruncatedList)>);
 
-impl<'d> Found<'d> {
+impl<'d> PolicyChanges<'d> {
     fn add(&mut self, identity: &Identity, before: Vec<&'d Rule>, after: Vec<&'d Rule>) {
         let known = self.0.iter_mut().find(|(b, a, _)| *b == before && *a == after);
         if let Some((_, _, identities)) = known {
             identities.push(|| identity.to_string());
         } else {
-            self.0.push((before, after, Listed::one(identity.to_string())));
+            self.0.push((before, after, TruncatedList::single(identity.to_string())));
         }
     }
 
-    fn effects(self) -> Vec<Effect> {
+    fn into_effects(self) -> Vec<Effect> {
         let effects = self.0.into_iter().map(|(before, after, identities)| {
-            let (mut opens, mut closes) = (Listed::default(), Listed::default());
-            rules::compare(&before, &after, &mut opens, &mut closes);
+            let (mut opens, mut closes) = (TruncatedList::default(), TruncatedList::default());
+            rules::compare_rules(&before, &after, &mut opens, &mut closes);
             Effect { opens, closes, identities }
         });
         effects.filter(|effect| !(effect.opens.is_empty() && effect.closes.is_empty())).collect()
     }
 }
 
-/// The objects that set another mode than before, and for whom.
-fn modes(old: &Compiled, new: &Compiled) -> Vec<(ObjectRef, Effect)> {
+/// Lists the objects that set another mode than before, and the identities that it affects.
+fn compare_modes(old: &Compiled, new: &Compiled) -> Vec<(ObjectRef, Effect)> {
     let mut found = Vec::new();
-    let mut add = |object: ObjectRef, before: Mode, after: Mode, whose: String| {
+    let mut add = |object: ObjectRef, before: Mode, after: Mode, scope: String| {
         if before == after {
             return;
         }
-        let text = Listed::one(format!("mode `{}` instead of `{}`", after.as_str(), before.as_str()));
-        let identities = Listed::one(whose);
-        let none = Listed::default();
+        let text =
+            TruncatedList::single(format!("mode `{}` instead of `{}`", after.as_str(), before.as_str()));
+        let identities = TruncatedList::single(scope);
+        let none = TruncatedList::default();
         let (opens, closes) = if after > before { (text, none) } else { (none, text) };
         found.push((object, Effect { opens, closes, identities }));
     };
     let (old, new) = (&old.modes, &new.modes);
     if let Some(config) = new.config().or(old.config()) {
-        let whose = "every service account whose mode nothing else sets".to_owned();
-        add(config.clone(), old.default_mode(), new.default_mode(), whose);
+        let scope = "every service account whose mode nothing else sets".to_owned();
+        add(config.clone(), old.default_mode(), new.default_mode(), scope);
     }
     for namespace in old.namespaces().chain(new.namespaces()).collect::<BTreeSet<_>>() {
         if old.own_of_namespace(namespace) != new.own_of_namespace(namespace) {
@@ -208,8 +242,9 @@ fn modes(old: &Compiled, new: &Compiled) -> Vec<(ObjectRef, Effect)> {
     found
 }
 
-/// The objects that what an object grants depends on: itself, what it names, and the Namespaces of those it is for.
-fn concerned(
+/// Lists the objects that a grant depends on: the object itself, the objects that it references, and the
+/// Namespaces of its identities.
+fn list_dependencies(
     object: &ObjectRef,
     effects: &[Effect],
     indexes: &[&BTreeMap<&ObjectRef, &Object>],

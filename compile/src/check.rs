@@ -1,66 +1,88 @@
-//! Everything that there is to say about manifests: what `osm-egress check` and the playground say.
+//! The report of `osm-egress check` and of the playground: all diagnostics about manifests.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::manifest::{Kind, Problem, Severity};
+use crate::manifest::{Diagnostic, Kind, Severity};
 use crate::store::Store;
 use crate::{Compiled, lint};
 
-/// What there is to say.
+/// The result of checking manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Everything, by file and line.
-    pub problems: Vec<Problem>,
-    /// How much of each.
+    /// All diagnostics, ordered by file and line.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The counts.
     pub summary: Summary,
 }
 
-/// Counts.
+/// Counts of files, objects and diagnostics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Files that were read.
+    /// The number of files read.
     pub files: usize,
-    /// Objects that count.
+    /// The number of objects in force.
     pub objects: usize,
-    /// Egress policies among them.
+    /// The number of Egress objects among them.
     pub policies: usize,
-    /// Identities that they name.
+    /// The number of identities that they name.
     pub identities: usize,
-    /// Problems that make something have no effect.
+    /// The number of errors: something in a manifest has no effect.
     pub errors: usize,
-    /// Problems that give something another effect than one may think.
+    /// The number of warnings: something may have another effect than intended.
     pub warnings: usize,
 }
 
 impl Report {
-    /// Collects it.
+    /// Collects the diagnostics of the store, the compiler and the linter.
+    ///
+    /// ```
+    /// # use egress_compile::store::{FileUpdate, Store};
+    /// # let text = b"
+    /// # apiVersion: policy.openservicemesh.io/v1alpha1
+    /// # kind: Egress
+    /// # metadata: {name: web, namespace: shop}
+    /// # spec:
+    /// #   sources: [{kind: ServiceAccount, name: app, namespace: shop}]
+    /// #   hosts: [example.com]
+    /// #   ports: [{number: 443, protocol: https}]
+    /// # ";
+    /// # let mut store = Store::default();
+    /// # store.apply(FileUpdate::read("web.yaml".into(), text));
+    /// use egress_compile::check::Report;
+    /// use egress_compile::{CompileOptions, compile};
+    ///
+    /// let compiled = compile(&store, &CompileOptions::default(), None);
+    /// let report = Report::of(&store, &compiled);
+    /// assert_eq!((report.summary.errors, report.exit_code(true)), (0, 0));
+    /// ```
     #[must_use]
     pub fn of(store: &Store, compiled: &Compiled) -> Self {
-        let problems = store.problems().chain(compiled.problems().cloned());
-        Self::with(problems.chain(lint::lints(store, compiled)).collect(), store, compiled)
+        let diagnostics = store.diagnostics().chain(compiled.diagnostics().cloned());
+        Self::with(diagnostics.chain(lint::lint_policies(store, compiled)).collect(), store, compiled)
     }
 
-    /// Says only what was collected elsewhere, with the counts.
+    /// Makes a report of the given diagnostics, and counts them.
     #[must_use]
-    pub fn with(mut problems: Vec<Problem>, store: &Store, compiled: &Compiled) -> Self {
-        problems.sort_by(Problem::reading_order);
-        let count = |severity| problems.iter().filter(|problem| problem.severity == severity).count();
+    pub fn with(mut diagnostics: Vec<Diagnostic>, store: &Store, compiled: &Compiled) -> Self {
+        diagnostics.sort_by(Diagnostic::cmp_reading_order);
+        let count =
+            |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
         let summary = Summary {
             files: store.files().count(),
-            objects: compiled.conditions.len(),
-            policies: compiled.conditions.keys().filter(|object| object.kind == Kind::Egress).count(),
+            objects: compiled.statuses.len(),
+            policies: compiled.statuses.keys().filter(|object| object.kind == Kind::Egress).count(),
             identities: compiled.documents.len(),
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
         };
-        Self { problems, summary }
+        Self { diagnostics, summary }
     }
 
-    /// What the process exits with: 0 without errors (`strict`: and without warnings), else 1.
+    /// The exit code of the process: 0 without errors (`strict`: and without warnings), else 1.
     #[must_use]
     pub fn exit_code(&self, strict: bool) -> u8 {
         let Summary { errors, warnings, .. } = self.summary;
@@ -74,11 +96,11 @@ impl Report {
     }
 }
 
-/// Every problem, and a line of counts.
+/// Writes every diagnostic, and a line with the counts.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.problems {
-            writeln!(f, "{problem}")?;
+        for diagnostic in &self.diagnostics {
+            writeln!(f, "{diagnostic}")?;
         }
         writeln!(f, "{}", self.summary)
     }

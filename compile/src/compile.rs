@@ -1,21 +1,21 @@
-//! From the store to one immutable document per identity. Pure: the same objects and options give the
-//! same documents and the same conditions, whatever the order of files, lists and events.
+//! Compiles a store to one immutable document per identity. Compilation is pure: the same objects and options
+//! give the same documents and statuses, whatever the order of files, lists and events.
 //!
-//! INVARIANT(fail-closed): a rule with anything invalid in it grants nothing, and its object's
-//! condition says why. Other rules live on.
+//! INVARIANT(fail-closed): a rule with anything invalid in it grants nothing, and the status of its object says
+//! why. Other rules stay in force.
 
 mod address;
 mod annotations;
-mod crowding;
+mod diagnostic_sink;
 mod digest;
 mod egress;
 pub(crate) mod host;
 mod in_mesh;
-mod issues;
 mod list;
 mod mesh;
 mod namespace;
 mod route;
+mod shared_budgets;
 mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,18 +24,18 @@ use std::sync::Arc;
 use egress_policy::{ApiVersion, Document, EncryptedHello, Identity, Mode};
 use serde::Serialize;
 
+use self::diagnostic_sink::DiagnosticSink;
 use self::digest::Digest;
 use self::egress::PolicyRule;
 use self::in_mesh::{Mesh, View};
-use self::issues::Issues;
 pub use self::mesh::LooserMode;
 use self::mesh::Modes;
 pub use self::namespace::{PolicyNamespaces, PolicyNamespacesError};
 pub use self::upstream::{Limits, OwnCluster};
-use crate::manifest::{Cause, Object, ObjectRef, Problem, Severity};
+use crate::manifest::{Cause, Diagnostic, Object, ObjectRef, Severity};
 use crate::store::{Index, Store};
 
-/// The annotation that gives a namespace or a service account its own mode.
+/// The annotation that sets the mode of a namespace or of a service account.
 pub const MODE_ANNOTATION: &str = "openservicemesh.io/egress-mode";
 /// The annotation by which a Namespace lets its ServiceAccounts loosen their own mode.
 pub const MODE_DELEGATION_ANNOTATION: &str = "openservicemesh.io/egress-mode-delegation";
@@ -43,25 +43,25 @@ pub const MODE_DELEGATION_ANNOTATION: &str = "openservicemesh.io/egress-mode-del
 pub const POLICY_NAMESPACES_ANNOTATION: &str = "openservicemesh.io/egress-policy-namespaces";
 /// The annotation that lets the http rules of an Egress object upgrade connections.
 pub const UPGRADES_ANNOTATION: &str = "openservicemesh.io/egress-upgrades";
-/// The annotation that says what the https rules of an Egress object do with encrypted ClientHellos.
+/// The annotation that sets how the https rules of an Egress object treat encrypted ClientHellos.
 pub const ENCRYPTED_HELLO_ANNOTATION: &str = "openservicemesh.io/egress-ech";
 /// The label of a namespace that belongs to a mesh.
 pub const MONITORED_LABEL: &str = "openservicemesh.io/monitored-by";
-/// The label of a namespace that belongs to no mesh, whatever else it says.
+/// The label of a namespace that belongs to no mesh, whatever its other labels.
 pub const IGNORE_LABEL: &str = "openservicemesh.io/ignore";
 
-/// What is not said by objects.
+/// Settings of the compiler that no object carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// The namespace of the MeshConfig that counts.
+    /// The namespace of the MeshConfig in use.
     pub mesh_config_namespace: String,
-    /// The name of the MeshConfig that counts.
+    /// The name of the MeshConfig in use.
     pub mesh_config_name: String,
     /// The name of the mesh, in the labels of its namespaces.
     pub mesh_name: String,
-    /// The namespaces whose Egress objects count for service accounts of every namespace.
+    /// The namespaces whose Egress objects may grant access to service accounts of every namespace.
     pub policy_namespaces: PolicyNamespaces,
-    /// What becomes of encrypted ClientHellos where no annotation says it, and a name chooses the address.
+    /// The treatment of encrypted ClientHellos where no annotation sets it and a name chooses the address.
     pub encrypted_hello: EncryptedHello,
 }
 
@@ -77,62 +77,66 @@ impl Default for CompileOptions {
     }
 }
 
-/// What all objects together mean.
+/// The result of compiling all objects.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// The documents of all identities that a policy or an annotation names. Documents that did not
-    /// change are the same `Arc` as before.
+    /// The documents of all identities that a policy or an annotation names. A document that did not change is
+    /// the same `Arc` as in the previous result.
     pub documents: BTreeMap<Identity, Arc<Document>>,
-    /// The clusters that the documents name, of identities that have any.
+    /// The clusters that the documents name, for each identity that has any.
     pub clusters: BTreeMap<Identity, Vec<OwnCluster>>,
-    /// What became of each object.
-    pub conditions: BTreeMap<ObjectRef, Condition>,
-    /// What there is to say about no object in particular.
-    pub notes: Vec<Problem>,
+    /// The status of each object.
+    pub statuses: BTreeMap<ObjectRef, ObjectStatus>,
+    /// Diagnostics that belong to no object.
+    pub notes: Vec<Diagnostic>,
     pub(crate) modes: Modes,
     mesh: Mesh,
-    /// The number of older Egress objects, for each.
+    /// The number of older Egress objects, for each Egress object.
     ages: Arc<BTreeMap<String, usize>>,
-    /// What each document says, but for the services of the mesh.
+    /// The digest of each document, without the services of the mesh.
     digests: BTreeMap<Identity, Digest>,
 }
 
-/// What became of an object.
+/// The status of an object after compilation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// Which object.
+pub struct ObjectStatus {
+    /// The object.
     pub object: ObjectRef,
-    /// The file that it stands in.
+    /// The file that defines it.
     pub file: String,
     /// The line on which it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// Whether everything in it counts: no problem is an error.
+    /// True if all of the object is in force: it has no error.
     pub accepted: bool,
-    /// Counts changes of what it says, where a server keeps it.
+    /// The generation of the object: the server's count of changes of its specification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// How many rules it contributes.
+    /// The number of rules that it contributes.
     pub rules: usize,
-    /// To whom it applies: the sources of a policy that can be read.
+    /// The identities that it grants access to.
     #[serde(skip)]
     pub sources: BTreeSet<Identity>,
-    /// What is wrong with it, or good to know about it.
-    pub problems: Vec<Problem>,
+    /// Diagnostics about it.
+    pub diagnostics: Vec<Diagnostic>,
 }
 
-impl Condition {
-    /// The reason of `Accepted`, as in the status of an object.
+impl ObjectStatus {
+    /// The reason of the condition `Accepted`, as in the status of a Kubernetes object.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         let mut errors =
-            self.problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
+            self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).peekable();
         if errors.peek().is_none() {
             "Accepted"
-        } else if self.problems.iter().any(|problem| matches!(problem.cause, Cause::Size | Cause::Crowding)) {
+        } else if self
+            .diagnostics
+            .iter()
+            .any(|diagnostic| matches!(diagnostic.cause, Cause::Size | Cause::SharedBudget))
+        {
             "TooLarge"
-        } else if errors.all(|problem| problem.cause == Cause::Permission) {
+        } else if errors.all(|diagnostic| diagnostic.cause == Cause::Permission) {
             "NotPermitted"
         } else {
             "Invalid"
@@ -141,7 +145,7 @@ impl Condition {
 }
 
 impl Compiled {
-    /// The document of an identity. One that nothing names has no rules, and the mode of its
+    /// The document of an identity. An identity that no object names has no rules, and the mode of its
     /// namespace or of the mesh.
     #[must_use]
     pub fn document(&self, identity: &Identity) -> Arc<Document> {
@@ -149,7 +153,13 @@ impl Compiled {
             || {
                 let in_mesh = self.mesh.view(identity);
                 let mode = self.modes.of(identity);
-                Arc::new(document(identity, mode, &[], &content(identity, mode, &[], in_mesh), in_mesh))
+                Arc::new(build_document(
+                    identity,
+                    mode,
+                    &[],
+                    &digest_content(identity, mode, &[], in_mesh),
+                    in_mesh,
+                ))
             },
             Arc::clone,
         )
@@ -166,19 +176,19 @@ impl Compiled {
         policies.sort_by_key(|policy| std::cmp::Reverse(self.ages.get(policy).copied()));
     }
 
-    /// The MeshConfig that counts, where there is one.
+    /// The MeshConfig in use, if there is one.
     #[must_use]
     pub fn mesh_config(&self) -> Option<&ObjectRef> {
         self.modes.config()
     }
 
-    /// The most proxies that one control plane lets connect, where there is a limit.
+    /// The most proxies that one control plane lets connect; `None` means no limit.
     #[must_use]
-    pub fn most_proxies(&self) -> Option<usize> {
-        self.modes.most_proxies()
+    pub fn max_proxies(&self) -> Option<usize> {
+        self.modes.max_proxies()
     }
 
-    /// The mode of identities for which nothing else is said.
+    /// The mode of identities for which nothing else sets one.
     #[must_use]
     pub fn default_mode(&self) -> Mode {
         self.modes.default_mode()
@@ -187,45 +197,70 @@ impl Compiled {
     /// Every Namespace and ServiceAccount that loosens a mode.
     #[must_use]
     pub fn looser_modes(&self) -> Vec<LooserMode> {
-        self.modes.loosened()
+        self.modes.looser_modes()
     }
 
-    /// The object that gives an identity its mode; none: there is no MeshConfig.
+    /// The object that sets the mode of an identity; `None` if there is no MeshConfig.
     #[must_use]
-    pub fn mode_decided_by(&self, identity: &Identity) -> Option<ObjectRef> {
-        self.modes.decided_by(identity)
+    pub fn mode_source(&self, identity: &Identity) -> Option<ObjectRef> {
+        self.modes.source(identity)
     }
 
-    /// Everything that there is to say, in no particular order.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.conditions.values().flat_map(|condition| &condition.problems).chain(&self.notes)
+    /// All diagnostics, in no particular order.
+    pub fn diagnostics(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.statuses.values().flat_map(|status| &status.diagnostics).chain(&self.notes)
     }
 }
 
-/// Compiles everything. Documents that are equal to those of `previous` are the same `Arc`.
+/// Compiles all objects. Documents that are equal to those of `previous` are the same `Arc`.
+///
+/// ```
+/// # use egress_compile::store::{FileUpdate, Store};
+/// # let text = b"
+/// # apiVersion: policy.openservicemesh.io/v1alpha1
+/// # kind: Egress
+/// # metadata: {name: web, namespace: shop}
+/// # spec:
+/// #   sources: [{kind: ServiceAccount, name: app, namespace: shop}]
+/// #   hosts: [example.com]
+/// #   ports: [{number: 443, protocol: https}]
+/// # ";
+/// # let mut store = Store::default();
+/// # store.apply(FileUpdate::read("web.yaml".into(), text));
+/// use std::sync::Arc;
+///
+/// use egress_compile::{CompileOptions, compile};
+///
+/// let options = CompileOptions::default();
+/// let first = compile(&store, &options, None);
+/// let again = compile(&store, &options, Some(&first));
+/// let identity = "shop/app".parse().expect("an identity");
+/// assert!(Arc::ptr_eq(&first.document(&identity), &again.document(&identity)));
+/// ```
 #[must_use]
 pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compiled>) -> Compiled {
     let Index { objects, duplicates: _ } = store.index();
-    let mut compiler = Compiler::default();
+    let mut collector = StatusCollector::default();
 
-    let namespaces = namespace::namespaces(&objects, options, &mut compiler);
-    let (modes, notes) = mesh::modes(&objects, &namespaces, options, &mut compiler);
-    let mesh = in_mesh::mesh(&objects, options, modes.permissive(), &mut compiler);
+    let namespaces = namespace::read_namespaces(&objects, options, &mut collector);
+    let (modes, notes) = mesh::read_modes(&objects, &namespaces, options, &mut collector);
+    let mesh = in_mesh::read_mesh(&objects, options, modes.permissive(), &mut collector);
     let mesh = match previous {
-        Some(previous) => mesh.sharing(&previous.mesh),
+        Some(previous) => mesh.reuse_views(&previous.mesh),
         None => mesh,
     };
-    let groups = route::groups(&objects, &mut compiler);
-    let settings = upstream::settings(&objects, &mut compiler);
-    let mut policies = egress::policies(&objects, &groups, &settings, &namespaces, options.encrypted_hello);
-    let ages = crowding::make_room(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
+    let groups = route::read_groups(&objects, &mut collector);
+    let settings = upstream::read_settings(&objects, &mut collector);
+    let mut policies =
+        egress::read_policies(&objects, &groups, &settings, &namespaces, options.encrypted_hello);
+    let ages = shared_budgets::enforce(&mut policies).into_iter().enumerate().map(|(age, name)| (name, age));
     let ages = Arc::new(ages.collect());
-    let clusters = clusters(&mut policies);
+    let clusters = collect_clusters(&mut policies);
 
     let mut granted: BTreeMap<Identity, Vec<(bool, &PolicyRule)>> = BTreeMap::new();
-    // Documents are sorted by the text of policies' names.
+    // Documents are sorted by the names of policies.
     let mut sorted: Vec<&egress::Policy<'_>> = policies.iter().collect();
-    sorted.sort_by_key(|policy| policy.issues.name());
+    sorted.sort_by_key(|policy| policy.sink.name());
     for policy in sorted {
         for identity in &policy.sources {
             let (is_foreign, rules) = (policy.is_foreign_to(identity), policy.rules_for(identity));
@@ -241,18 +276,18 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .map(|(identity, rules)| {
             let mode = modes.of(&identity);
             let mut rules = if mode == Mode::Passthrough { Vec::new() } else { rules };
-            // Of rules that allow the same, the first one leads the connection: those of the identity's own namespace
-            // come before those of others.
+            // Of rules that allow the same, the first one routes the connection: rules of the identity's own
+            // namespace come before those of others.
             rules.sort_by_key(|(is_foreign, _)| *is_foreign);
             let rules: Vec<&PolicyRule> = rules.into_iter().map(|(_, rule)| rule).collect();
             let in_mesh = mesh.view(&identity);
-            let content = content(&identity, mode, &rules, in_mesh);
-            // Whole digests, and not versions, which are short enough to be made equal on purpose.
+            let content = digest_content(&identity, mode, &rules, in_mesh);
+            // Whole digests are compared. Versions are short enough to be made equal on purpose.
             let former = previous.and_then(|p| p.documents.get(&identity).zip(p.digests.get(&identity)));
             let former = former
                 .filter(|(document, digest)| **digest == content && document.in_mesh == in_mesh.services);
             let document = former.map_or_else(
-                || Arc::new(document(&identity, mode, &rules, &content, in_mesh)),
+                || Arc::new(build_document(&identity, mode, &rules, &content, in_mesh)),
                 |(document, _)| Arc::clone(document),
             );
             digests.insert(identity.clone(), content);
@@ -261,21 +296,21 @@ pub fn compile(store: &Store, options: &CompileOptions, previous: Option<&Compil
         .collect();
     for policy in policies {
         let sources = policy.sources;
-        let rules = if policy.is_crowded_out { 0 } else { policy.rules.len() };
-        let condition = Condition { sources, ..condition(policy.issues, rules) };
-        compiler.conditions.insert(condition.object.clone(), condition);
+        let rules = if policy.is_over_shared_budget { 0 } else { policy.rules.len() };
+        let status = ObjectStatus { sources, ..build_status(policy.sink, rules) };
+        collector.statuses.insert(status.object.clone(), status);
     }
-    compiler.describe_others(&objects);
-    Compiled { documents, clusters, conditions: compiler.conditions, notes, modes, mesh, ages, digests }
+    collector.record_accepted(&objects);
+    Compiled { documents, clusters, statuses: collector.statuses, notes, modes, mesh, ages, digests }
 }
 
-/// The clusters of each identity. Where policies give one cluster different settings, those of the first
-/// policy count, and the others' conditions say so.
-fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCluster>> {
+/// Collects the clusters of each identity. Where policies give one cluster different settings, those of the
+/// first policy apply, and the statuses of the others say so.
+fn collect_clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCluster>> {
     let mut clusters: BTreeMap<Identity, BTreeMap<String, (OwnCluster, String)>> = BTreeMap::new();
     for policy in policies {
         let mut overruled = BTreeMap::new();
-        let own = policy.issues.name();
+        let own = policy.sink.name();
         for (identity, cluster) in
             policy.sources.iter().flat_map(|id| policy.clusters_for(id).iter().map(move |c| (id, c)))
         {
@@ -287,23 +322,25 @@ fn clusters(policies: &mut [egress::Policy<'_>]) -> BTreeMap<Identity, Vec<OwnCl
             }
         }
         for (cluster, by) in overruled {
-            let message = format!("`{cluster}` has the connection settings of policy `{by}`, not these");
-            let advice = "name the same UpstreamTrafficSetting in both policies";
-            policy.issues.conflict(&policy.settings_field, message, advice);
+            let message =
+                format!("cluster `{cluster}` uses the connection settings of policy `{by}` instead of these");
+            let advice = "reference the same UpstreamTrafficSetting in both policies";
+            policy.sink.conflict(&policy.settings_field, message, advice);
         }
     }
     let list = |named: BTreeMap<String, (OwnCluster, String)>| named.into_values().map(|(c, _)| c).collect();
     clusters.into_iter().map(|(identity, named)| (identity, list(named))).collect()
 }
 
-/// Digests what a document says. It names clusters, but a change of their settings is no change of policy.
-fn content(identity: &Identity, mode: Mode, rules: &[&PolicyRule], in_mesh: &View) -> Digest {
+/// Digests the content of a document. It names clusters, but a change of a cluster's settings is no change of
+/// policy.
+fn digest_content(identity: &Identity, mode: Mode, rules: &[&PolicyRule], in_mesh: &View) -> Digest {
     let rules = Digest::join(rules.iter().map(|rule| &rule.digest));
     Digest::of(&(identity, mode, rules.hash, &in_mesh.digest))
 }
 
-/// A document, versioned by its content.
-fn document(
+/// Builds a document, versioned by its content.
+fn build_document(
     identity: &Identity,
     mode: Mode,
     rules: &[&PolicyRule],
@@ -325,46 +362,46 @@ pub(crate) fn digest(value: &impl Serialize) -> String {
     Digest::of(value).version()
 }
 
-/// Something was invalid, which is said already; what it is part of grants nothing.
+/// A part is invalid and has been reported; everything that contains it grants nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Invalid;
 
-/// The objects that count.
+/// The objects in force.
 type Objects<'s> = BTreeMap<&'s ObjectRef, &'s Object>;
 
-/// What became of an object.
-fn condition(issues: Issues<'_>, rules: usize) -> Condition {
-    let (object, mut problems) = issues.into_parts();
-    problems.sort_by(Problem::reading_order);
-    Condition {
+/// Builds the status of an object.
+fn build_status(sink: DiagnosticSink<'_>, rules: usize) -> ObjectStatus {
+    let (object, mut diagnostics) = sink.into_parts();
+    diagnostics.sort_by(Diagnostic::cmp_reading_order);
+    ObjectStatus {
         object: object.reference.clone(),
         file: object.file.to_string(),
-        line: object.places.at().map(|at| at.line),
-        accepted: problems.iter().all(|problem| problem.severity != Severity::Error),
+        line: object.source_map.start().map(|at| at.line),
+        accepted: diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error),
         generation: object.metadata.generation,
         rules,
         sources: BTreeSet::new(),
-        problems,
+        diagnostics,
     }
 }
 
 #[derive(Default)]
-struct Compiler {
-    conditions: BTreeMap<ObjectRef, Condition>,
+struct StatusCollector {
+    statuses: BTreeMap<ObjectRef, ObjectStatus>,
 }
 
-impl Compiler {
-    /// Writes down what became of an object.
-    fn describe(&mut self, issues: Issues<'_>, rules: usize) {
-        let condition = condition(issues, rules);
-        self.conditions.insert(condition.object.clone(), condition);
+impl StatusCollector {
+    /// Records the status of an object.
+    fn record(&mut self, sink: DiagnosticSink<'_>, rules: usize) {
+        let status = build_status(sink, rules);
+        self.statuses.insert(status.object.clone(), status);
     }
 
-    /// Objects that nothing was said about are accepted.
-    fn describe_others(&mut self, objects: &Objects<'_>) {
+    /// Records the remaining objects as accepted.
+    fn record_accepted(&mut self, objects: &Objects<'_>) {
         for object in objects.values() {
-            if !self.conditions.contains_key(&object.reference) {
-                self.describe(Issues::new(object), 0);
+            if !self.statuses.contains_key(&object.reference) {
+                self.record(DiagnosticSink::new(object), 0);
             }
         }
     }

@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-/// Reads a duration; `None` when it is none, or negative.
+/// Parses a duration. Returns `None` for any other text, and for negative durations.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// assert_eq!(egress_compile::duration::parse("1m30s"), Some(Duration::from_secs(90)));
+/// assert_eq!(egress_compile::duration::parse("90"), None);
+/// ```
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
@@ -36,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_go_writes_them() {
+    fn durations_are_parsed_as_in_go() {
         for (text, expected) in [
             ("5s", Some(5_000)),
             ("1m30s", Some(90_000)),

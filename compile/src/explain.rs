@@ -1,15 +1,15 @@
-//! May this leave, why, and what would have to be different: what `osm-egress explain` and the playground say.
+//! Explains the verdict on one connection: `osm-egress explain` and the playground.
 //!
-//! The verdict is the engine's ([`egress_policy::explain`]); here it is put beside the objects that it comes
-//! from, the proxies that it is for, and what was probably meant.
+//! The verdict is the engine's ([`egress_policy::explain`]). This module adds the objects that it follows from,
+//! the proxies that it applies to, and hints.
 
-pub mod call;
-mod envoy;
-pub mod evidence;
-pub mod expected;
-pub mod form;
 mod hints;
+mod http_request;
+pub mod policy_source;
+pub mod probe;
+pub mod probe_form;
 pub mod proxies;
+pub mod test_case;
 mod text;
 
 use std::net::IpAddr;
@@ -18,125 +18,125 @@ use egress_policy::explain::{Explainer, Explanation, Question, Ruling, Stage, Ve
 use egress_policy::{Cidr, Destination, HostMatch, Identity, Mode, PolicyError, ReasonCode};
 use serde::Serialize;
 
-use self::call::Call;
-use self::evidence::{Evidence, Place};
+use self::policy_source::{PolicySource, SourceLocation};
+use self::probe::Probe;
 use self::proxies::Proxies;
 use crate::blocked_ranges::BlockedRanges;
-use crate::manifest::Problem;
-use crate::{Condition, cluster};
+use crate::manifest::Diagnostic;
+use crate::{ObjectStatus, cluster};
 
-/// What is asked.
+/// The connection to explain.
 #[derive(Debug, Clone)]
-pub struct Ask {
-    /// By whom.
+pub struct ExplainRequest {
+    /// The identity of the workload.
     pub identity: Identity,
-    /// What it does.
-    pub call: Call,
-    /// The addresses that it may dial; none: they are not known.
+    /// The connection or request of the workload.
+    pub probe: Probe,
+    /// The addresses that it may dial; empty if they are unknown.
     pub addresses: Vec<IpAddr>,
-    /// Whether this machine's resolver said so; then names lead there too.
+    /// True if this machine's resolver returned the addresses; the name then resolves to them.
     pub resolved: bool,
     /// The port of the outbound listener.
     pub listener_port: u16,
-    /// Where names must not lead.
+    /// The addresses that a name may not resolve to.
     pub blocked: BlockedRanges,
 }
 
-/// Why there is no answer.
+/// The error if there is no report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
-    /// The document that is asked is another's.
-    #[error("the document is {whose}'s, not {asked}'s")]
-    Others {
-        /// Whose it is.
-        whose: Identity,
-        /// Who was asked about.
+    /// The policy document belongs to another identity.
+    #[error("the document belongs to {owner}, not to {asked}")]
+    WrongIdentity {
+        /// The identity of the document.
+        owner: Identity,
+        /// The identity in the request.
         asked: Identity,
     },
-    /// The document cannot be used.
+    /// The document is invalid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
 
-/// The answer.
+/// The report about one connection.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Who asks: `namespace/service-account`.
+    /// The identity: `namespace/service-account`.
     pub identity: String,
-    /// What is asked, in a line.
+    /// The connection, in one line.
     pub connection: String,
-    /// The address that is dialled, where it is known.
+    /// The original destination address, if known.
     pub address: Option<IpAddr>,
-    /// Whether it may leave.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The reason code; `null`: it counts as HTTP and is none, and Envoy refuses it itself.
+    /// The reason code. `null`: the port expects HTTP, and Envoy itself rejects what was sent.
     pub reason: Option<ReasonCode>,
-    /// What that means.
+    /// The meaning of the reason code.
     pub meaning: &'static str,
-    /// What decided.
+    /// The stage at which the decision was made.
     pub stage: Stage,
-    /// In audit mode, the reason for which it would be refused.
+    /// The reason code of the refusal in enforce mode, if the mode is audit.
     pub would_refuse: Option<ReasonCode>,
-    /// What happens to what no rule allows.
+    /// The mode of the identity.
     pub mode: Mode,
-    /// The version of the document that was asked.
+    /// The version of the policy document.
     pub document: String,
-    /// The policy that decided, or came nearest; or the service of the mesh.
+    /// The policy that decided or is nearest, or the service of the mesh.
     pub policy: Option<String>,
-    /// The part of it.
+    /// The rule in that policy.
     pub rule: Option<String>,
-    /// Where that stands.
+    /// The location of that rule.
     #[serde(flatten)]
-    pub place: Option<Place>,
-    /// Where the connection goes, if it may.
-    pub goes_to: Option<GoesTo>,
-    /// Where the address is not known: the rules that allow some.
-    pub allowed_at: Vec<AllowedAt>,
-    /// Each rule, the nearest first.
-    pub rules: Vec<PlacedRuling>,
-    /// The policies that name this identity and are not accepted as a whole.
-    pub not_accepted: Vec<Condition>,
-    /// What cannot be read.
-    pub unreadable: Vec<Problem>,
-    /// What was probably meant.
+    pub location: Option<SourceLocation>,
+    /// The route of an allowed connection.
+    pub route: Option<Route>,
+    /// The rules that allow some addresses, if the address is unknown.
+    pub allowed_at: Vec<AddressGrant>,
+    /// The evaluation of each rule, the nearest first.
+    pub rules: Vec<RuleReport>,
+    /// The policies for this identity that were not accepted as a whole.
+    pub not_accepted: Vec<ObjectStatus>,
+    /// Diagnostics about files that cannot be read.
+    pub unreadable: Vec<Diagnostic>,
+    /// Suggestions of what was probably meant.
     pub hints: Vec<String>,
-    /// What there is to know besides.
+    /// Further notes.
     pub notes: Vec<String>,
-    /// Who has this document, where that was asked.
+    /// The proxies with this document, if a control plane was asked.
     pub proxies: Option<Proxies>,
 }
 
-/// The answer, and in words what each rule of it lacks: for pages that show both.
+/// A report, and the mismatches of each rule as text, for web pages that show both.
 #[derive(Debug, Clone, Serialize)]
-pub struct InWords {
+pub struct ReportText {
     report: Report,
-    rules: Vec<RuleInWords>,
+    rules: Vec<RuleText>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct RuleInWords {
-    lacks: Vec<String>,
-    /// It has little in common with what is asked.
+struct RuleText {
+    mismatches: Vec<String>,
+    /// True if the rule has little in common with the connection.
     unrelated: bool,
 }
 
-impl From<Report> for InWords {
+impl From<Report> for ReportText {
     fn from(report: Report) -> Self {
-        let in_words = |PlacedRuling { ruling, .. }: &PlacedRuling| RuleInWords {
-            lacks: ruling.lacks.iter().map(ToString::to_string).collect(),
-            unrelated: ruling.is_unrelated(),
+        let rule_text = |RuleReport { evaluation, .. }: &RuleReport| RuleText {
+            mismatches: evaluation.lacks.iter().map(ToString::to_string).collect(),
+            unrelated: evaluation.is_unrelated(),
         };
-        Self { rules: report.rules.iter().map(in_words).collect(), report }
+        Self { rules: report.rules.iter().map(rule_text).collect(), report }
     }
 }
 
-/// Where an allowed connection goes.
+/// The route of an allowed connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct GoesTo {
-    /// How that is found.
-    pub how: How,
+pub struct Route {
+    /// The source of the destination address.
+    pub address_source: AddressSource,
     /// The name that the sidecar resolves.
     pub host: Option<String>,
     /// The port.
@@ -145,43 +145,43 @@ pub struct GoesTo {
     pub cluster: String,
 }
 
-/// How the address of an allowed connection is found.
+/// The source of the destination address of an allowed connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
-    /// It is the one that was dialled.
+pub enum AddressSource {
+    /// The original destination.
     Dialled,
     /// The sidecar resolves the name.
     Resolved,
-    /// It is the one that was dialled, by global egress.
+    /// The original destination, by global egress.
     Passthrough,
 }
 
-/// A rule that allows some addresses.
+/// The addresses that a rule allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AllowedAt {
-    /// Its policy.
+pub struct AddressGrant {
+    /// The policy.
     pub policy: String,
-    /// The part of it.
+    /// The rule in that policy.
     pub rule: String,
-    /// Its blocks of addresses.
+    /// The address blocks.
     pub addresses: Vec<String>,
 }
 
-/// A rule, and where it stands.
+/// The evaluation of a rule, and its location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlacedRuling {
-    /// The rule.
+pub struct RuleReport {
+    /// The evaluation.
     #[serde(flatten)]
-    pub ruling: Ruling,
-    /// Where it stands.
+    pub evaluation: Ruling,
+    /// The location.
     #[serde(flatten)]
-    pub place: Option<Place>,
+    pub location: Option<SourceLocation>,
 }
 
 impl Report {
-    /// Whether it may leave.
+    /// Returns true if the connection is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.verdict == Verdict::Allow
@@ -194,88 +194,93 @@ impl Report {
     }
 }
 
-/// Answers.
+/// Explains the verdict on a connection.
 ///
 /// # Errors
-/// When the document is another's, or does not compile.
-pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
-    let document = evidence.document(&ask.identity)?;
+/// Fails if the document belongs to another identity, or does not compile.
+pub fn explain(source: &PolicySource, request: &ExplainRequest) -> Result<Report, ExplainError> {
+    let document = source.document(&request.identity)?;
     let explainer = Explainer::new(document.as_ref().clone())?;
-    let answer = |address: Option<IpAddr>| {
-        ask.call.with_traffic(|traffic| {
-            let (port, listener_port) = (ask.call.port, ask.listener_port);
+    let evaluate = |address: Option<IpAddr>| {
+        request.probe.with_traffic(|traffic| {
+            let (port, listener_port) = (request.probe.port, request.listener_port);
             explainer.explain(&Question { address, port, listener_port, traffic })
         })
     };
-    let address = ask.addresses.first().copied();
-    let explanation = answer(address);
-    let mut notes = ask.call.notes.clone();
-    for other in ask.addresses.iter().skip(1) {
-        let else_where = answer(Some(*other));
-        if (else_where.verdict, else_where.reason) != (explanation.verdict, explanation.reason) {
-            notes.push(format!("at {other} the answer is {}", in_short(&else_where)));
+    let address = request.addresses.first().copied();
+    let explanation = evaluate(address);
+    let mut notes = request.probe.notes.clone();
+    for other in request.addresses.iter().skip(1) {
+        let other_explanation = evaluate(Some(*other));
+        if (other_explanation.verdict, other_explanation.reason) != (explanation.verdict, explanation.reason)
+        {
+            notes.push(format!("for {other} the verdict is {}", format_verdict(&other_explanation)));
         }
     }
-    notes.extend(about(ask, &explanation, document.mode));
-    let forbidden = forbidden(ask, &explanation);
+    notes.extend(collect_notes(request, &explanation, document.mode));
+    let forbidden = forbidden_addresses(request, &explanation);
     notes.extend(forbidden.iter().map(|address| {
-        format!("a name must not lead to {address}: the sidecar drops that answer (`address-forbidden`)")
+        format!("a name may not resolve to {address}: the sidecar drops that answer (`address-forbidden`)")
     }));
-    let leads_nowhere = ask.resolved && !forbidden.is_empty() && forbidden.len() == ask.addresses.len();
-    notes.extend(evidence.notes(&ask.identity));
+    let resolves_nowhere =
+        request.resolved && !forbidden.is_empty() && forbidden.len() == request.addresses.len();
+    notes.extend(source.notes(&request.identity));
 
     let Explanation { stage, would_refuse, rule, .. } = explanation.clone();
-    let (verdict, reason) = if leads_nowhere {
+    let (verdict, reason) = if resolves_nowhere {
         (Verdict::Deny, Some(ReasonCode::AddressForbidden))
     } else {
         (explanation.verdict, explanation.reason)
     };
     let (policy, rule) = rule.map(|id| (id.policy, id.name)).unzip();
-    let places = evidence.places();
-    let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| places.of(policy, rule));
-    let not_accepted = evidence.not_accepted(&ask.identity);
-    let hints = hints::hints(ask, &explanation, evidence);
+    let locations = source.locations();
+    let location = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| locations.find(policy, rule));
+    let not_accepted = source.not_accepted(&request.identity);
+    let hints = hints::collect_hints(request, &explanation, source);
     let unknown = address.is_none() && !explanation.rules.iter().any(Ruling::allows);
     let allowed_at = explanation
         .rules
         .iter()
         .filter(|rule| unknown && rule.lacks_only_the_address())
-        .map(|rule| allowed_at(rule, &document))
+        .map(|rule| address_grant(rule, &document))
         .collect();
     Ok(Report {
-        identity: ask.identity.to_string(),
-        connection: ask.call.text.clone(),
+        identity: request.identity.to_string(),
+        connection: request.probe.text.clone(),
         address,
         verdict,
         reason,
-        meaning: reason.map_or(NOT_HTTP, |reason| reason.meaning().trim()),
+        meaning: reason.map_or(REJECTED_BY_ENVOY, |reason| reason.meaning().trim()),
         stage,
         would_refuse,
         mode: document.mode,
         document: document.version.clone(),
         policy,
         rule,
-        place,
-        goes_to: if verdict == Verdict::Allow { goes_to(&explanation, ask.call.port) } else { None },
+        location,
+        route: if verdict == Verdict::Allow { find_route(&explanation, request.probe.port) } else { None },
         allowed_at,
         rules: explanation
             .rules
             .into_iter()
-            .map(|ruling| PlacedRuling { place: places.of(&ruling.policy, &ruling.rule), ruling })
+            .map(|evaluation| RuleReport {
+                location: locations.find(&evaluation.policy, &evaluation.rule),
+                evaluation,
+            })
             .collect(),
         not_accepted,
-        unreadable: evidence.unreadable(),
+        unreadable: source.unreadable(),
         hints,
         notes,
         proxies: None,
     })
 }
 
-const NOT_HTTP: &str =
-    "The port is for HTTP, and this is no request that Envoy's parser takes: it answers 400 itself.";
+const REJECTED_BY_ENVOY: &str =
+    "The port expects HTTP, and Envoy's parser rejects this request with status 400.";
 
-/// The verdict and its reason.
-fn in_short(explanation: &Explanation) -> String {
+/// Formats the verdict and its reason.
+fn format_verdict(explanation: &Explanation) -> String {
     let verdict = match explanation.verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "denied",
@@ -286,33 +291,34 @@ fn in_short(explanation: &Explanation) -> String {
     }
 }
 
-fn goes_to(explanation: &Explanation, port: u16) -> Option<GoesTo> {
+fn find_route(explanation: &Explanation, port: u16) -> Option<Route> {
     let own = explanation.cluster.clone();
-    let (how, host, shared) = match explanation.destination.as_ref()? {
-        Destination::Dialled => (How::Dialled, None, cluster::ORIGINAL_DST),
-        Destination::Resolved(host, HostMatch::Exact) => (How::Resolved, Some(host), cluster::DNS),
+    let (address_source, host, shared) = match explanation.destination.as_ref()? {
+        Destination::Dialled => (AddressSource::Dialled, None, cluster::ORIGINAL_DST),
+        Destination::Resolved(host, HostMatch::Exact) => (AddressSource::Resolved, Some(host), cluster::DNS),
         Destination::Resolved(host, HostMatch::Wildcard) => {
-            (How::Resolved, Some(host), cluster::DNS_WILDCARD)
+            (AddressSource::Resolved, Some(host), cluster::DNS_WILDCARD)
         }
-        Destination::Passthrough => (How::Passthrough, None, cluster::PASSTHROUGH),
+        Destination::Passthrough => (AddressSource::Passthrough, None, cluster::PASSTHROUGH),
     };
     let cluster = own.unwrap_or_else(|| shared.to_owned());
-    Some(GoesTo { how, host: host.map(ToString::to_string), port, cluster })
+    Some(Route { address_source, host: host.map(ToString::to_string), port, cluster })
 }
 
-/// What there is to know about an answer.
-fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
+/// Collects notes about an explanation.
+fn collect_notes(request: &ExplainRequest, explanation: &Explanation, mode: Mode) -> Vec<String> {
     let mut notes = Vec::new();
-    if ask.resolved {
+    if request.resolved {
         notes.push(
-            "addresses are this machine's answers: the workload's name server may give others".to_owned(),
+            "the addresses come from this machine's resolver; the workload's name server may return others"
+                .to_owned(),
         );
     }
     match &explanation.destination {
         Some(Destination::Resolved(name, matched)) => {
             let inside = match matched {
                 HostMatch::Exact => "",
-                HostMatch::Wildcard => ", and for a name that only a wildcard lists, private networks",
+                HostMatch::Wildcard => ", and, for a name that only a wildcard lists, private networks",
             };
             notes.push(format!(
                 "the sidecar resolves `{name}` itself, whatever address was dialled, and drops answers such as \
@@ -320,46 +326,46 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
             ));
         }
         Some(Destination::Dialled | Destination::Passthrough)
-            if ask.call.visible_name().is_some() && ask.call.name.is_some() =>
+            if request.probe.visible_name().is_some() && request.probe.name.is_some() =>
         {
-            notes.push("it goes to the address that was dialled: the name does not choose it".to_owned());
+            notes.push("the connection goes to the dialled address; the name does not choose it".to_owned());
         }
         Some(Destination::Dialled | Destination::Passthrough) | None => {}
     }
-    if ask.addresses.is_empty() && explanation.address_matters {
+    if request.addresses.is_empty() && explanation.address_matters {
         notes.push(
-            "the dialled address is not known: this is the answer for one that no rule and no service of the \
-             mesh lists (`address` says which it is; on the command line `--resolve` asks for it)"
+            "the dialled address is unknown: this verdict is for an address that no rule and no service of the \
+             mesh lists (set `address`, or use `--resolve` on the command line)"
                 .to_owned(),
         );
     }
-    if ask.addresses.iter().any(IpAddr::is_loopback) {
-        notes.push("connections to loopback are not intercepted: nothing decides about them".to_owned());
+    if request.addresses.iter().any(IpAddr::is_loopback) {
+        notes.push("connections to loopback are not intercepted, so no policy applies to them".to_owned());
     }
     if mode == Mode::Passthrough && explanation.verdict == Verdict::Allow {
-        notes.push("global egress is on for this identity: its policies are not looked at".to_owned());
+        notes.push("global egress is on for this identity, so its policies are ignored".to_owned());
     }
     notes
 }
 
-/// The addresses of an allowed name to which a name must not lead.
-fn forbidden(ask: &Ask, explanation: &Explanation) -> Vec<IpAddr> {
+/// Lists the addresses that an allowed name may not resolve to.
+fn forbidden_addresses(request: &ExplainRequest, explanation: &Explanation) -> Vec<IpAddr> {
     match &explanation.destination {
         Some(Destination::Resolved(_, matched)) => {
-            let is_blocked = |address: &IpAddr| ask.blocked.contain(*matched, *address);
-            ask.addresses.iter().copied().filter(is_blocked).collect()
+            let is_blocked = |address: &IpAddr| request.blocked.contains(*matched, *address);
+            request.addresses.iter().copied().filter(is_blocked).collect()
         }
         Some(Destination::Dialled | Destination::Passthrough) | None => Vec::new(),
     }
 }
 
-fn allowed_at(ruling: &Ruling, document: &egress_policy::Document) -> AllowedAt {
+fn address_grant(evaluation: &Ruling, document: &egress_policy::Document) -> AddressGrant {
     let rules = document.rules.iter();
-    let same = rules.filter(|rule| rule.policy == ruling.policy && rule.name == ruling.rule);
+    let same = rules.filter(|rule| rule.policy == evaluation.policy && rule.name == evaluation.rule);
     let mut addresses: Vec<String> = same
         .flat_map(|rule| rule.addresses.iter().flat_map(|blocks| blocks.iter()))
         .map(Cidr::to_string)
         .collect();
     addresses.dedup();
-    AllowedAt { policy: ruling.policy.clone(), rule: ruling.rule.clone(), addresses }
+    AddressGrant { policy: evaluation.policy.clone(), rule: evaluation.rule.clone(), addresses }
 }

@@ -1,4 +1,4 @@
-//! What a proxy is given in place of a document that it refuses.
+//! Replacement documents for a proxy that rejected its document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,39 +6,39 @@ use egress_policy::{Document, Rule};
 
 use crate::compile::digest;
 
-/// The document that allows only what the accepted and the new one both allow.
+/// Builds the document that allows only what both the accepted and the new document allow.
 #[must_use]
-pub fn bridge(accepted: &Document, new: &Document) -> Document {
-    versioned(new.intersection(accepted))
+pub fn intersect_documents(accepted: &Document, new: &Document) -> Document {
+    set_version(new.intersection(accepted))
 }
 
-/// The Egress objects of a new document that have rules which the accepted one has not. Without an accepted
-/// document these are all.
+/// Lists the Egress objects with rules in the new document that the accepted document lacks. Without an
+/// accepted document, it lists all of them.
 #[must_use]
-pub fn changed(accepted: Option<&Document>, new: &Document) -> Vec<String> {
-    let known = rules(accepted);
+pub fn list_changed_policies(accepted: Option<&Document>, new: &Document) -> Vec<String> {
+    let known = collect_rules(accepted);
     let changed = new.rules.iter().filter(|rule| !known.contains(rule.as_ref()));
     let names: BTreeSet<&str> = changed.map(|rule| rule.policy.as_str()).collect();
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// The new document without those rules of some Egress objects which the accepted one has not.
+/// Builds the new document without those rules of the given Egress objects that the accepted document lacks.
 #[must_use]
-pub fn without(accepted: Option<&Document>, new: &Document, left_out: &[String]) -> Document {
-    let known = rules(accepted);
+pub fn omit_policies(accepted: Option<&Document>, new: &Document, left_out: &[String]) -> Document {
+    let known = collect_rules(accepted);
     let left_out: BTreeMap<&str, ()> = left_out.iter().map(|name| (name.as_str(), ())).collect();
     let stays = |rule: &Rule| !left_out.contains_key(rule.policy.as_str()) || known.contains(rule);
     let mut document = new.clone();
     document.rules.retain(|rule| stays(rule));
-    versioned(document)
+    set_version(document)
 }
 
-fn rules(document: Option<&Document>) -> BTreeSet<&Rule> {
+fn collect_rules(document: Option<&Document>) -> BTreeSet<&Rule> {
     document.into_iter().flat_map(|document| &document.rules).map(AsRef::as_ref).collect()
 }
 
-/// Equal content has an equal version, and no other document has it.
-fn versioned(mut document: Document) -> Document {
+/// Sets the version of a document from its content: equal content has an equal version.
+fn set_version(mut document: Document) -> Document {
     document.version.clear();
     document.version = digest(&document);
     document
@@ -71,20 +71,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_revoked_is_gone_and_what_is_new_is_not_there() {
+    fn an_intersection_lacks_revoked_and_new_rules() {
         let accepted = document(&[("revoked", 1), ("stays", 2), ("changes", 3)]);
         let new = document(&[("stays", 2), ("changes", 4), ("new", 5)]);
-        let bridge = bridge(&accepted, &new);
+        let bridge = intersect_documents(&accepted, &new);
         assert_eq!(ports(&bridge), [2]);
         assert_ne!(bridge.version, new.version);
-        assert_eq!(changed(Some(&accepted), &new), ["n/changes", "n/new"]);
-        assert_eq!(changed(None, &new), ["n/changes", "n/new", "n/stays"]);
+        assert_eq!(list_changed_policies(Some(&accepted), &new), ["n/changes", "n/new"]);
+        assert_eq!(list_changed_policies(None, &new), ["n/changes", "n/new", "n/stays"]);
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let trial = without(Some(&accepted), &new, &names(&["n/new", "n/stays"]));
+        let trial = omit_policies(Some(&accepted), &new, &names(&["n/new", "n/stays"]));
         assert_eq!(ports(&trial), [4, 2]);
-        assert_eq!(ports(&without(None, &new, &names(&["n/new", "n/stays"]))), [4]);
-        assert_eq!(ports(&without(Some(&accepted), &new, &[])), ports(&new));
+        assert_eq!(ports(&omit_policies(None, &new, &names(&["n/new", "n/stays"]))), [4]);
+        assert_eq!(ports(&omit_policies(Some(&accepted), &new, &[])), ports(&new));
         // Equal content has an equal version.
-        assert_eq!(trial.version, without(Some(&accepted), &new, &names(&["n/new"])).version);
+        assert_eq!(trial.version, omit_policies(Some(&accepted), &new, &names(&["n/new"])).version);
     }
 }

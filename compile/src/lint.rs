@@ -1,7 +1,7 @@
-//! What is right and yet may not be what was meant. Only what is certain is said: these are no guesses.
+//! Lints: manifests that are valid and yet may not do what was meant. Only certain findings are reported.
 //!
-//! Unlike the problems of [`Condition`](crate::Condition)s, which objects carry in a cluster, these look at all
-//! policies together and are for whoever writes them.
+//! Unlike the diagnostics of an [`ObjectStatus`](crate::ObjectStatus), which the object carries in a cluster,
+//! lints look at all policies together and address their author.
 
 mod dns;
 pub mod search_domains;
@@ -16,72 +16,78 @@ use self::search_domains::ClusterNames;
 use crate::Compiled;
 use crate::compile::host;
 use crate::manifest::spec::Egress;
-use crate::manifest::{Body, Object, Problem, Severity};
+use crate::manifest::{Body, Diagnostic, Object, Severity};
 use crate::store::Store;
 
-/// Everything that there is to say, in no particular order.
+/// Checks all policies. The diagnostics are in no particular order.
 #[must_use]
-pub fn lints(store: &Store, compiled: &Compiled) -> Vec<Problem> {
+pub fn lint_policies(store: &Store, compiled: &Compiled) -> Vec<Diagnostic> {
     let documents: Vec<&Document> = compiled.documents.values().map(AsRef::as_ref).collect();
-    let shadowed = shadow::shadowed(&documents);
-    let apexes = uncovered_apexes(&documents);
-    let wide = wide_rules(&documents);
-    let mut problems: Vec<Problem> = dns::refused(store, compiled).into_iter().collect();
+    let shadowed = shadow::find_shadowed(&documents);
+    let apexes = find_uncovered_apexes(&documents);
+    let wide = find_wide_rules(&documents);
+    let mut diagnostics: Vec<Diagnostic> = dns::check_dns_over_tcp(store, compiled).into_iter().collect();
     let objects = store.index().objects;
-    let names = ClusterNames::of(objects.keys().copied());
+    let names = ClusterNames::collect(objects.keys().copied());
     for object in objects.into_values() {
         let Body::Egress(egress) = &object.body else { continue };
         let policy = format!("{}/{}", object.reference.namespace, object.reference.name);
         let apexes = apexes.get(policy.as_str());
-        for (field, pattern) in patterns(egress) {
-            problems.extend(about_pattern(object, &field, &pattern, apexes));
-            problems.extend(names.about(object, &field, &pattern));
+        for (field, pattern) in list_patterns(egress) {
+            diagnostics.extend(check_pattern(object, &field, &pattern, apexes));
+            diagnostics.extend(names.check_host(object, &field, &pattern));
         }
         for index in 0..egress.ports.len() {
             let field = format!("spec.ports[{index}]");
             let by = shadowed.get(&(policy.as_str(), field.as_str()));
-            problems.extend(by.map(|(other, part)| {
-                let message = format!("everything that this port allows, Egress {other} {part} allows too");
-                lint(Severity::Info, object, &field, message).advice("one of the two is enough")
+            diagnostics.extend(by.map(|(other, part)| {
+                let message =
+                    format!("Egress {other} {part} already allows everything that this port allows");
+                lint(Severity::Info, object, &field, message).advice("remove one of the two")
             }));
-            problems.extend(allows_all(object, egress, &field, wide.get(&(policy.as_str(), field.as_str()))));
+            diagnostics.extend(check_wide_port(
+                object,
+                egress,
+                &field,
+                wide.get(&(policy.as_str(), field.as_str())),
+            ));
         }
     }
-    problems
+    diagnostics
 }
 
-/// The patterns of an object's hosts, with their fields.
-fn patterns(egress: &Egress) -> impl Iterator<Item = (String, HostPattern)> {
+/// Returns the host patterns of an object with their fields.
+fn list_patterns(egress: &Egress) -> impl Iterator<Item = (String, HostPattern)> {
     let texts = egress.hosts.iter().flatten().enumerate();
-    texts.filter_map(|(i, text)| Some((format!("spec.hosts[{i}]"), host::pattern(text).ok()?)))
+    texts.filter_map(|(i, text)| Some((format!("spec.hosts[{i}]"), host::parse_pattern(text).ok()?)))
 }
 
-fn about_pattern(
+fn check_pattern(
     object: &Object,
     field: &str,
     pattern: &HostPattern,
     apexes: Option<&BTreeSet<&Host>>,
-) -> Vec<Problem> {
+) -> Vec<Diagnostic> {
     let HostPattern::Below(above) = pattern else { return Vec::new() };
-    let mut problems = Vec::new();
-    if let Some(suffix) = shared_suffixes::below(above) {
-        let message = format!("anybody can get a name below `{suffix}`, and `{pattern}` allows it");
-        let advice = "name the hosts that are meant: data can leave through a stranger's";
-        problems.push(lint(Severity::Warning, object, field, message).advice(advice));
+    let mut diagnostics = Vec::new();
+    if let Some(suffix) = shared_suffixes::find_below(above) {
+        let message = format!("anyone can register a name below `{suffix}`, and `{pattern}` allows it");
+        let advice = "list the exact hosts: data could leave through a name that a stranger owns";
+        diagnostics.push(lint(Severity::Warning, object, field, message).advice(advice));
     } else if apexes.is_some_and(|apexes| apexes.contains(above)) {
         let message =
-            format!("`{pattern}` is for the names below `{above}`, and nothing allows that one itself");
-        let advice = format!("list `{above}` too, if it is meant");
-        problems.push(lint(Severity::Info, object, field, message).advice(advice));
+            format!("`{pattern}` covers the names below `{above}`, but nothing allows `{above}` itself");
+        let advice = format!("list `{above}` too if you need it");
+        diagnostics.push(lint(Severity::Info, object, field, message).advice(advice));
     }
-    problems
+    diagnostics
 }
 
-/// Names above a wildcard that are allowed nowhere, by policy.
-fn uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSet<&'d Host>> {
+/// Finds the parent names of wildcards that no rule allows, by policy.
+fn find_uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSet<&'d Host>> {
     let mut apexes: BTreeMap<&str, BTreeSet<&Host>> = BTreeMap::new();
     for document in documents {
-        // By port alone: whoever lists the name for another protocol has thought of it.
+        // By port alone: an author who lists the name for another protocol has thought of it.
         let exact: BTreeSet<(u16, &Host)> = document
             .rules
             .iter()
@@ -106,16 +112,21 @@ fn uncovered_apexes<'d>(documents: &[&'d Document]) -> BTreeMap<&'d str, BTreeSe
     apexes
 }
 
-/// Rules that look neither at addresses nor at names, by policy and part of it.
-fn wide_rules<'d>(documents: &[&'d Document]) -> BTreeMap<(&'d str, &'d str), &'d Rule> {
+/// Finds the rules that check neither addresses nor names, by policy and rule.
+fn find_wide_rules<'d>(documents: &[&'d Document]) -> BTreeMap<(&'d str, &'d str), &'d Rule> {
     let rules = documents.iter().flat_map(|document| &document.rules).map(AsRef::as_ref);
     let wide = rules.filter(|rule: &&Rule| rule.hosts.is_none() && rule.addresses.is_none());
     wide.map(|rule| ((rule.policy.as_str(), rule.name.as_str()), rule)).collect()
 }
 
-/// A port that looks neither at addresses nor at names. Where hosts are listed in vain, or lists are empty, that
-/// is said already.
-fn allows_all(object: &Object, egress: &Egress, field: &str, rule: Option<&&Rule>) -> Option<Problem> {
+/// Reports a port that checks neither addresses nor names. Hosts that are listed without effect and empty lists
+/// are reported elsewhere.
+fn check_wide_port(
+    object: &Object,
+    egress: &Egress,
+    field: &str,
+    rule: Option<&&Rule>,
+) -> Option<Diagnostic> {
     if egress.hosts.is_some() || egress.ip_addresses.is_some() {
         return None;
     }
@@ -127,12 +138,12 @@ fn allows_all(object: &Object, egress: &Egress, field: &str, rule: Option<&&Rule
         Protocol::Http => return None,
     };
     let message = format!("this allows {what} on port {}", rule.port);
-    let advice = "add `ipAddresses` or `hosts`, unless everything is meant";
+    let advice = "add `ipAddresses` or `hosts`, unless you want to allow everything";
     Some(lint(Severity::Info, object, field, message).advice(advice))
 }
 
-fn lint(severity: Severity, object: &Object, field: &str, message: String) -> Problem {
-    Problem::new(severity, message)
+fn lint(severity: Severity, object: &Object, field: &str, message: String) -> Diagnostic {
+    Diagnostic::new(severity, message)
         .at(&object.file, object.position(field))
         .object(&object.reference)
         .field(field)

@@ -1,20 +1,19 @@
-//! Manifests: YAML or JSON text to typed objects, with the place of every field.
+//! Manifests: reads YAML or JSON text into typed objects with the position of every field.
 //!
-//! Nothing here knows files, folders or Kubernetes clients. The types of [`spec`] are those of the
-//! API, so that a source which gets its objects elsewhere can share them.
+//! Nothing here knows files, folders or Kubernetes clients. The types of [`spec`] are those of the API, so a
+//! source that gets its objects elsewhere can share them.
 
 mod decode;
+mod diagnostic;
 mod object;
-mod places;
-mod problem;
 mod scalar;
+mod source_map;
 pub mod spec;
 pub mod yaml;
 
-pub use decode::unreadable;
-pub use decode::{LAST_APPLIED, Parsed, parse, parse_value, restore_empty_lists};
+pub use decode::{LAST_APPLIED, ParsedFile, parse, parse_value, restore_empty_lists, yaml_diagnostic};
+pub use diagnostic::{Cause, Diagnostic, Severity};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef, Revision};
-pub use places::{Places, Position};
-pub use problem::{Cause, Problem, Severity};
+pub use source_map::{Position, SourceMap};
 
-pub(crate) use places::annotation_path;
+pub(crate) use source_map::annotation_path;

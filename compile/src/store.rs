@@ -1,15 +1,15 @@
-//! What all files say together. A plain value: no I/O, and cheap to clone.
+//! The objects of all files. A plain value without I/O that is cheap to clone.
 //!
-//! Every file's contribution is replaced as a whole. What cannot be read keeps what it said before, or says
-//! nothing, as its source decides; its problems are kept beside that.
+//! A file's objects are replaced as a whole. If a file cannot be read, its source decides whether its former
+//! objects stay in force; the diagnostics are kept beside them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::manifest::{self, Object, ObjectRef, Parsed, Problem};
+use crate::manifest::{self, Diagnostic, Object, ObjectRef, ParsedFile};
 
-/// The objects of all files. Equal updates give an equal store, in whatever order files are read;
-/// only a file that became unreadable depends on what it said before.
+/// The objects of all files. Equal updates give an equal store, in whatever order files are read. Only an
+/// unreadable file depends on its former content.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Store {
     files: BTreeMap<Arc<str>, File>,
@@ -18,67 +18,67 @@ pub struct Store {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct File {
     objects: Arc<[Arc<Object>]>,
-    notes: Arc<[Problem]>,
-    errors: Arc<[Problem]>,
+    notes: Arc<[Diagnostic]>,
+    errors: Arc<[Diagnostic]>,
 }
 
-/// One file changed.
+/// A change of one file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileUpdate {
-    /// What the file is called in problems; files count in the order of these.
+    /// The name of the file in diagnostics. Files are ordered by it.
     pub file: Arc<str>,
-    /// What happened to it.
+    /// The change.
     pub change: Change,
 }
 
-/// What happened to a file.
+/// The kind of change of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// It says this now.
-    Read(Parsed),
-    /// It cannot be read, for these reasons; what it said before counts.
-    Unreadable(Vec<Problem>),
-    /// It cannot be read, for these reasons; what it said before does not count.
-    Void(Vec<Problem>),
-    /// It is gone.
+    /// The file was read.
+    Read(ParsedFile),
+    /// The file cannot be read, for these reasons. Its former objects stay in force.
+    Unreadable(Vec<Diagnostic>),
+    /// The file cannot be read, for these reasons. Its former objects are dropped.
+    Void(Vec<Diagnostic>),
+    /// The file was removed.
     Removed,
 }
 
 impl FileUpdate {
-    /// The update for a file that holds these bytes.
+    /// Reads the bytes of a file.
     #[must_use]
     pub fn read(file: Arc<str>, bytes: &[u8]) -> Self {
         let change = match manifest::parse(&file, bytes) {
             Ok(parsed) => Change::Read(parsed),
-            Err(problems) => Change::Unreadable(problems),
+            Err(diagnostics) => Change::Unreadable(diagnostics),
         };
         Self { file, change }
     }
 }
 
-/// The objects that count, and what is wrong with the others.
+/// The objects in force, and diagnostics about duplicates.
 #[derive(Debug)]
 pub struct Index<'s> {
-    /// One object of each name: the first in the order of files.
+    /// One object for each name: the first in the order of files.
     pub objects: BTreeMap<&'s ObjectRef, &'s Object>,
-    /// The objects that are defined again.
-    pub duplicates: Vec<Problem>,
+    /// Diagnostics about objects that are defined more than once.
+    pub duplicates: Vec<Diagnostic>,
 }
 
 impl Store {
-    /// Takes in what happened to a file. Says whether anything is different now.
+    /// Applies a change of a file. Returns true if the store changed.
     pub fn apply(&mut self, update: FileUpdate) -> bool {
         let FileUpdate { file, change } = update;
         let before = self.files.get(&file);
         let after = match change {
-            Change::Read(Parsed { objects, notes }) => {
+            Change::Read(ParsedFile { objects, notes }) => {
                 File { objects: objects.into(), notes: notes.into(), errors: Arc::default() }
             }
-            Change::Unreadable(problems) => {
+            Change::Unreadable(diagnostics) => {
                 let before = before.cloned().unwrap_or_default();
-                File { errors: problems.into(), ..before }
+                File { errors: diagnostics.into(), ..before }
             }
-            Change::Void(problems) => File { errors: problems.into(), ..File::default() },
+            Change::Void(diagnostics) => File { errors: diagnostics.into(), ..File::default() },
             Change::Removed => return self.files.remove(&file).is_some(),
         };
         if before == Some(&after) {
@@ -88,10 +88,10 @@ impl Store {
         true
     }
 
-    /// What there would be if the objects of another store were applied to these: they take the place of those of
-    /// the same kind and name.
+    /// Returns this store with the objects of another store applied on top: they replace those of the same kind
+    /// and name.
     #[must_use]
-    pub fn overlaid(&self, with: &Self) -> Self {
+    pub fn overlay(&self, with: &Self) -> Self {
         let replaced = with.index().objects;
         let mut files: BTreeMap<Arc<str>, File> = BTreeMap::new();
         for (name, file) in &self.files {
@@ -116,23 +116,23 @@ impl Store {
 
     /// The objects of one file.
     #[must_use]
-    pub fn of_file(&self, file: &str) -> &[Arc<Object>] {
+    pub fn file_objects(&self, file: &str) -> &[Arc<Object>] {
         self.files.get(file).map_or(&[], |file| &file.objects)
     }
 
-    /// Whether there is no object.
+    /// Returns true if there is no object.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.values().all(|file| file.objects.is_empty())
     }
 
-    /// An object, the first one of its name in the order of files.
+    /// The object of this name; the first one in the order of files.
     #[must_use]
     pub fn object(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
         self.files.values().flat_map(|file| file.objects.iter()).find(|object| object.reference == *reference)
     }
 
-    /// The objects that count. Where files define an object twice, the first one counts.
+    /// Indexes the objects in force. Where files define an object twice, the first definition applies.
     #[must_use]
     pub fn index(&self) -> Index<'_> {
         let mut objects: BTreeMap<&ObjectRef, &Object> = BTreeMap::new();
@@ -143,42 +143,44 @@ impl Store {
                     entry.insert(object);
                 }
                 std::collections::btree_map::Entry::Occupied(entry) => {
-                    duplicates.push(duplicate(object, entry.get()));
+                    duplicates.push(duplicate_definition(object, entry.get()));
                 }
             }
         }
         Index { objects, duplicates }
     }
 
-    /// What is wrong with files and what else there is to say about them. Problems of what objects say
-    /// are found by [`crate::compile::compile`].
-    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+    /// Diagnostics about files. [`crate::compile`](fn@crate::compile) reports diagnostics about the content of
+    /// objects.
+    pub fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
         self.files
             .values()
             .flat_map(|file| {
                 let stale = !file.errors.is_empty() && !file.objects.is_empty();
-                file.errors.iter().map(move |problem| if stale { keeps(problem) } else { problem.clone() })
+                file.errors
+                    .iter()
+                    .map(move |diagnostic| if stale { mark_stale(diagnostic) } else { diagnostic.clone() })
             })
             .chain(self.files.values().flat_map(|file| file.notes.iter().cloned()))
             .chain(self.index().duplicates)
     }
 }
 
-/// The problem of a file whose former content is in force.
-fn keeps(problem: &Problem) -> Problem {
-    let mut problem = problem.clone();
-    problem.message.push_str(" (what the file said before stays in force)");
-    problem
+/// Adds to a diagnostic that the file's former content stays in force.
+fn mark_stale(diagnostic: &Diagnostic) -> Diagnostic {
+    let mut diagnostic = diagnostic.clone();
+    diagnostic.message.push_str(" (the file's last valid content stays in force)");
+    diagnostic
 }
 
-fn duplicate(object: &Object, first: &Object) -> Problem {
-    let place = match first.places.at() {
+fn duplicate_definition(object: &Object, first: &Object) -> Diagnostic {
+    let place = match first.source_map.start() {
         Some(at) => format!("{}:{}", first.file, at.line),
         None => first.file.to_string(),
     };
-    Problem::error(format!("defined again; the one in `{place}` counts"))
-        .advice("remove one of them")
-        .at(&object.file, object.places.at())
+    Diagnostic::error(format!("duplicate definition; the one in `{place}` applies"))
+        .advice("remove one of the two")
+        .at(&object.file, object.source_map.start())
         .object(&object.reference)
 }
 

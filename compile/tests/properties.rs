@@ -1,4 +1,4 @@
-//! What holds of any objects, by what a workload may do in the end: manifests in, verdicts out.
+//! Properties of any set of objects, in terms of the verdicts that follow from them.
 
 #[path = "../../policy/tests/naive/mod.rs"]
 #[allow(dead_code, reason = "documents are made of manifests here")]
@@ -18,7 +18,7 @@ use self::naive::{Traffic, Verdict, ask, expected, verdict};
 
 const ACCOUNTS: [&str; 3] = ["app", "other", "third"];
 
-/// What is asked for each service account.
+/// The questions about each service account.
 static QUESTIONS: LazyLock<Vec<(SocketAddr, Traffic<'static>)>> = LazyLock::new(|| {
     let mut questions = Vec::new();
     for address in ["10.0.0.1", "1.1.1.1", "203.0.113.1", "2001:db8::1"] {
@@ -123,7 +123,8 @@ fn settings(name: &str) -> Value {
     json!({"apiGroup": "policy.openservicemesh.io/v1alpha1", "kind": "UpstreamTrafficSetting", "name": name})
 }
 
-/// What the policies name: groups of two matches, of one, of none and of an invalid one, and settings.
+/// The objects that policies reference: groups of two matches, of one, of none and of an invalid one, and
+/// connection settings.
 fn groups() -> Vec<Object> {
     let limits = |name: &str, timeout: &str| {
         json!({
@@ -228,7 +229,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn the_engine_does_what_the_document_says(policies in policies()) {
+    fn the_engine_decides_as_the_document_says(policies in policies()) {
         let compiled = compiled(&[groups(), policies]);
         let mut expectation = Vec::new();
         for account in ACCOUNTS {
@@ -250,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn something_invalid_allows_nothing_more(
+    fn an_invalid_part_allows_nothing_more(
         policies in policies(),
         which in any::<Index>(),
         what in 0..13_usize,
@@ -290,7 +291,7 @@ proptest! {
     }
 
     #[test]
-    fn no_order_matters(policies in policies(), by in 0..12_usize, cut in any::<Index>()) {
+    fn order_changes_nothing(policies in policies(), by in 0..12_usize, cut in any::<Index>()) {
         let before = of(&policies);
         // Of sources, hosts, blocks, ports, matches, routes, methods and headers.
         let mut objects: Vec<Object> = groups().into_iter().chain(policies).map(|object| turned(&object, by)).collect();

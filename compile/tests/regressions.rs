@@ -18,7 +18,7 @@ fn files(kind: &str, target: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn seeds_and_regressions() {
+fn seeds_and_regressions_pass() {
     for (name, target) in targets::TARGETS {
         let seeds = files("seeds", name);
         assert!(!seeds.is_empty(), "there are no seeds for {name}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use egress_compile::budget::{
-    MAX_CLUSTERS, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS, MAX_ROUTES, MAX_RULES,
+    MAX_CLUSTERS, MAX_DIAGNOSTICS, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_ROUTES, MAX_RULES,
 };
 use egress_compile::manifest::{Cause, Kind, parse_value};
 use egress_compile::store::{Change, FileUpdate, Store};
@@ -69,17 +69,20 @@ fn check(files: &[FileUpdate]) -> Compiled {
     let compiled = compile(&store, &options, None);
     assert!(start.elapsed() < SLOWEST, "compiling takes {:?}", start.elapsed());
     let again = compile(&turned, &options, Some(&compiled));
-    assert_eq!(compiled.conditions, again.conditions);
+    assert_eq!(compiled.statuses, again.statuses);
     assert_eq!(compiled.notes, again.notes);
     assert!(compiled.documents.keys().eq(again.documents.keys()));
-    for problem in compiled.problems().cloned().chain(store.problems()) {
+    for problem in compiled.diagnostics().cloned().chain(store.diagnostics()) {
         assert!(!problem.to_string().is_empty());
     }
-    for (object, condition) in &compiled.conditions {
+    for (object, condition) in &compiled.statuses {
         assert_eq!(object, &condition.object);
         assert!(store.index().objects.contains_key(object));
         // Of three severities, with a line for those that are not kept, and one of its size.
-        assert!(condition.problems.len() <= 3 * (MAX_PROBLEMS + 1) + 10, "{object} has too many problems");
+        assert!(
+            condition.diagnostics.len() <= 3 * (MAX_DIAGNOSTICS + 1) + 10,
+            "{object} has too many problems"
+        );
         keeps_budgets(condition, &compiled);
     }
     let stranger = Identity::new("nobody", "knows").expect("an identity");
@@ -128,8 +131,8 @@ fn within_budgets(document: &Document, clusters: usize) {
 }
 
 /// An object over a budget says so, and grants nothing to whom it does not name.
-fn keeps_budgets(condition: &egress_compile::Condition, compiled: &Compiled) {
-    let size = condition.problems.iter().find(|p| matches!(p.cause, Cause::Size | Cause::Crowding));
+fn keeps_budgets(condition: &egress_compile::ObjectStatus, compiled: &Compiled) {
+    let size = condition.diagnostics.iter().find(|p| matches!(p.cause, Cause::Size | Cause::SharedBudget));
     if let Some(problem) = size {
         assert!(!condition.accepted && problem.advice.is_some());
     }

@@ -1,7 +1,7 @@
-// Shows what `osm-egress explain` says, in the playground and in the console. Whatever others wrote is put into the page
-// as text, never as HTML.
+// Shows the report of `osm-egress explain`, in the playground and in the console. Input is put into the page as text,
+// never as HTML.
 
-// So many other rules are all shown at once.
+// Up to this many other rules are shown at once.
 const MANY = 6;
 const MOST_NEAR = 20;
 
@@ -30,34 +30,34 @@ export function problemText({ field, message, advice }) {
   return [field ? element("code", {}, field) : null, field ? ": " : "", message, advice ? element("div", { class: "quiet" }, advice) : null];
 }
 
-const HOW = { dialled: "the address that was dialled", passthrough: "the address that was dialled, by global egress" };
+const ADDRESS_SOURCE = { dialled: "the dialled address", passthrough: "the dialled address, by global egress" };
 const STAGE = { connection: "port and address", "first-bytes": "the first bytes", request: "the request" };
 
-// The parts of an answer: verdict, facts, proxies, rules, hints. `place` shows where something stands.
+// The parts of a report: verdict, facts, proxies, rules, hints. `place` shows the location of a rule.
 export function answer({ report, rules }, place) {
   const allowed = report.verdict === "allow";
-  const facts = element("dl", {}, ...term("asked", element("code", {}, `${report.identity} -> ${report.connection}`)));
+  const facts = element("dl", {}, ...term("connection", element("code", {}, `${report.identity} -> ${report.connection}`)));
   if (report.policy) {
     const by = allowed && !report.wouldRefuse ? "by" : "nearest";
     const rule = report.rules.find((rule) => rule.policy === report.policy && rule.rule === report.rule);
     facts.append(...term(by, element("code", { id: "rule" }, `${report.policy} ${report.rule}`), rule ? ` (${rule.protocol} ${rule.port}) ` : " ", place(report)));
   }
   if (report.wouldRefuse) facts.append(...term("would be", element("strong", { class: "warning" }, report.wouldRefuse)));
-  if (report.goesTo) {
-    const { how, host, port, cluster } = report.goesTo;
-    const to = HOW[how] ?? `${host}:${port}, as the sidecar resolves it`;
-    facts.append(...term("goes to", to, " ", element("span", { class: "quiet" }, `(cluster ${cluster})`)));
+  if (report.route) {
+    const { addressSource, host, port, cluster } = report.route;
+    const to = ADDRESS_SOURCE[addressSource] ?? `${host}:${port}, resolved by the sidecar`;
+    facts.append(...term("route", to, " ", element("span", { class: "quiet" }, `(cluster ${cluster})`)));
   }
   facts.append(...term("decided by", STAGE[report.stage] ?? report.stage));
   facts.append(...term("mode", `${report.mode}, document ${report.document}`));
-  const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
-  const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter(({ rule }) => !decides(rule));
+  const decides = ({ rule, mismatches }) => allowed && !mismatches.length && rule.policy === report.policy && rule.rule === report.rule;
+  const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter((one) => !decides(one));
   // The nearest come first.
   const near = others.filter((one) => !one.unrelated).slice(0, MOST_NEAR);
   const far = others.slice(near.length);
-  const ruling = ({ rule, lacks }) => [
+  const evaluation = ({ rule, mismatches }) => [
     element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule),
-    element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
+    element("ul", {}, ...(mismatches.length ? mismatches : ["allows it too"]).map((mismatch) => element("li", {}, mismatch))),
   ];
   return [
     element("p", { class: `verdict ${allowed ? "good" : "bad"}` },
@@ -67,27 +67,27 @@ export function answer({ report, rules }, place) {
     facts,
     ...proxies(report.proxies),
     ...list("But allowed at", report.allowedAt.map((at) => [`${at.addresses.join(", ")}, by Egress ${at.policy} ${at.rule}`])),
-    ...list("Probably meant", report.hints.map((hint) => [hint]), "hints"),
-    ...list(report.rules.length > others.length ? "Other rules, the nearest first" : "Rules, the nearest first", near.map(ruling), "others"),
-    ...aside(far.map(ruling), far.every((one) => one.unrelated), others.length <= MANY),
-    ...list("Policies with mistakes", report.notAccepted.map((condition) => [
-      element("code", {}, `${condition.object.namespace}/${condition.object.name}`),
-      element("ul", {}, ...condition.problems.map((problem) => element("li", {}, ...problemText(problem)))),
+    ...list("Hints", report.hints.map((hint) => [hint]), "hints"),
+    ...list(report.rules.length > others.length ? "Other rules, nearest first" : "Rules, nearest first", near.map(evaluation), "others"),
+    ...aside(far.map(evaluation), far.every((one) => one.unrelated), others.length <= MANY),
+    ...list("Policies with errors", report.notAccepted.map((status) => [
+      element("code", {}, `${status.object.namespace}/${status.object.name}`),
+      element("ul", {}, ...status.diagnostics.map((problem) => element("li", {}, ...problemText(problem)))),
     ])),
-    ...list("Cannot be read, so what stands there is missing here", report.unreadable.map((problem) => [place(problem), " ", ...problemText(problem)]), "unreadable"),
+    ...list("Unreadable files, whose policies may be missing", report.unreadable.map((problem) => [place(problem), " ", ...problemText(problem)]), "unreadable"),
     ...list("Notes", report.notes.map((note) => [note])),
   ];
 }
 
-// Rules that have little or nothing in common with what is asked: out of the way where there are many.
+// Rules that have little in common with the connection: folded away if there are many.
 function aside(rules, unrelated, open) {
   if (!rules.length) return [];
   const count = (one, many) => `${rules.length} ${rules.length === 1 ? one : many}`;
-  const many = unrelated ? `${count("rule is", "rules are")} about something else` : count("more rule", "more rules");
+  const many = unrelated ? count("unrelated rule", "unrelated rules") : count("more rule", "more rules");
   return [element("details", { id: "aside", ...(open && { open: "" }) }, element("summary", {}, many), items(rules))];
 }
 
-// Whether the sidecars have the document that was asked.
+// The proxies that have the explained document.
 function proxies(said) {
   if (!said) return [];
   if (!said.proxies.length) return list("Proxies", [["no proxy of this identity is connected to this control plane"]], "having");

@@ -1,6 +1,6 @@
 import { element } from "./answer.js";
 
-// The height of a line, as the style sheet has it.
+// The height of a line, as in the style sheet.
 const LINE = 20;
 
 // Editors: a textarea between line numbers and marked lines.
@@ -42,7 +42,7 @@ export class Editor {
       this.text.scrollTop = Math.max(0, top - clientHeight / 3);
     }
   }
-  // Puts the cursor there.
+  // Moves the cursor to a line.
   go(line) {
     const before = this.text.value.split("\n").slice(0, line - 1);
     const at = before.reduce((sum, text) => sum + text.length + 1, 0);

@@ -1,4 +1,4 @@
-// What the page offers to begin with: a name, manifests, and a connection.
+// The examples of the page: name, manifests and connection.
 const web = `apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
 metadata: {name: web, namespace: shop}

@@ -1,24 +1,24 @@
-// The page: reads fields, asks the module, and shows what it says. It decides nothing itself.
-// Whatever comes from manifests or from the address is put into the page as text, never as HTML.
+// The page of the playground: it reads the fields, calls the module and shows the results. It decides nothing itself.
+// Input from manifests and from the address bar is put into the page as text, never as HTML.
 import init, * as engine from "./egress_playground.js";
 import { answer as parts, element } from "./answer.js";
 import { Editor } from "./editor.js";
 import { EXAMPLES } from "./examples.js";
 
 const byId = (id) => document.getElementById(id);
-const FIELDS = ["source", "to", "address", "method", "path", "headers", "sni", "clientHello"];
+const FIELDS = ["identity", "to", "address", "method", "path", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
-// Longer ones are cut by browsers and chats.
+// Browsers and chat programs cut longer links.
 const LONGEST_FRAGMENT = 100_000;
 
-// State: what is in the fields, and the cases. Answers follow from it.
+// The state: the fields and the test cases. All results follow from it.
 let cases = [];
-// The answers that belong to the cases, or none.
+// The results of the test cases, or null.
 let outcomes = null;
 let identities = [];
 let broken = false;
 
-// What is read aloud is said once.
+// Screen readers announce a changed text only once.
 function say(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text;
 }
@@ -54,12 +54,12 @@ function problemItem(problem, at) {
 }
 
 function check() {
-  const { problems, summary, identities: found } = ask("check", manifests.value);
+  const { diagnostics, summary, identities: found } = ask("check", manifests.value);
   if (broken) return;
-  // What is about no line in particular comes last.
-  const [placed, others] = [problems.filter((one) => one.line), problems.filter((one) => !one.line)];
+  // Diagnostics without a line come last.
+  const [placed, others] = [diagnostics.filter((one) => one.line), diagnostics.filter((one) => !one.line)];
   byId("problems").replaceChildren(...[...placed, ...others].map((problem) => problemItem(problem, place(problem.line))));
-  if (!problems.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
+  if (!diagnostics.length) byId("problems").append(element("li", { class: "quiet" }, "none"));
   const s = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   say("summary", [
     s(summary.policies, "policy", "policies"), s(summary.identities, "identity", "identities"),
@@ -67,23 +67,23 @@ function check() {
   ].join(", "));
   identities = found;
   byId("identities").replaceChildren(...identities.map((name) => element("option", { value: name })));
-  showGiven();
+  showConfig();
 }
 
-// What Envoy gets: of the identities that the manifests name, or of the one that asks.
-function showGiven() {
+// The Envoy configuration of an identity from the manifests or from the form.
+function showConfig() {
   const whose = byId("whose");
-  const source = byId("source").value.trim();
-  const names = source.includes("/") && !identities.includes(source) ? [...identities, source] : identities;
+  const typed = byId("identity").value.trim();
+  const names = typed.includes("/") && !identities.includes(typed) ? [...identities, typed] : identities;
   const chosen = whose.value;
-  // A list that somebody has opened stays, unless it is another.
+  // An open list stays open unless its items change.
   if ([...whose.options].map((option) => option.value).join("\n") !== names.join("\n")) {
     whose.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
     whose.value = names.includes(chosen) ? chosen : names[0] ?? "";
   }
   const said = whose.value
-    ? ask("given", manifests.value, whose.value, byId("version").value, byId("module").value)
-    : { error: "The manifests name no identity, and the connection has no source." };
+    ? ask("render_config", manifests.value, whose.value, byId("version").value, byId("module").value)
+    : { error: "The manifests name no identity, and the form has none." };
   say("no-identity", said.error ?? "");
   byId("document").textContent = said.document ?? "";
   byId("envoy").textContent = said.envoy ?? "";
@@ -119,7 +119,7 @@ function evaluate() {
   byId("expect").value = report.verdict;
 }
 
-// Cases.
+// Test cases.
 
 function add() {
   const now = connection();
@@ -127,7 +127,7 @@ function add() {
   changedCases();
 }
 
-// What was said of the cases is no longer so.
+// The results of the test cases are outdated.
 function forget() {
   if (outcomes) {
     outcomes = null;
@@ -157,7 +157,7 @@ function summaryOf({ to, address, method, path, headers, sni, noSni, ech, client
 }
 
 function showCases() {
-  // Fields are made anew: the focus stays on what takes the place of the one that had it.
+  // The rows are rebuilt: the focus moves to the field that replaces the focused one.
   const focused = byId("cases").contains(document.activeElement) ? document.activeElement.ariaLabel : null;
   byId("no-cases").hidden = cases.length > 0;
   byId("cases").hidden = !cases.length;
@@ -166,26 +166,26 @@ function showCases() {
     const choice = element("select", { "aria-label": `expected of case ${index + 1}`, onchange: () => { one.expect = choice.value; changedCases(); } },
       ...["allow", "deny"].map((verdict) => element("option", { value: verdict }, verdict)));
     choice.value = one.expect;
-    const found = !outcome ? element("span", { class: "quiet" }, "not run")
+    const actual = !outcome ? element("span", { class: "quiet" }, "not run")
       : outcome.error !== undefined ? element("span", { class: "bad" }, outcome.error)
-      : element("span", { class: outcome.asExpected ? "good" : "bad" }, `${outcome.asExpected ? "as expected" : "WRONG"}: ${outcome.found}`);
+      : element("span", { class: outcome.passed ? "good" : "bad" }, `${outcome.passed ? "passed" : "FAILED"}: ${outcome.actual}`);
     return element("tr", {},
       element("td", {}, ...summaryOf(one.connection)),
-      element("td", { class: "mono whole", "data-head": "source" }, one.connection.source),
+      element("td", { class: "mono whole", "data-head": "identity" }, one.connection.identity),
       element("td", { "data-head": "expected" }, choice),
-      element("td", { "data-head": "found" }, found),
+      element("td", { "data-head": "actual" }, actual),
       element("td", { class: "actions" },
         element("button", { type: "button", "aria-label": `show case ${index + 1}`, onclick: () => { setConnection(one.connection); evaluate(); remember(); } }, "Show"), " ",
         element("button", { type: "button", "aria-label": `remove case ${index + 1}`, onclick: () => { cases.splice(index, 1); changedCases(); } }, "Remove")));
   }));
   if (focused) (byId("cases").querySelector(`[aria-label='${focused}']`) ?? byId("add")).focus();
   if (!outcomes) { byId("tally").textContent = ""; return; }
-  const wrong = outcomes.filter((outcome) => !outcome.asExpected).length;
-  byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${wrong} not as expected`;
+  const failed = outcomes.filter((outcome) => !outcome.passed).length;
+  byId("tally").textContent = `${outcomes.length} ${outcomes.length === 1 ? "case" : "cases"}, ${failed} failed`;
 }
 
 function runAll() {
-  const said = ask("run", manifests.value, JSON.stringify(cases));
+  const said = ask("run_cases", manifests.value, JSON.stringify(cases));
   if (said.error !== undefined) return fail(said.error);
   outcomes = said;
   showCases();
@@ -193,10 +193,10 @@ function runAll() {
 
 function compare() {
   const all = cases.length ? cases : [{ name: "", expect: "deny", connection: connection() }];
-  const said = ask("diff", manifests.value, changed.value, JSON.stringify(all));
+  const said = ask("compare_cases", manifests.value, changed.value, JSON.stringify(all));
   if (said.error !== undefined) return fail(said.error);
-  const { problems } = ask("check", changed.value);
-  const errors = (problems ?? []).filter((problem) => problem.severity === "error");
+  const { diagnostics } = ask("check", changed.value);
+  const errors = (diagnostics ?? []).filter((problem) => problem.severity === "error");
   byId("changed-problems").replaceChildren(...errors.map((problem) => problemItem(problem, place(problem.line, changed))));
   const table = byId("diff");
   table.hidden = false;
@@ -210,7 +210,7 @@ function compare() {
 }
 
 function save() {
-  const said = ask("file", JSON.stringify(cases));
+  const said = ask("export_cases", JSON.stringify(cases));
   if (said.error !== undefined) return fail(said.error);
   // JSON is YAML: `osm-egress test` reads it.
   download("cases.yaml", `${JSON.stringify(said, null, 2)}\n`);
@@ -222,7 +222,7 @@ function download(name, text) {
   URL.revokeObjectURL(url);
 }
 
-// Says beside the button what came of it.
+// Shows the result beside the button.
 async function copy(text, status) {
   try {
     await navigator.clipboard.writeText(text);
@@ -234,7 +234,7 @@ async function copy(text, status) {
   setTimeout(() => { status.textContent = ""; }, 3000);
 }
 
-// The address: everything that was typed, so that a link shows the same.
+// The address bar holds all input, so that a link shows the same page.
 
 function remember(how = "replaceState") {
   const state = { manifests: manifests.value, connection: connection(), cases, changed: changed.value };
@@ -248,7 +248,7 @@ function remember(how = "replaceState") {
   say("shared", fits ? "" : "too much text for a link");
 }
 
-// Before something takes the place of what was typed: the browser's Back brings it back.
+// Called before the input is replaced, so that the browser's Back button restores it.
 function keep() {
   remember();
   history.pushState(null, "", location.href);
@@ -299,7 +299,7 @@ function load(example) {
   byId("example").value = example;
   const [, text, said] = EXAMPLES[example];
   manifests.value = text;
-  setConnection({ source: "shop/app", ...said });
+  setConnection({ identity: "shop/app", ...said });
   forget();
   everything();
 }
@@ -315,7 +315,7 @@ async function read(files) {
   soon();
 }
 
-// The module is packed; a server that says so has the browser unpack it already.
+// The module is compressed. If the server declares that, the browser has decompressed it already.
 async function module() {
   const answer = await fetch("egress_playground.wasm.gz");
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
@@ -334,7 +334,7 @@ async function start() {
     fail(`The module does not load: ${error}`);
     return;
   }
-  const { versions, module: where } = ask("choices");
+  const { versions, module: where } = ask("list_choices");
   byId("version").replaceChildren(...versions.map((version) => element("option", { value: version }, version)));
   byId("module").value = where;
   if (recall()) { byId("example").value = ""; everything(); } else load(0);
@@ -364,8 +364,8 @@ async function start() {
   byId("save").addEventListener("click", save);
   byId("copy").addEventListener("click", () => { changed.value = manifests.value; forgetChanges(); remember(); });
   byId("compare").addEventListener("click", compare);
-  for (const id of ["whose", "version"]) byId(id).addEventListener("change", showGiven);
-  byId("module").addEventListener("input", later(showGiven, 150));
+  for (const id of ["whose", "version"]) byId(id).addEventListener("change", showConfig);
+  byId("module").addEventListener("input", later(showConfig, 150));
   byId("share").addEventListener("click", () => copy(location.href, byId("shared")));
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", () => copy(byId(button.dataset.copy).textContent, button.parentElement.querySelector("[role=status]")));

@@ -1,13 +1,13 @@
-//! The table of cases: each is one of `osm-egress test`.
+//! The table of test cases, each a case of `osm-egress test`.
 
 use egress_compile::blocked_ranges::BlockedRanges;
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::expected::{Expected, Outcome, Results};
-use egress_compile::explain::form::Form;
+use egress_compile::explain::policy_source::PolicySource;
+use egress_compile::explain::probe_form::ProbeForm;
+use egress_compile::explain::test_case::{TestCase, TestOutcome, TestResults};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ask::{LISTENER_PORT, as_case};
+use crate::connection::{LISTENER_PORT, case_from_form};
 
 /// A row of the table.
 #[derive(Debug, Deserialize)]
@@ -15,55 +15,59 @@ use crate::ask::{LISTENER_PORT, as_case};
 struct Row {
     name: String,
     expect: String,
-    connection: Form,
+    connection: ProbeForm,
 }
 
 impl Row {
     fn case(&self) -> Result<Value, String> {
-        let mut case = as_case(&self.connection)?;
+        let mut case = case_from_form(&self.connection)?;
         case.insert("name".to_owned(), json!(self.name));
         case.insert("expect".to_owned(), json!(self.expect));
         Ok(Value::Object(case))
     }
 
-    fn outcome(&self, evidence: &Evidence) -> Result<Outcome, String> {
+    fn outcome(&self, source: &PolicySource) -> Result<TestOutcome, String> {
         let text = json!([self.case()?]).to_string();
-        // The place is that of a text that nobody sees.
+        // The place in the error is meaningless: it points into a text that nobody sees.
         let plain = |error: &dyn std::fmt::Display| {
             let error = error.to_string();
             error.split_once(": ").map_or_else(|| error.clone(), |(_, what)| what.to_owned())
         };
-        let expected = Expected::parse("case", text.as_bytes()).map_err(|error| plain(&error))?;
-        let results = Results::of(&expected, evidence, LISTENER_PORT, &BlockedRanges::default())
+        let expected = TestCase::parse("case", text.as_bytes()).map_err(|error| plain(&error))?;
+        let results = TestResults::run(&expected, source, LISTENER_PORT, &BlockedRanges::default())
             .map_err(|error| plain(&error))?;
         results.cases.into_iter().next().ok_or_else(|| "there is no answer".to_owned())
     }
 }
 
-pub(crate) fn run(evidence: &Evidence, cases: &str) -> Result<Value, String> {
-    let outcomes = rows(cases)?.into_iter().map(|row| match row.outcome(evidence) {
-        Ok(Outcome { as_expected, expected, found, .. }) => {
-            json!({ "asExpected": as_expected, "expected": expected, "found": found })
+pub(crate) fn run_cases(source: &PolicySource, cases: &str) -> Result<Value, String> {
+    let outcomes = parse_rows(cases)?.into_iter().map(|row| match row.outcome(source) {
+        Ok(TestOutcome { passed, expected, actual, .. }) => {
+            json!({ "passed": passed, "expected": expected, "actual": actual })
         }
         Err(error) => json!({ "error": error }),
     });
     Ok(outcomes.collect())
 }
 
-pub(crate) fn diff(before: &Evidence, after: &Evidence, cases: &str) -> Result<Value, String> {
-    let both = |row: &Row| Ok((row.outcome(before)?.found, row.outcome(after)?.found));
-    let outcomes = rows(cases)?.into_iter().map(|row| match both(&row) {
+pub(crate) fn compare_cases(
+    before: &PolicySource,
+    after: &PolicySource,
+    cases: &str,
+) -> Result<Value, String> {
+    let both = |row: &Row| Ok((row.outcome(before)?.actual, row.outcome(after)?.actual));
+    let outcomes = parse_rows(cases)?.into_iter().map(|row| match both(&row) {
         Ok((before, after)) => json!({ "changed": before != after, "before": before, "after": after }),
         Err::<_, String>(error) => json!({ "error": error }),
     });
     Ok(outcomes.collect())
 }
 
-pub(crate) fn file(cases: &str) -> Result<Value, String> {
-    let cases: Vec<Value> = rows(cases)?.iter().map(Row::case).collect::<Result<_, _>>()?;
+pub(crate) fn export_cases(cases: &str) -> Result<Value, String> {
+    let cases: Vec<Value> = parse_rows(cases)?.iter().map(Row::case).collect::<Result<_, _>>()?;
     Ok(json!(cases))
 }
 
-fn rows(cases: &str) -> Result<Vec<Row>, String> {
+fn parse_rows(cases: &str) -> Result<Vec<Row>, String> {
     serde_json::from_str(cases).map_err(|error| error.to_string())
 }

@@ -1,101 +1,101 @@
-//! What the page of the playground asks: texts in, JSON out. Nothing here decides anything; the answers are
-//! those of `osm-egress check`, `explain` and `test`, by the same code.
+//! Functions that the page of the playground calls: text in, JSON out. They decide nothing themselves; the
+//! answers are those of `osm-egress check`, `explain` and `test`, from the same code.
 
-mod ask;
 mod case;
-mod given;
+mod connection;
+mod render;
 
 use std::sync::Arc;
 
 use egress_compile::check::{Report, Summary};
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::manifest::Problem;
+use egress_compile::explain::policy_source::PolicySource;
+use egress_compile::manifest::Diagnostic;
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 use serde::Serialize;
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::wasm_bindgen;
 
-/// What the one text of manifests is called in places.
+/// The name of the manifests' text in diagnostics.
 const FILE: &str = "manifests.yaml";
 
-/// Everything that there is to say about manifests, and the identities that they name.
+/// Checks manifests. Returns the diagnostics, the counts and the identities.
 #[wasm_bindgen]
 #[must_use]
 pub fn check(manifests: &str) -> String {
     #[derive(Serialize)]
     struct Checked {
-        problems: Vec<Problem>,
+        diagnostics: Vec<Diagnostic>,
         summary: Summary,
         identities: Vec<String>,
     }
-    let (store, compiled) = compiled(manifests);
+    let (store, compiled) = compile_manifests(manifests);
     let identities = compiled.documents.keys().map(ToString::to_string).collect();
-    let Report { problems, summary } = Report::of(&store, &compiled);
-    json!(Checked { problems, summary, identities }).to_string()
+    let Report { diagnostics, summary } = Report::of(&store, &compiled);
+    json!(Checked { diagnostics, summary, identities }).to_string()
 }
 
-/// The answer about a connection: `{report, rules}`, where `rules` says of each rule of the report what it
-/// `lacks`, in words, and whether it is `unrelated`; or `{error}`.
+/// Explains the verdict on a connection: `{report, rules}`, where `rules` holds for each rule of the report its
+/// `mismatches` as text and whether it is `unrelated`; or `{error}`.
 #[wasm_bindgen]
 #[must_use]
 pub fn explain(manifests: &str, connection: &str) -> String {
-    answer(ask::explain(&evidence(manifests), connection))
+    to_json(connection::explain(&compile_source(manifests), connection))
 }
 
-/// What becomes of each case: a list of `{asExpected, expected, found}` or `{error}`.
+/// Runs test cases: a list of `{passed, expected, actual}` or `{error}`.
 #[wasm_bindgen]
 #[must_use]
-pub fn run(manifests: &str, cases: &str) -> String {
-    answer(case::run(&evidence(manifests), cases))
+pub fn run_cases(manifests: &str, cases: &str) -> String {
+    to_json(case::run_cases(&compile_source(manifests), cases))
 }
 
-/// What becomes of each case under other manifests: a list of `{before, after, changed}` or `{error}`.
+/// Runs test cases with two versions of the manifests: a list of `{before, after, changed}` or `{error}`.
 #[wasm_bindgen]
 #[must_use]
-pub fn diff(before: &str, after: &str, cases: &str) -> String {
-    answer(case::diff(&evidence(before), &evidence(after), cases))
+pub fn compare_cases(before: &str, after: &str, cases: &str) -> String {
+    to_json(case::compare_cases(&compile_source(before), &compile_source(after), cases))
 }
 
-/// The cases as a file for `osm-egress test`.
+/// Writes test cases as a file for `osm-egress test`.
 #[wasm_bindgen]
 #[must_use]
-pub fn file(cases: &str) -> String {
-    answer(case::file(cases))
+pub fn export_cases(cases: &str) -> String {
+    to_json(case::export_cases(cases))
 }
 
-/// What an Envoy with the policy of an identity is given: `{document, envoy}`, or `{error}`. `module` is where it finds
-/// the filter.
+/// Renders the policy document and the Envoy configuration of an identity: `{document, envoy}`, or `{error}`.
+/// `module` is the path of the filter.
 #[wasm_bindgen]
 #[must_use]
-pub fn given(manifests: &str, identity: &str, version: &str, module: &str) -> String {
-    answer(given::given(manifests, identity, version, module))
+pub fn render_config(manifests: &str, identity: &str, version: &str, module: &str) -> String {
+    to_json(render::render_config(manifests, identity, version, module))
 }
 
-/// What there is to choose from for that: `{versions, module}`.
+/// Lists the choices for [`render_config`]: `{versions, module}`.
 #[wasm_bindgen]
 #[must_use]
-pub fn choices() -> String {
-    given::choices().to_string()
+pub fn list_choices() -> String {
+    render::list_choices().to_string()
 }
 
-fn store(manifests: &str) -> Store {
+fn read_store(manifests: &str) -> Store {
     let mut store = Store::default();
     store.apply(FileUpdate::read(FILE.into(), manifests.as_bytes()));
     store
 }
 
-fn compiled(manifests: &str) -> (Store, Compiled) {
-    let store = store(manifests);
+fn compile_manifests(manifests: &str) -> (Store, Compiled) {
+    let store = read_store(manifests);
     let compiled = compile(&store, &CompileOptions::default(), None);
     (store, compiled)
 }
 
-fn evidence(manifests: &str) -> Evidence {
-    Evidence::objects(Arc::new(store(manifests)), &CompileOptions::default(), None)
+fn compile_source(manifests: &str) -> PolicySource {
+    PolicySource::compile(Arc::new(read_store(manifests)), &CompileOptions::default(), None)
 }
 
-fn answer(answer: Result<Value, String>) -> String {
+fn to_json(answer: Result<Value, String>) -> String {
     answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 pub use egress_compile::check::{Report, Summary};
-use egress_compile::manifest::{Problem, Severity};
+use egress_compile::manifest::{Diagnostic, Severity};
 use egress_compile::{CompileOptions, Compiled, compile};
 
 use egress_core::source::{Availability, SourceState};
@@ -30,13 +30,13 @@ fn report(dir: &Path, state: &SourceState, compiled: &Compiled) -> Report {
             let message = format!("there is no manifest in `{}`", dir.display());
             let advice =
                 "manifests are files that end in `.yaml`, `.yml` or `.json` and do not begin with `.`";
-            let mut problems = Report::of(store, compiled).problems;
-            problems.push(Problem::new(Severity::Warning, message).advice(advice));
+            let mut problems = Report::of(store, compiled).diagnostics;
+            problems.push(Diagnostic::new(Severity::Warning, message).advice(advice));
             Report::with(problems, store, compiled)
         }
         Availability::Available => Report::of(store, compiled),
         Availability::Unavailable { reason } => {
-            let problem = Problem::error(reason).advice("name a folder that exists and that you may read");
+            let problem = Diagnostic::error(reason).advice("name a folder that exists and that you may read");
             Report::with(vec![problem], store, compiled)
         }
     }

@@ -5,7 +5,7 @@ pub mod evidence;
 pub mod expected;
 
 pub use egress_compile::explain::{
-    AllowedAt, Ask, ExplainError, GoesTo, How, PlacedRuling, Report, call, explain,
+    AddressGrant, AddressSource, ExplainError, ExplainRequest, Report, Route, RuleReport, explain, probe,
 };
 
 #[cfg(test)]

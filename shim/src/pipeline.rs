@@ -147,7 +147,7 @@ fn log_problems(state: &SourceState, compiled: &Compiled) {
     if let Availability::Unavailable { reason } = &state.availability {
         tracing::error!(reason, "the last good state stays in force");
     }
-    for problem in state.store.problems().chain(compiled.problems().cloned()) {
+    for problem in state.store.diagnostics().chain(compiled.diagnostics().cloned()) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),

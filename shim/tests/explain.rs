@@ -116,8 +116,8 @@ fn exit_codes() {
         (&["--to", "tcp://203.0.113.1:443", "--client-hello-hex", "16 03 01"], 3, ""),
         (&["--to-ext-port", "443", "--to-ext-host", "httpbin.org", "--app-protocol", "https"], 0, ""),
         (&["--to-ext-port", "443"], 1, "--to-ext-host"),
-        (&["--to", "ftp://a.org"], 1, "`ftp` is not a scheme"),
-        (&["--to", "https://a.org", "--method", "PUT"], 1, "`--method` and `--header` are for http://"),
+        (&["--to", "ftp://a.org"], 1, "`ftp` is not a supported scheme"),
+        (&["--to", "https://a.org", "--method", "PUT"], 1, "`--method` and `--header` apply only to http://"),
         (&["--to", "https://a.org", "--admin", "127.0.0.1:1"], 1, "cannot reach a control plane"),
         (&[], 2, "--to"),
         (&["--to", "https://a.org", "--pod", "a/b"], 2, "--pod"),
@@ -160,17 +160,17 @@ fn expected_verdicts() {
     let write = |text: &str| std::fs::write(folder.path().join("cases.yaml"), text).expect("written");
     let case = "- {name: a, source: shop/app, to: 'https://httpbin.org', expect: allow";
     for (text, code, said) in [
-        (format!("{case}}}\n"), 0, "1 case, 0 not as expected"),
+        (format!("{case}}}\n"), 0, "1 case, 0 failed"),
         (format!("{case}, reason: rule, policy: shop/web, rule: 'spec.ports[0]'}}\n"), 0, "ok    a"),
-        (format!("{case}, policy: shop/other}}\n"), 1, "WRONG a  cases.yaml:1"),
-        (format!("{case}, reason: audit}}\n"), 1, "found    allow rule by shop/web spec.ports[0]"),
+        (format!("{case}, policy: shop/other}}\n"), 1, "FAIL  a  cases.yaml:1"),
+        (format!("{case}, reason: audit}}\n"), 1, "actual   allow rule by shop/web spec.ports[0]"),
         (format!("\n{case}, reason: oops}}\n"), 1, "cases.yaml:2: `oops` is not a reason code"),
         (format!("{case}, want: x}}\n"), 1, "cases.yaml:1: unknown field `want`"),
-        ("- {name: a, source: shop/app, to: 'x', expect: allow}\n".to_owned(), 1, "says no port"),
-        ("- {name: a, to: 'https://a.org', expect: deny}\n".to_owned(), 1, "`source: NAMESPACE"),
+        ("- {name: a, source: shop/app, to: 'x', expect: allow}\n".to_owned(), 1, "has no port"),
+        ("- {name: a, to: 'https://a.org', expect: deny}\n".to_owned(), 1, "`identity: NAMESPACE"),
         ("a: [\n".to_owned(), 1, "cases.yaml:"),
-        ("a: b\n".to_owned(), 1, "no list of cases"),
-        ("[]\n".to_owned(), 1, "there is no case"),
+        ("a: b\n".to_owned(), 1, "not a list of test cases"),
+        ("[]\n".to_owned(), 1, "has no test cases"),
     ] {
         write(&text);
         let (found, stdout, stderr) = test(folder.path(), &["cases.yaml"]);
@@ -181,9 +181,9 @@ fn expected_verdicts() {
         test(folder.path(), &["expected.yaml", "--junit", "report.xml", "--output", "json"]);
     let results: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((code, results["cases"].as_array().map(Vec::len)), (Some(1), Some(4)));
-    assert_eq!(results["cases"][3]["found"], "deny no-rule");
+    assert_eq!(results["cases"][3]["actual"], "deny no-rule");
     assert_eq!(results["cases"][3]["report"]["reason"], "no-rule");
     let report = std::fs::read_to_string(folder.path().join("report.xml")).expect("a report");
     assert!(report.contains("<testsuite name=\"osm-egress\" tests=\"4\" failures=\"1\">"), "{report}");
-    assert!(report.contains("expected allow, found deny no-rule"), "{report}");
+    assert!(report.contains("expected allow, actual deny no-rule"), "{report}");
 }

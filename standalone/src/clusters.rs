@@ -1,4 +1,4 @@
-//! Clusters that not every configuration has. The names behind `*` are those of `envoy/standalone.yaml`.
+//! Clusters that only some configurations have. Aliases (`*name`) refer to anchors in `envoy/standalone.yaml`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use egress_policy::HostPattern;
 
 use crate::quoted;
 
-/// The cluster of global egress.
+/// The cluster for global egress.
 pub(super) const PASSTHROUGH: &str = "  - name: passthrough-outbound
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
@@ -17,10 +17,10 @@ pub(super) const PASSTHROUGH: &str = "  - name: passthrough-outbound
     circuit_breakers: *unlimited
     typed_extension_protocol_options: *http
 ";
-/// As Open Service Mesh has it.
+/// The connect timeout of Open Service Mesh.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The cluster of rules with connection settings.
+/// Formats the cluster of rules with connection settings.
 pub(super) fn own(cluster: &OwnCluster) -> String {
     let OwnCluster { name, host, limits } = cluster;
     let (statistics, kind) = match host {
@@ -35,7 +35,7 @@ pub(super) fn own(cluster: &OwnCluster) -> String {
                  \"@type\": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig\n        \
                  dns_cache_config: {cache}\n"
             );
-            // Open Service Mesh's statistics have this name.
+            // Open Service Mesh uses this name for statistics.
             (format!("    alt_stat_name: {}\n", quoted(&name.replace(['.', ':'], "_"))), kind)
         }
     };
@@ -56,7 +56,7 @@ fn limited(limits: &Limits) -> String {
         max_requests_per_connection,
     } = limits;
     let timeout = connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-    // Nine digits behind the point are what a duration has at most.
+    // A duration has at most nine digits after the point.
     let timeout = format!("{}.{:09}", timeout.as_secs(), timeout.subsec_nanos());
     let timeout = timeout.trim_end_matches('0').trim_end_matches('.');
     let most = |limit: &Option<u32>| limit.unwrap_or(u32::MAX);

@@ -1,8 +1,8 @@
-//! Envoy without a control plane: `envoy/standalone.yaml` with another policy, as text; and what versions of Envoy
-//! need.
+//! Envoy configuration without a control plane: `envoy/standalone.yaml` with another policy, as text; and the
+//! requirements of Envoy's versions.
 //!
-//! It knows the engine, what the compiler makes, and how Envoy calls things. There is no I/O and no protobuf, so
-//! the command line and a browser share it.
+//! It knows the engine, the compiler's output and Envoy's names. There is no I/O and no protobuf, so the
+//! command line and a browser share it.
 
 mod clusters;
 mod plugin;
@@ -22,27 +22,27 @@ pub use self::plugin::plugin;
 pub use self::version::{CURRENT, EnvoyVersion, EnvoyVersionError, OLDEST};
 
 const TEXT: &str = include_str!("../../envoy/standalone.yaml");
-/// Where the file itself begins, behind what it says of itself.
+/// The first line of the configuration, after the comment about the file.
 const START: &str = "node: {";
-/// The module that the file names.
+/// The path of the module in the file.
 pub const MODULE: &str = "target/egress_filter.wasm";
-/// The blocks to which a name must not lead, of each DNS cache.
+/// The list of blocked ranges in each DNS cache.
 const RANGES: &str = "              ranges:\n";
-/// An item of it.
+/// The beginning of an item of that list.
 const RANGE: &str = "              - ";
 
-/// A whole configuration. Its text ends with the list of clusters.
+/// A complete configuration. Its text ends with the list of clusters.
 #[derive(Clone, Copy, Debug)]
 pub struct Configuration<'a> {
     /// The policy.
     pub document: &'a Document,
-    /// The clusters of its own that it names.
+    /// The clusters with connection settings that it names.
     pub clusters: &'a [OwnCluster],
-    /// Where Envoy finds the module.
+    /// The path of the module.
     pub module: &'a str,
-    /// The Envoy that will read it.
+    /// The version of Envoy.
     pub version: EnvoyVersion,
-    /// Where names must not lead.
+    /// The addresses that a name may not resolve to.
     pub blocked: &'a BlockedRanges,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Configuration<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.header(f)?;
         let text = self.around();
-        // What is put in is never searched.
+        // Inserted text is never searched.
         let mut rest = text.as_str();
         for which in [Plugin::Network, Plugin::Http] {
             let (start, end) = place(rest, which);
@@ -65,7 +65,7 @@ impl fmt::Display for Configuration<'_> {
 }
 
 impl Configuration<'_> {
-    /// What it is, and what has to be known to use it.
+    /// Writes the comment at the top: the origin of the file, and how to use it.
     fn header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { document, clusters, module: _, version, blocked } = self;
         let Document { identity, version: policy, mode, in_mesh, .. } = document;
@@ -98,19 +98,19 @@ impl Configuration<'_> {
         Ok(())
     }
 
-    /// Everything around the policy.
+    /// Builds the text around the policy.
     fn around(&self) -> String {
         let mut text = TEXT[TEXT.find(START).unwrap_or_default()..].replace(MODULE, &self.module());
         text = without_strange_guards(&text, self.version);
         text = with_ranges(&text, self.blocked);
         if self.document.mode == Mode::Passthrough {
-            // Where nobody steers, and nothing else has this cluster.
+            // Unrouted connections go there, and no other configuration has this cluster.
             text += clusters::PASSTHROUGH;
         }
         text
     }
 
-    /// As YAML has it; quoted where it is no plain path.
+    /// The path of the module in YAML, quoted unless it is a plain path.
     fn module(&self) -> Cow<'_, str> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
         if self.module.starts_with(|c: char| c != '-' && is_plain(c)) && self.module.chars().all(is_plain) {
@@ -121,7 +121,7 @@ impl Configuration<'_> {
     }
 }
 
-/// Without the guards that a version does not know, and what is said about them.
+/// Removes runtime guards that a version does not know, with their comments.
 fn without_strange_guards(text: &str, version: EnvoyVersion) -> String {
     let is_strange =
         |line: &str| versions::GUARDS.iter().any(|guard| version < guard.since && line.contains(guard.name));
@@ -136,7 +136,7 @@ fn without_strange_guards(text: &str, version: EnvoyVersion) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
-/// The text with these ranges in the place of the example's: the first cache is that of names below a wildcard.
+/// Replaces the example's blocked ranges. The first cache is the one for names below a wildcard.
 fn with_ranges(text: &str, blocked: &BlockedRanges) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -150,7 +150,7 @@ fn with_ranges(text: &str, blocked: &BlockedRanges) -> String {
     out + rest
 }
 
-/// The ranges as items of the list.
+/// Formats the ranges as items of the list.
 fn ranges(blocked: &BlockedRanges, names: HostMatch) -> String {
     let item = |range: &IpNet| {
         let (address, length) = (range.network(), range.prefix_len());
@@ -159,7 +159,7 @@ fn ranges(blocked: &BlockedRanges, names: HostMatch) -> String {
     blocked.ranges(names).iter().map(item).collect()
 }
 
-/// The text with a mapper for each answer of Envoy's own in the place of the example's.
+/// Replaces the example's mappers by one for each of Envoy's own responses.
 #[cfg(test)]
 fn with_refusals(text: &str) -> String {
     const START: &str = "            mappers:\n";
@@ -171,14 +171,14 @@ fn with_refusals(text: &str) -> String {
     [before, &mappers, &rest[old..]].concat()
 }
 
-/// Where the example's configuration of a plugin is.
+/// Finds the example's configuration of a plugin.
 fn place(text: &str, which: Plugin) -> (usize, usize) {
     let start = text.find(&format!("{{\"plugin\": \"{}\"", plugin::name(which))).unwrap_or_default();
     let end = text[start..].find("]}}").map_or(start, |length| start + length + 3);
     (start, end)
 }
 
-/// A string of JSON, which is one of YAML too: whatever might end a line or is not seen is escaped.
+/// Quotes a string for JSON and YAML. Characters that are invisible or might end a line are escaped.
 fn quoted(text: &str) -> String {
     plugin::escaped(&serde_json::Value::from(text).to_string())
 }

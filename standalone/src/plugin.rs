@@ -1,4 +1,4 @@
-//! What the plugins read: the document, and what is not said is as the control plane has it by default.
+//! Plugin configuration: the document. Fields that are absent have the control plane's defaults.
 
 use std::fmt::Write;
 use std::io;
@@ -7,13 +7,13 @@ use egress_policy::{Document, Plugin};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-/// What one of the plugins reads, in a line.
+/// Formats the configuration of a plugin in one line.
 #[must_use]
 pub fn plugin(plugin: Plugin, document: &Document) -> String {
     serde_json::json!({"plugin": plugin, "version": document.version, "policy": document}).to_string()
 }
 
-/// The same for people: a line for each rule and service. Lines after the first are indented.
+/// Formats the configuration for people: a line for each rule and service. Lines after the first are indented.
 pub(super) fn readable(plugin: Plugin, document: &Document, column: usize) -> String {
     let Document { api_version, identity, version, mode, rules, in_mesh } = document;
     let mut text = format!(
@@ -40,15 +40,15 @@ fn list<T: Serialize>(items: &[T]) -> String {
     if items.is_empty() { "[]".to_owned() } else { format!("[{}\n  ]", items.join(",")) }
 }
 
-/// One line of nothing but visible ASCII. Documents are made of strings, numbers and lists: they cannot fail to be
-/// written, and what is missing is a document that the filter refuses.
+/// Formats a value in one line of visible ASCII. Documents consist of strings, numbers and lists, so writing
+/// them cannot fail; a missing document would be refused by the filter.
 fn json(value: &impl Serialize) -> String {
     let mut text = Vec::new();
     let _ = value.serialize(&mut Serializer::with_formatter(&mut text, Spaced));
     escaped(&String::from_utf8(text).unwrap_or_default())
 }
 
-/// As people write it, in one line.
+/// A JSON formatter for one line with spaces.
 struct Spaced;
 
 impl Formatter for Spaced {
@@ -65,7 +65,7 @@ impl Formatter for Spaced {
     }
 }
 
-/// JSON in ASCII: some of the other characters end lines in YAML, or are not seen.
+/// Escapes JSON to ASCII, because some other characters end lines in YAML or are invisible.
 pub(super) fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -81,7 +81,7 @@ pub(super) fn escaped(json: &str) -> String {
     text
 }
 
-/// As in JSON.
+/// The name of a plugin in JSON.
 pub(super) const fn name(plugin: Plugin) -> &'static str {
     match plugin {
         Plugin::Network => "network",

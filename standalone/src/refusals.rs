@@ -1,18 +1,18 @@
-//! What Envoy itself answers, before or after the filter, and the reason code that the answer gets.
+//! Envoy's own responses, before or after the filter, and their reason codes.
 
 use std::fmt;
 
 use egress_policy::ReasonCode;
 
-/// An answer of Envoy's own.
+/// A response of Envoy's own.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvoyRefusal {
-    /// Which one, as a CEL expression over `response.code_details`.
+    /// The condition, as a CEL expression over `response.code_details`.
     pub condition: &'static str,
-    /// What it is called.
+    /// The reason code.
     pub reason: ReasonCode,
-    /// Whether it has the status of a refusal by policy. The others keep Envoy's, which says more to a client: a
-    /// name server that failed is worth another try (503), and headers that are too large are not (431).
+    /// True if it gets the status of a refusal by policy. The others keep Envoy's status, which tells a client
+    /// more: a failed name server is worth another try (503), and headers that are too large are not (431).
     pub by_policy: bool,
 }
 
@@ -20,7 +20,7 @@ const fn refusal(condition: &'static str, reason: ReasonCode) -> EnvoyRefusal {
     EnvoyRefusal { condition, reason, by_policy: false }
 }
 
-/// All of them. The first one whose condition holds counts.
+/// All of Envoy's own responses. The first entry with a true condition applies.
 pub const REFUSALS: [EnvoyRefusal; 9] = [
     EnvoyRefusal {
         by_policy: true,
@@ -52,14 +52,14 @@ pub const REFUSALS: [EnvoyRefusal; 9] = [
 ];
 
 impl EnvoyRefusal {
-    /// What the workload reads.
+    /// The response body.
     #[must_use]
     pub fn body(&self) -> String {
         format!("egress denied: {}: {}\n", self.reason, self.reason.meaning().trim())
     }
 }
 
-/// An item of the list of mappers in `envoy/standalone.yaml`.
+/// Writes an item of the list of mappers in `envoy/standalone.yaml`.
 impl fmt::Display for EnvoyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();

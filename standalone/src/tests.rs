@@ -22,7 +22,7 @@ fn configuration(document: &Document) -> Configuration<'_> {
     Configuration { document, clusters: &[], module: MODULE, version: CURRENT, blocked: &NONE }
 }
 
-/// What the plugins of a configuration read.
+/// Reads the policies of a configuration's plugins.
 fn plugins(text: &str) -> [Value; 2] {
     ["\"network\"", "\"http\""].map(|name| {
         let start = text.find(&format!("{{\"plugin\": {name}")).expect("a plugin");
@@ -33,7 +33,7 @@ fn plugins(text: &str) -> [Value; 2] {
 }
 
 #[test]
-fn the_file_has_what_is_replaced() {
+fn the_example_has_every_replaced_part() {
     for which in [Plugin::Network, Plugin::Http] {
         let (start, end) = place(TEXT, which);
         let example: Value = serde_json::from_str(&TEXT[start..end]).expect("JSON");
@@ -51,9 +51,9 @@ fn the_file_has_what_is_replaced() {
     }
 }
 
-/// What the control plane says elsewhere.
+/// The example file repeats the control plane's blocked ranges and refusals.
 #[test]
-fn the_file_says_what_the_control_plane_says() {
+fn the_example_matches_the_control_plane() {
     let expected = with_refusals(&with_ranges(TEXT, &BlockedRanges::default()));
     if std::env::var_os("UPDATE").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy/standalone.yaml");
@@ -66,7 +66,7 @@ fn the_file_says_what_the_control_plane_says() {
 }
 
 #[test]
-fn a_configuration_of_ones_own() {
+fn a_configuration_contains_the_policy_twice() {
     let document = document("enforce");
     let text = Configuration { module: "/lib/f.wasm", ..configuration(&document) }.to_string();
     assert_eq!(plugins(&text), [json!(document), json!(document)]);
@@ -81,7 +81,7 @@ fn a_configuration_of_ones_own() {
 
 /// Whatever a document or a path has in it: it is one string of YAML, and nothing beside it.
 #[test]
-fn what_is_put_in_stays_in_its_place() {
+fn inserted_text_stays_one_string() {
     const ODD: &str = "a\u{85}\u{2028}\u{feff}\u{1f600}\u{7f}\r\n]}}\" # {\"plugin\": \"http\" target/egress_filter.wasm \
         envoy.reloadable_features.enable_send_rst_on_user_space_socket";
     let mut document = document("enforce");
@@ -105,7 +105,7 @@ fn what_is_put_in_stays_in_its_place() {
 }
 
 #[test]
-fn connection_settings_and_blocks() {
+fn connection_settings_and_blocked_ranges_are_rendered() {
     let settings = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: UpstreamTrafficSetting\n\
         metadata: {name: s, namespace: shop}\nspec: {host: s, connectionSettings: {tcp: {maxConnections: 7, \
         connectTimeout: 1500ms}, http: {maxRequestsPerConnection: 3}}}\n";

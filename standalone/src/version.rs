@@ -1,29 +1,29 @@
-//! A version of Envoy.
+//! Versions of Envoy.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A version of Envoy.
+/// A minor version of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EnvoyVersion {
-    /// Always 1 so far.
+    /// The major version; always 1 so far.
     pub major: u16,
-    /// The release.
+    /// The minor version.
     pub minor: u16,
 }
 
-/// The oldest Envoy that has everything the listener needs.
+/// The oldest version with everything that the listener needs.
 pub const OLDEST: EnvoyVersion = EnvoyVersion { major: 1, minor: 39 };
-/// The Envoy that the tests and the demo use.
+/// The version that the tests and the demo use.
 pub const CURRENT: EnvoyVersion = EnvoyVersion { major: 1, minor: 40 };
 
-/// Why a text is not a version of Envoy that works.
+/// The error for a text that is not a supported version of Envoy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvoyVersionError {
-    /// Not a version.
+    /// The text is not a version.
     #[error("`{0}` is not an Envoy version: write it as `1.40` or `1.40.0`")]
     Form(String),
-    /// An Envoy that lacks what the listener needs.
+    /// The version lacks something that the listener needs.
     #[error("Envoy {0} is too old: the listener needs {OLDEST} or newer")]
     TooOld(EnvoyVersion),
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions() {
+    fn versions_are_parsed() {
         for (text, expected) in [
             ("1.40", Ok("1.40")),
             ("1.40.0", Ok("1.40")),

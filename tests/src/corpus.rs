@@ -223,7 +223,7 @@ pub fn format_explanation(explanation: &Explanation) -> String {
 pub fn format_report(report: &serde_json::Value) -> String {
     let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
     let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
-    match (report["goesTo"]["how"].as_str(), report["goesTo"]["host"].as_str()) {
+    match (report["route"]["addressSource"].as_str(), report["route"]["host"].as_str()) {
         (Some("resolved"), Some(host)) => format!("{said} -> {host}"),
         (Some(how), _) => format!("{said} -> {how}"),
         (None, _) => said,

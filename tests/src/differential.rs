@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use egress_compile::explain::call::Words;
+use egress_compile::explain::probe::ProbeArgs;
 
 use crate::hello::{ECH, ESNI, Hello, SERVER_NAME};
 use crate::network::{ELSEWHERE, EXAMPLE, HTTPBIN};
@@ -146,7 +146,7 @@ pub struct Bytes {
     /// The bytes to send, by segment, before the sending half is closed.
     pub segments: Vec<Vec<u8>>,
     /// The same input as arguments of `osm-egress explain`, if it can be expressed without the bytes.
-    pub words: Option<Words>,
+    pub args: Option<ProbeArgs>,
 }
 
 /// An input.
@@ -383,7 +383,7 @@ fn bytes(random: &mut Random, index: usize) -> Bytes {
     const PORTS: [u16; 9] = [9100, 9100, 9101, 9102, 9102, 9103, 9104, 9105, 9107];
     let port = if random.once_in(30) { 9106 } else { PORTS[random.below(PORTS.len())] };
     let address = numbered(if random.once_in(3) { UNLISTED_BLOCK } else { LISTED_BLOCK }, index);
-    let mut words = None;
+    let mut args = None;
     let bytes = match random.below(10) {
         0 => random
             .pick(&[
@@ -409,7 +409,7 @@ fn bytes(random: &mut Random, index: usize) -> Bytes {
             if ech {
                 hello = hello.encrypted();
             }
-            words = Some(Words { sni: Some(name), ech, ..Words::default() });
+            args = Some(ProbeArgs { sni: Some(name), ech, ..ProbeArgs::default() });
             hello.bytes()
         }
         _ => {
@@ -436,7 +436,7 @@ fn bytes(random: &mut Random, index: usize) -> Bytes {
         address,
         port,
         segments: bytes.chunks(size.max(bytes.len().div_ceil(6))).map(<[u8]>::to_vec).collect(),
-        words,
+        args,
     }
 }
 
@@ -478,12 +478,12 @@ impl fmt::Display for Input {
             Self::Request(Request { address, port, method, path, host, headers }) => {
                 write!(f, "{address}:{port} {method} {path:?} Host: {host:?} {headers:?}")
             }
-            Self::Bytes(Bytes { address, port, segments, words }) => {
+            Self::Bytes(Bytes { address, port, segments, args }) => {
                 let bytes = segments.concat();
                 let text: String = bytes.iter().take(400).map(|byte| format!("{byte:02x}")).collect();
                 write!(f, "{address}:{port} {text} in {} segments", segments.len())?;
-                match words {
-                    Some(words) => write!(f, ", --sni {:?}, ech: {}", words.sni, words.ech),
+                match args {
+                    Some(args) => write!(f, ", --sni {:?}, ech: {}", args.sni, args.ech),
                     None => Ok(()),
                 }
             }

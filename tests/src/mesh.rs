@@ -115,7 +115,7 @@ impl TestMesh<'_> {
     pub fn wait_until_in_force(&self) -> Result<()> {
         let compiled = self.compiled()?;
         let version = compiled.document(&Identity::new("curl", "curl")?).version.clone();
-        let expected = serde_json::to_value(compiled.conditions.values().collect::<Vec<_>>())?;
+        let expected = serde_json::to_value(compiled.statuses.values().collect::<Vec<_>>())?;
         wait_for("the policy to be in force", Duration::from_secs(5), || {
             self.control_plane.status().is_ok_and(|status| {
                 status["proxies"][0]["documentAcknowledged"] == version.as_str()
@@ -145,7 +145,7 @@ impl TestMesh<'_> {
     /// Fails if there is no such object.
     pub fn diagnostics(&self, object: &str) -> Result<Vec<String>> {
         let condition = self.condition(object)?;
-        let problems = condition["problems"].as_array().cloned().unwrap_or_default();
+        let problems = condition["diagnostics"].as_array().cloned().unwrap_or_default();
         let text = |problem: &Value, key: &str| problem[key].as_str().unwrap_or("-").to_owned();
         let line =
             |p: &Value| format!("{} {}: {}", text(p, "severity"), text(p, "field"), text(p, "message"));
@@ -223,7 +223,7 @@ impl TestMesh<'_> {
 /// The parts of object statuses that have no place in a file: object, rules, messages.
 fn summarize_statuses(conditions: &Value) -> Vec<(Value, Value, Vec<Value>)> {
     let problems = |condition: &Value| -> Vec<Value> {
-        condition["problems"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
+        condition["diagnostics"].as_array().into_iter().flatten().map(|p| p["message"].clone()).collect()
     };
     conditions
         .as_array()

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use egress_compile::CompileOptions;
 use egress_compile::blocked_ranges::BlockedRanges;
-use egress_compile::explain::call::Words;
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::{Ask, Report, explain};
+use egress_compile::explain::probe::ProbeArgs;
+use egress_compile::explain::policy_source::PolicySource;
+use egress_compile::explain::{ExplainRequest, Report, explain};
 use egress_compile::store::{FileUpdate, Store};
 use egress_policy::explain::Verdict;
 use egress_tests::client::{self, Outcome};
@@ -104,10 +104,10 @@ fn explain_agrees_with_envoy() -> Result<()> {
     Ok(())
 }
 
-fn evidence() -> Evidence {
+fn evidence() -> PolicySource {
     let mut store = Store::default();
     store.apply(FileUpdate::read("policies.yaml".into(), POLICIES.as_bytes()));
-    Evidence::objects(Arc::new(store), &CompileOptions::default(), None)
+    PolicySource::compile(Arc::new(store), &CompileOptions::default(), None)
 }
 
 /// The kind of a result, without its address.
@@ -121,28 +121,28 @@ fn kind(answer: &InputResult) -> String {
 }
 
 /// Asks `osm-egress explain` for the expected result, and returns the arguments as well.
-fn expected(evidence: &Evidence, input: &Input) -> (InputResult, String) {
+fn expected(evidence: &PolicySource, input: &Input) -> (InputResult, String) {
     match input {
         Input::Request(Request { address, port, method, path, host, headers }) => {
             let others = headers.iter().map(|(name, value)| format!("{name}: {value}"));
-            let words = Words {
+            let args = ProbeArgs {
                 to: format!("http://{address}:{port}{path}"),
                 method: Some(method.clone()),
                 headers: std::iter::once(format!("Host: {host}")).chain(others).collect(),
-                ..Words::default()
+                ..ProbeArgs::default()
             };
-            answer(evidence, *address, &words)
+            answer(evidence, *address, &args)
         }
-        Input::Bytes(Bytes { address, port, segments, words }) => {
+        Input::Bytes(Bytes { address, port, segments, args }) => {
             let hex: String = segments.concat().iter().map(|byte| format!("{byte:02x}")).collect();
             let to = format!("tcp://{address}:{port}");
             let by_bytes = answer(
                 evidence,
                 *address,
-                &Words { to: to.clone(), client_hello: Some(hex), ..Words::default() },
+                &ProbeArgs { to: to.clone(), client_hello: Some(hex), ..ProbeArgs::default() },
             );
-            if let Some(words) = words {
-                let by_words = answer(evidence, *address, &Words { to, ..words.clone() });
+            if let Some(args) = args {
+                let by_words = answer(evidence, *address, &ProbeArgs { to, ..args.clone() });
                 if by_words.0 != by_bytes.0 {
                     return (InputResult::Odd(format!("two-answers {by_words:?} {by_bytes:?}")), by_words.1);
                 }
@@ -152,14 +152,14 @@ fn expected(evidence: &Evidence, input: &Input) -> (InputResult, String) {
     }
 }
 
-fn answer(evidence: &Evidence, address: IpAddr, words: &Words) -> (InputResult, String) {
-    let call = match words.read() {
-        Ok(call) => call,
+fn answer(evidence: &PolicySource, address: IpAddr, args: &ProbeArgs) -> (InputResult, String) {
+    let probe = match args.parse() {
+        Ok(probe) => probe,
         Err(error) => return (InputResult::Odd(format!("unread: {error}")), String::new()),
     };
-    let ask = Ask {
+    let ask = ExplainRequest {
         identity: "curl/curl".parse().expect("an identity"),
-        call,
+        probe,
         addresses: vec![address],
         resolved: false,
         listener_port: 15001,
@@ -170,8 +170,8 @@ fn answer(evidence: &Evidence, address: IpAddr, words: &Words) -> (InputResult, 
         Err(error) => return (InputResult::Odd(error.to_string()), String::new()),
     };
     let answer = match (report.verdict, report.reason) {
-        (Verdict::Allow, _) => InputResult::Reaches(reached(&report, address, ask.call.is_request())),
-        (Verdict::Deny, Some(reason)) => InputResult::Refused(match ask.call.is_request() {
+        (Verdict::Allow, _) => InputResult::Reaches(reached(&report, address, ask.probe.is_request())),
+        (Verdict::Deny, Some(reason)) => InputResult::Refused(match ask.probe.is_request() {
             true => reason.to_string(),
             false => format!("{reason} {}", rule(report.policy.as_deref(), report.rule.as_deref())),
         }),
@@ -186,7 +186,7 @@ fn rule(policy: Option<&str>, rule: Option<&str>) -> String {
 
 /// The destination of an allowed connection; for requests also the request line that the server sees.
 fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
-    let host = report.goes_to.as_ref().and_then(|goes_to| goes_to.host.as_deref());
+    let host = report.route.as_ref().and_then(|goes_to| goes_to.host.as_deref());
     let address = match host {
         None => dialled,
         Some("httpbin.org") => HTTPBIN,

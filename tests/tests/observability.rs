@@ -60,7 +60,7 @@ fn metrics_and_status_report_every_decision() -> Result<()> {
     let object =
         status["objects"].as_array().into_iter().flatten().find(|o| o["object"]["name"] == "any-host-443");
     ensure!(object.is_some_and(|o| o["accepted"] == false), "{status:#}");
-    let problems = status["problems"].as_array().cloned().unwrap_or_default();
+    let problems = status["diagnostics"].as_array().cloned().unwrap_or_default();
     ensure!(problems.iter().any(|problem| problem["field"] == "spec.ports[0].protocol"), "{status:#}");
 
     // The proxy has the policy, but has not reported a connection.

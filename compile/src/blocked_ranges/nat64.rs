@@ -9,21 +9,21 @@ const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 /// Bits 64 to 71 of a translated address, which RFC 6052 §2.2 keeps at zero.
 const RESERVED: u128 = 0xff << 56;
 
-/// A prefix below which a translator (NAT64) embeds IPv4 addresses, as RFC 6052 §2.2 lays them out.
+/// A prefix below which a NAT64 translator embeds IPv4 addresses in the layout of RFC 6052 §2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nat64Prefix(Ipv6Net);
 
-/// Why a text is not a [`Nat64Prefix`].
+/// The error for a text that is not a [`Nat64Prefix`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nat64PrefixError {
-    /// Not a block of IPv6 addresses.
+    /// The text is not a block of IPv6 addresses.
     #[error("`{0}` is not a NAT64 prefix: write it as `2001:db8:64::/96`")]
     Form(String),
-    /// A length that no translator has.
+    /// The length is not one that translators use.
     #[error("`{0}`: a NAT64 prefix has a length of 32, 40, 48, 56, 64 or 96 (RFC 6052)")]
     Length(String),
-    /// Bits behind the length, or in the octet that stays zero.
-    #[error("`{0}`: a NAT64 prefix has no bits set behind its length, and none in bits 64 to 71 (RFC 6052)")]
+    /// Bits are set beyond the length, or in the octet that stays zero.
+    #[error("`{0}`: a NAT64 prefix has no bits set beyond its length, and none in bits 64 to 71 (RFC 6052)")]
     Bits(String),
 }
 
@@ -38,28 +38,36 @@ impl Nat64Prefix {
         self.0
     }
 
-    /// The blocks that hold every translation of an address in `block`. A translator may overlook bits 64 to 71,
-    /// so where they stand inside the embedded address, any value of them counts.
+    /// The blocks that hold every translation of an address in `block`. A translator may ignore bits 64 to 71,
+    /// so where they fall inside the embedded address, any value of them counts.
     pub(super) fn embed(self, block: Ipv4Net) -> Vec<Ipv6Net> {
         let (prefix, length) = (self.0.network().to_bits(), self.0.prefix_len());
         let (address, bits) = (block.network().to_bits(), block.prefix_len());
         if length == 96 {
-            return net(prefix | u128::from(address), 96 + bits).into_iter().collect();
+            return build_net(prefix | u128::from(address), bits.saturating_add(96)).into_iter().collect();
         }
-        // So many bits of the IPv4 address stand before the octet, the rest behind it.
+        // The bits of the IPv4 address before the reserved octet, and those after it.
         let before = 64_u8.saturating_sub(length).min(32);
-        let after = 32 - before;
+        let after = 32_u8.saturating_sub(before);
         let high = u128::from(address.checked_shr(after.into()).unwrap_or(0)) << 64;
         if bits <= before {
-            return net(prefix | high, length + bits).into_iter().collect();
+            return build_net(prefix | high, length.saturating_add(bits)).into_iter().collect();
         }
-        let low = u128::from(address & u32::MAX.checked_shr(before.into()).unwrap_or(0)) << (56 - after);
-        let other_octets = (0..8).filter_map(|zeroes| net(prefix | high | 1 << (63 - zeroes), 65 + zeroes));
-        net(prefix | high | low, length + 8 + bits).into_iter().chain(other_octets).collect()
+        let low = u128::from(address & u32::MAX.checked_shr(before.into()).unwrap_or(0));
+        let low = low.checked_shl(56_u8.saturating_sub(after).into()).unwrap_or(0);
+        // Every value of the octet with a bit set, by its first set bit.
+        let other_octets = (0..8_u8).filter_map(|zeroes| {
+            let bit = 1_u128.checked_shl(63_u8.saturating_sub(zeroes).into())?;
+            build_net(prefix | high | bit, zeroes.saturating_add(65))
+        });
+        build_net(prefix | high | low, length.saturating_add(8).saturating_add(bits))
+            .into_iter()
+            .chain(other_octets)
+            .collect()
     }
 }
 
-fn net(bits: u128, length: u8) -> Option<Ipv6Net> {
+fn build_net(bits: u128, length: u8) -> Option<Ipv6Net> {
     Ipv6Net::new(Ipv6Addr::from_bits(bits), length).ok()
 }
 
@@ -95,7 +103,7 @@ mod tests {
 
     /// The table of RFC 6052 §2.4.
     #[test]
-    fn translations() {
+    fn addresses_are_embedded_as_in_rfc_6052() {
         for (prefix, expected) in [
             ("2001:db8::/32", "2001:db8:c000:221::/64"),
             ("2001:db8:100::/40", "2001:db8:1c0:2:21::/80"),
@@ -110,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_and_the_reserved_octet() {
+    fn embedded_blocks_cover_every_reserved_octet() {
         assert_eq!(embedded("2001:db8::/32", "127.0.0.0/8"), ["2001:db8:7f00::/40"]);
         assert_eq!(embedded("2001:db8:122::/48", "169.254.0.0/16"), ["2001:db8:122:a9fe::/64"]);
         let spans = embedded("2001:db8:122:300::/56", "169.254.0.0/16");
@@ -122,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes() {
+    fn invalid_prefixes_are_refused() {
         for (text, expected) in [
             ("64:ff9b:1:fffe::/96", Ok(())),
             ("2001:db8::/32", Ok(())),
@@ -130,7 +138,7 @@ mod tests {
             ("64:ff9b::", Err("is not a NAT64 prefix")),
             ("64:ff9b::/97", Err("length of 32, 40")),
             ("::/0", Err("length of 32, 40")),
-            ("64:ff9b::1/96", Err("no bits set behind")),
+            ("64:ff9b::1/96", Err("no bits set beyond")),
             ("2001:db8:0:0:100::/96", Err("none in bits 64 to 71")),
         ] {
             match (text.parse::<Nat64Prefix>(), expected) {

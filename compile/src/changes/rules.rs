@@ -1,4 +1,5 @@
-//! The difference between the rules of one policy, in words: names that are added to a rule are named, not the whole rule.
+//! The difference between the rules of one policy, as text. Where names were added to a rule, only those names
+//! are listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -6,15 +7,15 @@ use std::sync::Arc;
 
 use egress_policy::{Cidr, EncryptedHello, HostPattern, Port, Protocol, Route, Rule, Upgrade};
 
-use super::{Listed, MAX_LISTED};
+use super::{MAX_LISTED, TruncatedList};
 
-/// A rule without its hosts. Its field and its cluster do not say what it allows.
+/// A rule without its hosts, field and cluster.
 type Shape<'d> =
     (Protocol, Port, Option<&'d [Cidr]>, Option<&'d [Arc<Route>]>, &'d [Upgrade], EncryptedHello);
-/// The hosts of all rules of a shape; `None` stands for any.
+/// The hosts of all rules of a shape. `None` stands for any host.
 type Shapes<'d> = BTreeMap<Shape<'d>, BTreeSet<Option<&'d HostPattern>>>;
 
-fn shapes<'d>(rules: &[&'d Rule]) -> Shapes<'d> {
+fn group_by_shape<'d>(rules: &[&'d Rule]) -> Shapes<'d> {
     let mut shapes = Shapes::new();
     for rule in rules {
         let shape = (
@@ -34,9 +35,14 @@ fn shapes<'d>(rules: &[&'d Rule]) -> Shapes<'d> {
     shapes
 }
 
-/// Adds what the new rules allow and the old did not, and the other way round.
-pub(super) fn compare(before: &[&Rule], after: &[&Rule], opens: &mut Listed, closes: &mut Listed) {
-    let (before, after) = (shapes(before), shapes(after));
+/// Adds to `opens` what only the new rules allow, and to `closes` what only the old rules allow.
+pub(super) fn compare_rules(
+    before: &[&Rule],
+    after: &[&Rule],
+    opens: &mut TruncatedList,
+    closes: &mut TruncatedList,
+) {
+    let (before, after) = (group_by_shape(before), group_by_shape(after));
     let nothing = BTreeSet::new();
     for shape in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let (old, new) = (before.get(shape).unwrap_or(&nothing), after.get(shape).unwrap_or(&nothing));
@@ -44,17 +50,17 @@ pub(super) fn compare(before: &[&Rule], after: &[&Rule], opens: &mut Listed, clo
         {
             let hosts: Vec<_> = more.difference(less).copied().collect();
             if !hosts.is_empty()
-                && let Some(addresses) = addresses(shape, more, others)
+                && let Some(addresses) = list_new_addresses(shape, more, others)
             {
-                list.push(|| describe(shape, &hosts, &addresses));
+                list.push(|| describe_rule(shape, &hosts, &addresses));
             }
         }
     }
 }
 
-/// The addresses to name: where the other side has the same rule with other blocks, only the blocks that it has not.
-/// `None`: it has all of them.
-fn addresses<'d>(
+/// The addresses to list. Where the other side has the same rule with other blocks, these are only the blocks
+/// that it lacks. `None`: it has all of them.
+fn list_new_addresses<'d>(
     shape: &Shape<'d>,
     hosts: &BTreeSet<Option<&HostPattern>>,
     others: &Shapes<'_>,
@@ -74,28 +80,31 @@ fn addresses<'d>(
     (!rest.is_empty()).then_some(rest)
 }
 
-fn describe(shape: &Shape<'_>, hosts: &[Option<&HostPattern>], addresses: &[&Cidr]) -> String {
+fn describe_rule(shape: &Shape<'_>, hosts: &[Option<&HostPattern>], addresses: &[&Cidr]) -> String {
     let (protocol, port, blocks, routes, upgrades, encrypted) = shape;
     let named: Vec<&HostPattern> = hosts.iter().copied().flatten().collect();
     let mut text = format!("{} {port}", protocol.as_str());
     if !named.is_empty() {
-        text += &format!(" to {}", list(&named));
+        text += &format!(" to {}", format_list(&named));
     } else if *protocol != Protocol::Tcp {
         text += " to any name";
     }
     if blocks.is_some() {
-        text += &format!(" at {}", list(addresses));
+        text += &format!(" at {}", format_list(addresses));
     } else if named.is_empty() {
         text += " at any address";
     }
     if let Some(routes) = routes {
         let names: Vec<&String> = routes.iter().map(|route| &route.name).collect();
-        text += &format!(" by routes {}", if names.is_empty() { "(none)".to_owned() } else { list(&names) });
+        text += &format!(
+            " by routes {}",
+            if names.is_empty() { "(none)".to_owned() } else { format_list(&names) }
+        );
     }
     if !upgrades.is_empty() {
         text += " with websockets";
     }
-    // What is usual is not said: where names choose addresses they pass, and elsewhere not.
+    // Only exceptions are mentioned: encrypted ClientHellos usually pass where names choose addresses.
     match encrypted {
         EncryptedHello::AllowOuter if blocks.is_some() => text += " with encrypted ClientHellos",
         EncryptedHello::Refuse if *protocol == Protocol::Https && blocks.is_none() && !named.is_empty() => {
@@ -106,8 +115,8 @@ fn describe(shape: &Shape<'_>, hosts: &[Option<&HostPattern>], addresses: &[&Cid
     text
 }
 
-/// The first items, and the number of those that are left out.
-fn list<T: Display>(items: &[T]) -> String {
+/// Formats the first items and the number of items left out.
+fn format_list<T: Display>(items: &[T]) -> String {
     let first: Vec<String> = items.iter().take(MAX_LISTED).map(ToString::to_string).collect();
     let more = items.len().saturating_sub(MAX_LISTED);
     let first = first.join(", ");

@@ -6,8 +6,8 @@ use super::*;
 fn store(text: &str) -> Store {
     let mut store = Store::default();
     store.apply(FileUpdate::read("a.yaml".into(), text.as_bytes()));
-    let problems: Vec<String> = store.problems().map(|problem| problem.to_string()).collect();
-    assert!(problems.is_empty(), "{problems:#?}\n{text}");
+    let diagnostics: Vec<String> = store.diagnostics().map(|diagnostic| diagnostic.to_string()).collect();
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}\n{text}");
     store
 }
 
@@ -16,10 +16,10 @@ fn changes(before: &str, after: &str) -> Vec<String> {
     let (old, new) = (store(before), store(after));
     let options = CompileOptions::default();
     let (before, after) = (compile(&old, &options, None), compile(&new, &options, None));
-    let old = State { store: &old, compiled: &before };
-    let new = State { store: &new, compiled: &after };
+    let old = PolicyState { store: &old, compiled: &before };
+    let new = PolicyState { store: &new, compiled: &after };
     let mut lines = Vec::new();
-    for GrantChange { object, file, changed, effects, more_effects } in grant_changes(old, new) {
+    for GrantChange { object, file, changed, effects, more_effects } in compare_grants(old, new) {
         let changed: Vec<String> = changed.iter().map(ToString::to_string).collect();
         lines.push(format!("{object} in {file} by {}", changed.join(", ")));
         for Effect { opens, closes, identities } in effects {
@@ -53,7 +53,7 @@ fn namespace(annotations: &str) -> String {
 const TCP: &str = "ports: [{number: 22, protocol: tcp}]";
 
 #[test]
-fn what_a_policy_opens_and_closes() {
+fn a_changed_policy_reports_opened_and_closed_access() {
     let https = |hosts: &str| format!("hosts: [{hosts}], ports: [{{number: 443, protocol: https}}]");
     let at = |blocks: &str| format!("ipAddresses: [{blocks}], {TCP}");
     let by = "in a.yaml by Egress n/p";
@@ -116,7 +116,7 @@ fn what_a_policy_opens_and_closes() {
 
 /// A policy opens more without a word of its own: by its route group, or by the Namespace of its source.
 #[test]
-fn what_others_change() {
+fn a_change_of_a_referenced_object_is_attributed_to_the_policy() {
     let group = |path: &str| {
         format!(
             "---\napiVersion: specs.smi-spec.io/v1alpha4\nkind: HTTPRouteGroup\n\
@@ -138,7 +138,7 @@ fn what_others_change() {
 }
 
 #[test]
-fn what_modes_open_and_close() {
+fn a_changed_mode_reports_opened_and_closed_access() {
     let account = "---\napiVersion: v1\nkind: ServiceAccount\n\
         metadata: {name: a, namespace: n, annotations: {openservicemesh.io/egress-mode: audit}}\n";
     let delegated = namespace("openservicemesh.io/egress-mode-delegation: service-accounts");

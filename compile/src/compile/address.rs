@@ -3,14 +3,14 @@ use std::net::IpAddr;
 use egress_policy::Cidr;
 
 use super::Invalid;
-use super::issues::Issues;
+use super::diagnostic_sink::DiagnosticSink;
 
-/// Reads the blocks of a list. With an invalid one, nothing is left of the list.
-pub(super) fn blocks(
+/// Parses a list of address blocks. One invalid block invalidates the whole list.
+pub(super) fn read_blocks(
     texts: &[String],
     field: &str,
     advice: &str,
-    issues: &mut Issues<'_>,
+    sink: &mut DiagnosticSink<'_>,
 ) -> Result<Vec<Cidr>, Invalid> {
     let mut valid = true;
     let mut blocks = Vec::with_capacity(texts.len());
@@ -19,18 +19,18 @@ pub(super) fn blocks(
             Ok(block) => {
                 let written = block.to_string();
                 if written != *text {
-                    issues.info(&format!("{field}[{i}]"), format!("`{text}` is read as `{written}`"), None);
+                    sink.info(&format!("{field}[{i}]"), format!("`{text}` is read as `{written}`"), None);
                 }
                 blocks.push(block);
             }
             Err(error) => {
                 valid = false;
-                // A lone address is the commonest slip.
+                // An address without a prefix length is the most common mistake.
                 let one = text
                     .parse::<IpAddr>()
                     .ok()
                     .map(|ip| format!("write `{}` for this one address", Cidr::host(ip)));
-                issues.error(
+                sink.error(
                     &format!("{field}[{i}]"),
                     error.to_string(),
                     Some(one.as_deref().unwrap_or(advice)),

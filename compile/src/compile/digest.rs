@@ -1,3 +1,4 @@
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +18,7 @@ impl Digest {
         Self { hash: writer.hash.finalize().into(), length: writer.length }
     }
 
-    /// Digests parts that were digested before; the length is that of all of them in a list.
+    /// Digests parts that are digests themselves. The length is that of a list of the parts.
     pub(super) fn join<'d>(parts: impl IntoIterator<Item = &'d Self>) -> Self {
         let mut hash = Sha256::new();
         let mut length = 2_usize;
@@ -28,9 +29,9 @@ impl Digest {
         Self { hash: hash.finalize().into(), length }
     }
 
-    /// The first 16 hexadecimal digits.
+    /// Formats the first 16 hexadecimal digits.
     pub(super) fn version(&self) -> String {
-        self.hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(self.hash.first_chunk::<8>().unwrap_or(&[0; 8]))
     }
 }
 

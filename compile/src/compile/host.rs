@@ -1,36 +1,35 @@
 use egress_policy::{HostError, HostPattern};
 
 use super::Invalid;
-use super::issues::Issues;
+use super::diagnostic_sink::DiagnosticSink;
 
-/// Reads the names of a list. With an invalid one, nothing is left of the list.
-pub(super) fn patterns(
+/// Parses a list of host patterns. One invalid pattern invalidates the whole list.
+pub(super) fn read_patterns(
     texts: &[String],
     field: &str,
-    issues: &mut Issues<'_>,
+    sink: &mut DiagnosticSink<'_>,
 ) -> Result<Vec<HostPattern>, Invalid> {
     let mut valid = true;
     let mut patterns = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
         let field = format!("{field}[{i}]");
-        match pattern(text) {
+        match parse_pattern(text) {
             Ok(pattern) => {
                 let written = pattern.to_string();
                 if written != *text {
-                    issues.info(&field, format!("`{text}` is read as `{written}`"), None);
+                    sink.info(&field, format!("`{text}` is read as `{written}`"), None);
                 }
                 if let HostPattern::Below(suffix) = &pattern
                     && !suffix.as_str().contains('.')
                 {
-                    let message =
-                        format!("`{written}` is a whole top-level domain, and whoever has a name in it");
-                    issues.warning(&field, message, Some("name the domains that are meant"));
+                    let message = format!("`{written}` allows every name of a whole top-level domain");
+                    sink.warning(&field, message, Some("list the domains that you need"));
                 }
                 patterns.push(pattern);
             }
             Err(error) => {
                 valid = false;
-                issues.error(&field, describe(text, &error), Some(&advice(text)));
+                sink.error(&field, format_error(text, &error), Some(&suggest(text)));
             }
         }
     }
@@ -39,8 +38,8 @@ pub(super) fn patterns(
     if valid { Ok(patterns) } else { Err(Invalid) }
 }
 
-/// Brings a name into normal form and reads it.
-pub(crate) fn pattern(text: &str) -> Result<HostPattern, HostError> {
+/// Normalizes a host pattern and parses it.
+pub(crate) fn parse_pattern(text: &str) -> Result<HostPattern, HostError> {
     let (wildcard, name) = match text.strip_prefix("*.") {
         Some(name) => ("*.", name),
         None => ("", text),
@@ -49,31 +48,31 @@ pub(crate) fn pattern(text: &str) -> Result<HostPattern, HostError> {
     let ascii = if name.is_ascii() {
         name.to_ascii_lowercase()
     } else {
-        // What `idna` refuses is told apart by the parser below, which then sees the first odd letter.
+        // The parser below reports names that `idna` refuses, by their first invalid letter.
         idna::domain_to_ascii_strict(name).unwrap_or_else(|_| name.to_owned())
     };
     format!("{wildcard}{ascii}").parse()
 }
 
-fn describe(text: &str, error: &HostError) -> String {
+fn format_error(text: &str, error: &HostError) -> String {
     let error = error.to_string();
-    if error.contains(&format!("`{text}`")) { error } else { format!("`{text}` is no host: {error}") }
+    if error.contains(&format!("`{text}`")) { error } else { format!("`{text}` is not a host: {error}") }
 }
 
-/// What the writer probably meant.
-fn advice(text: &str) -> String {
+/// Suggests the host that the author probably meant.
+fn suggest(text: &str) -> String {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => host,
         Some(_) | None => authority,
     };
-    if host != text && pattern(host).is_ok() {
+    if host != text && parse_pattern(host).is_ok() {
         return format!(
-            "write `{host}`: a scheme has no place here, ports stand in `ports`, paths in a route group"
+            "write `{host}`: leave out the scheme, list ports in `ports`, and match paths with a route group"
         );
     }
-    "correct or remove this host: until then the http and https rules of the object grant nothing".to_owned()
+    "correct or remove this host; until then the http and https rules of the object grant nothing".to_owned()
 }
 
 #[cfg(test)]
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_brought_into_normal_form() {
+    fn patterns_are_normalized() {
         for (text, expected) in [
             ("httpbin.org", Some("httpbin.org")),
             ("HTTPBIN.Org.", Some("httpbin.org")),
@@ -111,12 +110,12 @@ mod tests {
             ("httpbin.org:80", None),
             ("https://httpbin.org", None),
         ] {
-            assert_eq!(pattern(text).ok().map(|p| p.to_string()).as_deref(), expected, "{text}");
+            assert_eq!(parse_pattern(text).ok().map(|p| p.to_string()).as_deref(), expected, "{text}");
         }
     }
 
     #[test]
-    fn slips_get_the_host_that_was_meant() {
+    fn mistakes_get_the_host_that_was_meant() {
         for (text, expected) in [
             ("httpbin.org:8080", "write `httpbin.org`"),
             ("https://httpbin.org/get", "write `httpbin.org`"),
@@ -124,7 +123,7 @@ mod tests {
             ("10.0.0.1:80", "correct or remove"),
             ("[::1]:80", "correct or remove"),
         ] {
-            assert!(advice(text).starts_with(expected), "{text}: {}", advice(text));
+            assert!(suggest(text).starts_with(expected), "{text}: {}", suggest(text));
         }
     }
 }

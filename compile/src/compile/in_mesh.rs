@@ -1,36 +1,37 @@
-//! Services of the mesh: they are not egress. Whether an identity may connect to one is the mesh's own
-//! rule: permissive mode, else TrafficTargets, which are decided by the destination's port here.
+//! Services of the mesh, which are not egress. The mesh's own rules decide whether an identity may connect to a
+//! service: permissive mode, or else TrafficTargets, which are applied here by the destination's port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use egress_policy::{Address, Identity, InMesh, Port};
 
-use super::issues::Issues;
-use super::{CompileOptions, Compiler, MONITORED_LABEL, Objects, digest};
+use super::diagnostic_sink::DiagnosticSink;
+use super::{CompileOptions, MONITORED_LABEL, Objects, StatusCollector, digest};
 use crate::manifest::spec::{Backends, Endpoints, Service, ServicePort, Subject, TrafficTarget, Workload};
 use crate::manifest::{Body, Kind, Object, ObjectRef};
 
-/// The most destinations, each an address and a port, of one service. A hundred times what large ones have; every
-/// sidecar of the mesh gets all of them, so the author of a service must not be able to make it a million.
-const MAX_OF_SERVICE: usize = 10_000;
+/// The most destinations (address and port) of one service: a hundred times as many as large services have.
+/// Every sidecar of the mesh gets all of them, so the author of a service must not be able to make it a
+/// million.
+const MAX_SERVICE_DESTINATIONS: usize = 10_000;
 /// The most destinations of all services of a namespace.
-const MAX_OF_NAMESPACE: usize = 50_000;
+const MAX_NAMESPACE_DESTINATIONS: usize = 50_000;
 
-/// What the mesh says of its own services.
+/// The services of the mesh, and the identities that may connect to them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mesh {
-    /// As they are for identities that no TrafficTarget names as a source: for most.
+    /// The view of identities that no TrafficTarget names as a source: most of them.
     common: View,
-    /// As they are for the others.
+    /// The views of the other identities.
     own: BTreeMap<Identity, View>,
 }
 
-/// The services as they are for an identity.
+/// The services as one identity sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) services: Arc<[InMesh]>,
-    /// Stands for the services in versions, so that a thousand of them are not read again for each identity.
+    /// The digest of the services, so that a thousand of them are not serialized again for each identity.
     pub(super) digest: String,
 }
 
@@ -45,7 +46,7 @@ impl View {
         Self { digest: digest(&services), services: services.into() }
     }
 
-    fn share(&mut self, before: &Self) {
+    fn reuse(&mut self, before: &Self) {
         if self == before {
             self.services = Arc::clone(&before.services);
         }
@@ -60,31 +61,31 @@ struct MeshService {
     accounts: BTreeSet<Identity>,
 }
 
-/// Who may connect to which service account, on which port.
+/// The service accounts and ports that each identity may connect to.
 type Targets = BTreeMap<Identity, BTreeSet<(Identity, Option<Port>)>>;
 
 impl Mesh {
-    /// The services as they are for one identity.
+    /// The view of one identity.
     pub(super) fn view(&self, identity: &Identity) -> &View {
         self.own.get(identity).unwrap_or(&self.common)
     }
 
-    /// With the very values of before where they are equal: comparing them then costs nothing.
-    pub(super) fn sharing(mut self, before: &Self) -> Self {
-        self.common.share(&before.common);
+    /// Reuses views that did not change, so that comparing them costs nothing.
+    pub(super) fn reuse_views(mut self, before: &Self) -> Self {
+        self.common.reuse(&before.common);
         for (identity, view) in &mut self.own {
-            view.share(before.view(identity));
+            view.reuse(before.view(identity));
         }
         self
     }
 }
 
-/// Reads Services of monitored namespaces, and who is behind them.
-pub(super) fn mesh(
+/// Reads the Services of monitored namespaces and the service accounts behind them.
+pub(super) fn read_mesh(
     objects: &Objects<'_>,
     options: &CompileOptions,
     permissive: bool,
-    compiler: &mut Compiler,
+    collector: &mut StatusCollector,
 ) -> Mesh {
     let label = |object: &Object| object.metadata.labels.as_ref()?.get(MONITORED_LABEL).cloned();
     let monitored: BTreeSet<&str> = objects
@@ -93,7 +94,7 @@ pub(super) fn mesh(
         .filter(|object| label(object).as_deref() == Some(options.mesh_name.as_str()))
         .map(|object| object.reference.name.as_str())
         .collect();
-    let behind = Behind::new(objects);
+    let index = BackendIndex::new(objects);
     let mut services = Vec::new();
     let mut destinations: BTreeMap<&str, usize> = BTreeMap::new();
     let mut targets = Targets::new();
@@ -102,17 +103,17 @@ pub(super) fn mesh(
             && monitored.contains(reference.namespace.as_str())
         {
             let of_namespace = destinations.entry(reference.namespace.as_str()).or_default();
-            services.extend(service(object, spec, &behind, of_namespace, compiler));
+            services.extend(read_service(object, spec, &index, of_namespace, collector));
         }
         if let Body::TrafficTarget(spec) = &object.body {
-            target(object, spec, &mut targets, compiler);
+            read_target(object, spec, &mut targets, collector);
         }
     }
-    let common = View::new(entries(&services, |_, _| permissive));
+    let common = View::new(list_entries(&services, |_, _| permissive));
     if permissive {
         return Mesh { common, own: BTreeMap::new() };
     }
-    // One target may name thousands of sources, for all of which the services are the same.
+    // One TrafficTarget may name thousands of sources, for which the services are the same.
     let mut views: BTreeMap<BTreeSet<(Identity, Option<Port>)>, View> = BTreeMap::new();
     let own = targets.into_iter().map(|(identity, targets)| {
         let view = views.get(&targets).cloned().unwrap_or_else(|| {
@@ -121,7 +122,7 @@ pub(super) fn mesh(
                     service.accounts.contains(account) && only.is_none_or(|only| only == port)
                 })
             };
-            let view = View::new(entries(&services, may));
+            let view = View::new(list_entries(&services, may));
             views.insert(targets, view.clone());
             view
         });
@@ -130,7 +131,7 @@ pub(super) fn mesh(
     Mesh { common, own: own.collect() }
 }
 
-fn entries(services: &[MeshService], may: impl Fn(&MeshService, Port) -> bool) -> Vec<InMesh> {
+fn list_entries(services: &[MeshService], may: impl Fn(&MeshService, Port) -> bool) -> Vec<InMesh> {
     let mut entries = Vec::new();
     for service in services {
         for allowed in [true, false] {
@@ -145,22 +146,22 @@ fn entries(services: &[MeshService], may: impl Fn(&MeshService, Port) -> bool) -
     entries
 }
 
-/// What may be behind services, found by where it is.
+/// The possible backends of services, indexed by namespace.
 #[derive(Default)]
-struct Behind<'s> {
+struct BackendIndex<'s> {
     /// By namespace.
     workloads: BTreeMap<&'s str, Vec<&'s Workload>>,
     /// By namespace and the name of the service.
     endpoints: BTreeMap<(&'s str, &'s str), Vec<&'s Endpoints>>,
 }
 
-impl<'s> Behind<'s> {
+impl<'s> BackendIndex<'s> {
     fn new(objects: &Objects<'s>) -> Self {
-        let mut behind = Self::default();
+        let mut index = Self::default();
         for (reference, object) in objects {
             let namespace = reference.namespace.as_str();
             if let Body::Workload(_, workload) = &object.body {
-                behind.workloads.entry(namespace).or_default().push(workload);
+                index.workloads.entry(namespace).or_default().push(workload);
             }
             if let Body::Endpoints(_, endpoints) = &object.body {
                 let service = if reference.kind == Kind::EndpointSlice {
@@ -171,35 +172,35 @@ impl<'s> Behind<'s> {
                 } else {
                     reference.name.as_str()
                 };
-                behind.endpoints.entry((namespace, service)).or_default().push(endpoints);
+                index.endpoints.entry((namespace, service)).or_default().push(endpoints);
             }
         }
-        behind
+        index
     }
 
-    /// What the files say is behind a service. Whoever writes them is trusted.
+    /// The backends of a service according to files. The author of a file is trusted.
     fn backends(&self, namespace: &str, name: &str, spec: &Service) -> Backends {
         let workloads = self.workloads.get(namespace).into_iter().flatten();
         let selected = workloads.filter(|workload| spec.selects(&workload.labels));
         let endpoints = self.endpoints.get(&(namespace, name)).into_iter().flatten();
         Backends {
             accounts: selected.map(|workload| workload.service_account.clone()).collect(),
-            endpoints: endpoints.flat_map(|endpoints| subsets(endpoints)).collect(),
-            doubt: None,
+            endpoints: endpoints.flat_map(|endpoints| read_subsets(endpoints)).collect(),
+            untrusted_reason: None,
         }
     }
 }
 
-/// The service's own addresses, or those of its pods where it has none.
+/// The destinations of a service: its own addresses, or those of its pods if it has none.
 ///
-/// A service that may have other endpoints than pods does not count with its own addresses: nodes lead those to its
-/// endpoints, which may be anywhere.
-fn service(
+/// A service with endpoints that may not be pods does not count by its own addresses: nodes forward those to
+/// its endpoints, which may be anywhere.
+fn read_service(
     object: &Object,
     spec: &Service,
-    behind: &Behind<'_>,
+    index: &BackendIndex<'_>,
     of_namespace: &mut usize,
-    compiler: &mut Compiler,
+    collector: &mut StatusCollector,
 ) -> Vec<MeshService> {
     if spec.is_alias() {
         return Vec::new();
@@ -209,7 +210,7 @@ fn service(
     let backends = match &spec.backends {
         Some(backends) => backends,
         None => {
-            from_files = behind.backends(namespace, name, spec);
+            from_files = index.backends(namespace, name, spec);
             &from_files
         }
     };
@@ -221,20 +222,22 @@ fn service(
         (!service.addresses.is_empty() && !service.ports.is_empty()).then_some(service)
     };
     let own = spec.addresses();
-    if let Some(doubt) = &backends.doubt {
+    if let Some(untrusted_reason) = &backends.untrusted_reason {
         let what = if own.is_empty() { "some of its endpoints are" } else { "its cluster address is" };
-        let mut issues = Issues::new(object);
-        issues.warning(
+        let mut sink = DiagnosticSink::new(object);
+        sink.warning(
             "spec",
-            format!("{what} not in the mesh, so egress policy decides about connections there: {doubt}"),
+            format!(
+                "{what} not in the mesh, so egress policy applies to connections there: {untrusted_reason}"
+            ),
             Some("remove that endpoint, or list the addresses in `ipAddresses` of an Egress"),
         );
-        compiler.describe(issues, 0);
+        collector.record(sink, 0);
     }
     let made: Vec<MeshService> = if own.is_empty() {
         let endpoints = backends.endpoints.iter().cloned();
         endpoints.filter_map(|(addresses, ports)| made(addresses, ports)).collect()
-    } else if backends.doubt.is_none() {
+    } else if backends.untrusted_reason.is_none() {
         let own = own.into_iter().collect();
         made(own, ServicePort::tcp(spec.ports.as_deref())).into_iter().collect()
     } else {
@@ -242,25 +245,25 @@ fn service(
     };
     let count = made.iter().map(|part| part.addresses.len().saturating_mul(part.ports.len()));
     let count = count.fold(0, usize::saturating_add);
-    let (most, of) = if count > MAX_OF_SERVICE {
-        (MAX_OF_SERVICE, "a service")
-    } else if of_namespace.saturating_add(count) > MAX_OF_NAMESPACE {
-        (MAX_OF_NAMESPACE, "a namespace")
+    let (limit, owner) = if count > MAX_SERVICE_DESTINATIONS {
+        (MAX_SERVICE_DESTINATIONS, "a service")
+    } else if of_namespace.saturating_add(count) > MAX_NAMESPACE_DESTINATIONS {
+        (MAX_NAMESPACE_DESTINATIONS, "a namespace")
     } else {
-        *of_namespace += count;
+        *of_namespace = of_namespace.saturating_add(count);
         return made;
     };
-    let mut issues = Issues::new(object);
+    let mut sink = DiagnosticSink::new(object);
     let message = format!(
-        "it is not in the mesh, so egress policy decides about connections there: with its {count} addresses and \
-         ports there would be more than the {most} of {of}"
+        "the service does not count as part of the mesh, so egress policy applies to connections there: its {count} \
+         destinations (addresses times ports) exceed the limit of {limit} for {owner}"
     );
-    issues.warning("spec.ports", message, Some("give it fewer ports"));
-    compiler.describe(issues, 0);
+    sink.warning("spec.ports", message, Some("reduce its ports or addresses"));
+    collector.record(sink, 0);
     Vec::new()
 }
 
-fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
+fn read_subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
     let addresses = |texts: &mut dyn Iterator<Item = &String>| -> Vec<Address> {
         texts.filter_map(|text| text.parse().ok()).collect()
     };
@@ -273,55 +276,65 @@ fn subsets(endpoints: &Endpoints) -> Vec<(Vec<Address>, Vec<Port>)> {
     found
 }
 
-fn target(object: &Object, spec: &TrafficTarget, targets: &mut Targets, compiler: &mut Compiler) {
-    let mut issues = Issues::new(object);
+fn read_target(
+    object: &Object,
+    spec: &TrafficTarget,
+    targets: &mut Targets,
+    collector: &mut StatusCollector,
+) {
+    let mut sink = DiagnosticSink::new(object);
     let namespace = &object.reference.namespace;
     let port = match spec.destination.port {
         None => Ok(None),
         Some(number) => {
             let port = u16::try_from(number).ok().and_then(Port::new);
             if port.is_none() {
-                let advice = "a port is 1 to 65535: until then the target grants nothing";
-                issues.error("spec.destination.port", format!("`{number}` is not a port"), Some(advice));
+                let advice = "use a port from 1 to 65535; until then the target grants nothing";
+                sink.error("spec.destination.port", format!("`{number}` is not a port number"), Some(advice));
             }
             port.map(Some).ok_or(())
         }
     };
-    let destination = subject(&spec.destination, namespace, "spec.destination", &mut issues);
+    let destination = read_subject(&spec.destination, namespace, "spec.destination", &mut sink);
     let destination = destination.filter(|destination| {
         let is_own = destination.namespace() == namespace;
         if !is_own {
             let message = format!("`{destination}` is in another namespace, so the target grants nothing");
-            let advice = "put the TrafficTarget into the namespace of its destination, as SMI has it";
-            issues.error("spec.destination.namespace", message, Some(advice));
+            let advice = "put the TrafficTarget into the namespace of its destination, as SMI requires";
+            sink.error("spec.destination.namespace", message, Some(advice));
         }
         is_own
     });
     if spec.rules.as_deref().is_none_or(<[_]>::is_empty) {
         let message = "there are no rules, so the target grants nothing, as in OSM";
-        issues.warning("spec.rules", message, Some("name a route group or a TCP route"));
+        sink.warning("spec.rules", message, Some("add a route group or a TCP route"));
     }
     let may = spec.rules.as_deref().is_some_and(|rules| !rules.is_empty());
     for (i, source) in spec.sources.iter().flatten().enumerate() {
-        let source = subject(source, namespace, &format!("spec.sources[{i}]"), &mut issues);
+        let source = read_subject(source, namespace, &format!("spec.sources[{i}]"), &mut sink);
         if let (Some(source), Some(destination), Ok(port), true) = (source, &destination, port, may) {
             targets.entry(source).or_default().insert((destination.clone(), port));
         }
     }
-    compiler.describe(issues, 0);
+    collector.record(sink, 0);
 }
 
-fn subject(subject: &Subject, namespace: &str, field: &str, issues: &mut Issues<'_>) -> Option<Identity> {
+fn read_subject(
+    subject: &Subject,
+    namespace: &str,
+    field: &str,
+    sink: &mut DiagnosticSink<'_>,
+) -> Option<Identity> {
     if subject.kind != "ServiceAccount" {
-        let message = format!("`{}` is not a kind of subject, so this one counts for nothing", subject.kind);
-        issues.error(&format!("{field}.kind"), message, Some("write `ServiceAccount`"));
+        let message = format!("subject kind `{}` is not supported, so this subject is ignored", subject.kind);
+        sink.error(&format!("{field}.kind"), message, Some("write `ServiceAccount`"));
         return None;
     }
     match Identity::new(subject.namespace.as_deref().unwrap_or(namespace), &subject.name) {
         Ok(identity) => Some(identity),
         Err(error) => {
-            let advice = "name the service account and its namespace as Kubernetes has them";
-            issues.error(field, error.to_string(), Some(advice));
+            let advice = "use the name and namespace of a Kubernetes service account";
+            sink.error(field, error.to_string(), Some(advice));
             None
         }
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::digest::Digest;
 
-/// A list that several rules share, with what is asked of it for each of them.
+/// A list that several rules share, with the properties that each of them needs.
 #[derive(Debug)]
 pub(super) struct List<T> {
     pub(super) items: Arc<[T]>,
@@ -21,7 +21,7 @@ impl<T> Clone for List<T> {
 }
 
 impl<T: Serialize> List<T> {
-    /// A list without patterns.
+    /// Makes a list without patterns.
     pub(super) fn new(items: Vec<T>) -> Self {
         Self { digest: Digest::of(&items), items: items.into(), pattern_bytes: 0 }
     }

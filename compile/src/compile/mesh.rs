@@ -1,4 +1,4 @@
-//! Modes: of the mesh, of namespaces, of service accounts.
+//! Modes of the mesh, of namespaces and of service accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,23 +6,23 @@ use egress_policy::{Identity, Mode};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::issues::Issues;
+use super::diagnostic_sink::DiagnosticSink;
 use super::namespace::Namespaces;
-use super::{CompileOptions, Compiler, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, Objects, address};
+use super::{CompileOptions, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, Objects, StatusCollector, address};
 use crate::manifest::spec::{MeshConfig, Traffic};
-use crate::manifest::{Body, Kind, Object, ObjectRef, Problem, Severity, annotation_path};
+use crate::manifest::{Body, Diagnostic, Kind, Object, ObjectRef, Severity, annotation_path};
 
-/// Which mode an identity has.
+/// The mode of every identity.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Modes {
     config: Option<ObjectRef>,
     mesh: Option<Mode>,
     permissive: bool,
-    most_proxies: Option<usize>,
+    max_proxies: Option<usize>,
     namespaces: BTreeMap<String, Mode>,
-    /// The modes of ServiceAccounts that count.
+    /// The modes of ServiceAccounts that are in force.
     identities: BTreeMap<Identity, Mode>,
-    /// The ServiceAccounts that have the annotation, whether it counts or not.
+    /// The ServiceAccounts with the annotation, in force or not.
     annotated: BTreeSet<Identity>,
 }
 
@@ -39,7 +39,8 @@ pub struct LooserMode {
 }
 
 impl Modes {
-    /// The service account's own mode where it counts, else its namespace's, else the mesh's.
+    /// The mode of an identity: its service account's own mode if that is in force, else its namespace's, else
+    /// the mesh's.
     pub(crate) fn of(&self, identity: &Identity) -> Mode {
         let own = self.identities.get(identity).copied();
         own.unwrap_or_else(|| self.of_namespace(identity.namespace()))
@@ -55,7 +56,7 @@ impl Modes {
         self.namespaces.get(namespace).copied()
     }
 
-    /// The mode of its own that an identity has and that counts.
+    /// The identity's own mode, if it has one in force.
     pub(crate) fn own_of(&self, identity: &Identity) -> Option<Mode> {
         self.identities.get(identity).copied()
     }
@@ -70,8 +71,8 @@ impl Modes {
         self.identities.keys()
     }
 
-    /// The object that gives an identity its mode; none: there is no MeshConfig.
-    pub(super) fn decided_by(&self, identity: &Identity) -> Option<ObjectRef> {
+    /// The object that sets the mode of an identity; `None` if there is no MeshConfig.
+    pub(super) fn source(&self, identity: &Identity) -> Option<ObjectRef> {
         let (namespace, name) = (identity.namespace(), identity.service_account());
         if self.identities.contains_key(identity) {
             return Some(ObjectRef::new(Kind::ServiceAccount, namespace, name));
@@ -82,8 +83,8 @@ impl Modes {
         self.config.clone()
     }
 
-    /// Every Namespace and ServiceAccount that loosens.
-    pub(super) fn loosened(&self) -> Vec<LooserMode> {
+    /// Every Namespace and ServiceAccount that loosens a mode.
+    pub(super) fn looser_modes(&self) -> Vec<LooserMode> {
         let default = self.default_mode();
         let namespaces = self.namespaces.iter().map(|(namespace, mode)| LooserMode {
             by: ObjectRef::new(Kind::Namespace, "", namespace),
@@ -98,59 +99,59 @@ impl Modes {
         namespaces.chain(accounts).filter(|found| found.mode > found.instead_of).collect()
     }
 
-    /// Whether everything in the mesh may be reached.
+    /// Returns true if every service of the mesh may be reached.
     pub(super) fn permissive(&self) -> bool {
         self.permissive
     }
 
-    /// The MeshConfig that counts.
+    /// The MeshConfig in use.
     pub(crate) fn config(&self) -> Option<&ObjectRef> {
         self.config.as_ref()
     }
 
-    /// The most proxies that may connect, where there is a limit.
-    pub(super) fn most_proxies(&self) -> Option<usize> {
-        self.most_proxies
+    /// The most proxies that may connect; `None` means no limit.
+    pub(super) fn max_proxies(&self) -> Option<usize> {
+        self.max_proxies
     }
 
-    /// Without a MeshConfig, egress is enforced.
+    /// The mode of the mesh. Without a MeshConfig, egress is enforced.
     pub(crate) fn default_mode(&self) -> Mode {
         self.mesh.unwrap_or(Mode::Enforce)
     }
 
-    /// The identities that name a mode of their own.
+    /// The identities with a mode annotation.
     pub(super) fn annotated(&self) -> impl Iterator<Item = &Identity> {
         self.annotated.iter()
     }
 }
 
-/// Reads MeshConfig and annotations.
-pub(super) fn modes(
+/// Reads the modes from the MeshConfig and from annotations.
+pub(super) fn read_modes(
     objects: &Objects<'_>,
     namespaces: &Namespaces<'_>,
     options: &CompileOptions,
-    compiler: &mut Compiler,
-) -> (Modes, Vec<Problem>) {
+    collector: &mut StatusCollector,
+) -> (Modes, Vec<Diagnostic>) {
     let mut modes = Modes::default();
     let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = options;
     for object in objects.values() {
         match &object.body {
             Body::MeshConfig(config) => {
-                let mut issues = Issues::new(object);
+                let mut sink = DiagnosticSink::new(object);
                 let reference = &object.reference;
                 if reference.namespace == *mesh_config_namespace && reference.name == *mesh_config_name {
                     modes.config = Some(reference.clone());
-                    modes.mesh = Some(mesh_mode(config, &mut issues));
+                    modes.mesh = Some(read_mesh_mode(config, &mut sink));
                     let traffic = config.traffic.as_ref();
                     modes.permissive =
                         traffic.and_then(|t| t.enable_permissive_traffic_policy_mode) == Some(true);
-                    modes.most_proxies = most_proxies(config, &mut issues);
+                    modes.max_proxies = read_max_proxies(config, &mut sink);
                 } else {
                     let advice =
-                        format!("the one that counts is `{mesh_config_namespace}/{mesh_config_name}`");
-                    issues.warning("metadata.name", "this MeshConfig is not looked at", Some(&advice));
+                        format!("the MeshConfig in use is `{mesh_config_namespace}/{mesh_config_name}`");
+                    sink.warning("metadata.name", "this MeshConfig is ignored", Some(&advice));
                 }
-                compiler.describe(issues, 0);
+                collector.record(sink, 0);
             }
             Body::Egress(_)
             | Body::HttpRouteGroup(_)
@@ -165,50 +166,50 @@ pub(super) fn modes(
     }
     modes.namespaces = namespaces.iter().filter_map(|(name, s)| Some((name.clone(), s.mode?))).collect();
     for object in objects.values().filter(|object| object.body == Body::ServiceAccount) {
-        account(object, namespaces, &mut modes, compiler);
+        read_account(object, namespaces, &mut modes, collector);
     }
     let mut notes = Vec::new();
     if modes.mesh.is_none() {
         let message = format!(
             "there is no MeshConfig `{mesh_config_namespace}/{mesh_config_name}`, so egress is enforced"
         );
-        notes.push(Problem::new(Severity::Info, message));
+        notes.push(Diagnostic::new(Severity::Info, message));
     }
     (modes, notes)
 }
 
-/// The mode of the mesh, and what else is wrong with its settings.
-fn mesh_mode(config: &MeshConfig, issues: &mut Issues<'_>) -> Mode {
+/// Reads the mode of the mesh, and checks the other settings.
+fn read_mesh_mode(config: &MeshConfig, sink: &mut DiagnosticSink<'_>) -> Mode {
     const SECTIONS: [&str; 4] = ["sidecar", "featureFlags", "observability", "certificate"];
     for section in config.other.keys().filter(|key| !SECTIONS.contains(&key.as_str())) {
         let advice =
-            "the sections are `traffic`, `sidecar`, `featureFlags`, `observability` and `certificate`";
-        issues.warning(&format!("spec.{section}"), format!("section `{section}` is not known"), Some(advice));
+            "the known sections are `traffic`, `sidecar`, `featureFlags`, `observability` and `certificate`";
+        sink.warning(&format!("spec.{section}"), format!("unknown section `{section}`"), Some(advice));
     }
     let flag = config.other.get("featureFlags").and_then(|flags| flags.get("enableEgressPolicy"));
     if flag.is_some_and(|flag| *flag != Value::Bool(true)) {
-        issues.warning(
+        sink.warning(
             "spec.featureFlags.enableEgressPolicy",
-            "this flag is not looked at: policies count whenever `spec.traffic.enableEgress` is not true",
-            Some("set `spec.traffic.enableEgress: true` to let everything out"),
+            "this flag is ignored: policies apply whenever `spec.traffic.enableEgress` is not true",
+            Some("set `spec.traffic.enableEgress: true` to allow all egress"),
         );
     }
     let Some(traffic) = &config.traffic else {
         return Mode::Enforce;
     };
-    interception(traffic, issues);
+    check_interception(traffic, sink);
     if traffic.enable_egress == Some(true) { Mode::Passthrough } else { Mode::Enforce }
 }
 
-/// What the sidecar does not see is set up beside the policy; here it is only checked.
-fn interception(traffic: &Traffic, issues: &mut Issues<'_>) {
+/// Checks the interception lists. Interception itself is set up outside the policy.
+fn check_interception(traffic: &Traffic, sink: &mut DiagnosticSink<'_>) {
     for (name, list) in [
         ("outboundIPRangeExclusionList", &traffic.outbound_ip_range_exclusion_list),
         ("outboundIPRangeInclusionList", &traffic.outbound_ip_range_inclusion_list),
     ] {
         let list = list.as_deref().unwrap_or_default();
         let advice = "correct or remove this block";
-        let _ = address::blocks(list, &format!("spec.traffic.{name}"), advice, issues);
+        let _ = address::read_blocks(list, &format!("spec.traffic.{name}"), advice, sink);
     }
     for (name, list) in [
         ("outboundPortExclusionList", &traffic.outbound_port_exclusion_list),
@@ -217,23 +218,32 @@ fn interception(traffic: &Traffic, issues: &mut Issues<'_>) {
         for (i, number) in list.as_deref().unwrap_or_default().iter().enumerate() {
             if !(1..=65535).contains(number) {
                 let field = format!("spec.traffic.{name}[{i}]");
-                issues.error(&field, format!("`{number}` is not a port"), Some("a port is 1 to 65535"));
+                sink.error(
+                    &field,
+                    format!("`{number}` is not a port number"),
+                    Some("use a port from 1 to 65535"),
+                );
             }
         }
     }
 }
 
-/// Reads the mode of a ServiceAccount. Whoever may edit a namespace may write it, so it only tightens, unless the
-/// Namespace says otherwise.
-fn account(object: &Object, namespaces: &Namespaces<'_>, modes: &mut Modes, compiler: &mut Compiler) {
+/// Reads the mode of a ServiceAccount. Anyone who may edit a namespace may set it, so it may only tighten the
+/// mode, unless the Namespace delegates that.
+fn read_account(
+    object: &Object,
+    namespaces: &Namespaces<'_>,
+    modes: &mut Modes,
+    collector: &mut StatusCollector,
+) {
     let ObjectRef { kind: _, namespace, name } = &object.reference;
-    let mut issues = Issues::new(object);
-    if let Some(own) = annotated_mode(object, &mut issues)
+    let mut sink = DiagnosticSink::new(object);
+    if let Some(own) = read_mode_annotation(object, &mut sink)
         && let Ok(identity) = Identity::new(namespace, name)
     {
         modes.annotated.insert(identity.clone());
         let usual = modes.of_namespace(namespace);
-        let is_delegated = namespaces.get(namespace).is_some_and(|settings| settings.accounts_may_loosen);
+        let is_delegated = namespaces.get(namespace).is_some_and(|settings| settings.delegates_modes);
         if own <= usual || is_delegated {
             modes.identities.insert(identity, own);
         } else {
@@ -243,21 +253,21 @@ fn account(object: &Object, namespaces: &Namespaces<'_>, modes: &mut Modes, comp
                  namespace, so `{usual}` applies"
             );
             let advice = format!(
-                "set the mode on Namespace `{namespace}`, or let its service accounts loosen theirs by the annotation \
-                 `{MODE_DELEGATION_ANNOTATION}: service-accounts` there"
+                "set the mode on Namespace `{namespace}`, or let its service accounts loosen theirs with the annotation \
+                 `{MODE_DELEGATION_ANNOTATION}: service-accounts` on that Namespace"
             );
-            issues.not_permitted(&annotation_path(MODE_ANNOTATION), message, &advice);
+            sink.not_permitted(&annotation_path(MODE_ANNOTATION), message, &advice);
         }
     }
-    compiler.describe(issues, 0);
+    collector.record(sink, 0);
 }
 
-/// The mode that an annotation gives; what it cannot be read as is the strictest one.
-pub(super) fn annotated_mode(object: &Object, issues: &mut Issues<'_>) -> Option<Mode> {
+/// Reads the mode from an annotation. A value that cannot be read means the strictest mode.
+pub(super) fn read_mode_annotation(object: &Object, sink: &mut DiagnosticSink<'_>) -> Option<Mode> {
     let text = object.metadata.annotation(MODE_ANNOTATION)?;
     let mode = [Mode::Enforce, Mode::Audit, Mode::Passthrough].into_iter().find(|mode| mode.as_str() == text);
     if mode.is_none() {
-        issues.error(
+        sink.error(
             &annotation_path(MODE_ANNOTATION),
             format!("`{text}` is not a mode, so `enforce` applies"),
             Some("write `enforce`, `audit` or `passthrough`"),
@@ -266,14 +276,14 @@ pub(super) fn annotated_mode(object: &Object, issues: &mut Issues<'_>) -> Option
     Some(mode.unwrap_or(Mode::Enforce))
 }
 
-/// Zero is no limit, as in Open Service Mesh, and so is what is no number of proxies: a mistake here must not
-/// leave sidecars without policy.
-fn most_proxies(config: &MeshConfig, issues: &mut Issues<'_>) -> Option<usize> {
-    let most = config.sidecar.as_ref()?.max_data_plane_connections?;
-    let Ok(most) = usize::try_from(most) else {
-        let message = format!("`{most}` is no number of proxies, so there is no limit");
-        issues.error("spec.sidecar.maxDataPlaneConnections", message, Some("write 0 for any number"));
+/// Reads the limit of proxies. As in Open Service Mesh, zero means no limit. So does an invalid number: a
+/// mistake here must not leave sidecars without policy.
+fn read_max_proxies(config: &MeshConfig, sink: &mut DiagnosticSink<'_>) -> Option<usize> {
+    let max = config.sidecar.as_ref()?.max_data_plane_connections?;
+    let Ok(max) = usize::try_from(max) else {
+        let message = format!("`{max}` is not a number of proxies, so there is no limit");
+        sink.error("spec.sidecar.maxDataPlaneConnections", message, Some("write 0 for no limit"));
         return None;
     };
-    (most > 0).then_some(most)
+    (max > 0).then_some(max)
 }

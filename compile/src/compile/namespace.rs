@@ -1,4 +1,5 @@
-//! Settings of Namespaces: their mode, and whom else they let decide about their service accounts.
+//! Settings of Namespaces: their mode, and the namespaces whose policies may grant access to their service
+//! accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,32 +7,34 @@ use std::str::FromStr;
 
 use egress_policy::{Identity, Mode};
 
-use super::issues::Issues;
-use super::mesh::annotated_mode;
-use super::{CompileOptions, Compiler, MODE_DELEGATION_ANNOTATION, Objects, POLICY_NAMESPACES_ANNOTATION};
+use super::diagnostic_sink::DiagnosticSink;
+use super::mesh::read_mode_annotation;
+use super::{
+    CompileOptions, MODE_DELEGATION_ANNOTATION, Objects, POLICY_NAMESPACES_ANNOTATION, StatusCollector,
+};
 use crate::manifest::{Body, annotation_path};
 
-/// The namespaces whose Egress objects may grant to service accounts of other namespaces.
+/// The namespaces whose Egress objects may grant access to service accounts of other namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicyNamespaces {
     /// Every namespace.
     All,
-    /// These.
+    /// These namespaces.
     Named(BTreeSet<String>),
 }
 
-/// A list of namespaces that cannot be read.
+/// The error for an invalid name in a list of namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not the name of a namespace")]
+#[error("`{0}` is not a namespace name")]
 pub struct PolicyNamespacesError(String);
 
 impl PolicyNamespaces {
-    /// The list that holds one namespace.
+    /// Makes a list of one namespace.
     pub fn one(namespace: impl Into<String>) -> Self {
         Self::Named(BTreeSet::from([namespace.into()]))
     }
 
-    /// Whether a namespace is in the list.
+    /// Returns true if the list contains a namespace.
     #[must_use]
     pub fn contains(&self, namespace: &str) -> bool {
         match self {
@@ -40,21 +43,21 @@ impl PolicyNamespaces {
         }
     }
 
-    /// Whether a namespace is in the list by its own name.
+    /// Returns true if the list contains a namespace by name.
     #[must_use]
-    pub fn lists(&self, namespace: &str) -> bool {
+    pub fn names(&self, namespace: &str) -> bool {
         matches!(self, Self::Named(names) if names.contains(namespace))
     }
 }
 
-/// No namespace.
+/// Returns the empty list.
 impl Default for PolicyNamespaces {
     fn default() -> Self {
         Self::Named(BTreeSet::new())
     }
 }
 
-/// Names separated by commas; `*` stands for all namespaces, and an empty text for none.
+/// Parses names separated by commas. `*` stands for all namespaces, and an empty text for none.
 impl FromStr for PolicyNamespaces {
     type Err = PolicyNamespacesError;
 
@@ -91,13 +94,13 @@ impl fmt::Display for PolicyNamespaces {
 #[derive(Clone, Debug, Default)]
 pub(super) struct NamespaceSettings {
     pub(super) mode: Option<Mode>,
-    /// Whether its ServiceAccounts may loosen their own mode.
-    pub(super) accounts_may_loosen: bool,
-    /// The namespaces whose Egress objects may grant to its service accounts.
+    /// True if its ServiceAccounts may loosen their own mode.
+    pub(super) delegates_modes: bool,
+    /// The namespaces whose Egress objects may grant access to its service accounts.
     policy_namespaces: PolicyNamespaces,
 }
 
-/// The settings of all Namespaces that have any, and of the mesh.
+/// The settings of all Namespaces, and of the mesh.
 #[derive(Debug)]
 pub(super) struct Namespaces<'o> {
     settings: BTreeMap<String, NamespaceSettings>,
@@ -113,49 +116,50 @@ impl Namespaces<'_> {
         self.settings.iter()
     }
 
-    /// Whether Egress objects of a namespace count for an identity.
-    pub(super) fn permit(&self, policies_of: &str, identity: &Identity) -> bool {
+    /// Returns true if Egress objects of a namespace may grant access to an identity.
+    pub(super) fn permits(&self, policy_namespace: &str, identity: &Identity) -> bool {
         let target = identity.namespace();
-        policies_of == target
-            || self.mesh.contains(policies_of)
-            || self.get(target).is_some_and(|settings| settings.policy_namespaces.contains(policies_of))
+        policy_namespace == target
+            || self.mesh.contains(policy_namespace)
+            || self.get(target).is_some_and(|settings| settings.policy_namespaces.contains(policy_namespace))
     }
 }
 
 /// Reads the annotations of all Namespaces. A value that cannot be read permits nothing.
-pub(super) fn namespaces<'o>(
+pub(super) fn read_namespaces<'o>(
     objects: &Objects<'_>,
     options: &'o CompileOptions,
-    compiler: &mut Compiler,
+    collector: &mut StatusCollector,
 ) -> Namespaces<'o> {
     let mut settings = BTreeMap::new();
     for object in objects.values().filter(|object| object.body == Body::Namespace) {
-        let mut issues = Issues::new(object);
+        let mut sink = DiagnosticSink::new(object);
         let annotation = |name| object.metadata.annotation(name);
-        let accounts_may_loosen = match annotation(MODE_DELEGATION_ANNOTATION) {
+        let delegates_modes = match annotation(MODE_DELEGATION_ANNOTATION) {
             None | Some("none") => false,
             Some("service-accounts") => true,
             Some(text) => {
-                let message = format!("`{text}` does not say who may loosen modes, so nobody may");
+                let message =
+                    format!("`{text}` is not a mode delegation, so no service account may loosen its mode");
                 let advice = "write `service-accounts` or `none`";
-                issues.error(&annotation_path(MODE_DELEGATION_ANNOTATION), message, Some(advice));
+                sink.error(&annotation_path(MODE_DELEGATION_ANNOTATION), message, Some(advice));
                 false
             }
         };
         let listed = annotation(POLICY_NAMESPACES_ANNOTATION).map(PolicyNamespaces::from_str);
         let policy_namespaces = listed.transpose().unwrap_or_else(|error| {
             let advice =
-                "list names by commas, or write `*` for all: until then no other namespace may grant here";
-            issues.error(&annotation_path(POLICY_NAMESPACES_ANNOTATION), error.to_string(), Some(advice));
+                "separate names with commas, or write `*` for all; until then no other namespace may grant access here";
+            sink.error(&annotation_path(POLICY_NAMESPACES_ANNOTATION), error.to_string(), Some(advice));
             None
         });
         let found = NamespaceSettings {
-            mode: annotated_mode(object, &mut issues),
-            accounts_may_loosen,
+            mode: read_mode_annotation(object, &mut sink),
+            delegates_modes,
             policy_namespaces: policy_namespaces.unwrap_or_default(),
         };
         settings.insert(object.reference.name.clone(), found);
-        compiler.describe(issues, 0);
+        collector.record(sink, 0);
     }
     Namespaces { settings, mesh: &options.policy_namespaces }
 }

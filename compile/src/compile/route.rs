@@ -1,14 +1,14 @@
-//! Route groups.
+//! HTTP routes from route groups.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use egress_policy::{FullMatch, HeaderMatch, Route};
 
+use super::diagnostic_sink::DiagnosticSink;
 use super::digest::Digest;
-use super::issues::Issues;
 use super::list::List;
-use super::{Compiler, Invalid, Objects};
+use super::{Invalid, Objects, StatusCollector};
 use crate::budget;
 use crate::manifest::spec::{Headers, HttpMatch, HttpRouteGroup};
 use crate::manifest::{Body, ObjectRef};
@@ -16,7 +16,7 @@ use crate::manifest::{Body, ObjectRef};
 /// The routes of each group.
 pub(super) type Groups<'s> = BTreeMap<&'s ObjectRef, Result<Group, Invalid>>;
 
-/// The routes of a group, shared by all policies that name it.
+/// The routes of a group, shared by all policies that reference it.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     routes: Vec<GroupRoute>,
@@ -43,12 +43,12 @@ impl Group {
         Self { routes, list }
     }
 
-    /// How many routes it has.
+    /// The number of routes.
     pub(super) fn len(&self) -> usize {
         self.routes.len()
     }
 
-    /// The routes of several groups together.
+    /// Merges the routes of several groups.
     pub(super) fn merge(groups: &[&Self]) -> List<Arc<Route>> {
         match groups {
             [one] => one.list.clone(),
@@ -59,65 +59,66 @@ impl Group {
     }
 }
 
-/// The methods that SMI knows.
+/// The HTTP methods that SMI knows.
 const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
-const NO_RULE: &str = "correct it: until then the http rules of policies that name this group grant nothing";
-const UNTIL_THEN: &str = "until then the http rules of policies that name this group grant nothing";
+const INVALID_PATTERN_ADVICE: &str =
+    "correct the pattern; until then the http rules of policies that name this group grant nothing";
+const GRANTS_NOTHING: &str = "until then the http rules of policies that name this group grant nothing";
 
-/// Reads all groups.
-pub(super) fn groups<'s>(objects: &Objects<'s>, compiler: &mut Compiler) -> Groups<'s> {
+/// Reads all route groups.
+pub(super) fn read_groups<'s>(objects: &Objects<'s>, collector: &mut StatusCollector) -> Groups<'s> {
     let mut groups = Groups::new();
     for (reference, object) in objects {
         if let Body::HttpRouteGroup(group) = &object.body {
-            let mut issues = Issues::new(object);
-            groups.insert(reference, routes(&reference.name, group, &mut issues));
-            compiler.describe(issues, 0);
+            let mut sink = DiagnosticSink::new(object);
+            groups.insert(reference, read_routes(&reference.name, group, &mut sink));
+            collector.record(sink, 0);
         }
     }
     groups
 }
 
-fn routes(group: &str, spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<Group, Invalid> {
+fn read_routes(group: &str, spec: &HttpRouteGroup, sink: &mut DiagnosticSink<'_>) -> Result<Group, Invalid> {
     if spec.matches.is_empty() {
-        issues.warning(
+        sink.warning(
             "spec.matches",
             "the group has no matches, so no request matches it",
             Some("add a match; one without `pathRegex`, `methods` and `headers` matches any request"),
         );
     }
-    check_sizes(spec, issues)?;
-    let (mut routes, mut valid, mut pattern_bytes) = (Vec::with_capacity(spec.matches.len()), true, 0);
-    // All of them, so that every problem is named at once.
+    check_sizes(spec, sink)?;
+    let (mut routes, mut valid, mut pattern_bytes) = (Vec::with_capacity(spec.matches.len()), true, 0_usize);
+    // All matches are read, so that every diagnostic is reported at once.
     for (i, http) in spec.matches.iter().enumerate() {
-        match route(group, http, &format!("spec.matches[{i}]"), issues) {
+        match read_route(group, http, &format!("spec.matches[{i}]"), sink) {
             Ok(route) => {
-                pattern_bytes += route.pattern_bytes;
+                pattern_bytes = pattern_bytes.saturating_add(route.pattern_bytes);
                 routes.push(route);
             }
             Err(Invalid) => valid = false,
         }
-        let excess = budget::list(
+        let excess = budget::check_list(
             "bytes of compiled patterns",
             pattern_bytes,
             budget::MAX_PATTERN_BYTES,
-            "split the group, or say with one pattern what several say",
+            "split the group, or merge several patterns into one",
         );
         if let Some(excess) = excess {
             // The rest is not even compiled.
-            issues.too_large("spec.matches", excess, "the group");
+            sink.too_large("spec.matches", excess, "the group");
             return Err(Invalid);
         }
     }
     if valid { Ok(Group::new(routes)) } else { Err(Invalid) }
 }
 
-/// Checks the lengths of lists and patterns, before anything is made of them.
-fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Invalid> {
+/// Checks the lengths of lists and patterns before any work is done for them.
+fn check_sizes(spec: &HttpRouteGroup, sink: &mut DiagnosticSink<'_>) -> Result<(), Invalid> {
     let mut valid = true;
     let mut check = |field: String, noun, amount, limit, remedy| {
-        if let Some(excess) = budget::list(noun, amount, limit, remedy) {
-            issues.too_large(&field, excess, "the group");
+        if let Some(excess) = budget::check_list(noun, amount, limit, remedy) {
+            sink.too_large(&field, excess, "the group");
             valid = false;
         }
         valid
@@ -127,25 +128,26 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
         return Err(Invalid);
     }
     let header_count = |headers: &Option<Headers>| headers.as_ref().map_or(0, |headers| headers.0.len());
-    let patterns = |http: &HttpMatch| header_count(&http.headers) + usize::from(http.path_regex.is_some());
+    let patterns =
+        |http: &HttpMatch| header_count(&http.headers).saturating_add(usize::from(http.path_regex.is_some()));
     let count = spec.matches.iter().map(patterns).sum();
-    let most = budget::MAX_PATTERN_BYTES / budget::pattern_memory(0);
+    let most = budget::MAX_PATTERNS;
     if !check("spec.matches".to_owned(), "patterns", count, most, "split the group") {
         return Err(Invalid);
     }
     for (i, HttpMatch { name: _, path_regex, methods, headers }) in spec.matches.iter().enumerate() {
         let field = |part: &str| format!("spec.matches[{i}].{part}");
         let (methods, most) = (methods.as_ref().map_or(0, Vec::len), budget::MAX_MATCH_ITEMS);
-        let once = "list each once";
+        let once = "list each one once";
         let values = headers.iter().flat_map(|headers| &headers.0).map(|header| header.value.len());
         let patterns = values.chain(path_regex.as_ref().map(String::len));
         let longest = patterns.max().unwrap_or_default();
-        // One of a kind is enough to refuse the group.
+        // One excess is enough to refuse the group.
         let fits = check(field("methods"), "methods", methods, most, once)
             && check(field("headers"), "headers", header_count(headers), most, once)
             && check(
                 field("pathRegex"),
-                "bytes of one pattern",
+                "bytes in one pattern",
                 longest,
                 budget::MAX_PATTERN_LENGTH,
                 "split the pattern into several matches",
@@ -157,61 +159,70 @@ fn check_sizes(spec: &HttpRouteGroup, issues: &mut Issues<'_>) -> Result<(), Inv
     Ok(())
 }
 
-fn route(group: &str, http: &HttpMatch, field: &str, issues: &mut Issues<'_>) -> Result<GroupRoute, Invalid> {
+fn read_route(
+    group: &str,
+    http: &HttpMatch,
+    field: &str,
+    sink: &mut DiagnosticSink<'_>,
+) -> Result<GroupRoute, Invalid> {
     let path = http.path_regex.clone();
     let path_size = match path.as_deref() {
-        Some("") => empty(&format!("{field}.pathRegex"), "any path", issues),
-        Some(path) => pattern(path, &format!("{field}.pathRegex"), issues),
+        Some("") => refuse_empty(&format!("{field}.pathRegex"), "any path", sink),
+        Some(path) => check_pattern(path, &format!("{field}.pathRegex"), sink),
         None => Ok(0),
     };
     let methods = match &http.methods {
-        Some(texts) => methods(texts, field, issues),
+        Some(texts) => read_methods(texts, field, sink),
         None => Ok(None),
     };
     let headers = match &http.headers {
-        Some(list) => headers(list, field, issues),
+        Some(list) => read_headers(list, field, sink),
         None => Ok((Vec::new(), 0)),
     };
     let path_size = path_size?;
     let (headers, header_size) = headers?;
     let route = Route { name: format!("{group}/{}", http.name), path, methods: methods?, headers };
     let digest = Digest::of(&route);
-    Ok(GroupRoute { route: Arc::new(route), digest, pattern_bytes: path_size + header_size })
+    Ok(GroupRoute { route: Arc::new(route), digest, pattern_bytes: path_size.saturating_add(header_size) })
 }
 
-/// Refuses a field that is there and empty: by a slip, nothing is left of a list, and only a field that is absent
-/// means "any".
-fn empty<T>(field: &str, any: &str, issues: &mut Issues<'_>) -> Result<T, Invalid> {
-    let message = "it is there and empty, so it matches nothing";
-    let advice = format!("write what is meant, or remove the field to match {any}: {UNTIL_THEN}");
-    issues.error(field, message, Some(&advice));
+/// Refuses a field that is present but empty, as it is left by mistake when its last entry is removed. Only an
+/// absent field means "any".
+fn refuse_empty<T>(field: &str, any: &str, sink: &mut DiagnosticSink<'_>) -> Result<T, Invalid> {
+    let message = "the field is present but empty, so it matches nothing";
+    let advice = format!("fill it in, or remove the field to match {any}; {GRANTS_NOTHING}");
+    sink.error(field, message, Some(&advice));
     Err(Invalid)
 }
 
-/// Checks a pattern; returns the memory that it has in the filter.
-fn pattern(text: &str, field: &str, issues: &mut Issues<'_>) -> Result<usize, Invalid> {
+/// Checks a pattern, and returns the memory that it takes in the filter.
+fn check_pattern(text: &str, field: &str, sink: &mut DiagnosticSink<'_>) -> Result<usize, Invalid> {
     match FullMatch::new(text) {
         Ok(_) => Ok(budget::pattern_memory(FullMatch::compiled_size(text))),
         Err(error) => {
-            issues.error(field, error.to_string(), Some(NO_RULE));
+            sink.error(field, error.to_string(), Some(INVALID_PATTERN_ADVICE));
             Err(Invalid)
         }
     }
 }
 
-/// `None`: any method.
-fn methods(texts: &[String], field: &str, issues: &mut Issues<'_>) -> Result<Option<Vec<String>>, Invalid> {
+/// Reads the methods of a match; `None` means any method.
+fn read_methods(
+    texts: &[String],
+    field: &str,
+    sink: &mut DiagnosticSink<'_>,
+) -> Result<Option<Vec<String>>, Invalid> {
     let mut valid = true;
     let mut methods = Vec::new();
     if texts.iter().all(String::is_empty) {
-        return empty(&format!("{field}.methods"), "any method", issues);
+        return refuse_empty(&format!("{field}.methods"), "any method", sink);
     }
     for (i, text) in texts.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
         let upper = text.to_ascii_uppercase();
         if text != "*" && !METHODS.contains(&upper.as_str()) {
             valid = false;
-            let message = format!("`{text}` is not a method that SMI knows");
-            issues.error(&format!("{field}.methods[{i}]"), message, Some("write `*`, `GET`, `HEAD`, `PUT`, `POST`, `DELETE`, `CONNECT`, `OPTIONS`, `TRACE` or `PATCH`"));
+            let message = format!("`{text}` is not an SMI method");
+            sink.error(&format!("{field}.methods[{i}]"), message, Some("write `*`, `GET`, `HEAD`, `PUT`, `POST`, `DELETE`, `CONNECT`, `OPTIONS`, `TRACE` or `PATCH`"));
         }
         methods.push(upper);
     }
@@ -221,15 +232,15 @@ fn methods(texts: &[String], field: &str, issues: &mut Issues<'_>) -> Result<Opt
     if valid { Ok(if any { None } else { Some(methods) }) } else { Err(Invalid) }
 }
 
-fn headers(
+fn read_headers(
     headers: &Headers,
     field: &str,
-    issues: &mut Issues<'_>,
+    sink: &mut DiagnosticSink<'_>,
 ) -> Result<(Vec<HeaderMatch>, usize), Invalid> {
-    let (mut valid, mut size) = (true, 0);
+    let (mut valid, mut size) = (true, 0_usize);
     let mut patterns = BTreeMap::new();
     if headers.0.is_empty() {
-        return empty(&format!("{field}.headers"), "any headers", issues);
+        return refuse_empty(&format!("{field}.headers"), "any headers", sink);
     }
     for header in &headers.0 {
         let name = header.name.to_ascii_lowercase();
@@ -239,16 +250,16 @@ fn headers(
         };
         if !is_header_name(&name) {
             valid = false;
-            let message = format!("`{}` is not a header's name", header.name);
-            issues.error(&field, message, Some("for the request's authority, write `host`"));
+            let message = format!("`{}` is not a header name", header.name);
+            sink.error(&field, message, Some("to match the authority, use `host`"));
         }
-        match pattern(&header.value, &field, issues) {
-            Ok(bytes) => size += bytes,
+        match check_pattern(&header.value, &field, sink) {
+            Ok(bytes) => size = size.saturating_add(bytes),
             Err(Invalid) => valid = false,
         }
         if patterns.insert(name, header.value.clone()).is_some() {
-            let message = format!("header `{}` stands here twice; the last one counts", header.name);
-            issues.warning(&field, message, Some("write one pattern that says both"));
+            let message = format!("header `{}` is listed twice; only the last one applies", header.name);
+            sink.warning(&field, message, Some("combine both into one pattern"));
         }
     }
     if !valid {
@@ -257,7 +268,7 @@ fn headers(
     Ok((patterns.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect(), size))
 }
 
-/// RFC 9110 §5.6.2; pseudo-headers are none.
+/// Returns true for header names of RFC 9110 §5.6.2. Pseudo-headers are not header names.
 fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

@@ -1,9 +1,9 @@
-//! Tables: manifests in, documents and conditions out. The numbers CAT, VAL and K8S are OSM's own test
+//! Tables: manifests in, documents and statuses out. The numbers CAT, VAL and K8S are OSM's own test
 //! cases (reference §10.1).
 
-mod beyond;
 mod budgets;
 mod catalog;
+mod extensions;
 mod grants;
 mod in_mesh;
 mod invalid;
@@ -19,8 +19,8 @@ use crate::store::FileUpdate;
 fn store(text: &str) -> Store {
     let mut store = Store::default();
     store.apply(FileUpdate::read("a.yaml".into(), text.as_bytes()));
-    let problems: Vec<String> = store.problems().map(|p| p.to_string()).collect();
-    assert!(problems.is_empty(), "{problems:#?}\n{text}");
+    let diagnostics: Vec<String> = store.diagnostics().map(|p| p.to_string()).collect();
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}\n{text}");
     store
 }
 
@@ -96,16 +96,16 @@ fn line(rule: &Rule) -> String {
     format!("{policy} {}:{port} {addresses} {hosts} {routes}{cluster}", protocol.as_str())
 }
 
-/// Everything that is said about the objects of a text, in reading order.
-fn problems(compiled: &Compiled) -> String {
-    let mut problems: Vec<&Problem> = compiled.conditions.values().flat_map(|c| &c.problems).collect();
-    problems.sort_by(|a, b| a.reading_order(b));
-    problems.iter().map(|p| format!("{p}\n")).collect()
+/// Returns all diagnostics about the objects of a text, in reading order.
+fn diagnostics(compiled: &Compiled) -> String {
+    let mut diagnostics: Vec<&Diagnostic> = compiled.statuses.values().flat_map(|c| &c.diagnostics).collect();
+    diagnostics.sort_by(|a, b| a.cmp_reading_order(b));
+    diagnostics.iter().map(|p| format!("{p}\n")).collect()
 }
 
-fn condition<'c>(compiled: &'c Compiled, name: &str) -> &'c Condition {
-    let found = compiled.conditions.iter().find(|(object, _)| object.to_string() == name);
-    found.map(|(_, condition)| condition).unwrap_or_else(|| panic!("no condition of {name}"))
+fn status<'c>(compiled: &'c Compiled, name: &str) -> &'c ObjectStatus {
+    let found = compiled.statuses.iter().find(|(object, _)| object.to_string() == name);
+    found.map(|(_, status)| status).unwrap_or_else(|| panic!("no status of {name}"))
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn unchanged_documents_are_the_same_value() {
 }
 
 #[test]
-fn ten_thousand_policies() {
+fn ten_thousand_policies_compile() {
     let mut text = String::new();
     for i in 0..10_000 {
         let spec = format!("hosts: [h{i}.example.com], ports: [{{number: 443, protocol: https}}]");
@@ -164,7 +164,7 @@ fn ten_thousand_policies() {
     let compiled = compile(&store, &CompileOptions::default(), None);
     assert_eq!(compiled.documents.len(), 2000);
     assert!(compiled.documents.values().all(|document| document.rules.len() == 5));
-    assert_eq!(compiled.conditions.len(), 10_000);
+    assert_eq!(compiled.statuses.len(), 10_000);
     let again = compile(&store, &CompileOptions::default(), Some(&compiled));
     assert!(compiled.documents.iter().all(|(id, document)| Arc::ptr_eq(document, &again.documents[id])));
 }

@@ -7,54 +7,55 @@ use std::time::Duration;
 use egress_policy::{HostPattern, Port, Rule};
 use serde::Serialize;
 
+use super::diagnostic_sink::DiagnosticSink;
 use super::digest::Digest;
 use super::egress::PolicyRule;
-use super::issues::Issues;
-use super::{Compiler, Invalid, Objects};
+use super::{Invalid, Objects, StatusCollector};
 use crate::bounds::{MAX_CONNECT_TIMEOUT, MIN_CONNECT_TIMEOUT};
 use crate::duration;
 use crate::manifest::spec::UpstreamTrafficSetting;
 use crate::manifest::{Body, ObjectRef};
 
-/// A cluster of its own, for rules whose policy names connection settings.
+/// A cluster with connection settings, for the rules of one policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct OwnCluster {
-    /// Its name, as Open Service Mesh has it: `HOST:PORT` or `PORT`.
+    /// Its name, in Open Service Mesh's form: `HOST:PORT` or `PORT`.
     pub name: String,
-    /// The names that it resolves; none: the address that was dialled.
+    /// The host pattern that it resolves; `None`: it connects to the original destination.
     pub host: Option<HostPattern>,
-    /// What it allows of connections.
+    /// The limits of its connections.
     pub limits: Limits,
 }
 
-/// Limits of one cluster, over all of its connections. `None`: as many as there are.
+/// Limits of one cluster, over all of its connections. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Limits {
-    /// How long connecting may take.
+    /// The connect timeout.
     pub connect_timeout: Option<Duration>,
-    /// Connections at a time.
+    /// The most connections at a time.
     pub max_connections: Option<u32>,
-    /// HTTP requests at a time.
+    /// The most HTTP requests at a time.
     pub max_requests: Option<u32>,
-    /// HTTP requests that wait for a connection.
+    /// The most HTTP requests that wait for a connection.
     pub max_pending_requests: Option<u32>,
-    /// HTTP retries at a time.
+    /// The most HTTP retries at a time.
     pub max_retries: Option<u32>,
-    /// HTTP requests on one connection.
+    /// The most HTTP requests on one connection.
     pub max_requests_per_connection: Option<u32>,
 }
 
 impl OwnCluster {
-    /// The cluster of a port and, where it resolves names, a host.
+    /// Makes the cluster for a port and, if it resolves names, a host pattern.
     pub(super) fn new(host: Option<&HostPattern>, port: Port, limits: Limits) -> Self {
         let name = host.map_or_else(|| port.to_string(), |host| format!("{host}:{port}"));
         Self { name, host: host.cloned(), limits }
     }
 }
 
-/// Rules and clusters for identities of other namespaces: `HOST:PORT@NAMESPACE`. So the settings of one namespace's
-/// object never throttle what another namespace's object allows to the same host and port.
-pub(super) fn separated(
+/// Builds the rules and clusters for identities of other namespaces, named `HOST:PORT@NAMESPACE`. With separate
+/// clusters, the settings of one namespace's object never throttle access that another namespace's object
+/// grants to the same host and port.
+pub(super) fn separate_clusters(
     rules: &[PolicyRule],
     clusters: &[OwnCluster],
     namespace: &str,
@@ -69,32 +70,28 @@ pub(super) fn separated(
     (rules.collect(), clusters.collect())
 }
 
-/// The settings of each UpstreamTrafficSetting.
+/// The limits of each UpstreamTrafficSetting.
 pub(super) type Settings<'s> = BTreeMap<&'s ObjectRef, Result<Limits, Invalid>>;
 
-/// Reads all of them.
-pub(super) fn settings<'s>(objects: &Objects<'s>, compiler: &mut Compiler) -> Settings<'s> {
+/// Reads all UpstreamTrafficSettings.
+pub(super) fn read_settings<'s>(objects: &Objects<'s>, collector: &mut StatusCollector) -> Settings<'s> {
     let mut settings = Settings::new();
     for (reference, object) in objects {
         if let Body::UpstreamTrafficSetting(spec) = &object.body {
-            let mut issues = Issues::new(object);
-            settings.insert(reference, limits(spec, &mut issues));
-            compiler.describe(issues, 0);
+            let mut sink = DiagnosticSink::new(object);
+            settings.insert(reference, read_limits(spec, &mut sink));
+            collector.record(sink, 0);
         }
     }
     settings
 }
 
-fn limits(spec: &UpstreamTrafficSetting, issues: &mut Issues<'_>) -> Result<Limits, Invalid> {
+fn read_limits(spec: &UpstreamTrafficSetting, sink: &mut DiagnosticSink<'_>) -> Result<Limits, Invalid> {
     for (field, given) in
         [("rateLimit", spec.rate_limit.is_some()), ("httpRoutes", spec.http_routes.is_some())]
     {
         if given {
-            issues.info(
-                &format!("spec.{field}"),
-                format!("`{field}` is not looked at for egress, as in OSM"),
-                None,
-            );
+            sink.info(&format!("spec.{field}"), format!("`{field}` is ignored for egress, as in OSM"), None);
         }
     }
     let connection = spec.connection_settings.clone().unwrap_or_default();
@@ -104,11 +101,11 @@ fn limits(spec: &UpstreamTrafficSetting, issues: &mut Issues<'_>) -> Result<Limi
         Some((_, Some(time))) if (MIN_CONNECT_TIMEOUT..=MAX_CONNECT_TIMEOUT).contains(&time) => Some(time),
         Some((text, _)) => {
             let hours = MAX_CONNECT_TIMEOUT.as_secs() / 3600;
-            issues.error(
+            sink.error(
                 "spec.connectionSettings.tcp.connectTimeout",
                 format!("`{text}` is not a duration from 1ms to {hours}h"),
                 Some(
-                    "write it as `5s` or `250ms`: until then policies that name these settings grant nothing",
+                    "write it as `5s` or `250ms`; until then policies that reference these settings grant nothing",
                 ),
             );
             return Err(Invalid);

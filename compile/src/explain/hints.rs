@@ -1,56 +1,61 @@
-//! What was probably meant, from what the nearest rules lack.
+//! Hints about what was probably meant, from the mismatches of the nearest rules.
 
 use egress_policy::ReasonCode;
 use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verdict};
 
-use super::Ask;
-use super::evidence::Evidence;
+use super::ExplainRequest;
+use super::policy_source::PolicySource;
 use crate::{ENCRYPTED_HELLO_ANNOTATION, UPGRADES_ANNOTATION};
 
-/// More would not be read.
-const MOST: usize = 4;
+/// The most hints; nobody reads more.
+const MAX_HINTS: usize = 4;
 
-pub(super) fn hints(ask: &Ask, explanation: &Explanation, evidence: &Evidence) -> Vec<String> {
+/// Collects hints about a refused connection.
+pub(super) fn collect_hints(
+    request: &ExplainRequest,
+    explanation: &Explanation,
+    source: &PolicySource,
+) -> Vec<String> {
     if explanation.verdict == Verdict::Allow && explanation.would_refuse.is_none() {
         return Vec::new();
     }
     let mut hints: Vec<String> = Vec::new();
     let reason = explanation.would_refuse.or(explanation.reason);
     if reason == Some(ReasonCode::NoPolicy) {
-        hints.extend(evidence.others(&ask.identity).into_iter().map(|(whose, objects)| {
+        hints.extend(source.similar_identities(&request.identity).into_iter().map(|(identity, objects)| {
             let more = match objects.len() {
                 0 | 1 => String::new(),
-                count => format!(" and {} more", count - 1),
+                count => format!(" and {} more", count.saturating_sub(1)),
             };
             let first = objects.first().cloned().unwrap_or_default();
-            let are = if more.is_empty() { "is" } else { "are" };
-            format!("{first}{more} {are} for {whose}: is that the source that is meant?")
+            let apply = if more.is_empty() { "applies" } else { "apply" };
+            format!("{first}{more} {apply} to {identity}: did you mean that identity?")
         }));
     }
     if reason == Some(ReasonCode::FirstBytesTimeout) {
         hints.push(
-            "for a server that speaks first, give the port protocol `tcp` or `tcp-server-first`".to_owned(),
+            "if the server speaks first, use protocol `tcp` or `tcp-server-first` for the port".to_owned(),
         );
     }
-    for ruling in explanation.rules.iter().filter(|ruling| !ruling.is_unrelated()) {
-        if hints.len() >= MOST {
+    for evaluation in explanation.rules.iter().filter(|evaluation| !evaluation.is_unrelated()) {
+        if hints.len() >= MAX_HINTS {
             break;
         }
-        if let Some(hint) = hint(ask, ruling)
+        if let Some(hint) = suggest(request, evaluation)
             && !hints.contains(&hint)
         {
             hints.push(hint);
         }
     }
-    hints.truncate(MOST);
+    hints.truncate(MAX_HINTS);
     hints
 }
 
-fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
-    let policy = format!("Egress {}", ruling.policy);
-    Some(match ruling.lacks.as_slice() {
+fn suggest(request: &ExplainRequest, evaluation: &Ruling) -> Option<String> {
+    let policy = format!("Egress {}", evaluation.policy);
+    Some(match evaluation.lacks.as_slice() {
         [Lack::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
-        [Lack::Tls] if ask.call.is_request() => format!("{policy} allows the same over TLS"),
+        [Lack::Tls] if request.probe.is_request() => format!("{policy} allows the same over TLS"),
         [Lack::Port { listed, .. }, Lack::Tls] => {
             format!("{policy} allows the same over TLS on port {listed}")
         }
@@ -59,29 +64,31 @@ fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
             format!("{policy} allows this host over plaintext HTTP on port {listed}")
         }
         [Lack::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
-            Nearness::Apex => format!("list `{name}` in {policy} too: `{pattern}` is for the names below it"),
+            Nearness::Apex => {
+                format!("list `{name}` in {policy} too: `{pattern}` covers only the names below it")
+            }
             Nearness::Below => {
                 format!("list `{name}`, or `*.{pattern}` for every name below, in {policy}")
             }
             Nearness::Above => format!("list `{name}` in {policy} too: it lists `{pattern}`"),
-            Nearness::Alike => format!("is `{pattern}` meant? {policy} lists it"),
+            Nearness::Alike => format!("did you mean `{pattern}`? {policy} lists it"),
         },
         [Lack::Address { dialled: None, .. }] => {
-            format!("{policy} allows some addresses: say which is dialled (`address`)")
+            format!("{policy} allows some addresses: give the dialled address (`address`)")
         }
         [Lack::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
             format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")
         }
         [Lack::VisibleName] => {
             format!(
-                "browsers such as Chrome and Firefox pretend to encrypt (GREASE): annotate {policy} with \
-                 `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to take the visible name"
+                "browsers such as Chrome and Firefox send a dummy encrypted ClientHello (GREASE): annotate {policy} with \
+                 `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to use the visible name"
             )
         }
-        [Lack::ServerName] if ask.call.name.is_none() => {
-            format!("{policy} decides by name: dial the name, not the address")
+        [Lack::ServerName] if request.probe.name.is_none() => {
+            format!("{policy} filters by name: connect to the name, not to the address")
         }
-        [Lack::Name { .. }] => format!("{policy} decides by name: ask for the name, not the address"),
+        [Lack::Name { .. }] => format!("{policy} filters by name: request the name, not the address"),
         [Lack::AuthorityPort { dialled, .. }] => {
             format!("leave the port out of the authority, or write {dialled}")
         }

@@ -1,29 +1,29 @@
-//! Which proxies have a document, where somebody asked a control plane.
+//! The proxies that have a policy document, as a control plane reports them.
 
 use serde::Serialize;
 
-/// The proxies that a question is about.
+/// The proxies of an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Proxies {
-    /// The document that the control plane has for the identity, where it is not the one that was asked.
+    /// The control plane's document for the identity, if it differs from the explained one.
     pub other_document: Option<String>,
-    /// Why the control plane cannot read its objects now.
+    /// The reason why the control plane cannot read its objects now.
     pub source_unavailable: Option<String>,
     /// The proxies.
     pub proxies: Vec<ProxyState>,
 }
 
-/// One of them.
+/// The state of one proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyState {
-    /// Its node id.
+    /// The node id.
     pub node: String,
-    /// Whether it has the document that was asked.
+    /// True if it has acknowledged the explained document.
     pub acknowledged: bool,
-    /// The document that it has.
+    /// The document that it has acknowledged.
     pub document: Option<String>,
-    /// What it refused, in Envoy's words.
+    /// The updates that it rejected, in Envoy's words.
     pub rejected: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! Names that only search domains complete. Sidecars ask for every name as it stands, so a pod's search domains
-//! (`NAMESPACE.svc.cluster.local` and those above) do not complete it.
+//! Names that rely on search domains. Sidecars resolve every name as written, so a pod's search domains
+//! (`NAMESPACE.svc.cluster.local` and its parents) do not complete it.
 
 use std::collections::BTreeSet;
 
@@ -7,39 +7,40 @@ use egress_policy::HostPattern;
 
 use super::lint;
 use crate::compile::host;
-use crate::manifest::{Body, Kind, Object, ObjectRef, Problem, Severity};
+use crate::manifest::{Body, Diagnostic, Kind, Object, ObjectRef, Severity};
 
-/// The domain of a cluster, unless it was given another.
+/// The default domain of a cluster.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// A host that was complete only with a search domain.
+/// The completion of a host that relies on a search domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incomplete {
-    /// The host with the search domain, as it is to be written.
+pub struct HostCompletion {
+    /// The host with the search domain, as it should be written.
     pub complete: String,
-    /// Whether it may be meant as it stands, too: `web.dev` is a name, and a Service in a namespace `dev`.
+    /// True if the host may also be meant as written: `web.dev` is a public name, and a Service in a namespace
+    /// `dev`.
     pub is_guess: bool,
 }
 
-/// What is to be written instead of a host that needs search domains.
+/// Completes a host that relies on a search domain; `None` if it does not.
 ///
-/// `namespaces` are those of the cluster, and `own` is the workload's, where it is one.
+/// `namespaces` are those of the cluster, and `own` is that of the workload, if there is one.
 #[must_use]
-pub fn incomplete(text: &str, own: Option<&str>, namespaces: &BTreeSet<&str>) -> Option<Incomplete> {
-    let pattern = host::pattern(text).ok()?;
+pub fn complete_host(text: &str, own: Option<&str>, namespaces: &BTreeSet<&str>) -> Option<HostCompletion> {
+    let pattern = host::parse_pattern(text).ok()?;
     let (wildcard, name) = match &pattern {
         HostPattern::Exact(name) => ("", name.as_str()),
         HostPattern::Below(name) => ("*.", name.as_str()),
     };
     let complete = |rest: &str| format!("{wildcard}{name}.{rest}{CLUSTER_DOMAIN}");
     let last = name.rsplit('.').next().unwrap_or_default();
-    let certain = |complete| Some(Incomplete { complete, is_guess: false });
+    let certain = |complete| Some(HostCompletion { complete, is_guess: false });
     match (name.contains('.'), last) {
         (true, "svc") => certain(complete("")),
         (_, last) if namespaces.contains(last) && (name.contains('.') || !wildcard.is_empty()) => {
-            Some(Incomplete { complete: complete("svc."), is_guess: true })
+            Some(HostCompletion { complete: complete("svc."), is_guess: true })
         }
-        // A whole top-level domain, of which more is said elsewhere.
+        // A whole top-level domain is reported elsewhere.
         (false, _) if !wildcard.is_empty() => None,
         (false, "localhost") => None,
         (false, _) => certain(complete(&format!("{}.svc.", own.unwrap_or("NAMESPACE")))),
@@ -56,7 +57,7 @@ pub(super) struct ClusterNames<'s> {
 }
 
 impl<'s> ClusterNames<'s> {
-    pub(super) fn of(objects: impl Iterator<Item = &'s ObjectRef>) -> Self {
+    pub(super) fn collect(objects: impl Iterator<Item = &'s ObjectRef>) -> Self {
         let mut names = Self::default();
         for ObjectRef { kind, namespace, name } in objects {
             if *kind == Kind::Namespace {
@@ -71,29 +72,35 @@ impl<'s> ClusterNames<'s> {
         names
     }
 
-    /// Whether a host is `SERVICE.NAMESPACE` of a Service that is known.
+    /// Returns true if a host is `SERVICE.NAMESPACE` of a known Service.
     fn has_service(&self, pattern: &HostPattern) -> bool {
         let HostPattern::Exact(name) = pattern else { return false };
         let parts = name.as_str().split_once('.');
         parts.is_some_and(|(name, namespace)| self.services.contains(&(namespace, name)))
     }
 
-    /// What is said about a host of an object.
-    pub(super) fn about(&self, object: &Object, field: &str, pattern: &HostPattern) -> Option<Problem> {
+    /// Reports a host that relies on a search domain.
+    pub(super) fn check_host(
+        &self,
+        object: &Object,
+        field: &str,
+        pattern: &HostPattern,
+    ) -> Option<Diagnostic> {
         let Body::Egress(egress) = &object.body else { return None };
         let mut own = egress.sources.iter().map(|source| source.namespace.as_str());
         let own = own.next().filter(|first| own.all(|other| other == *first));
-        let Incomplete { complete, is_guess } = incomplete(&pattern.to_string(), own, &self.namespaces)?;
-        let advice = format!("write `{complete}`, and let the workload ask for that name");
+        let HostCompletion { complete, is_guess } =
+            complete_host(&pattern.to_string(), own, &self.namespaces)?;
+        let advice = format!("write `{complete}`, and let the workload use that name");
         if is_guess && !self.has_service(pattern) {
             let message = format!(
-                "`{pattern}` is asked for as it stands: search domains, which would make it `{complete}`, do not count"
+                "`{pattern}` is resolved as written: search domains, which would complete it to `{complete}`, do not apply"
             );
-            let advice = format!("if that Service is meant, {advice}");
+            let advice = format!("if you mean that Service, {advice}");
             return Some(lint(Severity::Info, object, field, message).advice(advice));
         }
         let message = format!(
-            "`{pattern}` is asked for as it stands, and is no whole name: search domains do not count"
+            "`{pattern}` is resolved as written and is not a fully qualified name: search domains do not apply"
         );
         Some(lint(Severity::Warning, object, field, message).advice(advice))
     }

@@ -1,9 +1,9 @@
-//! Names below which anyone can have one of their own: the public suffix list, and what it leaves out.
+//! Suffixes below which anyone can register a name: the public suffix list, and others that it lacks.
 
 use egress_policy::Host;
 
-/// Storage, content networks, hosting and tunnels that many customers share: some are not in the public suffix list, and
-/// of those that are, the names above them are here.
+/// Storage, content networks, hosting and tunnels that many customers share. Some are not in the public suffix
+/// list; for others, only names below them are.
 const SUFFIXES: [&str; 43] = [
     "amazonaws.com",
     "appspot.com",
@@ -50,28 +50,31 @@ const SUFFIXES: [&str; 43] = [
     "workers.dev",
 ];
 
-/// The suffix of a host name that many customers of one company share.
+/// Finds the suffix of a host that many customers of one company share.
 #[must_use]
-pub fn of(host: &str) -> Option<String> {
+pub fn find(host: &str) -> Option<String> {
     let own = SUFFIXES.into_iter().find(|suffix| is_or_is_below(host, suffix)).map(str::to_owned);
-    // Of a registry, and not of a company, every name has one.
-    own.or_else(|| listed(host).filter(|suffix| suffix.typ() == Some(psl::Type::Private)).and_then(text))
+    // Every name has a suffix that belongs to a registry and not to a company.
+    own.or_else(|| {
+        public_suffix(host).filter(|suffix| suffix.typ() == Some(psl::Type::Private)).and_then(suffix_text)
+    })
 }
 
-/// The shared suffix below which a wildcard allows every name: the name that it stands before, or one below that.
-pub(super) fn below(above: &Host) -> Option<String> {
-    // A whole top-level domain is said to be one.
+/// Finds the shared suffix below which the wildcard `*.above` allows every name: `above` itself, or a name
+/// below it.
+pub(super) fn find_below(above: &Host) -> Option<String> {
+    // A whole top-level domain is reported elsewhere.
     let above = Some(above.as_str()).filter(|above| above.contains('.'))?;
-    let is_suffix = listed(above).and_then(text).filter(|suffix| suffix == above);
+    let is_suffix = public_suffix(above).and_then(suffix_text).filter(|suffix| suffix == above);
     is_suffix.or_else(|| SUFFIXES.into_iter().find(|suffix| is_or_is_below(suffix, above)).map(str::to_owned))
 }
 
-/// The public suffix of a name, where the list has one.
-fn listed(host: &str) -> Option<psl::Suffix<'_>> {
+/// Looks up the public suffix of a name.
+fn public_suffix(host: &str) -> Option<psl::Suffix<'_>> {
     psl::suffix(host.as_bytes()).filter(psl::Suffix::is_known)
 }
 
-fn text(suffix: psl::Suffix<'_>) -> Option<String> {
+fn suffix_text(suffix: psl::Suffix<'_>) -> Option<String> {
     String::from_utf8(suffix.as_bytes().to_vec()).ok()
 }
 
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_that_strangers_share() {
+    fn shared_suffixes_are_found() {
         for (host, of_wildcard, of_host) in [
             ("co.uk", Some("co.uk"), None),
             ("example.co.uk", None, None),
@@ -100,8 +103,8 @@ mod tests {
             ("corp.internal", None, None),
         ] {
             let name = Host::canonical(host).expect("a name");
-            assert_eq!(below(&name).as_deref(), of_wildcard, "*.{host}");
-            assert_eq!(of(host).as_deref(), of_host, "{host}");
+            assert_eq!(find_below(&name).as_deref(), of_wildcard, "*.{host}");
+            assert_eq!(find(host).as_deref(), of_host, "{host}");
         }
     }
 }

@@ -2,14 +2,14 @@ use super::*;
 use crate::store::FileUpdate;
 use crate::{CompileOptions, compile};
 
-/// What is said about policies of `shop/app`, as `policy field: message`.
-fn said(specs: &[&str]) -> Vec<String> {
-    // What is said of the mesh as a whole has tests of its own.
-    said_with("", specs).into_iter().filter(|text| !text.contains("DNS over TCP")).collect()
+/// Returns the lints about policies of `shop/app`, as `policy field: message`.
+fn lint_specs(specs: &[&str]) -> Vec<String> {
+    // What is messages of the mesh as a whole has tests of its own.
+    lint_with("", specs).into_iter().filter(|text| !text.contains("DNS over TCP")).collect()
 }
 
 /// The same beside other manifests.
-fn said_with(others: &str, specs: &[&str]) -> Vec<String> {
+fn lint_with(others: &str, specs: &[&str]) -> Vec<String> {
     let policies = specs.iter().enumerate().map(|(i, spec)| {
         format!(
             "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: p{i}, namespace: shop}}\n\
@@ -20,29 +20,29 @@ fn said_with(others: &str, specs: &[&str]) -> Vec<String> {
     let mut store = Store::default();
     store.apply(FileUpdate::read("a.yaml".into(), text.as_bytes()));
     let compiled = compile(&store, &CompileOptions::default(), None);
-    assert_eq!(store.problems().count(), 0, "{text}");
-    let about = |problem: &Problem| {
-        assert_eq!(problem.position.is_some(), problem.object.is_some());
-        let policy = problem.object.as_ref().map(|object| object.name.clone()).unwrap_or_default();
-        format!("{policy} {}: {}", problem.field.clone().unwrap_or_default(), problem.message)
+    assert_eq!(store.diagnostics().count(), 0, "{text}");
+    let about = |diagnostic: &Diagnostic| {
+        assert_eq!(diagnostic.position.is_some(), diagnostic.object.is_some());
+        let policy = diagnostic.object.as_ref().map(|object| object.name.clone()).unwrap_or_default();
+        format!("{policy} {}: {}", diagnostic.field.clone().unwrap_or_default(), diagnostic.message)
     };
-    lints(&store, &compiled).iter().map(about).collect()
+    lint_policies(&store, &compiled).iter().map(about).collect()
 }
 
 #[test]
-fn apexes() {
-    const SAID: &str =
-        "p0 spec.hosts[0]: `*.a.org` is for the names below `a.org`, and nothing allows that one itself";
+fn a_wildcard_without_its_apex_is_reported() {
+    const MESSAGE: &str =
+        "p0 spec.hosts[0]: `*.a.org` covers the names below `a.org`, but nothing allows `a.org` itself";
     let port = "ports: [{number: 443, protocol: https}]";
     let wildcard = format!("hosts: ['*.a.org'], {port}");
-    assert_eq!(said(&[&wildcard]), [SAID]);
-    assert_eq!(said(&[&wildcard, "hosts: [a.org], ports: [{number: 80, protocol: http}]"]), [SAID]);
-    assert_eq!(said(&[&wildcard, &format!("hosts: [a.org], {port}")]), [""; 0]);
-    assert_eq!(said(&[&format!("hosts: ['*.a.org', A.org.], {port}")]), [""; 0]);
+    assert_eq!(lint_specs(&[&wildcard]), [MESSAGE]);
+    assert_eq!(lint_specs(&[&wildcard, "hosts: [a.org], ports: [{number: 80, protocol: http}]"]), [MESSAGE]);
+    assert_eq!(lint_specs(&[&wildcard, &format!("hosts: [a.org], {port}")]), [""; 0]);
+    assert_eq!(lint_specs(&[&format!("hosts: ['*.a.org', A.org.], {port}")]), [""; 0]);
 }
 
 #[test]
-fn names_that_anybody_can_get() {
+fn wildcards_over_shared_suffixes_are_reported() {
     for (hosts, expected) in [
         ("'*.github.io'", Some("github.io")),
         ("'*.amazonaws.com'", Some("amazonaws.com")),
@@ -51,30 +51,30 @@ fn names_that_anybody_can_get() {
         ("'*.me.github.io', me.github.io", None),
         ("'*.ub.io', ub.io", None),
     ] {
-        let said = said(&[&format!("hosts: [{hosts}], ports: [{{number: 443, protocol: https}}]")]);
-        let found = said.first().map(String::as_str);
-        let expected = expected.map(|suffix| format!("anybody can get a name below `{suffix}`"));
-        assert_eq!(found.is_some(), expected.is_some(), "{hosts}: {said:?}");
+        let messages = lint_specs(&[&format!("hosts: [{hosts}], ports: [{{number: 443, protocol: https}}]")]);
+        let found = messages.first().map(String::as_str);
+        let expected = expected.map(|suffix| format!("anyone can register a name below `{suffix}`"));
+        assert_eq!(found.is_some(), expected.is_some(), "{hosts}: {messages:?}");
         assert!(
             expected.is_none_or(|text| found.is_some_and(|found| found.contains(&text))),
-            "{hosts}: {said:?}"
+            "{hosts}: {messages:?}"
         );
     }
 }
 
 #[test]
-fn everything() {
-    let all = said(&["ports: [{number: 443, protocol: https}, {number: 22, protocol: tcp}]"]);
+fn ports_open_to_everything_are_reported() {
+    let all = lint_specs(&["ports: [{number: 443, protocol: https}, {number: 22, protocol: tcp}]"]);
     let expected = [
         "p0 spec.ports[0]: this allows any name over TLS on port 443",
         "p0 spec.ports[1]: this allows any address on port 22",
     ];
     assert_eq!(all, expected);
-    assert_eq!(said(&["ipAddresses: [10.0.0.0/8], ports: [{number: 22, protocol: tcp}]"]), [""; 0]);
+    assert_eq!(lint_specs(&["ipAddresses: [10.0.0.0/8], ports: [{number: 22, protocol: tcp}]"]), [""; 0]);
 }
 
 #[test]
-fn superfluous_ports() {
+fn redundant_ports_are_reported() {
     let tcp = |blocks: &str| format!("ipAddresses: [{blocks}], ports: [{{number: 22, protocol: tcp}}]");
     let https = |hosts: &str| format!("hosts: [{hosts}], ports: [{{number: 443, protocol: https}}]");
     for (specs, expected) in [
@@ -97,16 +97,19 @@ fn superfluous_ports() {
             None,
         ),
     ] {
-        let said = said(&specs.each_ref().map(String::as_str));
-        let expected =
-            expected.map(|policy| format!("{policy} spec.ports[0]: everything that this port allows"));
-        assert_eq!(said.len(), usize::from(expected.is_some()), "{specs:?}: {said:?}");
-        assert!(expected.is_none_or(|text| said[0].starts_with(&text)), "{specs:?}: {said:?}");
+        let messages = lint_specs(&specs.each_ref().map(String::as_str));
+        let expected = expected.map(|policy| {
+            (format!("{policy} spec.ports[0]: "), "already allows everything that this port allows")
+        });
+        assert_eq!(messages.len(), usize::from(expected.is_some()), "{specs:?}: {messages:?}");
+        let found =
+            |(start, end): (String, &str)| messages[0].starts_with(&start) && messages[0].ends_with(end);
+        assert!(expected.is_none_or(found), "{specs:?}: {messages:?}");
     }
 }
 
 #[test]
-fn dns_over_tcp() {
+fn refused_dns_over_tcp_is_reported() {
     const MESH: &str = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
         metadata: {name: osm-mesh-config, namespace: osm-system}\nspec: {traffic: TRAFFIC}\n";
     const NAMES: &str = "hosts: [a.org], ports: [{number: 443, protocol: https}]";
@@ -123,7 +126,7 @@ fn dns_over_tcp() {
         apiVersion: v1\nkind: Service\nmetadata: {name: dns, namespace: dns}\n\
         spec: {clusterIP: 10.96.0.10, selector: {app: dns}, ports: [{port: 53}]}\n";
     let permissive = mesh("{enablePermissiveTrafficPolicyMode: true}");
-    for (name, others, specs, is_said) in [
+    for (name, others, specs, is_reported) in [
         ("nothing else", String::new(), vec![NAMES.to_owned()], true),
         ("a MeshConfig", mesh("{}"), vec![NAMES.to_owned()], true),
         ("another port", mesh("{outboundPortExclusionList: [5353]}"), vec![NAMES.to_owned()], true),
@@ -159,24 +162,24 @@ fn dns_over_tcp() {
         ("no policy", String::new(), vec![], false),
     ] {
         let specs: Vec<_> = specs.iter().map(String::as_str).collect();
-        let said = said_with(&others, &specs);
-        let found = said.iter().filter(|text| text.contains("DNS over TCP")).count();
-        assert_eq!(found, usize::from(is_said), "{name}: {said:?}");
+        let messages = lint_with(&others, &specs);
+        let found = messages.iter().filter(|text| text.contains("DNS over TCP")).count();
+        assert_eq!(found, usize::from(is_reported), "{name}: {messages:?}");
     }
-    let said = said_with(&mesh("{}"), &[NAMES]);
+    let messages = lint_with(&mesh("{}"), &[NAMES]);
     assert_eq!(
-        said.first().map(String::as_str),
+        messages.first().map(String::as_str),
         Some(
-            "osm-mesh-config spec.traffic: nothing here lets DNS over TCP (port 53) out for `shop/app`: names resolve over \
-             UDP, which goes round the sidecar, but an answer that is too long for UDP is asked for again over TCP, and \
+            "osm-mesh-config spec.traffic: no rule allows DNS over TCP (port 53) for `shop/app`: queries over UDP bypass \
+             the sidecar, but a response that is too long for UDP is retried over TCP and \
              refused"
         )
     );
 }
 
-/// Once, however many there are.
+/// The lint is reported once, whatever the number of identities.
 #[test]
-fn dns_of_many() {
+fn refused_dns_over_tcp_is_reported_once_for_many() {
     let sources: Vec<_> =
         (0..9).map(|i| format!("{{kind: ServiceAccount, name: a{i}, namespace: shop}}")).collect();
     let egress = format!(
@@ -184,57 +187,58 @@ fn dns_of_many() {
          spec: {{sources: [{}], hosts: [a.org], ports: [{{number: 443, protocol: https}}]}}\n",
         sources.join(", ")
     );
-    let said = said_with(&egress, &[]);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("out for `shop/a0`, `shop/a1`, `shop/a2` and 6 more:"), "{said:?}");
+    let messages = lint_with(&egress, &[]);
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("for `shop/a0`, `shop/a1`, `shop/a2` and 6 more:"), "{messages:?}");
 }
 
 #[test]
-fn names_that_search_domains_complete() {
+fn hosts_that_need_search_domains_are_reported() {
     const OTHERS: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: dev}\n---\n\
         apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: store}\n\
         spec: {clusterIP: 10.96.0.10, selector: {app: cart}, ports: [{port: 80}]}\n";
     for (host, expected) in [
-        ("db", Some("p0 spec.hosts[0]: `db` is asked for as it stands, and is no whole name")),
+        ("db", Some("p0 spec.hosts[0]: `db` is resolved as written and is not a fully qualified name")),
         (
             "cart.store",
-            Some("p0 spec.hosts[0]: `cart.store` is asked for as it stands, and is no whole name"),
+            Some("p0 spec.hosts[0]: `cart.store` is resolved as written and is not a fully qualified name"),
         ),
         (
             "cart.store.svc",
-            Some("p0 spec.hosts[0]: `cart.store.svc` is asked for as it stands, and is no whole"),
+            Some(
+                "p0 spec.hosts[0]: `cart.store.svc` is resolved as written and is not a fully qualified name",
+            ),
         ),
         (
             "'*.store.svc'",
-            Some("p0 spec.hosts[0]: `*.store.svc` is asked for as it stands, and is no whole name"),
+            Some("p0 spec.hosts[0]: `*.store.svc` is resolved as written and is not a fully qualified name"),
         ),
         (
             "web.dev",
             Some(
-                "p0 spec.hosts[0]: `web.dev` is asked for as it stands: search domains, which would make it \
-                 `web.dev.svc.cluster.local`, do not count",
+                "p0 spec.hosts[0]: `web.dev` is resolved as written: search domains, which would complete it to \
+                 `web.dev.svc.cluster.local`, do not apply",
             ),
         ),
-        (
-            "pod-0.db.shop",
-            Some("p0 spec.hosts[0]: `pod-0.db.shop` is asked for as it stands: search domains"),
-        ),
+        ("pod-0.db.shop", Some("p0 spec.hosts[0]: `pod-0.db.shop` is resolved as written: search domains")),
         ("localhost", None),
         ("httpbin.org", None),
         ("cart.store.svc.cluster.local", None),
         ("svc.example", None),
     ] {
-        let said = said_with(OTHERS, &[&format!("hosts: [{host}], ports: [{{number: 80, protocol: http}}]")]);
-        let found: Vec<_> = said.iter().filter(|text| text.contains("asked for as it stands")).collect();
-        assert_eq!(found.len(), usize::from(expected.is_some()), "{host}: {said:?}");
-        assert!(expected.is_none_or(|text| found[0].starts_with(text)), "{host}: {said:?}");
+        let messages =
+            lint_with(OTHERS, &[&format!("hosts: [{host}], ports: [{{number: 80, protocol: http}}]")]);
+        let found: Vec<_> = messages.iter().filter(|text| text.contains("resolved as written")).collect();
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{host}: {messages:?}");
+        assert!(expected.is_none_or(|text| found[0].starts_with(text)), "{host}: {messages:?}");
     }
 }
 
 #[test]
-fn how_such_names_are_written() {
+fn hosts_are_completed_with_the_search_domain() {
     let namespaces = ["shop", "dev"].into();
-    let complete = |host, own| search_domains::incomplete(host, own, &namespaces).map(|found| found.complete);
+    let complete =
+        |host, own| search_domains::complete_host(host, own, &namespaces).map(|found| found.complete);
     for (host, own, expected) in [
         ("db", Some("shop"), Some("db.shop.svc.cluster.local")),
         ("db", None, Some("db.NAMESPACE.svc.cluster.local")),

@@ -7,39 +7,39 @@ use serde::{Deserialize, Serialize};
 use super::spec::{
     Egress, Endpoints, HttpRouteGroup, MeshConfig, Service, TrafficTarget, UpstreamTrafficSetting, Workload,
 };
-use super::{Places, Position};
+use super::{Position, SourceMap};
 
-/// The kinds of objects that are looked at.
+/// The kinds of objects that the compiler reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
-    /// The mesh-wide settings.
+    /// Mesh-wide settings.
     MeshConfig,
-    /// What outside a set of service accounts may reach.
+    /// The destinations outside the mesh that some service accounts may reach.
     Egress,
-    /// Which HTTP requests.
+    /// A set of HTTP routes.
     #[serde(rename = "HTTPRouteGroup")]
     HttpRouteGroup,
-    /// How to connect.
+    /// Connection settings.
     UpstreamTrafficSetting,
-    /// Carries annotations.
+    /// A namespace, read for its labels and annotations.
     Namespace,
-    /// Carries annotations.
+    /// A service account, read for its annotations.
     ServiceAccount,
     /// A destination in the mesh.
     Service,
-    /// Where the pods of a service are.
+    /// The addresses of the pods of a service.
     Endpoints,
-    /// The same.
+    /// A part of the addresses of the pods of a service.
     EndpointSlice,
-    /// Pods that a service stands for.
+    /// A pod.
     Pod,
-    /// What makes such pods.
+    /// A template of pods.
     Deployment,
-    /// The same.
+    /// A template of pods with stable names.
     StatefulSet,
-    /// The same.
+    /// A template of pods, one per node.
     DaemonSet,
-    /// Who may connect to whom in the mesh.
+    /// A rule that lets service accounts connect to each other within the mesh.
     TrafficTarget,
 }
 
@@ -97,7 +97,7 @@ impl Kind {
         }
     }
 
-    /// The versions that are understood, the best one first.
+    /// The supported versions, the preferred one first.
     #[must_use]
     pub const fn versions(self) -> &'static [&'static str] {
         match self {
@@ -111,7 +111,7 @@ impl Kind {
         }
     }
 
-    /// Whether objects of this kind live in a namespace.
+    /// Returns true if objects of this kind belong to a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace)
@@ -124,7 +124,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which object: there is at most one of each.
+/// A reference to an object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectRef {
     /// Its kind.
@@ -137,7 +137,7 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// Names an object.
+    /// Makes a reference.
     pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { kind, namespace: namespace.into(), name: name.into() }
     }
@@ -153,7 +153,7 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// What is read of an object's metadata besides its name.
+/// The metadata of an object, without its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
@@ -163,13 +163,13 @@ pub struct Metadata {
     /// Annotations.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// Counts changes of the specification, where a server keeps it.
+    /// The generation: the server's count of changes of the specification.
     #[serde(default)]
     pub generation: Option<i64>,
-    /// When a server made it, in a form whose order is that of time. Files may say anything here.
+    /// The creation time that a server sets, in a form that sorts by time. Files may contain anything here.
     #[serde(default, deserialize_with = "text_or_nothing", skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<String>,
-    /// The state that was read, where a server keeps it.
+    /// The revision that was read, if it comes from a server.
     #[serde(skip)]
     pub revision: Revision,
 }
@@ -178,13 +178,13 @@ fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
     Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
 
-/// The state of an object at its API server: names a change of it. An object that says the same is the same, whatever
-/// its revision, so all are equal.
+/// The revision of an object at its API server. Objects with the same content are equal whatever their
+/// revision, so all revisions compare as equal.
 #[derive(Clone, Debug, Default)]
 pub struct Revision {
-    /// The identifier that no other object ever has.
+    /// The unique identifier of the object.
     pub uid: String,
-    /// The version with which the object began to say what it says.
+    /// The first resource version with the current content.
     pub version: String,
 }
 
@@ -204,7 +204,7 @@ impl Metadata {
     }
 }
 
-/// What an object says, by kind.
+/// The content of an object, by kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     /// Mesh-wide settings.
@@ -221,7 +221,7 @@ pub enum Body {
     ServiceAccount,
     /// A service.
     Service(Service),
-    /// Where the pods of a service are, of either kind.
+    /// The addresses of the pods of a service, of either kind.
     Endpoints(Kind, Endpoints),
     /// Pods, of any kind.
     Workload(Kind, Workload),
@@ -247,25 +247,25 @@ impl Body {
     }
 }
 
-/// An object that was read, and where.
+/// An object, and where it was read from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Which object it is.
+    /// Its kind, namespace and name.
     pub reference: ObjectRef,
     /// Its labels and annotations.
     pub metadata: Metadata,
-    /// What it says.
+    /// Its content.
     pub body: Body,
-    /// The file that it stands in, or what else it came from.
+    /// The file that defines it, or another name of its origin.
     pub file: Arc<str>,
-    /// Where its fields stand in that file.
-    pub places: Places,
+    /// The positions of its fields in that file.
+    pub source_map: SourceMap,
 }
 
 impl Object {
-    /// Where a field stands; nothing where the object does not come from a text.
+    /// The position of a field; `None` if the object does not come from a text.
     #[must_use]
     pub fn position(&self, field: &str) -> Option<Position> {
-        self.places.find(field)
+        self.source_map.find(field)
     }
 }

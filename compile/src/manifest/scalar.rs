@@ -3,29 +3,29 @@ use std::borrow::Cow;
 use saphyr_parser::{ScalarStyle, Tag};
 use serde_json::{Number, Value};
 
-/// What a scalar means by the core schema of YAML 1.2 (§10.3), as far as JSON can say it.
+/// Resolves a scalar by the core schema of YAML 1.2 (§10.3), as far as JSON can represent it.
 ///
 /// # Errors
-/// With a message and what to do.
-pub(super) fn resolve(
+/// Returns a message and a remedy.
+pub(super) fn resolve_scalar(
     text: Cow<'_, str>,
     style: ScalarStyle,
     tag: Option<&Tag>,
 ) -> Result<Value, (String, &'static str)> {
     let Some(tag) = tag else {
         return match style {
-            ScalarStyle::Plain => plain(text),
+            ScalarStyle::Plain => resolve_plain(text),
             ScalarStyle::SingleQuoted
             | ScalarStyle::DoubleQuoted
             | ScalarStyle::Literal
             | ScalarStyle::Folded => Ok(Value::String(text.into_owned())),
         };
     };
-    // `!` alone says: not resolved, so a string.
+    // `!` alone means "not resolved", so a string.
     if core_tag(tag) == Some("str") || (tag.handle.is_empty() && tag.suffix == "!") {
         return Ok(Value::String(text.into_owned()));
     }
-    let value = plain(text)?;
+    let value = resolve_plain(text)?;
     let fits = match core_tag(tag) {
         Some("null") => value.is_null(),
         Some("bool") => value.is_boolean(),
@@ -37,23 +37,23 @@ pub(super) fn resolve(
         Ok(value)
     } else {
         let Tag { handle, suffix } = tag;
-        Err((format!("tag `{handle}{suffix}` does not fit here"), "write the value without a tag"))
+        Err((format!("tag `{handle}{suffix}` is not allowed here"), "write the value without a tag"))
     }
 }
 
-/// The name of a tag of YAML itself.
+/// The name of one of YAML's own tags.
 pub(super) fn core_tag(tag: &Tag) -> Option<&str> {
     if tag.is_yaml_core_schema() { Some(&tag.suffix) } else { None }
 }
 
-fn plain(text: Cow<'_, str>) -> Result<Value, (String, &'static str)> {
+fn resolve_plain(text: Cow<'_, str>) -> Result<Value, (String, &'static str)> {
     match &*text {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
         "true" | "True" | "TRUE" => return Ok(Value::Bool(true)),
         "false" | "False" | "FALSE" => return Ok(Value::Bool(false)),
         _ => {}
     }
-    if let Some(number) = integer(&text) {
+    if let Some(number) = parse_integer(&text) {
         return Ok(Value::Number(number));
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
@@ -71,9 +71,8 @@ fn plain(text: Cow<'_, str>) -> Result<Value, (String, &'static str)> {
     Ok(Value::String(text.into_owned()))
 }
 
-/// What a plain scalar means by YAML 1.1, as Go's reader of it has it, where that is something else than by
-/// YAML 1.2.
-pub(super) fn yaml_1_1(text: &str) -> Option<Value> {
+/// Resolves a plain scalar by YAML 1.1, as Go's parser does. Returns a value only if it differs from YAML 1.2.
+pub(super) fn resolve_yaml_1_1(text: &str) -> Option<Value> {
     match text {
         "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Some(Value::Bool(true)),
         "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Some(Value::Bool(false)),
@@ -83,37 +82,39 @@ pub(super) fn yaml_1_1(text: &str) -> Option<Value> {
         return None;
     }
     let number = text.replace('_', "");
-    let (sign, unsigned) = match number.strip_prefix('-') {
-        Some(unsigned) => (-1, unsigned),
-        None => (1, number.strip_prefix('+').unwrap_or(&number)),
+    let (is_negative, unsigned) = match number.strip_prefix('-') {
+        Some(unsigned) => (true, unsigned),
+        None => (false, number.strip_prefix('+').unwrap_or(&number)),
     };
-    let signed = |radix, digits_of: &str| {
-        let value = i64::try_from(digits(digits_of, radix)?).ok()?;
-        Some(Value::from(sign * value))
+    let signed = |digits: &str, radix| {
+        let value = i64::try_from(parse_digits(digits, radix)?).ok()?;
+        Some(Value::from(if is_negative { value.checked_neg()? } else { value }))
     };
-    match unsigned.as_bytes() {
-        [b'0', b'b', ..] => signed(2, &unsigned[2..]),
-        [b'0', b'0'..=b'7', ..] => signed(8, &unsigned[1..]),
-        [b'0'..=b'9', ..] if text.contains('_') => signed(10, unsigned),
+    if let Some(binary) = unsigned.strip_prefix("0b") {
+        return signed(binary, 2);
+    }
+    match (unsigned.strip_prefix('0'), unsigned.as_bytes()) {
+        (Some(octal), [_, b'0'..=b'7', ..]) => signed(octal, 8),
+        (_, [b'0'..=b'9', ..]) if text.contains('_') => signed(unsigned, 10),
         _ => None,
     }
 }
 
-fn integer(text: &str) -> Option<Number> {
+fn parse_integer(text: &str) -> Option<Number> {
     if let Some(octal) = text.strip_prefix("0o") {
-        return digits(octal, 8).map(Number::from);
+        return parse_digits(octal, 8).map(Number::from);
     }
     if let Some(hexadecimal) = text.strip_prefix("0x") {
-        return digits(hexadecimal, 16).map(Number::from);
+        return parse_digits(hexadecimal, 16).map(Number::from);
     }
     match text.strip_prefix('-') {
         Some(rest) if !rest.starts_with(['+', '-']) => text.parse::<i64>().ok().map(Number::from),
         Some(_) => None,
-        None => digits(text.strip_prefix('+').unwrap_or(text), 10).map(Number::from),
+        None => parse_digits(text.strip_prefix('+').unwrap_or(text), 10).map(Number::from),
     }
 }
 
-fn digits(text: &str, radix: u32) -> Option<u64> {
+fn parse_digits(text: &str, radix: u32) -> Option<u64> {
     // `from_str_radix` would take a sign.
     if text.starts_with(['+', '-']) { None } else { u64::from_str_radix(text, radix).ok() }
 }
@@ -124,7 +125,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_kubectl_reads_otherwise() {
+    fn plain_scalars_of_yaml_1_1_differ_where_kubectl_does() {
         for (text, expected) in [
             ("0644", Some(json!(420))),
             ("-010", Some(json!(-8))),
@@ -142,12 +143,12 @@ mod tests {
             ("yEs", None),
             ("", None),
         ] {
-            assert_eq!(yaml_1_1(text), expected, "{text}");
+            assert_eq!(resolve_yaml_1_1(text), expected, "{text}");
         }
     }
 
     #[test]
-    fn plain_scalars_of_the_core_schema() {
+    fn plain_scalars_follow_the_core_schema() {
         for (text, expected) in [
             ("", json!(null)),
             ("~", json!(null)),
@@ -183,10 +184,10 @@ mod tests {
             ("e", json!("e")),
             ("*.a.org", json!("*.a.org")),
         ] {
-            assert_eq!(plain(text.into()), Ok(expected), "{text}");
+            assert_eq!(resolve_plain(text.into()), Ok(expected), "{text}");
         }
         for text in [".inf", "-.INF", ".nan", "1e999"] {
-            assert!(plain(text.into()).is_err(), "{text}");
+            assert!(resolve_plain(text.into()).is_err(), "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The specifications of OSM's and SMI's objects, field for field.
+//! The specifications of OSM's and SMI's objects, field by field.
 //!
-//! Unknown fields are refused. Where an absent field means "any", an absent one can be told from an empty one:
-//! `field:` without a value, as it is left when every entry is commented out, is an empty one.
+//! Unknown fields are refused. Where an absent field means "any", it differs from an empty one: `field:`
+//! without a value, which remains when every entry is commented out, is empty.
 
 mod egress;
 mod kubernetes;
@@ -22,8 +22,8 @@ pub use route_group::{HeaderPattern, Headers, HttpMatch, HttpRouteGroup};
 pub use traffic_target::{Subject, TargetRule, TrafficTarget};
 pub use upstream::{ConnectionSettings, HttpSettings, TcpSettings, UpstreamTrafficSetting};
 
-/// Reads a list that may be written without a value.
-fn list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+/// Deserializes a list that may be written without a value.
+fn nullable_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -31,8 +31,8 @@ where
     Option::<Vec<T>>::deserialize(deserializer).map(|items| Some(items.unwrap_or_default()))
 }
 
-/// Reads a field that may be written without a value: then it is empty.
-fn maybe_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+/// Deserializes a field that may be written without a value, which makes it empty.
+fn nullable<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
@@ -40,8 +40,8 @@ where
     Option::<T>::deserialize(deserializer).map(|value| Some(value.unwrap_or_default()))
 }
 
-/// Reads a list that must be there, but may be written without a value.
-fn required_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+/// Deserializes a list that must be present but may be written without a value.
+fn required_nullable_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

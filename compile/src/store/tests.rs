@@ -20,8 +20,8 @@ fn names(store: &Store) -> Vec<String> {
         .collect()
 }
 
-fn problems(store: &Store) -> Vec<String> {
-    store.problems().map(|p| p.to_string()).collect()
+fn diagnostics(store: &Store) -> Vec<String> {
+    store.diagnostics().map(|p| p.to_string()).collect()
 }
 
 #[test]
@@ -37,35 +37,35 @@ fn a_file_is_replaced_as_a_whole() {
 }
 
 #[test]
-fn an_unreadable_file_keeps_what_it_said() {
+fn an_unreadable_file_keeps_its_objects() {
     let mut store = Store::default();
     write(&mut store, "a", &namespace("x", "1"));
     assert!(write(&mut store, "a", &(namespace("y", "1") + "---\n]\n")));
     assert_eq!(names(&store), ["x=v1"]);
-    assert_eq!(problems(&store).len(), 1);
+    assert_eq!(diagnostics(&store).len(), 1);
     assert!(
-        problems(&store)[0].contains("(what the file said before stays in force)"),
+        diagnostics(&store)[0].contains("(the file's last valid content stays in force)"),
         "{:?}",
-        problems(&store)
+        diagnostics(&store)
     );
-    // Worse or better: the last thing it said still stands.
+    // Its last valid content stays in force, whether it gets worse or better.
     write(&mut store, "a", "[");
     assert_eq!(names(&store), ["x=v1"]);
     write(&mut store, "a", &namespace("y", "1"));
     assert_eq!(names(&store), ["y=v1"]);
-    assert!(problems(&store).is_empty());
+    assert!(diagnostics(&store).is_empty());
 }
 
 #[test]
-fn a_file_that_never_could_be_read_says_nothing() {
+fn a_file_that_was_never_readable_has_no_objects() {
     let mut store = Store::default();
     assert!(write(&mut store, "a", &(namespace("x", "1") + "---\n]\n")));
     assert!(store.is_empty());
-    assert!(!problems(&store)[0].contains("before"));
+    assert!(!diagnostics(&store)[0].contains("before"));
 }
 
 #[test]
-fn the_first_definition_counts() {
+fn the_first_definition_applies() {
     let mut store = Store::default();
     write(&mut store, "b.yaml", &(namespace("x", "b") + &namespace("x", "c")));
     assert_eq!(names(&store), ["x=vb"]);
@@ -73,10 +73,10 @@ fn the_first_definition_counts() {
     write(&mut store, "a.yaml", &namespace("x", "a"));
     assert_eq!(names(&store), ["x=va"]);
     assert_eq!(
-        problems(&store),
+        diagnostics(&store),
         [
-            "b.yaml:2:1: error: Namespace x: defined again; the one in `a.yaml:2` counts\n    help: remove one of them",
-            "b.yaml:6:1: error: Namespace x: defined again; the one in `a.yaml:2` counts\n    help: remove one of them",
+            "b.yaml:2:1: error: Namespace x: duplicate definition; the one in `a.yaml:2` applies\n    help: remove one of the two",
+            "b.yaml:6:1: error: Namespace x: duplicate definition; the one in `a.yaml:2` applies\n    help: remove one of the two",
         ]
     );
     store.apply(FileUpdate { file: "a.yaml".into(), change: Change::Removed });
@@ -84,7 +84,7 @@ fn the_first_definition_counts() {
 }
 
 #[test]
-fn applied_objects_take_the_place_of_their_like() {
+fn overlaid_objects_replace_those_of_the_same_name() {
     let object = |name: &str, host: &str| {
         format!(
             "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {{name: {name}, namespace: n}}\n\
@@ -98,10 +98,10 @@ fn applied_objects_take_the_place_of_their_like() {
         store
     };
     let base = store(&[object("one", "a.org"), object("two", "b.org")]);
-    let all = base.overlaid(&store(&[object("two", "c.org"), object("three", "d.org")]));
+    let all = base.overlay(&store(&[object("two", "c.org"), object("three", "d.org")]));
     let index = all.index();
     let names: Vec<String> = index.objects.keys().map(ToString::to_string).collect();
     assert_eq!(names, ["Egress n/one", "Egress n/three", "Egress n/two"]);
     assert!(index.duplicates.is_empty());
-    assert_eq!(base.overlaid(&Store::default()), base);
+    assert_eq!(base.overlay(&Store::default()), base);
 }

@@ -51,9 +51,9 @@ pub fn text(shared: &Shared) -> String {
         "Connected proxies that refuse what they were sent",
         gauge(shared.proxies.refusing()),
     );
-    registry.register("objects", "Objects that count", gauge(compiled.conditions.len()));
+    registry.register("objects", "Objects that count", gauge(compiled.statuses.len()));
     registry.register("identities", "Identities that some policy names", gauge(compiled.documents.len()));
-    let problems = state.store.problems().chain(compiled.problems().cloned());
+    let problems = state.store.diagnostics().chain(compiled.diagnostics().cloned());
     let errors = problems.filter(|problem| problem.severity == Severity::Error).count();
     registry.register("problems", "Errors in files and objects", gauge(errors));
     let available = usize::from(state.availability.is_available());

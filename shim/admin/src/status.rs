@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::pools::Pools;
 use egress_compile::Compiled;
-use egress_compile::manifest::Problem;
+use egress_compile::manifest::Diagnostic;
 use egress_core::proxies::Proxy;
 use egress_core::source::SourceState;
 use egress_flows::memory::Memory;
@@ -70,8 +70,8 @@ fn proxy_status(proxy: Proxy, flows: Option<&Memory>) -> ProxyStatus {
 pub fn current_status(shared: &Shared) -> Status {
     let compiled = shared.compiled.borrow().clone();
     let source = shared.source.borrow().clone();
-    let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
-    problems.sort_by(Problem::reading_order);
+    let mut diagnostics: Vec<_> = source.store.diagnostics().chain(compiled.diagnostics().cloned()).collect();
+    diagnostics.sort_by(Diagnostic::cmp_reading_order);
     let identity = |document: &egress_policy::Document| IdentityStatus {
         document: document.version.clone(),
         mode: document.mode.as_str().to_owned(),
@@ -83,7 +83,7 @@ pub fn current_status(shared: &Shared) -> Status {
         source_unavailable: source.availability.reason().map(str::to_owned),
         serving: shared.serving.load(Ordering::Acquire),
         mesh_mode: compiled.default_mode().as_str().to_owned(),
-        objects: compiled.conditions.values().map(ObjectStatus::from).collect(),
+        objects: compiled.statuses.values().map(ObjectStatus::from).collect(),
         policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
         problems: problems.iter().map(Diagnostic::from).collect(),
         identities: compiled

@@ -221,7 +221,7 @@ impl Policy {
                 text.push_str("  hosts:\n");
                 for (name, seen) in names {
                     let mut remarks = vec![seen.words()];
-                    if let Some(suffix) = shared_suffixes::of(name) {
+                    if let Some(suffix) = shared_suffixes::find(name) {
                         remarks.push(format!("SHARED: anyone can have a name below {suffix}"));
                     }
                     let _ = writeln!(text, "  - {} # {}", scalar(name), remarks.join("; "));

@@ -274,8 +274,8 @@ fn what_is_suggested() {
     insta::assert_snapshot!(yaml);
     let compiled = compiled(&yaml);
     // That there is no MeshConfig is no fault of the suggestion.
-    let problems: Vec<_> = compiled.problems().filter(|problem| problem.object.is_some()).collect();
-    assert_eq!(problems, Vec::<&egress_compile::manifest::Problem>::new());
+    let problems: Vec<_> = compiled.diagnostics().filter(|problem| problem.object.is_some()).collect();
+    assert_eq!(problems, Vec::<&egress_compile::manifest::Diagnostic>::new());
     assert!(!yaml.contains('*') && !yaml.contains("secret"));
     let nothing = Suggestion::of(&identity("shop/other"), &audited());
     assert!(nothing.is_empty());
@@ -292,14 +292,14 @@ fn what_is_suggested_is_enough() {
     let flows = audited();
     let suggested = Suggestion::of(&identity("shop/app"), &flows).yaml();
     let audit = store(&format!("{}---{ENFORCED}", ACCOUNT.replace("MODE", "audit")));
-    let enforce = audit.overlaid(&store(&ACCOUNT.replace("MODE", "enforce")));
+    let enforce = audit.overlay(&store(&ACCOUNT.replace("MODE", "enforce")));
     let options = CompileOptions::default();
     let before = compile(&audit, &options, None);
     let without = compile(&enforce, &options, None);
     let simulation = Simulation::of(&flows, Some(&before), &without, 15001).expect("it compiles");
     assert!(simulation.loses());
     insta::assert_snapshot!("without_the_suggestion", simulation);
-    let with = compile(&enforce.overlaid(&store(&suggested)), &options, None);
+    let with = compile(&enforce.overlay(&store(&suggested)), &options, None);
     let simulation = Simulation::of(&flows, Some(&before), &with, 15001).expect("it compiles");
     insta::assert_snapshot!("with_the_suggestion", simulation);
 }
@@ -332,8 +332,8 @@ fn many_destinations() {
     assert!(yaml.contains("# Not suggested: 1900 others\n"));
     assert!(yaml.split("\n---\n").all(|policy| policy.len() < 200_000));
     let enforced = compiled(&yaml);
-    let problems: Vec<_> = enforced.problems().filter(|problem| problem.object.is_some()).collect();
-    assert_eq!(problems, Vec::<&egress_compile::manifest::Problem>::new());
+    let problems: Vec<_> = enforced.diagnostics().filter(|problem| problem.object.is_some()).collect();
+    assert_eq!(problems, Vec::<&egress_compile::manifest::Diagnostic>::new());
     let simulation = Simulation::of(&flows, None, &enforced, 15001).expect("it compiles");
     assert_eq!(simulation.changes.len(), 10_000);
     let text = simulation.to_string();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::walk::{Found, Stamp, Walk, display_name, walk};
-use egress_compile::manifest::{Problem, unreadable, yaml};
+use egress_compile::manifest::{Diagnostic, yaml, yaml_diagnostic};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_core::source::{Availability, SourceState};
 
@@ -144,7 +144,7 @@ impl Scanner {
                 }
                 let name = display_name(&path);
                 self.store.apply(if bytes.len() > yaml::MAX_BYTES {
-                    let problem = unreadable(&name, yaml::too_large());
+                    let problem = yaml_diagnostic(&name, yaml::file_too_large());
                     FileUpdate { file: name, change: Change::Unreadable(vec![problem]) }
                 } else {
                     FileUpdate::read(name, &bytes)
@@ -165,8 +165,8 @@ impl Scanner {
     }
 }
 
-fn broken(path: &Path, reason: &str) -> Problem {
-    Problem::error(reason).advice("look at its owner, mode and link target").at(&display_name(path), None)
+fn broken(path: &Path, reason: &str) -> Diagnostic {
+    Diagnostic::error(reason).advice("look at its owner, mode and link target").at(&display_name(path), None)
 }
 
 /// Reads a file, up to one byte more than is allowed. The stamp is `None` when the file may have

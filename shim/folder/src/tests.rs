@@ -89,7 +89,7 @@ fn links_are_followed_but_not_in_circles() {
     symlink(dir.path(), elsewhere.path().join("sub/circle")).expect("linked");
     let state = Folder::load_once(dir.path());
     assert_eq!(names(&state.store), ["a", "b"]);
-    assert_eq!(state.store.problems().count(), 0);
+    assert_eq!(state.store.diagnostics().count(), 0);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_cannot_be_read_is_a_problem() {
     assert_eq!(names(&state.store), ["good"]);
     let problems: Vec<String> = state
         .store
-        .problems()
+        .diagnostics()
         .map(|p| p.to_string().replace(&dir.path().display().to_string(), "DIR"))
         .collect();
     insta::assert_snapshot!(problems.join("\n"), @r"
@@ -216,7 +216,7 @@ async fn the_swapped_links_of_a_config_map_volume() {
         fs::remove_dir_all(dir.path().join(format!("..{former}"))).expect("removed");
         watched.wait_for_names(&[version]).await;
     }
-    assert_eq!(watched.states.borrow().store.problems().count(), 0);
+    assert_eq!(watched.states.borrow().store.diagnostics().count(), 0);
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn a_file_that_breaks_keeps_what_it_said() {
     write(dir.path(), "a.yaml", &namespace("a"));
     let mut watched = Watched::new(dir.path());
     let has_problem =
-        |state: &SourceState, text: &str| state.store.problems().any(|p| p.message.contains(text));
+        |state: &SourceState, text: &str| state.store.diagnostics().any(|p| p.message.contains(text));
     for (name, break_it, text) in [
         (
             "not YAML",
@@ -300,12 +300,12 @@ async fn a_file_that_breaks_keeps_what_it_said() {
         }
         let state = watched.wait(name, |state| has_problem(state, text)).await;
         assert_eq!(names(&state.store), ["a"], "{name}");
-        assert!(has_problem(&state, "what the file said before stays in force"), "{name}");
+        assert!(has_problem(&state, "the file's last valid content stays in force"), "{name}");
     }
     fs::remove_dir(dir.path().join("a.yaml")).expect("removed");
     write(dir.path(), "a.yaml", &namespace("b"));
     let state = watched.wait_for_names(&["b"]).await;
-    assert_eq!(state.store.problems().count(), 0);
+    assert_eq!(state.store.diagnostics().count(), 0);
 }
 
 #[tokio::test]
@@ -324,12 +324,12 @@ async fn what_may_not_be_read_stays() {
         write(dir.path(), "c.yaml", &namespace("c"));
         watched.wait_for_names(&["a", "b", "c"]).await;
     } else {
-        let state = watched.wait("two problems", |state| state.store.problems().count() == 2).await;
+        let state = watched.wait("two problems", |state| state.store.diagnostics().count() == 2).await;
         assert_eq!(names(&state.store), ["a", "b"]);
     }
     mode("sub", 0o700);
     mode("a.yaml", 0o600);
-    watched.wait("no problems", |state| state.store.problems().count() == 0).await;
+    watched.wait("no problems", |state| state.store.diagnostics().count() == 0).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::cluster::Cluster;
 use super::names::Names;
 use egress_compile::manifest::{Cause, Kind};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, Compiled, Condition, PolicyNamespaces, compile};
+use egress_compile::{CompileOptions, Compiled, ObjectStatus, PolicyNamespaces, compile};
 use egress_kubernetes::read_once;
 
 /// How long reading the cluster may take.
@@ -73,14 +73,14 @@ fn stopped(
     let counts = |policy_namespaces| compile(store, &options(names, policy_namespaces), None);
     let (old, new) = (counts(before.unwrap_or(PolicyNamespaces::All)), counts(wanted));
     let mut lines = Vec::new();
-    for (object, condition) in &new.conditions {
-        let had = old.conditions.get(object).map(|condition| condition.sources.clone()).unwrap_or_default();
+    for (object, condition) in &new.statuses {
+        let had = old.statuses.get(object).map(|condition| condition.sources.clone()).unwrap_or_default();
         let gone: Vec<String> =
             had.difference(&condition.sources).take(MAX_LINES).map(ToString::to_string).collect();
         if !gone.is_empty() {
             lines.push(format!("{object} no longer counts for {}", gone.join(", ")));
         } else if is_first && object.kind == Kind::ServiceAccount && lacks_permission(condition) {
-            lines.extend(condition.problems.iter().map(|problem| format!("{object}: {}", problem.message)));
+            lines.extend(condition.diagnostics.iter().map(|problem| format!("{object}: {}", problem.message)));
         }
     }
     short(lines)
@@ -102,16 +102,16 @@ pub(super) fn looser(compiled: &Compiled) -> Vec<String> {
 
 /// The objects that say more than their authors may grant.
 pub(super) fn not_permitted(compiled: &Compiled) -> Vec<String> {
-    let conditions = compiled.conditions.values().filter(|condition| lacks_permission(condition));
-    let problems = |condition: &Condition| -> BTreeSet<String> {
-        let problems = condition.problems.iter().filter(|problem| problem.cause == Cause::Permission);
+    let conditions = compiled.statuses.values().filter(|condition| lacks_permission(condition));
+    let problems = |condition: &ObjectStatus| -> BTreeSet<String> {
+        let problems = condition.diagnostics.iter().filter(|problem| problem.cause == Cause::Permission);
         problems.map(|problem| format!("{}: {}", condition.object, problem.message)).collect()
     };
     short(conditions.flat_map(problems).collect())
 }
 
-fn lacks_permission(condition: &Condition) -> bool {
-    condition.problems.iter().any(|problem| problem.cause == Cause::Permission)
+fn lacks_permission(condition: &ObjectStatus) -> bool {
+    condition.diagnostics.iter().any(|problem| problem.cause == Cause::Permission)
 }
 
 fn short(mut lines: Vec<String>) -> Vec<String> {

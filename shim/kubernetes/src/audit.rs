@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use self::request_log::{RequestLog, User};
 use crate::audit_events::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
-use egress_compile::changes::{Effect, GrantChange, Listed, State, grant_changes};
+use egress_compile::changes::{Effect, GrantChange, TruncatedList, PolicyState, compare_grants};
 use egress_compile::manifest::{Object, ObjectRef, Revision};
 use egress_compile::store::Store;
 use egress_core::hash;
@@ -74,7 +74,7 @@ fn records(
     request_log: &RequestLog,
 ) -> Vec<Record> {
     let changes =
-        grant_changes(State { store: old_store, compiled: old }, State { store: new_store, compiled: new });
+        compare_grants(PolicyState { store: old_store, compiled: old }, PolicyState { store: new_store, compiled: new });
     if changes.is_empty() {
         return Vec::new();
     }
@@ -114,7 +114,7 @@ impl Record {
         let GrantChange { object, file, effects, more_effects, .. } = &self.change;
         let (user, changed, id) = (self.user(), self.changed(), &self.id);
         for Effect { opens, closes, identities } in effects {
-            let text = |list: &Listed| (!list.is_empty()).then(|| list.to_string());
+            let text = |list: &TruncatedList| (!list.is_empty()).then(|| list.to_string());
             tracing::info!(
                 target: "audit",
                 object = %object, file, changed, user,
@@ -129,7 +129,7 @@ impl Record {
 
     fn into_event(self) -> AuditEvent {
         let effects = self.change.effects.iter().map(|Effect { opens, closes, identities }| {
-            let part = |verb: &str, list: &Listed| {
+            let part = |verb: &str, list: &TruncatedList| {
                 if list.is_empty() { String::new() } else { format!("{verb} {list}; ") }
             };
             format!("{}{}for {identities}", part("opens", opens), part("closes", closes))

@@ -265,7 +265,7 @@ impl ClusterCache {
     /// example, whose pods have no sidecars.
     fn is_policy_of_named(&self, kind: Kind, namespace: &str) -> bool {
         let is_policy = matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
-        is_policy && self.policy_namespaces.lists(namespace)
+        is_policy && self.policy_namespaces.names(namespace)
     }
 }
 

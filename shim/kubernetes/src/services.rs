@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use egress_compile::manifest::spec::{Backends, Endpoints, ServicePort, Workload};
-use egress_compile::manifest::{Body, Kind, Object, Parsed};
+use egress_compile::manifest::{Body, Kind, Object, ParsedFile};
 use egress_compile::store::{Change, FileUpdate};
 use egress_policy::{Address, Port};
 
@@ -226,7 +226,7 @@ impl Services {
         self.waiting.remove(key);
         let Some(content) = self.namespaces.get(&key.0) else { return Change::Removed };
         let change = content.services.get(&key.1).filter(|_| content.is_monitored);
-        let Some(change @ Change::Read(Parsed { objects, notes })) = change else {
+        let Some(change @ Change::Read(ParsedFile { objects, notes })) = change else {
             let change = change.cloned().unwrap_or(Change::Removed);
             self.namespace(&key.0).resolved.remove(&key.1);
             return change;
@@ -236,7 +236,10 @@ impl Services {
         };
         let Found { mut backends, may_come } = self.backends(&key.0, content, &key.1);
         let waits = may_come && content.distrust == 0;
-        if waits && let Some(before) = content.resolved.get(&key.1).filter(|before| before.doubt.is_none()) {
+        if waits
+            && let Some(before) =
+                content.resolved.get(&key.1).filter(|before| before.untrusted_reason.is_none())
+        {
             backends = before.clone();
         }
         if !service.addresses().is_empty() {
@@ -252,7 +255,8 @@ impl Services {
             }
             Arc::new(object)
         };
-        let parsed = Parsed { objects: objects.iter().map(with_backends).collect(), notes: notes.clone() };
+        let parsed =
+            ParsedFile { objects: objects.iter().map(with_backends).collect(), notes: notes.clone() };
         if waits {
             self.waiting.insert(key.clone());
         }
@@ -263,8 +267,9 @@ impl Services {
     /// The endpoints of a service that are pods, and the first one that is none.
     fn backends(&self, namespace: &str, content: &Namespace, service: &str) -> Found {
         if self.without_slices {
-            let doubt = "the API server has no EndpointSlices, which say where its endpoints are".to_owned();
-            let backends = Backends { doubt: Some(doubt), ..Backends::default() };
+            let untrusted_reason =
+                "the API server has no EndpointSlices, which say where its endpoints are".to_owned();
+            let backends = Backends { untrusted_reason: Some(untrusted_reason), ..Backends::default() };
             return Found { backends, may_come: false };
         }
         let mut may_come = true;
@@ -286,14 +291,15 @@ impl Services {
             0 => String::new(),
             more => format!(" (and {more} more)"),
         };
-        let doubt = others.first_key_value().map(|(address, slice)| {
+        let untrusted_reason = others.first_key_value().map(|(address, slice)| {
             format!(
                 "EndpointSlice `{slice}` has `{address}`{more}, which is not the own address of a pod here"
             )
         });
         let endpoints =
             found.into_iter().map(|(ports, addresses)| (addresses.into_iter().collect(), ports.to_vec()));
-        let backends = Backends { accounts: BTreeSet::new(), endpoints: endpoints.collect(), doubt };
+        let backends =
+            Backends { accounts: BTreeSet::new(), endpoints: endpoints.collect(), untrusted_reason };
         Found { may_come: may_come && !others.is_empty(), backends }
     }
 

@@ -24,10 +24,10 @@ fn fixtures() -> PathBuf {
 fn the_samples_are_right() {
     let dir = workspace("envoy/samples");
     insta::assert_snapshot!(text(&dir), @r"
-    DIR/meshconfig.yaml:8:3: info: MeshConfig osm-system/osm-mesh-config spec.traffic: nothing here lets DNS over TCP (port 53) out for `curl/curl`: names resolve over UDP, which goes round the sidecar, but an answer that is too long for UDP is asked for again over TCP, and refused
-        help: if such answers are to be expected: an Egress with `ipAddresses: [NAME-SERVER/32]` and `ports: [{number: 53, protocol: tcp}]`, or that block in the MeshConfig's `spec.traffic.outboundIPRangeExclusionList`
-    DIR/route-group.yaml:24:5: info: Egress curl/httpbin-80-routes spec.ports[0]: everything that this port allows, Egress curl/httpbin-80 spec.ports[0] allows too
-        help: one of the two is enough
+    DIR/meshconfig.yaml:8:3: info: MeshConfig osm-system/osm-mesh-config spec.traffic: no rule allows DNS over TCP (port 53) for `curl/curl`: queries over UDP bypass the sidecar, but a response that is too long for UDP is retried over TCP and refused
+        help: if you expect such responses, add an Egress with `ipAddresses: [NAME-SERVER/32]` and `ports: [{number: 53, protocol: tcp}]`, or add that block to the MeshConfig's `spec.traffic.outboundIPRangeExclusionList`
+    DIR/route-group.yaml:24:5: info: Egress curl/httpbin-80-routes spec.ports[0]: Egress curl/httpbin-80 spec.ports[0] already allows everything that this port allows
+        help: remove one of the two
     4 files, 5 objects (3 policies, 1 identity): 0 errors, 0 warnings
     ");
     assert_eq!(run(&dir).exit_code(true), 0);
@@ -60,7 +60,7 @@ fn a_folder_of_mistakes() {
 #[test]
 fn the_same_as_json() {
     let report = run(&fixtures()).to_json();
-    let problems = report["problems"].as_array().expect("a list");
+    let problems = report["diagnostics"].as_array().expect("a list");
     let errors = problems.iter().filter(|problem| problem["severity"] == "error").count();
     assert_eq!(report["summary"]["errors"], errors);
     let problem = problems.iter().find(|problem| problem["severity"] == "error").expect("an error");

@@ -57,7 +57,7 @@ impl Compile {
         let (report, compiled) = check::compiled(&self.dir, &self.mesh.into());
         let code = report.exit_code(false);
         // What is only good to know is for `check`.
-        for problem in report.problems.iter().filter(|problem| problem.severity != Severity::Info) {
+        for problem in report.diagnostics.iter().filter(|problem| problem.severity != Severity::Info) {
             eprintln!("{problem}");
         }
         if code != 0 && !self.keep_going {

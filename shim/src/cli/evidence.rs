@@ -10,7 +10,7 @@ use egress_policy::Identity;
 use super::blocked_ranges::BlockedRangesArgs;
 use super::mesh_args::MeshArgs;
 use super::timeout::parse_timeout;
-use crate::explain::evidence::{self, Evidence};
+use crate::explain::evidence::{self, PolicySource};
 use egress_compile::CompileOptions;
 use egress_kubernetes::{Connection, connect, read_once};
 
@@ -40,7 +40,7 @@ pub(super) struct EvidenceArgs {
 /// The origin of the evidence.
 pub(super) enum Origin {
     /// Something that is read already.
-    Read(Evidence),
+    Read(PolicySource),
     /// A cluster.
     Cluster(Connection),
 }
@@ -56,7 +56,7 @@ impl EvidenceArgs {
     }
 
     /// Reads what was not read yet.
-    pub(super) async fn read(&self, origin: Origin) -> Result<Evidence> {
+    pub(super) async fn read(&self, origin: Origin) -> Result<PolicySource> {
         match origin {
             Origin::Read(evidence) => Ok(evidence),
             Origin::Cluster(connection) => {
@@ -79,7 +79,7 @@ impl EvidenceArgs {
 }
 
 /// The identity that was named, or the only one.
-pub(super) fn identity(named: Option<&Identity>, evidence: &Evidence) -> Result<Identity> {
+pub(super) fn identity(named: Option<&Identity>, evidence: &PolicySource) -> Result<Identity> {
     let identity = named.or(evidence.only_identity()).cloned();
     identity.context("pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
 }

@@ -9,9 +9,9 @@ use egress_policy::Identity;
 
 use super::evidence::{EvidenceArgs, Origin, identity};
 use super::output::{Output, print};
-use crate::explain::call::{Call, Words};
-use crate::explain::evidence::Evidence;
-use crate::explain::{Ask, Report, explain};
+use crate::explain::probe::{Probe, ProbeArgs};
+use crate::explain::evidence::PolicySource;
+use crate::explain::{ExplainRequest, Report, explain};
 use egress_core::sanitize;
 use egress_kubernetes as kubernetes;
 use egress_status::{AdminClient, proxies};
@@ -95,16 +95,16 @@ fn parse_pod(text: &str) -> Result<(String, String), String> {
 
 /// The evidence of an answer, and the identity that it is about.
 struct Found {
-    evidence: Evidence,
+    evidence: PolicySource,
     identity: Identity,
     notes: Vec<String>,
 }
 
 impl ExplainArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let call = self.call()?;
+        let probe = self.probe()?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let report = runtime.block_on(self.report(call))?;
+        let report = runtime.block_on(self.report(probe))?;
         // Tasks that follow a cluster are not waited for.
         runtime.shutdown_background();
         // What is asked about may be what a workload chose.
@@ -115,7 +115,7 @@ impl ExplainArgs {
         Ok(if report.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(DENIED) })
     }
 
-    fn call(&self) -> Result<Call> {
+    fn probe(&self) -> Result<Probe> {
         let to = match (&self.to, self.to_ext_port) {
             (Some(to), _) => to.clone(),
             (None, Some(port)) => {
@@ -134,7 +134,7 @@ impl ExplainArgs {
             }
             (None, None) => bail!("pass `--to`"),
         };
-        let words = Words {
+        let args = ProbeArgs {
             to,
             method: self.method.clone(),
             headers: self.header.clone(),
@@ -142,16 +142,16 @@ impl ExplainArgs {
             ech: self.ech,
             client_hello: self.client_hello_hex.clone(),
         };
-        Ok(words.read()?)
+        Ok(args.parse()?)
     }
 
-    async fn report(&self, call: Call) -> Result<Report> {
-        let addresses = self.addresses(&call).await?;
-        let resolved = self.resolve && call.address.is_none();
+    async fn report(&self, probe: Probe) -> Result<Report> {
+        let addresses = self.addresses(&probe).await?;
+        let resolved = self.resolve && probe.address.is_none();
         let Found { evidence, identity, notes } = self.find().await?;
-        let ask = Ask {
+        let ask = ExplainRequest {
             identity,
-            call,
+            probe,
             addresses,
             resolved,
             listener_port: self.evidence.listener_port,
@@ -168,12 +168,12 @@ impl ExplainArgs {
         Ok(report)
     }
 
-    async fn addresses(&self, call: &Call) -> Result<Vec<IpAddr>> {
-        if let Some(address) = self.address.or(call.address) {
+    async fn addresses(&self, probe: &Probe) -> Result<Vec<IpAddr>> {
+        if let Some(address) = self.address.or(probe.address) {
             return Ok(vec![address]);
         }
-        let Some(name) = call.name.as_ref().filter(|_| self.resolve) else { return Ok(Vec::new()) };
-        let found = tokio::net::lookup_host((name.as_str(), call.port)).await;
+        let Some(name) = probe.name.as_ref().filter(|_| self.resolve) else { return Ok(Vec::new()) };
+        let found = tokio::net::lookup_host((name.as_str(), probe.port)).await;
         let found = found.with_context(|| format!("this machine finds no address for `{name}`"))?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         // As they are: a mapped address is another one to who asks where a name leads.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use egress_compile::manifest::{Problem, Severity};
+use egress_compile::manifest::{Diagnostic, Severity};
 use egress_compile::store::{FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
 use egress_policy::Identity;
@@ -61,12 +61,12 @@ impl SimulateArgs {
         let new = read(&self.file)?;
         let old = self.old(&options)?;
         let all = match &old {
-            Some(old) => old.overlaid(&new),
+            Some(old) => old.overlay(&new),
             None => new,
         };
         let before = old.map(|old| compile(&old, &options, None));
         let after = compile(&all, &options, None);
-        for problem in all.problems().chain(after.problems().cloned()).filter(is_error) {
+        for problem in all.diagnostics().chain(after.diagnostics().cloned()).filter(is_error) {
             eprintln!("{problem}");
         }
         let filter = Filter { identity: self.identity.clone(), ..Filter::default() };
@@ -97,7 +97,7 @@ impl SimulateArgs {
     }
 }
 
-fn is_error(problem: &Problem) -> bool {
+fn is_error(problem: &Diagnostic) -> bool {
     problem.severity == Severity::Error
 }
 

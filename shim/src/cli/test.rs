@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::evidence::EvidenceArgs;
 use super::output::{Output, print};
-use crate::explain::expected::{self, Results};
+use crate::explain::expected::{self, TestResults};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
@@ -38,15 +38,15 @@ impl TestArgs {
         })?;
         runtime.shutdown_background();
         let blocked = self.evidence.blocked.clone().into();
-        let results = Results::of(&cases, &evidence, self.evidence.listener_port, &blocked)?;
+        let results = TestResults::run(&cases, &evidence, self.evidence.listener_port, &blocked)?;
         if let Some(file) = &self.junit {
-            std::fs::write(file, results.junit())
+            std::fs::write(file, results.format_junit())
                 .with_context(|| format!("cannot write the report {}", file.display()))?;
         }
         print(&match self.output {
             Output::Json => format!("{:#}\n", serde_json::json!(results)),
             Output::Text => results.to_string(),
         })?;
-        Ok(if results.all_as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if results.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

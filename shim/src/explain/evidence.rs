@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use egress_compile::CompileOptions;
-pub use egress_compile::explain::evidence::{Evidence, Objects, Place};
+pub use egress_compile::explain::policy_source::{Objects, PolicySource, SourceLocation};
 use egress_policy::Document;
 
 use egress_core::source::{Availability, SourceState};
@@ -15,7 +15,7 @@ use egress_folder::Folder;
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn folder(dir: &Path, options: &CompileOptions) -> Result<Evidence> {
+pub fn folder(dir: &Path, options: &CompileOptions) -> Result<PolicySource> {
     let state = Folder::load_once(dir);
     if let Availability::Unavailable { reason } = &state.availability {
         bail!("{reason}: name a folder that exists and that you may read");
@@ -25,24 +25,24 @@ pub fn folder(dir: &Path, options: &CompileOptions) -> Result<Evidence> {
         "there is no manifest in `{}`: manifests are files that end in `.yaml`, `.yml` or `.json`",
         dir.display()
     );
-    Ok(Evidence::objects(state.store, options, None))
+    Ok(PolicySource::compile(state.store, options, None))
 }
 
 /// Takes what a cluster says.
 #[must_use]
-pub fn cluster(state: &SourceState, options: &CompileOptions) -> Evidence {
-    Evidence::objects(Arc::clone(&state.store), options, Some(options.mesh_name.clone()))
+pub fn cluster(state: &SourceState, options: &CompileOptions) -> PolicySource {
+    PolicySource::compile(Arc::clone(&state.store), options, Some(options.mesh_name.clone()))
 }
 
 /// Reads a policy document, as the filter reads it.
 ///
 /// # Errors
 /// When it cannot be read, or is none.
-pub fn file(path: &Path) -> Result<Evidence> {
+pub fn file(path: &Path) -> Result<PolicySource> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the document {}", path.display()))?;
     let document: Document = egress_policy::json::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
         .context("this is no policy document (`osm-egress schema` has its form)")?;
-    Ok(Evidence::Document(Arc::new(document)))
+    Ok(PolicySource::Document(Arc::new(document)))
 }

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-pub use egress_compile::explain::expected::{Expected, Outcome, Results};
+pub use egress_compile::explain::test_case::{TestCase, TestOutcome, TestResults};
 
 /// Reads a file.
 ///
 /// # Errors
 /// When it cannot be read, or something in it makes no sense; with the place.
-pub fn read(path: &Path) -> Result<Vec<Expected>> {
+pub fn read(path: &Path) -> Result<Vec<TestCase>> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {file}"))?;
-    Ok(Expected::parse(&file, &bytes)?)
+    Ok(TestCase::parse(&file, &bytes)?)
 }

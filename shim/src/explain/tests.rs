@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use super::call::Words;
+use super::probe::ProbeArgs;
 use super::*;
 use egress_compile::CompileOptions;
 use egress_compile::blocked_ranges::BlockedRanges;
 use egress_policy::ReasonCode;
 
-use super::evidence::Evidence;
+use super::evidence::PolicySource;
 
 const MANIFESTS: &str = r#"
 apiVersion: policy.openservicemesh.io/v1alpha1
@@ -59,33 +59,33 @@ kind: Namespace
 metadata: {name: free, annotations: {openservicemesh.io/egress-mode: passthrough}}
 "#;
 
-fn shop() -> (tempfile::TempDir, Evidence) {
+fn shop() -> (tempfile::TempDir, PolicySource) {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("shop.yaml"), MANIFESTS).expect("written");
     let evidence = evidence::folder(folder.path(), &CompileOptions::default()).expect("readable");
     (folder, evidence)
 }
 
-fn words(to: &str) -> Words {
-    Words { to: to.to_owned(), ..Words::default() }
+fn words(to: &str) -> ProbeArgs {
+    ProbeArgs { to: to.to_owned(), ..ProbeArgs::default() }
 }
 
-fn ask(identity: &str, words: &Words, addresses: &[&str]) -> Ask {
-    let call = words.read().expect("sense");
+fn ask(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> ExplainRequest {
+    let probe = args.parse().expect("sense");
     let given = addresses.iter().map(|address| address.parse().expect("an address"));
-    Ask {
+    ExplainRequest {
         identity: identity.parse().expect("an identity"),
-        addresses: call.address.into_iter().chain(given).collect(),
-        call,
+        addresses: probe.address.into_iter().chain(given).collect(),
+        probe,
         resolved: false,
         listener_port: 15001,
         blocked: BlockedRanges::default(),
     }
 }
 
-fn text(identity: &str, words: &Words, addresses: &[&str]) -> String {
+fn text(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> String {
     let (folder, evidence) = shop();
-    let report = explain(&evidence, &ask(identity, words, addresses)).expect("an answer");
+    let report = explain(&evidence, &ask(identity, args, addresses)).expect("an answer");
     let version = report.document.clone();
     let text = report.text(false).to_string();
     text.replace(&folder.path().display().to_string(), "DIR").replace(&version, "VERSION")
@@ -113,8 +113,8 @@ fn another_port() {
 
 #[test]
 fn a_route_that_does_not_match() {
-    let words = Words { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
-    insta::assert_snapshot!(text("shop/app", &words, &[]));
+    let args = ProbeArgs { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
+    insta::assert_snapshot!(text("shop/app", &args, &[]));
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn a_name_that_must_not_lead_there() {
 #[test]
 fn as_json() {
     let (folder, evidence) = shop();
-    let words = Words { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
-    let report = explain(&evidence, &ask("shop/app", &words, &[])).expect("an answer");
+    let args = ProbeArgs { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
+    let report = explain(&evidence, &ask("shop/app", &args, &[])).expect("an answer");
     let json = format!("{:#}", report.to_json());
     let json = json.replace(&folder.path().display().to_string(), "DIR").replace(&report.document, "VERSION");
     insta::assert_snapshot!(json);
@@ -181,11 +181,11 @@ fn a_document() {
     let alone = evidence::file(&path).expect("a document");
     let ask = ask("shop/app", &words("https://httpbin.org"), &[]);
     let (one, other) = (explain(&evidence, &ask).expect("one"), explain(&alone, &ask).expect("other"));
-    assert_eq!((one.reason, one.policy, one.goes_to), (other.reason, other.policy, other.goes_to));
-    assert_eq!(other.place, None);
+    assert_eq!((one.reason, one.policy, one.route), (other.reason, other.policy, other.route));
+    assert_eq!(other.location, None);
     let wrong = self::ask("shop/other", &words("https://httpbin.org"), &[]);
     let error = explain(&alone, &wrong).expect_err("another's").to_string();
-    assert_eq!(error, "the document is shop/app's, not shop/other's");
+    assert_eq!(error, "the document belongs to shop/app, not to shop/other");
     std::fs::write(&path, "{}").expect("written");
     let error = format!("{:#}", evidence::file(&path).expect_err("none"));
     assert!(error.contains("no policy document"), "{error}");
@@ -195,14 +195,14 @@ fn a_document() {
 /// What others wrote never gets to the terminal as it is, and never takes a line of its own.
 #[test]
 fn hostile_words() {
-    let sni = Words { sni: Some("a\u{1b}[31m\nALLOWED.org".to_owned()), ..words("tcp://10.0.0.1:443") };
-    let header = Words {
+    let sni = ProbeArgs { sni: Some("a\u{1b}[31m\nALLOWED.org".to_owned()), ..words("tcp://10.0.0.1:443") };
+    let header = ProbeArgs {
         headers: vec![format!("x-key: \u{1b}]0;\n{}", "x".repeat(65536))],
         method: Some("POST\r\n".to_owned()),
         ..words("http://api.partner.net/orders")
     };
-    for words in [sni, header] {
-        let text = text("shop/app", &words, &["10.0.0.1"]);
+    for args in [sni, header] {
+        let text = text("shop/app", &args, &["10.0.0.1"]);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
         assert!(!text.contains("\nALLOWED.org") && text.len() < 10_000, "{text}");
     }

@@ -39,9 +39,9 @@ fn write(status: &Status, out: &mut String) -> Result {
             "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n",
         );
     }
-    if !status.problems.is_empty() {
+    if !status.diagnostics.is_empty() {
         out.push_str("\nPROBLEMS\n");
-        for problem in &status.problems {
+        for problem in &status.diagnostics {
             let place = match (&problem.file, problem.line) {
                 (Some(file), Some(line)) => format!("{file}:{line}: "),
                 (Some(file), None) => format!("{file}: "),

@@ -25,7 +25,7 @@ pub struct Status {
     /// The conditions of each policy.
     pub policies: Vec<PolicyStatus>,
     /// All problems of objects and files.
-    pub problems: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
     /// The identities that some policy names, and their documents.
     pub identities: BTreeMap<String, IdentityStatus>,
     /// The connected proxies.
@@ -89,7 +89,7 @@ pub struct ObjectStatus {
     /// The number of rules that it contributes.
     pub rules: usize,
     /// Its problems.
-    pub problems: Vec<Diagnostic>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 /// A problem or hint, with its place and what to do about it.
@@ -130,8 +130,8 @@ impl From<&egress_compile::manifest::ObjectRef> for ObjectName {
     }
 }
 
-impl From<&egress_compile::Condition> for ObjectStatus {
-    fn from(object: &egress_compile::Condition) -> Self {
+impl From<&egress_compile::ObjectStatus> for ObjectStatus {
+    fn from(object: &egress_compile::ObjectStatus) -> Self {
         Self {
             object: ObjectName::from(&object.object),
             file: object.file.clone(),
@@ -139,13 +139,13 @@ impl From<&egress_compile::Condition> for ObjectStatus {
             accepted: object.accepted,
             generation: object.generation,
             rules: object.rules,
-            problems: object.problems.iter().map(Diagnostic::from).collect(),
+            problems: object.diagnostics.iter().map(Diagnostic::from).collect(),
         }
     }
 }
 
-impl From<&egress_compile::manifest::Problem> for Diagnostic {
-    fn from(problem: &egress_compile::manifest::Problem) -> Self {
+impl From<&egress_compile::manifest::Diagnostic> for Diagnostic {
+    fn from(problem: &egress_compile::manifest::Diagnostic) -> Self {
         Self {
             severity: problem.severity.as_str().to_owned(),
             file: problem.file.as_deref().map(str::to_owned),
@@ -176,10 +176,10 @@ mod tests {
         let mut store = Store::default();
         store.apply(FileUpdate::read("p.yaml".into(), text.as_bytes()));
         let compiled = compile(&store, &CompileOptions::default(), None);
-        assert!(compiled.conditions.values().any(|object| !object.problems.is_empty()));
-        for object in compiled.conditions.values() {
+        assert!(compiled.statuses.values().any(|object| !object.diagnostics.is_empty()));
+        for object in compiled.statuses.values() {
             assert_eq!(json!(ObjectStatus::from(object)), json!(object));
-            for problem in &object.problems {
+            for problem in &object.diagnostics {
                 assert_eq!(json!(Diagnostic::from(problem)), json!(problem));
             }
         }

@@ -266,7 +266,7 @@ impl Fallback {
 
     /// The Egress objects that may be what is refused, the newest first.
     fn changed(&self, variants: &impl Variants) -> Vec<String> {
-        let mut changed = fallback::changed(self.accepted(), self.target.document());
+        let mut changed = fallback::list_changed_policies(self.accepted(), self.target.document());
         variants.sort_newest_first(&mut changed);
         changed
     }
@@ -305,9 +305,9 @@ impl Fallback {
                 (Phase::Trial(dropped), accepted) => {
                     let mut left_out = self.changed(variants);
                     left_out.truncate(dropped);
-                    fallback::without(accepted, target, &left_out)
+                    fallback::omit_policies(accepted, target, &left_out)
                 }
-                (Phase::Bridge(_), Some(accepted)) => fallback::bridge(accepted, target),
+                (Phase::Bridge(_), Some(accepted)) => fallback::intersect_documents(accepted, target),
                 (Phase::Bridge(_), None) | (Phase::Settled(_), _) => return self.current.document().clone(),
             };
             if self.accepted().is_none_or(|accepted| accepted.version != document.version) {

@@ -146,8 +146,5 @@ impl Accepted {
 
 /// A time between four and six fifths of this one, so that streams that began together do not ask together.
 fn jittered(time: Duration) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
-    // Every state of this kind is another one.
-    let chance = u32::try_from(RandomState::new().hash_one(()) % 401).unwrap_or_default();
-    time * (800 + chance) / 1000
+    time * fastrand::u32(800..=1200) / 1000
 }

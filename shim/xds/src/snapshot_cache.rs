@@ -96,7 +96,7 @@ impl Variants for SnapshotCache {
 
 impl Snapshots for SnapshotCache {
     fn most_proxies(&self) -> Option<usize> {
-        self.compiled.borrow().most_proxies()
+        self.compiled.borrow().max_proxies()
     }
 
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>> {

@@ -131,7 +131,7 @@ fn the_page_works_by_keyboard() -> Result<()> {
     };
     ["example", "upload", "manifests"].into_iter().try_for_each(next)?;
     // The problems' places come next.
-    page.browser.script("document.querySelector('#source').focus()", &json!([]))?;
+    page.browser.script("document.querySelector('#identity').focus()", &json!([]))?;
     ["to", "address", "method", "path", "headers", "sni", "noSni", "ech", "clientHello", "evaluate"]
         .into_iter()
         .try_for_each(next)?;

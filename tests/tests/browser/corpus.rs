@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// The fields of the page's form for a case.
 fn connection(case: &corpus::Case) -> Value {
     let to = case.to;
-    let mut form = json!({ "source": "curl/curl", "to": format!("tcp://{to}") });
+    let mut form = json!({ "identity": "curl/curl", "to": format!("tcp://{to}") });
     let mut headers: Vec<String> =
         case.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     match (&case.tls, case.request(), case.bytes.as_deref()) {
@@ -65,7 +65,7 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
         let script = "const engine = await import('/egress_playground.js'); \
             const [manifests, asked, rows] = [arguments[0], arguments[1], JSON.stringify(arguments[2])]; \
             return [asked.map((one) => engine.explain(manifests, JSON.stringify(one))), \
-                engine.run(manifests, rows), engine.file(rows)];";
+                engine.run_cases(manifests, rows), engine.export_cases(rows)];";
         let script = format!("return (async (...arguments) => {{ {script} }})(...arguments)");
         let said = page.browser.script(&script, &json!([corpus.manifests, asked, rows]))?;
         for (index, case) in corpus.cases.iter().enumerate() {
@@ -84,7 +84,7 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
         let native = native(folder.path(), "test", &[file.path().to_string_lossy().into_owned()])?;
         let table: Vec<Value> = serde_json::from_str(said[1].as_str().context("no table")?)?;
         for (index, row) in table.iter().enumerate() {
-            for part in ["asExpected", "expected", "found"] {
+            for part in ["passed", "expected", "actual"] {
                 assert_eq!(
                     row[part], native["cases"][index][part],
                     "{}: {}",

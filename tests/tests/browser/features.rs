@@ -95,8 +95,8 @@ fn every_field_of_the_form_counts() -> Result<()> {
     page.browser.fill("#to", "https://a.org:99999")?;
     page.wait("a mistake", "#mistake", "is not HOST:PORT")?;
     page.browser.fill("#to", "https://a.org")?;
-    page.browser.fill("#source", "")?;
-    page.wait("a mistake", "#mistake", "say who connects")?;
+    page.browser.fill("#identity", "")?;
+    page.wait("a mistake", "#mistake", "enter the identity")?;
     page.expect_no_errors()
 }
 
@@ -124,8 +124,8 @@ fn problems_and_lints_are_marked() -> Result<()> {
         policy(&tcp.replace("BLOCK", "10.1.0.0/16")).replace("name: web", "name: more")
     );
     for (manifests, line, said) in [
-        (shadowed, Some(15), "everything that this port allows, Egress shop/web spec.ports[0] allows too"),
-        (policy(&https.replace("HOSTS", "'*.a.org'")), Some(6), "nothing allows that one itself"),
+        (shadowed, Some(15), "Egress shop/web spec.ports[0] already allows everything that this port allows"),
+        (policy(&https.replace("HOSTS", "'*.a.org'")), Some(6), "but nothing allows"),
         (policy("  ports: [{number: 22, protocol: tcp}]\n"), Some(6), "this allows any address on port 22"),
         (
             policy("  ports: [{number: 443, protocol: https}]\n"),
@@ -135,7 +135,7 @@ fn problems_and_lints_are_marked() -> Result<()> {
         (
             policy(&https.replace("HOSTS", "'*.github.io'")),
             Some(6),
-            "anybody can get a name below `github.io`",
+            "anyone can register a name below `github.io`",
         ),
         (
             policy(&https.replace("HOSTS", "203.0.113.7")),
@@ -145,7 +145,7 @@ fn problems_and_lints_are_marked() -> Result<()> {
         (
             policy(&https.replace("HOSTS", "a.org")),
             None,
-            "nothing here lets DNS over TCP (port 53) out for `shop/app`",
+            "no rule allows DNS over TCP (port 53) for `shop/app`",
         ),
     ] {
         page.ask(&manifests, "https://a.org")?;
@@ -178,9 +178,9 @@ fn cases_and_changes_are_shown() -> Result<()> {
     page.browser.click("#add")?;
     page.browser.choose("[aria-label='expected of case 2']", "allow")?;
     page.browser.click("#run")?;
-    page.wait("the count", "#tally", "2 cases, 1 not as expected")?;
-    page.wait("one", "#cases tbody tr:nth-child(1)", "as expected: allow rule by shop/web spec.ports[1]")?;
-    page.wait("the other", "#cases tbody tr:nth-child(2)", "WRONG: deny sni-not-allowed")?;
+    page.wait("the count", "#tally", "2 cases, 1 failed")?;
+    page.wait("one", "#cases tbody tr:nth-child(1)", "passed: allow rule by shop/web spec.ports[1]")?;
+    page.wait("the other", "#cases tbody tr:nth-child(2)", "FAILED: deny sni-not-allowed")?;
 
     page.browser.click("#copy")?;
     ensure!(page.browser.value("#changed")? == MANIFESTS);
@@ -196,7 +196,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     page.wait("what is wrong", "#changed-problems", "`0` is not a port")?;
     page.browser.click("#changed-problems button.place")?;
     ensure!(page.browser.focus()? == "changed");
-    page.wait("what was run", "#tally", "2 cases, 1 not as expected")?;
+    page.wait("what was run", "#tally", "2 cases, 1 failed")?;
     page.browser.fill("#changed", &MANIFESTS.replace("httpbin.org", "openservicemesh.io"))?;
     page.browser.click("#compare")?;
     page.wait("the comparison", "#changes", "2 of 2 change")?;
@@ -210,7 +210,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     let saved = "return new Promise((done) => { URL.createObjectURL = (blob) => { done(blob.text()); return '#'; }; \
         document.querySelector('#save').click(); })";
     let saved = page.browser.script(saved, &json!([]))?;
-    let cases = egress_compile::explain::expected::Expected::parse(
+    let cases = egress_compile::explain::test_case::TestCase::parse(
         "cases",
         saved.as_str().context("text")?.as_bytes(),
     )?;
@@ -232,7 +232,7 @@ fn files_are_read() -> Result<()> {
         r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop","annotations":{"openservicemesh.io/egress-mode":"audit"}}}"#,
     )?;
     page.browser.press("#upload", &format!("{}\n{}", one.display(), two.display()))?;
-    page.browser.fill("#source", "shop/app")?;
+    page.browser.fill("#identity", "shop/app")?;
     page.browser.fill("#to", "tcp://203.0.113.1:22")?;
     page.verdict("ALLOWED", "audit")?;
     page.wait("the policy", "#summary", "1 policy, 1 identity, 0 errors")?;

@@ -42,7 +42,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
 #[test]
 fn long_and_malformed_input_is_handled() -> Result<()> {
     let page = Page::open()?;
-    let fill = "for (const id of ['path', 'sni', 'headers', 'clientHello', 'source', 'address']) { \
+    let fill = "for (const id of ['path', 'sni', 'headers', 'clientHello', 'identity', 'address']) { \
         const field = document.getElementById(id); field.value = 'x'.repeat(65536); \
         field.dispatchEvent(new Event('input', { bubbles: true })); }";
     page.browser.script(fill, &json!([]))?;

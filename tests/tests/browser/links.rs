@@ -66,7 +66,7 @@ fn links_of_other_programs_open() -> Result<()> {
         ensure!(page.browser.value("#changed")?.is_empty() != is_there("changed"));
     }
     // The other alphabet, and padding.
-    let state = json!({ "manifests": MANIFESTS, "connection": { "source": "shop/app", "to": "https://httpbin.org" } });
+    let state = json!({ "manifests": MANIFESTS, "connection": { "identity": "shop/app", "to": "https://httpbin.org" } });
     page.load(&format!("#{}", STANDARD.encode(format!("{state} "))))?;
     page.verdict("ALLOWED", "rule")?;
     page.expect_no_errors()
@@ -125,7 +125,7 @@ fn the_page_works_at_any_path_under_a_content_policy() -> Result<()> {
     page.wait("the mark", "#editor .mark.allow[data-line='9']", "")?;
     page.browser.click("#add")?;
     page.browser.click("#run")?;
-    page.wait("the case", "#tally", "1 case, 0 not as expected")?;
+    page.wait("the case", "#tally", "1 case, 0 failed")?;
     page.browser.click("[data-download=envoy]")?;
     let address = page.browser.script("return location.pathname + location.hash.slice(0, 2)", &json!([]))?;
     ensure!(address == "/some/where/playground/#e", "{address}");

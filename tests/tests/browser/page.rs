@@ -51,7 +51,7 @@ impl Page {
     /// Types manifests and a connection of `shop/app`.
     pub(crate) fn ask(&self, manifests: &str, to: &str) -> Result<()> {
         self.browser.fill("#manifests", manifests)?;
-        self.browser.fill("#source", "shop/app")?;
+        self.browser.fill("#identity", "shop/app")?;
         self.browser.fill("#to", to)
     }
 

@@ -104,14 +104,14 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     page.wait("its document", "#document", "\"serviceAccount\": \"b\"")?;
     page.wait("its configuration", "#envoy", "with the policy of shop/b")?;
     // The identity of the form has a policy too, even if no object names it.
-    page.browser.fill("#source", "shop/nobody")?;
+    page.browser.fill("#identity", "shop/nobody")?;
     page.wait("who asks", "#whose", "shop/nobody")?;
     page.browser.choose("#whose", "shop/nobody")?;
     page.wait("no rules", "#envoy", "\"rules\": []")?;
-    page.browser.fill("#source", "Shop/")?;
+    page.browser.fill("#identity", "Shop/")?;
     page.browser.fill("#manifests", "")?;
     page.wait("what is wrong", "#no-identity", "`Shop/`")?;
-    page.browser.fill("#source", "")?;
+    page.browser.fill("#identity", "")?;
     page.wait("what is missing", "#no-identity", "name no identity")?;
 
     page.ask(MANIFESTS, "https://httpbin.org")?;
@@ -120,7 +120,7 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     let scroll = "const text = document.querySelector('#envoy'); \
         const line = text.textContent.split('\\n').findIndex((line) => line.includes('egress-policy/v1')); \
         text.scrollTop = (line - 8) * text.scrollHeight / text.textContent.split('\\n').length; \
-        document.querySelector('#given-title').scrollIntoView()";
+        document.querySelector('#config-title').scrollIntoView()";
     page.browser.script(scroll, &json!([]))?;
     page.picture("playground-envoy.png")?;
     let taken = "const taken = []; \

@@ -134,7 +134,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         "namespace: curl, annotations: {openservicemesh.io/egress-ech: maybe}}\nspec",
     );
     for (text, expected) in [
-        (bad.clone(), "spec.hosts[0]: `not a name` is no host"),
+        (bad.clone(), "spec.hosts[0]: `not a name` is not a host"),
         (
             egress_in(
                 "curl",
@@ -146,11 +146,11 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         (egress("bad", http), "spec.ports[0].protocol: protocol `http` without hosts grants nothing"),
         (annotated, "metadata.annotations[\"openservicemesh.io/egress-ech\"]: `maybe`"),
         // A list whose every entry is commented out.
-        (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is there and empty"),
-        (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is there and empty"),
+        (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is present but empty"),
+        (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is present but empty"),
         (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is there"),
-        (group("methods: ~"), "spec.matches[0].methods: it is there and empty"),
-        (group("pathRegex: ~"), "spec.matches[0].pathRegex: it is there and empty"),
+        (group("methods: ~"), "spec.matches[0].methods: the field is present but empty"),
+        (group("pathRegex: ~"), "spec.matches[0].pathRegex: the field is present but empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
         (group("headers: [{x-a: b, x-c: d}]"), "spec.matches[0].headers"),
         (setting.to_owned(), "spec.connectionSettings.tcp.connectTimeout: `0s`"),
@@ -162,7 +162,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     // `kubectl apply` removes such a field from an existing object.
     apply(&cluster, &egress("emptied", &format!("hosts: [a.org]\n{https}")))?;
     let said = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
-    ensure!(said.contains(&format!("{denied}spec.hosts: the list is there and empty")), "{said}");
+    ensure!(said.contains(&format!("{denied}spec.hosts: the list is present but empty")), "{said}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
     // A problem that other objects can solve is a warning, which kubectl prints.
@@ -188,7 +188,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         .is_ok()
             && control_plane
                 .status()
-                .is_ok_and(|status| !status["problems"].to_string().contains("there is no HTTPRouteGroup"))
+                .is_ok_and(|status| !status["diagnostics"].to_string().contains("there is no HTTPRouteGroup"))
     })?;
     let said = apply(&cluster, &routed.replace("a.org", "b.org"))?;
     ensure!(!said.contains("Warning"), "{said}");

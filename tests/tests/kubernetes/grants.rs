@@ -74,7 +74,7 @@ fn other_namespaces_grant_nothing_without_permission() -> Result<()> {
          metadata: {name: curl, namespace: curl, annotations: {openservicemesh.io/egress-mode: passthrough}}\n",
     )?;
     wait_for_status(&control_plane, "the mode to be refused", |status| {
-        status["problems"].to_string().contains("a ServiceAccount may only tighten its mode")
+        status["diagnostics"].to_string().contains("a ServiceAccount may only tighten its mode")
     })?;
     ensure!(mode(&control_plane, "curl/curl")? == "enforce");
     let delegation = "openservicemesh.io/egress-mode-delegation";

@@ -171,7 +171,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
             let status: Vec<_> =
                 both.iter().filter_map(|control_plane| control_plane.status().ok()).collect();
             let same = |part: &str| status.iter().all(|one| one[part] == status[0][part]);
-            status.len() == 2 && ["objects", "identities", "problems", "meshMode"].into_iter().all(same)
+            status.len() == 2 && ["objects", "identities", "diagnostics", "meshMode"].into_iter().all(same)
         })?;
         drop(stop);
         for thread in threads {

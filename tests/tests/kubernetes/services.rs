@@ -65,14 +65,14 @@ fn permissive(cluster: &Cluster<'_>, is: bool) -> Result<()> {
 /// Waits until the control plane reports a service with this text.
 fn wait_for_report(control_plane: &ControlPlane<'_>, service: &str, text: &str) -> Result<()> {
     wait_for_status(control_plane, &format!("a report of {service} with {text}"), |status| {
-        let mut problems = status["problems"].as_array().into_iter().flatten().map(Value::to_string);
+        let mut problems = status["diagnostics"].as_array().into_iter().flatten().map(Value::to_string);
         problems.any(|problem| problem.contains(service) && problem.contains(text))
     })
     .map(drop)
 }
 
 fn is_kept(control_plane: &ControlPlane<'_>, service: &str) -> bool {
-    let problems = |status: Value| status["problems"].to_string();
+    let problems = |status: Value| status["diagnostics"].to_string();
     control_plane.status().is_ok_and(|status| !problems(status).contains(service))
 }
 

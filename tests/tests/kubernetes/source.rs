@@ -276,7 +276,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     ensure!(rules(&status, "Egress curl/host") == Some(0), "{status:#}");
     // Its earlier content does not count, because a control plane that starts later cannot know it.
     ensure!(rules(&status, "Egress curl/routes") == Some(0), "{status:#}");
-    let problems = status["problems"].to_string();
+    let problems = status["diagnostics"].to_string();
     for expected in ["HTTPRouteGroup curl/bad", "HTTPRouteGroup curl/g"] {
         ensure!(problems.contains(expected), "{expected}: {problems}");
     }
@@ -286,13 +286,13 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     api.kubectl(User::Admin, &["delete", "httproutegroup", "bad", "-n", "curl"])?;
     api.apply(&group("g", "{x-a: b}, {x-c: d}"))?;
     wait_for_status(&control_plane, "the bad objects to be good", |status| {
-        !status["problems"].to_string().contains("HTTPRoute")
+        !status["diagnostics"].to_string().contains("HTTPRoute")
     })?;
 
     // A new control plane reads lists where the other one read changes.
     let fresh = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &flags)?.ready()?;
     let (one, other) = (control_plane.status()?, fresh.status()?);
-    for part in ["objects", "identities", "problems", "meshMode"] {
+    for part in ["objects", "identities", "diagnostics", "meshMode"] {
         ensure!(one[part] == other[part], "{part}: {:#} {:#}", one[part], other[part]);
     }
     // A proxy connects with a token.

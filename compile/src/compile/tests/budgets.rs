@@ -1,11 +1,11 @@
-//! What is over a budget grants nothing, says so, and costs little.
+//! Objects over a budget grant nothing, are reported, and cost little.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::budget::{self, MAX_DOCUMENT_BYTES, MAX_ENTRIES, MAX_PROBLEMS};
-use crate::manifest::{Cause, Parsed, parse_value};
+use crate::budget::{self, MAX_DIAGNOSTICS, MAX_DOCUMENT_BYTES, MAX_ENTRIES};
+use crate::manifest::{Cause, ParsedFile, parse_value};
 use crate::store::FileUpdate;
 
 /// `count` items of a list in YAML.
@@ -21,25 +21,26 @@ fn ports(count: usize, protocol: &str) -> String {
     format!("ports: [{}]", list(count, |n| format!("{{number: {}, protocol: {protocol}}}", n + 1)))
 }
 
-/// The problem of an object that is too large, as `field: message`.
+/// The diagnostic of an object that is too large, as `field: message`.
 fn excess(compiled: &Compiled, name: &str) -> String {
-    let condition = condition(compiled, name);
-    assert!(!condition.accepted, "{name}");
-    let mut sizes = condition.problems.iter().filter(|p| matches!(p.cause, Cause::Size | Cause::Crowding));
-    let problem = sizes.next().unwrap_or_else(|| panic!("{name}: {:?}", condition.problems));
-    assert!(problem.advice.is_some());
-    problem.brief()
+    let status = status(compiled, name);
+    assert!(!status.accepted, "{name}");
+    let mut sizes =
+        status.diagnostics.iter().filter(|p| matches!(p.cause, Cause::Size | Cause::SharedBudget));
+    let diagnostic = sizes.next().unwrap_or_else(|| panic!("{name}: {:?}", status.diagnostics));
+    assert!(diagnostic.advice.is_some());
+    diagnostic.format_brief()
 }
 
 #[test]
-fn three_thousand_ports_of_three_thousand_hosts() {
+fn too_many_entries_are_refused_quickly() {
     let text = egress("p", &format!("{}, {}", hosts(3000), ports(3000, "https")));
     let store = store(&text);
     let start = Instant::now();
     let compiled = compile(&store, &CompileOptions::default(), None);
     assert_eq!(
         excess(&compiled, "Egress n/p"),
-        "spec: 9000000 names and blocks of addresses, counted for each port, of which 250000 are allowed"
+        "spec: 9000000 names and address blocks (counted per port) exceed the limit of 250000"
     );
     assert!(rules(&compiled).is_empty());
     let report = crate::check::Report::of(&store, &compiled);
@@ -47,7 +48,7 @@ fn three_thousand_ports_of_three_thousand_hosts() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// What one object gives to many ports and identities is there once.
+/// Rules of many ports and identities share the lists of their object.
 #[test]
 fn lists_are_shared() {
     let sources = list(900, |n| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}"));
@@ -55,7 +56,7 @@ fn lists_are_shared() {
     let text = egress("p", &format!("{}, {blocks}, {}", hosts(100), ports(300, "https")))
         .replace("{kind: ServiceAccount, name: app, namespace: n}", &sources);
     let compiled = compiled(&text);
-    assert!(condition(&compiled, "Egress n/p").accepted, "{}", problems(&compiled));
+    assert!(status(&compiled, "Egress n/p").accepted, "{}", diagnostics(&compiled));
     let first = compiled.document(&identity("n/a0"));
     for document in compiled.documents.values() {
         assert_eq!(document.rules.len(), 300);
@@ -68,29 +69,29 @@ fn lists_are_shared() {
 }
 
 #[test]
-fn lists_of_an_object() {
+fn lists_of_an_object_are_bounded() {
     let one = "ports: [{number: 443, protocol: https}]";
     let block = |n: usize| format!("10.{}.{}.0/24", n / 250, n % 250);
     let settings_of = format!("matches: [{}]", by_settings("s"));
     for (spec, expected) in [
-        (format!("{}, {one}", hosts(100_001)), "spec.hosts: 100001 hosts, of which 100000 are allowed"),
+        (format!("{}, {one}", hosts(100_001)), "spec.hosts: 100001 hosts exceed the limit of 100000"),
         (
             format!("ipAddresses: [{}], {one}", list(10_001, block)),
-            "spec.ipAddresses: 10001 ipAddresses, of which 10000 are allowed",
+            "spec.ipAddresses: 10001 ipAddresses exceed the limit of 10000",
         ),
-        (ports(4097, "tcp"), "spec.ports: 4097 ports, of which 4096 are allowed"),
+        (ports(4097, "tcp"), "spec.ports: 4097 ports exceed the limit of 4096"),
         (
             format!("matches: [{}], {one}", list(101, |_| by_group("g"))),
-            "spec.matches: 101 matches, of which 100 are allowed",
+            "spec.matches: 101 matches exceed the limit of 100",
         ),
         (
             format!("{}, {one}, {settings_of}", hosts(1001)),
-            "spec: 1001 clusters (one for each host and port with connection settings), of which 1000 are allowed",
+            "spec: 1001 clusters (one per host and port with connection settings) exceed the limit of 1000",
         ),
         // Each name has blocks of its own in the filter's tables.
         (
             format!("{}, ipAddresses: [{}], {one}", hosts(200), list(1000, block)),
-            "spec: 400200 names and blocks of addresses, counted for each port, of which 250000 are allowed",
+            "spec: 400200 names and address blocks (counted per port) exceed the limit of 250000",
         ),
     ] {
         let compiled = compiled(&(egress("p", &spec) + &settings("s")));
@@ -100,29 +101,29 @@ fn lists_of_an_object() {
     let sources = list(1001, |n| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}"));
     let text = egress("p", one).replace("{kind: ServiceAccount, name: app, namespace: n}", &sources);
     let compiled = compiled(&text);
-    assert_eq!(excess(&compiled, "Egress n/p"), "spec.sources: 1001 sources, of which 1000 are allowed");
+    assert_eq!(excess(&compiled, "Egress n/p"), "spec.sources: 1001 sources exceed the limit of 1000");
     assert!(compiled.documents.is_empty());
 }
 
 #[test]
-fn lists_and_patterns_of_a_route_group() {
+fn lists_and_patterns_of_a_route_group_are_bounded() {
     let web = "hosts: [a.org], ports: [{number: 80, protocol: http}]";
     let large = |n: usize| format!("{{name: m{n}, pathRegex: '/{n}[a-z]{{1000}}'}}");
     for (matches, expected) in [
-        (list(1001, |n| format!("{{name: m{n}}}")), "spec.matches: 1001 matches, of which 1000 are allowed"),
+        (list(1001, |n| format!("{{name: m{n}}}")), "spec.matches: 1001 matches exceed the limit of 1000"),
         (
             format!("{{name: m, pathRegex: '{}'}}", "a?".repeat(2050)),
-            "spec.matches[0].pathRegex: 4100 bytes of one pattern, of which 4096 are allowed",
+            "spec.matches[0].pathRegex: 4100 bytes in one pattern exceed the limit of 4096",
         ),
         (
             format!("{{name: m, headers: [{}]}}", list(65, |n| format!("x-{n}: a"))),
-            "spec.matches[0].headers: 65 headers, of which 64 are allowed",
+            "spec.matches[0].headers: 65 headers exceed the limit of 64",
         ),
         (
             list(60, |n| format!("{{name: m{n}, headers: [{}]}}", list(60, |n| format!("x-{n}: a")))),
-            "spec.matches: 3600 patterns, of which 3276 are allowed",
+            "spec.matches: 3600 patterns exceed the limit of 3276",
         ),
-        (list(90, large), "spec.matches: 33890304 bytes of compiled patterns, of which 33554432 are allowed"),
+        (list(90, large), "spec.matches: 33890304 bytes of compiled patterns exceed the limit of 33554432"),
     ] {
         let text = egress("p", &format!("{web}, matches: [{}]", by_group("g"))) + &group("g", &matches);
         let compiled = compiled(&text);
@@ -133,20 +134,20 @@ fn lists_and_patterns_of_a_route_group() {
     let text = egress("p", &format!("hosts: [a.org], {}, matches: [{}]", ports(10, "http"), by_group("g")))
         + &group("g", &list(20, large));
     let compiled = compiled(&text);
-    assert!(condition(&compiled, "HTTPRouteGroup n/g").accepted);
+    assert!(status(&compiled, "HTTPRouteGroup n/g").accepted);
     assert_eq!(
         excess(&compiled, "Egress n/p"),
-        "spec: 80691200 bytes of compiled patterns, counted for each port, of which 33554432 are allowed"
+        "spec: 80691200 bytes of compiled patterns (counted per port) exceed the limit of 33554432"
     );
     assert!(rules(&compiled).is_empty());
 }
 
 /// A hundred thousand hosts fit: in one object, and in ten thousand.
 #[test]
-fn a_hundred_thousand_hosts() {
+fn a_hundred_thousand_hosts_fit() {
     let https = "ports: [{number: 443, protocol: https}]";
     let one = compiled(&egress("p", &format!("{}, {https}", hosts(100_000))));
-    assert!(condition(&one, "Egress n/p").accepted, "{:?}", condition(&one, "Egress n/p").problems);
+    assert!(status(&one, "Egress n/p").accepted, "{:?}", status(&one, "Egress n/p").diagnostics);
     assert_eq!(
         one.document(&identity("n/app")).rules[0].hosts.as_ref().map(|hosts| hosts.len()),
         Some(100_000)
@@ -157,7 +158,7 @@ fn a_hundred_thousand_hosts() {
     }
     let compiled = compile(&store, &CompileOptions::default(), None);
     assert_eq!(compiled.document(&identity("n/app")).rules.len(), 10_000);
-    assert!(compiled.conditions.values().all(|condition| condition.accepted));
+    assert!(compiled.statuses.values().all(|status| status.accepted));
 }
 
 /// An object that a server made, at a time.
@@ -172,13 +173,13 @@ fn made(name: &str, time: Option<&str>, hosts: usize) -> FileUpdate {
         },
     });
     let file: Arc<str> = name.into();
-    let parsed: Parsed = parse_value(&file, object).expect("readable");
+    let parsed: ParsedFile = parse_value(&file, object).expect("readable");
     FileUpdate { file, change: crate::store::Change::Read(parsed) }
 }
 
 /// The oldest objects count, and of one age those whose name comes first, whatever order they come in.
 #[test]
-fn the_newest_have_no_room() {
+fn the_newest_objects_exceed_a_shared_budget() {
     let (old, new) = (Some("2024-01-01T00:00:00Z"), Some("2024-02-01T00:00:00Z"));
     for (objects, crowded) in [
         ([("a", new), ("b", old), ("c", old)], "a"),
@@ -202,17 +203,17 @@ fn the_newest_have_no_room() {
             }
             let compiled = compile(&store, &CompileOptions::default(), None);
             for (name, _) in &objects {
-                let condition = condition(&compiled, &format!("Egress n/{name}"));
-                assert_eq!(condition.accepted, *name != crowded, "{objects:?} {name}");
-                assert_eq!(condition.sources.is_empty(), *name == crowded);
-                assert_eq!(condition.rules, usize::from(*name != crowded));
+                let status = status(&compiled, &format!("Egress n/{name}"));
+                assert_eq!(status.accepted, *name != crowded, "{objects:?} {name}");
+                assert_eq!(status.sources.is_empty(), *name == crowded);
+                assert_eq!(status.rules, usize::from(*name != crowded));
             }
-            let said = excess(&compiled, &format!("Egress n/{crowded}"));
-            let expected = "names and blocks of addresses, counted for each port, of which 250000 are allowed, \
-                            so this one grants nothing to n/app";
-            assert!(said.starts_with("spec: with older objects there would be 2550"), "{said}");
-            assert!(said.ends_with(expected), "{said}");
-            assert!(condition(&compiled, "Egress n/z").accepted);
+            let output = excess(&compiled, &format!("Egress n/{crowded}"));
+            let expected = "names and address blocks (counted per port) exceed the limit of 250000, \
+                            so this object grants nothing to n/app";
+            assert!(output.starts_with("spec: together with older objects, 2550"), "{output}");
+            assert!(output.ends_with(expected), "{output}");
+            assert!(status(&compiled, "Egress n/z").accepted);
             assert_eq!(compiled.document(&identity("n/app")).rules.len(), 3);
         }
     }
@@ -220,7 +221,7 @@ fn the_newest_have_no_room() {
 
 /// An object that is over the budget of one identity grants others what it says.
 #[test]
-fn crowding_is_of_an_identity() {
+fn a_shared_budget_is_per_identity() {
     let both =
         "{kind: ServiceAccount, name: app, namespace: n}, {kind: ServiceAccount, name: other, namespace: n}";
     let https = "ports: [{number: 443, protocol: https}, {number: 444, protocol: https}]";
@@ -228,13 +229,13 @@ fn crowding_is_of_an_identity() {
     let shared = egress("b", &format!("{}, {https}", hosts(50_000)))
         .replace("{kind: ServiceAccount, name: app, namespace: n}", both);
     let compiled = compiled(&(full + &shared));
-    assert!(excess(&compiled, "Egress n/b").ends_with("so this one grants nothing to n/app"));
+    assert!(excess(&compiled, "Egress n/b").ends_with("so this object grants nothing to n/app"));
     let names = |who: &str| -> Vec<String> {
         compiled.document(&identity(who)).rules.iter().map(|rule| rule.policy.clone()).collect()
     };
     assert_eq!(names("n/app"), ["n/a", "n/a"]);
     assert_eq!(names("n/other"), ["n/b", "n/b"]);
-    let sources = &condition(&compiled, "Egress n/b").sources;
+    let sources = &status(&compiled, "Egress n/b").sources;
     assert!(sources.contains(&identity("n/other")) && sources.len() == 1);
 }
 
@@ -246,7 +247,7 @@ fn wide(name: &str, sources: usize, spec: &str) -> String {
 
 /// Sources times rules are bounded: service accounts need not exist.
 #[test]
-fn references_of_an_object() {
+fn references_of_an_object_are_bounded() {
     let settled = |count| {
         format!(
             "{}, ports: [{{number: 443, protocol: https}}], matches: [{}]",
@@ -265,13 +266,13 @@ fn references_of_an_object() {
     ] {
         let compiled = compiled(&(wide("p", sources, &spec) + &settings("s")));
         let Some(amount) = amount else {
-            assert!(condition(&compiled, "Egress n/p").accepted, "{sources}: {}", problems(&compiled));
+            assert!(status(&compiled, "Egress n/p").accepted, "{sources}: {}", diagnostics(&compiled));
             continue;
         };
-        let noun = "rules, counted for each source (a cluster as four)";
-        let expected = format!("spec: {amount} {noun}, of which 300000 are allowed");
+        let noun = "rules (counted per source; a cluster counts as four)";
+        let expected = format!("spec: {amount} {noun} exceed the limit of 300000");
         assert_eq!(excess(&compiled, "Egress n/p"), expected);
-        assert_eq!(condition(&compiled, "Egress n/p").reason(), "TooLarge");
+        assert_eq!(status(&compiled, "Egress n/p").reason(), "TooLarge");
         assert!(rules(&compiled).is_empty(), "{expected}");
     }
 }
@@ -279,21 +280,21 @@ fn references_of_an_object() {
 /// All objects of a namespace have a budget of references, in which the oldest come first. Those of other namespaces have
 /// theirs.
 #[test]
-fn references_of_a_namespace() {
+fn references_of_a_namespace_are_bounded() {
     let full = ports(300, "tcp");
     let objects = ["a", "b", "c", "d"].map(|name| wide(name, 1000, &full)).concat();
     let other = wide("a", 1000, &full).replace("namespace: n", "namespace: other");
     let compiled = compiled(&(objects + &wide("e", 1000, &ports(100, "tcp")) + &other));
-    let said = excess(&compiled, "Egress n/d");
+    let output = excess(&compiled, "Egress n/d");
     assert_eq!(
-        said,
-        "spec: with older objects of the namespace there would be 1200000 rules, counted for each source (a cluster \
-         as four), of which 1000000 are allowed, so this one grants nothing"
+        output,
+        "spec: together with older objects of the namespace, 1200000 rules (counted per source; a cluster counts \
+         as four) exceed the limit of 1000000, so this object grants nothing"
     );
-    let crowded = condition(&compiled, "Egress n/d");
+    let crowded = status(&compiled, "Egress n/d");
     assert_eq!((crowded.reason(), crowded.rules, crowded.sources.len()), ("TooLarge", 0, 0));
     for name in ["n/a", "n/b", "n/c", "n/e", "other/a"] {
-        assert!(condition(&compiled, &format!("Egress {name}")).accepted, "{name}");
+        assert!(status(&compiled, &format!("Egress {name}")).accepted, "{name}");
     }
     // What is crowded out takes nothing from its identities either.
     assert_eq!(compiled.document(&identity("n/a0")).rules.len(), 1000);
@@ -306,7 +307,7 @@ fn documents_are_within_their_budget() {
     let long = |n: usize| format!("{}.{}.{}.h{n}.org", "a".repeat(60), "b".repeat(60), "c".repeat(60));
     let spec = |count: usize| format!("hosts: [{}], {}", list(count, long), ports(2, "https"));
     let fits = compiled(&egress("p", &spec(19_000)));
-    assert!(condition(&fits, "Egress n/p").accepted);
+    assert!(status(&fits, "Egress n/p").accepted);
     let length = |compiled: &Compiled| {
         serde_json::to_string(&*compiled.document(&identity("n/app"))).expect("JSON").len()
     };
@@ -316,31 +317,31 @@ fn documents_are_within_their_budget() {
         length(&fits)
     );
     let over = compiled(&egress("p", &spec(22_000)));
-    let said = excess(&over, "Egress n/p");
-    assert!(said.contains("bytes of policy document, of which 8388608 are allowed"), "{said}");
+    let output = excess(&over, "Egress n/p");
+    assert!(output.contains("bytes of policy document exceed the limit of 8388608"), "{output}");
 }
 
-/// An object with something wrong in every line of it does not say so in as many.
+/// Of an object with an error in every line, only some errors are kept.
 #[test]
-fn problems_are_bounded() {
+fn diagnostics_are_bounded() {
     let mut text = String::from("hosts: [");
     for n in 0..20_000 {
         write!(text, "'!{n}', ").expect("a string");
     }
     text.push_str("], ports: [{number: 443, protocol: https}]");
     let compiled = compiled(&egress("p", &text));
-    let condition = condition(&compiled, "Egress n/p");
-    assert!(!condition.accepted);
-    assert_eq!(condition.problems.len(), MAX_PROBLEMS + 1);
-    let more = condition.problems.iter().find(|p| p.message.contains("more")).expect("a count");
-    assert_eq!(more.message, "19900 more of severity `error` are not listed");
-    assert_eq!(budget::MAX_PROBLEMS, 100);
+    let status = status(&compiled, "Egress n/p");
+    assert!(!status.accepted);
+    assert_eq!(status.diagnostics.len(), MAX_DIAGNOSTICS + 1);
+    let more = status.diagnostics.iter().find(|p| p.message.contains("more")).expect("a count");
+    assert_eq!(more.message, "19900 more diagnostics of severity `error` are not listed");
+    assert_eq!(budget::MAX_DIAGNOSTICS, 100);
 }
 
 /// The memory of all objects is bounded. One namespace cannot have all of it, and many that want much leave room for those
 /// that want little.
 #[test]
-fn memory_of_all_objects() {
+fn memory_of_all_objects_is_bounded() {
     let long = |n: usize| format!("{}.{}.{}.h{n}.org", "a".repeat(60), "b".repeat(60), "c".repeat(60));
     let spec = format!("hosts: [{}], ports: [{{number: 443, protocol: https}}]", list(6_500, long));
     let object = |namespace: &str, n: usize| {
@@ -355,12 +356,12 @@ fn memory_of_all_objects() {
             store.apply(FileUpdate::read(format!("{number:03}.yaml").into(), text.as_bytes()));
         }
         let compiled = compile(&store, &CompileOptions::default(), None);
-        let accepted = compiled.conditions.values().filter(|condition| condition.accepted);
-        for refused in compiled.conditions.values().filter(|condition| !condition.accepted) {
+        let accepted = compiled.statuses.values().filter(|status| status.accepted);
+        for refused in compiled.statuses.values().filter(|status| !status.accepted) {
             assert_eq!((refused.reason(), refused.rules), ("TooLarge", 0));
-            assert!(refused.problems[0].message.contains("bytes of the control plane's memory"));
+            assert!(refused.diagnostics[0].message.contains("bytes of control plane memory"));
         }
-        accepted.map(|condition| condition.object.to_string()).collect()
+        accepted.map(|status| status.object.to_string()).collect()
     };
     // One namespace has its share, and the oldest objects come first.
     let all: Vec<String> = (0..20).map(|n| object("n", n)).collect();

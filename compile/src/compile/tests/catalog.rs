@@ -1,9 +1,9 @@
-//! What valid objects grant.
+//! The grants of valid objects.
 
 use super::*;
 
 #[test]
-fn what_is_granted() {
+fn valid_objects_grant_exactly_these_rules() {
     let get = "{name: m, pathRegex: /foo, methods: [GET]}";
     let two = by_group("g1") + ", " + &by_group("g2");
     let groups = group("g1", get) + &group("g2", "{name: m, pathRegex: /bar, methods: [GET]}");
@@ -249,7 +249,7 @@ fn what_is_granted() {
 }
 
 #[test]
-fn to_whom_it_is_granted() {
+fn valid_objects_grant_to_exactly_these_identities() {
     let text = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: p, namespace: n}\n\
                 spec:\n  ports: [{number: 22, protocol: tcp}]\n  sources:\n  \
                 - {kind: ServiceAccount, name: sa-1, namespace: test}\n  \
@@ -271,5 +271,5 @@ fn to_whom_it_is_granted() {
     ] {
         assert_eq!(compiled.document(&identity(sa)).rules.len(), expected, "{name}");
     }
-    assert!(!condition(&compiled, "Egress n/p").accepted);
+    assert!(!status(&compiled, "Egress n/p").accepted);
 }

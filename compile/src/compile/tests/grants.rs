@@ -1,4 +1,4 @@
-//! Who may grant to whom.
+//! Permissions: the namespaces whose objects may grant access to an identity.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn with(text: &str, policy_namespaces: &str) -> Compiled {
 const SSH: &str = "ports: [{number: 22, protocol: tcp}]";
 
 #[test]
-fn an_object_counts_for_its_own_namespace_unless_an_administrator_says_more() {
+fn an_object_grants_within_its_namespace_unless_an_administrator_permits_more() {
     let listed = |list: &str| namespace("n", &format!("{POLICY_NAMESPACES_ANNOTATION}: '{list}'"));
     for (name, of, text, flag, counts) in [
         ("its own", "n", String::new(), "", true),
@@ -59,41 +59,42 @@ fn an_object_counts_for_its_own_namespace_unless_an_administrator_says_more() {
         ),
     ] {
         let compiled = with(&(text + &policy(of, "p", &["n/app"], SSH)), flag);
-        let condition = condition(&compiled, &format!("Egress {of}/p"));
+        let status = status(&compiled, &format!("Egress {of}/p"));
         assert_eq!(rules(&compiled).len(), usize::from(counts), "{name}");
-        assert_eq!(condition.accepted, counts, "{name}");
-        assert_eq!(condition.reason(), if counts { "Accepted" } else { "NotPermitted" }, "{name}");
-        assert_eq!(condition.rules, usize::from(counts), "{name}");
-        assert_eq!(condition.sources.len(), usize::from(counts), "{name}");
+        assert_eq!(status.accepted, counts, "{name}");
+        assert_eq!(status.reason(), if counts { "Accepted" } else { "NotPermitted" }, "{name}");
+        assert_eq!(status.rules, usize::from(counts), "{name}");
+        assert_eq!(status.sources.len(), usize::from(counts), "{name}");
     }
 }
 
 #[test]
-fn the_sources_that_may_be_granted_to_count_and_the_others_are_named() {
+fn permitted_sources_are_granted_and_others_reported() {
     let text = policy("m", "p", &["m/app", "n/app", "o/app"], SSH);
     let compiled = with(&text, "osm-system");
     let rules_of = |name: &str| compiled.document(&identity(name)).rules.len();
     assert_eq!((rules_of("m/app"), rules_of("n/app"), rules_of("o/app")), (1, 0, 0));
-    let condition = condition(&compiled, "Egress m/p");
-    assert_eq!((condition.reason(), condition.rules), ("NotPermitted", 1));
-    let fields: Vec<_> = condition.problems.iter().filter_map(|problem| problem.field.as_deref()).collect();
+    let status = status(&compiled, "Egress m/p");
+    assert_eq!((status.reason(), status.rules), ("NotPermitted", 1));
+    let fields: Vec<_> =
+        status.diagnostics.iter().filter_map(|diagnostic| diagnostic.field.as_deref()).collect();
     assert_eq!(fields, ["spec.sources[1]", "spec.sources[2]"]);
-    let first = condition.problems[0].to_string();
+    let first = status.diagnostics[0].to_string();
     for part in [
         "a.yaml:5:",
-        "`n/app` is in another namespace, which objects of `m` may not grant to",
+        "`n/app` is in another namespace, and objects in `m` may not grant access to it",
         "openservicemesh.io/egress-policy-namespaces: m",
         "--policy-namespaces",
     ] {
         assert!(first.contains(part), "{part}: {first}");
     }
-    // Beside another mistake, that is the reason.
+    // Another error takes precedence as the reason.
     let bad = policy("m", "p", &["n/app"], "ports: [{number: 22, protocol: tcpp}]");
-    assert_eq!(super::condition(&with(&bad, ""), "Egress m/p").reason(), "Invalid");
+    assert_eq!(super::status(&with(&bad, ""), "Egress m/p").reason(), "Invalid");
 }
 
 #[test]
-fn settings_of_one_namespace_s_object_never_touch_another_s() {
+fn settings_of_one_namespace_never_affect_another() {
     let by =
         "matches: [{apiGroup: policy.openservicemesh.io/v1alpha1, kind: UpstreamTrafficSetting, name: s}]";
     let https = "hosts: [a.org], ports: [{number: 443, protocol: https}]";
@@ -112,8 +113,8 @@ fn settings_of_one_namespace_s_object_never_touch_another_s() {
         .map(|cluster| (cluster.name.as_str(), cluster.limits.max_connections))
         .collect();
     assert_eq!(found, [("a.org:443", Some(7)), ("a.org:443@a", Some(1))]);
-    assert!(compiled.conditions.values().all(|condition| condition.accepted), "{}", problems(&compiled));
-    assert!(condition(&compiled, "Egress n/q").problems.is_empty(), "{}", problems(&compiled));
+    assert!(compiled.statuses.values().all(|status| status.accepted), "{}", diagnostics(&compiled));
+    assert!(status(&compiled, "Egress n/q").diagnostics.is_empty(), "{}", diagnostics(&compiled));
     // The first rule leads what both allow: the own one.
     let document = compiled.document(&identity("n/app"));
     let policies: Vec<_> = document.rules.iter().map(|rule| rule.policy.as_str()).collect();
@@ -129,7 +130,7 @@ fn settings_of_one_namespace_s_object_never_touch_another_s() {
 }
 
 #[test]
-fn a_traffic_target_counts_in_the_namespace_of_its_destination() {
+fn a_traffic_target_applies_in_the_namespace_of_its_destination() {
     let target = |namespace: &str| {
         format!(
             "---\napiVersion: access.smi-spec.io/v1alpha3\nkind: TrafficTarget\n\
@@ -138,15 +139,15 @@ fn a_traffic_target_counts_in_the_namespace_of_its_destination() {
              sources: [{{kind: ServiceAccount, name: app, namespace: n}}], rules: [{{kind: TCPRoute, name: x}}]}}\n"
         )
     };
-    assert!(condition(&compiled(&target("shop")), "TrafficTarget shop/t").accepted);
+    assert!(status(&compiled(&target("shop")), "TrafficTarget shop/t").accepted);
     let elsewhere = compiled(&target("n"));
-    let condition = condition(&elsewhere, "TrafficTarget n/t");
-    assert!(!condition.accepted);
-    assert_eq!(condition.problems[0].field.as_deref(), Some("spec.destination.namespace"));
+    let status = status(&elsewhere, "TrafficTarget n/t");
+    assert!(!status.accepted);
+    assert_eq!(status.diagnostics[0].field.as_deref(), Some("spec.destination.namespace"));
 }
 
 #[test]
-fn lists_of_namespaces() {
+fn lists_of_namespaces_are_parsed() {
     for (text, expected) in [
         ("", Some("")),
         ("a", Some("a")),

@@ -35,7 +35,7 @@ apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: pods-x, namespace: shop, labels: {kubernetes.io/service-name: pods}}
 addressType: IPv4
-endpoints: [{addresses: [10.244.0.7], conditions: {ready: true}}, {addresses: [10.244.0.8]}]
+endpoints: [{addresses: [10.244.0.7], statuses: {ready: true}}, {addresses: [10.244.0.8]}]
 ports: [{port: 8080, protocol: TCP}]
 ---
 apiVersion: v1
@@ -84,7 +84,7 @@ fn entry(service: &InMesh) -> String {
 }
 
 #[test]
-fn permissive_mode_or_not() {
+fn permissive_mode_allows_every_service() {
     for (text, verdict) in [
         (MESH.to_owned() + &mesh_config(true), "allowed"),
         (MESH.to_owned() + &mesh_config(false), "refused"),
@@ -99,7 +99,7 @@ fn permissive_mode_or_not() {
 }
 
 #[test]
-fn traffic_targets() {
+fn traffic_targets_allow_by_account_and_port() {
     const ROUTES: &str = "{kind: HTTPRouteGroup, name: any, matches: [all]}";
     let refused = ["shop/cart 10.96.0.1,fd00::1 80,9090 refused"];
     for (destination, rules, expected) in [
@@ -123,7 +123,7 @@ fn traffic_targets() {
 }
 
 #[test]
-fn what_a_target_must_not_be() {
+fn invalid_traffic_targets_grant_nothing() {
     let rules = "{kind: HTTPRouteGroup, name: any}";
     for (text, expected) in [
         (target("name: cart, port: 70000", rules), "`70000` is not a port"),
@@ -135,11 +135,11 @@ fn what_a_target_must_not_be() {
         (target("name: cart", ""), "there are no rules, so the target grants nothing"),
         (
             target("name: cart", rules).replace("sources: [{kind: ServiceAccount", "sources: [{kind: Pod"),
-            "`Pod` is not a kind of subject",
+            "subject kind `Pod` is not supported",
         ),
     ] {
-        let said = problems(&compiled(&text));
-        assert!(said.contains(expected), "{said}");
+        let output = diagnostics(&compiled(&text));
+        assert!(output.contains(expected), "{output}");
     }
 }
 
@@ -160,38 +160,43 @@ fn seen_with(name: &str, backends: &Backends) -> (Vec<String>, String) {
     store.apply(FileUpdate { file: "a.yaml".into(), change: Change::Read(parsed) });
     let compiled = compile(&store, &CompileOptions::default(), None);
     let document = compiled.document(&identity("n/app"));
-    (document.in_mesh.iter().map(entry).collect(), problems(&compiled))
+    (document.in_mesh.iter().map(entry).collect(), diagnostics(&compiled))
 }
 
 /// Nodes lead the address of a service to its endpoints: it is in the mesh only if these are.
 #[test]
-fn a_service_that_may_lead_elsewhere_is_egress() {
+fn a_service_with_untrusted_endpoints_is_egress() {
     let pods = "shop/pods 10.244.0.7,10.244.0.8 8080 allowed";
-    let doubt = || Some("EndpointSlice `x` has `198.51.100.7`".to_owned());
+    let untrusted_reason = || Some("EndpointSlice `x` has `198.51.100.7`".to_owned());
     let own = Backends::default();
     assert_eq!(seen_with("cart", &own).0, ["shop/cart 10.96.0.1,fd00::1 80,9090 allowed", pods]);
-    let (services, said) = seen_with("cart", &Backends { doubt: doubt(), ..own.clone() });
+    let (services, output) =
+        seen_with("cart", &Backends { untrusted_reason: untrusted_reason(), ..own.clone() });
     assert_eq!(services, [pods]);
-    let expected = "its cluster address is not in the mesh, so egress policy decides about connections there: \
+    let expected = "its cluster address is not in the mesh, so egress policy applies to connections there: \
                     EndpointSlice `x` has `198.51.100.7`";
-    assert!(said.contains("Service shop/cart") && said.contains(expected), "{said}");
+    assert!(output.contains("Service shop/cart") && output.contains(expected), "{output}");
     // The pods among the endpoints of a headless service are in the mesh all the same.
     let address = "10.244.0.7".parse().expect("an address");
     let endpoints = vec![(vec![address], vec![Port::new(8080).expect("a port")])];
-    let (services, said) = seen_with("pods", &Backends { doubt: doubt(), endpoints, ..own });
+    let (services, output) =
+        seen_with("pods", &Backends { untrusted_reason: untrusted_reason(), endpoints, ..own });
     assert_eq!(services[1], "shop/pods 10.244.0.7 8080 allowed");
-    assert!(said.contains("Service shop/pods") && said.contains("some of its endpoints are not"), "{said}");
+    assert!(
+        output.contains("Service shop/pods") && output.contains("some of its endpoints are not"),
+        "{output}"
+    );
 }
 
 #[test]
-fn an_alias_is_no_destination() {
+fn an_alias_is_not_a_destination() {
     let alias = MESH.replace("type: ClusterIP", "type: ExternalName");
     assert_eq!(seen(&(alias + &mesh_config(true))), ["shop/pods 10.244.0.7,10.244.0.8 8080 allowed"]);
 }
 
 /// The author of a service must not fill the sidecars of others.
 #[test]
-fn a_service_of_too_many_destinations() {
+fn a_service_with_too_many_destinations_is_egress() {
     let namespace = "---\napiVersion: v1\nkind: Namespace\n\
                      metadata: {name: shop, labels: {openservicemesh.io/monitored-by: osm}}\n";
     let service = |name: &str, address: &str, count: u16| {
@@ -206,27 +211,29 @@ fn a_service_of_too_many_destinations() {
         let compiled = compiled(text);
         let document = compiled.document(&identity("n/app"));
         let names: Vec<String> = document.in_mesh.iter().map(|service| service.service.clone()).collect();
-        (names, problems(&compiled))
+        (names, diagnostics(&compiled))
     };
     let text = namespace.to_owned() + &service("a", "10.96.0.1", 10_000) + &service("b", "10.96.0.2", 10_001);
-    let (found, said) = names(&text);
+    let (found, output) = names(&text);
     assert_eq!(found, ["shop/a"]);
     assert!(
-        said.contains("with its 10001 addresses and ports there would be more than the 10000 of a service"),
-        "{said}"
+        output.contains(
+            "its 10001 destinations (addresses times ports) exceed the limit of 10000 for a service"
+        ),
+        "{output}"
     );
     let mut text = namespace.to_owned();
     for n in 0..7 {
         text += &service(&format!("s{n}"), &format!("10.96.0.{n}"), if n == 6 { 1 } else { 9_999 });
     }
-    let (found, said) = names(&text);
+    let (found, output) = names(&text);
     assert_eq!(found, ["shop/s0", "shop/s1", "shop/s2", "shop/s3", "shop/s4", "shop/s6"]);
-    assert!(said.contains("more than the 50000 of a namespace"), "{said}");
+    assert!(output.contains("exceed the limit of 50000 for a namespace"), "{output}");
 }
 
 /// One TrafficTarget with thousands of sources costs one view of the services.
 #[test]
-fn sources_of_a_target_share_the_services() {
+fn sources_of_a_target_share_one_view() {
     let source = |n: usize| format!("{{kind: ServiceAccount, name: a{n}, namespace: n}}");
     let sources: Vec<String> = (0..1000).map(source).collect();
     let rules = "{kind: HTTPRouteGroup, name: any}";

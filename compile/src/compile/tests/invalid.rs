@@ -1,4 +1,4 @@
-//! What is wrong grants nothing, and says so; what is right beside it lives on.
+//! Invalid parts grant nothing and are reported; valid parts beside them stay in force.
 
 use super::*;
 
@@ -182,17 +182,17 @@ fn cases() -> Vec<(&'static str, String, Vec<&'static str>)> {
 }
 
 #[test]
-fn what_is_still_granted() {
+fn invalid_parts_grant_nothing() {
     for (name, text, expected) in cases() {
         assert_eq!(rules(&compiled(&text)), expected, "{name}");
     }
 }
 
 #[test]
-fn what_is_said() {
+fn invalid_parts_are_reported_with_a_remedy() {
     let mut out = String::new();
     for (name, text, _) in cases() {
-        out.push_str(&format!("## {name}\n{}", problems(&compiled(&text))));
+        out.push_str(&format!("## {name}\n{}", diagnostics(&compiled(&text))));
     }
     insta::assert_snapshot!(out);
 }
@@ -200,16 +200,16 @@ fn what_is_said() {
 #[test]
 fn an_object_is_accepted_when_nothing_in_it_is_an_error() {
     for (name, text, _) in cases() {
-        for condition in compiled(&text).conditions.values() {
-            let has_error = condition.problems.iter().any(|p| p.severity == Severity::Error);
-            assert_eq!(condition.accepted, !has_error, "{name}: {}", condition.object);
+        for status in compiled(&text).statuses.values() {
+            let has_error = status.diagnostics.iter().any(|p| p.severity == Severity::Error);
+            assert_eq!(status.accepted, !has_error, "{name}: {}", status.object);
         }
     }
 }
 
 #[test]
-fn a_condition_as_json() {
+fn a_status_has_this_json() {
     let compiled =
         compiled(&egress("a", "ports: [{number: 80, protocol: htttp}, {number: 22, protocol: tcp}]"));
-    insta::assert_json_snapshot!(condition(&compiled, "Egress n/a"));
+    insta::assert_json_snapshot!(status(&compiled, "Egress n/a"));
 }

@@ -32,7 +32,7 @@ fn account(mode: &str) -> String {
 }
 
 #[test]
-fn the_nearest_word_counts() {
+fn the_nearest_mode_applies() {
     let on = || mesh("{traffic: {enableEgress: true}}");
     let off = || mesh("{traffic: {enableEgress: false}}");
     let (enforce, audit, passthrough) = (Mode::Enforce, Mode::Audit, Mode::Passthrough);
@@ -95,22 +95,22 @@ fn the_nearest_word_counts() {
 }
 
 #[test]
-fn in_passthrough_policies_are_not_looked_at() {
+fn passthrough_ignores_policies() {
     let policy = egress("p", "ports: [{number: 22, protocol: tcp}]");
     let on = compiled(&(mesh("{traffic: {enableEgress: true}}") + &policy));
     let document = on.document(&identity("n/app"));
     assert_eq!((document.mode, document.rules.len()), (Mode::Passthrough, 0));
-    assert_eq!(condition(&on, "Egress n/p").rules, 1);
-    // Their problems are still named, so that egress can be switched off without a surprise.
+    assert_eq!(status(&on, "Egress n/p").rules, 1);
+    // Their diagnostics are still named, so that egress can be switched off without a surprise.
     let bad = egress("p", "ports: [{number: 22, protocol: tcpp}]");
     let on = compiled(&(mesh("{traffic: {enableEgress: true}}") + &bad));
-    assert!(!condition(&on, "Egress n/p").accepted);
+    assert!(!status(&on, "Egress n/p").accepted);
     let audit = compiled(&(delegated("") + &account("audit") + &policy));
     assert_eq!(audit.document(&identity("n/app")).rules.len(), 1);
 }
 
 #[test]
-fn who_loosens_what() {
+fn loosened_modes_are_listed() {
     let text = mesh("{traffic: {enableEgress: false}}") + &delegated("audit, ") + &account("passthrough");
     let compiled = compiled(&text);
     let found: Vec<String> = compiled
@@ -124,14 +124,14 @@ fn who_loosens_what() {
         ("n/other", "Namespace n"),
         ("m/app", "MeshConfig osm-system/osm-mesh-config"),
     ] {
-        let decided = compiled.mode_decided_by(&identity(name)).map(|object| object.to_string());
+        let decided = compiled.mode_source(&identity(name)).map(|object| object.to_string());
         assert_eq!(decided.as_deref(), Some(by));
     }
     assert!(super::compiled(&account("passthrough")).looser_modes().is_empty());
 }
 
 #[test]
-fn msg1_what_changes_a_document() {
+fn msg1_only_relevant_changes_change_a_document() {
     let policy = egress("p", "ports: [{number: 22, protocol: tcp}]");
     let off = mesh("{traffic: {enableEgress: false}, sidecar: {logLevel: error}}");
     let version = |text: &str| compiled(text).document(&identity("n/app")).version.clone();
@@ -160,7 +160,7 @@ fn msg1_what_changes_a_document() {
 }
 
 #[test]
-fn what_is_said() {
+fn modes_are_reported() {
     let mut out = String::new();
     for (name, text) in [
         ("no MeshConfig", String::new()),
@@ -185,13 +185,13 @@ fn what_is_said() {
     ] {
         let compiled = compiled(&text);
         let notes: String = compiled.notes.iter().map(|note| format!("{note}\n")).collect();
-        out.push_str(&format!("## {name}\n{notes}{}", problems(&compiled)));
+        out.push_str(&format!("## {name}\n{notes}{}", diagnostics(&compiled)));
     }
     insta::assert_snapshot!(out);
 }
 
 #[test]
-fn the_mesh_config_may_have_another_name() {
+fn the_mesh_config_can_have_another_name() {
     let options = CompileOptions {
         mesh_config_namespace: "m".to_owned(),
         mesh_config_name: "c".to_owned(),
@@ -203,7 +203,7 @@ fn the_mesh_config_may_have_another_name() {
 }
 
 #[test]
-fn the_most_proxies() {
+fn the_limit_of_proxies_is_read() {
     for (sidecar, most, accepted) in [
         ("", None, true),
         ("sidecar: {}", None, true),
@@ -216,7 +216,7 @@ fn the_most_proxies() {
              metadata: {{name: osm-mesh-config, namespace: osm-system}}\nspec:\n  traffic: {{}}\n  {sidecar}\n"
         );
         let compiled = compiled(&text);
-        assert_eq!(compiled.most_proxies(), most, "{sidecar}");
-        assert_eq!(compiled.conditions.values().all(|condition| condition.accepted), accepted, "{sidecar}");
+        assert_eq!(compiled.max_proxies(), most, "{sidecar}");
+        assert_eq!(compiled.statuses.values().all(|status| status.accepted), accepted, "{sidecar}");
     }
 }

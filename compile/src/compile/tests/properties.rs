@@ -1,4 +1,4 @@
-//! What holds for any objects.
+//! Properties of any set of objects.
 
 use std::collections::BTreeSet;
 

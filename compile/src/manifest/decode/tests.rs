@@ -10,7 +10,9 @@ fn file() -> Arc<str> {
 fn objects(text: &str) -> Vec<Arc<Object>> {
     match parse(&file(), text.as_bytes()) {
         Ok(parsed) => parsed.objects,
-        Err(problems) => panic!("{}\n{text}", problems.iter().map(ToString::to_string).collect::<String>()),
+        Err(diagnostics) => {
+            panic!("{}\n{text}", diagnostics.iter().map(ToString::to_string).collect::<String>())
+        }
     }
 }
 
@@ -21,7 +23,7 @@ const GROUP: &str =
 const MESH: &str = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\nmetadata: {name: osm-mesh-config, namespace: osm-system}\n";
 
 #[test]
-fn an_egress_policy() {
+fn an_egress_object_is_decoded() {
     let text = format!(
         "{EGRESS}spec:\n  sources: [{{kind: ServiceAccount, name: a, namespace: b}}]\n  hosts: []\n  ipAddresses:\n  ports: [{{number: 70000, protocol: HTTP}}]\n"
     );
@@ -36,7 +38,7 @@ fn an_egress_policy() {
 }
 
 #[test]
-fn headers_are_a_list_or_a_map() {
+fn headers_are_decoded_from_a_list_or_a_map() {
     for (headers, expected) in [
         ("[{a: x}, {b: y}]", vec![("a", "x", Some(0)), ("b", "y", Some(1))]),
         ("{a: x, b: y}", vec![("a", "x", None), ("b", "y", None)]),
@@ -74,7 +76,7 @@ fn a_mesh_config_is_strict_only_in_traffic() {
 }
 
 #[test]
-fn other_kinds_and_lists() {
+fn other_kinds_are_ignored_and_lists_are_expanded() {
     let text = "apiVersion: v1\nkind: List\nitems:\n\
                 - {apiVersion: v1, kind: Namespace, metadata: {name: a, namespace: ignored, annotations: {x: y}, finalizers: []}, spec: {finalizers: [k]}}\n\
                 - {apiVersion: v1, kind: ServiceAccount, metadata: {name: b}, automountServiceAccountToken: false}\n\
@@ -100,16 +102,15 @@ fn other_kinds_and_lists() {
     assert_eq!(parsed.objects[0].position(&super::super::annotation_path("x")).map(|p| p.line), Some(4));
     let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
     let [replica_set, fsm] = notes.as_slice() else { panic!("{notes:?}") };
-    assert_eq!(replica_set, "a.yaml:8:3: info: `ReplicaSet` of `apps/v1` is not looked at");
-    let expected =
-        "a.yaml:9:3: warning: `Egress` of `policy.flomesh.io/v1alpha1` is Flomesh Service Mesh's, ";
+    assert_eq!(replica_set, "a.yaml:8:3: info: `ReplicaSet` of `apps/v1` is ignored");
+    let expected = "a.yaml:9:3: warning: `Egress` of `policy.flomesh.io/v1alpha1` belongs to Flomesh Service Mesh and is ignored";
     assert!(fsm.starts_with(expected) && fsm.contains("policy.openservicemesh.io/v1alpha1"), "{fsm}");
 }
 
-/// What is left of a list when every entry is commented out reaches us by no API server that took it by
-/// `kubectl apply`: only what was written says it.
+/// An API server drops a list whose entries are all commented out when it is applied with `kubectl apply`; only
+/// the applied manifest still shows it.
 #[test]
-fn lists_that_were_written_without_a_value() {
+fn empty_lists_are_restored_from_the_applied_manifest() {
     for (applied, spec, expected) in [
         ("{\"spec\":{\"hosts\":null}}", "", Some(vec![])),
         ("{\"spec\":{\"hosts\":null}}", "  hosts: [a.org]\n", Some(vec!["a.org".to_owned()])),
@@ -129,7 +130,7 @@ fn lists_that_were_written_without_a_value() {
 }
 
 #[test]
-fn what_is_refused() {
+fn invalid_objects_are_refused_with_a_remedy() {
     let egress = |spec: &str| format!("{EGRESS}spec:\n  sources: []\n  ports: []\n{spec}");
     let mesh = |traffic: &str| format!("{MESH}spec:\n  traffic:\n    {traffic}\n");
     let group = |matches: &str| format!("{GROUP}spec:\n  matches:\n  - name: m\n    {matches}\n");
@@ -191,10 +192,10 @@ fn what_is_refused() {
         ),
         ("not YAML", "a: [\n".to_owned()),
     ] {
-        let problems = parse(&file(), text.as_bytes()).expect_err(name);
+        let diagnostics = parse(&file(), text.as_bytes()).expect_err(name);
         out.push_str(&format!("## {name}\n"));
-        for problem in problems {
-            out.push_str(&format!("{problem}\n"));
+        for diagnostic in diagnostics {
+            out.push_str(&format!("{diagnostic}\n"));
         }
     }
     insta::assert_snapshot!(out);
@@ -202,7 +203,15 @@ fn what_is_refused() {
 
 #[test]
 fn every_unreadable_object_is_named() {
-    let bad = format!("{EGRESS}spec: {{}}\n");
-    let problems = parse(&file(), format!("{bad}---\n{bad}").as_bytes()).expect_err("invalid");
-    assert_eq!(problems.len(), 2);
+    let bad = |name: &str| format!("{}spec: {{}}\n", EGRESS.replace("name: p", &format!("name: {name}")));
+    let text = [bad("first"), bad("second")].join("---\n");
+    let diagnostics = parse(&file(), text.as_bytes()).expect_err("invalid");
+    let named: Vec<_> = diagnostics
+        .iter()
+        .map(|diagnostic| {
+            let object = diagnostic.object.as_ref().map(ToString::to_string);
+            (object.unwrap_or_default(), diagnostic.position.map(|at| at.line))
+        })
+        .collect();
+    assert_eq!(named, [("Egress n/first".to_owned(), Some(4)), ("Egress n/second".to_owned(), Some(9))]);
 }

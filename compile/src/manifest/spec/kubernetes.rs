@@ -1,4 +1,4 @@
-//! What is read of Kubernetes' own objects. Other fields are none of our business.
+//! The fields that are read of Kubernetes' own objects. Other fields are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// Its type. One of `ExternalName` is an alias, and has neither address nor pods.
+    /// The type. A service of type `ExternalName` is an alias with neither addresses nor pods.
     #[serde(default, rename = "type")]
     pub service_type: Option<String>,
-    /// Its address; `None` in words where it has none.
+    /// The cluster IP. A headless service has the text `None` here.
     #[serde(default, rename = "clusterIP")]
     pub cluster_ip: Option<String>,
-    /// Its addresses of both families.
+    /// The cluster IPs of both families.
     #[serde(default, rename = "clusterIPs")]
     pub cluster_ips: Option<Vec<String>>,
-    /// Its ports.
+    /// The ports.
     #[serde(default)]
     pub ports: Option<Vec<ServicePort>>,
-    /// Which pods it stands for.
+    /// The labels of its pods.
     #[serde(default)]
     pub selector: Option<BTreeMap<String, String>>,
-    /// The backends that its source found in a cluster. `None` in files, which are trusted: there the compiler
-    /// takes what EndpointSlices and pods say.
+    /// The backends that its source found in a cluster. `None` for files, which are trusted: there the compiler
+    /// uses their EndpointSlices and pods.
     #[serde(skip)]
     pub backends: Option<Backends>,
 }
@@ -37,12 +37,12 @@ pub struct Backends {
     pub accounts: BTreeSet<String>,
     /// The addresses of its pods, with their ports: what a headless service stands for.
     pub endpoints: Vec<(Vec<Address>, Vec<Port>)>,
-    /// The first reason why some of its endpoints may be no pods: then nodes may lead its cluster address anywhere.
-    pub doubt: Option<String>,
+    /// The first reason why some endpoints may not be pods. Nodes may then forward its cluster IP anywhere.
+    pub untrusted_reason: Option<String>,
 }
 
 impl ServicePort {
-    /// The TCP ports of a list, each once.
+    /// Collects the TCP ports of a list, each once.
     #[must_use]
     pub fn tcp(ports: Option<&[Self]>) -> Vec<Port> {
         let tcp = |port: &&Self| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
@@ -53,20 +53,20 @@ impl ServicePort {
 }
 
 impl Service {
-    /// Its cluster addresses. A headless one has none.
+    /// The cluster IPs. A headless service has none.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<Address> {
         let texts = self.cluster_ips.iter().flatten().chain(&self.cluster_ip);
         texts.filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// Whether it is an alias of a name.
+    /// Returns true if it is an alias of a DNS name.
     #[must_use]
     pub fn is_alias(&self) -> bool {
         self.service_type.as_deref() == Some("ExternalName")
     }
 
-    /// Whether it stands for pods with these labels. Without a selector it stands for none.
+    /// Returns true if it selects pods with these labels. Without a selector it selects none.
     #[must_use]
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let mut pairs = self.selector.iter().flatten().peekable();
@@ -78,15 +78,15 @@ impl Service {
 /// A port of a service or of its endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
-    /// Its number.
+    /// The number.
     #[serde(default)]
     pub port: Option<i64>,
-    /// `TCP` where nothing is said.
+    /// The protocol; `TCP` if absent.
     #[serde(default)]
     pub protocol: Option<String>,
 }
 
-/// `Endpoints`, `v1`, and `EndpointSlice`, `discovery.k8s.io/v1`: where the pods of a service are.
+/// `Endpoints`, `v1`, and `EndpointSlice`, `discovery.k8s.io/v1`: the addresses of the pods of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     /// The subsets of an `Endpoints`.
@@ -122,9 +122,9 @@ pub struct SubsetAddress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Its addresses.
+    /// The addresses.
     pub addresses: Vec<String>,
-    /// The object that has these addresses, as whoever wrote this says.
+    /// The object with these addresses, according to the author of the endpoint.
     #[serde(default)]
     pub target_ref: Option<TargetRef>,
 }
@@ -132,19 +132,19 @@ pub struct Endpoint {
 /// The object behind an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRef {
-    /// Its kind.
+    /// The kind.
     #[serde(default)]
     pub kind: Option<String>,
-    /// Its namespace.
+    /// The namespace.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// Its name.
+    /// The name.
     #[serde(default)]
     pub name: Option<String>,
 }
 
 impl TargetRef {
-    /// The name of the pod of this namespace that it refers to.
+    /// The name of the referenced pod, if it is in this namespace.
     #[must_use]
     pub fn pod_of(&self, namespace: &str) -> Option<&str> {
         let is_pod = self.kind.as_deref() == Some("Pod") && self.namespace.as_deref() == Some(namespace);
@@ -152,16 +152,16 @@ impl TargetRef {
     }
 }
 
-/// Pods, alone (`Pod`) or as a template (`Deployment`, `StatefulSet`, `DaemonSet`): whose they are.
+/// A pod (`Pod`) or a template of pods (`Deployment`, `StatefulSet`, `DaemonSet`), with its service account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
-    /// Their labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// Their service account.
+    /// The service account.
     pub service_account: String,
-    /// The pod's own addresses, as its kubelet says: none where it has ended, or has those of its node.
+    /// The pod's own addresses, as reported by its kubelet. Empty if it has ended or has those of its node.
     pub addresses: Vec<Address>,
-    /// Whether the pod has the addresses of its node.
+    /// True if the pod has the addresses of its node.
     pub host_network: bool,
 }
 
@@ -184,7 +184,7 @@ pub(in crate::manifest) struct PodStatus {
     pod_ips: Option<Vec<SubsetAddress>>,
 }
 
-/// The specification of what makes pods.
+/// The specification of an object with a template of pods.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(in crate::manifest) struct WorkloadSpec {
     #[serde(default)]
@@ -206,7 +206,7 @@ pub(in crate::manifest) struct TemplateMetadata {
 }
 
 impl Workload {
-    /// Kubernetes gives pods that name no service account the one called `default`.
+    /// Makes a workload. Kubernetes gives pods without a service account the one called `default`.
     pub(in crate::manifest) fn new(labels: Option<BTreeMap<String, String>>, spec: PodSpec) -> Self {
         Self {
             labels: labels.unwrap_or_default(),
@@ -216,7 +216,7 @@ impl Workload {
         }
     }
 
-    /// Adds the addresses of a pod. When it has ended, another one may have them.
+    /// Adds the addresses of a pod. After it has ended, another pod may have them.
     pub(in crate::manifest) fn with_status(mut self, status: &PodStatus) -> Self {
         let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         if !has_ended && !self.host_network {

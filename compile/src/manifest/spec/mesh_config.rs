@@ -3,15 +3,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::list;
+use super::nullable_list;
 
 /// `MeshConfig`, `config.openservicemesh.io/v1alpha1` and `v1alpha2`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshConfig {
-    /// What sidecars do with traffic.
+    /// The treatment of traffic by sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
-    /// How sidecars are made.
+    /// The configuration of sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<Box<Sidecar>>,
     /// The other sections, as they are.
@@ -19,41 +19,41 @@ pub struct MeshConfig {
     pub other: BTreeMap<String, Value>,
 }
 
-/// How traffic is treated in the whole mesh.
+/// The treatment of traffic in the whole mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Traffic {
-    /// Whether everything outside may be reached, and policies are not looked at.
+    /// Global egress: every destination may be reached, and policies are ignored.
     #[serde(default)]
     pub enable_egress: Option<bool>,
-    /// Whether everything in the mesh may be reached.
+    /// Permissive mode: every service of the mesh may be reached.
     #[serde(default)]
     pub enable_permissive_traffic_policy_mode: Option<bool>,
-    /// Blocks of addresses that the sidecar does not see.
-    #[serde(default, rename = "outboundIPRangeExclusionList", deserialize_with = "list")]
+    /// Address blocks excluded from interception.
+    #[serde(default, rename = "outboundIPRangeExclusionList", deserialize_with = "nullable_list")]
     pub outbound_ip_range_exclusion_list: Option<Vec<String>>,
-    /// The only blocks of addresses that the sidecar sees.
-    #[serde(default, rename = "outboundIPRangeInclusionList", deserialize_with = "list")]
+    /// The only address blocks that are intercepted.
+    #[serde(default, rename = "outboundIPRangeInclusionList", deserialize_with = "nullable_list")]
     pub outbound_ip_range_inclusion_list: Option<Vec<String>>,
-    /// Ports outside that the sidecar does not see.
-    #[serde(default, deserialize_with = "list")]
+    /// Outbound ports excluded from interception.
+    #[serde(default, deserialize_with = "nullable_list")]
     pub outbound_port_exclusion_list: Option<Vec<i64>>,
-    /// Ports of the workload that the sidecar does not see.
-    #[serde(default, deserialize_with = "list")]
+    /// Inbound ports excluded from interception.
+    #[serde(default, deserialize_with = "nullable_list")]
     pub inbound_port_exclusion_list: Option<Vec<i64>>,
-    /// Network interfaces that the sidecar does not see.
-    #[serde(default, deserialize_with = "list")]
+    /// Network interfaces excluded from interception.
+    #[serde(default, deserialize_with = "nullable_list")]
     pub network_interface_exclusion_list: Option<Vec<String>>,
     /// For inbound traffic only.
     #[serde(default)]
     pub inbound_external_authorization: Option<ExternalAuthorization>,
 }
 
-/// How sidecars are made. What only Open Service Mesh's own sidecars have is not read.
+/// The configuration of sidecars. Settings that only Open Service Mesh's own sidecars have are not read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
-    /// Whether init containers run privileged.
+    /// True if init containers run privileged.
     #[serde(default)]
     pub enable_privileged_init_container: Option<bool>,
     /// The most proxies that one control plane lets connect; 0 for any number.
@@ -68,7 +68,7 @@ pub struct Sidecar {
     /// The image of the init container.
     #[serde(default)]
     pub init_container_image: Option<String>,
-    /// What a sidecar may use, as in a container.
+    /// The resources of a sidecar, as in a container.
     #[serde(default)]
     pub resources: Option<Value>,
     /// The other fields, as they are.
@@ -76,26 +76,26 @@ pub struct Sidecar {
     pub other: BTreeMap<String, Value>,
 }
 
-/// Who is asked about inbound requests.
+/// An external authorization service for inbound requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExternalAuthorization {
-    /// Whether anybody is.
+    /// True if the service is in use.
     #[serde(default)]
     pub enable: Option<bool>,
-    /// Its address.
+    /// The address.
     #[serde(default)]
     pub address: Option<String>,
-    /// Its port.
+    /// The port.
     #[serde(default)]
     pub port: Option<i64>,
     /// The prefix of its statistics.
     #[serde(default)]
     pub stat_prefix: Option<String>,
-    /// How long to wait, as in `1s`.
+    /// The timeout, as in `1s`.
     #[serde(default)]
     pub timeout: Option<String>,
-    /// Whether no answer means yes.
+    /// True if a failure of the service allows the request.
     #[serde(default)]
     pub failure_mode_allow: Option<bool>,
 }

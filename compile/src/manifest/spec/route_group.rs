@@ -3,43 +3,42 @@ use std::fmt;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{list, maybe_empty, required_list};
+use super::{nullable, nullable_list, required_nullable_list};
 
 /// `HTTPRouteGroup`, `specs.smi-spec.io/v1alpha4`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRouteGroup {
-    /// Of which one must match.
-    #[serde(deserialize_with = "required_list")]
+    /// The matches; a request must satisfy one of them.
+    #[serde(deserialize_with = "required_nullable_list")]
     pub matches: Vec<HttpMatch>,
 }
 
-/// What a request must look like.
+/// A condition on HTTP requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpMatch {
-    /// Its name in the group.
+    /// The name, unique in the group.
     pub name: String,
     /// A regular expression for the whole path. Absent: any path.
-    #[serde(default, deserialize_with = "maybe_empty", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
     pub path_regex: Option<String>,
-    /// Methods. Absent: any method.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    /// The methods. Absent: any method.
+    #[serde(default, deserialize_with = "nullable_list", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
-    /// Headers that must all match. Absent: any headers.
-    #[serde(default, deserialize_with = "maybe_empty", skip_serializing_if = "Option::is_none")]
+    /// The headers that must all match. Absent: any headers.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
 }
 
-/// Headers in the order in which they are written: a list of single-key maps, as the CRD says, or one
-/// map, as the text of SMI says.
+/// Headers in their written order: a list of single-key maps as in the CRD, or one map as in the text of SMI.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<HeaderPattern>);
 
 /// A header and the regular expression for its whole value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderPattern {
-    /// The header's name.
+    /// The name of the header.
     pub name: String,
     /// The regular expression.
     pub value: String,
@@ -47,7 +46,7 @@ pub struct HeaderPattern {
     pub item: Option<usize>,
 }
 
-/// The list form, which is the one that the CRD admits.
+/// Writes the list form, the only one that the CRD accepts.
 impl Serialize for Headers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(
@@ -81,7 +80,7 @@ impl<'de> Visitor<'de> for HeadersVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Headers, A::Error> {
         let mut headers = Vec::new();
-        while let Some(OneHeader(name, value)) = seq.next_element()? {
+        while let Some(SingleHeader(name, value)) = seq.next_element()? {
             let item = Some(headers.len());
             headers.push(HeaderPattern { name, value, item });
         }
@@ -89,10 +88,10 @@ impl<'de> Visitor<'de> for HeadersVisitor {
     }
 }
 
-/// A map of exactly one header; SMI's own reader refuses more.
-struct OneHeader(String, String);
+/// A map of exactly one header; SMI's own parser refuses more.
+struct SingleHeader(String, String);
 
-impl<'de> Deserialize<'de> for OneHeader {
+impl<'de> Deserialize<'de> for SingleHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let map = std::collections::BTreeMap::<String, String>::deserialize(deserializer)?;
         let count = map.len();

@@ -1,18 +1,18 @@
 use serde::{Deserialize, Serialize};
 
-use super::list;
+use super::nullable_list;
 
-/// `TrafficTarget`, `access.smi-spec.io/v1alpha3`: who may connect to whom in the mesh.
+/// `TrafficTarget`, `access.smi-spec.io/v1alpha3`: lets service accounts connect to another within the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficTarget {
-    /// To whom.
+    /// The service account that accepts connections.
     pub destination: Subject,
-    /// Who.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    /// The service accounts that may connect.
+    #[serde(default, deserialize_with = "nullable_list", skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<Subject>>,
-    /// What. It is for the destination's sidecar to decide, which sees requests.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    /// The rules for requests. The destination's sidecar applies them, because it sees the requests.
+    #[serde(default, deserialize_with = "nullable_list", skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<TargetRule>>,
 }
 
@@ -20,14 +20,14 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subject {
-    /// Only `ServiceAccount` is known.
+    /// The kind; only `ServiceAccount` is supported.
     pub kind: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its namespace; where none is given, the object's own.
+    /// The namespace; by default that of the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The only port, where one is given.
+    /// The only allowed port; by default any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
 }
@@ -38,9 +38,9 @@ pub struct Subject {
 pub struct TargetRule {
     /// `HTTPRouteGroup` or `TCPRoute`.
     pub kind: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Some of its matches.
-    #[serde(default, deserialize_with = "list", skip_serializing_if = "Option::is_none")]
+    /// The names of some of its matches; by default all.
+    #[serde(default, deserialize_with = "nullable_list", skip_serializing_if = "Option::is_none")]
     pub matches: Option<Vec<String>>,
 }

@@ -5,15 +5,15 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamTrafficSetting {
-    /// For destinations in the mesh; an Egress policy names the setting instead.
+    /// The destination in the mesh that it applies to. An Egress object references the setting instead.
     pub host: String,
     /// Limits of connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_settings: Option<ConnectionSettings>,
-    /// Not for egress.
+    /// Rate limits; ignored for egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<Value>,
-    /// Not for egress.
+    /// Settings per route; ignored for egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_routes: Option<Value>,
 }
@@ -22,22 +22,22 @@ pub struct UpstreamTrafficSetting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConnectionSettings {
-    /// For all protocols.
+    /// Settings for all protocols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpSettings>,
-    /// For HTTP.
+    /// Settings for HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSettings>,
 }
 
-/// Limits of connections of all protocols.
+/// Limits of connections, for all protocols.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpSettings {
     /// The most connections at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
-    /// How long connecting may take, as in `5s`.
+    /// The connect timeout, as in `5s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! What JSON has and YAML has not: texts one after the other (`jq .items[]`), and characters as two halves (`\ud83d\ude00`).
+//! Features of JSON that YAML lacks: several texts in a row (`jq .items[]`), and characters written as two
+//! surrogates (`\ud83d\ude00`).
 
 use std::borrow::Cow;
 
@@ -7,35 +8,39 @@ use serde::de::IgnoredAny;
 /// A text of a stream.
 pub(super) struct JsonText<'t> {
     pub(super) text: Cow<'t, str>,
-    /// The lines before it, and on its first line the columns.
+    /// The lines before it, and the columns on its first line.
     pub(super) lines: usize,
     pub(super) columns: usize,
 }
 
-/// The texts of a stream of JSON; `None` where it is not JSON, and YAML says what it is.
-pub(super) fn texts(text: &str) -> Option<Vec<JsonText<'_>>> {
+/// Splits a stream of JSON into its texts; `None` if it is not JSON, so that the YAML parser reports the error.
+pub(super) fn split_texts(text: &str) -> Option<Vec<JsonText<'_>>> {
     if !text.trim_start().starts_with(['{', '[']) {
         return None;
     }
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let (mut texts, mut begin) = (Vec::new(), 0);
-    let (mut lines, mut columns) = (0, 0);
+    let (mut lines, mut columns) = (0_usize, 0_usize);
     while let Some(item) = stream.next() {
         item.ok()?;
         let end = stream.byte_offset();
         let own = text.get(begin..end)?;
-        texts.push(JsonText { text: joined(own), lines, columns });
+        texts.push(JsonText { text: join_surrogates(own), lines, columns });
         (lines, columns) = match own.rsplit_once('\n') {
-            Some((before, last)) => (lines + before.matches('\n').count() + 1, last.chars().count()),
-            None => (lines, columns + own.chars().count()),
+            Some((before, last)) => {
+                let ends = before.matches('\n').count().saturating_add(1);
+                (lines.saturating_add(ends), last.chars().count())
+            }
+            None => (lines, columns.saturating_add(own.chars().count())),
         };
         begin = end;
     }
     Some(texts)
 }
 
-/// Valid JSON with characters in one piece, as YAML writes them. In JSON a backslash stands in texts alone.
-fn joined(json: &str) -> Cow<'_, str> {
+/// Joins surrogate pairs in valid JSON into one escape, as YAML writes them. In JSON a backslash occurs only
+/// inside strings.
+fn join_surrogates(json: &str) -> Cow<'_, str> {
     if !json.contains("\\u") {
         return json.into();
     }
@@ -44,9 +49,9 @@ fn joined(json: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find('\\') {
         let (before, escape) = rest.split_at(at);
         joined.push_str(before);
-        let both = half(escape).zip(escape.get(6..).and_then(half));
+        let both = parse_surrogate(escape).zip(escape.get(6..).and_then(parse_surrogate));
         let letter = both.and_then(|(high, low)| char::decode_utf16([high, low]).next()?.ok());
-        // An escaped backslash, and any other escape, is two letters long at least.
+        // Every other escape, and an escaped backslash, has at least two letters.
         let (text, length) = match letter {
             Some(letter) if letter > '\u{ffff}' => (format!("\\U{:08X}", u32::from(letter)), 12),
             _ => (escape.chars().take(2).collect(), 2),
@@ -58,7 +63,7 @@ fn joined(json: &str) -> Cow<'_, str> {
     joined.into()
 }
 
-fn half(escape: &str) -> Option<u16> {
+fn parse_surrogate(escape: &str) -> Option<u16> {
     let digits = escape.strip_prefix("\\u")?.get(..4)?;
     u16::from_str_radix(digits, 16).ok()
 }

@@ -7,7 +7,7 @@ fn values(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn what_is_read() {
+fn yaml_and_json_are_read_as_json_values() {
     for (name, text, expected) in [
         ("nothing", "", vec![]),
         ("comments", "# a\n---\n# b\n---\n", vec![]),
@@ -39,20 +39,20 @@ fn what_is_read() {
 }
 
 #[test]
-fn places_in_a_stream_of_json() {
+fn values_in_a_json_stream_keep_their_positions() {
     let documents = parse("{\"a\": 1} {\n  \"b\": 2} {\"c\": 3}").expect("valid");
-    let places: Vec<_> = documents
+    let source_map: Vec<_> = documents
         .iter()
         .zip(["a", "b", "c"])
-        .map(|(document, field)| document.places.find(field).map(|at| (at.line, at.column)))
+        .map(|(document, field)| document.source_map.find(field).map(|at| (at.line, at.column)))
         .collect();
-    assert_eq!(places, [Some((1, 2)), Some((2, 3)), Some((2, 12))]);
+    assert_eq!(source_map, [Some((1, 2)), Some((2, 3)), Some((2, 12))]);
     let error = parse("{\"a\": 1}\n{\"b\": 1, \"b\": 2}").expect_err("twice");
     assert_eq!(error.position.map(|at| (at.line, at.column)), Some((2, 10)));
 }
 
 #[test]
-fn what_is_refused() {
+fn unsupported_yaml_is_refused_with_its_position() {
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     let deeper = "[".repeat(100_000);
     let block = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
@@ -76,7 +76,7 @@ fn what_is_refused() {
         ("alias within itself", "a: &x [1, *x]\n"),
         ("own tag", "a: !secret b\n"),
         ("own tag on a list", "a: !x [1]\n"),
-        ("tag that does not fit", "a: !!int b\n"),
+        ("tag of another type", "a: !!int b\n"),
         ("not finite", "a: .inf\n"),
         ("nested in brackets", &deep),
         ("nested in very many brackets", &deeper),
@@ -91,7 +91,7 @@ fn what_is_refused() {
 }
 
 #[test]
-fn bytes_that_are_not_text() {
+fn bytes_that_are_not_utf8_are_refused_with_their_position() {
     let error = parse_bytes(b"a: 1\nb: \xff\n").expect_err("not UTF-8");
     assert_eq!(error.position, Some(Position { line: 2, column: 4 }));
     assert_eq!(error.message, "the text is not UTF-8");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use egress_compile::explain::InWords;
-use egress_compile::explain::form::Form;
+use egress_compile::explain::ReportText;
+use egress_compile::explain::probe_form::ProbeForm;
 use egress_policy::Identity;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::destination::Destination;
 use super::state::{Console, Served};
 use crate::status::Shared;
-use egress_compile::explain::Ask;
-use egress_compile::explain::evidence::Evidence;
+use egress_compile::explain::ExplainRequest;
+use egress_compile::explain::policy_source::PolicySource;
 use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
 use egress_status::{ProxyStatus, Status, proxies};
@@ -32,9 +32,9 @@ fn mistake(why: impl std::fmt::Display) -> Mistake {
 /// of it what it lacks, in words.
 pub(super) async fn explain(
     State(Served { shared, console }): State<Served>,
-    Query(form): Query<Form>,
-) -> Result<Json<InWords>, Mistake> {
-    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
+    Query(form): Query<ProbeForm>,
+) -> Result<Json<ReportText>, Mistake> {
+    let ask = form.to_request(console.listener_port, console.blocked.clone()).map_err(mistake)?;
     // A large policy takes a while, and others must not wait for it.
     let answer = tokio::task::spawn_blocking(move || answer(&shared, &console, &ask));
     answer
@@ -43,11 +43,11 @@ pub(super) async fn explain(
         .map(Json)
 }
 
-fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mistake> {
+fn answer(shared: &Shared, console: &Console, ask: &ExplainRequest) -> Result<ReportText, Mistake> {
     let compiled = Arc::clone(&shared.compiled.borrow());
     let store = Arc::clone(&shared.source.borrow().store);
     let mesh = console.of_cluster.then(|| console.options.mesh_name.clone());
-    let evidence = Evidence::compiled(store, compiled, mesh);
+    let evidence = PolicySource::from_compiled(store, compiled, mesh);
     let mut report = egress_compile::explain::explain(&evidence, ask).map_err(mistake)?;
     let document = evidence.document(&ask.identity).map_err(mistake)?;
     let proxies = shared.proxies.list().into_iter();
@@ -57,7 +57,7 @@ fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mist
         ..Status::default()
     };
     report.proxies = Some(proxies::of(&status, &ask.identity, None, &document));
-    Ok(InWords::from(report))
+    Ok(ReportText::from(report))
 }
 
 /// Whose suggestion is wanted.
@@ -95,10 +95,10 @@ pub(super) async fn suggest(
 /// that to be made a policy.
 pub(super) async fn suggestion(
     State(Served { shared, console }): State<Served>,
-    Query(form): Query<Form>,
+    Query(form): Query<ProbeForm>,
 ) -> Result<Json<Value>, Mistake> {
     let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
-    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
+    let ask = form.to_request(console.listener_port, console.blocked.clone()).map_err(mistake)?;
     let suggestion = tokio::task::spawn_blocking(move || {
         let destination = Destination::of(&ask);
         let identity = ask.identity;

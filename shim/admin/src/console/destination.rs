@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use egress_compile::explain::Ask;
+use egress_compile::explain::ExplainRequest;
 use egress_policy::{Cidr, Host, HostPattern, Rule};
 
 use egress_flows::Flow;
@@ -19,10 +19,10 @@ pub(super) struct Destination {
 
 impl Destination {
     /// The destination of a question.
-    pub(super) fn of(ask: &Ask) -> Self {
-        let port = ask.call.port;
+    pub(super) fn of(ask: &ExplainRequest) -> Self {
+        let port = ask.probe.port;
         Self {
-            name: ask.call.visible_name().and_then(|name| canonical(name, port)),
+            name: ask.probe.visible_name().and_then(|name| canonical(name, port)),
             address: ask.addresses.first().copied(),
             port,
         }
@@ -91,18 +91,18 @@ fn canonical(name: &str, port: u16) -> Option<Host> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use egress_compile::explain::form::Form;
+    use egress_compile::explain::probe_form::ProbeForm;
     use serde_json::json;
 
     fn destination(to: &str, address: &str) -> Destination {
-        let form = Form {
-            source: "shop/app".to_owned(),
+        let form = ProbeForm {
+            identity: "shop/app".to_owned(),
             to: to.to_owned(),
             address: address.to_owned(),
-            ..Form::default()
+            ..ProbeForm::default()
         };
         Destination::of(
-            &form.ask(15001, egress_compile::blocked_ranges::BlockedRanges::default()).expect("sense"),
+            &form.to_request(15001, egress_compile::blocked_ranges::BlockedRanges::default()).expect("sense"),
         )
     }
 

@@ -18,8 +18,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use egress_compile::CompileOptions;
-use egress_compile::explain::Ask;
-use egress_compile::explain::form::Form;
+use egress_compile::explain::ExplainRequest;
+use egress_compile::explain::probe_form::ProbeForm;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -96,7 +96,7 @@ pub(super) async fn global_egress(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct New {
-    question: Form,
+    question: ProbeForm,
     yaml: String,
 }
 
@@ -105,9 +105,9 @@ pub(super) async fn policies(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(New { question, yaml }): Json<New>,
 ) -> Response {
-    let identity = question.source.clone();
+    let identity = question.identity.clone();
     let to = question.to.clone();
-    let done = match question.ask(served.console.listener_port, served.console.blocked.clone()) {
+    let done = match question.to_request(served.console.listener_port, served.console.blocked.clone()) {
         Ok(ask) => served.create(&ask, yaml).await,
         Err(error) => Err(Problem::invalid(error)),
     };
@@ -143,7 +143,7 @@ impl Served {
         }
     }
 
-    async fn create(&self, ask: &Ask, text: String) -> Result<Vec<String>, Problem> {
+    async fn create(&self, ask: &ExplainRequest, text: String) -> Result<Vec<String>, Problem> {
         let target = self.target()?;
         let (options, store): (CompileOptions, _) = (self.console.options.clone(), self.store());
         let (identity, destination) = (ask.identity.clone(), Destination::of(ask));

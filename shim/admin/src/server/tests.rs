@@ -262,14 +262,14 @@ async fn questions_are_answered() {
     let (_, answer) = ask("identity=shop/app&to=https://httpbin.com").await;
     assert_eq!(answer["report"]["reason"], "sni-not-allowed");
     assert!(
-        answer["rules"][0]["lacks"][0].as_str().is_some_and(|lack| lack.contains("does not list")),
+        answer["rules"][0]["mismatches"][0].as_str().is_some_and(|lack| lack.contains("does not list")),
         "{answer:#}"
     );
     let (_, answer) = ask("identity=shop/app&to=https://203.0.113.1&sni=%3Cscript%3E%0A%1b&headers=").await;
     assert_eq!(answer["report"]["verdict"], "deny");
     for (question, expected) in [
         ("", "HOST:PORT"),
-        ("to=a.org:443", "say who connects"),
+        ("to=a.org:443", "enter the identity"),
         ("to=a.org:443&identity=app", "`app`"),
         ("to=a.org:443&identity=shop/app&address=x", "is not an IP address"),
         ("to=a.org:443&identity=shop/app&nothing=x", "unknown field"),

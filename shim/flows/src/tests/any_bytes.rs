@@ -80,7 +80,7 @@ fn judge(node: &str, seen: Option<Observation>) {
     let yaml = suggestion.yaml();
     assert!(all_plain(&yaml), "{yaml}");
     let policies = store(&yaml);
-    let problems: Vec<_> = policies.problems().collect();
+    let problems: Vec<_> = policies.diagnostics().collect();
     assert!(problems.is_empty(), "{problems:?}\n{yaml}");
     // The comment of one is the policy of nobody: what is allowed is the name, or the address, that was seen.
     let compiled = compile(&policies, &CompileOptions::default(), None);

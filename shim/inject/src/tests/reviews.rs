@@ -26,7 +26,7 @@ fn request(namespace: &str, pod: &Value, operation: &str) -> AdmissionRequest<Dy
 fn store(manifests: &str) -> Store {
     let mut store = Store::default();
     store.apply(FileUpdate::read("objects.yaml".into(), manifests.as_bytes()));
-    assert_eq!(store.problems().collect::<Vec<_>>(), []);
+    assert_eq!(store.diagnostics().collect::<Vec<_>>(), []);
     store
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use egress_compile::lint::search_domains::{Incomplete, incomplete};
+use egress_compile::lint::search_domains::{HostCompletion, complete_host};
 use serde_json::Value;
 
 use super::super::cluster::Cluster;
@@ -38,7 +38,7 @@ fn hosts(egress: &Value, namespaces: &BTreeSet<&str>) -> Vec<String> {
     let hosts = spec["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str);
     hosts
         .filter_map(|host| {
-            let Incomplete { complete, .. } = incomplete(host, own, namespaces)?;
+            let HostCompletion { complete, .. } = complete_host(host, own, namespaces)?;
             let (namespace, name) = (text(&metadata["namespace"]), text(&metadata["name"]));
             Some(format!("Egress {namespace}/{name}: `{host}`, which may be `{complete}`"))
         })

@@ -178,13 +178,13 @@ fn an_unreadable_object_harms_no_other_and_grants_nothing() {
     let after = cache.publish().store;
     let count = |kind| after.index().objects.keys().filter(|object| object.kind == kind).count();
     assert_eq!((count(Kind::Namespace), count(Kind::Egress)), (1, 1));
-    let problems: Vec<String> = after.problems().map(|problem| problem.to_string()).collect();
+    let problems: Vec<String> = after.diagnostics().map(|problem| problem.to_string()).collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[1].contains("Egress n/turned") && problems[1].contains("spec.host"), "{problems:?}");
     // It comes back as soon as it can be read, and goes when it is removed.
     cache.apply_event(Event::Applied(Kind::Egress, egress("n", "turned", "c.org")));
     cache.apply_event(Event::Deleted(Kind::Egress, ("n".to_owned(), "never".to_owned())));
-    assert_eq!(cache.publish().store.problems().count(), 0);
+    assert_eq!(cache.publish().store.diagnostics().count(), 0);
 }
 
 #[test]

@@ -66,8 +66,8 @@ fn backends(cache: &mut ClusterCache, name: &str) -> Option<Backends> {
     if let Body::Service(service) = &object.body { service.backends.clone() } else { None }
 }
 
-fn doubt(cache: &mut ClusterCache) -> Option<String> {
-    backends(cache, "s").expect("a service").doubt
+fn untrusted_reason(cache: &mut ClusterCache) -> Option<String> {
+    backends(cache, "s").expect("a service").untrusted_reason
 }
 
 /// The API server answers so often.
@@ -117,7 +117,7 @@ fn only_a_pods_own_address_is_in_the_mesh() {
             apply(&mut cache, Kind::EndpointSlice, slice(name, name, &endpoints));
         }
         let found = backends(&mut cache, "headless").expect("a service");
-        assert_eq!((doubt(&mut cache).is_none(), found.doubt.is_none()), (is_pod, is_pod), "{what}");
+        assert_eq!((untrusted_reason(&mut cache).is_none(), found.untrusted_reason.is_none()), (is_pod, is_pod), "{what}");
         // What is no pod's is not in the mesh, and what is a pod's is all the same.
         let addresses: Vec<String> =
             found.endpoints.iter().flat_map(|(addresses, _)| addresses).map(ToString::to_string).collect();
@@ -134,21 +134,21 @@ fn the_first_endpoint_that_is_no_pod_is_named() {
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &foreign));
     let expected =
         "EndpointSlice `x` has `198.51.100.7` (and 1 more), which is not the own address of a pod here";
-    assert_eq!(doubt(&mut cache).as_deref(), Some(expected));
+    assert_eq!(untrusted_reason(&mut cache).as_deref(), Some(expected));
     // A slice of another service says nothing about this one.
     apply(&mut cache, Kind::EndpointSlice, slice("x", "another", &foreign));
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
 }
 
 #[test]
 fn without_slices_nobody_knows() {
     let mut cache = ready();
     apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
     cache.apply_event(Event::Absent(Kind::EndpointSlice));
-    assert!(doubt(&mut cache).expect("a doubt").contains("has no EndpointSlices"));
+    assert!(untrusted_reason(&mut cache).expect("a untrusted_reason").contains("has no EndpointSlices"));
     list(&mut cache, Kind::EndpointSlice, vec![slice("x", "s", &json!([of_pod("10.0.0.1", "p")]))]);
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
 }
 
 /// Slices and pods come by different watches.
@@ -160,38 +160,38 @@ fn a_slice_before_its_pod() {
     // A new service is closed until the pod is known.
     apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut cache).is_some() && cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_some() && cache.is_waiting());
     apply(&mut cache, Kind::Pod, q());
-    assert!(doubt(&mut cache).is_none() && !cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && !cache.is_waiting());
     // One that was good stays so for a moment.
     let more = json!([of_pod("10.0.0.1", "p"), of_pod("10.0.0.9", "late")]);
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &more));
-    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && cache.is_waiting());
     apply(&mut cache, Kind::Pod, pod("n", "late", &[], &json!({})));
-    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && cache.is_waiting());
     apply(&mut cache, Kind::Pod, pod("n", "late", &["10.0.0.9"], &json!({})));
-    assert!(doubt(&mut cache).is_none() && !cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && !cache.is_waiting());
     // Not for what names no pod.
     let foreign = json!([{ "addresses": ["198.51.100.7"] }, of_pod("10.0.0.8", "never")]);
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &foreign));
-    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_some() && !cache.is_waiting());
     // And who has it waited for in vain is not waited for again soon.
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut cache).is_none());
+    assert!(untrusted_reason(&mut cache).is_none());
     let never = json!([of_pod("198.51.100.7", "never")]);
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && cache.is_waiting());
     cache.give_up();
-    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_some() && !cache.is_waiting());
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
-    assert!(doubt(&mut cache).is_none());
+    assert!(untrusted_reason(&mut cache).is_none());
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut cache).is_some() && !cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_some() && !cache.is_waiting());
     ticks(&mut cache, DISTRUST);
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &both));
     let _ = cache.publish();
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &never));
-    assert!(doubt(&mut cache).is_none() && cache.is_waiting());
+    assert!(untrusted_reason(&mut cache).is_none() && cache.is_waiting());
 }
 
 /// A list of pods takes long. What slices name that came meanwhile is a moment away.
@@ -205,7 +205,7 @@ fn the_first_state_waits_for_pods() {
     assert!(!cache.publish().availability.is_available());
     apply(&mut cache, Kind::Pod, pod("n", "p", &["10.0.0.1"], &json!({})));
     assert!(cache.has_changed() && cache.publish().availability.is_available());
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
     let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
     list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
     list(&mut cache, Kind::Service, vec![service("s", "10.96.0.1")]);
@@ -214,7 +214,7 @@ fn the_first_state_waits_for_pods() {
     assert!(!cache.publish().availability.is_available());
     cache.give_up();
     assert!(cache.has_changed() && cache.publish().availability.is_available());
-    assert!(doubt(&mut cache).is_some());
+    assert!(untrusted_reason(&mut cache).is_some());
 }
 
 /// A slice is corrected a moment after its pod is gone.
@@ -226,7 +226,7 @@ fn a_pod_that_has_ended_counts_for_a_moment() {
         apply(&mut cache, Kind::Pod, pod("n", "another-like-it", &[], &json!({})));
         apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
         apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-        assert_eq!(doubt(&mut cache), None);
+        assert_eq!(untrusted_reason(&mut cache), None);
         cache
     };
     let ends: [fn(&mut ClusterCache, Item); 2] =
@@ -235,26 +235,26 @@ fn a_pod_that_has_ended_counts_for_a_moment() {
         let mut cache = with_slice();
         end(&mut cache, finished());
         ticks(&mut cache, GRACE - 1);
-        assert!(!cache.has_changed() && doubt(&mut cache).is_none());
+        assert!(!cache.has_changed() && untrusted_reason(&mut cache).is_none());
         ticks(&mut cache, 1);
         cache.give_up();
         let _ = cache.publish();
         cache.give_up();
-        assert!(doubt(&mut cache).is_some());
+        assert!(untrusted_reason(&mut cache).is_some());
         // Until another has the address.
         let mut cache = with_slice();
         end(&mut cache, finished());
         apply(&mut cache, Kind::Pod, pod("elsewhere", "z", &["10.0.0.1"], &json!({})));
         let _ = cache.publish();
         cache.give_up();
-        assert!(doubt(&mut cache).is_some());
+        assert!(untrusted_reason(&mut cache).is_some());
     }
     // It was named by no slice, so there is nothing to correct.
     let mut cache = ready();
     delete(&mut cache, Kind::Pod, "p");
     apply(&mut cache, Kind::Service, service("s", "10.96.0.1"));
     apply(&mut cache, Kind::EndpointSlice, slice("x", "s", &json!([of_pod("10.0.0.1", "p")])));
-    assert!(doubt(&mut cache).is_some());
+    assert!(untrusted_reason(&mut cache).is_some());
 }
 
 /// Pods come and go all the time. The store changes when what is in the mesh does.
@@ -310,7 +310,7 @@ fn a_rollout_of_thousands_of_pods() {
     for first in (0..PODS).step_by(100) {
         apply(&mut cache, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(first)));
     }
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
     let start = std::time::Instant::now();
     let mut bursts = 0;
     for first in (0..PODS).step_by(100) {
@@ -324,7 +324,7 @@ fn a_rollout_of_thousands_of_pods() {
         }
         apply(&mut cache, Kind::EndpointSlice, slice(&format!("x{first}"), "s", &named(PODS + first)));
     }
-    assert_eq!(doubt(&mut cache), None);
+    assert_eq!(untrusted_reason(&mut cache), None);
     let took = start.elapsed();
     println!("{PODS} pods replaced in {bursts} bursts: {took:?}");
     assert!(took < std::time::Duration::from_secs(30), "{took:?}");

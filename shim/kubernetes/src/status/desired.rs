@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::super::object::{Key, Observed};
 use super::super::replicas::Tally;
 use egress_compile::Compiled;
-use egress_compile::manifest::{Cause, Kind, Problem, Severity};
+use egress_compile::manifest::{Cause, Kind, Diagnostic, Severity};
 use egress_compile::store::Store;
 
 pub(super) const ACCEPTED: &str = "Accepted";
@@ -49,7 +49,7 @@ pub(super) struct DesiredStatus {
 
 /// The conditions of every policy.
 pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<Key, Arc<PolicyConditions>> {
-    let policies = compiled.conditions.values().filter(|condition| condition.object.kind == Kind::Egress);
+    let policies = compiled.statuses.values().filter(|condition| condition.object.kind == Kind::Egress);
     let mut policy_conditions: BTreeMap<Key, PolicyConditions> = policies
         .map(|condition| {
             let key = (condition.object.namespace.clone(), condition.object.name.clone());
@@ -57,9 +57,9 @@ pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<
                 1 => "1 rule".to_owned(),
                 rules => format!("{rules} rules"),
             };
-            let problems = &condition.problems;
+            let problems = &condition.diagnostics;
             let said = problems.iter().filter(|p| p.severity != Severity::Info && p.cause != Cause::Conflict);
-            let message = message(std::iter::once(rules).chain(said.map(Problem::brief)));
+            let message = message(std::iter::once(rules).chain(said.map(Diagnostic::format_brief)));
             let mut conflicts = problems.iter().filter(|p| p.cause == Cause::Conflict).peekable();
             let conditions = PolicyConditions {
                 accepted: accepted(condition.accepted, condition.reason(), message),
@@ -67,7 +67,7 @@ pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<
                     kind: CONFLICTS,
                     status: "True",
                     reason: "Overruled",
-                    message: self::message(conflicts.map(Problem::brief)),
+                    message: self::message(conflicts.map(Diagnostic::format_brief)),
                 }),
                 sources: condition.sources.clone(),
                 generation: condition.generation,
@@ -75,13 +75,13 @@ pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<
             (key, conditions)
         })
         .collect();
-    for problem in store.problems().filter(|problem| problem.severity == Severity::Error) {
+    for problem in store.diagnostics().filter(|problem| problem.severity == Severity::Error) {
         if let Some(object) = problem.object.as_ref().filter(|object| object.kind == Kind::Egress) {
             let key = (object.namespace.clone(), object.name.clone());
             // What it said before is in force, for those to whom it applied.
             let before = policy_conditions.remove(&key);
             let conditions = PolicyConditions {
-                accepted: accepted(false, "Unreadable", message(std::iter::once(problem.brief()))),
+                accepted: accepted(false, "Unreadable", message(std::iter::once(problem.format_brief()))),
                 conflicts: None,
                 sources: before.map(|before| before.sources).unwrap_or_default(),
                 generation: None,

@@ -153,7 +153,7 @@ fn conflicts_name_their_field() {
     let conflicts = second.conflicts.as_ref().expect("a conflict");
     assert_eq!(
         conflicts.message,
-        "spec.matches[0]: `a.org:80` has the connection settings of policy `n/p0`, not these"
+        "spec.matches[0]: cluster `a.org:80` uses the connection settings of policy `n/p0` instead of these"
     );
     assert_eq!((second.accepted.status, &*second.accepted.message), ("True", "1 rule"));
     // It is desired, and taken back when it is over.
@@ -194,7 +194,7 @@ fn an_object_over_a_budget_is_too_large() {
     let policy_conditions = judged(&[large, spec("a.org", None)], &[]);
     let accepted = &policy_conditions[&key("p0")].accepted;
     assert_eq!((accepted.status, accepted.reason), ("False", "TooLarge"));
-    assert_eq!(accepted.message, "0 rules; spec.ports: 4097 ports, of which 4096 are allowed");
+    assert_eq!(accepted.message, "0 rules; spec.ports: 4097 ports exceed the limit of 4096");
     assert_eq!(policy_conditions[&key("p1")].accepted.status, "True");
 }
 

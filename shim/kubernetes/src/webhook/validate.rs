@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::audit::{RequestLog, User};
 use crate::object::{Item, is_ours, read};
-use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, Parsed, Problem, Severity};
+use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, ParsedFile, Diagnostic, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 
@@ -159,30 +159,30 @@ fn judge(
     for object in &parsed.objects {
         for reference in references(object, known.options) {
             let file: Arc<str> = reference.to_string().into();
-            let objects = known.store.of_file(&file).to_vec();
-            store.apply(FileUpdate { change: Change::Read(Parsed { objects, notes: Vec::new() }), file });
+            let objects = known.store.file_objects(&file).to_vec();
+            store.apply(FileUpdate { change: Change::Read(ParsedFile { objects, notes: Vec::new() }), file });
         }
     }
     let reference = ObjectRef::new(kind, &item.key.0, &item.key.1);
     let file = reference.to_string().into();
     store.apply(FileUpdate { file, change: Change::Read(parsed) });
     let compiled = compile(&store, known.options, None);
-    let problems = compiled.conditions.get(&reference).map_or(&[][..], |condition| &condition.problems);
+    let problems = compiled.statuses.get(&reference).map_or(&[][..], |condition| &condition.diagnostics);
     // A Namespace may come to permit what an Egress object says; who loosens a mode by a ServiceAccount should hear no
     // at once (decision 110). Other objects of an identity may go, so what crowds is let in.
     let refuses = |cause: Cause| match cause {
-        Cause::Itself | Cause::Size => true,
+        Cause::Object | Cause::Size => true,
         Cause::Permission => kind == Kind::ServiceAccount,
-        Cause::Reference | Cause::Conflict | Cause::Crowding => false,
+        Cause::Reference | Cause::Conflict | Cause::SharedBudget => false,
     };
-    let (mut errors, others): (Vec<&Problem>, Vec<&Problem>) =
+    let (mut errors, others): (Vec<&Diagnostic>, Vec<&Diagnostic>) =
         problems.iter().partition(|problem| problem.severity == Severity::Error && refuses(problem.cause));
     errors.sort_by_key(|problem| order(kind, problem));
     let refusals = errors
         .iter()
         .map(|problem| if is_osm(kind, problem) { problem.message.clone() } else { refusal(problem) });
     let warnings =
-        others.iter().filter(|problem| problem.severity != Severity::Info).map(|problem| problem.brief());
+        others.iter().filter(|problem| problem.severity != Severity::Info).map(|problem| problem.format_brief());
     (refusals.collect(), warnings.chain(opened(kind, &reference, request, known)).collect())
 }
 
@@ -206,15 +206,15 @@ fn references(object: &Object, options: &CompileOptions) -> Vec<ObjectRef> {
 }
 
 /// Returns whether Open Service Mesh has this rule. Its text says which match it is about, and people know it.
-fn is_osm(kind: Kind, problem: &Problem) -> bool {
+fn is_osm(kind: Kind, problem: &Diagnostic) -> bool {
     let field = problem.field.as_deref().unwrap_or_default();
     let of_matches = field.starts_with("spec.matches[")
         || (field == "spec.matches" && problem.message.starts_with("Cannot have more"));
-    kind == Kind::Egress && of_matches && problem.cause == Cause::Itself
+    kind == Kind::Egress && of_matches && problem.cause == Cause::Object
 }
 
 /// Open Service Mesh's rules in its order (one match after another, then all of them), then ours.
-fn order(kind: Kind, problem: &Problem) -> (bool, usize) {
+fn order(kind: Kind, problem: &Diagnostic) -> (bool, usize) {
     let field = problem.field.as_deref().unwrap_or_default();
     let index = field
         .strip_prefix("spec.matches[")
@@ -224,10 +224,10 @@ fn order(kind: Kind, problem: &Problem) -> (bool, usize) {
 }
 
 /// The place of a problem, the problem, and what to write instead. What holds "until then" holds of objects that are stored.
-fn refusal(problem: &Problem) -> String {
-    match problem.advice.as_deref().and_then(|advice| advice.split(": until then").next()) {
-        Some(advice) => format!("{} ({advice})", problem.brief()),
-        None => problem.brief(),
+fn refusal(problem: &Diagnostic) -> String {
+    match problem.remedy() {
+        Some(advice) => format!("{} ({advice})", problem.format_brief()),
+        None => problem.format_brief(),
     }
 }
 
@@ -249,7 +249,7 @@ fn opened(
     if !is_mesh || !is_open(&request.object) || is_open(&request.old_object) {
         return None;
     }
-    let counts = known.compiled.conditions.values().filter(|c| c.object.kind == Kind::Egress && c.rules > 0);
+    let counts = known.compiled.statuses.values().filter(|c| c.object.kind == Kind::Egress && c.rules > 0);
     let policies = match counts.count() {
         0 => return None,
         1 => "1 Egress policy does".to_owned(),

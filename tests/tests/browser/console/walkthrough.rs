@@ -87,7 +87,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.fill("#token", TOKEN)?;
         browser.fill("#suggested", "kind: Egress")?;
         apply()?;
-        browser.wait("what is wrong", "#apply-said", "do not say what this is")?;
+        browser.wait("what is wrong", "#apply-said", "`apiVersion` or `kind` is missing")?;
         console.expect_messages(|line| line.contains("422"))?;
         let write_down = |text: &str| {
             browser.script("document.querySelector('#suggested').value = arguments[0]", &json!([text]))

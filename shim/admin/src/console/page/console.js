@@ -55,8 +55,8 @@ async function mesh() {
   ];
   show("facts", facts, () => facts.flatMap(([name, value, more, kind]) =>
     term(name, element("strong", { class: kind, id: `fact-${name.replaceAll(" ", "-")}` }, String(value)), " ", element("span", { class: "quiet" }, more))));
-  const some = status.problems.slice(0, MOST);
-  byId("problem-count").textContent = status.problems.length ? String(status.problems.length) : "";
+  const some = status.diagnostics.slice(0, MOST);
+  byId("problem-count").textContent = status.diagnostics.length ? String(status.diagnostics.length) : "";
   show("problems", some, () => some.length ? some.map((problem) => element("li", {},
     place(problem), " ", element("strong", { class: problem.severity }, problem.severity), " ",
     problem.object ? element("span", { class: "mono" }, `${named(problem.object)} `) : null, ...problemText(problem)))
@@ -104,11 +104,11 @@ function policies() {
     return { name, kind: object.object.kind, object, told };
   });
   // What cannot be read at all is no object, and has a condition.
-  for (const [name, told] of conditions) objects.push({ name, kind: "Egress", object: { rules: 0, accepted: false, problems: [] }, told });
+  for (const [name, told] of conditions) objects.push({ name, kind: "Egress", object: { rules: 0, accepted: false, diagnostics: [] }, told });
   const wanted = byId("policy-text").value.trim().toLowerCase();
   const rank = (one) => (POLICY_KINDS.includes(one.kind) ? POLICY_KINDS.indexOf(one.kind) : POLICY_KINDS.length);
   const all = objects
-    .filter((one) => POLICY_KINDS.includes(one.kind) || one.object.problems.length)
+    .filter((one) => POLICY_KINDS.includes(one.kind) || one.object.diagnostics.length)
     .filter((one) => !wanted || JSON.stringify([one.name, one.object, one.told]).toLowerCase().includes(wanted))
     .sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
   byId("policy-count").textContent = all.length > MOST ? `the first ${MOST} of ${all.length}` : String(all.length);
@@ -123,8 +123,8 @@ function policies() {
         one.reason && one.reason !== one.type ? ` ${one.reason}` : "",
         one.type === "Programmed" ? element("span", { class: "quiet" }, told.ofAll ? " of all control planes" : " of this control plane") : null))),
       ...(told ? told.conditions.filter((one) => one.type !== "Accepted" && one.reason !== one.type).map((one) => element("div", { class: "quiet" }, `${one.type}: ${one.message}`)) : []),
-      told && !object.problems.length && condition(told, "Accepted").status !== "True" ? element("div", { class: "bad" }, condition(told, "Accepted").message) : null,
-      object.problems.length ? element("ul", {}, ...object.problems.map((problem) => element("li", {},
+      told && !object.diagnostics.length && condition(told, "Accepted").status !== "True" ? element("div", { class: "bad" }, condition(told, "Accepted").message) : null,
+      object.diagnostics.length ? element("ul", {}, ...object.diagnostics.map((problem) => element("li", {},
         element("strong", { class: problem.severity }, problem.severity), " ", ...problemText(problem)))) : null);
   }) : [element("li", { class: "quiet" }, "There is none.")]);
 }

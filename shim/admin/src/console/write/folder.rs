@@ -118,14 +118,15 @@ mod tests {
     use super::*;
     use crate::console::destination::Destination;
     use egress_compile::blocked_ranges::BlockedRanges;
-    use egress_compile::explain::form::Form;
+    use egress_compile::explain::probe_form::ProbeForm;
     use egress_compile::store::FileUpdate;
     use egress_policy::Identity;
 
     /// What the policies of these tests are asked for.
     fn asked() -> Destination {
-        let form = Form { source: "shop/app".into(), to: "https://a.org".into(), ..Form::default() };
-        Destination::of(&form.ask(15001, BlockedRanges::default()).expect("sense"))
+        let form =
+            ProbeForm { identity: "shop/app".into(), to: "https://a.org".into(), ..ProbeForm::default() };
+        Destination::of(&form.to_request(15001, BlockedRanges::default()).expect("sense"))
     }
 
     fn load(root: &Path) -> Store {

@@ -77,11 +77,13 @@ impl Policies {
         }
         let mut new = Store::default();
         new.apply(FileUpdate { file: FILE.into(), change: Change::Read(parsed) });
-        let compiled = compile(&store.overlaid(&new), options, None);
-        let wrong = objects.iter().filter_map(|object| compiled.conditions.get(&object.reference));
+        let compiled = compile(&store.overlay(&new), options, None);
+        let wrong = objects.iter().filter_map(|object| compiled.statuses.get(&object.reference));
         let duplicates = new.index().duplicates;
         let errors: Vec<_> = wrong
-            .flat_map(|condition| condition.problems.iter().map(|problem| (Some(&condition.object), problem)))
+            .flat_map(|condition| {
+                condition.diagnostics.iter().map(|problem| (Some(&condition.object), problem))
+            })
             .filter(|(_, problem)| problem.severity == Severity::Error)
             .chain(duplicates.iter().map(|problem| (problem.object.as_ref(), problem)))
             .collect();
@@ -137,12 +139,12 @@ impl Policies {
 }
 
 fn said<'p>(
-    problems: impl Iterator<Item = (Option<&'p manifest::ObjectRef>, &'p manifest::Problem)>,
+    problems: impl Iterator<Item = (Option<&'p manifest::ObjectRef>, &'p manifest::Diagnostic)>,
 ) -> Problem {
     let lines = problems.map(|(object, problem)| {
         let object = object.map(|object| format!("{object} ")).unwrap_or_default();
         let advice = problem.advice.as_ref().map(|advice| format!(" ({advice})")).unwrap_or_default();
-        format!("{object}{}{advice}", problem.brief())
+        format!("{object}{}{advice}", problem.format_brief())
     });
     Problem::invalid(lines.collect::<Vec<_>>().join("; "))
 }
@@ -151,7 +153,7 @@ fn said<'p>(
 mod tests {
     use super::*;
     use egress_compile::blocked_ranges::BlockedRanges;
-    use egress_compile::explain::form::Form;
+    use egress_compile::explain::probe_form::ProbeForm;
 
     const GOOD: &str = "# Kept.\napiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\n\
         metadata: {name: new, namespace: shop}\nspec:\n  sources: [{kind: ServiceAccount, name: app, namespace: shop}]\n  \
@@ -162,8 +164,12 @@ mod tests {
         let there = GOOD.replace("name: new", "name: old");
         store.apply(FileUpdate::read("old.yaml".into(), there.as_bytes()));
         let identity = Identity::new("shop", "app").expect("valid");
-        let form = Form { source: "shop/app".into(), to: "https://httpbin.org".into(), ..Form::default() };
-        let ask = form.ask(15001, BlockedRanges::default()).expect("sense");
+        let form = ProbeForm {
+            identity: "shop/app".into(),
+            to: "https://httpbin.org".into(),
+            ..ProbeForm::default()
+        };
+        let ask = form.to_request(15001, BlockedRanges::default()).expect("sense");
         Policies::read(&identity, &Destination::of(&ask), text.to_owned(), &store, &CompileOptions::default())
     }
 
@@ -192,7 +198,7 @@ mod tests {
             metadata: {name: osm-mesh-config, namespace: osm-system}\nspec: {traffic: {enableEgress: true}}\n";
         for (text, status, expected) in [
             (String::new(), 422, "there is no policy in this"),
-            ("a: b".to_owned(), 422, "do not say what this is"),
+            ("a: b".to_owned(), 422, "`apiVersion` or `kind` is missing"),
             ("a: [".to_owned(), 422, "this is not YAML"),
             (mesh.to_owned(), 422, "MeshConfig osm-system/osm-mesh-config: the console makes Egress objects"),
             (format!("{GOOD}---\n{others}"), 422, "the console makes Egress objects and nothing else"),
@@ -203,7 +209,7 @@ mod tests {
             ),
             (GOOD.replace("name: app", "name: other"), 422, "is for others than shop/app"),
             (GOOD.replace("name: new", "name: old"), 409, "Egress shop/old is there already"),
-            (format!("{GOOD}---\n{GOOD}"), 422, "defined again"),
+            (format!("{GOOD}---\n{GOOD}"), 422, "duplicate definition"),
             (GOOD.replace("httpbin.org", "\"*\""), 422, "spec.hosts[0]"),
             (GOOD.replace("protocol: https", "protocol: no"), 422, "spec.ports[0].protocol"),
             // More than was asked about.

@@ -209,13 +209,13 @@ fn mistakes_are_refused_with_their_fields() {
             POLICY,
             "Egress",
             object(egress(json!({ "hosts": null }))),
-            "spec.hosts: the list is there and empty",
+            "spec.hosts: the list is present but empty",
         ),
         (
             POLICY,
             "Egress",
             object(egress(json!({ "matches": [] }))),
-            "spec.matches: the list is there and empty",
+            "spec.matches: the list is present but empty",
         ),
         (
             POLICY,
@@ -303,7 +303,7 @@ fn warnings_refuse_nothing() {
         (
             "hosts of tcp",
             of(&good, egress(json!({ "ports": [{ "number": 1, "protocol": "tcp" }] }))),
-            &["spec.ports[0].protocol: hosts are not looked at for protocol `tcp`"],
+            &["spec.ports[0].protocol: hosts are ignored for protocol `tcp`"],
         ),
     ] {
         assert!(answer.allowed, "{case}: {answer:?}");
@@ -336,7 +336,7 @@ fn opening_the_mesh_says_how_many_policies_it_overrules() {
     let expected = "spec.traffic.enableEgress: everything may leave the mesh: 2 Egress policies do not count while this is true";
     assert_eq!(patched("osm-system", false, true), expected);
     assert_eq!(patched("osm-system", true, false), "");
-    assert_eq!(patched("other", false, true), "metadata.name: this MeshConfig is not looked at");
+    assert_eq!(patched("other", false, true), "metadata.name: this MeshConfig is ignored");
 }
 
 /// An object that was wrong before there was a webhook can still be labelled, and go.
@@ -391,8 +391,8 @@ fn what_is_too_large_is_refused() {
     let square = create(POLICY, "Egress", egress(json!({ "hosts": hosts, "ports": ports })));
     assert_eq!(
         refusal(&square),
-        "spec: 9000000 names and blocks of addresses, counted for each port, of which 250000 are allowed \
-         (list fewer ports or hosts, or name the domain by a wildcard)"
+        "spec: 9000000 names and address blocks (counted per port) exceed the limit of 250000 \
+         (list fewer ports or hosts, or use a wildcard such as `*.example.com`)"
     );
     let source = |n: usize| json!({ "kind": "ServiceAccount", "name": format!("a{n}"), "namespace": "n" });
     let sources: Vec<Value> = (0..1000).map(source).collect();
@@ -400,14 +400,14 @@ fn what_is_too_large_is_refused() {
     let wide = create(POLICY, "Egress", egress(json!({ "sources": sources, "ports": ports })));
     assert_eq!(
         refusal(&wide),
-        "spec: 4096000 rules, counted for each source (a cluster as four), of which 300000 are allowed \
+        "spec: 4096000 rules (counted per source; a cluster counts as four) exceed the limit of 300000 \
          (list fewer sources, ports or hosts)"
     );
     let long = "a?".repeat(4096);
     let group = create(ROUTES, "HTTPRouteGroup", json!({ "matches": [{ "name": "m", "pathRegex": long }] }));
     assert_eq!(
         refusal(&group),
-        "spec.matches[0].pathRegex: 8192 bytes of one pattern, of which 4096 are allowed \
+        "spec.matches[0].pathRegex: 8192 bytes in one pattern exceed the limit of 4096 \
          (split the pattern into several matches)"
     );
     let bad: Vec<String> = (0..100_000).map(|n| format!("!{n}")).collect();
@@ -482,7 +482,7 @@ fn a_namespace_is_judged_by_its_annotations_alone() {
             .contains("`Audit` is not a mode")
     );
     let answer = asked(json!({ "openservicemesh.io/egress-policy-namespaces": "a,B" }));
-    assert!(refusal(&answer).contains("`B` is not the name of a namespace"), "{answer:?}");
+    assert!(refusal(&answer).contains("`B` is not a namespace name"), "{answer:?}");
 }
 
 /// A Namespace may come to permit it, so it is a warning.

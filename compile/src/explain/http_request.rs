@@ -1,9 +1,10 @@
-//! What Envoy makes of a request before the policy sees it: with `normalize_path`, `merge_slashes` and encoded slashes
-//! kept, as `source/common/http/path_utility.cc`, `googleurl`'s `url_canon_path.cc` and `balsa_parser.cc` have it.
+//! Envoy's normalization of a request before the policy sees it, with `normalize_path`, `merge_slashes` and
+//! encoded slashes kept. It follows `source/common/http/path_utility.cc`, `url_canon_path.cc` of `googleurl`
+//! and `balsa_parser.cc`.
 
 use egress_policy::ReasonCode;
 
-/// The methods that the parser of HTTP/1.1 takes.
+/// The methods that Envoy's HTTP/1.1 parser accepts.
 const METHODS: [&str; 35] = [
     "ACL",
     "BIND",
@@ -42,29 +43,29 @@ const METHODS: [&str; 35] = [
     "UNSUBSCRIBE",
 ];
 
-/// Why Envoy answers 400 itself: as a code, and in words.
-pub(super) type Why = (ReasonCode, &'static str);
+/// Envoy's reason to respond with status 400: a reason code and a message.
+pub(super) type Rejection = (ReasonCode, &'static str);
 
-/// Why Envoy answers 400 itself, if it does.
-pub(super) fn refusal(method: &str, authority: &str, has_content_type: bool) -> Option<Why> {
-    let malformed = |why| Some((ReasonCode::RequestMalformed, why));
+/// Returns Envoy's reason to reject the request with status 400, if it does.
+pub(super) fn reject_request(method: &str, authority: &str, has_content_type: bool) -> Option<Rejection> {
+    let malformed = |message| Some((ReasonCode::RequestMalformed, message));
     if !METHODS.contains(&method) {
-        return malformed("the parser of HTTP/1.1 does not know the method");
+        return malformed("its HTTP/1.1 parser does not know the method");
     }
     if method == "QUERY" && !has_content_type {
-        return malformed("a QUERY needs a `content-type`");
+        return malformed("a QUERY request needs a `content-type`");
     }
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=@[]_~".contains(&byte);
     if !authority.bytes().all(is_allowed) {
-        return malformed("the authority has a character that none may have");
+        return malformed("the authority contains an invalid character");
     }
     None
 }
 
-const ZERO_BYTE: Why = (ReasonCode::PathRefused, "the path has an encoded zero byte");
+const ZERO_BYTE: Rejection = (ReasonCode::PathRefused, "the path contains an encoded zero byte");
 
-/// A path as it is sent: what is no part of a request line is encoded, as clients do.
-pub(super) fn sent(path: &str) -> String {
+/// Percent-encodes the bytes that a request line cannot carry, as clients do.
+pub(super) fn encode_path(path: &str) -> String {
     let mut sent = String::with_capacity(path.len());
     for byte in path.bytes() {
         if byte.is_ascii_graphic() { sent.push(byte.into()) } else { push_encoded(&mut sent, byte) }
@@ -72,13 +73,14 @@ pub(super) fn sent(path: &str) -> String {
     sent
 }
 
-/// A path, which may have a query, as the policy and the server see it; or why Envoy answers 400.
-pub(super) fn normalized(target: &str) -> Result<String, Why> {
+/// Normalizes a path with an optional query, as the policy and the server see it, or returns Envoy's reason to
+/// reject it.
+pub(super) fn normalize_path(target: &str) -> Result<String, Rejection> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
-    let mut normalized = merged(&canonical(&without_parameters(path)).ok_or(ZERO_BYTE)?);
+    let mut normalized = merge_slashes(&canonicalize(&strip_dot_segment_parameters(path)).ok_or(ZERO_BYTE)?);
     if let Some(query) = query {
         normalized.push('?');
         normalized.push_str(query);
@@ -86,8 +88,8 @@ pub(super) fn normalized(target: &str) -> Result<String, Why> {
     Ok(normalized)
 }
 
-/// Dot segments without what follows their `;`, as since Envoy 1.40. Only the plain spellings.
-fn without_parameters(path: &str) -> String {
+/// Removes parameters (`;x`) from dot segments, as Envoy does since 1.40, in the plain spellings only.
+fn strip_dot_segment_parameters(path: &str) -> String {
     let segments = path.split('/').map(|segment| match segment {
         segment if segment.starts_with("..;") => "..",
         segment if segment.starts_with(".;") => ".",
@@ -96,20 +98,20 @@ fn without_parameters(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Resolves dot segments, decodes what need not be encoded, and encodes what must be; `None`: a zero byte.
-fn canonical(path: &str) -> Option<String> {
+/// Resolves dot segments, decodes unreserved characters and encodes forbidden ones; `None` for a zero byte.
+fn canonicalize(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
-    // Where the last `%` lies that begins no encoding.
+    // The position of the last `%` that begins no encoding.
     let mut lone = None;
     while let Some(letter) = rest.chars().next() {
-        if let Some(behind) = dot(rest) {
+        if let Some(behind) = strip_dot(rest) {
             if !out.ends_with('/') {
                 out.push('.');
                 rest = behind;
             } else if let Some(after) = end_of_segment(behind) {
                 rest = after;
-            } else if let Some(after) = dot(behind).and_then(end_of_segment) {
+            } else if let Some(after) = strip_dot(behind).and_then(end_of_segment) {
                 // The output ends in a slash, and the first one stays.
                 let above = out.strip_suffix('/').and_then(|out| out.rfind('/')).unwrap_or(0);
                 out.truncate(above.saturating_add(1));
@@ -121,12 +123,12 @@ fn canonical(path: &str) -> Option<String> {
             continue;
         }
         let behind = rest.get(letter.len_utf8()..).unwrap_or_default();
-        match (letter, encoded(rest)) {
+        match (letter, decode_percent(rest)) {
             ('\\', _) => out.push('/'),
             ('%', Some((0, _))) => return None,
             ('%', Some((byte, after))) if is_unreserved(byte) => {
                 out.push(byte.into());
-                keep_apart(&mut out, lone, after);
+                escape_lone_percent(&mut out, lone, after);
                 rest = after;
                 continue;
             }
@@ -150,14 +152,14 @@ fn canonical(path: &str) -> Option<String> {
     Some(out)
 }
 
-/// After a `%` that began no encoding, what was decoded must not make it begin one: that `%` is encoded then.
-fn keep_apart(out: &mut String, lone: Option<usize>, rest: &str) {
+/// Encodes a `%` that began no encoding, if the characters decoded after it would make it begin one.
+fn escape_lone_percent(out: &mut String, lone: Option<usize>, rest: &str) {
     let Some(at) = lone else { return };
     let Some(tail) = out.get(at..).map(str::to_owned) else { return };
     let next = rest.chars().next().filter(char::is_ascii);
     let looks_encoded = match (tail.len(), next) {
-        (2, Some(next)) => encoded(&format!("{tail}{next}")).is_some(),
-        (3, _) => encoded(&tail).is_some(),
+        (2, Some(next)) => decode_percent(&format!("{tail}{next}")).is_some(),
+        (3, _) => decode_percent(&tail).is_some(),
         _ => false,
     };
     if looks_encoded {
@@ -165,17 +167,17 @@ fn keep_apart(out: &mut String, lone: Option<usize>, rest: &str) {
     }
 }
 
-fn dot(text: &str) -> Option<&str> {
+fn strip_dot(text: &str) -> Option<&str> {
     text.strip_prefix('.').or_else(|| text.strip_prefix("%2e")).or_else(|| text.strip_prefix("%2E"))
 }
 
-/// What follows a segment that ends here.
+/// Returns the text after a segment that ends here.
 fn end_of_segment(text: &str) -> Option<&str> {
     if text.is_empty() { Some("") } else { text.strip_prefix(['/', '\\']) }
 }
 
-/// The byte that an encoding at the beginning stands for, and what follows it.
-fn encoded(text: &str) -> Option<(u8, &str)> {
+/// Decodes the percent-encoding at the beginning, and returns the byte and the rest.
+fn decode_percent(text: &str) -> Option<(u8, &str)> {
     let digits = text.strip_prefix('%')?.get(..2)?;
     let is_number = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let byte = if is_number { u8::from_str_radix(digits, 16).ok()? } else { return None };
@@ -191,8 +193,8 @@ fn push_encoded(out: &mut String, byte: u8) {
     out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
-/// Slashes that follow each other are one; a path of slashes alone keeps two.
-fn merged(path: &str) -> String {
+/// Merges adjacent slashes. A path of slashes alone keeps two.
+fn merge_slashes(path: &str) -> String {
     if !path.contains("//") {
         return path.to_owned();
     }
@@ -206,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths() {
+    fn paths_are_normalized_as_in_envoy() {
         for (path, expected) in [
             ("/", Ok("/")),
             ("/a//b", Ok("/a/b")),
@@ -233,7 +235,7 @@ mod tests {
             ("/a%5Cb", Ok("/a%5Cb")),
             ("/a%00", Err(ZERO_BYTE)),
         ] {
-            assert_eq!(normalized(path), expected.map(str::to_owned), "{path}");
+            assert_eq!(normalize_path(path), expected.map(str::to_owned), "{path}");
         }
     }
 }

@@ -1,30 +1,30 @@
-//! A connection, as the page's form has it.
+//! A connection from the form of the page.
 
 use std::collections::BTreeMap;
 
 use egress_compile::blocked_ranges::BlockedRanges;
-use egress_compile::explain::call::Words;
-use egress_compile::explain::evidence::Evidence;
-use egress_compile::explain::form::Form;
-use egress_compile::explain::{InWords, explain as answer};
+use egress_compile::explain::policy_source::PolicySource;
+use egress_compile::explain::probe::ProbeArgs;
+use egress_compile::explain::probe_form::ProbeForm;
+use egress_compile::explain::{ReportText, explain as answer};
 use serde_json::{Value, json};
 
-/// The port of the outbound listener, unless `serve` is told another.
+/// The default port of the outbound listener.
 pub(crate) const LISTENER_PORT: u16 = 15001;
 
-pub(crate) fn explain(evidence: &Evidence, connection: &str) -> Result<Value, String> {
-    let form: Form = serde_json::from_str(connection).map_err(|error| error.to_string())?;
-    let report = answer(evidence, &form.ask(LISTENER_PORT, BlockedRanges::default())?)
+pub(crate) fn explain(source: &PolicySource, connection: &str) -> Result<Value, String> {
+    let form: ProbeForm = serde_json::from_str(connection).map_err(|error| error.to_string())?;
+    let report = answer(source, &form.to_request(LISTENER_PORT, BlockedRanges::default())?)
         .map_err(|error| error.to_string())?;
-    Ok(json!(InWords::from(report)))
+    Ok(json!(ReportText::from(report)))
 }
 
-/// The same as a case of `osm-egress test`, but for what is expected.
-pub(crate) fn as_case(form: &Form) -> Result<serde_json::Map<String, Value>, String> {
-    let Words { to, method, headers, sni, ech, client_hello } = form.words();
+/// Builds a case of `osm-egress test` from a form, without the expected verdict.
+pub(crate) fn case_from_form(form: &ProbeForm) -> Result<serde_json::Map<String, Value>, String> {
+    let ProbeArgs { to, method, headers, sni, ech, client_hello } = form.probe_args();
     let mut case = serde_json::Map::new();
     let mut put = |name: &str, value: Value| case.insert(name.to_owned(), value);
-    put("source", json!(form.source.trim()));
+    put("identity", json!(form.identity.trim()));
     put("to", json!(to));
     let mut named: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for header in &headers {
@@ -34,7 +34,7 @@ pub(crate) fn as_case(form: &Form) -> Result<serde_json::Map<String, Value>, Str
         named.entry(name.trim()).or_default().push(value.trim());
     }
     if !named.is_empty() {
-        // Several of one name are a list.
+        // Several headers of one name become a list.
         let value = |values: Vec<&str>| match values[..] {
             [value] => json!(value),
             _ => json!(values),
@@ -49,7 +49,7 @@ pub(crate) fn as_case(form: &Form) -> Result<serde_json::Map<String, Value>, Str
     if ech {
         put("ech", json!(true));
     }
-    if let Some(address) = form.address()? {
+    if let Some(address) = form.parse_address()? {
         put("address", json!(address));
     }
     Ok(case)

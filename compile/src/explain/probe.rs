@@ -1,56 +1,57 @@
-//! What a workload does, from the words of a command line.
+//! A connection or request to explain, parsed from command-line arguments.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use egress_policy::explain::{FirstBytes, Traffic};
 use egress_policy::{Headers, Host, HostError, ReasonCode, Request};
 use url::Url;
 
-use super::envoy;
+use super::http_request;
 
-/// What was asked.
+/// The arguments that describe a probe.
 #[derive(Debug, Clone, Default)]
-pub struct Words {
+pub struct ProbeArgs {
     /// `SCHEME://HOST:PORT/PATH`, or `HOST:PORT`.
     pub to: String,
     /// The method of a request.
     pub method: Option<String>,
-    /// Its headers, as `NAME: VALUE`.
+    /// The headers, as `NAME: VALUE`.
     pub headers: Vec<String>,
-    /// The server name in the ClientHello; an empty one for none.
+    /// The server name in the ClientHello; empty for none.
     pub sni: Option<String>,
-    /// Whether the ClientHello carries an encrypted one.
+    /// True if the ClientHello carries an encrypted one.
     pub ech: bool,
     /// The first bytes, in hexadecimal.
     pub client_hello: Option<String>,
 }
 
-/// What a workload does.
+/// A connection or request of a workload.
 #[derive(Debug, Clone)]
-pub struct Call {
-    /// The same in one line.
+pub struct Probe {
+    /// The probe in one line.
     pub text: String,
-    /// The name that it asks name servers for; `None` where it dials an address.
+    /// The host name that the workload resolves; `None` if it dials an address.
     pub name: Option<Host>,
-    /// The address that it dials, where that is all that it knows.
+    /// The address that it dials, if it knows no name.
     pub address: Option<IpAddr>,
     /// The port that it dials.
     pub port: u16,
-    /// What there is to know besides.
+    /// Notes for the report.
     pub notes: Vec<String>,
-    sends: Sends,
+    payload: Payload,
 }
 
 #[derive(Debug, Clone)]
-enum Sends {
+enum Payload {
     Tls {
         server_name: Option<String>,
         encrypted: bool,
     },
     Http(Http),
-    /// A request that Envoy's own parser refuses.
+    /// A request that Envoy itself rejects.
     Rejected {
         authority: String,
         method: String,
@@ -71,30 +72,30 @@ struct Http {
     headers: BTreeMap<String, Vec<String>>,
 }
 
-/// Why the words make no sense.
+/// The error for arguments that describe no probe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// An unknown scheme.
+pub enum ProbeError {
+    /// The scheme is unknown.
     #[error(
-        "`{0}` is not a scheme that is known: use http, https, ws, wss, tcp or tcp-server-first, or HOST:PORT"
+        "`{0}` is not a supported scheme: use http, https, ws, wss, tcp or tcp-server-first, or HOST:PORT"
     )]
     Scheme(String),
-    /// Nothing that can be dialled.
+    /// The target cannot be dialled.
     #[error("`{0}` is not HOST:PORT or SCHEME://HOST:PORT/PATH: {1}")]
     Form(String, String),
-    /// A port is needed.
-    #[error("`{0}` says no port: write it as HOST:PORT, or as a URL with `https://` or `http://`")]
+    /// The port is missing.
+    #[error("`{0}` has no port: write it as HOST:PORT, or as a URL with `https://` or `http://`")]
     Port(String),
-    /// The host is none.
+    /// The host is invalid.
     #[error("`{0}`: {1}")]
     Host(String, #[source] HostError),
     /// A header has no colon.
     #[error("`{0}` is not a header: write it as `NAME: VALUE`")]
     Header(String),
-    /// Bytes that are none.
-    #[error("`{0}` is not bytes in hexadecimal")]
+    /// The first bytes are not hexadecimal.
+    #[error("`{0}` is not hexadecimal")]
     Hex(String),
-    /// Two flags contradict each other.
+    /// Two arguments contradict each other.
     #[error("{0}")]
     Contradiction(&'static str),
 }
@@ -107,12 +108,20 @@ enum Scheme {
     ServerFirst,
 }
 
-impl Words {
-    /// Reads them.
+impl ProbeArgs {
+    /// Parses the arguments.
+    ///
+    /// ```
+    /// use egress_compile::explain::probe::ProbeArgs;
+    ///
+    /// let args = ProbeArgs { to: "example.com:443".to_owned(), ..ProbeArgs::default() };
+    /// let probe = args.parse().expect("a probe");
+    /// assert_eq!(probe.text, "example.com:443, TLS, server name `example.com`");
+    /// ```
     ///
     /// # Errors
-    /// When they make no sense.
-    pub fn read(&self) -> Result<Call, CallError> {
+    /// Fails if the arguments describe no probe.
+    pub fn parse(&self) -> Result<Probe, ProbeError> {
         let mut notes = Vec::new();
         let (scheme, websocket, rest) = match self.to.split_once("://") {
             Some((scheme, rest)) => {
@@ -123,20 +132,20 @@ impl Words {
                     "wss" => (Scheme::Https, true),
                     "tcp" => (Scheme::Tcp, false),
                     "tcp-server-first" => (Scheme::ServerFirst, false),
-                    other => return Err(CallError::Scheme(other.to_owned())),
+                    other => return Err(ProbeError::Scheme(other.to_owned())),
                 };
                 (Some(scheme), websocket, rest)
             }
             None => (None, false, self.to.as_str()),
         };
         let base = if scheme == Some(Scheme::Https) { "https" } else { "http" };
-        let form = |error: url::ParseError| CallError::Form(self.to.clone(), error.to_string());
+        let form = |error: url::ParseError| ProbeError::Form(self.to.clone(), error.to_string());
         let url = Url::parse(&format!("{base}://{rest}")).map_err(form)?;
-        let has_port = says_port(rest);
+        let has_port = has_port_text(rest);
         let port = match (scheme, url.port_or_known_default()) {
             (Some(Scheme::Http | Scheme::Https), Some(port)) if port > 0 => port,
             (_, Some(port)) if has_port && port > 0 => port,
-            (_, _) => return Err(CallError::Port(self.to.clone())),
+            (_, _) => return Err(ProbeError::Port(self.to.clone())),
         };
         let scheme = scheme.unwrap_or_else(|| {
             let (scheme, name) = match port {
@@ -144,29 +153,30 @@ impl Words {
                 80 => (Scheme::Http, "http"),
                 _ => (Scheme::Tcp, "tcp"),
             };
-            notes.push(format!("taken as {name}:// by its port: write the scheme to say something else"));
+            notes.push(format!("treated as {name}:// because of its port; write a scheme to choose another"));
             scheme
         });
         let (name, address) = match url.host() {
             Some(url::Host::Domain(domain)) => {
-                let name = Host::canonical(domain).map_err(|e| CallError::Host(self.to.clone(), e))?;
+                let name = Host::canonical(domain).map_err(|e| ProbeError::Host(self.to.clone(), e))?;
                 (Some(name), None)
             }
             Some(url::Host::Ipv4(v4)) => (None, Some(IpAddr::V4(v4))),
             Some(url::Host::Ipv6(v6)) => (None, Some(IpAddr::V6(v6).to_canonical())),
-            None => return Err(CallError::Form(self.to.clone(), "there is no host".to_owned())),
+            None => return Err(ProbeError::Form(self.to.clone(), "there is no host".to_owned())),
         };
         let host = match (&name, address) {
             (Some(name), _) => name.to_string(),
             (None, Some(IpAddr::V6(v6))) => format!("[{v6}]"),
             (None, address) => address.map(|address| address.to_string()).unwrap_or_default(),
         };
-        let sends = self.sends(scheme, websocket, (&url, rest), (&host, port), name.as_ref(), &mut notes)?;
-        let text = describe(&sends, &host, port);
-        Ok(Call { text, name, address, port, notes, sends })
+        let payload =
+            self.build_payload(scheme, websocket, (&url, rest), (&host, port), name.as_ref(), &mut notes)?;
+        let text = describe_payload(&payload, &host, port);
+        Ok(Probe { text, name, address, port, notes, payload })
     }
 
-    fn sends(
+    fn build_payload(
         &self,
         scheme: Scheme,
         websocket: bool,
@@ -174,53 +184,53 @@ impl Words {
         (host, port): (&str, u16),
         name: Option<&Host>,
         notes: &mut Vec<String>,
-    ) -> Result<Sends, CallError> {
+    ) -> Result<Payload, ProbeError> {
         let is_request =
             scheme == Scheme::Http && self.client_hello.is_none() && self.sni.is_none() && !self.ech;
         if !is_request && (self.method.is_some() || !self.headers.is_empty()) {
-            return Err(CallError::Contradiction(
-                "`--method` and `--header` are for http://: inside TLS, and in other bytes, nobody looks for them",
+            return Err(ProbeError::Contradiction(
+                "`--method` and `--header` apply only to http://: no policy sees requests inside TLS or in other protocols",
             ));
         }
         if let Some(text) = &self.client_hello {
             if self.sni.is_some() || self.ech {
-                return Err(CallError::Contradiction(
-                    "`--client-hello-hex` says everything: leave `--sni` and `--ech` out",
+                return Err(ProbeError::Contradiction(
+                    "`--client-hello-hex` holds the whole ClientHello: leave out `--sni` and `--ech`",
                 ));
             }
-            return Ok(Sends::Bytes(FirstBytes::read(&hex(text)?)));
+            return Ok(Payload::Bytes(FirstBytes::read(&decode_hex(text)?)));
         }
         if self.sni.is_some() || self.ech || scheme == Scheme::Https {
             let server_name = match &self.sni {
                 Some(sni) => Some(sni.clone()).filter(|sni| !sni.is_empty()),
-                // A client names no address.
+                // A client sends no server name for an address.
                 None => name.map(Host::to_string),
             };
             if url.path() != "/" || url.query().is_some() {
-                notes.push("the path is inside TLS, where nobody sees it".to_owned());
+                notes.push("the path is encrypted by TLS, so no policy sees it".to_owned());
             }
-            return Ok(Sends::Tls { server_name, encrypted: self.ech });
+            return Ok(Payload::Tls { server_name, encrypted: self.ech });
         }
         match scheme {
-            Scheme::Http => self.request(websocket, &target(rest), (host, port), notes),
-            Scheme::ServerFirst => Ok(Sends::Silence),
-            Scheme::Tcp | Scheme::Https => Ok(Sends::Other),
+            Scheme::Http => self.build_request(websocket, &request_target(rest), (host, port), notes),
+            Scheme::ServerFirst => Ok(Payload::Silence),
+            Scheme::Tcp | Scheme::Https => Ok(Payload::Other),
         }
     }
 
-    fn request(
+    fn build_request(
         &self,
         websocket: bool,
         target: &str,
         (host, port): (&str, u16),
         notes: &mut Vec<String>,
-    ) -> Result<Sends, CallError> {
+    ) -> Result<Payload, ProbeError> {
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for header in &self.headers {
             let (name, value) = header
                 .split_once(':')
                 .filter(|(name, _)| !name.trim().is_empty())
-                .ok_or_else(|| CallError::Header(header.clone()))?;
+                .ok_or_else(|| ProbeError::Header(header.clone()))?;
             let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
             if name.starts_with("x-envoy-") {
                 notes.push(format!("the sidecar removes `{name}` from what workloads send"));
@@ -233,108 +243,108 @@ impl Words {
                 headers.entry(name.to_owned()).or_insert_with(|| vec![value.to_owned()]);
             }
         }
-        let upgrade = upgrade(&mut headers, notes);
+        let upgrade = extract_upgrade(&mut headers, notes);
         let authority = headers.remove("host").map(|values| values.join(",")).unwrap_or_else(|| match port {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         });
         let method = self.method.clone().unwrap_or_else(|| "GET".to_owned());
-        let target = envoy::sent(target);
-        let refusal = envoy::refusal(&method, &authority, headers.contains_key("content-type"));
-        let path = match refusal.map_or_else(|| envoy::normalized(&target), Err) {
+        let target = http_request::encode_path(target);
+        let refusal = http_request::reject_request(&method, &authority, headers.contains_key("content-type"));
+        let path = match refusal.map_or_else(|| http_request::normalize_path(&target), Err) {
             Ok(path) => path,
-            Err((reason, why)) => {
-                notes.push(format!("Envoy itself answers 400 (`{reason}`): {why}"));
-                return Ok(Sends::Rejected { authority, method, path: target, reason });
+            Err((reason, message)) => {
+                notes.push(format!("Envoy itself responds with status 400 (`{reason}`): {message}"));
+                return Ok(Payload::Rejected { authority, method, path: target, reason });
             }
         };
         if upgrade.as_ref().is_some_and(|asked| !asked.eq_ignore_ascii_case("websocket")) {
             let reason = ReasonCode::UpgradeRefused;
             notes.push(format!("Envoy itself refuses it (`{reason}`): no rule can allow this upgrade"));
-            return Ok(Sends::Rejected { authority, method, path, reason });
+            return Ok(Payload::Rejected { authority, method, path, reason });
         }
         if target.split('/').any(|segment| segment.starts_with(".;") || segment.starts_with("..;")) {
             notes.push(
-                "Envoy 1.40 takes `..;x` for `..` before the path is matched; 1.39 does not, and no pattern matches"
+                "Envoy 1.40 treats `..;x` as `..` before it matches the path; Envoy 1.39 does not, so no pattern matches"
                     .to_owned(),
             );
         }
-        Ok(Sends::Http(Http { authority, method, path, upgrade, headers }))
+        Ok(Payload::Http(Http { authority, method, path, upgrade, headers }))
     }
 }
 
-impl Call {
-    /// Passes what it sends to `ask`.
-    pub fn with_traffic<T>(&self, ask: impl FnOnce(Traffic<'_>) -> T) -> T {
-        match &self.sends {
-            Sends::Tls { server_name, encrypted } => {
-                ask(Traffic::Tls { server_name: server_name.as_deref(), encrypted: *encrypted })
+impl Probe {
+    /// Passes the traffic of the probe to `evaluate`.
+    pub fn with_traffic<T>(&self, evaluate: impl FnOnce(Traffic<'_>) -> T) -> T {
+        match &self.payload {
+            Payload::Tls { server_name, encrypted } => {
+                evaluate(Traffic::Tls { server_name: server_name.as_deref(), encrypted: *encrypted })
             }
-            Sends::Http(Http { authority, method, path, upgrade, headers }) => {
+            Payload::Http(Http { authority, method, path, upgrade, headers }) => {
                 let authority = Some(authority.as_str()).filter(|text| !text.is_empty());
-                let headers = Map(headers);
+                let headers = HeaderMap(headers);
                 let upgrade = upgrade.as_deref();
-                ask(Traffic::Http(&Request { authority, method, path, upgrade, headers: &headers }))
+                evaluate(Traffic::Http(&Request { authority, method, path, upgrade, headers: &headers }))
             }
-            Sends::Bytes(bytes) => ask(bytes.traffic()),
-            Sends::Rejected { reason, .. } => ask(Traffic::Rejected(*reason)),
-            Sends::Other => ask(Traffic::Other),
-            Sends::Silence => ask(Traffic::Silence),
+            Payload::Bytes(bytes) => evaluate(bytes.traffic()),
+            Payload::Rejected { reason, .. } => evaluate(Traffic::Rejected(*reason)),
+            Payload::Other => evaluate(Traffic::Other),
+            Payload::Silence => evaluate(Traffic::Silence),
         }
     }
 
-    /// Whether it is one request, so that it is decided in the internal listener.
+    /// Returns true for a single HTTP request, which is decided in the internal listener.
     #[must_use]
     pub fn is_request(&self) -> bool {
-        matches!(self.sends, Sends::Http(_) | Sends::Rejected { .. })
+        matches!(self.payload, Payload::Http(_) | Payload::Rejected { .. })
     }
 
-    /// The name that a policy sees.
+    /// The host name that a policy sees.
     #[must_use]
     pub fn visible_name(&self) -> Option<&str> {
-        match &self.sends {
-            Sends::Tls { server_name, .. } => server_name.as_deref(),
-            Sends::Http(Http { authority, .. }) | Sends::Rejected { authority, .. } => Some(authority),
-            Sends::Bytes(FirstBytes::Tls { server_name, .. }) => server_name.as_deref(),
-            Sends::Bytes(_) | Sends::Other | Sends::Silence => None,
+        match &self.payload {
+            Payload::Tls { server_name, .. } => server_name.as_deref(),
+            Payload::Http(Http { authority, .. }) | Payload::Rejected { authority, .. } => Some(authority),
+            Payload::Bytes(FirstBytes::Tls { server_name, .. }) => server_name.as_deref(),
+            Payload::Bytes(_) | Payload::Other | Payload::Silence => None,
         }
     }
 }
 
-struct Map<'a>(&'a BTreeMap<String, Vec<String>>);
+struct HeaderMap<'a>(&'a BTreeMap<String, Vec<String>>);
 
-impl Headers for Map<'_> {
+impl Headers for HeaderMap<'_> {
     fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
         self.0.get(name).into_iter().flatten().map(|value| Cow::Borrowed(value.as_str())).collect()
     }
 }
 
-fn describe(sends: &Sends, host: &str, port: u16) -> String {
+fn describe_payload(payload: &Payload, host: &str, port: u16) -> String {
     let tls = |name: Option<&str>, encrypted: bool| {
         let name = name.map_or("no server name".to_owned(), |name| format!("server name `{name}`"));
         let encrypted = if encrypted { ", an encrypted ClientHello" } else { "" };
         format!("{host}:{port}, TLS, {name}{encrypted}")
     };
-    match sends {
-        Sends::Tls { server_name, encrypted } => tls(server_name.as_deref(), *encrypted),
-        Sends::Bytes(FirstBytes::Tls { server_name, encrypted }) => tls(server_name.as_deref(), *encrypted),
-        Sends::Bytes(FirstBytes::BrokenTls(error)) => format!("{host}:{port}, {error}"),
-        Sends::Bytes(FirstBytes::NotTls) => format!("{host}:{port}, bytes that are not TLS"),
-        Sends::Http(Http { authority, method, path, upgrade, .. }) => {
+    match payload {
+        Payload::Tls { server_name, encrypted } => tls(server_name.as_deref(), *encrypted),
+        Payload::Bytes(FirstBytes::Tls { server_name, encrypted }) => tls(server_name.as_deref(), *encrypted),
+        Payload::Bytes(FirstBytes::BrokenTls(error)) => format!("{host}:{port}, {error}"),
+        Payload::Bytes(FirstBytes::NotTls) => format!("{host}:{port}, bytes that are not TLS"),
+        Payload::Http(Http { authority, method, path, upgrade, .. }) => {
             let upgrade = upgrade.as_ref().map(|asked| format!(", upgrade `{asked}`")).unwrap_or_default();
             format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`{upgrade}")
         }
-        Sends::Rejected { authority, method, path, .. } => {
+        Payload::Rejected { authority, method, path, .. } => {
             format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`")
         }
-        Sends::Other => format!("{host}:{port}, TCP, neither TLS nor HTTP"),
-        Sends::Silence => format!("{host}:{port}, TCP, the server speaks first"),
+        Payload::Other => format!("{host}:{port}, TCP, neither TLS nor HTTP"),
+        Payload::Silence => format!("{host}:{port}, TCP, the server speaks first"),
     }
 }
 
-/// What the connection is asked to become, as the sidecar leaves it: without offers that nobody has to take, and none
-/// where `Connection` does not name it (RFC 9110 §7.8).
-fn upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<String>) -> Option<String> {
+/// Returns the upgrade that the request asks for, as the sidecar forwards it: without offers that a server may
+/// ignore, and without one that `Connection` does not list (RFC 9110 §7.8).
+fn extract_upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<String>) -> Option<String> {
     let asked = headers.remove("upgrade")?.join(",");
     let connection = headers.get("connection").map(|values| values.join(",")).unwrap_or_default();
     if !connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")) {
@@ -357,16 +367,16 @@ fn upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<String>)
     Some(kept)
 }
 
-/// Whether an authority says its port.
-fn says_port(rest: &str) -> bool {
+/// Returns true if the authority includes a port.
+fn has_port_text(rest: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host_and_port = authority.rsplit('@').next().unwrap_or_default();
     let behind = host_and_port.rsplit(']').next().unwrap_or_default();
     behind.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// What follows the authority, as a client sends it: fragments stay with the client.
-fn target(rest: &str) -> String {
+/// Returns the request target that a client sends: the text after the authority, without the fragment.
+fn request_target(rest: &str) -> String {
     let behind = rest.find(['/', '\\', '?', '#']).and_then(|at| rest.get(at..)).unwrap_or_default();
     let sent = behind.split('#').next().unwrap_or_default();
     match sent.strip_prefix('\\') {
@@ -376,29 +386,25 @@ fn target(rest: &str) -> String {
     }
 }
 
-fn hex(text: &str) -> Result<Vec<u8>, CallError> {
-    let wrong = || CallError::Hex(text.chars().take(40).collect());
-    let digits: Vec<u8> = text
-        .chars()
-        .filter(|c| !c.is_ascii_whitespace() && *c != ':')
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()).ok_or_else(wrong))
-        .collect::<Result<_, _>>()?;
-    if digits.is_empty() || !digits.len().is_multiple_of(2) {
+fn decode_hex(text: &str) -> Result<Vec<u8>, ProbeError> {
+    let wrong = || ProbeError::Hex(text.chars().take(40).collect());
+    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b':').collect();
+    if digits.is_empty() {
         return Err(wrong());
     }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect())
+    HEXLOWER_PERMISSIVE.decode(&digits).map_err(|_| wrong())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(to: &str) -> Result<Call, CallError> {
-        Words { to: to.to_owned(), ..Words::default() }.read()
+    fn read(to: &str) -> Result<Probe, ProbeError> {
+        ProbeArgs { to: to.to_owned(), ..ProbeArgs::default() }.parse()
     }
 
     #[test]
-    fn what_is_dialled() {
+    fn targets_are_parsed() {
         for (to, expected) in [
             ("https://httpbin.org", "httpbin.org:443, TLS, server name `httpbin.org`"),
             ("https://HTTPBIN.org:8443/x", "httpbin.org:8443, TLS, server name `httpbin.org`"),
@@ -417,17 +423,17 @@ mod tests {
             ("httpbin.org:80", "httpbin.org:80, HTTP, `GET /` for `httpbin.org`"),
             ("[::ffff:10.0.0.1]:22", "10.0.0.1:22, TCP, neither TLS nor HTTP"),
         ] {
-            assert_eq!(read(to).map(|call| call.text).as_deref(), Ok(expected), "{to}");
+            assert_eq!(read(to).map(|probe| probe.text).as_deref(), Ok(expected), "{to}");
         }
     }
 
     #[test]
-    fn what_makes_no_sense() {
+    fn invalid_targets_are_refused() {
         for (to, expected) in [
-            ("ftp://a.org", "`ftp` is not a scheme"),
-            ("tcp://a.org", "`tcp://a.org` says no port"),
-            ("a.org", "`a.org` says no port"),
-            ("http://a.org:0", "says no port"),
+            ("ftp://a.org", "`ftp` is not a supported scheme"),
+            ("tcp://a.org", "`tcp://a.org` has no port"),
+            ("a.org", "`a.org` has no port"),
+            ("http://a.org:0", "has no port"),
             ("https://", "is not HOST:PORT"),
             ("https://a..b", "label"),
             ("https://a.org:99999", "is not HOST:PORT"),
@@ -438,17 +444,17 @@ mod tests {
     }
 
     #[test]
-    fn what_flags_change() {
-        let words = |to: &str| Words { to: to.to_owned(), ..Words::default() };
-        let sni = Words { sni: Some("b.org".to_owned()), ..words("tcp://a.org:443") };
-        assert_eq!(sni.read().expect("sense").text, "a.org:443, TLS, server name `b.org`");
-        let none = Words { sni: Some(String::new()), ech: true, ..words("https://a.org") };
-        let text = none.read().expect("sense").text;
+    fn options_change_the_probe() {
+        let args = |to: &str| ProbeArgs { to: to.to_owned(), ..ProbeArgs::default() };
+        let sni = ProbeArgs { sni: Some("b.org".to_owned()), ..args("tcp://a.org:443") };
+        assert_eq!(sni.parse().expect("sense").text, "a.org:443, TLS, server name `b.org`");
+        let none = ProbeArgs { sni: Some(String::new()), ech: true, ..args("https://a.org") };
+        let text = none.parse().expect("sense").text;
         assert_eq!(text, "a.org:443, TLS, no server name, an encrypted ClientHello");
-        let header = |header: &str| Words { headers: vec![header.to_owned()], ..words("http://a.org") };
-        assert_eq!(header("Host: b.org").read().expect("sense").text, "a.org:80, HTTP, `GET /` for `b.org`");
-        assert_eq!(header("none").read().expect_err("no sense"), CallError::Header("none".to_owned()));
-        assert_eq!(header("X-Envoy-Retry-On: 5xx").read().expect("sense").notes.len(), 1);
+        let header = |header: &str| ProbeArgs { headers: vec![header.to_owned()], ..args("http://a.org") };
+        assert_eq!(header("Host: b.org").parse().expect("sense").text, "a.org:80, HTTP, `GET /` for `b.org`");
+        assert_eq!(header("none").parse().expect_err("no sense"), ProbeError::Header("none".to_owned()));
+        assert_eq!(header("X-Envoy-Retry-On: 5xx").parse().expect("sense").notes.len(), 1);
         assert_eq!(read("http://a.org/a/..;x/b").expect("sense").notes.len(), 1);
         assert_eq!(read("http://a.org/a/b..;x/b;..").expect("sense").notes.len(), 0);
         for (headers, expected) in [
@@ -460,14 +466,14 @@ mod tests {
             (&["Connection: upgrade", "Upgrade: spdy/3"], ""),
         ] {
             let headers = headers.iter().map(|header| (*header).to_owned()).collect();
-            let call = Words { headers, ..words("http://a.org") }.read().expect("sense");
-            assert_eq!(call.text, format!("a.org:80, HTTP, `GET /` for `a.org`{expected}"));
+            let probe = ProbeArgs { headers, ..args("http://a.org") }.parse().expect("sense");
+            assert_eq!(probe.text, format!("a.org:80, HTTP, `GET /` for `a.org`{expected}"));
         }
-        let bytes = |text: &str| Words { client_hello: Some(text.to_owned()), ..words("tcp://a.org:443") };
-        assert_eq!(bytes("47 45:54").read().expect("sense").text, "a.org:443, bytes that are not TLS");
-        assert!(bytes("1603010005").read().expect("sense").text.contains("malformed"));
-        assert_eq!(bytes("xy").read().expect_err("no sense"), CallError::Hex("xy".to_owned()));
-        let method = Words { method: Some("PUT".to_owned()), ..words("https://a.org") };
-        assert!(matches!(method.read(), Err(CallError::Contradiction(_))));
+        let bytes = |text: &str| ProbeArgs { client_hello: Some(text.to_owned()), ..args("tcp://a.org:443") };
+        assert_eq!(bytes("47 45:54").parse().expect("sense").text, "a.org:443, bytes that are not TLS");
+        assert!(bytes("1603010005").parse().expect("sense").text.contains("malformed"));
+        assert_eq!(bytes("xy").parse().expect_err("no sense"), ProbeError::Hex("xy".to_owned()));
+        let method = ProbeArgs { method: Some("PUT".to_owned()), ..args("https://a.org") };
+        assert!(matches!(method.parse(), Err(ProbeError::Contradiction(_))));
     }
 }

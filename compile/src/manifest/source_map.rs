@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-/// A place in a text. Both numbers begin at 1; columns count characters.
+/// A position in a text. Lines and columns begin at 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Position {
     /// The line.
@@ -9,81 +9,85 @@ pub struct Position {
     pub column: u32,
 }
 
-/// Where each field of a value stands in its text. Empty for values that come from elsewhere.
+/// The source map of a value: the position of each of its fields. Empty for values that do not come from a
+/// text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct SourceMap {
     at: Option<Position>,
-    parts: Parts,
+    children: Children,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Parts {
+enum Children {
     #[default]
     None,
-    Items(Vec<Places>),
-    Fields(Vec<(Box<str>, Places)>),
+    Items(Vec<SourceMap>),
+    Fields(Vec<(Box<str>, SourceMap)>),
 }
 
-impl Places {
+impl SourceMap {
     pub(super) fn scalar(at: Position) -> Self {
-        Self { at: Some(at), parts: Parts::None }
+        Self { at: Some(at), children: Children::None }
     }
 
     pub(super) fn sequence(at: Position, items: Vec<Self>) -> Self {
-        Self { at: Some(at), parts: Parts::Items(items) }
+        Self { at: Some(at), children: Children::Items(items) }
     }
 
     pub(super) fn mapping(at: Position, fields: Vec<(Box<str>, Self)>) -> Self {
-        Self { at: Some(at), parts: Parts::Fields(fields) }
+        Self { at: Some(at), children: Children::Fields(fields) }
     }
 
-    /// The same parts, seen from another place: where a key or an alias stands.
-    pub(super) fn moved_to(self, at: Position) -> Self {
+    /// Moves the value itself to another position: that of its key or of an alias.
+    pub(super) fn move_to(self, at: Position) -> Self {
         Self { at: Some(at), ..self }
     }
 
-    /// Where the value itself begins.
+    /// The position of the value itself.
     #[must_use]
-    pub fn at(&self) -> Option<Position> {
+    pub fn start(&self) -> Option<Position> {
         self.at
     }
 
-    /// Where the field of this path stands, as in `spec.ports[0].protocol`; where there is no such
-    /// field, the nearest value around it.
+    /// The position of the field with this path, as in `spec.ports[0].protocol`. For a missing field, the
+    /// position of the nearest value around it.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Position> {
-        let mut place = self;
+        let mut node = self;
         let mut rest = path;
         while let Some((segment, behind)) = next_segment(rest) {
-            match place.part(segment) {
-                Some(part) => place = part,
+            match node.child(segment) {
+                Some(child) => node = child,
                 None => break,
             }
             rest = behind;
         }
-        place.at
+        node.at
     }
 
-    /// The places of one field; nothing where there is no such field.
+    /// The source map of one field; empty if there is no such field.
     pub(super) fn field(&self, name: &str) -> Self {
-        self.part(Segment::Field(name)).cloned().unwrap_or_default()
+        self.child(Segment::Field(name)).cloned().unwrap_or_default()
     }
 
-    /// The places of a sequence's items.
+    /// The source maps of a sequence's items.
     pub(super) fn into_items(self) -> Vec<Self> {
-        match self.parts {
-            Parts::Items(items) => items,
-            Parts::None | Parts::Fields(_) => Vec::new(),
+        match self.children {
+            Children::Items(items) => items,
+            Children::None | Children::Fields(_) => Vec::new(),
         }
     }
 
-    fn part(&self, segment: Segment<'_>) -> Option<&Self> {
-        match (&self.parts, segment) {
-            (Parts::Items(items), Segment::Item(index)) => items.get(index),
-            (Parts::Fields(fields), Segment::Field(name)) => {
-                fields.iter().find(|(key, _)| **key == *name).map(|(_, place)| place)
+    fn child(&self, segment: Segment<'_>) -> Option<&Self> {
+        match (&self.children, segment) {
+            (Children::Items(items), Segment::Item(index)) => items.get(index),
+            (Children::Fields(fields), Segment::Field(name)) => {
+                fields.iter().find(|(key, _)| **key == *name).map(|(_, node)| node)
             }
-            (Parts::None | Parts::Items(_) | Parts::Fields(_), Segment::Item(_) | Segment::Field(_)) => None,
+            (
+                Children::None | Children::Items(_) | Children::Fields(_),
+                Segment::Item(_) | Segment::Field(_),
+            ) => None,
         }
     }
 }
@@ -112,7 +116,7 @@ fn next_segment(path: &str) -> Option<(Segment<'_>, &str)> {
     Some((Segment::Field(name), rest))
 }
 
-/// Appends a field's name to a path, in brackets if it would not read as one name.
+/// Appends a field name to a path, in brackets if it would not read as one name.
 pub(super) fn push_field(path: &mut String, name: &str) {
     let is_plain =
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -128,7 +132,7 @@ pub(super) fn push_field(path: &mut String, name: &str) {
     }
 }
 
-/// The path of an annotation.
+/// Builds the path of an annotation.
 pub(crate) fn annotation_path(name: &str) -> String {
     let mut path = "metadata.annotations".to_owned();
     push_field(&mut path, name);
@@ -141,7 +145,7 @@ mod tests {
     use crate::manifest::yaml;
 
     #[test]
-    fn fields_are_found() {
+    fn fields_are_found_by_path() {
         let text = "spec:\n  ports:\n  - number: 80\n    protocol: http\n  - {number: 90}\nmetadata:\n  annotations:\n    a.b/c: x\n";
         let documents = yaml::parse(text).expect("valid");
         for (path, line, column) in [
@@ -156,9 +160,9 @@ mod tests {
             ("spec.ports[7].protocol", 2, 3),
             ("spec.hosts[0]", 1, 1),
         ] {
-            assert_eq!(documents[0].places.find(path), Some(Position { line, column }), "{path}");
+            assert_eq!(documents[0].source_map.find(path), Some(Position { line, column }), "{path}");
         }
         assert_eq!(annotation_path("a.b/c"), "metadata.annotations[\"a.b/c\"]");
-        assert_eq!(Places::default().find("spec"), None);
+        assert_eq!(SourceMap::default().find("spec"), None);
     }
 }

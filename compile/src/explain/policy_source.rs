@@ -1,4 +1,4 @@
-//! The objects, or the document, that a question is asked of.
+//! The source of the policy that explains a connection: objects, or one document.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,31 +7,31 @@ use egress_policy::{Document, Identity};
 use serde::Serialize;
 
 use super::ExplainError;
-use crate::manifest::{Body, Kind, ObjectRef, Problem, Severity};
+use crate::manifest::{Body, Diagnostic, Kind, ObjectRef, Severity};
 use crate::store::{Index, Store};
-use crate::{CompileOptions, Compiled, Condition, MONITORED_LABEL, compile};
+use crate::{CompileOptions, Compiled, MONITORED_LABEL, ObjectStatus, compile};
 
-/// What a question is asked of.
+/// The source of a policy.
 #[derive(Debug)]
-pub enum Evidence {
-    /// Objects, and what follows from them.
+pub enum PolicySource {
+    /// Objects and their compiled form.
     Objects(Box<Objects>),
-    /// One document.
+    /// One policy document.
     Document(Arc<Document>),
 }
 
-/// Objects, and what follows from them.
+/// Objects and their compiled form.
 #[derive(Debug)]
 pub struct Objects {
     store: Arc<Store>,
     compiled: Arc<Compiled>,
-    /// The mesh of whose namespaces alone objects count.
+    /// The mesh identity namespaces alone are in force.
     mesh: Option<String>,
 }
 
-/// Where something stands in a file.
+/// A location in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct SourceLocation {
     /// The file.
     pub file: String,
     /// The line.
@@ -39,21 +39,21 @@ pub struct Place {
     pub line: Option<u32>,
 }
 
-impl Evidence {
-    /// Takes objects; with a mesh, only those of its namespaces count.
+impl PolicySource {
+    /// Compiles objects. With a mesh, only objects of its namespaces are in force.
     #[must_use]
-    pub fn objects(store: Arc<Store>, options: &CompileOptions, mesh: Option<String>) -> Self {
+    pub fn compile(store: Arc<Store>, options: &CompileOptions, mesh: Option<String>) -> Self {
         let compiled = Arc::new(compile(&store, options, None));
-        Self::compiled(store, compiled, mesh)
+        Self::from_compiled(store, compiled, mesh)
     }
 
-    /// Takes objects of which it is known what follows from them.
+    /// Takes objects that were compiled before.
     #[must_use]
-    pub fn compiled(store: Arc<Store>, compiled: Arc<Compiled>, mesh: Option<String>) -> Self {
+    pub fn from_compiled(store: Arc<Store>, compiled: Arc<Compiled>, mesh: Option<String>) -> Self {
         Self::Objects(Box::new(Objects { store, compiled, mesh }))
     }
 
-    /// Whose document this is, if there is only one.
+    /// The identity of the document, if the source is one document.
     #[must_use]
     pub fn only_identity(&self) -> Option<&Identity> {
         match self {
@@ -65,7 +65,7 @@ impl Evidence {
     /// The document of an identity.
     ///
     /// # Errors
-    /// When it is another's.
+    /// Fails if the source is a document of another identity.
     pub fn document(&self, identity: &Identity) -> Result<Arc<Document>, ExplainError> {
         match self {
             Self::Objects(objects) => Ok(objects.compiled.document(identity)),
@@ -73,26 +73,26 @@ impl Evidence {
                 if document.identity == *identity {
                     return Ok(Arc::clone(document));
                 }
-                Err(ExplainError::Others { whose: document.identity.clone(), asked: identity.clone() })
+                Err(ExplainError::WrongIdentity { owner: document.identity.clone(), asked: identity.clone() })
             }
         }
     }
 
-    fn read(&self) -> Option<&Objects> {
+    fn as_objects(&self) -> Option<&Objects> {
         match self {
             Self::Objects(objects) => Some(objects),
             Self::Document(_) => None,
         }
     }
 
-    /// Where rules stand.
-    pub(super) fn places(&self) -> Places<'_> {
-        Places(self.read().map(|objects| objects.store.index()))
+    /// Indexes the locations of rules.
+    pub(super) fn locations(&self) -> RuleLocations<'_> {
+        RuleLocations(self.as_objects().map(|objects| objects.store.index()))
     }
 
-    /// The policies that name an identity and have mistakes.
-    pub(super) fn not_accepted(&self, identity: &Identity) -> Vec<Condition> {
-        let Some(objects) = self.read() else { return Vec::new() };
+    /// Returns the policies for an identity that have errors.
+    pub(super) fn not_accepted(&self, identity: &Identity) -> Vec<ObjectStatus> {
+        let Some(objects) = self.as_objects() else { return Vec::new() };
         let names: BTreeSet<ObjectRef> = objects
             .sources()
             .filter(|(_, namespace, name)| {
@@ -100,31 +100,31 @@ impl Evidence {
             })
             .map(|(object, _, _)| object.clone())
             .collect();
-        let conditions = names.iter().filter_map(|name| objects.compiled.conditions.get(name));
-        conditions
-            .filter(|condition| !condition.accepted)
-            .map(|condition| {
-                let mut condition = condition.clone();
-                condition.problems.retain(|problem| problem.severity == Severity::Error);
-                condition
+        let statuses = names.iter().filter_map(|name| objects.compiled.statuses.get(name));
+        statuses
+            .filter(|status| !status.accepted)
+            .map(|status| {
+                let mut status = status.clone();
+                status.diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
+                status
             })
             .collect()
     }
 
-    /// What cannot be read: policies may be missing.
-    pub(super) fn unreadable(&self) -> Vec<Problem> {
-        let problems = self.read().into_iter().flat_map(|objects| objects.store.problems());
-        problems.filter(|problem| problem.severity == Severity::Error).collect()
+    /// Returns errors about unreadable files, identity policies may be missing.
+    pub(super) fn unreadable(&self) -> Vec<Diagnostic> {
+        let diagnostics = self.as_objects().into_iter().flat_map(|objects| objects.store.diagnostics());
+        diagnostics.filter(|diagnostic| diagnostic.severity == Severity::Error).collect()
     }
 
-    /// Service accounts with the same name, or in the same namespace, and the policies that name them.
-    pub(super) fn others(&self, identity: &Identity) -> Vec<(String, Vec<String>)> {
-        let Some(objects) = self.read() else { return Vec::new() };
+    /// Returns the service accounts with the same name or in the same namespace, with the policies for them.
+    pub(super) fn similar_identities(&self, identity: &Identity) -> Vec<(String, Vec<String>)> {
+        let Some(objects) = self.as_objects() else { return Vec::new() };
         // The same name comes first: the namespace was probably mistaken.
         let mut others: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
         for (object, namespace, name) in objects.sources() {
             let same_name = name == identity.service_account();
-            // What is wrong with those that name the identity itself is said as that.
+            // Errors in policies for the identity itself are reported elsewhere.
             if same_name && namespace == identity.namespace() {
                 continue;
             }
@@ -135,12 +135,12 @@ impl Evidence {
                     .push(object.to_string());
             }
         }
-        others.into_iter().map(|((_, whose), objects)| (whose, objects)).collect()
+        others.into_iter().map(|((_, identity), objects)| (identity, objects)).collect()
     }
 
-    /// What there is to know about the objects.
+    /// Collects notes about the namespace of an identity.
     pub(super) fn notes(&self, identity: &Identity) -> Vec<String> {
-        let Some(Objects { store, mesh: Some(mesh), .. }) = self.read() else { return Vec::new() };
+        let Some(Objects { store, mesh: Some(mesh), .. }) = self.as_objects() else { return Vec::new() };
         let namespace = identity.namespace();
         let index = store.index();
         match index.objects.get(&ObjectRef::new(Kind::Namespace, "", namespace)) {
@@ -152,7 +152,7 @@ impl Evidence {
                     .then(|| {
                         format!(
                             "namespace `{namespace}` does not belong to the mesh: it has no label \
-                             `{MONITORED_LABEL}={mesh}`, so its pods get no sidecar and its policies do not count"
+                             `{MONITORED_LABEL}={mesh}`, so its pods get no sidecar and its policies do not apply"
                         )
                     })
                     .into_iter()
@@ -162,24 +162,25 @@ impl Evidence {
     }
 }
 
-/// Where rules stand, looked up once for all of them.
-pub(super) struct Places<'e>(Option<Index<'e>>);
+/// The locations of rules, indexed once for all of them.
+pub(super) struct RuleLocations<'e>(Option<Index<'e>>);
 
-impl Places<'_> {
-    /// Where one stands.
-    pub(super) fn of(&self, policy: &str, rule: &str) -> Option<Place> {
+impl RuleLocations<'_> {
+    /// The location of one rule.
+    pub(super) fn find(&self, policy: &str, rule: &str) -> Option<SourceLocation> {
         let (namespace, name) = policy.split_once('/')?;
         let kind = if rule == "Service" { Kind::Service } else { Kind::Egress };
         let reference = ObjectRef::new(kind, namespace, name);
         let object = self.0.as_ref()?.objects.get(&reference)?;
         let line = object.position(rule).map(|at| at.line);
         // An object of a cluster is its own file.
-        (*object.file != *reference.to_string()).then(|| Place { file: object.file.to_string(), line })
+        (*object.file != *reference.to_string())
+            .then(|| SourceLocation { file: object.file.to_string(), line })
     }
 }
 
 impl Objects {
-    /// Who is named by which policy: object, namespace and name.
+    /// Lists the sources of all policies: object, namespace and name.
     fn sources(&self) -> impl Iterator<Item = (&ObjectRef, &str, &str)> {
         self.store.index().objects.into_iter().flat_map(|(reference, object)| {
             let sources =

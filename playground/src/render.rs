@@ -1,5 +1,5 @@
-//! What an Envoy is given: the policy document, and a whole configuration without a control plane. Both are what
-//! `osm-egress compile` prints.
+//! Rendering of the policy document and of an Envoy configuration without a control plane, as `osm-egress
+//! compile` prints them.
 
 use egress_compile::blocked_ranges::BlockedRanges;
 use egress_policy::Identity;
@@ -7,13 +7,18 @@ use egress_standalone::versions::SUPPORTED;
 use egress_standalone::{Configuration, EnvoyVersion, EnvoyVersionError, MODULE};
 use serde_json::{Value, json};
 
-use crate::compiled;
+use crate::compile_manifests;
 
-pub(crate) fn given(manifests: &str, identity: &str, version: &str, module: &str) -> Result<Value, String> {
+pub(crate) fn render_config(
+    manifests: &str,
+    identity: &str,
+    version: &str,
+    module: &str,
+) -> Result<Value, String> {
     let identity: Identity = identity.parse().map_err(|error| format!("`{identity}`: {error}"))?;
     let version: EnvoyVersion = version.parse().map_err(|error: EnvoyVersionError| error.to_string())?;
     let module = module.trim();
-    let (_, compiled) = compiled(manifests);
+    let (_, compiled) = compile_manifests(manifests);
     let document = compiled.document(&identity);
     let configuration = Configuration {
         document: &document,
@@ -26,8 +31,8 @@ pub(crate) fn given(manifests: &str, identity: &str, version: &str, module: &str
     Ok(json!({ "document": document + "\n", "envoy": configuration.to_string() }))
 }
 
-/// The versions of Envoy to choose from, the newest first, and where it finds the module if nothing is said.
-pub(crate) fn choices() -> Value {
+/// Lists the versions of Envoy to choose from, the newest first, and the default path of the module.
+pub(crate) fn list_choices() -> Value {
     let versions: Vec<_> = SUPPORTED.iter().rev().map(ToString::to_string).collect();
     json!({ "versions": versions, "module": MODULE })
 }

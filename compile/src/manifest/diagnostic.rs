@@ -7,20 +7,20 @@ use serde::Serialize;
 
 use super::{ObjectRef, Position};
 
-/// How bad a problem is.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// Something that was written has no effect.
+    /// Something in the manifest has no effect.
     Error,
-    /// Something has another effect than one may think.
+    /// Something may have another effect than intended.
     Warning,
-    /// Good to know.
+    /// A hint.
     Info,
 }
 
 impl Severity {
-    /// The name in texts and logs.
+    /// The name in output and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,59 +37,62 @@ impl fmt::Display for Severity {
     }
 }
 
-/// What a problem follows from.
+/// The cause of a diagnostic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
-    /// The object alone, whatever else there is.
+    /// The object alone.
     #[default]
-    Itself,
-    /// An object that this one names: it is missing, or has a mistake itself.
+    Object,
+    /// A reference to an object that is missing or invalid.
     Reference,
-    /// Another object that says something else about the same.
+    /// Another object with a conflicting setting.
     Conflict,
-    /// The size of the object: it is over a budget, whatever other objects there are.
+    /// The size of the object: it alone exceeds a budget.
     Size,
-    /// The size of all objects of an identity together.
-    Crowding,
-    /// That whoever may write the object may not grant this; an administrator can permit it.
+    /// The size of several objects: together they exceed a shared budget.
+    SharedBudget,
+    /// A missing permission: the author may not grant this, and an administrator can permit it.
     Permission,
 }
 
-/// Something to say about a manifest: where, what, and what to do about it.
+/// The text between a remedy and the consequence of doing nothing, in [`Diagnostic::advice`].
+const CONSEQUENCE: &str = "; until then ";
+
+/// A message about a manifest, with its place and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Problem {
-    /// How bad it is.
+pub struct Diagnostic {
+    /// The severity.
     pub severity: Severity,
-    /// The file that it is in.
-    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    /// The file.
+    #[serde(serialize_with = "serialize_text", skip_serializing_if = "Option::is_none")]
     pub file: Option<Arc<str>>,
-    /// Line and column in that file.
+    /// The line and column in the file.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
-    /// The object that it is about.
+    /// The object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectRef>,
-    /// The path of the field in that object, as in `spec.ports[0].protocol`.
+    /// The path of the field in the object, as in `spec.ports[0].protocol`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// What is wrong, in one line.
+    /// The message, in one line.
     pub message: String,
-    /// What to do about it.
+    /// The remedy, and the consequence of doing nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// What it follows from.
+    /// The cause.
     #[serde(skip)]
     pub cause: Cause,
 }
 
-/// Without serde's feature `rc`, which would be on for the whole workspace.
-fn as_text<S: serde::Serializer>(file: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes an `Arc<str>` without serde's feature `rc`, which would be on for the whole workspace.
+fn serialize_text<S: serde::Serializer>(file: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
     file.as_deref().serialize(serializer)
 }
 
-impl Problem {
-    /// A problem that has no place yet.
+impl Diagnostic {
+    /// Makes a diagnostic without a place.
     pub fn new(severity: Severity, message: impl AsRef<str>) -> Self {
         Self {
             severity,
@@ -97,25 +100,25 @@ impl Problem {
             position: None,
             object: None,
             field: None,
-            message: one_line(message.as_ref()).into_owned(),
+            message: escape_controls(message.as_ref()).into_owned(),
             advice: None,
-            cause: Cause::Itself,
+            cause: Cause::Object,
         }
     }
 
-    /// An error that has no place yet.
+    /// Makes an error without a place.
     pub fn error(message: impl AsRef<str>) -> Self {
         Self::new(Severity::Error, message)
     }
 
-    /// Says what to do about it.
+    /// Adds the remedy.
     #[must_use]
     pub fn advice(mut self, advice: impl AsRef<str>) -> Self {
-        self.advice = Some(one_line(advice.as_ref()).into_owned());
+        self.advice = Some(escape_controls(advice.as_ref()).into_owned());
         self
     }
 
-    /// Says which file it is in, and where.
+    /// Adds the file and the position.
     #[must_use]
     pub fn at(mut self, file: &Arc<str>, position: Option<Position>) -> Self {
         self.file = Some(Arc::clone(file));
@@ -123,39 +126,47 @@ impl Problem {
         self
     }
 
-    /// Says which object it is about.
+    /// Adds the object.
     #[must_use]
     pub fn object(mut self, object: &ObjectRef) -> Self {
         self.object = Some(object.clone());
         self
     }
 
-    /// Says which field it is about.
+    /// Adds the path of the field.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Says what it follows from.
+    /// Adds the cause.
     #[must_use]
     pub fn cause(mut self, cause: Cause) -> Self {
         self.cause = cause;
         self
     }
 
-    /// What is wrong with which field, in one line.
+    /// The remedy without the consequence of doing nothing (`…; until then the object grants nothing`), which
+    /// holds only for objects that are in force.
     #[must_use]
-    pub fn brief(&self) -> String {
+    pub fn remedy(&self) -> Option<&str> {
+        let advice = self.advice.as_deref()?;
+        Some(advice.split_once(CONSEQUENCE).map_or(advice, |(remedy, _)| remedy))
+    }
+
+    /// Formats field and message in one line.
+    #[must_use]
+    pub fn format_brief(&self) -> String {
         match &self.field {
             Some(field) => format!("{field}: {}", self.message),
             None => self.message.clone(),
         }
     }
 
-    /// The order in which people read: by place, then the worst first.
+    /// Compares in reading order: by position, then the most severe first.
     #[must_use]
-    pub fn reading_order(&self, other: &Self) -> Ordering {
+    pub fn cmp_reading_order(&self, other: &Self) -> Ordering {
         (&self.file, self.position, self.severity, &self.object, &self.field, &self.message).cmp(&(
             &other.file,
             other.position,
@@ -167,8 +178,8 @@ impl Problem {
     }
 }
 
-/// What manifests say may hold line ends and control characters; problems go to terminals and logs.
-fn one_line(text: &str) -> Cow<'_, str> {
+/// Escapes line ends and control characters, which manifests may contain: diagnostics go to terminals and logs.
+fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
@@ -179,11 +190,11 @@ fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// `file:line:column: severity: object field: message`, and the advice on a second line.
-impl fmt::Display for Problem {
+/// Writes `file:line:column: severity: object field: message`, and the remedy on a second line.
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}:", one_line(file))?;
+            write!(f, "{}:", escape_controls(file))?;
             if let Some(Position { line, column }) = self.position {
                 write!(f, "{line}:{column}:")?;
             }
@@ -191,9 +202,9 @@ impl fmt::Display for Problem {
         }
         write!(f, "{}: ", self.severity)?;
         match (&self.object, &self.field) {
-            (Some(object), Some(field)) => write!(f, "{object} {}: ", one_line(field))?,
+            (Some(object), Some(field)) => write!(f, "{object} {}: ", escape_controls(field))?,
             (Some(object), None) => write!(f, "{object}: ")?,
-            (None, Some(field)) => write!(f, "{}: ", one_line(field))?,
+            (None, Some(field)) => write!(f, "{}: ", escape_controls(field))?,
             (None, None) => {}
         }
         f.write_str(&self.message)?;
@@ -209,13 +220,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_one_line_and_its_advice_another() {
-        let problem = Problem::error("`a\nb\u{1b}[31m` is ü\t")
+    fn a_diagnostic_takes_one_line_and_its_advice_another() {
+        let diagnostic = Diagnostic::error("`a\nb\u{1b}[31m` is ü\t")
             .advice("x\ny")
             .at(&"f\n.yaml".into(), Some(Position { line: 1, column: 2 }))
             .field("a[\"\n\"]");
         assert_eq!(
-            problem.to_string(),
+            diagnostic.to_string(),
             "f\\n.yaml:1:2: error: a[\"\\n\"]: `a\\nb\\u{1b}[31m` is ü\\t\n    help: x\\ny"
         );
     }

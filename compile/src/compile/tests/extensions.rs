@@ -76,7 +76,7 @@ fn a_changed_limit_is_a_changed_cluster() {
 }
 
 #[test]
-fn of_two_settings_for_one_cluster_the_first_policy_s_count() {
+fn the_first_policy_decides_the_settings_of_a_cluster() {
     let policy = |name: &str, settings: &str| {
         let matches = by_settings(settings);
         egress(
@@ -89,14 +89,17 @@ fn of_two_settings_for_one_cluster_the_first_policy_s_count() {
     let compiled = compiled(&(one + &settings));
     let clusters = compiled.clusters(&identity("n/app"));
     assert_eq!((clusters.len(), clusters[0].limits.max_connections), (1, Some(1)));
-    let said = problems(&compiled);
-    assert!(said.contains("`a.org:80` has the connection settings of policy `n/p`, not these"), "{said}");
-    assert!(condition(&compiled, "Egress n/p").problems.is_empty());
-    assert!(condition(&compiled, "Egress n/q").accepted);
+    let output = diagnostics(&compiled);
+    assert!(
+        output.contains("cluster `a.org:80` uses the connection settings of policy `n/p` instead of these"),
+        "{output}"
+    );
+    assert!(status(&compiled, "Egress n/p").diagnostics.is_empty());
+    assert!(status(&compiled, "Egress n/q").accepted);
 }
 
 #[test]
-fn settings_that_cannot_be_read_grant_nothing() {
+fn invalid_settings_grant_nothing() {
     let matches = by_settings("s");
     let policy = egress(
         "p",
@@ -104,12 +107,12 @@ fn settings_that_cannot_be_read_grant_nothing() {
     );
     let compiled = compiled(&(policy + &upstream("s", "tcp: {connectTimeout: soon}")));
     assert!(rules(&compiled).is_empty());
-    let said = problems(&compiled);
-    assert!(said.contains("`soon` is not a duration from 1ms to 8760h"), "{said}");
-    assert!(said.contains("UpstreamTrafficSetting n/s is invalid"), "{said}");
+    let output = diagnostics(&compiled);
+    assert!(output.contains("`soon` is not a duration from 1ms to 8760h"), "{output}");
+    assert!(output.contains("UpstreamTrafficSetting n/s is invalid"), "{output}");
 }
 
-/// What Envoy refuses, it refuses with everything that came beside it.
+/// Envoy rejects an invalid value together with everything else in its message.
 #[test]
 fn a_connect_timeout_has_bounds() {
     for (text, valid) in [
@@ -135,7 +138,7 @@ fn a_connect_timeout_has_bounds() {
 }
 
 #[test]
-fn annotations() {
+fn annotations_set_upgrades_and_encrypted_hellos() {
     let spec = "hosts: [a.org], ports: [{number: 80, protocol: http}, {number: 443, protocol: https}]";
     let websocket = "openservicemesh.io/egress-upgrades";
     let ech = "openservicemesh.io/egress-ech";
@@ -193,6 +196,6 @@ fn annotations() {
     for annotations in [format!("{websocket}: h2c"), format!("{ech}: 'yes'")] {
         let compiled = compiled(&annotated(&annotations, spec));
         assert!(rules(&compiled).is_empty(), "{annotations}");
-        assert!(problems(&compiled).contains("until then the object grants nothing"), "{annotations}");
+        assert!(diagnostics(&compiled).contains("until then the object grants nothing"), "{annotations}");
     }
 }
