@@ -80,7 +80,8 @@ fn stopped(
         if !gone.is_empty() {
             lines.push(format!("{object} no longer counts for {}", gone.join(", ")));
         } else if is_first && object.kind == Kind::ServiceAccount && lacks_permission(condition) {
-            lines.extend(condition.diagnostics.iter().map(|problem| format!("{object}: {}", problem.message)));
+            lines
+                .extend(condition.diagnostics.iter().map(|problem| format!("{object}: {}", problem.message)));
         }
     }
     short(lines)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use self::request_log::{RequestLog, User};
 use crate::audit_events::{AuditEvent, AuditEvents};
 use egress_compile::Compiled;
-use egress_compile::changes::{Effect, GrantChange, TruncatedList, PolicyState, compare_grants};
+use egress_compile::changes::{Effect, GrantChange, PolicyState, TruncatedList, compare_grants};
 use egress_compile::manifest::{Object, ObjectRef, Revision};
 use egress_compile::store::Store;
 use egress_core::hash;
@@ -73,8 +73,10 @@ fn records(
     (new_store, new): &AuditedState,
     request_log: &RequestLog,
 ) -> Vec<Record> {
-    let changes =
-        compare_grants(PolicyState { store: old_store, compiled: old }, PolicyState { store: new_store, compiled: new });
+    let changes = compare_grants(
+        PolicyState { store: old_store, compiled: old },
+        PolicyState { store: new_store, compiled: new },
+    );
     if changes.is_empty() {
         return Vec::new();
     }

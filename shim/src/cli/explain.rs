@@ -9,8 +9,8 @@ use egress_policy::Identity;
 
 use super::evidence::{EvidenceArgs, Origin, identity};
 use super::output::{Output, print};
-use crate::explain::probe::{Probe, ProbeArgs};
 use crate::explain::evidence::PolicySource;
+use crate::explain::probe::{Probe, ProbeArgs};
 use crate::explain::{ExplainRequest, Report, explain};
 use egress_core::sanitize;
 use egress_kubernetes as kubernetes;

@@ -117,7 +117,11 @@ fn only_a_pods_own_address_is_in_the_mesh() {
             apply(&mut cache, Kind::EndpointSlice, slice(name, name, &endpoints));
         }
         let found = backends(&mut cache, "headless").expect("a service");
-        assert_eq!((untrusted_reason(&mut cache).is_none(), found.untrusted_reason.is_none()), (is_pod, is_pod), "{what}");
+        assert_eq!(
+            (untrusted_reason(&mut cache).is_none(), found.untrusted_reason.is_none()),
+            (is_pod, is_pod),
+            "{what}"
+        );
         // What is no pod's is not in the mesh, and what is a pod's is all the same.
         let addresses: Vec<String> =
             found.endpoints.iter().flat_map(|(addresses, _)| addresses).map(ToString::to_string).collect();

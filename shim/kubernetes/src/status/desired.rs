@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::super::object::{Key, Observed};
 use super::super::replicas::Tally;
 use egress_compile::Compiled;
-use egress_compile::manifest::{Cause, Kind, Diagnostic, Severity};
+use egress_compile::manifest::{Cause, Diagnostic, Kind, Severity};
 use egress_compile::store::Store;
 
 pub(super) const ACCEPTED: &str = "Accepted";

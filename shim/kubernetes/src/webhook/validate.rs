@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::audit::{RequestLog, User};
 use crate::object::{Item, is_ours, read};
-use egress_compile::manifest::{Body, Cause, Kind, Object, ObjectRef, ParsedFile, Diagnostic, Severity};
+use egress_compile::manifest::{Body, Cause, Diagnostic, Kind, Object, ObjectRef, ParsedFile, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
 
@@ -181,8 +181,10 @@ fn judge(
     let refusals = errors
         .iter()
         .map(|problem| if is_osm(kind, problem) { problem.message.clone() } else { refusal(problem) });
-    let warnings =
-        others.iter().filter(|problem| problem.severity != Severity::Info).map(|problem| problem.format_brief());
+    let warnings = others
+        .iter()
+        .filter(|problem| problem.severity != Severity::Info)
+        .map(|problem| problem.format_brief());
     (refusals.collect(), warnings.chain(opened(kind, &reference, request, known)).collect())
 }
 
