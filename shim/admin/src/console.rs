@@ -1,7 +1,7 @@
 //! The console: a page on the admin port that shows what the control plane knows, and answers questions.
 //!
 //! It decides nothing. `/status` and `/flows` are what `osm-egress status` and `flows` print; `/explain` and `/suggest`
-//! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` ([`mod@write`]).
+//! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` (`write.rs`).
 
 mod ask;
 mod destination;
