@@ -14,7 +14,7 @@ mod text;
 
 use std::net::IpAddr;
 
-use egress_policy::explain::{Explainer, Explanation, Question, Ruling, Stage, Verdict};
+use egress_policy::explain::{Explainer, Explanation, Question, RuleEvaluation, Stage, Verdict};
 use egress_policy::{Cidr, Destination, HostMatch, Identity, Mode, PolicyError, ReasonCode};
 use serde::Serialize;
 
@@ -116,7 +116,7 @@ pub struct InWords {
 
 #[derive(Debug, Clone, Serialize)]
 struct RuleInWords {
-    lacks: Vec<String>,
+    mismatches: Vec<String>,
     /// It has little in common with what is asked.
     unrelated: bool,
 }
@@ -124,7 +124,7 @@ struct RuleInWords {
 impl From<Report> for InWords {
     fn from(report: Report) -> Self {
         let in_words = |PlacedRuling { ruling, .. }: &PlacedRuling| RuleInWords {
-            lacks: ruling.lacks.iter().map(ToString::to_string).collect(),
+            mismatches: ruling.mismatches.iter().map(ToString::to_string).collect(),
             unrelated: ruling.is_unrelated(),
         };
         Self { rules: report.rules.iter().map(in_words).collect(), report }
@@ -174,7 +174,7 @@ pub struct AllowedAt {
 pub struct PlacedRuling {
     /// The rule.
     #[serde(flatten)]
-    pub ruling: Ruling,
+    pub ruling: RuleEvaluation,
     /// Where it stands.
     #[serde(flatten)]
     pub place: Option<Place>,
@@ -235,11 +235,11 @@ pub fn explain(evidence: &Evidence, ask: &Ask) -> Result<Report, ExplainError> {
     let place = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| places.of(policy, rule));
     let not_accepted = evidence.not_accepted(&ask.identity);
     let hints = hints::hints(ask, &explanation, evidence);
-    let unknown = address.is_none() && !explanation.rules.iter().any(Ruling::allows);
+    let unknown = address.is_none() && !explanation.rules.iter().any(RuleEvaluation::allows);
     let allowed_at = explanation
         .rules
         .iter()
-        .filter(|rule| unknown && rule.lacks_only_the_address())
+        .filter(|rule| unknown && rule.mismatches_only_address())
         .map(|rule| allowed_at(rule, &document))
         .collect();
     Ok(Report {
@@ -289,7 +289,7 @@ fn in_short(explanation: &Explanation) -> String {
 fn goes_to(explanation: &Explanation, port: u16) -> Option<GoesTo> {
     let own = explanation.cluster.clone();
     let (how, host, shared) = match explanation.destination.as_ref()? {
-        Destination::Dialled => (How::Dialled, None, cluster::ORIGINAL_DST),
+        Destination::Original => (How::Dialled, None, cluster::ORIGINAL_DST),
         Destination::Resolved(host, HostMatch::Exact) => (How::Resolved, Some(host), cluster::DNS),
         Destination::Resolved(host, HostMatch::Wildcard) => {
             (How::Resolved, Some(host), cluster::DNS_WILDCARD)
@@ -319,12 +319,12 @@ fn about(ask: &Ask, explanation: &Explanation, mode: Mode) -> Vec<String> {
                  loopback, link-local and metadata addresses{inside}"
             ));
         }
-        Some(Destination::Dialled | Destination::Passthrough)
+        Some(Destination::Original | Destination::Passthrough)
             if ask.call.visible_name().is_some() && ask.call.name.is_some() =>
         {
             notes.push("it goes to the address that was dialled: the name does not choose it".to_owned());
         }
-        Some(Destination::Dialled | Destination::Passthrough) | None => {}
+        Some(Destination::Original | Destination::Passthrough) | None => {}
     }
     if ask.addresses.is_empty() && explanation.address_matters {
         notes.push(
@@ -349,11 +349,11 @@ fn forbidden(ask: &Ask, explanation: &Explanation) -> Vec<IpAddr> {
             let is_blocked = |address: &IpAddr| ask.blocked.contain(*matched, *address);
             ask.addresses.iter().copied().filter(is_blocked).collect()
         }
-        Some(Destination::Dialled | Destination::Passthrough) | None => Vec::new(),
+        Some(Destination::Original | Destination::Passthrough) | None => Vec::new(),
     }
 }
 
-fn allowed_at(ruling: &Ruling, document: &egress_policy::Document) -> AllowedAt {
+fn allowed_at(ruling: &RuleEvaluation, document: &egress_policy::Document) -> AllowedAt {
     let rules = document.rules.iter();
     let same = rules.filter(|rule| rule.policy == ruling.policy && rule.name == ruling.rule);
     let mut addresses: Vec<String> = same

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hash::Hasher;
 use std::rc::{Rc, Weak};
 
-use egress_policy::json::{self, Raw};
+use serde_json::value::RawValue;
 use egress_policy::{Document, Plugin, PluginConfig, Policy};
 use rustc_hash::FxHasher;
 
@@ -27,7 +27,7 @@ impl Config {
     /// a worker, where Envoy would go on without the filter.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-        let config: PluginConfig<Raw<'_>> = json::from_str(text).map_err(|e| e.to_string())?;
+        let config: PluginConfig<&RawValue> = serde_json::from_str(text).map_err(|e| e.to_string())?;
         if !(400..=599).contains(&config.http_deny_status) {
             return Err(format!("httpDenyStatus must be 400 to 599, not {}", config.http_deny_status));
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use egress_policy::{
-    Decision, Mode, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode, Refusal,
+    Decision, Mode, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, Protocol, ReasonCode, Refusal,
 };
 
 use crate::review::{NOWHERE, Route, leads_to_original_destination};
@@ -55,11 +55,11 @@ impl OpenConnection {
 
     /// `None`: each request is decided for itself.
     fn decide<'p>(&self, policy: &'p Policy, to: SocketAddr) -> Option<Decision<'p>> {
-        match policy.connection(to) {
-            OnConnection::Decided(decision) => Some(decision),
-            OnConnection::NeedFirstBytes => match policy.opening(to, self.first_bytes.as_opening()) {
-                OnOpening::Decided(decision) => Some(decision),
-                OnOpening::EachRequest => None,
+        match policy.decide_connection(to) {
+            ConnectionOutcome::Decided(decision) => Some(decision),
+            ConnectionOutcome::NeedFirstBytes => match policy.decide_start(to, self.first_bytes.as_opening()) {
+                StartOutcome::Decided(decision) => Some(decision),
+                StartOutcome::EachRequest => None,
             },
         }
     }
@@ -75,14 +75,14 @@ impl FirstBytes {
     }
 
     /// The same in the policy's terms.
-    pub(crate) fn as_opening(&self) -> Opening<'_> {
+    pub(crate) fn as_opening(&self) -> ConnectionStart<'_> {
         match self {
             // They were none of our business then, and cannot be asked for now.
-            Self::Unseen => Opening::Late,
-            Self::Plain => Opening::NotTls,
-            Self::BrokenTls(reason) => Opening::BrokenTls(*reason),
+            Self::Unseen => ConnectionStart::TimedOut,
+            Self::Plain => ConnectionStart::NotTls,
+            Self::BrokenTls(reason) => ConnectionStart::BrokenTls(*reason),
             Self::Tls { server_name, encrypted } => {
-                Opening::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
+                ConnectionStart::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
             }
         }
     }

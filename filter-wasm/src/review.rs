@@ -25,7 +25,7 @@ pub(crate) const NOWHERE: [IpAddr; 2] =
 impl From<&Destination> for Route {
     fn from(destination: &Destination) -> Self {
         match destination {
-            Destination::Dialled | Destination::Passthrough => Self::OriginalDestination,
+            Destination::Original | Destination::Passthrough => Self::OriginalDestination,
             Destination::Resolved(_, matched) => Self::Resolved(*matched),
         }
     }

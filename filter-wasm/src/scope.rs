@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use egress_policy::{Identity, OnConnection, Plugin, Policy, Protocol};
+use egress_policy::{Identity, ConnectionOutcome, Plugin, Policy, Protocol};
 
 use crate::config::Config;
 use crate::in_flight::InFlightRequest;
@@ -295,7 +295,7 @@ impl Scope {
         let overdue: Vec<usize> = actions.iter().map(|action| action.place).collect();
         if let Some(from) = review.pending {
             let decided = |place, pending: &PendingConnection| {
-                let decides = matches!(policy.connection(pending.to), OnConnection::Decided(_));
+                let decides = matches!(policy.decide_connection(pending.to), ConnectionOutcome::Decided(_));
                 (pending.is_waiting() && decides && !overdue.contains(&place)).then_some(Action {
                     id: pending.id,
                     place,

@@ -1,7 +1,7 @@
 //! The ClientHello reader: bytes as they come, or a hello made of choices, cut up at any places.
 
 use egress_policy::Host;
-use egress_policy::client_hello::{ClientHello, LONGEST_HELLO, Progress, Reader};
+use egress_policy::client_hello::{ClientHello, MAX_HELLO_LENGTH, Progress, Reader};
 
 use super::input::Input;
 
@@ -36,7 +36,7 @@ fn check(stream: &[u8], cuts: &[usize]) -> Progress {
     let needed = if stream.len() <= 2048 { byte_by_byte(stream, &answer) } else { by_halves(stream) };
     assert_eq!(needed.is_none(), answer == Progress::More);
     if let Some(needed) = needed {
-        assert!(needed <= 2 * LONGEST_HELLO * 5, "the reader wants more and more: {needed}");
+        assert!(needed <= 2 * MAX_HELLO_LENGTH * 5, "the reader wants more and more: {needed}");
         assert_eq!(Reader::default().feed(&stream[..needed]), answer, "what follows does not matter");
         assert_eq!(
             Reader::default().feed(&stream[..needed - 1]),
@@ -261,7 +261,7 @@ impl Made {
         let mut message = vec![1];
         message.extend(&u32::try_from(body.len()).expect("short").to_be_bytes()[1..]);
         message.extend(body);
-        valid &= message.len() <= LONGEST_HELLO;
+        valid &= message.len() <= MAX_HELLO_LENGTH;
         let mut stream = vec![];
         // Not thousands of records: they take too long, and are nothing new.
         for part in message.chunks(record.max(message.len() / 64)) {

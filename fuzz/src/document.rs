@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use egress_policy::{Document, OnConnection, OnOpening, Opening, Plugin, PluginConfig, Policy, json};
+use egress_policy::{Document, ConnectionOutcome, StartOutcome, ConnectionStart, Plugin, PluginConfig, Policy, json};
 use serde_json::Value;
 
 /// The text of a document.
@@ -77,14 +77,14 @@ fn compiles(document: Document) {
     for port in ports {
         for address in ["10.0.0.1", "2001:db8::1"] {
             let to = SocketAddr::new(address.parse().expect("an address"), port);
-            let connection = policy.connection(to);
-            let opening = policy.opening(to, Opening::Tls { server_name: Some("a.org"), encrypted: false });
+            let connection = policy.decide_connection(to);
+            let opening = policy.decide_start(to, ConnectionStart::Tls { server_name: Some("a.org"), encrypted: false });
             // What port and address alone forbid, bytes do not allow.
-            if let OnConnection::Decided(decision) = &connection
+            if let ConnectionOutcome::Decided(decision) = &connection
                 && !decision.is_allowed()
             {
-                assert!(!matches!(&opening, OnOpening::Decided(decision) if decision.is_allowed()));
-                assert!(!matches!(policy.opening(to, Opening::NotTls), OnOpening::EachRequest));
+                assert!(!matches!(&opening, StartOutcome::Decided(decision) if decision.is_allowed()));
+                assert!(!matches!(policy.decide_start(to, ConnectionStart::NotTls), StartOutcome::EachRequest));
             }
         }
     }

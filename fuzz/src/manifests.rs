@@ -146,7 +146,7 @@ fn keeps_budgets(condition: &egress_compile::Condition, compiled: &Compiled) {
 /// A document that the control plane makes, the filter reads and compiles.
 fn reaches_the_filter(document: &Document) {
     let text = serde_json::to_string(document).expect("a document has a JSON form");
-    let read: Document = egress_policy::json::from_str(&text).expect("the filter reads it");
+    let read: Document = Document::from_json(&text).expect("the filter reads it");
     assert_eq!(&read, document);
     Policy::new(read).expect("the filter compiles it");
 }

@@ -50,14 +50,14 @@ export function answer({ report, rules }, place) {
   }
   facts.append(...term("decided by", STAGE[report.stage] ?? report.stage));
   facts.append(...term("mode", `${report.mode}, document ${report.document}`));
-  const decides = (rule) => allowed && !rule.lacks.length && rule.policy === report.policy && rule.rule === report.rule;
+  const decides = (rule) => allowed && !rule.mismatches.length && rule.policy === report.policy && rule.rule === report.rule;
   const others = report.rules.map((rule, index) => ({ rule, ...rules[index] })).filter(({ rule }) => !decides(rule));
   // The nearest come first.
   const near = others.filter((one) => !one.unrelated).slice(0, MOST_NEAR);
   const far = others.slice(near.length);
-  const ruling = ({ rule, lacks }) => [
+  const ruling = ({ rule, mismatches }) => [
     element("code", {}, `${rule.policy} ${rule.rule}`), ` (${rule.protocol} ${rule.port}) `, place(rule),
-    element("ul", {}, ...(lacks.length ? lacks : ["allows it too"]).map((lack) => element("li", {}, lack))),
+    element("ul", {}, ...(mismatches.length ? mismatches : ["allows it too"]).map((lack) => element("li", {}, lack))),
   ];
   return [
     element("p", { class: `verdict ${allowed ? "good" : "bad"}` },

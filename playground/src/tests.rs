@@ -26,9 +26,9 @@ fn the_rule_that_decides_has_a_line() {
     let report = &said["report"];
     assert_eq!((report["verdict"].as_str(), report["line"].as_u64()), (Some("allow"), Some(10)));
     assert_eq!(said["rules"].as_array().map(Vec::len), Some(2));
-    let other = said["rules"].as_array().into_iter().flatten().find(|rule| rule["lacks"] != json!([]));
+    let other = said["rules"].as_array().into_iter().flatten().find(|rule| rule["mismatches"] != json!([]));
     assert!(
-        other.is_some_and(|rule| rule["lacks"][0].as_str().is_some_and(|text| text.contains("443"))),
+        other.is_some_and(|rule| rule["mismatches"][0].as_str().is_some_and(|text| text.contains("443"))),
         "{said}"
     );
 }

@@ -6,7 +6,7 @@
 mod parse;
 
 /// The longest ClientHello that is read, its handshake header included.
-pub const LONGEST_HELLO: usize = 16 * 1024;
+pub const MAX_HELLO_LENGTH: usize = 16 * 1024;
 /// The longest fragment of a record (RFC 8446 §5.1).
 const LONGEST_FRAGMENT: usize = 16 * 1024;
 const RECORD_HEADER: usize = 5;
@@ -174,7 +174,7 @@ fn message_length(message: &[u8]) -> Header {
         [_, a, b, c, ..] => {
             let body = u32::from_be_bytes([0, a, b, c]) as usize;
             match body.saturating_add(HANDSHAKE_HEADER) {
-                length if length > LONGEST_HELLO => Header::Bad(HelloError::Oversize),
+                length if length > MAX_HELLO_LENGTH => Header::Bad(HelloError::Oversize),
                 length => Header::Is(length),
             }
         }

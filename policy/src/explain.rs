@@ -16,11 +16,11 @@ use serde::{Serialize, Serializer};
 
 use crate::client_hello::{HelloError, Progress, Reader};
 use crate::{
-    Cidr, Decision, Destination, Document, OnConnection, OnOpening, Opening, Policy, PolicyError, Protocol,
+    Cidr, Decision, Destination, Document, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, PolicyError, Protocol,
     ReasonCode, Request, Rule, RuleId,
 };
 
-pub use self::lack::{Lack, RouteLacks, RoutePart};
+pub use self::lack::{Mismatch, RouteEvaluation, RouteMismatch};
 pub use self::near::{NearHost, Nearness};
 
 /// A connection, as far as it is known.
@@ -102,13 +102,13 @@ pub struct Explanation {
     /// Whether another address could have another answer: a rule of the port, or the mesh, lists some.
     pub address_matters: bool,
     /// Each rule of the document, the nearest first.
-    pub rules: Vec<Ruling>,
+    pub rules: Vec<RuleEvaluation>,
 }
 
 /// What became of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ruling {
+pub struct RuleEvaluation {
     /// The Egress object: `namespace/name`.
     pub policy: String,
     /// The part of it: `spec.ports[0]`.
@@ -118,30 +118,30 @@ pub struct Ruling {
     /// Its protocol.
     pub protocol: Protocol,
     /// What it lacks; nothing: it allows the connection.
-    pub lacks: Vec<Lack>,
+    pub mismatches: Vec<Mismatch>,
     /// Whether it has anything in common with the connection.
     #[serde(skip)]
     related: bool,
 }
 
-impl Ruling {
+impl RuleEvaluation {
     /// Whether the rule allows the connection.
     #[must_use]
     pub fn allows(&self) -> bool {
-        self.lacks.is_empty()
+        self.mismatches.is_empty()
     }
 
     /// Whether it would, if another address were dialled.
     #[must_use]
-    pub fn lacks_only_the_address(&self) -> bool {
-        matches!(*self.lacks, [Lack::Address { .. }])
+    pub fn mismatches_only_address(&self) -> bool {
+        matches!(*self.mismatches, [Mismatch::Address { .. }])
     }
 
     /// How far it is from allowing the connection.
     #[must_use]
     pub fn distance(&self) -> u32 {
         let more = if self.related { 0 } else { lack::UNRELATED };
-        self.lacks.iter().map(Lack::distance).fold(more, u32::saturating_add)
+        self.mismatches.iter().map(Mismatch::distance).fold(more, u32::saturating_add)
     }
 
     /// Whether it is about something else.
@@ -182,7 +182,7 @@ impl Explainer {
         let rulings = self.document.rules.iter();
         answer.rules = rulings.map(|rule| ruling(rule, question, answer.address, beyond.clone())).collect();
         // Stable: of rules that are equally near, the first of the document stays the first.
-        answer.rules.sort_by_key(Ruling::distance);
+        answer.rules.sort_by_key(RuleEvaluation::distance);
         answer
     }
 
@@ -219,7 +219,7 @@ impl Explainer {
         if question.port == question.listener_port {
             return (Stage::Connection, Some(Decision::Deny(ReasonCode::NotIntercepted.into())));
         }
-        if let OnConnection::Decided(decision) = self.policy.connection(to) {
+        if let ConnectionOutcome::Decided(decision) = self.policy.decide_connection(to) {
             return (Stage::Connection, Some(decision));
         }
         // The engine gets names in lower case, as the reader of ClientHellos gives them.
@@ -233,22 +233,22 @@ impl Explainer {
         };
         let opening = match question.traffic {
             Traffic::Tls { server_name: _, encrypted } => {
-                Opening::Tls { server_name: name.as_deref(), encrypted }
+                ConnectionStart::Tls { server_name: name.as_deref(), encrypted }
             }
-            Traffic::BrokenTls(reason) => Opening::BrokenTls(reason),
-            Traffic::Http(_) | Traffic::Rejected(_) | Traffic::Other => Opening::NotTls,
-            Traffic::Silence => Opening::Late,
+            Traffic::BrokenTls(reason) => ConnectionStart::BrokenTls(reason),
+            Traffic::Http(_) | Traffic::Rejected(_) | Traffic::Other => ConnectionStart::NotTls,
+            Traffic::Silence => ConnectionStart::TimedOut,
         };
-        match (self.policy.opening(to, opening), question.traffic) {
-            (OnOpening::Decided(decision), _) => (Stage::FirstBytes, Some(decision)),
-            (OnOpening::EachRequest, Traffic::Http(request)) => {
-                (Stage::Request, Some(self.policy.request(to, request)))
+        match (self.policy.decide_start(to, opening), question.traffic) {
+            (StartOutcome::Decided(decision), _) => (Stage::FirstBytes, Some(decision)),
+            (StartOutcome::EachRequest, Traffic::Http(request)) => {
+                (Stage::Request, Some(self.policy.decide_request(to, request)))
             }
-            (OnOpening::EachRequest, Traffic::Rejected(reason)) => {
+            (StartOutcome::EachRequest, Traffic::Rejected(reason)) => {
                 (Stage::Request, Some(Decision::Deny(reason.into())))
             }
             (
-                OnOpening::EachRequest,
+                StartOutcome::EachRequest,
                 Traffic::Tls { .. } | Traffic::BrokenTls(_) | Traffic::Other | Traffic::Silence,
             ) => (Stage::Request, None),
         }
@@ -269,10 +269,10 @@ impl Explainer {
 }
 
 /// What every rule lacks where none is looked at, and the connection is not let through for want of rules.
-fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
+fn beyond_rules(reason: ReasonCode) -> Option<Mismatch> {
     match reason {
-        ReasonCode::NotIntercepted => Some(Lack::Interception),
-        ReasonCode::InMesh | ReasonCode::InMeshDenied => Some(Lack::Egress),
+        ReasonCode::NotIntercepted => Some(Mismatch::Interception),
+        ReasonCode::InMesh | ReasonCode::InMeshDenied => Some(Mismatch::Egress),
         ReasonCode::Rule
         | ReasonCode::Passthrough
         | ReasonCode::Audit
@@ -307,12 +307,12 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
     }
 }
 
-fn ruling(rule: &Rule, question: &Question<'_>, address: IpAddr, beyond: Option<Lack>) -> Ruling {
+fn ruling(rule: &Rule, question: &Question<'_>, address: IpAddr, beyond: Option<Mismatch>) -> RuleEvaluation {
     let Rule { policy, name, port, protocol, .. } = rule;
-    let mut lacks: Vec<Lack> = beyond.into_iter().collect();
+    let mut lacks: Vec<Mismatch> = beyond.into_iter().collect();
     lacks.extend(rule::lacks(rule, question, address));
     let related = port.get() == question.port || rule::has_in_common(rule, question);
-    Ruling {
+    RuleEvaluation {
         policy: policy.clone(),
         rule: name.clone(),
         port: port.get(),

@@ -45,5 +45,5 @@ pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
 pub use pattern::{FullMatch, PatternError};
 pub use plugin::{Plugin, PluginConfig};
-pub use policy::{Headers, OnConnection, OnOpening, Opening, Policy, PolicyError, Request};
+pub use policy::{Headers, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, PolicyError, Request};
 pub use reason::ReasonCode;

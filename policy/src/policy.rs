@@ -58,7 +58,7 @@ struct Service {
 /// What a policy says of a connection before any byte of it was read.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum OnConnection<'p> {
+pub enum ConnectionOutcome<'p> {
     /// Port and address decide.
     Decided(Decision<'p>),
     /// The first bytes decide.
@@ -67,7 +67,7 @@ pub enum OnConnection<'p> {
 
 /// The first bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening<'a> {
+pub enum ConnectionStart<'a> {
     /// A TLS ClientHello.
     Tls {
         /// The server name, in lower case.
@@ -88,7 +88,7 @@ pub enum Opening<'a> {
 /// What a policy says of a connection's first bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum OnOpening<'p> {
+pub enum StartOutcome<'p> {
     /// They decide.
     Decided(Decision<'p>),
     /// It is for HTTP: each request is decided for itself.
@@ -205,41 +205,41 @@ impl Policy {
     }
 
     /// Decides by the dialled address and port, where they are enough.
-    pub fn connection(&self, to: SocketAddr) -> OnConnection<'_> {
+    pub fn connection(&self, to: SocketAddr) -> ConnectionOutcome<'_> {
         let address = to.ip().to_canonical();
         if let Some(decision) = self.beyond_rules(address, to.port()) {
-            return OnConnection::Decided(decision);
+            return ConnectionOutcome::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
             let reason = if self.rules.is_empty() { ReasonCode::NoPolicy } else { ReasonCode::NoRule };
-            return OnConnection::Decided(self.refuse(reason.into()));
+            return ConnectionOutcome::Decided(self.refuse(reason.into()));
         };
         match port.any_bytes.find(address) {
-            Some(rule) => OnConnection::Decided(self.allow(rule, Destination::Dialled)),
-            None if port.wants_first_bytes(address) => OnConnection::NeedFirstBytes,
-            None => OnConnection::Decided(self.refuse(ReasonCode::NoRule.into())),
+            Some(rule) => ConnectionOutcome::Decided(self.allow(rule, Destination::Original)),
+            None if port.wants_first_bytes(address) => ConnectionOutcome::NeedFirstBytes,
+            None => ConnectionOutcome::Decided(self.refuse(ReasonCode::NoRule.into())),
         }
     }
 
     /// Decides by the first bytes, for a connection that [`Policy::connection`] left open.
-    pub fn opening(&self, to: SocketAddr, opening: Opening<'_>) -> OnOpening<'_> {
+    pub fn opening(&self, to: SocketAddr, opening: ConnectionStart<'_>) -> StartOutcome<'_> {
         let address = to.ip().to_canonical();
         if let Some(decision) = self.beyond_rules(address, to.port()) {
-            return OnOpening::Decided(decision);
+            return StartOutcome::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
-            return OnOpening::Decided(self.refuse(ReasonCode::NoRule.into()));
+            return StartOutcome::Decided(self.refuse(ReasonCode::NoRule.into()));
         };
         let decision = match opening {
-            Opening::NotTls if port.http.reaches(address) => return OnOpening::EachRequest,
-            Opening::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
-            Opening::NotTls => self.refuse(ReasonCode::NoRule.into()),
-            Opening::Late => self.refuse(ReasonCode::FirstBytesTimeout.into()),
-            Opening::Evicted => self.refuse(ReasonCode::TooManyPending.into()),
-            Opening::BrokenTls(reason) => self.refuse(reason.into()),
-            Opening::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
+            ConnectionStart::NotTls if port.http.reaches(address) => return StartOutcome::EachRequest,
+            ConnectionStart::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
+            ConnectionStart::NotTls => self.refuse(ReasonCode::NoRule.into()),
+            ConnectionStart::TimedOut => self.refuse(ReasonCode::FirstBytesTimeout.into()),
+            ConnectionStart::Evicted => self.refuse(ReasonCode::TooManyPending.into()),
+            ConnectionStart::BrokenTls(reason) => self.refuse(reason.into()),
+            ConnectionStart::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
         };
-        OnOpening::Decided(decision)
+        StartOutcome::Decided(decision)
     }
 
     fn tls(
@@ -253,7 +253,7 @@ impl Policy {
             return self.refuse(ReasonCode::NoRule.into());
         }
         if let Some(rule) = port.tls.any_name.find(address) {
-            return self.allow(rule, Destination::Dialled);
+            return self.allow(rule, Destination::Original);
         }
         let Some(name) = server_name else {
             let reason = if encrypted { ReasonCode::EchRefused } else { ReasonCode::SniAbsent };
@@ -283,7 +283,7 @@ impl Policy {
         let mut named = None;
         for (matched, grants) in names.of(&host) {
             if let Some(rule) = grants.at(address) {
-                return self.allow(rule, Destination::Dialled);
+                return self.allow(rule, Destination::Original);
             }
             resolved = least(resolved, grants.anywhere.map(|rule| (matched, rule)));
             named = least(named, grants.first());
@@ -359,10 +359,10 @@ impl Policy {
         let mut named = None;
         for (matched, grants) in any_name.chain(by_name) {
             if let Some(rule) = grants.at(address) {
-                return self.allow(rule, Destination::Dialled);
+                return self.allow(rule, Destination::Original);
             }
             match (matched, grants.anywhere) {
-                (None, Some(rule)) => return self.allow(rule, Destination::Dialled),
+                (None, Some(rule)) => return self.allow(rule, Destination::Original),
                 (Some(matched), Some(rule)) => resolved = least(resolved, Some((matched, rule))),
                 (_, None) => {}
             }
@@ -374,11 +374,11 @@ impl Policy {
                 }
                 match (&rule.addresses, matched) {
                     (Some(blocks), _) if blocks.iter().any(|block| block.contains(address)) => {
-                        return self.allow(number, Destination::Dialled);
+                        return self.allow(number, Destination::Original);
                     }
                     (Some(_), _) => {}
                     (None, Some(matched)) => resolved = least(resolved, Some((matched, number))),
-                    (None, None) => return self.allow(number, Destination::Dialled),
+                    (None, None) => return self.allow(number, Destination::Original),
                 }
             }
         }
@@ -405,7 +405,7 @@ impl Policy {
             return self.refuse(ReasonCode::HostNotAllowed.into());
         }
         if let Some(rule) = grants.find(address) {
-            return self.allow(rule, Destination::Dialled);
+            return self.allow(rule, Destination::Original);
         }
         // What the header `host` stands for.
         let text = authority::literal(request.authority.unwrap_or_default()).to_ascii_lowercase();
@@ -416,7 +416,7 @@ impl Policy {
             })
         });
         match (routed, grants.first()) {
-            (Some(rule), _) => self.allow(rule, Destination::Dialled),
+            (Some(rule), _) => self.allow(rule, Destination::Original),
             (None, Some(rule)) => self.refuse(self.near_miss(rule, address, &text, request)),
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
@@ -446,7 +446,7 @@ impl Policy {
         {
             return Some(match self.services.get(*number as usize) {
                 Some(Service { id, allowed: true }) => {
-                    Decision::Allow(Permit { by: Grant::InMesh(id), to: Destination::Dialled, cluster: None })
+                    Decision::Allow(Permit { by: Grant::InMesh(id), to: Destination::Original, cluster: None })
                 }
                 // No mode of egress relaxes it: it is not egress.
                 Some(Service { id, allowed: false }) => {
@@ -478,7 +478,7 @@ impl Policy {
     fn refuse<'p>(&'p self, refusal: Refusal<'p>) -> Decision<'p> {
         match self.mode {
             Mode::Audit => {
-                Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Dialled, cluster: None })
+                Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Original, cluster: None })
             }
             Mode::Enforce | Mode::Passthrough => Decision::Deny(refusal),
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use egress_policy::{
-    Decision, Destination, Headers, HostMatch, OnConnection, OnOpening, Opening, Policy, ReasonCode, Request,
+    Decision, Destination, Headers, HostMatch, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, ReasonCode, Request,
 };
 use serde_json::json;
 
@@ -36,7 +36,7 @@ fn show(decision: &Decision<'_>) -> String {
         Decision::Deny(_) => format!("deny {} {rule}", decision.reason()),
         Decision::Allow(permit) => {
             let to = match &permit.to {
-                Destination::Dialled => "dialled".to_owned(),
+                Destination::Original => "dialled".to_owned(),
                 Destination::Resolved(host, HostMatch::Exact) => host.to_string(),
                 Destination::Resolved(host, HostMatch::Wildcard) => format!("{host} by wildcard"),
                 Destination::Passthrough => "passthrough".to_owned(),
@@ -51,25 +51,25 @@ fn show(decision: &Decision<'_>) -> String {
 /// Asks the stages in the order in which the data plane does.
 fn ask(policy: &Policy, to: &str, what: &str) -> String {
     let to: SocketAddr = to.parse().expect("an address");
-    let decision = match policy.connection(to) {
-        OnConnection::Decided(decision) => return show(&decision),
-        OnConnection::NeedFirstBytes => {
+    let decision = match policy.decide_connection(to) {
+        ConnectionOutcome::Decided(decision) => return show(&decision),
+        ConnectionOutcome::NeedFirstBytes => {
             let opening = match what.split_once(' ').unwrap_or((what, "")) {
-                ("tls", "") => Opening::Tls { server_name: None, encrypted: false },
-                ("tls", name) => Opening::Tls { server_name: Some(name), encrypted: false },
-                ("ech", "") => Opening::Tls { server_name: None, encrypted: true },
-                ("ech", name) => Opening::Tls { server_name: Some(name), encrypted: true },
-                ("broken", _) => Opening::BrokenTls(ReasonCode::TlsMalformed),
-                ("late", _) => Opening::Late,
-                ("evicted", _) => Opening::Evicted,
-                _ => Opening::NotTls,
+                ("tls", "") => ConnectionStart::Tls { server_name: None, encrypted: false },
+                ("tls", name) => ConnectionStart::Tls { server_name: Some(name), encrypted: false },
+                ("ech", "") => ConnectionStart::Tls { server_name: None, encrypted: true },
+                ("ech", name) => ConnectionStart::Tls { server_name: Some(name), encrypted: true },
+                ("broken", _) => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
+                ("late", _) => ConnectionStart::TimedOut,
+                ("evicted", _) => ConnectionStart::Evicted,
+                _ => ConnectionStart::NotTls,
             };
-            policy.opening(to, opening)
+            policy.decide_start(to, opening)
         }
     };
     match decision {
-        OnOpening::Decided(decision) => show(&decision),
-        OnOpening::EachRequest => {
+        StartOutcome::Decided(decision) => show(&decision),
+        StartOutcome::EachRequest => {
             let mut words = what.split(' ');
             let method = words.next().expect("a method");
             let (authority, path) = match words.next().expect("a target").split_once('/') {
@@ -81,7 +81,7 @@ fn ask(policy: &Policy, to: &str, what: &str) -> String {
             let upgrade = headers.0.iter().find(|(name, _)| *name == "upgrade").map(|(_, value)| *value);
             let request =
                 Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers };
-            show(&policy.request(to, &request))
+            show(&policy.decide_request(to, &request))
         }
     }
 }

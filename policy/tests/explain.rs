@@ -6,7 +6,7 @@ mod naive;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use egress_policy::explain::{Explainer, Explanation, Lack, Question, Traffic as Sent, Verdict};
+use egress_policy::explain::{Explainer, Explanation, Mismatch, Question, Traffic as Sent, Verdict};
 use egress_policy::{Decision, Document, Grant, Headers, ReasonCode, Request};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ proptest! {
             for pair in explanation.rules.windows(2) {
                 prop_assert!(pair[0].distance() <= pair[1].distance());
             }
-            for lack in explanation.rules.iter().flat_map(|rule| &rule.lacks) {
+            for lack in explanation.rules.iter().flat_map(|rule| &rule.mismatches) {
                 let text = lack.to_string();
                 prop_assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?}");
                 serde_json::to_value(lack).expect("JSON");
@@ -139,8 +139,8 @@ proptest! {
             } else if let Decision::Allow(permit) = &decision && let Grant::Rule(named) = &permit.by {
                 let ruling = unknown.rules.iter().find(|rule| rule.policy == named.policy);
                 let ruling = ruling.expect("every rule is there");
-                prop_assert!(ruling.lacks_only_the_address(), "{case} {ruling:#?}");
-                let unknown = matches!(ruling.lacks[..], [Lack::Address { dialled: None, .. }]);
+                prop_assert!(ruling.mismatches_only_address(), "{case} {ruling:#?}");
+                let unknown = matches!(ruling.mismatches[..], [Mismatch::Address { dialled: None, .. }]);
                 prop_assert!(unknown, "{}", case);
             }
         }
@@ -179,7 +179,7 @@ fn what_headers_and_paths_lack() {
         let allowed = explanation.verdict == Verdict::Allow;
         assert_eq!(allowed, expected.is_none(), "{path} {headers:?}");
         let lacks: Vec<String> =
-            explanation.rules.iter().flat_map(|rule| &rule.lacks).map(ToString::to_string).collect();
+            explanation.rules.iter().flat_map(|rule| &rule.mismatches).map(ToString::to_string).collect();
         assert!(expected.is_none_or(|text| lacks.concat().contains(text)), "{lacks:?}");
     }
 }

@@ -320,7 +320,7 @@ mod tests {
     /// What is written is what the filter reads, and Envoy.
     #[test]
     fn the_filter_reads_what_is_written() {
-        use egress_policy::json::{self, Raw};
+        use serde_json::value::RawValue;
         use egress_policy::{Plugin, PluginConfig};
         use envoy_types::pb::envoy::config::core::v3::{
             TypedExtensionConfig, async_data_source::Specifier, data_source,
@@ -364,12 +364,12 @@ mod tests {
                 let json = config.configuration.expect("JSON");
                 assert_eq!(json.type_url, StringValue::type_url());
                 let text = StringValue::decode(&*json.value).expect("text").value;
-                let read: PluginConfig<Raw<'_>> = json::from_str(&text).expect("readable");
+                let read: PluginConfig<&RawValue> = serde_json::from_str(&text).expect("readable");
                 assert_eq!((read.plugin, read.version.as_str(), read.listener_port), (plugin, "7", 15001));
                 assert!(
                     read.nonce != crate::snapshot::NONCE && read.nonce.len() == crate::snapshot::NONCE.len()
                 );
-                let policy: Document = json::from_str(read.policy.get()).expect("a document");
+                let policy: Document = Document::from_json(read.policy.get()).expect("a document");
                 assert_eq!(policy, *document(Mode::Audit, "7"));
             }
         }

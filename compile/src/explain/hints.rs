@@ -1,7 +1,7 @@
 //! What was probably meant, from what the nearest rules lack.
 
 use egress_policy::ReasonCode;
-use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verdict};
+use egress_policy::explain::{Explanation, Mismatch, NearHost, Nearness, RuleEvaluation, Verdict};
 
 use super::Ask;
 use super::evidence::Evidence;
@@ -46,19 +46,19 @@ pub(super) fn hints(ask: &Ask, explanation: &Explanation, evidence: &Evidence) -
     hints
 }
 
-fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
+fn hint(ask: &Ask, ruling: &RuleEvaluation) -> Option<String> {
     let policy = format!("Egress {}", ruling.policy);
-    Some(match ruling.lacks.as_slice() {
-        [Lack::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
-        [Lack::Tls] if ask.call.is_request() => format!("{policy} allows the same over TLS"),
-        [Lack::Port { listed, .. }, Lack::Tls] => {
+    Some(match ruling.mismatches.as_slice() {
+        [Mismatch::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
+        [Mismatch::Tls] if ask.call.is_request() => format!("{policy} allows the same over TLS"),
+        [Mismatch::Port { listed, .. }, Mismatch::Tls] => {
             format!("{policy} allows the same over TLS on port {listed}")
         }
-        [Lack::Plaintext] => format!("{policy} allows this host over plaintext HTTP"),
-        [Lack::Port { listed, .. }, Lack::Plaintext] => {
+        [Mismatch::Plaintext] => format!("{policy} allows this host over plaintext HTTP"),
+        [Mismatch::Port { listed, .. }, Mismatch::Plaintext] => {
             format!("{policy} allows this host over plaintext HTTP on port {listed}")
         }
-        [Lack::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
+        [Mismatch::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
             Nearness::Apex => format!("list `{name}` in {policy} too: `{pattern}` is for the names below it"),
             Nearness::Below => {
                 format!("list `{name}`, or `*.{pattern}` for every name below, in {policy}")
@@ -66,23 +66,23 @@ fn hint(ask: &Ask, ruling: &Ruling) -> Option<String> {
             Nearness::Above => format!("list `{name}` in {policy} too: it lists `{pattern}`"),
             Nearness::Alike => format!("is `{pattern}` meant? {policy} lists it"),
         },
-        [Lack::Address { dialled: None, .. }] => {
+        [Mismatch::Address { dialled: None, .. }] => {
             format!("{policy} allows some addresses: say which is dialled (`address`)")
         }
-        [Lack::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
+        [Mismatch::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
             format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")
         }
-        [Lack::VisibleName] => {
+        [Mismatch::VisibleName] => {
             format!(
                 "browsers such as Chrome and Firefox pretend to encrypt (GREASE): annotate {policy} with \
                  `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to take the visible name"
             )
         }
-        [Lack::ServerName] if ask.call.name.is_none() => {
+        [Mismatch::ServerName] if ask.call.name.is_none() => {
             format!("{policy} decides by name: dial the name, not the address")
         }
-        [Lack::Name { .. }] => format!("{policy} decides by name: ask for the name, not the address"),
-        [Lack::AuthorityPort { dialled, .. }] => {
+        [Mismatch::Name { .. }] => format!("{policy} decides by name: ask for the name, not the address"),
+        [Mismatch::AuthorityPort { dialled, .. }] => {
             format!("leave the port out of the authority, or write {dialled}")
         }
         _ => return None,

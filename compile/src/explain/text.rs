@@ -148,7 +148,7 @@ impl Report {
             if ruling.allows() {
                 writeln!(out, "    - allows it too")?;
             }
-            for lack in &ruling.lacks {
+            for lack in &ruling.mismatches {
                 writeln!(out, "    - {lack}")?;
             }
         }

@@ -236,7 +236,7 @@ fn what_is_malformed() {
 fn the_limit_is_16_kib() {
     let padded = |padding: usize| Made::named(b"a.org").with(21, vec![0; padding]);
     let rest = padded(0).message().len();
-    let most = LONGEST_HELLO - rest;
+    let most = MAX_HELLO_LENGTH - rest;
     assert_eq!(name_of(&read(&padded(most).bytes())), Some("a.org"));
     assert_eq!(read(&padded(most + 1).bytes()), Progress::Malformed(HelloError::Oversize));
     // The length says so before the bytes are there.

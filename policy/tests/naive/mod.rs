@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use egress_policy::{
-    Decision, Destination, Document, Headers, Host, HostMatch, OnConnection, OnOpening, Opening, Policy,
+    Decision, Destination, Document, Headers, Host, HostMatch, ConnectionOutcome, StartOutcome, ConnectionStart, Policy,
     ReasonCode, Request,
 };
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ pub(crate) type Verdict = Option<String>;
 pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
     match decision {
         Decision::Allow(permit) => Some(match &permit.to {
-            Destination::Dialled => "dialled".to_owned(),
+            Destination::Original => "dialled".to_owned(),
             Destination::Resolved(host, HostMatch::Exact) => format!("exact {host}"),
             Destination::Resolved(host, HostMatch::Wildcard) => format!("wildcard {host}"),
             Destination::Passthrough => "passthrough".to_owned(),
@@ -62,16 +62,16 @@ pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
 /// Asks the stages in the order in which the data plane does.
 pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
     let opening = match traffic {
-        Traffic::Tls { name, encrypted } => Opening::Tls { server_name: name, encrypted },
-        Traffic::BrokenTls => Opening::BrokenTls(ReasonCode::TlsMalformed),
-        Traffic::Late => Opening::Late,
-        Traffic::Http { .. } => Opening::NotTls,
+        Traffic::Tls { name, encrypted } => ConnectionStart::Tls { server_name: name, encrypted },
+        Traffic::BrokenTls => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
+        Traffic::Late => ConnectionStart::TimedOut,
+        Traffic::Http { .. } => ConnectionStart::NotTls,
     };
-    match policy.connection(to) {
-        OnConnection::Decided(decision) => decision,
-        OnConnection::NeedFirstBytes => match policy.opening(to, opening) {
-            OnOpening::Decided(decision) => decision,
-            OnOpening::EachRequest => request(policy, to, traffic),
+    match policy.decide_connection(to) {
+        ConnectionOutcome::Decided(decision) => decision,
+        ConnectionOutcome::NeedFirstBytes => match policy.decide_start(to, opening) {
+            StartOutcome::Decided(decision) => decision,
+            StartOutcome::EachRequest => request(policy, to, traffic),
         },
     }
 }
@@ -81,7 +81,7 @@ pub(crate) fn request<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'
     let Traffic::Http { authority, method, path, upgrade, headers } = traffic else {
         panic!("{traffic:?} is no request, and was taken for one")
     };
-    policy.request(to, &Request { authority, method, path, upgrade, headers: &List(headers) })
+    policy.decide_request(to, &Request { authority, method, path, upgrade, headers: &List(headers) })
 }
 
 struct List<'a>(&'a [(&'a str, &'a str)]);

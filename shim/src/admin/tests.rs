@@ -261,7 +261,7 @@ async fn questions_are_answered() {
     let (_, answer) = ask("identity=shop/app&to=https://httpbin.com").await;
     assert_eq!(answer["report"]["reason"], "sni-not-allowed");
     assert!(
-        answer["rules"][0]["lacks"][0].as_str().is_some_and(|lack| lack.contains("does not list")),
+        answer["rules"][0]["mismatches"][0].as_str().is_some_and(|lack| lack.contains("does not list")),
         "{answer:#}"
     );
     let (_, answer) = ask("identity=shop/app&to=https://203.0.113.1&sni=%3Cscript%3E%0A%1b&headers=").await;

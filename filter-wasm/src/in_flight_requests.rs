@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use egress_policy::{Decision, Headers, OnConnection, Policy, Request};
+use egress_policy::{Decision, Headers, ConnectionOutcome, Policy, Request};
 
 use crate::review::{NOWHERE, Route, leads_to_original_destination};
 
@@ -28,9 +28,9 @@ impl RequestInfo {
         let Self { authority, method, path, upgrade } = self;
         let request =
             Request { authority: authority.as_deref(), method, path, upgrade: upgrade.as_deref(), headers };
-        match policy.connection(to) {
-            OnConnection::Decided(decision) if decision.is_allowed_by_rule() => decision,
-            OnConnection::Decided(_) | OnConnection::NeedFirstBytes => policy.request(to, &request),
+        match policy.decide_connection(to) {
+            ConnectionOutcome::Decided(decision) if decision.is_allowed_by_rule() => decision,
+            ConnectionOutcome::Decided(_) | ConnectionOutcome::NeedFirstBytes => policy.decide_request(to, &request),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
 pub(crate) fn cluster<'p>(permit: &Permit<'p>) -> &'p str {
     match (permit.cluster, &permit.to) {
         (Some(own), _) => own,
-        (None, Destination::Dialled) => ORIGINAL_DST,
+        (None, Destination::Original) => ORIGINAL_DST,
         (None, Destination::Resolved(_, HostMatch::Exact)) => DNS,
         (None, Destination::Resolved(_, HostMatch::Wildcard)) => DNS_WILDCARD,
         (None, Destination::Passthrough) => PASSTHROUGH,

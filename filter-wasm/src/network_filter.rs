@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use egress_policy::client_hello::{HelloError, Progress, Reader};
 use egress_policy::{
-    Decision, Destination, Grant, HostMatch, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode,
+    Decision, Destination, Grant, HostMatch, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, Protocol, ReasonCode,
     Refusal,
 };
 
@@ -80,13 +80,13 @@ impl<H: Connection> Network<H> {
             self.host.warn(SELF_INTERCEPTED);
             return self.refuse(ReasonCode::SelfIntercepted);
         }
-        match config.policy.connection(to) {
-            OnConnection::Decided(decision) => {
+        match config.policy.decide_connection(to) {
+            ConnectionOutcome::Decided(decision) => {
                 let candidate = Candidate { host: &self.host, id: self.id, scope: &scope, to };
                 let open = candidate.act(&config.policy, &decision, FirstBytes::Unseen);
                 self.settle(open)
             }
-            OnConnection::NeedFirstBytes => {
+            ConnectionOutcome::NeedFirstBytes => {
                 let deadline = self.host.now().saturating_add(config.first_bytes_timeout_ms.into());
                 let pending = scope.wait(self.id, to, deadline);
                 if !ticking.replace(true) {
@@ -136,11 +136,11 @@ impl<H: Connection> Network<H> {
                 self.evict_excess(scope);
                 return Flow::Wait;
             }
-            Progress::NotTls => Opening::NotTls,
-            Progress::Malformed(HelloError::Oversize) => Opening::BrokenTls(ReasonCode::TlsOversize),
-            Progress::Malformed(HelloError::Malformed(_)) => Opening::BrokenTls(ReasonCode::TlsMalformed),
+            Progress::NotTls => ConnectionStart::NotTls,
+            Progress::Malformed(HelloError::Oversize) => ConnectionStart::BrokenTls(ReasonCode::TlsOversize),
+            Progress::Malformed(HelloError::Malformed(_)) => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
             Progress::Hello(hello) => {
-                Opening::Tls { server_name: hello.server_name.as_deref(), encrypted: hello.encrypted }
+                ConnectionStart::Tls { server_name: hello.server_name.as_deref(), encrypted: hello.encrypted }
             }
         };
         let open = Candidate { host: &self.host, id: self.id, scope, to }.decide(opening);
@@ -197,8 +197,8 @@ impl<H: Connection> Network<H> {
             && let Some(PluginHandle { scope, .. }) = &self.plugin
         {
             let policy = scope.newest().policy;
-            if let OnOpening::Decided(Decision::Allow(permit)) =
-                policy.opening(open.to, open.first_bytes.as_opening())
+            if let StartOutcome::Decided(Decision::Allow(permit)) =
+                policy.decide_start(open.to, open.first_bytes.as_opening())
                 && let (Destination::Resolved(..), Grant::Rule(rule)) = (permit.to, permit.by)
             {
                 let refusal = Refusal { reason: ReasonCode::NameUnresolved, rule: Some(rule) };
@@ -257,7 +257,7 @@ pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind
         })
     });
     let Some((id, to)) = waiting.flatten() else { return };
-    let opening = if kind == ActionKind::Evict { Opening::Evicted } else { Opening::Late };
+    let opening = if kind == ActionKind::Evict { ConnectionStart::Evicted } else { ConnectionStart::TimedOut };
     // In audit mode it goes on, and so may a server that speaks first.
     if let Some(open) = (Candidate { host, id, scope, to }).decide(opening) {
         scope.pending(place, |pending| pending.state = PendingState::Over(Some(open)));
@@ -267,21 +267,21 @@ pub(crate) fn end_wait(host: &impl Connection, scope: &Scope, place: usize, kind
 
 impl<H: Connection> Candidate<'_, H> {
     /// Decides by the first bytes, or without them where a policy that came meanwhile needs none.
-    fn decide(&self, opening: Opening<'_>) -> Option<Guard<OpenConnection>> {
+    fn decide(&self, opening: ConnectionStart<'_>) -> Option<Guard<OpenConnection>> {
         let policy = self.scope.newest().policy;
         let policy = &*policy;
-        if let OnConnection::Decided(decision) = policy.connection(self.to) {
+        if let ConnectionOutcome::Decided(decision) = policy.decide_connection(self.to) {
             return self.act(policy, &decision, FirstBytes::Unseen);
         }
-        let decision = match policy.opening(self.to, opening) {
-            OnOpening::Decided(decision) => decision,
-            OnOpening::EachRequest => {
+        let decision = match policy.decide_start(self.to, opening) {
+            StartOutcome::Decided(decision) => decision,
+            StartOutcome::EachRequest => {
                 record::each_request(self.host, policy);
                 return self.steer_to(steer::HTTP, FirstBytes::Plain, Route::EachRequest);
             }
         };
         let first_bytes = match opening {
-            Opening::Tls { server_name, encrypted } => {
+            ConnectionStart::Tls { server_name, encrypted } => {
                 if encrypted {
                     record::encrypted_hello(self.host, &decision);
                 }
@@ -290,9 +290,9 @@ impl<H: Connection> Candidate<'_, H> {
                 }
                 FirstBytes::Tls { server_name: server_name.map(Into::into), encrypted }
             }
-            Opening::BrokenTls(reason) => FirstBytes::BrokenTls(reason),
-            Opening::NotTls => FirstBytes::Plain,
-            Opening::Late | Opening::Evicted => FirstBytes::Unseen,
+            ConnectionStart::BrokenTls(reason) => FirstBytes::BrokenTls(reason),
+            ConnectionStart::NotTls => FirstBytes::Plain,
+            ConnectionStart::TimedOut | ConnectionStart::Evicted => FirstBytes::Unseen,
         };
         self.act(policy, &decision, first_bytes)
     }
@@ -313,7 +313,7 @@ impl<H: Connection> Candidate<'_, H> {
         match &permit.to {
             // The cluster that `tcp_proxy` has anyway.
             Destination::Passthrough => return Some(self.open(first_bytes, route)),
-            Destination::Dialled => {}
+            Destination::Original => {}
             Destination::Resolved(name, matched) => {
                 let port = self.to.port().to_string();
                 let key = match matched {

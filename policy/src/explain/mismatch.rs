@@ -17,7 +17,7 @@ pub(super) const UNRELATED: u32 = 20;
 /// One thing that keeps a rule from allowing a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum Lack {
+pub enum Mismatch {
     /// The port is another one.
     Port {
         /// The rule's.
@@ -100,7 +100,7 @@ pub enum Lack {
     /// None of the rule's routes matches.
     Route {
         /// What each of them lacks.
-        routes: Vec<RouteLacks>,
+        routes: Vec<RouteEvaluation>,
     },
     /// The destination is a service of the mesh: rules are not looked at.
     Egress,
@@ -111,17 +111,17 @@ pub enum Lack {
 /// What a route lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteLacks {
+pub struct RouteEvaluation {
     /// The route: `group/match`.
     pub route: String,
     /// What it lacks.
-    pub lacks: Vec<RoutePart>,
+    pub mismatches: Vec<RouteMismatch>,
 }
 
 /// One thing that keeps a route from matching.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum RoutePart {
+pub enum RouteMismatch {
     /// The path does not match.
     Path {
         /// The route's pattern.
@@ -160,13 +160,13 @@ pub enum RoutePart {
     },
 }
 
-impl Lack {
+impl Mismatch {
     /// How much it separates the rule from the connection. A rule for another host is about something else.
     pub(super) fn distance(&self) -> u32 {
         match self {
             Self::Egress | Self::Interception => 0,
             Self::Route { routes } => {
-                1_u32.saturating_add(routes.iter().map(RouteLacks::distance).min().unwrap_or_default())
+                1_u32.saturating_add(routes.iter().map(RouteEvaluation::distance).min().unwrap_or_default())
             }
             Self::Address { .. } | Self::Upgrade { .. } | Self::VisibleName | Self::AuthorityPort { .. } => 2,
             Self::ServerName
@@ -186,9 +186,9 @@ impl Lack {
     }
 }
 
-impl RouteLacks {
+impl RouteEvaluation {
     fn distance(&self) -> u32 {
-        u32::try_from(self.lacks.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.mismatches.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -222,7 +222,7 @@ fn list(f: &mut fmt::Formatter<'_>, items: &[String], more: usize) -> fmt::Resul
 }
 
 /// One line, as what is to be said of the rule.
-impl fmt::Display for Lack {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { listed, dialled } => write!(f, "is for port {listed}, not {dialled}"),
@@ -288,10 +288,10 @@ impl fmt::Display for Lack {
     }
 }
 
-impl fmt::Display for RouteLacks {
+impl fmt::Display for RouteEvaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", Quoted(&self.route))?;
-        for (count, part) in self.lacks.iter().enumerate() {
+        for (count, part) in self.mismatches.iter().enumerate() {
             if count > 0 {
                 f.write_str(" and ")?;
             }
@@ -301,7 +301,7 @@ impl fmt::Display for RouteLacks {
     }
 }
 
-impl fmt::Display for RoutePart {
+impl fmt::Display for RouteMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path { pattern, path } => write!(f, "wants path {}, not {}", Quoted(pattern), Quoted(path)),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::near::nearest;
-use super::{Lack, Question, RouteLacks, RoutePart, Traffic};
+use super::{Mismatch, Question, RouteEvaluation, RouteMismatch, Traffic};
 use crate::authority::{self, Authority, AuthorityHost};
 use crate::path::{self, EncodedSlashes, has_dot_segment};
 use crate::policy::all_match;
@@ -14,16 +14,16 @@ use crate::{Cidr, EncryptedHello, FullMatch, Host, HostPattern, Protocol, Reques
 const SOME: usize = 4;
 
 /// Everything that keeps the rule from allowing the connection.
-pub(super) fn lacks(rule: &Rule, question: &Question<'_>, address: IpAddr) -> Vec<Lack> {
+pub(super) fn lacks(rule: &Rule, question: &Question<'_>, address: IpAddr) -> Vec<Mismatch> {
     let mut lacks = Vec::new();
     if rule.port.get() != question.port {
-        lacks.push(Lack::Port { listed: rule.port.get(), dialled: question.port });
+        lacks.push(Mismatch::Port { listed: rule.port.get(), dialled: question.port });
     }
     if let Some(blocks) = &rule.addresses
         && !blocks.iter().any(|block| block.contains(address))
     {
         let (listed, more) = some(blocks.iter().map(Cidr::to_string));
-        lacks.push(Lack::Address { dialled: question.address.map(|a| a.to_canonical()), listed, more });
+        lacks.push(Mismatch::Address { dialled: question.address.map(|a| a.to_canonical()), listed, more });
     }
     match rule.protocol {
         Protocol::Tcp => {}
@@ -46,73 +46,73 @@ pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
         || by_address.is_some_and(|(address, blocks)| blocks.iter().any(|block| block.contains(address)))
 }
 
-fn tls(rule: &Rule, traffic: Traffic<'_>, lacks: &mut Vec<Lack>) {
+fn tls(rule: &Rule, traffic: Traffic<'_>, lacks: &mut Vec<Mismatch>) {
     if rule.routes.is_some() {
-        lacks.push(Lack::RoutesOverTls);
+        lacks.push(Mismatch::RoutesOverTls);
     }
     match traffic {
         Traffic::Tls { server_name, encrypted } => {
             let Some(hosts) = &rule.hosts else { return };
             if encrypted && rule.encrypted_hello == EncryptedHello::Refuse {
-                lacks.push(Lack::VisibleName);
+                lacks.push(Mismatch::VisibleName);
             }
             match server_name.map(Host::canonical) {
-                None => lacks.push(Lack::ServerName),
-                Some(Err(_)) => lacks.push(Lack::ReadableServerName),
+                None => lacks.push(Mismatch::ServerName),
+                Some(Err(_)) => lacks.push(Mismatch::ReadableServerName),
                 Some(Ok(name)) => lacks.extend(host(hosts, &name)),
             }
         }
-        Traffic::BrokenTls(reason) => lacks.push(Lack::ClientHello { reason }),
+        Traffic::BrokenTls(reason) => lacks.push(Mismatch::ClientHello { reason }),
         Traffic::Http(request) => {
-            lacks.push(Lack::Tls);
+            lacks.push(Mismatch::Tls);
             // Whether the same over TLS would do.
             if let (Some(hosts), Some(name)) = (&rule.hosts, name_of(request)) {
                 lacks.extend(host(hosts, &name));
             }
         }
-        Traffic::Rejected(_) | Traffic::Other => lacks.push(Lack::Tls),
-        Traffic::Silence => lacks.push(Lack::FirstBytes),
+        Traffic::Rejected(_) | Traffic::Other => lacks.push(Mismatch::Tls),
+        Traffic::Silence => lacks.push(Mismatch::FirstBytes),
     }
 }
 
-fn http(rule: &Rule, question: &Question<'_>, address: IpAddr, lacks: &mut Vec<Lack>) {
+fn http(rule: &Rule, question: &Question<'_>, address: IpAddr, lacks: &mut Vec<Mismatch>) {
     match question.traffic {
         Traffic::Http(asked) => request(rule, question.port, address, asked, lacks),
         Traffic::Tls { server_name, .. } => {
-            lacks.push(Lack::Plaintext);
+            lacks.push(Mismatch::Plaintext);
             if let (Some(hosts), Some(Ok(name))) = (&rule.hosts, server_name.map(Host::canonical)) {
                 lacks.extend(host(hosts, &name));
             }
         }
-        Traffic::BrokenTls(_) => lacks.push(Lack::Plaintext),
-        Traffic::Rejected(_) | Traffic::Other => lacks.push(Lack::Request),
-        Traffic::Silence => lacks.push(Lack::FirstBytes),
+        Traffic::BrokenTls(_) => lacks.push(Mismatch::Plaintext),
+        Traffic::Rejected(_) | Traffic::Other => lacks.push(Mismatch::Request),
+        Traffic::Silence => lacks.push(Mismatch::FirstBytes),
     }
 }
 
-fn request(rule: &Rule, port: u16, address: IpAddr, request: &Request<'_>, lacks: &mut Vec<Lack>) {
+fn request(rule: &Rule, port: u16, address: IpAddr, request: &Request<'_>, lacks: &mut Vec<Mismatch>) {
     if request.method == "CONNECT" {
-        lacks.push(Lack::OtherMethod);
+        lacks.push(Mismatch::OtherMethod);
     }
     if let Some(asked) = request.upgrade {
         let known = asked.eq_ignore_ascii_case("websocket") && rule.upgrades.contains(&Upgrade::Websocket);
         if !known {
-            lacks.push(Lack::Upgrade { asked: asked.to_owned() });
+            lacks.push(Mismatch::Upgrade { asked: asked.to_owned() });
         }
     }
     let text = request.authority.unwrap_or_default();
     let host_text = match Authority::parse(text) {
         _ if text.is_empty() => {
-            lacks.push(Lack::Authority);
+            lacks.push(Mismatch::Authority);
             None
         }
         None => {
-            lacks.push(Lack::ReadableAuthority { authority: text.to_owned() });
+            lacks.push(Mismatch::ReadableAuthority { authority: text.to_owned() });
             None
         }
         Some(authority) => {
             if let Some(named) = authority.port.filter(|named| *named != port) {
-                lacks.push(Lack::AuthorityPort { named, dialled: port });
+                lacks.push(Mismatch::AuthorityPort { named, dialled: port });
             }
             match (authority.host, &rule.hosts) {
                 (AuthorityHost::Name(name), hosts) => {
@@ -120,12 +120,12 @@ fn request(rule: &Rule, port: u16, address: IpAddr, request: &Request<'_>, lacks
                     Some(name.to_string())
                 }
                 (AuthorityHost::Address(named), Some(_)) => {
-                    lacks.push(Lack::Name { address: named });
+                    lacks.push(Mismatch::Name { address: named });
                     Some(authority::literal(text).to_ascii_lowercase())
                 }
                 (AuthorityHost::Address(named), None) => {
                     if named != address {
-                        lacks.push(Lack::SameAddress { named });
+                        lacks.push(Mismatch::SameAddress { named });
                     }
                     Some(authority::literal(text).to_ascii_lowercase())
                 }
@@ -133,36 +133,36 @@ fn request(rule: &Rule, port: u16, address: IpAddr, request: &Request<'_>, lacks
         }
     };
     if let (Some(routes), Some(host)) = (&rule.routes, host_text) {
-        let missed: Vec<RouteLacks> = routes.iter().map(|route| missed(route, &host, request)).collect();
-        if missed.iter().all(|route| !route.lacks.is_empty()) {
-            lacks.push(Lack::Route { routes: missed });
+        let missed: Vec<RouteEvaluation> = routes.iter().map(|route| missed(route, &host, request)).collect();
+        if missed.iter().all(|route| !route.mismatches.is_empty()) {
+            lacks.push(Mismatch::Route { routes: missed });
         }
     }
 }
 
-fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
+fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteEvaluation {
     // A pattern that does not compile makes no policy at all.
     let matches = |pattern: &str, text: &str| FullMatch::new(pattern).is_ok_and(|p| p.matches(text));
     let mut lacks = Vec::new();
     let path = request.path.split(['?', '#']).next().unwrap_or_default();
     if let Some(pattern) = route.path.as_deref() {
         if !EncodedSlashes::of(path).are_in(EncodedSlashes::of(pattern)) {
-            lacks.push(RoutePart::PathWithoutEncodedSlash {
+            lacks.push(RouteMismatch::PathWithoutEncodedSlash {
                 pattern: pattern.to_owned(),
                 path: path.to_owned(),
             });
         }
         if !FullMatch::new(pattern).is_ok_and(|pattern| path::matches(&pattern, path)) {
-            lacks.push(RoutePart::Path { pattern: pattern.to_owned(), path: path.to_owned() });
+            lacks.push(RouteMismatch::Path { pattern: pattern.to_owned(), path: path.to_owned() });
         }
         if has_dot_segment(path) {
-            lacks.push(RoutePart::PathWithoutDotSegments { path: path.to_owned() });
+            lacks.push(RouteMismatch::PathWithoutDotSegments { path: path.to_owned() });
         }
     }
     if let Some(listed) =
         route.methods.as_ref().filter(|methods| !methods.iter().any(|m| m == request.method))
     {
-        lacks.push(RoutePart::Method { listed: listed.clone(), method: request.method.to_owned() });
+        lacks.push(RouteMismatch::Method { listed: listed.clone(), method: request.method.to_owned() });
     }
     for header in &route.headers {
         let name = header.name.to_ascii_lowercase();
@@ -174,10 +174,10 @@ fn missed(route: &Route, host: &str, request: &Request<'_>) -> RouteLacks {
             let value = values.iter().find(|value| !matches(&header.value, value));
             let value = value.map(|value| value.clone().into_owned());
             let value = value.or_else(|| (!values.is_empty()).then(|| values.join(",")));
-            lacks.push(RoutePart::Header { name, pattern: header.value.clone(), value });
+            lacks.push(RouteMismatch::Header { name, pattern: header.value.clone(), value });
         }
     }
-    RouteLacks { route: route.name.clone(), lacks }
+    RouteEvaluation { route: route.name.clone(), lacks }
 }
 
 /// The name that a request is for, where it is one.
@@ -188,7 +188,7 @@ fn name_of(request: &Request<'_>) -> Option<Host> {
     }
 }
 
-fn host(hosts: &[HostPattern], name: &Host) -> Option<Lack> {
+fn host(hosts: &[HostPattern], name: &Host) -> Option<Mismatch> {
     let is_listed = hosts.iter().any(|pattern| match pattern {
         HostPattern::Exact(host) => host == name,
         HostPattern::Below(suffix) => name.ancestors().any(|above| above == suffix.as_str()),
@@ -197,7 +197,7 @@ fn host(hosts: &[HostPattern], name: &Host) -> Option<Lack> {
         return None;
     }
     let (listed, more) = some(hosts.iter().map(HostPattern::to_string));
-    Some(Lack::Host { name: name.to_string(), near: nearest(hosts, name), listed, more })
+    Some(Mismatch::Host { name: name.to_string(), near: nearest(hosts, name), listed, more })
 }
 
 /// The beginning of a list, and how many more there are.
