@@ -1,96 +1,62 @@
-//! What is said about a decision: a field for the access log, and a counter.
+//! The log fields and counters of decisions. Each log field costs Envoy about a microsecond.
 
+use egress_policy::contract::{DecisionRecord, log_field};
 use egress_policy::{Decision, Policy, Protocol};
 
 use crate::host::Host;
 
-/// The filter-state keys (behind the prefix `wasm.`) that access logs read. Each costs Envoy about a microsecond.
-pub(crate) const DECISION: &str = "egress.decision";
-const IDENTITY: &str = "egress.identity";
-const MODE: &str = "egress.mode";
-const VERSION: &str = "egress.policy_version";
-const VERDICT: &str = "egress.verdict";
-const REASON: &str = "egress.reason";
-const POLICY: &str = "egress.policy";
-const RULE: &str = "egress.rule";
-const WOULD_REFUSE: &str = "egress.would_refuse";
-const PROTOCOL: &str = "egress.protocol";
-/// Of the server name in the ClientHello, where nothing else says it: a name that Envoy resolves is a filter
-/// state already.
-const SERVER_NAME: &str = "egress.server_name";
-
-/// Whether a ClientHello carries an encrypted one, or pretends to: written down where it does.
-const ENCRYPTED_HELLO: &str = "egress.encrypted_hello";
-
-/// Writes down which server name a ClientHello has; `-` stands for none.
-pub(crate) fn server_name(host: &impl Host, name: Option<&str>) {
-    host.note(SERVER_NAME, name.unwrap_or("-"));
+/// Logs the server name of a ClientHello; `-` stands for none.
+pub(crate) fn log_server_name(host: &impl Host, name: Option<&str>) {
+    host.set_log_field(log_field::SERVER_NAME, name.unwrap_or("-"));
 }
 
-/// Writes a decision down, by which policy it was made, and counts it.
-pub(crate) fn decision(
+/// Logs a decision with the policy that made it, and counts it.
+pub(crate) fn log_decision(
     host: &impl Host,
     policy: Option<&Policy>,
     decision: &Decision<'_>,
     protocol: Protocol,
 ) {
-    let verdict = verdict(decision);
-    let reason = decision.reason();
-    host.note(DECISION, &in_words(decision));
-    host.note(VERDICT, verdict);
-    host.note(REASON, reason.as_str());
-    // A decision that takes another one back names none, and so the log says what had allowed it.
+    host.set_log_field(log_field::DECISION, &DecisionRecord::from(decision).to_string());
+    let (verdict, reason) = (decision.verdict(), decision.reason());
+    host.set_log_field(log_field::VERDICT, verdict.as_str());
+    host.set_log_field(log_field::REASON, reason.as_str());
+    // A revocation names no rule, and so the log keeps the one that had allowed the connection.
     if let Some(rule) = decision.rule() {
-        host.note(POLICY, &rule.policy);
-        host.note(RULE, &rule.name);
+        host.set_log_field(log_field::POLICY, &rule.policy);
+        host.set_log_field(log_field::RULE, &rule.name);
     }
-    if let Some(would) = decision.would_refuse() {
-        host.note(WOULD_REFUSE, would.as_str());
-        host.count_audited(would, protocol);
+    if let Some(would_refuse) = decision.would_refuse() {
+        host.set_log_field(log_field::WOULD_REFUSE, would_refuse.as_str());
+        host.count_audited(would_refuse, protocol);
     }
     // The log of requests knows that they are HTTP.
     if protocol != Protocol::Http {
-        host.note(PROTOCOL, protocol.as_str());
+        host.set_log_field(log_field::PROTOCOL, protocol.as_str());
     }
-    whose(host, policy);
-    host.count(verdict, reason, protocol);
+    log_identity(host, policy);
+    host.count_decision(verdict, reason, protocol);
 }
 
-/// Writes down of a connection that its requests are decided.
-pub(crate) fn each_request(host: &impl Host, policy: &Policy) {
-    host.note(PROTOCOL, Protocol::Http.as_str());
-    whose(host, Some(policy));
+/// Logs that each request of a connection is decided.
+pub(crate) fn log_http_connection(host: &impl Host, policy: &Policy) {
+    host.set_log_field(log_field::PROTOCOL, Protocol::Http.as_str());
+    log_identity(host, Some(policy));
 }
 
-fn whose(host: &impl Host, policy: Option<&Policy>) {
+fn log_identity(host: &impl Host, policy: Option<&Policy>) {
     let Some(policy) = policy else { return };
     let identity = policy.identity();
-    host.note(IDENTITY, &[identity.namespace(), "/", identity.service_account()].concat());
-    host.note(MODE, policy.mode().as_str());
-    host.note(VERSION, policy.version());
+    host.set_log_field(
+        log_field::IDENTITY,
+        &[identity.namespace(), "/", identity.service_account()].concat(),
+    );
+    host.set_log_field(log_field::MODE, policy.mode().as_str());
+    host.set_log_field(log_field::POLICY_VERSION, policy.version());
 }
 
-/// `VERDICT REASON POLICY RULE`, and in audit mode the reason for which it would have been refused. `-` stands
-/// for no policy and no rule.
-fn in_words(decision: &Decision<'_>) -> String {
-    let (policy, rule) = match decision.rule() {
-        Some(rule) => (rule.policy.as_str(), rule.name.as_str()),
-        None => ("-", "-"),
-    };
-    let mut text = [verdict(decision), decision.reason().as_str(), policy, rule].join(" ");
-    if let Some(would) = decision.would_refuse() {
-        text.push(' ');
-        text.push_str(would.as_str());
-    }
-    text
-}
-
-/// Writes down and counts a ClientHello whose real name may be encrypted. Browsers pretend to send one (GREASE).
-pub(crate) fn encrypted_hello(host: &impl Host, decision: &Decision<'_>) {
-    host.note(ENCRYPTED_HELLO, "true");
-    host.count_encrypted_hello(verdict(decision));
-}
-
-fn verdict(decision: &Decision<'_>) -> &'static str {
-    if decision.is_allowed() { "allow" } else { "deny" }
+/// Logs and counts a ClientHello whose real name may be encrypted. Browsers pretend to send one (GREASE).
+pub(crate) fn log_encrypted_hello(host: &impl Host, decision: &Decision<'_>) {
+    host.set_log_field(log_field::ENCRYPTED_HELLO, "true");
+    host.count_encrypted_hello(decision.verdict());
 }

@@ -2,19 +2,28 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use crate::open_connections::OpenConnection;
-use crate::table::Guard;
+use crate::shared_sum::{Share, SharedSum};
+use crate::table::{Guard, Table};
+use crate::tick::{ActionKind, MAX_ACTIONS, StreamAction};
 
-/// The most connections that wait in a worker. Each costs Envoy some 10 kB, and a workload could hold any
-/// number of them open for the whole time-out. A burst of connections is far smaller, and each waits only for
-/// as long as its first packet is under way.
+/// The most connections that wait in a worker. Each costs Envoy some 10 kB, and a workload could hold any number of them
+/// open for the whole time-out. A burst of connections is far smaller, and each waits only until its first packet
+/// arrives.
 pub(crate) const MAX_PENDING: usize = 4096;
 
-/// The most first bytes that wait in a worker. A ClientHello is 0.3 to 2 kB, so [`MAX_PENDING`] honest
-/// connections stay below it; one that never ends may take 16 KiB, here and in Envoy.
+/// The most first bytes that wait in a worker. A ClientHello is 0.3 to 2 kB, so [`MAX_PENDING`] honest connections stay
+/// below it; one that never ends may take 16 KiB, here and in Envoy.
 pub(crate) const MAX_PENDING_BYTES: usize = 16 << 20;
+
+/// The pending connections of a scope.
+#[derive(Debug, Default)]
+pub(crate) struct PendingConnections {
+    table: Table<PendingConnection>,
+    bytes: SharedSum,
+    next_number: Cell<u64>,
+}
 
 /// A connection whose first bytes decide and have not come.
 #[derive(Debug)]
@@ -22,57 +31,81 @@ pub(crate) struct PendingConnection {
     pub(crate) id: u32,
     /// The original destination.
     pub(crate) to: SocketAddr,
-    /// When its time is up, in milliseconds as [`crate::host::Host::now`] counts.
-    pub(crate) deadline: u64,
+    /// The end of its time, in milliseconds as [`crate::host::Host::now`] counts.
+    deadline: u64,
     /// Its number among all: the smallest is the oldest.
-    pub(crate) number: u64,
-    pub(crate) held: HeldBytes,
+    number: u64,
+    pub(crate) held_bytes: Share,
     pub(crate) state: PendingState,
 }
 
-/// What became of it.
+/// The state of a pending connection.
 #[derive(Debug)]
 pub(crate) enum PendingState {
     /// It waits.
     Waiting,
     /// It was let through, or refused, without its first bytes.
-    Over(Option<Guard<OpenConnection>>),
-}
-
-/// The bytes that a connection holds, as a part of the sum of all.
-#[derive(Debug)]
-pub(crate) struct HeldBytes {
-    bytes: usize,
-    sum: Rc<Cell<usize>>,
-}
-
-impl HeldBytes {
-    /// None so far.
-    pub(crate) fn none(sum: &Rc<Cell<usize>>) -> Self {
-        Self { bytes: 0, sum: Rc::clone(sum) }
-    }
-
-    /// How many there are.
-    pub(crate) fn get(&self) -> usize {
-        self.bytes
-    }
-
-    /// There are so many now.
-    pub(crate) fn set(&mut self, bytes: usize) {
-        let others = self.sum.get().saturating_sub(self.bytes);
-        self.bytes = bytes;
-        self.sum.set(others.saturating_add(bytes));
-    }
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        self.set(0);
-    }
+    Decided(Option<Guard<OpenConnection>>),
 }
 
 impl PendingConnection {
+    /// Tells whether it still waits.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, PendingState::Waiting)
+    }
+}
+
+impl PendingConnections {
+    /// Adds a connection.
+    pub(crate) fn insert(&self, id: u32, to: SocketAddr, deadline: u64) -> Guard<PendingConnection> {
+        let number = self.next_number.get();
+        self.next_number.set(number.saturating_add(1));
+        let (held_bytes, state) = (self.bytes.share(0), PendingState::Waiting);
+        self.table.insert(PendingConnection { id, to, deadline, number, held_bytes, state })
+    }
+
+    /// The connections by key.
+    pub(crate) fn table(&self) -> &Table<PendingConnection> {
+        &self.table
+    }
+
+    /// Finds the connections that are too many: the oldest, and where bytes are too many, the oldest that hold some. They
+    /// must be closed at once, because the memory of a VM never shrinks.
+    pub(crate) fn excess(&self) -> Vec<StreamAction> {
+        if self.table.len() <= MAX_PENDING && self.bytes.get() <= MAX_PENDING_BYTES {
+            return Vec::new();
+        }
+        let mut waiting = Vec::new();
+        let entry = |key, pending: &PendingConnection| {
+            pending.is_waiting().then(|| (pending.number, key, pending.id, pending.held_bytes.get()))
+        };
+        self.table.collect_from(0, usize::MAX, usize::MAX, &mut waiting, entry);
+        let mut count = waiting.len();
+        let mut bytes = self.bytes.get();
+        let mut excess = Vec::new();
+        while excess.len() < MAX_ACTIONS && (count > MAX_PENDING || bytes > MAX_PENDING_BYTES) {
+            let is_candidate = |(_, _, _, held): &&(u64, usize, u32, usize)| count > MAX_PENDING || *held > 0;
+            let Some(&oldest) = waiting.iter().filter(is_candidate).min() else { break };
+            waiting.retain(|entry| *entry != oldest);
+            let (_, key, id, held) = oldest;
+            count = count.saturating_sub(1);
+            bytes = bytes.saturating_sub(held);
+            excess.push(StreamAction { id, key, kind: ActionKind::Evict });
+        }
+        excess
+    }
+
+    /// Finds the connections whose time is up.
+    pub(crate) fn timed_out(&self, now: u64) -> Vec<StreamAction> {
+        let mut actions = Vec::new();
+        let timed_out = |key, pending: &PendingConnection| {
+            (pending.is_waiting() && pending.deadline <= now).then_some(StreamAction {
+                id: pending.id,
+                key,
+                kind: ActionKind::TimeOut,
+            })
+        };
+        self.table.collect_from(0, usize::MAX, MAX_ACTIONS, &mut actions, timed_out);
+        actions
     }
 }

@@ -250,7 +250,7 @@ impl Made {
             extensions.truncate(usize::from(u16::MAX));
             unclear = true;
         }
-        if !extensions.is_empty() || input.seldom() {
+        if !extensions.is_empty() || input.one_in_four() {
             vector16(&mut body, &extensions);
         }
         if input.byte() % 16 == 15 {

@@ -146,7 +146,7 @@ fn keeps_budgets(condition: &egress_compile::Condition, compiled: &Compiled) {
 /// A document that the control plane makes, the filter reads and compiles.
 fn reaches_the_filter(document: &Document) {
     let text = serde_json::to_string(document).expect("a document has a JSON form");
-    let read: Document = Document::from_json(&text).expect("the filter reads it");
+    let read = Document::from_json(&text).expect("the filter reads it");
     assert_eq!(&read, document);
     Policy::new(read).expect("the filter compiles it");
 }
@@ -242,7 +242,7 @@ fn given(file: &str, object: Value) -> FileUpdate {
 fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate {
     let source = |n: usize| json!({"kind": "ServiceAccount", "name": format!("s{n}"), "namespace": "n"});
     let sources: Vec<Value> =
-        (0..if input.seldom() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
+        (0..if input.one_in_four() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
     let protocol = input.pick(&["http", "https", "tcp"]);
     let ports: Vec<Value> =
         (0..amount(input, 4200)).map(|n| json!({"number": n + 1, "protocol": protocol})).collect();
@@ -250,7 +250,7 @@ fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate 
     let is_bad = input.below(16) == 15;
     let host = |n: usize| format!("{}{label}.h{n}.org", if is_bad { "!" } else { "" });
     let hosts: Vec<String> = (0..amount(input, 20_000)).map(host).collect();
-    let blocks: Vec<String> = match input.seldom() {
+    let blocks: Vec<String> = match input.one_in_four() {
         true => {
             (0..amount(input, 10_100)).map(|n| format!("10.{}.{}.0/24", n / 250 % 250, n % 250)).collect()
         }
@@ -284,9 +284,10 @@ fn large_group(input: &mut Input<'_>) -> FileUpdate {
         2 => format!("[a-z]{{{}}}", amount(input, 1100)),
         _ => "(".to_owned(),
     };
-    let headers: serde_json::Map<String, Value> = (0..if input.seldom() { amount(input, 70) } else { 0 })
-        .map(|n| (format!("x-{n}"), json!("a")))
-        .collect();
+    let headers: serde_json::Map<String, Value> =
+        (0..if input.one_in_four() { amount(input, 70) } else { 0 })
+            .map(|n| (format!("x-{n}"), json!("a")))
+            .collect();
     let one = |n: usize| json!({"name": format!("m{n}"), "pathRegex": pattern, "headers": headers});
     let matches: Vec<Value> = (0..amount(input, 1100)).map(one).collect();
     let group = json!({
@@ -387,7 +388,7 @@ fn route_group(input: &mut Input<'_>) -> Value {
                 "name": text(input, NAMES),
                 "pathRegex": text(input, PATTERNS),
                 "methods": texts(input, &["GET", "get", "*", "POST", "FOO", ""]),
-                "headers": if input.seldom() { json!([header.clone(), header]) } else { header },
+                "headers": if input.one_in_four() { json!([header.clone(), header]) } else { header },
             })
         })
         .collect();
@@ -445,10 +446,11 @@ fn of_the_mesh(input: &mut Input<'_>) -> Value {
             let mut account =
                 || json!({"kind": "ServiceAccount", "name": text(input, NAMES), "namespace": "n"});
             let (mut destination, source) = (account(), account());
-            if input.seldom() {
+            if input.one_in_four() {
                 destination["port"] = json!(input.pick(&[80, 443, 0]));
             }
-            let rules = if input.seldom() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
+            let rules =
+                if input.one_in_four() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
             json!({
                 "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
                 "spec": {"destination": destination, "sources": [source], "rules": rules},
@@ -501,7 +503,7 @@ fn object(input: &mut Input<'_>, number: usize) -> Value {
     };
     let kind = object["kind"].as_str().unwrap_or_default();
     let name = match kind {
-        "MeshConfig" if !input.seldom() => "osm-mesh-config".to_owned(),
+        "MeshConfig" if !input.one_in_four() => "osm-mesh-config".to_owned(),
         "Egress" => format!("p{}", number % 4),
         _ => text(input, NAMES),
     };

@@ -103,7 +103,7 @@ pub fn request(data: &[u8]) {
             Traffic::Tls { name: Some(authority), encrypted: true },
             Traffic::Tls { name: None, encrypted: false },
             Traffic::BrokenTls,
-            Traffic::Late,
+            Traffic::TimedOut,
         ];
         // One of the others: all at once take too long.
         let other = others[data.len() % others.len()];
@@ -144,7 +144,7 @@ fn with<'a>(asked: Traffic<'a>, authority: Option<&'a str>, path: &'a str) -> Tr
         Traffic::Http { method, upgrade, headers, .. } => {
             Traffic::Http { authority, method, path, upgrade, headers }
         }
-        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::Late => asked,
+        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::TimedOut => asked,
     }
 }
 
@@ -162,7 +162,7 @@ fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
         let asked_for = match traffic {
             Traffic::Tls { name, .. } => name,
             Traffic::Http { authority, .. } => authority.map(|a| a.split(':').next().unwrap_or_default()),
-            Traffic::BrokenTls | Traffic::Late => None,
+            Traffic::BrokenTls | Traffic::TimedOut => None,
         };
         let asked_for = asked_for.expect("a name").to_ascii_lowercase();
         let asked_for = asked_for.strip_suffix('.').unwrap_or(&asked_for);

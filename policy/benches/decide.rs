@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use egress_policy::{Document, Headers, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, Request};
+use egress_policy::{ConnectionOutcome, ConnectionStart, Document, Headers, Policy, Request, StartOutcome};
 
 struct NoHeaders;
 
@@ -34,7 +34,7 @@ fn document(hosts: usize) -> String {
 }
 
 fn load(text: &str) -> Policy {
-    let document: Document = Document::from_json(text).expect("a document");
+    let document = Document::from_json(text).expect("a document");
     Policy::new(document).expect("a policy")
 }
 
@@ -59,8 +59,8 @@ fn benches(c: &mut Criterion) {
             b.iter(|| {
                 n += 1;
                 assert_eq!(policy.decide_connection(black_box(tls)), ConnectionOutcome::NeedFirstBytes);
-                let opening = ConnectionStart::Tls { server_name: Some(&names[n % 64]), encrypted: false };
-                matches!(policy.decide_start(black_box(tls), opening), StartOutcome::Decided(d) if d.is_allowed())
+                let start = ConnectionStart::Tls { server_name: Some(&names[n % 64]), encrypted: false };
+                matches!(policy.decide_start(black_box(tls), start), StartOutcome::Decided(d) if d.is_allowed())
             });
         });
         group.bench_function(BenchmarkId::new("http", hosts), |b| {

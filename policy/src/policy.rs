@@ -1,8 +1,8 @@
-//! The compiled policy of one identity, and its three questions.
+//! The compiled policy of one identity, and its three decisions.
 //!
-//! A connection is asked about as the data plane learns more: first with port and address alone
-//! ([`Policy::connection`]), then with its first bytes ([`Policy::opening`]), then, for plaintext
-//! HTTP, with each request ([`Policy::request`]).
+//! A connection is decided as the data plane learns more: first by port and address alone
+//! ([`Policy::decide_connection`]), then by its first bytes ([`Policy::decide_start`]), then, for plaintext HTTP, each
+//! request by itself ([`Policy::decide_request`]).
 
 mod index;
 mod routes;
@@ -12,18 +12,42 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use self::index::{Entry, Names, PortIndex};
+use self::index::{IndexedRule, NameIndex, PortIndex};
 use self::routes::Routes;
 #[cfg(feature = "explain")]
 pub(crate) use self::routes::all_match;
 pub use self::routes::{Headers, Request};
-use crate::authority::{self, Authority, AuthorityHost};
+use crate::authority::{Authority, AuthorityHost};
 use crate::decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
 use crate::{
     Cidr, Document, EncryptedHello, Host, Identity, InMesh, Mode, PatternError, ReasonCode, Upgrade,
 };
 
 /// The compiled policy of one identity.
+///
+/// ```
+/// use egress_policy::{ConnectionOutcome, ConnectionStart, Document, Policy, StartOutcome};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let policy = Policy::new(Document::from_json(
+///     r#"{
+///         "apiVersion": "egress-policy/v1", "version": "7", "mode": "enforce",
+///         "identity": {"namespace": "shop", "serviceAccount": "cart"},
+///         "rules": [{"policy": "shop/cart", "name": "spec.ports[0]", "port": 443, "protocol": "https", "hosts": ["api.example.com"]}]
+///     }"#,
+/// )?)?;
+/// let to = "203.0.113.1:443".parse()?;
+/// // Port and address do not decide: the rule names a host.
+/// assert_eq!(policy.decide_connection(to), ConnectionOutcome::NeedFirstBytes);
+/// let hello = ConnectionStart::Tls { server_name: Some("api.example.com"), encrypted: false };
+/// let StartOutcome::Decided(decision) = policy.decide_start(to, hello) else { panic!("not HTTP") };
+/// assert!(decision.is_allowed());
+/// let other = ConnectionStart::Tls { server_name: Some("example.net"), encrypted: false };
+/// let StartOutcome::Decided(decision) = policy.decide_start(to, other) else { panic!("not HTTP") };
+/// assert_eq!(decision.reason().as_str(), "sni-not-allowed");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Policy {
     identity: Identity,
@@ -42,9 +66,9 @@ pub struct Policy {
 #[derive(Debug)]
 struct CompiledRule {
     id: RuleId,
-    /// `None`: any address.
+    /// Absent: any address.
     addresses: Option<Arc<[Cidr]>>,
-    /// `None`: any request.
+    /// Absent: any request.
     routes: Option<Routes>,
 }
 
@@ -55,7 +79,7 @@ struct Service {
     allowed: bool,
 }
 
-/// What a policy says of a connection before any byte of it was read.
+/// The outcome for a connection before any byte of it was read.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum ConnectionOutcome<'p> {
@@ -65,37 +89,37 @@ pub enum ConnectionOutcome<'p> {
     NeedFirstBytes,
 }
 
-/// The first bytes of a connection.
+/// The start of a connection: its first bytes, or why there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionStart<'a> {
     /// A TLS ClientHello.
     Tls {
         /// The server name, in lower case.
         server_name: Option<&'a str>,
-        /// Whether the real hello, and with it the real name, may be encrypted.
+        /// The real hello, and with it the real name, may be encrypted.
         encrypted: bool,
     },
     /// Something that begins like TLS and is not: [`ReasonCode::TlsMalformed`] or `TlsOversize`.
     BrokenTls(ReasonCode),
     /// Anything else.
     NotTls,
-    /// They did not come in time.
-    Late,
-    /// They had not come when too many connections waited.
+    /// The first bytes did not come in time.
+    TimedOut,
+    /// The first bytes had not come when too many connections waited.
     Evicted,
 }
 
-/// What a policy says of a connection's first bytes.
+/// The outcome for a connection by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum StartOutcome<'p> {
-    /// They decide.
+    /// The first bytes decide.
     Decided(Decision<'p>),
-    /// It is for HTTP: each request is decided for itself.
+    /// The connection carries HTTP: each request is decided for itself.
     EachRequest,
 }
 
-/// Why a document cannot be compiled.
+/// A reason why a document cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rule `{policy}` `{rule}`, route `{route}`: {cause}")]
 pub struct PolicyError {
@@ -151,7 +175,7 @@ impl Policy {
         };
         // A document of four thousand million rules does not fit into a VM.
         let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-        let entry = Entry {
+        let entry = IndexedRule {
             number,
             addresses: addresses.as_deref(),
             hosts: hosts.as_deref(),
@@ -170,7 +194,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Of two services with the same address and port one that is refused counts.
+    /// Adds a service. Of two services with the same address and port, one that is refused counts.
     fn add_service(&mut self, service: &InMesh) {
         let InMesh { service, addresses, ports, allowed } = service;
         let number = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
@@ -186,7 +210,7 @@ impl Policy {
         self.services.push(Service { id, allowed: *allowed });
     }
 
-    /// Whose policy this is.
+    /// The identity that this policy governs.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -204,10 +228,10 @@ impl Policy {
         self.mode
     }
 
-    /// Decides by the dialled address and port, where they are enough.
-    pub fn connection(&self, to: SocketAddr) -> ConnectionOutcome<'_> {
+    /// Decides by the original destination, where it is enough.
+    pub fn decide_connection(&self, to: SocketAddr) -> ConnectionOutcome<'_> {
         let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
+        if let Some(decision) = self.decide_without_rules(address, to.port()) {
             return ConnectionOutcome::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
@@ -216,33 +240,37 @@ impl Policy {
         };
         match port.any_bytes.find(address) {
             Some(rule) => ConnectionOutcome::Decided(self.allow(rule, Destination::Original)),
-            None if port.wants_first_bytes(address) => ConnectionOutcome::NeedFirstBytes,
+            None if port.needs_first_bytes(address) => ConnectionOutcome::NeedFirstBytes,
             None => ConnectionOutcome::Decided(self.refuse(ReasonCode::NoRule.into())),
         }
     }
 
-    /// Decides by the first bytes, for a connection that [`Policy::connection`] left open.
-    pub fn opening(&self, to: SocketAddr, opening: ConnectionStart<'_>) -> StartOutcome<'_> {
+    /// Decides by the first bytes, for a connection that [`Policy::decide_connection`] left undecided.
+    pub fn decide_start(&self, to: SocketAddr, start: ConnectionStart<'_>) -> StartOutcome<'_> {
         let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
+        if let Some(decision) = self.decide_without_rules(address, to.port()) {
             return StartOutcome::Decided(decision);
         }
         let Some(port) = self.ports.get(&to.port()) else {
             return StartOutcome::Decided(self.refuse(ReasonCode::NoRule.into()));
         };
-        let decision = match opening {
+        let decision = match start {
             ConnectionStart::NotTls if port.http.reaches(address) => return StartOutcome::EachRequest,
-            ConnectionStart::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
+            ConnectionStart::NotTls if port.tls.reaches(address) => {
+                self.refuse(ReasonCode::TlsRequired.into())
+            }
             ConnectionStart::NotTls => self.refuse(ReasonCode::NoRule.into()),
             ConnectionStart::TimedOut => self.refuse(ReasonCode::FirstBytesTimeout.into()),
             ConnectionStart::Evicted => self.refuse(ReasonCode::TooManyPending.into()),
             ConnectionStart::BrokenTls(reason) => self.refuse(reason.into()),
-            ConnectionStart::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
+            ConnectionStart::Tls { server_name, encrypted } => {
+                self.decide_tls(port, address, server_name, encrypted)
+            }
         };
         StartOutcome::Decided(decision)
     }
 
-    fn tls(
+    fn decide_tls(
         &self,
         port: &PortIndex,
         address: IpAddr,
@@ -263,13 +291,13 @@ impl Policy {
             return self.refuse(ReasonCode::TlsMalformed.into());
         };
         if !encrypted {
-            return self.tls_by_name(&port.tls, address, host);
+            return self.decide_tls_by_name(&port.tls, address, host);
         }
-        let by_outer = self.tls_by_name(&port.outer, address, host.clone());
+        let by_outer = self.decide_tls_by_name(&port.outer, address, host.clone());
         if by_outer.is_allowed_by_rule() {
             return by_outer;
         }
-        let by_name = self.tls_by_name(&port.tls, address, host);
+        let by_name = self.decide_tls_by_name(&port.tls, address, host);
         match by_name.rule() {
             Some(rule) if by_name.is_allowed_by_rule() => {
                 self.refuse(Refusal { reason: ReasonCode::EchRefused, rule: Some(rule) })
@@ -278,15 +306,15 @@ impl Policy {
         }
     }
 
-    fn tls_by_name(&self, names: &Names, address: IpAddr, host: Host) -> Decision<'_> {
+    fn decide_tls_by_name(&self, names: &NameIndex, address: IpAddr, host: Host) -> Decision<'_> {
         let mut resolved = None;
         let mut named = None;
         for (matched, grants) in names.of(&host) {
             if let Some(rule) = grants.at(address) {
                 return self.allow(rule, Destination::Original);
             }
-            resolved = least(resolved, grants.anywhere.map(|rule| (matched, rule)));
-            named = least(named, grants.first());
+            resolved = min_some(resolved, grants.anywhere.map(|rule| (matched, rule)));
+            named = min_some(named, grants.first());
         }
         match (resolved, named) {
             (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
@@ -296,9 +324,9 @@ impl Policy {
     }
 
     /// Decides one HTTP request of a connection to `to`.
-    pub fn request(&self, to: SocketAddr, request: &Request<'_>) -> Decision<'_> {
+    pub fn decide_request(&self, to: SocketAddr, request: &Request<'_>) -> Decision<'_> {
         let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
+        if let Some(decision) = self.decide_without_rules(address, to.port()) {
             return decision;
         }
         if request.method == "CONNECT" {
@@ -317,13 +345,13 @@ impl Policy {
             return self.refuse(ReasonCode::NoRule.into());
         };
         let Some(upgrade) = request.upgrade else {
-            return self.request_by(&port.http, address, authority.host, request);
+            return self.decide_authority(&port.http, address, authority.host, request);
         };
-        let by_upgrade = self.request_by(&port.websocket, address, authority.host.clone(), request);
+        let by_upgrade = self.decide_authority(&port.websocket, address, authority.host.clone(), request);
         if upgrade.eq_ignore_ascii_case("websocket") && by_upgrade.is_allowed_by_rule() {
             return by_upgrade;
         }
-        let plain = self.request_by(&port.http, address, authority.host, request);
+        let plain = self.decide_authority(&port.http, address, authority.host, request);
         match plain.rule() {
             Some(rule) if plain.is_allowed_by_rule() => {
                 self.refuse(Refusal { reason: ReasonCode::UpgradeRefused, rule: Some(rule) })
@@ -332,27 +360,27 @@ impl Policy {
         }
     }
 
-    fn request_by(
+    fn decide_authority(
         &self,
-        names: &Names,
+        names: &NameIndex,
         address: IpAddr,
         host: AuthorityHost,
         request: &Request<'_>,
     ) -> Decision<'_> {
         match host {
-            AuthorityHost::Name(host) => self.request_by_name(names, address, host, request),
-            AuthorityHost::Address(host) => self.request_by_address(names, address, host, request),
+            AuthorityHost::Name(host) => self.decide_named_request(names, address, host, request),
+            AuthorityHost::Address(host) => self.decide_addressed_request(names, address, host, request),
         }
     }
 
-    fn request_by_name(
+    fn decide_named_request(
         &self,
-        names: &Names,
+        names: &NameIndex,
         address: IpAddr,
         host: Host,
         request: &Request<'_>,
     ) -> Decision<'_> {
-        // A rule without names leads to the dialled address.
+        // A rule without names leads to the original destination.
         let any_name = std::iter::once((None, &names.any_name));
         let by_name = names.of(&host).map(|(matched, grants)| (Some(matched), grants));
         let mut resolved = None;
@@ -363,10 +391,10 @@ impl Policy {
             }
             match (matched, grants.anywhere) {
                 (None, Some(rule)) => return self.allow(rule, Destination::Original),
-                (Some(matched), Some(rule)) => resolved = least(resolved, Some((matched, rule))),
+                (Some(matched), Some(rule)) => resolved = min_some(resolved, Some((matched, rule))),
                 (_, None) => {}
             }
-            named = least(named, grants.first());
+            named = min_some(named, grants.first());
             for &number in &grants.routed {
                 let Some(rule) = self.rules.get(number as usize) else { continue };
                 if !rule.routes.as_ref().is_some_and(|routes| routes.match_any(host.as_str(), request)) {
@@ -377,7 +405,7 @@ impl Policy {
                         return self.allow(number, Destination::Original);
                     }
                     (Some(_), _) => {}
-                    (None, Some(matched)) => resolved = least(resolved, Some((matched, number))),
+                    (None, Some(matched)) => resolved = min_some(resolved, Some((matched, number))),
                     (None, None) => return self.allow(number, Destination::Original),
                 }
             }
@@ -385,17 +413,17 @@ impl Policy {
         match (resolved, named) {
             (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
             (None, Some(rule)) => {
-                let refusal = self.near_miss(rule, address, host.as_str(), request);
+                let refusal = self.refuse_near_miss(rule, address, host.as_str(), request);
                 self.refuse(refusal)
             }
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
     }
 
-    /// A request for a bare address: only rules without names allow it, and only where it was dialled.
-    fn request_by_address(
+    /// Decides a request for a bare address: only rules without names allow it, and only to that original destination.
+    fn decide_addressed_request(
         &self,
-        names: &Names,
+        names: &NameIndex,
         address: IpAddr,
         host: IpAddr,
         request: &Request<'_>,
@@ -407,8 +435,8 @@ impl Policy {
         if let Some(rule) = grants.find(address) {
             return self.allow(rule, Destination::Original);
         }
-        // What the header `host` stands for.
-        let text = authority::literal(request.authority.unwrap_or_default()).to_ascii_lowercase();
+        // The value of the header `host`, in one spelling (RFC 5952): routes must not see how the workload wrote it.
+        let text = host.to_string();
         let routed = grants.routed.iter().copied().find(|&number| {
             self.rules.get(number as usize).is_some_and(|rule| {
                 rule.routes.as_ref().is_some_and(|routes| routes.match_any(&text, request))
@@ -417,37 +445,46 @@ impl Policy {
         });
         match (routed, grants.first()) {
             (Some(rule), _) => self.allow(rule, Destination::Original),
-            (None, Some(rule)) => self.refuse(self.near_miss(rule, address, &text, request)),
+            (None, Some(rule)) => self.refuse(self.refuse_near_miss(rule, address, &text, request)),
             (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
         }
     }
 
-    /// What a rule lacked that names the host and still did not allow the request.
-    fn near_miss(&self, number: u32, address: IpAddr, host: &str, request: &Request<'_>) -> Refusal<'_> {
+    /// Refuses for the mismatch of a rule that names the host.
+    fn refuse_near_miss(
+        &self,
+        number: u32,
+        address: IpAddr,
+        host: &str,
+        request: &Request<'_>,
+    ) -> Refusal<'_> {
         let rule = self.rules.get(number as usize);
         let reaches = rule.is_some_and(|rule| {
             rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
         });
-        let lacks_slash = || {
-            rule.and_then(|rule| rule.routes.as_ref()).is_some_and(|routes| routes.lack_slash(host, request))
+        let misses_only_slash = || {
+            rule.and_then(|rule| rule.routes.as_ref())
+                .is_some_and(|routes| routes.match_but_for_slash(host, request))
         };
         let reason = match reaches {
-            true if lacks_slash() => ReasonCode::EncodedSlash,
+            true if misses_only_slash() => ReasonCode::EncodedSlash,
             true => ReasonCode::RouteNotAllowed,
             false => ReasonCode::NoRule,
         };
         Refusal { reason, rule: self.id(number) }
     }
 
-    /// What is decided before any rule is looked at: the mesh's own destinations, and global egress.
-    fn beyond_rules(&self, address: IpAddr, port: u16) -> Option<Decision<'_>> {
+    /// Decides before any rule is evaluated: destinations in the mesh, and global egress.
+    fn decide_without_rules(&self, address: IpAddr, port: u16) -> Option<Decision<'_>> {
         if !self.in_mesh.is_empty()
             && let Some(number) = self.in_mesh.get(&(address, port))
         {
             return Some(match self.services.get(*number as usize) {
-                Some(Service { id, allowed: true }) => {
-                    Decision::Allow(Permit { by: Grant::InMesh(id), to: Destination::Original, cluster: None })
-                }
+                Some(Service { id, allowed: true }) => Decision::Allow(Permit {
+                    by: Grant::InMesh(id),
+                    to: Destination::Original,
+                    cluster: None,
+                }),
                 // No mode of egress relaxes it: it is not egress.
                 Some(Service { id, allowed: false }) => {
                     Decision::Deny(Refusal { reason: ReasonCode::InMeshDenied, rule: Some(id) })
@@ -469,7 +506,7 @@ impl Policy {
                 let cluster = found.and_then(|at| self.clusters.get(at)).map(|(_, name)| name.as_str());
                 Decision::Allow(Permit { by: Grant::Rule(&rule.id), to, cluster })
             }
-            // The index only holds numbers of rules; were it otherwise, nothing may get out by it.
+            // The index holds only numbers of rules. If it held another one, it must not allow anything.
             None => Decision::Deny(ReasonCode::PolicyInvalid.into()),
         }
     }
@@ -477,9 +514,11 @@ impl Policy {
     /// Refuses, or in audit mode lets through what would have been refused.
     fn refuse<'p>(&'p self, refusal: Refusal<'p>) -> Decision<'p> {
         match self.mode {
-            Mode::Audit => {
-                Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Original, cluster: None })
-            }
+            Mode::Audit => Decision::Allow(Permit {
+                by: Grant::Audit(refusal),
+                to: Destination::Original,
+                cluster: None,
+            }),
             Mode::Enforce | Mode::Passthrough => Decision::Deny(refusal),
         }
     }
@@ -489,7 +528,7 @@ impl Policy {
     }
 }
 
-fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+fn min_some<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, None) | (None, one) => one,

@@ -320,7 +320,6 @@ mod tests {
     /// What is written is what the filter reads, and Envoy.
     #[test]
     fn the_filter_reads_what_is_written() {
-        use serde_json::value::RawValue;
         use egress_policy::{Plugin, PluginConfig};
         use envoy_types::pb::envoy::config::core::v3::{
             TypedExtensionConfig, async_data_source::Specifier, data_source,
@@ -329,6 +328,7 @@ mod tests {
         use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as NetworkWasm;
         use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, plugin_config::Vm};
         use envoy_types::pb::google::protobuf::StringValue;
+        use serde_json::value::RawValue;
         let inline = data_source::Specifier::InlineBytes(b"\0asm".to_vec());
         let file = data_source::Specifier::Filename("/a.wasm".to_owned());
         let by_file = Settings { module: Module::File("/a.wasm".into()), ..settings() };

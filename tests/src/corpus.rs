@@ -12,7 +12,8 @@ use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
 use egress_policy::explain::{Explainer, Explanation, Question, Traffic, Verdict};
 use egress_policy::{
-    Decision, Destination, Document, Identity, ConnectionOutcome, StartOutcome, ConnectionStart, Policy, Request,
+    ConnectionOutcome, ConnectionStart, Decision, Destination, Document, Identity, Policy, Request,
+    StartOutcome,
 };
 use serde::Deserialize;
 
@@ -132,10 +133,12 @@ pub fn ask(policy: &Policy, case: &Case) -> String {
         ConnectionOutcome::Decided(decision) => decision,
         ConnectionOutcome::NeedFirstBytes => match policy.decide_start(case.to, opening) {
             StartOutcome::Decided(decision) => decision,
-            StartOutcome::EachRequest => match with_request(case, |request| policy.decide_request(case.to, request)) {
-                Some(decision) => decision,
-                None => return "each request".to_owned(),
-            },
+            StartOutcome::EachRequest => {
+                match with_request(case, |request| policy.decide_request(case.to, request)) {
+                    Some(decision) => decision,
+                    None => return "each request".to_owned(),
+                }
+            }
         },
     };
     show(&decision)

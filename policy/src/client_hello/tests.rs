@@ -58,7 +58,7 @@ fn sni(names: &[(u8, &[u8])]) -> Vec<u8> {
 /// Cuts a message into records of at most `size` bytes.
 fn records(message: &[u8], size: usize) -> Vec<u8> {
     message
-        .chunks(size.min(LONGEST_FRAGMENT))
+        .chunks(size.min(MAX_FRAGMENT_LENGTH))
         .flat_map(|part| [vec![22, 3, 1], vector16(part)].concat())
         .collect()
 }

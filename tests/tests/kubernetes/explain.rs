@@ -143,7 +143,9 @@ fn what_it_says_is_what_envoy_does() -> Result<()> {
         ensure!(
             report["rules"].as_array().is_some_and(|rules| rules.len() == 3
                 && (!denied
-                    || rules.iter().all(|rule| rule["mismatches"].as_array().is_some_and(|l| !l.is_empty())))),
+                    || rules
+                        .iter()
+                        .all(|rule| rule["mismatches"].as_array().is_some_and(|l| !l.is_empty())))),
             "{report:#}"
         );
     }
