@@ -1,4 +1,4 @@
-//! What a decision costs, by the number of hosts in the policy.
+//! The cost of a decision, by the number of hosts in the policy.
 
 use std::hint::black_box;
 use std::net::SocketAddr;

@@ -159,7 +159,7 @@ impl RuleEvaluation {
 /// let traffic = Traffic::Tls { server_name: Some("example.com"), encrypted: false };
 /// let explanation = explainer.explain(&Question { address: None, port: 443, listener_port: 15001, traffic });
 /// assert_eq!(explanation.verdict, Verdict::Deny);
-/// assert_eq!(explanation.rules[0].mismatches[0].to_string(), "does not list `example.com`, but `api.example.com`");
+/// assert_eq!(explanation.rules[0].mismatches[0].to_string(), "does not list `example.com`: it lists `api.example.com`, a name below it");
 /// # Ok(())
 /// # }
 /// ```

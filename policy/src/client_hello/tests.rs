@@ -88,7 +88,7 @@ fn name_of(progress: &Progress) -> Option<&str> {
     }
 }
 
-/// What rustls really sends.
+/// The hello that rustls sends.
 fn real(name: &'static str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())
@@ -126,7 +126,7 @@ fn any_segmentation_gives_the_same_answer() {
     }
 }
 
-/// What a record holds is not the beginning of a connection, however it is cut off from its header.
+/// The content of a record is not the beginning of a connection, even when its header came alone.
 #[test]
 fn a_record_in_a_record_is_no_hello() {
     let bytes = records(&Made::named(b"a.org").bytes(), usize::MAX);
