@@ -87,7 +87,7 @@ fn compiles(document: Document) {
         for address in ["10.0.0.1", "2001:db8::1"] {
             let to = SocketAddr::new(address.parse().expect("an address"), port);
             let connection = policy.decide_connection(to);
-            let opening = policy
+            let start = policy
                 .decide_start(to, ConnectionStart::Tls { server_name: Some("a.org"), encrypted: false });
             // First bytes do not allow what the original destination alone forbids.
             if let ConnectionOutcome::Decided(decision) = &connection

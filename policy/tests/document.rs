@@ -213,9 +213,10 @@ fn a_value_or_field_that_is_not_known_is_refused_at_its_place() {
     ] {
         let mut document = whole.clone();
         let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
-        match document.pointer_mut(parent).expect("there") {
-            Value::Array(list) => list[key.parse::<usize>().expect("a number")] = bad.clone(),
-            object => object[key] = bad.clone(),
+        let parent = document.pointer_mut(parent).expect("there");
+        match parent.as_array_mut() {
+            Some(list) => list[key.parse::<usize>().expect("a number")] = bad.clone(),
+            None => parent[key] = bad.clone(),
         }
         let reason = refusal(&document.to_string());
         assert!(reason.contains(" at line 1 column "), "{pointer} = {bad}: {reason}");
