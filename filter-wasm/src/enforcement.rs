@@ -147,7 +147,7 @@ pub(crate) fn evict_partial_headers(host: &impl ConnectionHost, scope: &Scope) {
     host.close();
 }
 
-/// Finds whether this Envoy opened a connection itself, and closes the earlier one from which it follows. Host calls
+/// Tells whether this Envoy opened a connection itself, and closes the earlier one from which it follows. Host calls
 /// concern the new one afterwards.
 pub(crate) fn is_self_intercepted(
     host: &impl ConnectionHost,
