@@ -204,7 +204,7 @@ fn invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, method: 
         None => authority.split_once(':').map(|(_, port)| port),
     };
     assert!(
-        port.is_none_or(|port| port.parse() == Ok(to.port())),
+        port.is_none_or(|port| port.is_empty() || port.parse() == Ok(to.port())),
         "{authority:?} names another port than {to}"
     );
 }
