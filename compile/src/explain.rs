@@ -14,7 +14,7 @@ mod text;
 
 use std::net::IpAddr;
 
-use egress_policy::explain::{Explainer, Explanation, Question, Ruling, Stage, Verdict};
+use egress_policy::explain::{Explainer, Explanation, Question, RuleEvaluation, Stage, Verdict};
 use egress_policy::{Cidr, Destination, HostMatch, Identity, Mode, PolicyError, ReasonCode};
 use serde::Serialize;
 
@@ -124,7 +124,7 @@ struct RuleText {
 impl From<Report> for ReportText {
     fn from(report: Report) -> Self {
         let rule_text = |RuleReport { evaluation, .. }: &RuleReport| RuleText {
-            mismatches: evaluation.lacks.iter().map(ToString::to_string).collect(),
+            mismatches: evaluation.mismatches.iter().map(ToString::to_string).collect(),
             unrelated: evaluation.is_unrelated(),
         };
         Self { rules: report.rules.iter().map(rule_text).collect(), report }
@@ -174,7 +174,7 @@ pub struct AddressGrant {
 pub struct RuleReport {
     /// The evaluation.
     #[serde(flatten)]
-    pub evaluation: Ruling,
+    pub evaluation: RuleEvaluation,
     /// The location.
     #[serde(flatten)]
     pub location: Option<SourceLocation>,
@@ -237,11 +237,11 @@ pub fn explain(source: &PolicySource, request: &ExplainRequest) -> Result<Report
     let location = policy.as_ref().zip(rule.as_ref()).and_then(|(policy, rule)| locations.find(policy, rule));
     let not_accepted = source.not_accepted(&request.identity);
     let hints = hints::collect_hints(request, &explanation, source);
-    let unknown = address.is_none() && !explanation.rules.iter().any(Ruling::allows);
+    let unknown = address.is_none() && !explanation.rules.iter().any(RuleEvaluation::allows);
     let allowed_at = explanation
         .rules
         .iter()
-        .filter(|rule| unknown && rule.lacks_only_the_address())
+        .filter(|rule| unknown && rule.mismatches_only_address())
         .map(|rule| address_grant(rule, &document))
         .collect();
     Ok(Report {
@@ -294,7 +294,7 @@ fn format_verdict(explanation: &Explanation) -> String {
 fn find_route(explanation: &Explanation, port: u16) -> Option<Route> {
     let own = explanation.cluster.clone();
     let (address_source, host, shared) = match explanation.destination.as_ref()? {
-        Destination::Dialled => (AddressSource::Dialled, None, cluster::ORIGINAL_DST),
+        Destination::Original => (AddressSource::Dialled, None, cluster::ORIGINAL_DST),
         Destination::Resolved(host, HostMatch::Exact) => (AddressSource::Resolved, Some(host), cluster::DNS),
         Destination::Resolved(host, HostMatch::Wildcard) => {
             (AddressSource::Resolved, Some(host), cluster::DNS_WILDCARD)
@@ -325,12 +325,12 @@ fn collect_notes(request: &ExplainRequest, explanation: &Explanation, mode: Mode
                  loopback, link-local and metadata addresses{inside}"
             ));
         }
-        Some(Destination::Dialled | Destination::Passthrough)
+        Some(Destination::Original | Destination::Passthrough)
             if request.probe.visible_name().is_some() && request.probe.name.is_some() =>
         {
             notes.push("the connection goes to the dialled address; the name does not choose it".to_owned());
         }
-        Some(Destination::Dialled | Destination::Passthrough) | None => {}
+        Some(Destination::Original | Destination::Passthrough) | None => {}
     }
     if request.addresses.is_empty() && explanation.address_matters {
         notes.push(
@@ -355,11 +355,11 @@ fn forbidden_addresses(request: &ExplainRequest, explanation: &Explanation) -> V
             let is_blocked = |address: &IpAddr| request.blocked.contains(*matched, *address);
             request.addresses.iter().copied().filter(is_blocked).collect()
         }
-        Some(Destination::Dialled | Destination::Passthrough) | None => Vec::new(),
+        Some(Destination::Original | Destination::Passthrough) | None => Vec::new(),
     }
 }
 
-fn address_grant(evaluation: &Ruling, document: &egress_policy::Document) -> AddressGrant {
+fn address_grant(evaluation: &RuleEvaluation, document: &egress_policy::Document) -> AddressGrant {
     let rules = document.rules.iter();
     let same = rules.filter(|rule| rule.policy == evaluation.policy && rule.name == evaluation.rule);
     let mut addresses: Vec<String> = same

@@ -33,7 +33,7 @@ static QUESTIONS: LazyLock<Vec<(SocketAddr, Traffic<'static>)>> = LazyLock::new(
                 headers: &[("x-a", "11")],
             };
             let traffic = [
-                Traffic::Late,
+                Traffic::TimedOut,
                 tls(None, false),
                 tls(Some("a.org"), false),
                 tls(Some("a.org"), true),

@@ -1,12 +1,10 @@
-//! What a plugin was told, and what it falls back to when it was told nothing it can read.
+//! The configuration of a plugin.
 
-use std::cell::RefCell;
-use std::hash::Hasher;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
-use egress_policy::json::{self, Raw};
-use egress_policy::{Document, Plugin, PluginConfig, Policy};
-use rustc_hash::FxHasher;
+use egress_policy::{Plugin, PluginConfig, Policy};
+
+use crate::policy_cache;
 
 /// The settings of one plugin. Streams share it with the root that was configured.
 #[derive(Debug, Clone)]
@@ -16,18 +14,18 @@ pub(crate) struct Config {
     pub(crate) deny_status: u16,
     pub(crate) first_bytes_timeout_ms: u32,
     pub(crate) policy: Rc<Policy>,
-    /// Whether no earlier configuration had these bytes.
+    /// No earlier configuration had these bytes.
     pub(crate) has_nonce: bool,
 }
 
 impl Config {
     /// Reads a plugin configuration.
     ///
-    /// It depends on the bytes alone: a configuration that the main thread accepts must not fail on
-    /// a worker, where Envoy would go on without the filter.
+    /// The result depends on the bytes alone: a configuration that the main thread accepts must not fail on a worker,
+    /// where Envoy would continue without the filter.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-        let config: PluginConfig<Raw<'_>> = json::from_str(text).map_err(|e| e.to_string())?;
+        let config = PluginConfig::from_json(text).map_err(|e| e.to_string())?;
         if !(400..=599).contains(&config.http_deny_status) {
             return Err(format!("httpDenyStatus must be 400 to 599, not {}", config.http_deny_status));
         }
@@ -36,33 +34,10 @@ impl Config {
             listener_port: config.listener_port,
             deny_status: config.http_deny_status,
             first_bytes_timeout_ms: config.first_bytes_timeout_ms,
-            policy: compiled(&config)?,
+            policy: policy_cache::compile(config.policy.get())?,
             has_nonce: !config.nonce.is_empty(),
         })
     }
-}
-
-thread_local! {
-    /// The policy that was compiled last in this VM. Both plugins of a worker carry the same
-    /// document; the second one finds it here.
-    static LAST: RefCell<(u64, Weak<Policy>)> = const { RefCell::new((0, Weak::new())) };
-}
-
-fn compiled(config: &PluginConfig<Raw<'_>>) -> Result<Rc<Policy>, String> {
-    let text = config.policy.get();
-    // Of the text and not of `version`: a document written by hand may keep its version.
-    let mut hasher = FxHasher::default();
-    hasher.write(text.as_bytes());
-    hasher.write_usize(text.len());
-    let key = hasher.finish();
-    let known = LAST.with_borrow(|(last, policy)| if *last == key { policy.upgrade() } else { None });
-    if let Some(policy) = known {
-        return Ok(policy);
-    }
-    let document: Document = json::from_str(text).map_err(|e| format!("policy: {e}"))?;
-    let policy = Rc::new(Policy::new(document).map_err(|e| format!("policy: {e}"))?);
-    LAST.set((key, Rc::downgrade(&policy)));
-    Ok(policy)
 }
 
 #[cfg(test)]
@@ -88,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read() {
+    fn an_invalid_configuration_is_refused() {
         for (name, text) in [
             ("empty", String::new()),
             ("no JSON", "x".to_owned()),

@@ -1,15 +1,17 @@
 //! The filter: one proxy-wasm module with two plugins.
 //!
-//! The network plugin stands on the outbound listener and decides every connection; the HTTP plugin
-//! stands on the internal listener `egress-http` and decides every plaintext request. Both ask the
-//! same engine, [`egress_policy`]. Only the module `host` knows the SDK.
+//! The network plugin runs on the outbound listener and decides every connection; the HTTP plugin runs on the internal
+//! listener `egress-http` and decides every plaintext request. Both use the engine, [`egress_policy`].
 //!
-//! INVARIANT(closed): whatever goes wrong, nothing is steered anywhere. An unsteered connection
-//! meets the cluster `passthrough-outbound`, which exists only while global egress is on; an
-//! unsteered request has no route.
+//! There are three layers. `host` has the traits through which plugins use Envoy; `sdk` alone knows the SDK, and
+//! implements them; `plugin` is the root of a plugin, which makes the filters `network_filter` and `http_filter`.
+//!
+//! INVARIANT(closed): after any failure nothing is steered. An unsteered connection falls through to the cluster
+//! `passthrough-outbound`, which exists only while global egress is on; an unsteered request has no route.
 #![cfg_attr(
     not(test),
     deny(
+        clippy::arithmetic_side_effects,
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
@@ -20,20 +22,26 @@
 )]
 
 mod config;
+mod decision_log;
+mod enforcement;
 #[cfg(test)]
-mod fake;
-mod frames;
+mod fake_host;
 mod host;
-mod http;
-mod in_flight;
-mod messages;
-mod network;
+mod http1_headers;
+mod http2_headers;
+mod http_filter;
+mod in_flight_requests;
+mod network_filter;
 mod open_connections;
-mod own_connections;
-mod partial_headers;
-mod pending;
-mod record;
-mod review;
+mod pending_connections;
+mod plaintext_connections;
+mod plugin;
+mod policy_cache;
+mod recent_streams;
+mod revocation;
+mod route;
 mod scope;
-mod steer;
+mod sdk;
+mod shared_sum;
 mod table;
+mod tick;

@@ -1,12 +1,12 @@
-//! The connections that were let through, so that a new policy can be asked about them.
+//! The connections that were let through, which a new policy reviews.
 
 use std::net::SocketAddr;
 
 use egress_policy::{
-    Decision, Mode, OnConnection, OnOpening, Opening, Policy, Protocol, ReasonCode, Refusal,
+    ConnectionOutcome, ConnectionStart, Decision, Mode, Policy, Protocol, ReasonCode, Refusal, StartOutcome,
 };
 
-use crate::review::{NOWHERE, Route, leads_to_original_destination};
+use crate::route::{Route, UNUSED_ADDRESSES, leads_to_original_destination};
 
 /// A connection that was let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,55 +18,55 @@ pub(crate) struct OpenConnection {
     pub(crate) route: Route,
 }
 
-/// What was seen of a connection's first bytes.
+/// The first bytes of a connection, as far as they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FirstBytes {
-    /// Nothing: port and address decided.
+    /// None: the original destination decided.
     Unseen,
     /// A ClientHello.
     Tls { server_name: Option<Box<str>>, encrypted: bool },
-    /// Something that begins like TLS and is not, for this reason.
+    /// Bytes that begin like TLS and are not, for this reason.
     BrokenTls(ReasonCode),
-    /// No TLS.
+    /// Bytes that are not TLS.
     Plain,
 }
 
-/// The decision that closes a connection which a new policy forbids.
+/// Makes the decision that closes a connection which a new policy forbids.
 pub(crate) fn revocation() -> Decision<'static> {
     Decision::Deny(Refusal { reason: ReasonCode::Revoked, rule: None })
 }
 
 impl OpenConnection {
-    /// Whether it goes on under a policy.
+    /// Tells whether the connection continues under a policy.
     pub(crate) fn is_permitted(&self, policy: &Policy) -> bool {
         match self.decide(policy, self.to) {
             Some(decision) => {
                 let at = |address| self.decide(policy, SocketAddr::new(address, self.to.port()));
                 self.route.is_permitted(policy, &decision, || {
-                    NOWHERE.into_iter().all(|address| {
+                    UNUSED_ADDRESSES.into_iter().all(|address| {
                         at(address).is_some_and(|decision| leads_to_original_destination(&decision))
                     })
                 })
             }
-            // The next request is decided by the new policy. What is no HTTP connection of ours cannot be.
+            // The new policy decides the next request, where the HTTP filter sees it.
             None => self.route == Route::EachRequest || policy.mode() != Mode::Enforce,
         }
     }
 
-    /// `None`: each request is decided for itself.
+    /// Decides by a policy; `None`: each request is decided for itself.
     fn decide<'p>(&self, policy: &'p Policy, to: SocketAddr) -> Option<Decision<'p>> {
-        match policy.connection(to) {
-            OnConnection::Decided(decision) => Some(decision),
-            OnConnection::NeedFirstBytes => match policy.opening(to, self.first_bytes.as_opening()) {
-                OnOpening::Decided(decision) => Some(decision),
-                OnOpening::EachRequest => None,
+        match policy.decide_connection(to) {
+            ConnectionOutcome::Decided(decision) => Some(decision),
+            ConnectionOutcome::NeedFirstBytes => match policy.decide_start(to, self.first_bytes.as_start()) {
+                StartOutcome::Decided(decision) => Some(decision),
+                StartOutcome::EachRequest => None,
             },
         }
     }
 }
 
 impl FirstBytes {
-    /// The protocol that decisions are counted by.
+    /// The protocol in counters and logs.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Self::Unseen | Self::Plain => Protocol::Tcp,
@@ -74,15 +74,15 @@ impl FirstBytes {
         }
     }
 
-    /// The same in the policy's terms.
-    pub(crate) fn as_opening(&self) -> Opening<'_> {
+    /// The start of the connection, for a policy.
+    pub(crate) fn as_start(&self) -> ConnectionStart<'_> {
         match self {
-            // They were none of our business then, and cannot be asked for now.
-            Self::Unseen => Opening::Late,
-            Self::Plain => Opening::NotTls,
-            Self::BrokenTls(reason) => Opening::BrokenTls(*reason),
+            // They were not read then, and cannot be read now.
+            Self::Unseen => ConnectionStart::TimedOut,
+            Self::Plain => ConnectionStart::NotTls,
+            Self::BrokenTls(reason) => ConnectionStart::BrokenTls(*reason),
             Self::Tls { server_name, encrypted } => {
-                Opening::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
+                ConnectionStart::Tls { server_name: server_name.as_deref(), encrypted: *encrypted }
             }
         }
     }
@@ -93,7 +93,7 @@ mod tests {
     use egress_policy::HostMatch;
 
     use super::*;
-    use crate::fake::config;
+    use crate::fake_host::config;
 
     fn tls(name: &str) -> FirstBytes {
         FirstBytes::Tls { server_name: Some(name.into()), encrypted: false }
@@ -112,23 +112,23 @@ mod tests {
         {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]}]"#;
 
     #[test]
-    fn a_new_policy_forbids_just_what_it_does_not_allow_there() {
+    fn a_new_policy_closes_exactly_what_it_does_not_allow() {
         const ORIGINAL: Route = Route::OriginalDestination;
         const EXACT: Route = Route::Resolved(HostMatch::Exact);
         const WILDCARD: Route = Route::Resolved(HostMatch::Wildcard);
         let cases = [
-            // No rule, another name, first bytes that nobody looked at.
+            // No rule, another name, first bytes that were not read.
             ("1.2.3.4:25", FirstBytes::Unseen, ORIGINAL, false),
             ("1.2.3.4:443", tls("c.org"), EXACT, false),
             ("1.2.3.4:443", FirstBytes::Unseen, ORIGINAL, false),
             ("1.2.3.4:22", FirstBytes::Unseen, ORIGINAL, true),
-            // Led by the name, and by the original destination where the name must lead.
+            // Led by the name; and to the original destination, where the name must choose the address.
             ("1.2.3.4:443", tls("a.org"), EXACT, true),
             ("1.2.3.4:443", tls("a.org"), WILDCARD, true),
             ("1.2.3.4:443", tls("a.org"), ORIGINAL, false),
             ("1.2.3.4:443", tls("x.b.org"), WILDCARD, true),
             ("1.2.3.4:443", tls("x.b.org"), EXACT, false),
-            // Led by the name, where the original destination counts now: of any address, or of some.
+            // Led by the name, where now the original destination is allowed: any address, or some.
             ("1.2.3.4:8443", tls("a.org"), EXACT, true),
             ("1.2.3.4:8443", FirstBytes::BrokenTls(ReasonCode::TlsMalformed), ORIGINAL, false),
             ("10.1.2.3:9443", tls("a.org"), WILDCARD, false),

@@ -1,28 +1,24 @@
-//! A table that the streams of a VM share, with places that are used again.
+//! A table that the streams of a VM share, and the guard that owns an entry of it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Things by place. Each belongs to the stream that holds its [`Guard`].
-#[derive(Debug)]
-pub(crate) struct Table<T>(Rc<RefCell<Places<T>>>);
+use slab::Slab;
 
+/// A table of entries by key. Each entry lives as long as its [`Guard`].
 #[derive(Debug)]
-struct Places<T> {
-    places: Vec<Option<T>>,
-    free: Vec<usize>,
-}
+pub(crate) struct Table<T>(Rc<RefCell<Slab<T>>>);
 
-/// A place in a table; the thing there goes when this is dropped.
+/// The owner of an entry: dropping it removes the entry.
 #[derive(Debug)]
 pub(crate) struct Guard<T> {
     table: Table<T>,
-    place: usize,
+    key: usize,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new(Places { places: Vec::new(), free: Vec::new() })))
+        Self(Rc::new(RefCell::new(Slab::new())))
     }
 }
 
@@ -33,74 +29,64 @@ impl<T> Clone for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// Adds a thing.
-    pub(crate) fn insert(&self, thing: T) -> Guard<T> {
-        let mut table = self.0.borrow_mut();
-        let Places { places, free } = &mut *table;
-        let place = free.pop().unwrap_or(places.len());
-        match places.get_mut(place) {
-            Some(empty) => *empty = Some(thing),
-            None => places.push(Some(thing)),
-        }
-        drop(table);
-        Guard { table: self.clone(), place }
+    /// Adds an entry.
+    pub(crate) fn insert(&self, entry: T) -> Guard<T> {
+        let key = self.0.borrow_mut().insert(entry);
+        Guard { table: self.clone(), key }
     }
 
-    /// How many things there are.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
-        let table = self.0.borrow();
-        table.places.len().saturating_sub(table.free.len())
+        self.0.borrow().len()
     }
 
-    /// Does something with the thing at a place, if there is one.
-    pub(crate) fn with<R>(&self, place: usize, f: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.0.borrow_mut().places.get_mut(place)?.as_mut().map(f)
+    /// Calls `f` with the entry of a key, if there is one.
+    pub(crate) fn with<R>(&self, key: usize, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.0.borrow_mut().get_mut(key).map(f)
     }
 
-    /// Collects what `f` makes of the things from a place on, until `found` holds `most` or `visits` places
-    /// were looked at. Returns the place to go on from; `None` at the end.
+    /// Collects the results of `f` for the entries from a key on, until `found` holds `max_found` or `max_visits` keys
+    /// were visited. Returns the key to continue from; `None` at the end.
     pub(crate) fn collect_from<R>(
         &self,
         from: usize,
-        visits: usize,
-        most: usize,
+        max_visits: usize,
+        max_found: usize,
         found: &mut Vec<R>,
         mut f: impl FnMut(usize, &T) -> Option<R>,
     ) -> Option<usize> {
         let table = self.0.borrow();
-        let end = from.saturating_add(visits);
-        for (place, thing) in table.places.iter().enumerate().skip(from) {
-            if place >= end || found.len() >= most {
-                return Some(place);
+        let end = from.saturating_add(max_visits);
+        // Every key is below the capacity.
+        for key in from..table.capacity() {
+            if key >= end || found.len() >= max_found {
+                return Some(key);
             }
-            found.extend(thing.as_ref().and_then(|thing| f(place, thing)));
+            found.extend(table.get(key).and_then(|entry| f(key, entry)));
         }
         None
     }
 }
 
 impl<T> Guard<T> {
-    /// The place.
-    pub(crate) fn place(&self) -> usize {
-        self.place
+    /// The key of the entry.
+    pub(crate) fn key(&self) -> usize {
+        self.key
     }
 
-    /// Does something with the thing.
+    /// Calls `f` with the entry.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.table.with(self.place, f)
+        self.table.with(self.key, f)
     }
 }
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
         let Ok(mut table) = self.table.0.try_borrow_mut() else { return };
-        let thing = table.places.get_mut(self.place).and_then(Option::take);
-        if thing.is_some() {
-            table.free.push(self.place);
-        }
+        let entry = table.try_remove(self.key);
         drop(table);
-        // It may hold a guard of its own: dropped when the table is free again.
-        drop(thing);
+        // The entry may hold a guard of this table: it is dropped when the table is not borrowed any more.
+        drop(entry);
     }
 }
 
@@ -109,16 +95,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_used_again() {
+    fn keys_are_used_again() {
         let table = Table::default();
         let a = table.insert('a');
         let b = table.insert('b');
         let _c = table.insert('c');
-        assert_eq!((a.place(), b.place(), table.len()), (0, 1, 3));
+        assert_eq!((a.key(), b.key(), table.len()), (0, 1, 3));
         drop(b);
-        assert_eq!((table.len(), table.with(1, |thing| *thing)), (2, None));
+        assert_eq!((table.len(), table.with(1, |entry| *entry)), (2, None));
         let d = table.insert('d');
-        assert_eq!((d.place(), d.with(|thing| *thing)), (1, Some('d')));
+        assert_eq!((d.key(), d.with(|entry| *entry)), (1, Some('d')));
     }
 
     #[test]
@@ -138,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thing_may_hold_a_place_of_the_same_table() {
+    fn an_entry_may_hold_a_guard_of_the_same_table() {
         struct Node(Option<Guard<Node>>);
         let table = Table::default();
         let inner = table.insert(Node(None));

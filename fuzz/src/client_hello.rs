@@ -1,11 +1,11 @@
-//! The ClientHello reader: bytes as they come, or a hello made of choices, cut up at any places.
+//! The ClientHello reader on any bytes, or on a hello made of choices, in any segmentation.
 
 use egress_policy::Host;
-use egress_policy::client_hello::{ClientHello, LONGEST_HELLO, Progress, Reader};
+use egress_policy::client_hello::{ClientHello, MAX_HELLO_LENGTH, Progress, Reader};
 
 use super::input::Input;
 
-/// A byte that counts cuts, the cuts, a byte that says whether the rest is a stream (even) or choices of
+/// Reads an input: the number of cuts, the cuts, and a byte that tells whether the rest is a stream (even) or choices of
 /// which one is made.
 pub fn client_hello(data: &[u8]) {
     let mut input = Input::new(data);
@@ -24,7 +24,7 @@ pub fn client_hello(data: &[u8]) {
     }
 }
 
-/// Reads a stream in several ways, which must all say the same.
+/// Reads a stream in several segmentations, which must give one result.
 fn check(stream: &[u8], cuts: &[usize]) -> Progress {
     let mut reader = Reader::default();
     let answer = reader.feed(stream);
@@ -36,7 +36,7 @@ fn check(stream: &[u8], cuts: &[usize]) -> Progress {
     let needed = if stream.len() <= 2048 { byte_by_byte(stream, &answer) } else { by_halves(stream) };
     assert_eq!(needed.is_none(), answer == Progress::More);
     if let Some(needed) = needed {
-        assert!(needed <= 2 * LONGEST_HELLO * 5, "the reader wants more and more: {needed}");
+        assert!(needed <= 2 * MAX_HELLO_LENGTH * 5, "the reader wants more and more: {needed}");
         assert_eq!(Reader::default().feed(&stream[..needed]), answer, "what follows does not matter");
         assert_eq!(
             Reader::default().feed(&stream[..needed - 1]),
@@ -70,7 +70,7 @@ fn check(stream: &[u8], cuts: &[usize]) -> Progress {
 
     if let Progress::Hello(hello) = &answer {
         if let Some(name) = &hello.server_name {
-            // What is no host name is kept as text that nobody takes for one.
+            // A name that is not a host name is kept as text that is not one either.
             match Host::canonical(name) {
                 Ok(host) => assert_eq!(host.as_str(), &**name, "a name in an answer is in normal form"),
                 Err(_) => assert!(name.len() <= 256 && name.bytes().all(|byte| byte.is_ascii_graphic())),
@@ -82,7 +82,7 @@ fn check(stream: &[u8], cuts: &[usize]) -> Progress {
     answer
 }
 
-/// How many bytes the answer takes, one after the other.
+/// Counts the bytes that the result needs, one after the other.
 fn byte_by_byte(stream: &[u8], answer: &Progress) -> Option<usize> {
     let mut reader = Reader::default();
     for (at, byte) in stream.iter().enumerate() {
@@ -96,7 +96,7 @@ fn byte_by_byte(stream: &[u8], answer: &Progress) -> Option<usize> {
     None
 }
 
-/// The same for a long stream.
+/// Counts the same for a long stream.
 fn by_halves(stream: &[u8]) -> Option<usize> {
     let answers = |length: &usize| Reader::default().feed(&stream[..*length]) != Progress::More;
     let (mut without, mut with) = (0, Some(stream.len()).filter(answers)?);
@@ -107,8 +107,8 @@ fn by_halves(stream: &[u8]) -> Option<usize> {
     Some(with)
 }
 
-/// A server that takes this hello must see the same name in it: else the name that was decided on is
-/// not the one that is served.
+/// Compares with rustls: a server that accepts this hello must read the same name, or the decision would be about another
+/// name than the one that is served.
 fn as_rustls_reads_it(stream: &[u8], hello: &ClientHello) {
     let mut acceptor = rustls::server::Acceptor::default();
     let mut bytes = stream;
@@ -137,7 +137,7 @@ fn as_rustls_reads_it(stream: &[u8], hello: &ClientHello) {
     }
 }
 
-/// A hello made of choices, and what it must be read as, where that is clear.
+/// A hello made of choices, and its expected result where that is clear.
 struct Made {
     stream: Vec<u8>,
     expected: Option<Result<ClientHello, ()>>,
@@ -250,7 +250,7 @@ impl Made {
             extensions.truncate(usize::from(u16::MAX));
             unclear = true;
         }
-        if !extensions.is_empty() || input.seldom() {
+        if !extensions.is_empty() || input.one_in_four() {
             vector16(&mut body, &extensions);
         }
         if input.byte() % 16 == 15 {
@@ -261,7 +261,7 @@ impl Made {
         let mut message = vec![1];
         message.extend(&u32::try_from(body.len()).expect("short").to_be_bytes()[1..]);
         message.extend(body);
-        valid &= message.len() <= LONGEST_HELLO;
+        valid &= message.len() <= MAX_HELLO_LENGTH;
         let mut stream = vec![];
         // Not thousands of records: they take too long, and are nothing new.
         for part in message.chunks(record.max(message.len() / 64)) {
@@ -277,7 +277,7 @@ impl Made {
     }
 }
 
-/// A valid host name, unless it is longer than 253.
+/// Makes a valid host name, unless it is longer than 253.
 fn name(input: &mut Input<'_>) -> String {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
     let mut labels = vec![];

@@ -1,4 +1,4 @@
-//! Choices out of bytes. When the bytes are used up, every choice is the first one.
+//! Choices made by bytes. When the bytes are used up, every choice is the first one.
 
 pub(crate) struct Input<'a>(&'a [u8]);
 
@@ -15,13 +15,13 @@ impl<'a> Input<'a> {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
 
-    /// A number from 0 to one less than `end`, of at most 255.
+    /// Chooses a number from 0 to one less than `end`, of at most 255.
     pub(crate) fn below(&mut self, end: u8) -> usize {
         usize::from(self.byte() % end)
     }
 
-    /// Once in four times.
-    pub(crate) fn seldom(&mut self) -> bool {
+    /// Chooses `true` once in four times.
+    pub(crate) fn one_in_four(&mut self) -> bool {
         self.byte() % 4 == 3
     }
 
@@ -29,14 +29,14 @@ impl<'a> Input<'a> {
         of[usize::from(self.byte()) % of.len()]
     }
 
-    /// The next bytes, or as many as there are.
+    /// Takes the next bytes, or as many as there are.
     pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// Bytes with their length before them.
+    /// Takes bytes that follow their length.
     pub(crate) fn bytes(&mut self) -> &'a [u8] {
         let length = self.byte();
         self.take(length.into())

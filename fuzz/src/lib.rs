@@ -1,7 +1,7 @@
-//! What the fuzzers try, as plain functions of bytes: each panics where something is wrong.
+//! The fuzz targets as plain functions of bytes: each panics at a violation.
 //!
-//! They need no fuzzer and no nightly compiler, so an ordinary test (`compile/tests/regressions.rs`)
-//! replays with them what lies in `seeds` and `regressions`.
+//! They need no fuzzer and no nightly compiler, so an ordinary test (`compile/tests/regressions.rs`) runs them on the
+//! files of `seeds` and `regressions`.
 
 mod client_hello;
 mod document;
@@ -16,7 +16,7 @@ pub use self::document::document;
 pub use self::manifests::manifests;
 pub use self::request::request;
 
-/// A target.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folders.

@@ -18,20 +18,20 @@ use serde_json::{Value, json};
 
 use super::input::Input;
 
-/// Between the files of an input.
+/// The separator of the files of an input.
 const SEPARATOR: u8 = 0;
-/// An input that begins so is choices of which objects are made; any other is the text of files.
+/// The prefix of an input that is choices of which objects are made; any other is the text of files.
 const MADE: u8 = 1;
 
-/// The same of objects so large that some are over a budget.
+/// The same for objects so large that some are over a budget.
 const LARGE: u8 = 2;
-/// Longer than compiling objects of any size takes, many times over: without optimisation, beside others.
+/// A time-out far above the time to compile objects of any size, without optimisation and beside other processes.
 const SLOWEST: Duration = Duration::from_secs(20);
 
-/// The most documents of an input that are looked at rule by rule.
+/// The most documents of an input that are checked rule by rule.
 const MAX_HEAVY: usize = 8;
 
-/// The text of files, or choices.
+/// Reads an input: the text of files, or choices.
 pub fn manifests(data: &[u8]) {
     match data.split_first() {
         Some((&MADE, choices)) => made(&mut Input::new(choices)),
@@ -51,7 +51,7 @@ fn read(number: usize, bytes: &[u8]) -> FileUpdate {
     update
 }
 
-/// Compiles files, in more than one way.
+/// Compiles files in more than one way.
 fn check(files: &[FileUpdate]) -> Compiled {
     let mut store = Store::default();
     for update in files {
@@ -111,7 +111,7 @@ fn check(files: &[FileUpdate]) -> Compiled {
     compiled
 }
 
-/// What a document may cost the sidecars of its identity.
+/// Checks that a document keeps the budgets of an identity.
 fn within_budgets(document: &Document, clusters: usize) {
     assert!(document.rules.len() <= MAX_RULES);
     assert!(clusters <= MAX_CLUSTERS);
@@ -130,7 +130,7 @@ fn within_budgets(document: &Document, clusters: usize) {
     assert!(bytes <= MAX_DOCUMENT_BYTES + 1024, "{bytes} bytes");
 }
 
-/// An object over a budget says so, and grants nothing to whom it does not name.
+/// Checks that an object over a budget is reported, and grants nothing to identities that it does not name.
 fn keeps_budgets(condition: &egress_compile::ObjectStatus, compiled: &Compiled) {
     let size = condition.diagnostics.iter().find(|p| matches!(p.cause, Cause::Size | Cause::SharedBudget));
     if let Some(problem) = size {
@@ -146,15 +146,15 @@ fn keeps_budgets(condition: &egress_compile::ObjectStatus, compiled: &Compiled) 
     }
 }
 
-/// A document that the control plane makes, the filter reads and compiles.
+/// Checks that the filter reads and compiles a document.
 fn reaches_the_filter(document: &Document) {
     let text = serde_json::to_string(document).expect("a document has a JSON form");
-    let read: Document = egress_policy::json::from_str(&text).expect("the filter reads it");
+    let read = Document::from_json(&text).expect("the filter reads it");
     assert_eq!(&read, document);
     Policy::new(read).expect("the filter compiles it");
 }
 
-/// Objects of choices; then one more policy, which must take nothing away.
+/// Compiles objects of choices; then one more policy, which must take nothing away.
 fn made(input: &mut Input<'_>) {
     let mut files = [String::new(), String::new()];
     for number in 0..1 + input.below(6) {
@@ -184,7 +184,7 @@ fn made(input: &mut Input<'_>) {
     }
 }
 
-/// A number of which most are small, and some over every budget.
+/// Chooses a number: mostly a small one, sometimes one over every budget.
 fn amount(input: &mut Input<'_>, most: usize) -> usize {
     match input.below(4) {
         0 => 1,
@@ -193,7 +193,7 @@ fn amount(input: &mut Input<'_>, most: usize) -> usize {
     }
 }
 
-/// Large objects; then a newer one, which must take nothing away.
+/// Compiles large objects; then a newer one, which must take nothing away.
 fn large(input: &mut Input<'_>) {
     let mut updates: Vec<FileUpdate> =
         (0..1 + input.below(4)).map(|n| large_object(input, n, "2024")).collect();
@@ -218,7 +218,7 @@ trait Renamed {
 }
 
 impl Renamed for FileUpdate {
-    /// The same object under a name that comes before all others: its age counts.
+    /// Makes the same object with a name that comes before all others: its age decides.
     fn renamed(mut self) -> Self {
         self.file = "newer".into();
         if let Change::Read(parsed) = &mut self.change {
@@ -245,7 +245,7 @@ fn given(file: &str, object: Value) -> FileUpdate {
 fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate {
     let source = |n: usize| json!({"kind": "ServiceAccount", "name": format!("s{n}"), "namespace": "n"});
     let sources: Vec<Value> =
-        (0..if input.seldom() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
+        (0..if input.one_in_four() { amount(input, 1100) } else { 1 + input.below(3) }).map(source).collect();
     let protocol = input.pick(&["http", "https", "tcp"]);
     let ports: Vec<Value> =
         (0..amount(input, 4200)).map(|n| json!({"number": n + 1, "protocol": protocol})).collect();
@@ -253,7 +253,7 @@ fn large_object(input: &mut Input<'_>, number: usize, year: &str) -> FileUpdate 
     let is_bad = input.below(16) == 15;
     let host = |n: usize| format!("{}{label}.h{n}.org", if is_bad { "!" } else { "" });
     let hosts: Vec<String> = (0..amount(input, 20_000)).map(host).collect();
-    let blocks: Vec<String> = match input.seldom() {
+    let blocks: Vec<String> = match input.one_in_four() {
         true => {
             (0..amount(input, 10_100)).map(|n| format!("10.{}.{}.0/24", n / 250 % 250, n % 250)).collect()
         }
@@ -287,9 +287,10 @@ fn large_group(input: &mut Input<'_>) -> FileUpdate {
         2 => format!("[a-z]{{{}}}", amount(input, 1100)),
         _ => "(".to_owned(),
     };
-    let headers: serde_json::Map<String, Value> = (0..if input.seldom() { amount(input, 70) } else { 0 })
-        .map(|n| (format!("x-{n}"), json!("a")))
-        .collect();
+    let headers: serde_json::Map<String, Value> =
+        (0..if input.one_in_four() { amount(input, 70) } else { 0 })
+            .map(|n| (format!("x-{n}"), json!("a")))
+            .collect();
     let one = |n: usize| json!({"name": format!("m{n}"), "pathRegex": pattern, "headers": headers});
     let matches: Vec<Value> = (0..amount(input, 1100)).map(one).collect();
     let group = json!({
@@ -299,7 +300,7 @@ fn large_group(input: &mut Input<'_>) -> FileUpdate {
     given("g", group)
 }
 
-/// A text of a list, or once in a while any text.
+/// Chooses a text of a list, or sometimes any text.
 fn text(input: &mut Input<'_>, of: &[&str]) -> String {
     match input.byte() {
         255 => String::from_utf8_lossy(input.bytes()).into_owned(),
@@ -390,14 +391,14 @@ fn route_group(input: &mut Input<'_>) -> Value {
                 "name": text(input, NAMES),
                 "pathRegex": text(input, PATTERNS),
                 "methods": texts(input, &["GET", "get", "*", "POST", "FOO", ""]),
-                "headers": if input.seldom() { json!([header.clone(), header]) } else { header },
+                "headers": if input.one_in_four() { json!([header.clone(), header]) } else { header },
             })
         })
         .collect();
     json!({"apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "HTTPRouteGroup", "spec": {"matches": matches}})
 }
 
-/// What selects pods, and what pods have.
+/// Makes labels of pods, or of a selector.
 fn labels(input: &mut Input<'_>) -> Value {
     input.pick(&["", "a", "b"]).chars().map(|label| ("app".to_owned(), json!(label.to_string()))).collect()
 }
@@ -414,7 +415,7 @@ fn numbers(input: &mut Input<'_>) -> Value {
 
 const ADDRESSES: &[&str] = &["10.96.0.1", "10.96.0.2", "fd00::1", "::ffff:10.96.0.1", "None", "", "x"];
 
-/// An object of Kubernetes itself, or of who may connect to whom in the mesh.
+/// Makes an object of Kubernetes itself, or of the mesh's access rules.
 fn of_the_mesh(input: &mut Input<'_>) -> Value {
     match input.below(7) {
         0 | 1 => {
@@ -448,10 +449,11 @@ fn of_the_mesh(input: &mut Input<'_>) -> Value {
             let mut account =
                 || json!({"kind": "ServiceAccount", "name": text(input, NAMES), "namespace": "n"});
             let (mut destination, source) = (account(), account());
-            if input.seldom() {
+            if input.one_in_four() {
                 destination["port"] = json!(input.pick(&[80, 443, 0]));
             }
-            let rules = if input.seldom() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
+            let rules =
+                if input.one_in_four() { json!([]) } else { json!([{"kind": "TCPRoute", "name": "x"}]) };
             json!({
                 "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
                 "spec": {"destination": destination, "sources": [source], "rules": rules},
@@ -504,7 +506,7 @@ fn object(input: &mut Input<'_>, number: usize) -> Value {
     };
     let kind = object["kind"].as_str().unwrap_or_default();
     let name = match kind {
-        "MeshConfig" if !input.seldom() => "osm-mesh-config".to_owned(),
+        "MeshConfig" if !input.one_in_four() => "osm-mesh-config".to_owned(),
         "Egress" => format!("p{}", number % 4),
         _ => text(input, NAMES),
     };

@@ -1,5 +1,5 @@
-//! What a workload asks for, against policies that are fixed: the engine, the naive model of it, and
-//! some things that must hold whatever the model says.
+//! Requests of a workload under fixed policies: the engine is compared with the naive model, and with invariants that do
+//! not depend on the model.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::naive::{self, Traffic};
 
-/// The names that some rule lists; `*` stands for any labels.
+/// The host patterns of all rules; `*` stands for any labels.
 const LISTED: [&str; 5] = ["a.org", "*.b.org", "c.org", "xn--bcher-kva.example", "*.x.a.org"];
 
-/// A set of rules in each mode, and alone those that are for requests.
+/// A set of rules in each mode, and its rules for requests alone.
 struct Fixed {
     enforce: (Value, Policy),
     audit: Policy,
@@ -81,8 +81,8 @@ static POLICIES: LazyLock<Vec<Fixed>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Lines: the dialled address, the method, the authority (also taken for a server name), the path, and
-/// headers as `name: value`.
+/// Reads lines: the original destination, the method, the authority (also used as a server name), the path, and headers
+/// as `name: value`.
 pub fn request(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.split('\n');
@@ -103,7 +103,7 @@ pub fn request(data: &[u8]) {
             Traffic::Tls { name: Some(authority), encrypted: true },
             Traffic::Tls { name: None, encrypted: false },
             Traffic::BrokenTls,
-            Traffic::Late,
+            Traffic::TimedOut,
         ];
         // One of the others: all at once take too long.
         let other = others[data.len() % others.len()];
@@ -138,13 +138,13 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// The same request with another target.
+/// Makes the same request with another target.
 fn with<'a>(asked: Traffic<'a>, authority: Option<&'a str>, path: &'a str) -> Traffic<'a> {
     match asked {
         Traffic::Http { method, upgrade, headers, .. } => {
             Traffic::Http { authority, method, path, upgrade, headers }
         }
-        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::Late => asked,
+        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::TimedOut => asked,
     }
 }
 
@@ -162,7 +162,7 @@ fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
         let asked_for = match traffic {
             Traffic::Tls { name, .. } => name,
             Traffic::Http { authority, .. } => authority.map(|a| a.split(':').next().unwrap_or_default()),
-            Traffic::BrokenTls | Traffic::Late => None,
+            Traffic::BrokenTls | Traffic::TimedOut => None,
         };
         let asked_for = asked_for.expect("a name").to_ascii_lowercase();
         let asked_for = asked_for.strip_suffix('.').unwrap_or(&asked_for);
@@ -181,12 +181,12 @@ fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
     }
 }
 
-/// What goes to the mesh is not for egress to decide.
+/// Tells whether the destination is in the mesh, where egress rules do not apply.
 fn is_in_mesh(decision: &Decision<'_>) -> bool {
     matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied)
 }
 
-/// What holds of any request that is no business of the mesh.
+/// Checks the invariants of any request that leaves the mesh.
 fn invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, method: &str, upgrade: Option<&str>) {
     if method == "CONNECT" {
         assert_eq!(decision.reason(), ReasonCode::ConnectRefused);
@@ -204,7 +204,7 @@ fn invariants(decision: &Decision<'_>, to: SocketAddr, authority: &str, method: 
         None => authority.split_once(':').map(|(_, port)| port),
     };
     assert!(
-        port.is_none_or(|port| port.parse() == Ok(to.port())),
+        port.is_none_or(|port| port.is_empty() || port.parse() == Ok(to.port())),
         "{authority:?} names another port than {to}"
     );
 }

@@ -1,10 +1,10 @@
-//! What a decision costs, by the number of hosts in the policy.
+//! The cost of a decision, by the number of hosts in the policy.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use egress_policy::{Document, Headers, OnConnection, OnOpening, Opening, Policy, Request};
+use egress_policy::{ConnectionOutcome, ConnectionStart, Document, Headers, Policy, Request, StartOutcome};
 
 struct NoHeaders;
 
@@ -34,7 +34,7 @@ fn document(hosts: usize) -> String {
 }
 
 fn load(text: &str) -> Policy {
-    let document: Document = egress_policy::json::from_str(text).expect("a document");
+    let document = Document::from_json(text).expect("a document");
     Policy::new(document).expect("a policy")
 }
 
@@ -58,9 +58,9 @@ fn benches(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("tls", hosts), |b| {
             b.iter(|| {
                 n += 1;
-                assert_eq!(policy.connection(black_box(tls)), OnConnection::NeedFirstBytes);
-                let opening = Opening::Tls { server_name: Some(&names[n % 64]), encrypted: false };
-                matches!(policy.opening(black_box(tls), opening), OnOpening::Decided(d) if d.is_allowed())
+                assert_eq!(policy.decide_connection(black_box(tls)), ConnectionOutcome::NeedFirstBytes);
+                let start = ConnectionStart::Tls { server_name: Some(&names[n % 64]), encrypted: false };
+                matches!(policy.decide_start(black_box(tls), start), StartOutcome::Decided(d) if d.is_allowed())
             });
         });
         group.bench_function(BenchmarkId::new("http", hosts), |b| {
@@ -73,7 +73,7 @@ fn benches(c: &mut Criterion) {
                     upgrade: None,
                     headers: &NoHeaders,
                 };
-                policy.request(black_box(http), &request).is_allowed()
+                policy.decide_request(black_box(http), &request).is_allowed()
             });
         });
         group.finish();

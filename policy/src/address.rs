@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Address(IpAddr);
 
-/// Why a text is not an [`Address`].
+/// A reason why a text is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an address")]
 pub struct AddressError(String);
 
 impl Address {
-    /// The address as the standard library has it.
+    /// The address as a type of the standard library.
     #[must_use]
     pub fn get(self) -> IpAddr {
         self.0

@@ -7,8 +7,8 @@ use crate::cidr::network;
 
 /// Address blocks, each with the first rule that names it.
 ///
-/// One hash table per prefix length that occurs: a look-up costs the number of different lengths
-/// (a handful; at most 162), whatever the number of blocks.
+/// There is one hash table per prefix length that occurs, so a look-up costs the number of different lengths (a handful;
+/// at most 162) and not the number of blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     v4: Vec<Table>,
@@ -40,7 +40,7 @@ impl Addresses {
         }
     }
 
-    /// The first rule with a block that holds the address.
+    /// Finds the first rule with a block that contains the address.
     pub(crate) fn find(&self, address: IpAddr) -> Option<u32> {
         let tables = if address.is_ipv4() { &self.v4 } else { &self.v6 };
         tables.iter().filter_map(|table| table.blocks.get(&network(address, table.length)).copied()).min()
@@ -74,7 +74,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_list(blocks in prop::collection::vec(block(), 0..40), addresses in prop::collection::vec(address(), 1..40)) {
+        fn the_tables_agree_with_a_list(blocks in prop::collection::vec(block(), 0..40), addresses in prop::collection::vec(address(), 1..40)) {
             let mut index = Addresses::default();
             for (rule, block) in (0..).zip(&blocks) {
                 index.insert(*block, rule);

@@ -13,11 +13,12 @@ pub(crate) struct Authority {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AuthorityHost {
     Name(Host),
+    /// In canonical form: an IPv4-mapped IPv6 address is an IPv4 address.
     Address(IpAddr),
 }
 
 impl Authority {
-    /// Reads an authority; `None` when it is anything else. User information is refused.
+    /// Reads an authority; `None` for anything else. User information is refused.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Some(rest) = text.strip_prefix('[') {
             let (literal, rest) = rest.split_once(']')?;
@@ -41,14 +42,7 @@ impl Authority {
     }
 }
 
-/// The address in a valid authority, as it is written there: without brackets and port. Another spelling
-/// would take code for which the module has no room.
-pub(crate) fn literal(authority: &str) -> &str {
-    let (host, end) = authority.strip_prefix('[').map_or((authority, ':'), |rest| (rest, ']'));
-    host.split(end).next().unwrap_or_default()
-}
-
-/// `None` where it is no port, `Some(None)` where it is empty.
+/// Reads a port: `None` where it is none, `Some(None)` where it is empty.
 fn parse_port(text: &str) -> Option<Option<u16>> {
     match text {
         "" => Some(None),
@@ -62,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities() {
+    fn authorities_are_read_strictly() {
         for (text, expected) in [
             ("httpbin.org", Some("httpbin.org -")),
             ("HTTPBIN.org:80", Some("httpbin.org 80")),
@@ -70,6 +64,7 @@ mod tests {
             ("10.0.0.1", Some("10.0.0.1 -")),
             ("10.0.0.1:8080", Some("10.0.0.1 8080")),
             ("[2001:db8::1]:80", Some("2001:db8::1 80")),
+            ("[2001:DB8:0:0::1]", Some("2001:db8::1 -")),
             ("[::ffff:10.0.0.1]", Some("10.0.0.1 -")),
             ("", None),
             (":80", None),

@@ -10,22 +10,31 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr(IpNet);
 
-/// Why a text is not a [`Cidr`].
+/// A reason why a text is not a [`Cidr`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CidrError {
-    /// Not `address/length` with a real address and a length in range.
+    /// The text is not `address/length` with a valid address and a length in range.
     #[error(
         "`{0}` is not an address block: write `a.b.c.d/n` with n up to 32, or `x:y::z/n` with n up to 128"
     )]
     Form(String),
-    /// Bits are set behind the prefix.
+    /// Bits after the prefix are set.
     #[error("`{0}` has bits set behind its prefix: write them as 0")]
     HostBits(String),
 }
 
 impl Cidr {
-    /// Reads a block as manifests write it: bits behind the prefix are cleared, as Envoy does.
+    /// Reads a block of a manifest: bits after the prefix are cleared, as Envoy does.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), egress_policy::CidrError> {
+    /// let block = egress_policy::Cidr::canonical("10.1.2.3/8")?;
+    /// assert_eq!(block.to_string(), "10.0.0.0/8");
+    /// assert!(block.contains("10.200.0.1".parse().expect("an address")));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the text is not `address/length`.
@@ -47,19 +56,19 @@ impl Cidr {
         Ok(Self(mapped.map_or(net, IpNet::V4).trunc()))
     }
 
-    /// The block of this one address.
+    /// Makes the block of this one address.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
         Self(IpNet::from(address.to_canonical()))
     }
 
-    /// The block as `ipnet` has it.
+    /// The block as a type of `ipnet`.
     #[must_use]
     pub fn net(self) -> IpNet {
         self.0
     }
 
-    /// Whether the address lies in the block. IPv4-mapped addresses count as IPv4.
+    /// Tells whether the address lies in the block. IPv4-mapped addresses count as IPv4.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -69,7 +78,7 @@ impl Cidr {
     }
 }
 
-/// The first `length` bits of an address, as a number.
+/// Returns the first `length` bits of an address, as a number.
 pub(crate) fn network(address: IpAddr, length: u8) -> u128 {
     let (bits, width) = match address {
         IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32_u32),
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings() {
+    fn blocks_are_read_into_one_spelling() {
         for (text, expected) in [
             ("10.0.0.0/8", Some("10.0.0.0/8")),
             ("10.1.2.3/8", Some("10.0.0.0/8")),
@@ -136,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_has_one_spelling() {
+    fn host_bits_are_refused_in_a_document() {
         let error = "10.1.2.3/8".parse::<Cidr>().expect_err("host bits");
         assert_eq!(error.to_string(), "`10.1.2.3/8` has bits set behind its prefix: write them as 0");
     }

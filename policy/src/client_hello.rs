@@ -1,70 +1,79 @@
-//! Reads the first ClientHello of a connection, however it is cut up.
+//! A reader of the first ClientHello of a connection.
 //!
-//! Accepts what RFC 8446 §4.1.2 and §5.1 and RFC 5246 allow, in any segmentation over TCP and over
-//! TLS records, and nothing else: what is not understood is malformed, never "no name".
+//! It accepts what RFC 8446 §4.1.2 and §5.1 and RFC 5246 allow, in any segmentation over TCP and over TLS records, and
+//! nothing else: bytes that it does not understand are malformed, never a hello without a name.
 
 mod parse;
 
-/// The longest ClientHello that is read, its handshake header included.
-pub const LONGEST_HELLO: usize = 16 * 1024;
+/// The longest ClientHello that the reader accepts, its handshake header included. Honest ones have 0.3 to 2 kB.
+pub const MAX_HELLO_LENGTH: usize = 16 * 1024;
 /// The longest fragment of a record (RFC 8446 §5.1).
-const LONGEST_FRAGMENT: usize = 16 * 1024;
+const MAX_FRAGMENT_LENGTH: usize = 16 * 1024;
 const RECORD_HEADER: usize = 5;
 const HANDSHAKE_HEADER: usize = 4;
 const CONTENT_TYPE_HANDSHAKE: u8 = 22;
 const HANDSHAKE_TYPE_CLIENT_HELLO: u8 = 1;
 
-/// What a policy wants to know of a ClientHello.
+/// The parts of a ClientHello that a policy needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server name in lower case, without a trailing dot; `None` when the client names none. What is no host name
-    /// is kept as text that no [`Host`](crate::Host) has: only rules that list names need to read it.
+    /// The server name in lower case, without a trailing dot; `None` when the client names none. A name that is not a
+    /// host name is kept as text that no [`Host`](crate::Host) has: only rules that list names refuse it.
     pub server_name: Option<Box<str>>,
     /// The application protocols that the client offers (RFC 7301), in its order.
     pub alpn: Vec<Box<[u8]>>,
-    /// The hello carries an encrypted one (RFC 9849, or the drafts before it), or pretends to.
+    /// The hello carries an encrypted one (RFC 9849, or its drafts), or pretends to.
     pub encrypted: bool,
 }
 
-/// Why bytes that begin like TLS are no usable ClientHello.
+/// A reason why bytes that begin like TLS are no usable ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// Against the standard, or against the limits of this reader.
+    /// The bytes violate the standard, or a limit of this reader.
     #[error("malformed ClientHello: {0}")]
     Malformed(&'static str),
-    /// More than 16 KiB.
+    /// The hello is longer than 16 KiB.
     #[error("ClientHello of more than 16 KiB")]
     Oversize,
 }
 
-/// What the bytes so far say.
+/// The result of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing yet.
+    /// More bytes are needed.
     More,
     /// A complete ClientHello.
     Hello(ClientHello),
-    /// No TLS.
+    /// The bytes are not TLS.
     NotTls,
-    /// TLS, but not a ClientHello that can be trusted.
+    /// The bytes begin like TLS, and are not a ClientHello that can be trusted.
     Malformed(HelloError),
 }
 
-/// Takes bytes in any segmentation until it knows. Then it keeps giving the same answer.
+/// A reader of one ClientHello in any segmentation. Once it has a result, it keeps it.
+///
+/// ```
+/// use egress_policy::client_hello::{Progress, Reader};
+///
+/// let mut reader = Reader::default();
+/// // The content type of a handshake record may begin a ClientHello; a letter does not.
+/// assert_eq!(reader.feed(&[22]), Progress::More);
+/// assert_eq!(Reader::default().feed(b"GET / HTTP/1.1\r\n"), Progress::NotTls);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     consumed: usize,
-    /// The header of the current record, as far as it is there.
+    /// The header of the current record, as far as it was read.
     record: Vec<u8>,
-    /// What the current record still owes.
+    /// The bytes that the current record still lacks.
     fragment: usize,
-    /// The handshake message so far, its records' headers removed.
+    /// The handshake message so far, without the headers of its records.
     message: Vec<u8>,
-    answer: Option<Progress>,
+    result: Option<Progress>,
 }
 
 impl Reader {
-    /// How many bytes were taken so far: the next call to [`Reader::feed`] gets what follows them.
+    /// Returns the number of bytes taken so far: the next call to [`Reader::feed`] gets the bytes after them.
     #[must_use]
     pub fn consumed(&self) -> usize {
         self.consumed
@@ -72,19 +81,19 @@ impl Reader {
 
     /// Takes the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) -> Progress {
-        if let Some(answer) = &self.answer {
-            return answer.clone();
+        if let Some(result) = &self.result {
+            return result.clone();
         }
-        // Not by what is kept: after the header of the first record alone, nothing is.
+        // Not by the buffers: after exactly the header of the first record they are empty.
         let at_the_beginning = self.consumed == 0;
         self.consumed = self.consumed.saturating_add(bytes.len());
         let progress = if at_the_beginning {
-            whole(bytes).unwrap_or_else(|| self.take(bytes))
+            read_whole(bytes).unwrap_or_else(|| self.take(bytes))
         } else {
             self.take(bytes)
         };
         if progress != Progress::More {
-            self.answer = Some(progress.clone());
+            self.result = Some(progress.clone());
             self.record = Vec::new();
             self.message = Vec::new();
         }
@@ -96,14 +105,14 @@ impl Reader {
             if self.fragment == 0 {
                 bytes = self.take_header(bytes);
                 match record_length(&self.record) {
-                    Header::More => {}
-                    Header::Is(length) => {
+                    Length::More => {}
+                    Length::Is(length) => {
                         self.fragment = length;
                         self.record.clear();
                     }
-                    Header::NotTls if self.message.is_empty() => return Progress::NotTls,
-                    Header::NotTls => return malformed("another record between the parts of the hello"),
-                    Header::Bad(error) => return Progress::Malformed(error),
+                    Length::NotTls if self.message.is_empty() => return Progress::NotTls,
+                    Length::NotTls => return malformed("another record between the parts of the hello"),
+                    Length::Bad(error) => return Progress::Malformed(error),
                 }
                 continue;
             }
@@ -112,14 +121,14 @@ impl Reader {
             self.fragment = self.fragment.saturating_sub(part.len());
             bytes = rest;
             match message_length(&self.message) {
-                Header::Is(length) => {
+                Length::Is(length) => {
                     if let Some(message) = self.message.get(..length) {
-                        return parse::hello(message);
+                        return parse::parse_hello(message);
                     }
                 }
-                Header::More => {}
-                Header::NotTls => return malformed("not a ClientHello"),
-                Header::Bad(error) => return Progress::Malformed(error),
+                Length::More => {}
+                Length::NotTls => return malformed("not a ClientHello"),
+                Length::Bad(error) => return Progress::Malformed(error),
             }
         }
         Progress::More
@@ -133,52 +142,53 @@ impl Reader {
     }
 }
 
-/// The answer where the bytes hold the complete message in one record: without copying it.
-fn whole(bytes: &[u8]) -> Option<Progress> {
+/// Reads a complete message in one record, without copying it.
+fn read_whole(bytes: &[u8]) -> Option<Progress> {
     let (header, rest) = bytes.split_at_checked(RECORD_HEADER)?;
-    let Header::Is(length) = record_length(header) else { return None };
+    let Length::Is(length) = record_length(header) else { return None };
     let fragment = rest.get(..length.min(rest.len()))?;
-    let Header::Is(length) = message_length(fragment) else { return None };
-    fragment.get(..length).map(parse::hello)
+    let Length::Is(length) = message_length(fragment) else { return None };
+    fragment.get(..length).map(parse::parse_hello)
 }
 
-enum Header {
+/// A length that stands in a header.
+enum Length {
     More,
     Is(usize),
     NotTls,
     Bad(HelloError),
 }
 
-/// The length of a record's fragment. As few bytes as possible say that it is no TLS.
-fn record_length(header: &[u8]) -> Header {
+/// Reads the length of a record's fragment. As few bytes as possible decide that it is not TLS.
+fn record_length(header: &[u8]) -> Length {
     match *header {
-        [] => Header::More,
-        [content_type, ..] if content_type != CONTENT_TYPE_HANDSHAKE => Header::NotTls,
-        [_, major, ..] if major != 3 => Header::NotTls,
+        [] => Length::More,
+        [content_type, ..] if content_type != CONTENT_TYPE_HANDSHAKE => Length::NotTls,
+        [_, major, ..] if major != 3 => Length::NotTls,
         [_, _, _, high, low, ..] => match usize::from(u16::from_be_bytes([high, low])) {
-            0 => Header::Bad(HelloError::Malformed("an empty handshake record")),
-            length if length > LONGEST_FRAGMENT => {
-                Header::Bad(HelloError::Malformed("a record of more than 16 KiB"))
+            0 => Length::Bad(HelloError::Malformed("an empty handshake record")),
+            length if length > MAX_FRAGMENT_LENGTH => {
+                Length::Bad(HelloError::Malformed("a record of more than 16 KiB"))
             }
-            length => Header::Is(length),
+            length => Length::Is(length),
         },
-        [_, ..] => Header::More,
+        [_, ..] => Length::More,
     }
 }
 
-/// The length of the handshake message, its header included.
-fn message_length(message: &[u8]) -> Header {
+/// Reads the length of the handshake message, its header included.
+fn message_length(message: &[u8]) -> Length {
     match *message {
-        [] => Header::More,
-        [kind, ..] if kind != HANDSHAKE_TYPE_CLIENT_HELLO => Header::NotTls,
+        [] => Length::More,
+        [kind, ..] if kind != HANDSHAKE_TYPE_CLIENT_HELLO => Length::NotTls,
         [_, a, b, c, ..] => {
             let body = u32::from_be_bytes([0, a, b, c]) as usize;
             match body.saturating_add(HANDSHAKE_HEADER) {
-                length if length > LONGEST_HELLO => Header::Bad(HelloError::Oversize),
-                length => Header::Is(length),
+                length if length > MAX_HELLO_LENGTH => Length::Bad(HelloError::Oversize),
+                length => Length::Is(length),
             }
         }
-        [_, ..] => Header::More,
+        [_, ..] => Length::More,
     }
 }
 

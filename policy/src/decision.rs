@@ -1,36 +1,38 @@
+use serde::{Deserialize, Serialize};
+
 use crate::{Host, ReasonCode};
 
-/// Which rule of which policy decided.
+/// The rule of a policy that decided.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId {
     /// The Egress object: `namespace/name`.
     pub policy: String,
-    /// The part of it: `spec.ports[0]`.
+    /// The part of that object, as a field path: `spec.ports[0]`.
     pub name: String,
 }
 
-/// The answer to "may this leave?". Whoever lets something through must hold a [`Permit`].
+/// The decision about a connection or request. Code that lets something through needs its [`Permit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a decision that nobody acts on is an open door"]
+#[must_use = "a decision without an action lets everything through"]
 pub enum Decision<'p> {
-    /// It may, and goes where the permit says.
+    /// Allowed, to the destination of the permit.
     Allow(Permit<'p>),
-    /// It may not.
+    /// Refused.
     Deny(Refusal<'p>),
 }
 
-/// Leave to go out, and where to.
+/// The permission to leave, and the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit<'p> {
-    /// What gives the leave.
+    /// The source of the permission.
     pub by: Grant<'p>,
-    /// Where it goes.
+    /// The destination.
     pub to: Destination,
     /// The cluster that the rule names, where it names one.
     pub cluster: Option<&'p str>,
 }
 
-/// What allows something.
+/// The source of a permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant<'p> {
     /// A rule.
@@ -43,27 +45,27 @@ pub enum Grant<'p> {
     Audit(Refusal<'p>),
 }
 
-/// Why something is refused.
+/// The reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal<'p> {
     /// The reason code.
     pub reason: ReasonCode,
-    /// The rule that came nearest, where one did.
+    /// The rule that nearly allowed it, if there is one.
     pub rule: Option<&'p RuleId>,
 }
 
-/// Where an allowed connection goes; always to the port that was dialled.
+/// The destination of an allowed connection; always with the port of the original destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// The address that was dialled.
-    Dialled,
+    /// The original destination.
+    Original,
     /// The address that the sidecar resolves for this name.
     Resolved(Host, HostMatch),
-    /// The address that was dialled, through the cluster of global egress.
+    /// The original destination, through the cluster of global egress.
     Passthrough,
 }
 
-/// How a rule lists a name. What only a wildcard lists may lead to fewer addresses.
+/// The kind of host pattern that matched a name. A name that only a wildcard matches may lead to fewer addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostMatch {
     /// The name itself.
@@ -72,7 +74,37 @@ pub enum HostMatch {
     Wildcard,
 }
 
+/// The verdict about a connection or request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It may leave.
+    Allow,
+    /// It may not leave.
+    Deny,
+}
+
+impl Verdict {
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 impl<'p> Decision<'p> {
+    /// The verdict.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Allow(_) => Verdict::Allow,
+            Self::Deny(_) => Verdict::Deny,
+        }
+    }
+
     /// The reason code.
     #[must_use]
     pub fn reason(&self) -> ReasonCode {
@@ -87,7 +119,7 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// The rule that decided, or that came nearest.
+    /// The rule that decided, or that nearly allowed it.
     #[must_use]
     pub fn rule(&self) -> Option<&'p RuleId> {
         match self {
@@ -100,7 +132,7 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// In audit mode, the refusal that was not acted on.
+    /// In audit mode, the reason of the refusal that was not enforced.
     #[must_use]
     pub fn would_refuse(&self) -> Option<ReasonCode> {
         match self {
@@ -109,13 +141,13 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// Whether a rule allows it, and not only the mode.
+    /// Tells whether a rule allows it, and not only the mode.
     #[must_use]
     pub fn is_allowed_by_rule(&self) -> bool {
         matches!(self, Self::Allow(Permit { by: Grant::Rule(_), .. }))
     }
 
-    /// Whether it may leave.
+    /// Tells whether it may leave.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))

@@ -1,9 +1,10 @@
-//! The policy document: what the control plane writes and the filter reads. JSON, camelCase.
+//! The policy document, which the control plane writes and the filter reads. JSON, camelCase.
 //!
-//! Unknown fields are refused. An absent list means "any"; an empty list means "none".
+//! Unknown fields are refused, because a rule that was read without one of its fields could allow more than its author
+//! wrote. An absent list means "any"; an empty list means "none".
 
 mod intersection;
-mod read;
+pub(crate) mod strict;
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -11,33 +12,100 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::strict::Object;
 use crate::{Address, Cidr, HostPattern, Identity};
 
-/// The only `apiVersion` there is.
+/// The format of documents that this release writes and reads. See decision 170 for when it changes.
 pub const API_VERSION: &str = "egress-policy/v1";
 
-/// Everything that decides the egress of one identity.
+/// The longest part of a foreign `apiVersion` that an error repeats.
+const MAX_SHOWN_VERSION_CHARS: usize = 64;
+
+/// The policy of one identity.
+///
+/// ```
+/// # fn main() -> Result<(), egress_policy::DocumentError> {
+/// let document = egress_policy::Document::from_json(
+///     r#"{
+///         "apiVersion": "egress-policy/v1",
+///         "identity": {"namespace": "shop", "serviceAccount": "cart"},
+///         "version": "7",
+///         "mode": "enforce",
+///         "rules": [{"policy": "shop/cart", "name": "spec.ports[0]", "port": 443, "protocol": "https", "hosts": ["api.example.com"]}]
+///     }"#,
+/// )?;
+/// assert_eq!(document.identity.to_string(), "shop/cart");
+/// assert!(egress_policy::Document::from_json(r#"{"apiVersion": "egress-policy/v2"}"#).is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(description = "The policy of one identity."))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Document {
     /// The format of this document.
+    #[serde(deserialize_with = "strict::word")]
     pub api_version: ApiVersion,
-    /// Whose egress this is.
+    /// The service account that this policy governs.
     pub identity: Identity,
-    /// Names this content: equal content has an equal version.
+    /// A name of this content: equal content has an equal version.
     pub version: String,
-    /// What happens to what no rule allows.
+    /// The treatment of connections and requests that no rule allows.
+    #[serde(deserialize_with = "strict::word")]
     pub mode: Mode,
-    /// What is allowed. Rules only add permission; their order decides which of several is named.
+    /// The permissions. Rules only add permission; their order decides which of several is named.
     // Shared, because one object may name a thousand identities.
+    #[serde(deserialize_with = "strict::objects")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<Rule>"))]
     pub rules: Vec<Arc<Rule>>,
     /// Destinations in the mesh. They are not egress: rules and modes neither open nor close them.
     // Shared, because most identities of a mesh see the same.
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "is_empty", deserialize_with = "strict::objects")]
     #[cfg_attr(feature = "schema", schemars(with = "Vec<InMesh>"))]
     pub in_mesh: Arc<[InMesh]>,
+}
+
+/// A reason why a text is not a [`Document`].
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// The document has the format of another release.
+    #[error(
+        "the policy document has the format `{0}`, and this release reads `{API_VERSION}`: use the filter module and the control plane of one release"
+    )]
+    Format(String),
+    /// The text is not JSON, or not a policy document.
+    #[error(transparent)]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl Document {
+    /// Reads a document from a complete JSON text.
+    ///
+    /// # Errors
+    /// When the text is not JSON, has another format, lacks a field or has one that is not known. Then nothing of it
+    /// counts.
+    pub fn from_json(text: &str) -> Result<Self, DocumentError> {
+        serde_json::from_str::<Object<Self>>(text).map(|Object(document)| document).map_err(|error| {
+            match foreign_format(text) {
+                Some(format) => DocumentError::Format(format),
+                None => DocumentError::Malformed(error),
+            }
+        })
+    }
+}
+
+/// Reads the format of a document that cannot be read, where it is another one: then that is the reason, and not the
+/// first field that is not known here.
+fn foreign_format(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Format {
+        api_version: String,
+    }
+
+    let Object(Format { api_version }) = serde_json::from_str(text).ok()?;
+    (api_version != API_VERSION).then(|| api_version.chars().take(MAX_SHOWN_VERSION_CHARS).collect())
 }
 
 fn is_empty(services: &Arc<[InMesh]>) -> bool {
@@ -56,7 +124,7 @@ pub struct InMesh {
     pub addresses: Vec<Address>,
     /// Its ports.
     pub ports: Vec<Port>,
-    /// Whether the mesh lets this identity connect to it.
+    /// The mesh lets this identity connect to it.
     pub allowed: bool,
 }
 
@@ -70,20 +138,20 @@ pub enum ApiVersion {
     V1,
 }
 
-/// What happens to what no rule allows.
+/// The treatment of connections and requests that no rule allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// It is refused.
+    /// They are refused.
     Enforce,
-    /// It is let through and recorded.
+    /// They are let through and recorded.
     Audit,
-    /// Rules are not looked at: everything goes through the cluster `passthrough-outbound`.
+    /// Rules are not evaluated: everything goes through the cluster `passthrough-outbound`.
     Passthrough,
 }
 
-/// What the bytes on a port are.
+/// The protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -107,15 +175,16 @@ pub struct Port(NonZeroU16);
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
-    /// The Egress object it comes from: `namespace/name`.
+    /// The Egress object that the rule comes from: `namespace/name`.
     pub policy: String,
-    /// Which part of that object, as a field path: `spec.ports[0]`.
+    /// The part of that object, as a field path: `spec.ports[0]`.
     pub name: String,
-    /// The port that is dialled.
+    /// The port of the original destination.
     pub port: Port,
-    /// What the bytes must be.
+    /// The protocol that the bytes must have.
+    #[serde(deserialize_with = "strict::word")]
     pub protocol: Protocol,
-    /// The blocks that the dialled address must lie in. Absent: any address.
+    /// The blocks that must contain the original destination. Absent: any address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // These lists are shared among the ports of one object.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
@@ -124,18 +193,18 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub hosts: Option<Arc<[HostPattern]>>,
-    /// Of which one must match the request. Absent: any request. Only for `http`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    // And a route among all policies that name its group.
+    /// The routes of which one must match the request. Absent: any request. Only for `http`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict::optional_objects")]
+    // A route is shared among all policies that name its group.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Route>>"))]
     pub routes: Option<Arc<[Arc<Route>]>>,
     /// Upgrades that a request may ask for. Only for `http`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strict::words")]
     pub upgrades: Vec<Upgrade>,
-    /// What becomes of a ClientHello that carries an encrypted one. Only for `https`.
-    #[serde(default, skip_serializing_if = "EncryptedHello::is_refused")]
+    /// The treatment of a ClientHello that carries an encrypted one. Only for `https`.
+    #[serde(default, skip_serializing_if = "EncryptedHello::is_refused", deserialize_with = "strict::word")]
     pub encrypted_hello: EncryptedHello,
-    /// The Envoy cluster that carries what this rule allows. Absent: the one that all share.
+    /// The Envoy cluster for connections and requests that this rule allows. Absent: the one that all rules share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
 }
@@ -149,15 +218,15 @@ pub enum Upgrade {
     Websocket,
 }
 
-/// What becomes of a ClientHello whose real name may be encrypted (RFC 9849).
+/// The treatment of a ClientHello whose real name may be encrypted (RFC 9849).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum EncryptedHello {
-    /// The visible name need not be the destination: the rule does not allow it.
+    /// The rule does not allow it, because the visible name need not be the destination.
     #[default]
     Refuse,
-    /// The visible name counts.
+    /// The rule decides by the visible name.
     AllowOuter,
 }
 
@@ -167,12 +236,12 @@ impl EncryptedHello {
     }
 }
 
-/// What a request must look like: all that is given must match.
+/// The conditions of an HTTP request, which must all hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Route {
-    /// The route group and match it comes from: `group/match`.
+    /// The route group and match that the route comes from: `group/match`.
     pub name: String,
     /// A regular expression for the whole path without query. Absent: any path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,7 +250,7 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
     /// Headers that must all match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strict::objects")]
     pub headers: Vec<HeaderMatch>,
 }
 
@@ -197,7 +266,7 @@ pub struct HeaderMatch {
 }
 
 impl Port {
-    /// The port of this number; `None` for 0.
+    /// Makes a port; `None` for 0.
     #[must_use]
     pub fn new(number: u16) -> Option<Self> {
         NonZeroU16::new(number).map(Self)

@@ -1,14 +1,14 @@
-//! Why a connection is allowed or refused, and what each rule of the document lacked.
+//! The explanation of a verdict: why a connection is allowed or refused, and the mismatches of each rule.
 //!
-//! The verdict is the engine's own: the same functions are asked, in the order in which the data plane asks
-//! them. What a rule lacks is found by looking at the rule alone, so that near misses can be named.
+//! The verdict is the engine's own: the same functions decide, in the order in which the data plane calls them. The
+//! mismatches of a rule are found by evaluating the rule alone, so that near misses can be named.
 //!
-//! INVARIANT(lacks): the rules that lack nothing are exactly those that would allow it alone.
+//! INVARIANT(mismatches): the rules without a mismatch are exactly those that would allow the connection alone.
 
-mod anywhere;
-mod lack;
-mod near;
-mod rule;
+mod mismatch;
+mod near_host;
+mod rule_evaluation;
+mod unlisted_address;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,59 +16,51 @@ use serde::{Serialize, Serializer};
 
 use crate::client_hello::{HelloError, Progress, Reader};
 use crate::{
-    Cidr, Decision, Destination, Document, OnConnection, OnOpening, Opening, Policy, PolicyError, Protocol,
-    ReasonCode, Request, Rule, RuleId,
+    Cidr, ConnectionOutcome, ConnectionStart, Decision, Destination, Document, Policy, PolicyError, Protocol,
+    ReasonCode, Request, Rule, RuleId, StartOutcome,
 };
 
-pub use self::lack::{Lack, RouteLacks, RoutePart};
-pub use self::near::{NearHost, Nearness};
+pub use crate::Verdict;
 
-/// A connection, as far as it is known.
+pub use self::mismatch::{Mismatch, RouteEvaluation, RouteMismatch};
+pub use self::near_host::{NearHost, Nearness};
+
+/// A connection to explain, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// The address that is dialled; `None`: not known. Then the answer is about one that no rule lists.
+    /// The address of the original destination; `None`: not known. Then the explanation is for one that no rule lists.
     pub address: Option<IpAddr>,
-    /// The port that is dialled.
+    /// The port of the original destination.
     pub port: u16,
     /// The port of the outbound listener: a connection to it was not intercepted.
     pub listener_port: u16,
-    /// What the workload sends.
+    /// The first bytes that the workload sends.
     pub traffic: Traffic<'a>,
 }
 
-/// What a workload sends first.
+/// The first bytes that a workload sends.
 #[derive(Debug, Clone, Copy)]
 pub enum Traffic<'a> {
     /// A TLS ClientHello.
     Tls {
         /// The server name.
         server_name: Option<&'a str>,
-        /// Whether it carries an encrypted one.
+        /// It carries an encrypted one.
         encrypted: bool,
     },
-    /// What begins like TLS and is not: [`ReasonCode::TlsMalformed`] or `TlsOversize`.
+    /// Something that begins like TLS and is not: [`ReasonCode::TlsMalformed`] or `TlsOversize`.
     BrokenTls(ReasonCode),
     /// A plaintext HTTP request.
     Http(&'a Request<'a>),
-    /// One that the proxy itself refuses before any policy is asked, and why.
+    /// A request that the proxy itself refuses before any policy decides, and the reason.
     Rejected(ReasonCode),
-    /// Bytes that are neither.
+    /// Other bytes.
     Other,
-    /// Nothing: it waits for the server.
+    /// Nothing: the workload waits for the server.
     Silence,
 }
 
-/// Whether it may leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It may.
-    Allow,
-    /// It may not.
-    Deny,
-}
-
-/// What decided, of what the data plane learns one after the other.
+/// The stage of a connection at which the decision was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -80,78 +72,97 @@ pub enum Stage {
     Request,
 }
 
-/// The answer.
+/// The explanation of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether it may leave.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What decided.
+    /// The stage that decided.
     pub stage: Stage,
-    /// The reason code; `None`: the connection counts as HTTP, and Envoy itself refuses what is none.
+    /// The reason code; `None`: the connection is treated as HTTP, and Envoy itself refuses bytes that are not.
     pub reason: Option<ReasonCode>,
-    /// In audit mode, the refusal that is not acted on.
+    /// In audit mode, the reason of the refusal that is not enforced.
     pub would_refuse: Option<ReasonCode>,
-    /// The rule, or the service of the mesh, that decided or came nearest.
+    /// The rule, or the service of the mesh, that decided or nearly allowed it.
     pub rule: Option<RuleId>,
-    /// Where it goes, if it may.
+    /// The destination, if it is allowed.
     pub destination: Option<Destination>,
-    /// The cluster of the rule, where it has one of its own.
+    /// The cluster of the rule, if it has one of its own.
     pub cluster: Option<String>,
-    /// The address that was asked about: the one dialled, or one that stands for those that no rule lists.
+    /// The address that was evaluated: the original destination, or one that represents those that no rule lists.
     pub address: IpAddr,
-    /// Whether another address could have another answer: a rule of the port, or the mesh, lists some.
+    /// The verdict could differ for another address: a rule of the port, or the mesh, lists some.
     pub address_matters: bool,
-    /// Each rule of the document, the nearest first.
-    pub rules: Vec<Ruling>,
+    /// Each rule of the document, the one nearest to allowing the connection first.
+    pub rules: Vec<RuleEvaluation>,
 }
 
-/// What became of a rule.
+/// The evaluation of one rule for one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ruling {
+pub struct RuleEvaluation {
     /// The Egress object: `namespace/name`.
     pub policy: String,
-    /// The part of it: `spec.ports[0]`.
+    /// The part of that object: `spec.ports[0]`.
     pub rule: String,
     /// Its port.
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
-    /// What it lacks; nothing: it allows the connection.
-    pub lacks: Vec<Lack>,
-    /// Whether it has anything in common with the connection.
+    /// The reasons why it does not allow the connection; none: it does.
+    pub mismatches: Vec<Mismatch>,
+    /// It has something in common with the connection.
     #[serde(skip)]
     related: bool,
 }
 
-impl Ruling {
-    /// Whether the rule allows the connection.
+impl RuleEvaluation {
+    /// Tells whether the rule allows the connection.
     #[must_use]
     pub fn allows(&self) -> bool {
-        self.lacks.is_empty()
+        self.mismatches.is_empty()
     }
 
-    /// Whether it would, if another address were dialled.
+    /// Tells whether the rule would allow it with another original destination.
     #[must_use]
-    pub fn lacks_only_the_address(&self) -> bool {
-        matches!(*self.lacks, [Lack::Address { .. }])
+    pub fn mismatches_only_address(&self) -> bool {
+        matches!(*self.mismatches, [Mismatch::Address { .. }])
     }
 
-    /// How far it is from allowing the connection.
+    /// The distance from allowing the connection.
     #[must_use]
     pub fn distance(&self) -> u32 {
-        let more = if self.related { 0 } else { lack::UNRELATED };
-        self.lacks.iter().map(Lack::distance).fold(more, u32::saturating_add)
+        let base = if self.related { 0 } else { mismatch::UNRELATED };
+        self.mismatches.iter().map(Mismatch::distance).fold(base, u32::saturating_add)
     }
 
-    /// Whether it is about something else.
+    /// Tells whether the rule concerns another kind of connection.
     #[must_use]
     pub fn is_unrelated(&self) -> bool {
-        self.distance() >= lack::UNRELATED
+        self.distance() >= mismatch::UNRELATED
     }
 }
 
-/// A document that answers questions.
+/// A document, compiled to explain verdicts.
+///
+/// ```
+/// use egress_policy::explain::{Explainer, Question, Traffic, Verdict};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let explainer = Explainer::new(egress_policy::Document::from_json(
+///     r#"{
+///         "apiVersion": "egress-policy/v1", "version": "7", "mode": "enforce",
+///         "identity": {"namespace": "shop", "serviceAccount": "cart"},
+///         "rules": [{"policy": "shop/cart", "name": "spec.ports[0]", "port": 443, "protocol": "https", "hosts": ["api.example.com"]}]
+///     }"#,
+/// )?)?;
+/// let traffic = Traffic::Tls { server_name: Some("example.com"), encrypted: false };
+/// let explanation = explainer.explain(&Question { address: None, port: 443, listener_port: 15001, traffic });
+/// assert_eq!(explanation.verdict, Verdict::Deny);
+/// assert_eq!(explanation.rules[0].mismatches[0].to_string(), "does not list `example.com`: it lists `api.example.com`, a name below it");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Explainer {
     document: Document,
@@ -174,25 +185,26 @@ impl Explainer {
         &self.document
     }
 
-    /// Answers.
+    /// Explains the verdict, with the mismatches of each rule.
     #[must_use]
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let mut answer = self.answer(question);
-        let beyond = answer.reason.and_then(beyond_rules);
-        let rulings = self.document.rules.iter();
-        answer.rules = rulings.map(|rule| ruling(rule, question, answer.address, beyond.clone())).collect();
-        // Stable: of rules that are equally near, the first of the document stays the first.
-        answer.rules.sort_by_key(Ruling::distance);
+        let skipped = answer.reason.and_then(mismatch_of_all);
+        let rules = self.document.rules.iter();
+        answer.rules =
+            rules.map(|rule| evaluate_rule(rule, question, answer.address, skipped.clone())).collect();
+        // A stable sort: of rules at the same distance, the first of the document stays the first.
+        answer.rules.sort_by_key(RuleEvaluation::distance);
         answer
     }
 
-    /// Answers without a look at what rules lack, which takes long where there are many names.
+    /// Explains the verdict without mismatches, which take long to find where there are many names.
     #[must_use]
     pub fn answer(&self, question: &Question<'_>) -> Explanation {
-        let blocks = anywhere::listed(&self.document, question.port);
+        let blocks = unlisted_address::listed_blocks(&self.document, question.port);
         let address = match question.address {
             Some(address) => address.to_canonical(),
-            None => self.anywhere(question, &blocks),
+            None => self.representative_address(question, &blocks),
         };
         let (stage, decision) = self.decide(question, address);
         let permit = match &decision {
@@ -200,7 +212,7 @@ impl Explainer {
             Some(Decision::Deny(_)) | None => None,
         };
         Explanation {
-            verdict: if permit.is_some() { Verdict::Allow } else { Verdict::Deny },
+            verdict: decision.as_ref().map_or(Verdict::Deny, Decision::verdict),
             stage,
             reason: decision.as_ref().map(Decision::reason),
             would_refuse: decision.as_ref().and_then(Decision::would_refuse),
@@ -213,16 +225,16 @@ impl Explainer {
         }
     }
 
-    /// Asks the engine as the data plane does. No decision: what counts as HTTP is none.
+    /// Decides as the data plane does. Returns no decision for bytes that are treated as HTTP and are not.
     fn decide(&self, question: &Question<'_>, address: IpAddr) -> (Stage, Option<Decision<'_>>) {
         let to = SocketAddr::new(address, question.port);
         if question.port == question.listener_port {
             return (Stage::Connection, Some(Decision::Deny(ReasonCode::NotIntercepted.into())));
         }
-        if let OnConnection::Decided(decision) = self.policy.connection(to) {
+        if let ConnectionOutcome::Decided(decision) = self.policy.decide_connection(to) {
             return (Stage::Connection, Some(decision));
         }
-        // The engine gets names in lower case, as the reader of ClientHellos gives them.
+        // The engine expects names in lower case, as the reader of ClientHellos returns them.
         let name = match question.traffic {
             Traffic::Tls { server_name, .. } => server_name.map(str::to_ascii_lowercase),
             Traffic::BrokenTls(_)
@@ -231,48 +243,48 @@ impl Explainer {
             | Traffic::Other
             | Traffic::Silence => None,
         };
-        let opening = match question.traffic {
+        let start = match question.traffic {
             Traffic::Tls { server_name: _, encrypted } => {
-                Opening::Tls { server_name: name.as_deref(), encrypted }
+                ConnectionStart::Tls { server_name: name.as_deref(), encrypted }
             }
-            Traffic::BrokenTls(reason) => Opening::BrokenTls(reason),
-            Traffic::Http(_) | Traffic::Rejected(_) | Traffic::Other => Opening::NotTls,
-            Traffic::Silence => Opening::Late,
+            Traffic::BrokenTls(reason) => ConnectionStart::BrokenTls(reason),
+            Traffic::Http(_) | Traffic::Rejected(_) | Traffic::Other => ConnectionStart::NotTls,
+            Traffic::Silence => ConnectionStart::TimedOut,
         };
-        match (self.policy.opening(to, opening), question.traffic) {
-            (OnOpening::Decided(decision), _) => (Stage::FirstBytes, Some(decision)),
-            (OnOpening::EachRequest, Traffic::Http(request)) => {
-                (Stage::Request, Some(self.policy.request(to, request)))
+        match (self.policy.decide_start(to, start), question.traffic) {
+            (StartOutcome::Decided(decision), _) => (Stage::FirstBytes, Some(decision)),
+            (StartOutcome::EachRequest, Traffic::Http(request)) => {
+                (Stage::Request, Some(self.policy.decide_request(to, request)))
             }
-            (OnOpening::EachRequest, Traffic::Rejected(reason)) => {
+            (StartOutcome::EachRequest, Traffic::Rejected(reason)) => {
                 (Stage::Request, Some(Decision::Deny(reason.into())))
             }
             (
-                OnOpening::EachRequest,
+                StartOutcome::EachRequest,
                 Traffic::Tls { .. } | Traffic::BrokenTls(_) | Traffic::Other | Traffic::Silence,
             ) => (Stage::Request, None),
         }
     }
 
-    /// An address for a question that names none: one that nothing lists. Where everything is listed, one
-    /// for which the answer is no, if there is any.
-    fn anywhere(&self, question: &Question<'_>, blocks: &[Cidr]) -> IpAddr {
-        anywhere::unlisted(blocks).unwrap_or_else(|| {
+    /// Finds an address for a question that names none: one that nothing lists. Where everything is listed, one that is
+    /// refused, if there is any.
+    fn representative_address(&self, question: &Question<'_>, blocks: &[Cidr]) -> IpAddr {
+        unlisted_address::first_unlisted(blocks).unwrap_or_else(|| {
             let allowed = |address: IpAddr| {
                 matches!(self.decide(question, address), (_, Some(decision)) if decision.is_allowed())
             };
-            let parts = anywhere::each_part(&self.document, question.port, blocks);
+            let parts = unlisted_address::each_part(&self.document, question.port, blocks);
             let refused = parts.iter().find(|address| !allowed(**address));
-            refused.or(parts.first()).copied().unwrap_or(anywhere::FIRST)
+            refused.or(parts.first()).copied().unwrap_or(unlisted_address::SEARCH_START)
         })
     }
 }
 
-/// What every rule lacks where none is looked at, and the connection is not let through for want of rules.
-fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
+/// Returns the mismatch that all rules share where the decision was made without them.
+fn mismatch_of_all(reason: ReasonCode) -> Option<Mismatch> {
     match reason {
-        ReasonCode::NotIntercepted => Some(Lack::Interception),
-        ReasonCode::InMesh | ReasonCode::InMeshDenied => Some(Lack::Egress),
+        ReasonCode::NotIntercepted => Some(Mismatch::Interception),
+        ReasonCode::InMesh | ReasonCode::InMeshDenied => Some(Mismatch::Egress),
         ReasonCode::Rule
         | ReasonCode::Passthrough
         | ReasonCode::Audit
@@ -307,32 +319,37 @@ fn beyond_rules(reason: ReasonCode) -> Option<Lack> {
     }
 }
 
-fn ruling(rule: &Rule, question: &Question<'_>, address: IpAddr, beyond: Option<Lack>) -> Ruling {
+fn evaluate_rule(
+    rule: &Rule,
+    question: &Question<'_>,
+    address: IpAddr,
+    skipped: Option<Mismatch>,
+) -> RuleEvaluation {
     let Rule { policy, name, port, protocol, .. } = rule;
-    let mut lacks: Vec<Lack> = beyond.into_iter().collect();
-    lacks.extend(rule::lacks(rule, question, address));
-    let related = port.get() == question.port || rule::has_in_common(rule, question);
-    Ruling {
+    let mut mismatches: Vec<Mismatch> = skipped.into_iter().collect();
+    mismatches.extend(rule_evaluation::find_mismatches(rule, question, address));
+    let related = port.get() == question.port || rule_evaluation::has_in_common(rule, question);
+    RuleEvaluation {
         policy: policy.clone(),
         rule: name.clone(),
         port: port.get(),
         protocol: *protocol,
-        lacks,
+        mismatches,
         related,
     }
 }
 
-/// The first bytes of a connection, read as the filter reads them when no more come.
+/// The first bytes of a connection, as the filter reads them when no more follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirstBytes {
     /// A TLS ClientHello.
     Tls {
         /// The server name.
         server_name: Option<Box<str>>,
-        /// Whether it carries an encrypted one.
+        /// It carries an encrypted one.
         encrypted: bool,
     },
-    /// What begins like TLS and is not, and why.
+    /// Something that begins like TLS and is not, and the reason.
     BrokenTls(HelloError),
     /// Anything else.
     NotTls,
@@ -352,7 +369,7 @@ impl FirstBytes {
         }
     }
 
-    /// The same as traffic.
+    /// The traffic that these bytes are.
     #[must_use]
     pub fn traffic(&self) -> Traffic<'_> {
         match self {

@@ -8,16 +8,26 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The longest name in text form (RFC 1035 §2.3.4: 255 octets on the wire).
-const LONGEST_NAME: usize = 253;
+const MAX_NAME_LENGTH: usize = 253;
 /// The longest label (RFC 1035 §2.3.4).
-const LONGEST_LABEL: usize = 63;
+const MAX_LABEL_LENGTH: usize = 63;
 
 /// A DNS host name in normal form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Host(Box<str>);
 
-/// What a rule says about names: one name, or every name below one.
+/// A pattern for names: one name, or every name below one.
+///
+/// ```
+/// # fn main() -> Result<(), egress_policy::HostError> {
+/// let pattern: egress_policy::HostPattern = "*.example.com".parse()?;
+/// assert_eq!(pattern.to_string(), "*.example.com");
+/// let error = "*.Example.com".parse::<egress_policy::HostPattern>().expect_err("one spelling only");
+/// assert_eq!(error.to_string(), "`*.Example.com` is not in normal form: write `*.example.com`");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// `*.example.com` stands for any number of labels before `example.com`, and not for
 /// `example.com` itself.
@@ -30,14 +40,14 @@ pub enum HostPattern {
     Below(Host),
 }
 
-/// Why a text is not a [`Host`] or a [`HostPattern`].
+/// A reason why a text is not a [`Host`] or a [`HostPattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// There is nothing there.
+    /// The text is empty.
     #[error("a host must not be empty")]
     Empty,
-    /// Longer than DNS allows.
+    /// The name is longer than DNS allows.
     #[error("a host has at most 253 characters")]
     TooLong,
     /// A label that is empty, too long, or begins or ends with a hyphen.
@@ -48,10 +58,10 @@ pub enum HostError {
         "`{0}` is not allowed in a host: use letters, digits, `-` and `_`, and punycode for other scripts"
     )]
     Character(char),
-    /// An address, or what some parser takes for one.
-    #[error("`{0}` is an address, not a host name: {advice}", advice = list_it(.0))]
+    /// An address, or a text that some parser takes for one.
+    #[error("`{0}` is an address, not a host name: {advice}", advice = address_advice(.0))]
     Address(String),
-    /// The text is a host in another spelling.
+    /// A host that is not in normal form.
     #[error("`{0}` is not in normal form: write `{1}`")]
     NotNormal(String, String),
     /// A wildcard that is not a whole first label.
@@ -59,8 +69,8 @@ pub enum HostError {
     Wildcard(String),
 }
 
-/// How to list an address: `127.1` and `123` are addresses to some, and not to us.
-fn list_it(text: &str) -> String {
+/// Advises how to list an address: `127.1` and `123` are addresses to some parsers, and not here.
+fn address_advice(text: &str) -> String {
     if text.parse::<Ipv4Addr>().is_ok() {
         format!("list it in `ipAddresses`, as in `{text}/32`")
     } else {
@@ -69,7 +79,15 @@ fn list_it(text: &str) -> String {
 }
 
 impl Host {
-    /// Reads a host as it comes over the wire: any case, and one trailing dot or none.
+    /// Reads a host from the wire: any case, with or without a trailing dot.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), egress_policy::HostError> {
+    /// assert_eq!(egress_policy::Host::canonical("API.Example.com.")?.as_str(), "api.example.com");
+    /// assert!(egress_policy::Host::canonical("127.1").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the text is not a host name, or is an address or looks like one.
@@ -78,7 +96,7 @@ impl Host {
         if name.is_empty() {
             return Err(HostError::Empty);
         }
-        if name.len() > LONGEST_NAME {
+        if name.len() > MAX_NAME_LENGTH {
             return Err(HostError::TooLong);
         }
         for label in name.split('.') {
@@ -110,13 +128,13 @@ fn check_label(label: &str) -> Result<(), HostError> {
     if let Some(odd) = label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
         return Err(HostError::Character(odd));
     }
-    if label.is_empty() || label.len() > LONGEST_LABEL || label.starts_with('-') || label.ends_with('-') {
+    if label.is_empty() || label.len() > MAX_LABEL_LENGTH || label.starts_with('-') || label.ends_with('-') {
         return Err(HostError::Label(label.to_owned()));
     }
     Ok(())
 }
 
-/// Whether some resolver would take this for an IPv4 address: `127.1`, `2130706433`, `0x7f.1` and
+/// Tells whether some resolver would take this for an IPv4 address: `127.1`, `2130706433`, `0x7f.1` and
 /// `0177.0.0.1` are addresses to `inet_aton` (RFC 6943 §3.1.1), and no top-level domain is numeric.
 fn looks_like_address(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
@@ -127,8 +145,8 @@ fn looks_like_address(name: &str) -> bool {
     is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) || name.parse::<Ipv4Addr>().is_ok()
 }
 
-// So that tables keyed by `Host` can be asked for a part of another host's text. `Hash` and `Eq` of
-// `Host` are those of its text, as `Borrow` demands.
+// Tables keyed by `Host` are searched by a part of another host's text. `Hash` and `Eq` of `Host` are those of its
+// text, as `Borrow` demands.
 impl Borrow<str> for Host {
     fn borrow(&self) -> &str {
         &self.0
@@ -215,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_a_host_on_the_wire() {
+    fn hosts_on_the_wire_are_read_strictly() {
         for (text, expected) in [
             ("httpbin.org", Ok("httpbin.org")),
             ("HTTPBIN.Org", Ok("httpbin.org")),
@@ -247,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn a_document_has_one_spelling() {
+    fn another_spelling_is_refused_with_the_normal_form() {
         let error = "HTTPBIN.org".parse::<Host>().expect_err("upper case");
         assert_eq!(error.to_string(), "`HTTPBIN.org` is not in normal form: write `httpbin.org`");
     }
 
     #[test]
-    fn patterns() {
+    fn a_wildcard_is_a_whole_first_label() {
         for (text, valid) in [
             ("httpbin.org", true),
             ("*.httpbin.org", true),

@@ -3,20 +3,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::strict::Object;
+
 /// A workload identity: a Kubernetes service account.
+///
+/// ```
+/// # fn main() -> Result<(), egress_policy::IdentityError> {
+/// let identity: egress_policy::Identity = "shop/cart".parse()?;
+/// assert_eq!((identity.namespace(), identity.service_account()), ("shop", "cart"));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// Written `namespace/service-account`. Both parts are RFC 1123 names as Kubernetes accepts them
 /// (a service account may contain dots, a namespace may not).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(try_from = "WireIdentity", into = "WireIdentity")]
+#[serde(try_from = "Object<WireIdentity>", into = "WireIdentity")]
 #[cfg_attr(feature = "schema", schemars(with = "WireIdentity"))]
 pub struct Identity {
     namespace: String,
     service_account: String,
 }
 
-/// The two parts as the policy document spells them.
+/// The two parts as fields of a policy document.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -25,14 +35,14 @@ struct WireIdentity {
     service_account: String,
 }
 
-/// Why a text is not an [`Identity`].
+/// A reason why a text is not an [`Identity`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// There is no `/` between namespace and service account.
     #[error("`{0}` is not of the form `namespace/service-account`")]
     Form(String),
     /// A part is not a name that Kubernetes accepts.
-    #[error("`{0}` is not a Kubernetes name: lower-case letters, digits and `-`, at most {1} characters")]
+    #[error("`{0}` is not a Kubernetes name: use lower-case letters, digits and `-`, at most {1} characters")]
     Name(String, usize),
 }
 
@@ -60,7 +70,7 @@ impl Identity {
     }
 }
 
-fn check(name: &str, longest: usize, dots: bool) -> Result<(), IdentityError> {
+fn check(name: &str, max_length: usize, has_dots: bool) -> Result<(), IdentityError> {
     let ends_are_alphanumeric = |label: &str| {
         label.starts_with(|c: char| c.is_ascii_alphanumeric())
             && label.ends_with(|c: char| c.is_ascii_alphanumeric())
@@ -69,9 +79,9 @@ fn check(name: &str, longest: usize, dots: bool) -> Result<(), IdentityError> {
         ends_are_alphanumeric(label)
             && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
-    let valid = name.len() <= longest
-        && if dots { name.split('.').all(label_is_valid) } else { label_is_valid(name) };
-    if valid { Ok(()) } else { Err(IdentityError::Name(name.to_owned(), longest)) }
+    let valid = name.len() <= max_length
+        && if has_dots { name.split('.').all(label_is_valid) } else { label_is_valid(name) };
+    if valid { Ok(()) } else { Err(IdentityError::Name(name.to_owned(), max_length)) }
 }
 
 impl fmt::Display for Identity {
@@ -90,10 +100,10 @@ impl FromStr for Identity {
     }
 }
 
-impl TryFrom<WireIdentity> for Identity {
+impl TryFrom<Object<WireIdentity>> for Identity {
     type Error = IdentityError;
 
-    fn try_from(wire: WireIdentity) -> Result<Self, Self::Error> {
+    fn try_from(Object(wire): Object<WireIdentity>) -> Result<Self, Self::Error> {
         Self::new(&wire.namespace, &wire.service_account)
     }
 }
@@ -109,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_kubernetes_accepts() {
+    fn parts_are_names_that_kubernetes_accepts() {
         for (text, valid) in [
             ("curl/curl", true),
             ("a-b/c.d-e", true),

@@ -1,11 +1,11 @@
-//! The egress policy engine: which outbound connections and requests a workload may make.
+//! The egress policy engine: it decides which outbound connections and requests a workload may make.
 //!
-//! Pure and total: no I/O, no clock, no environment. The same document and the same question give
-//! the same answer on the host, in Envoy and in the browser. This crate knows neither Envoy nor
-//! Kubernetes.
+//! Pure and total: no I/O, no clock, no environment. The same document and the same input give the same decision on
+//! the host, in Envoy and in the browser. This crate knows neither Envoy nor Kubernetes.
 #![cfg_attr(
     not(test),
     deny(
+        clippy::arithmetic_side_effects,
         clippy::unwrap_used,
         clippy::expect_used,
         clippy::panic,
@@ -21,13 +21,13 @@ mod addresses;
 mod authority;
 mod cidr;
 pub mod client_hello;
+pub mod contract;
 mod decision;
 mod document;
 #[cfg(feature = "explain")]
 pub mod explain;
 mod host;
 mod identity;
-pub mod json;
 mod path;
 mod pattern;
 mod plugin;
@@ -36,14 +36,14 @@ mod reason;
 
 pub use address::{Address, AddressError};
 pub use cidr::{Cidr, CidrError};
-pub use decision::{Decision, Destination, Grant, HostMatch, Permit, Refusal, RuleId};
+pub use decision::{Decision, Destination, Grant, HostMatch, Permit, Refusal, RuleId, Verdict};
 pub use document::{
-    API_VERSION, ApiVersion, Document, EncryptedHello, HeaderMatch, InMesh, Mode, Port, Protocol, Route,
-    Rule, Upgrade,
+    API_VERSION, ApiVersion, Document, DocumentError, EncryptedHello, HeaderMatch, InMesh, Mode, Port,
+    Protocol, Route, Rule, Upgrade,
 };
 pub use host::{Host, HostError, HostPattern};
 pub use identity::{Identity, IdentityError};
 pub use pattern::{FullMatch, PatternError};
 pub use plugin::{Plugin, PluginConfig};
-pub use policy::{Headers, OnConnection, OnOpening, Opening, Policy, PolicyError, Request};
-pub use reason::ReasonCode;
+pub use policy::{ConnectionOutcome, ConnectionStart, Headers, Policy, PolicyError, Request, StartOutcome};
+pub use reason::{ReasonCode, UnknownReason};

@@ -1,9 +1,9 @@
-//! What servers may read in a path that Envoy leaves as it is: segments that are `.` or `..`, and encoded slashes.
+//! Parts of a path that Envoy leaves as they are and servers may interpret: dot segments and encoded slashes.
 
 use crate::FullMatch;
 
-/// The encoded slashes (`%2F`) and backslashes (`%5C`) of a text: a server may decode them, and then a path has other
-/// segments than the ones that a pattern was written for. So a pattern matches only paths whose kinds it says itself.
+/// The encoded slashes (`%2F`) and backslashes (`%5C`) of a text. A server may decode them, and then a path has other
+/// segments than the ones that a pattern was written for. So a pattern matches only paths whose kinds it contains itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EncodedSlashes {
     slash: bool,
@@ -11,33 +11,33 @@ pub(crate) struct EncodedSlashes {
 }
 
 impl EncodedSlashes {
-    /// The ones of a path or of a pattern.
-    pub(crate) fn of(text: &str) -> Self {
+    /// Finds the kinds in a path or in a pattern.
+    pub(crate) fn find_in(text: &str) -> Self {
         let holds = |escape: &[u8]| {
             text.as_bytes().windows(escape.len()).any(|part| part.eq_ignore_ascii_case(escape))
         };
         Self { slash: holds(b"%2f"), backslash: holds(b"%5c") }
     }
 
-    /// Whether another text has all kinds of these.
-    pub(crate) fn are_in(self, other: Self) -> bool {
+    /// Tells whether another text has all of these kinds.
+    pub(crate) fn is_subset_of(self, other: Self) -> bool {
         (!self.slash || other.slash) && (!self.backslash || other.backslash)
     }
 
-    fn is_none(self) -> bool {
+    fn is_empty(self) -> bool {
         !self.slash && !self.backslash
     }
 }
 
-/// Whether a pattern matches a path; the digits of encoded slashes may be in either case (RFC 3986 §2.1).
+/// Matches a path with a pattern; the digits of encoded slashes may be in either case (RFC 3986 §2.1).
 pub(crate) fn matches(pattern: &FullMatch, path: &str) -> bool {
     pattern.matches(path)
-        || !EncodedSlashes::of(path).is_none()
+        || !EncodedSlashes::find_in(path).is_empty()
             && (pattern.matches(&path.replace("%2f", "%2F").replace("%5c", "%5C"))
                 || pattern.matches(&path.replace("%2F", "%2f").replace("%5C", "%5c")))
 }
 
-/// Whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
+/// Tells whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
 /// more (`%252e%252e`), or with white space around. Envoy resolves only the plain spellings, so a pattern would match
 /// a path that leads elsewhere.
 pub(crate) fn has_dot_segment(path: &str) -> bool {
@@ -54,8 +54,8 @@ pub(crate) fn has_dot_segment(path: &str) -> bool {
     })
 }
 
-/// Decodes until nothing is encoded: `%252e` is `%2e`, and that is `.`. In one pass, because a workload chooses how
-/// often.
+/// Decodes until nothing is encoded: `%252e` is `%2e`, and that is `.`. One pass is enough for any number of encodings,
+/// because the workload chooses that number.
 fn decode(path: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     for byte in path.bytes() {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dot_segments() {
+    fn dot_segments_are_found_in_every_spelling() {
         for path in [
             "/public/..;/private",
             "/public/..;x=1/private",
@@ -129,8 +129,8 @@ mod tests {
     }
 
     #[test]
-    fn encoded_slashes() {
-        for (pattern, path, unsaid, matching) in [
+    fn a_pattern_matches_only_encoded_slashes_that_it_contains() {
+        for (pattern, path, is_slash_missing, is_match) in [
             ("/a/.*", "/a/b", false, true),
             ("/a/.*", "/a/b%2Fc", true, true),
             ("/a/.*", "/a/b%5cc", true, true),
@@ -146,15 +146,15 @@ mod tests {
             ("/a/b%2Fc", "/A/B%2fC", false, false),
         ] {
             let compiled = FullMatch::new(pattern).expect("a pattern");
-            let said = EncodedSlashes::of(path).are_in(EncodedSlashes::of(pattern));
-            assert_eq!(!said, unsaid, "{pattern} {path}");
-            assert_eq!(matches(&compiled, path), matching, "{pattern} {path}");
+            let has_slashes = EncodedSlashes::find_in(path).is_subset_of(EncodedSlashes::find_in(pattern));
+            assert_eq!(!has_slashes, is_slash_missing, "{pattern} {path}");
+            assert_eq!(matches(&compiled, path), is_match, "{pattern} {path}");
         }
     }
 
-    /// As much as a header may hold, encoded as often as that permits.
+    /// More than a header may hold, with as many encodings as fit into it.
     #[test]
-    fn deep_encodings_take_no_time() {
+    fn deep_encodings_take_linear_time() {
         let path = format!("/%{}2e./x", "25".repeat(1_000_000));
         assert!(has_dot_segment(&path));
     }

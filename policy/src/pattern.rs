@@ -9,12 +9,20 @@ const SIZE_LIMIT: usize = 64 * 1024;
 
 /// A regular expression that must match the whole text, in linear time.
 ///
-/// It means what it means to RE2, which Envoy reads expressions with, or it is refused: classes of Unicode (`\p`), single
-/// bytes (`\C`), and letters outside of ASCII under `(?i)` are.
+/// It has the meaning that RE2 gives it, which Envoy uses. Classes of Unicode (`\p`), single bytes (`\C`), and letters
+/// outside of ASCII under `(?i)` are refused.
+///
+/// ```
+/// # fn main() -> Result<(), egress_policy::PatternError> {
+/// let pattern = egress_policy::FullMatch::new("/api/v[0-9]+/.*")?;
+/// assert!(pattern.matches("/api/v2/users") && !pattern.matches("/x/api/v2/users"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct FullMatch(regex_lite::Regex);
 
-/// Why a text is not a [`FullMatch`].
+/// A reason why a text is not a [`FullMatch`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{pattern}` is not a usable regular expression: {cause}")]
 pub struct PatternError {
@@ -35,8 +43,8 @@ impl FullMatch {
         built.map(Self).map_err(|cause| error(cause.to_string()))
     }
 
-    /// Bounds the compiled size of a valid pattern from above: the smallest power of two that it fits into, in
-    /// bytes. regex-lite tells no more than whether a pattern keeps a limit.
+    /// Returns an upper bound of a valid pattern's compiled size: the smallest power of two that it fits into, in bytes.
+    /// regex-lite tells only whether a pattern keeps a limit.
     #[must_use]
     pub fn compiled_size(pattern: &str) -> usize {
         let Ok(text) = re2::translate(pattern) else { return SIZE_LIMIT };
@@ -45,7 +53,7 @@ impl FullMatch {
         (8..16).map(|power| 1 << power).find(fits).unwrap_or(SIZE_LIMIT)
     }
 
-    /// Whether the pattern matches the whole text.
+    /// Matches the whole text.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
         self.0.is_match(text)
@@ -78,7 +86,7 @@ mod tests {
             (".*", "a\nb", false),
             ("(?s).*", "a\nb", true),
             ("[[:alpha:]]+", "abc", true),
-            // What regex-lite spells alike and means otherwise, or does not know.
+            // Syntax that regex-lite gives another meaning, or does not know.
             (r"\<a\>", "<a>", true),
             (r"\<a\>", "a", false),
             (r"\Qa.b*\E+", "a.b**", true),
@@ -121,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bounds() {
+    fn the_compiled_size_is_an_upper_bound() {
         for (pattern, expected) in [("/get", 512), ("/api/v[0-9]+/users/.*", 1024), ("[a-z]{1000}", 64 << 10)]
         {
             assert_eq!(FullMatch::compiled_size(pattern), expected, "{pattern}");
@@ -129,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_compile() {
+    fn syntax_that_re2_refuses_is_refused() {
         for pattern in [
             "(",
             "a)|(b",

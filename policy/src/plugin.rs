@@ -1,10 +1,11 @@
-//! What the control plane gives a plugin of the filter: its part, its settings, and the policy.
+//! The configuration of a plugin of the filter: its role, its settings, and the policy.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use crate::json::{Error, Field, Raw, Read, Reader, unknown_field};
+use crate::document::strict::{self, Object};
 
-/// Which of the module's two plugins a configuration is for.
+/// One of the module's two plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Plugin {
@@ -14,14 +15,15 @@ pub enum Plugin {
     Http,
 }
 
-/// A plugin's configuration, as JSON.
+/// The configuration of a plugin, as JSON.
 ///
-/// The policy's type is open, so that a reader can leave it as text ([`crate::json::Raw`]) until it is
-/// needed: both plugins of a worker carry the same one, and it is compiled once.
+/// The policy's type is open, so that a reader can leave it as text ([`RawValue`]) until it is needed: both plugins of
+/// a worker carry the same one, and it is compiled once.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginConfig<P> {
-    /// Whose configuration this is.
+    /// The plugin that this configuration is for.
+    #[serde(deserialize_with = "strict::word")]
     pub plugin: Plugin,
     /// The policy's version, which both plugins of a worker have in common.
     pub version: String,
@@ -31,49 +33,33 @@ pub struct PluginConfig<P> {
     /// The HTTP status of a refused request.
     #[serde(default = "default_deny_status")]
     pub http_deny_status: u16,
-    /// How long the first bytes of a connection may take where they decide, in milliseconds.
+    /// The time that the first bytes of a connection may take where they decide, in milliseconds.
     #[serde(default = "default_first_bytes_timeout")]
     pub first_bytes_timeout_ms: u32,
-    /// Text that no earlier configuration had. The filter does not read it; Envoy must not take this
-    /// configuration for one that it had, because it does not tell a plugin of a configuration that comes back.
+    /// Text that no earlier configuration had. The filter does not interpret it. Envoy reuses a plugin whose
+    /// configuration it has seen, without configuring it again, so equal bytes must not come back.
     #[serde(default)]
     pub nonce: String,
     /// The [`crate::Document`].
     pub policy: P,
 }
 
-impl<'t> Read<'t> for PluginConfig<Raw<'t>> {
-    fn read(reader: &mut Reader<'t>) -> Result<Self, Error> {
-        let mut plugin = Field::new("plugin");
-        let mut version = Field::new("version");
-        let mut listener_port = Field::new("listenerPort");
-        let mut http_deny_status = Field::new("httpDenyStatus");
-        let mut first_bytes_timeout_ms = Field::new("firstBytesTimeoutMs");
-        let mut nonce = Field::new("nonce");
-        let mut policy = Field::new("policy");
-        reader.object(&mut |reader, name| match name {
-            "plugin" => plugin.set(match &*reader.owned()? {
-                "network" => Ok(Plugin::Network),
-                "http" => Ok(Plugin::Http),
-                other => Err(Error::unknown(other)),
-            }),
-            "version" => version.set(reader.owned()),
-            "listenerPort" => listener_port.set(reader.unsigned()),
-            "httpDenyStatus" => http_deny_status.set(reader.unsigned()),
-            "firstBytesTimeoutMs" => first_bytes_timeout_ms.set(reader.unsigned()),
-            "nonce" => nonce.set(reader.owned()),
-            "policy" => policy.set(Raw::read(reader)),
-            _ => unknown_field(name),
-        })?;
-        Ok(Self {
-            plugin: plugin.required()?,
-            version: version.required()?,
-            listener_port: listener_port.or(default_listener_port()),
-            http_deny_status: http_deny_status.or(default_deny_status()),
-            first_bytes_timeout_ms: first_bytes_timeout_ms.or(default_first_bytes_timeout()),
-            nonce: nonce.or(String::new()),
-            policy: policy.required()?,
-        })
+impl<'t> PluginConfig<&'t RawValue> {
+    /// Reads a configuration from a complete JSON text, and leaves its policy as text.
+    ///
+    /// # Errors
+    /// When the text is not JSON, lacks a field or has one that is not known.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), serde_json::Error> {
+    /// let config = egress_policy::PluginConfig::from_json(r#"{"plugin": "http", "version": "7", "policy": {}}"#)?;
+    /// assert_eq!((config.plugin, config.http_deny_status), (egress_policy::Plugin::Http, 403));
+    /// assert_eq!(config.policy.get(), "{}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_json(text: &'t str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).map(|Object(config)| config)
     }
 }
 

@@ -1,29 +1,51 @@
-//! The compiled policy of one identity, and its three questions.
+//! The compiled policy of one identity, and its three decisions.
 //!
-//! A connection is asked about as the data plane learns more: first with port and address alone
-//! ([`Policy::connection`]), then with its first bytes ([`Policy::opening`]), then, for plaintext
-//! HTTP, with each request ([`Policy::request`]).
+//! A connection is decided as the data plane learns more: first by port and address alone
+//! ([`Policy::decide_connection`]), then by its first bytes ([`Policy::decide_start`]), then, for plaintext HTTP, each
+//! request by itself ([`Policy::decide_request`]).
 
+mod decide;
 mod index;
 mod routes;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use self::index::{Entry, Names, PortIndex};
+use self::index::{IndexedRule, PortIndex};
 use self::routes::Routes;
 #[cfg(feature = "explain")]
 pub(crate) use self::routes::all_match;
 pub use self::routes::{Headers, Request};
-use crate::authority::{self, Authority, AuthorityHost};
-use crate::decision::{Decision, Destination, Grant, Permit, Refusal, RuleId};
-use crate::{
-    Cidr, Document, EncryptedHello, Host, Identity, InMesh, Mode, PatternError, ReasonCode, Upgrade,
-};
+use crate::decision::{Decision, RuleId};
+use crate::{Cidr, Document, EncryptedHello, Identity, InMesh, Mode, PatternError, ReasonCode, Upgrade};
 
 /// The compiled policy of one identity.
+///
+/// ```
+/// use egress_policy::{ConnectionOutcome, ConnectionStart, Document, Policy, StartOutcome};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let policy = Policy::new(Document::from_json(
+///     r#"{
+///         "apiVersion": "egress-policy/v1", "version": "7", "mode": "enforce",
+///         "identity": {"namespace": "shop", "serviceAccount": "cart"},
+///         "rules": [{"policy": "shop/cart", "name": "spec.ports[0]", "port": 443, "protocol": "https", "hosts": ["api.example.com"]}]
+///     }"#,
+/// )?)?;
+/// let to = "203.0.113.1:443".parse()?;
+/// // Port and address do not decide: the rule names a host.
+/// assert_eq!(policy.decide_connection(to), ConnectionOutcome::NeedFirstBytes);
+/// let hello = ConnectionStart::Tls { server_name: Some("api.example.com"), encrypted: false };
+/// let StartOutcome::Decided(decision) = policy.decide_start(to, hello) else { panic!("not HTTP") };
+/// assert!(decision.is_allowed());
+/// let other = ConnectionStart::Tls { server_name: Some("example.net"), encrypted: false };
+/// let StartOutcome::Decided(decision) = policy.decide_start(to, other) else { panic!("not HTTP") };
+/// assert_eq!(decision.reason().as_str(), "sni-not-allowed");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Policy {
     identity: Identity,
@@ -42,9 +64,9 @@ pub struct Policy {
 #[derive(Debug)]
 struct CompiledRule {
     id: RuleId,
-    /// `None`: any address.
+    /// Absent: any address.
     addresses: Option<Arc<[Cidr]>>,
-    /// `None`: any request.
+    /// Absent: any request.
     routes: Option<Routes>,
 }
 
@@ -55,47 +77,47 @@ struct Service {
     allowed: bool,
 }
 
-/// What a policy says of a connection before any byte of it was read.
+/// The outcome for a connection before any byte of it was read.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum OnConnection<'p> {
+pub enum ConnectionOutcome<'p> {
     /// Port and address decide.
     Decided(Decision<'p>),
     /// The first bytes decide.
     NeedFirstBytes,
 }
 
-/// The first bytes of a connection.
+/// The start of a connection: its first bytes, or why there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening<'a> {
+pub enum ConnectionStart<'a> {
     /// A TLS ClientHello.
     Tls {
         /// The server name, in lower case.
         server_name: Option<&'a str>,
-        /// Whether the real hello, and with it the real name, may be encrypted.
+        /// The real hello, and with it the real name, may be encrypted.
         encrypted: bool,
     },
     /// Something that begins like TLS and is not: [`ReasonCode::TlsMalformed`] or `TlsOversize`.
     BrokenTls(ReasonCode),
     /// Anything else.
     NotTls,
-    /// They did not come in time.
-    Late,
-    /// They had not come when too many connections waited.
+    /// The first bytes did not come in time.
+    TimedOut,
+    /// The first bytes had not come when too many connections waited.
     Evicted,
 }
 
-/// What a policy says of a connection's first bytes.
+/// The outcome for a connection by its first bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum OnOpening<'p> {
-    /// They decide.
+pub enum StartOutcome<'p> {
+    /// The first bytes decide.
     Decided(Decision<'p>),
-    /// It is for HTTP: each request is decided for itself.
+    /// The connection carries HTTP: each request is decided for itself.
     EachRequest,
 }
 
-/// Why a document cannot be compiled.
+/// A reason why a document cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rule `{policy}` `{rule}`, route `{route}`: {cause}")]
 pub struct PolicyError {
@@ -151,7 +173,7 @@ impl Policy {
         };
         // A document of four thousand million rules does not fit into a VM.
         let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-        let entry = Entry {
+        let entry = IndexedRule {
             number,
             addresses: addresses.as_deref(),
             hosts: hosts.as_deref(),
@@ -170,7 +192,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Of two services with the same address and port one that is refused counts.
+    /// Adds a service. Of two services with the same address and port, one that is refused counts.
     fn add_service(&mut self, service: &InMesh) {
         let InMesh { service, addresses, ports, allowed } = service;
         let number = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
@@ -186,7 +208,7 @@ impl Policy {
         self.services.push(Service { id, allowed: *allowed });
     }
 
-    /// Whose policy this is.
+    /// The identity that this policy governs.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -202,296 +224,5 @@ impl Policy {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
-    }
-
-    /// Decides by the dialled address and port, where they are enough.
-    pub fn connection(&self, to: SocketAddr) -> OnConnection<'_> {
-        let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
-            return OnConnection::Decided(decision);
-        }
-        let Some(port) = self.ports.get(&to.port()) else {
-            let reason = if self.rules.is_empty() { ReasonCode::NoPolicy } else { ReasonCode::NoRule };
-            return OnConnection::Decided(self.refuse(reason.into()));
-        };
-        match port.any_bytes.find(address) {
-            Some(rule) => OnConnection::Decided(self.allow(rule, Destination::Dialled)),
-            None if port.wants_first_bytes(address) => OnConnection::NeedFirstBytes,
-            None => OnConnection::Decided(self.refuse(ReasonCode::NoRule.into())),
-        }
-    }
-
-    /// Decides by the first bytes, for a connection that [`Policy::connection`] left open.
-    pub fn opening(&self, to: SocketAddr, opening: Opening<'_>) -> OnOpening<'_> {
-        let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
-            return OnOpening::Decided(decision);
-        }
-        let Some(port) = self.ports.get(&to.port()) else {
-            return OnOpening::Decided(self.refuse(ReasonCode::NoRule.into()));
-        };
-        let decision = match opening {
-            Opening::NotTls if port.http.reaches(address) => return OnOpening::EachRequest,
-            Opening::NotTls if port.tls.reaches(address) => self.refuse(ReasonCode::TlsRequired.into()),
-            Opening::NotTls => self.refuse(ReasonCode::NoRule.into()),
-            Opening::Late => self.refuse(ReasonCode::FirstBytesTimeout.into()),
-            Opening::Evicted => self.refuse(ReasonCode::TooManyPending.into()),
-            Opening::BrokenTls(reason) => self.refuse(reason.into()),
-            Opening::Tls { server_name, encrypted } => self.tls(port, address, server_name, encrypted),
-        };
-        OnOpening::Decided(decision)
-    }
-
-    fn tls(
-        &self,
-        port: &PortIndex,
-        address: IpAddr,
-        server_name: Option<&str>,
-        encrypted: bool,
-    ) -> Decision<'_> {
-        if !port.tls.reaches(address) {
-            return self.refuse(ReasonCode::NoRule.into());
-        }
-        if let Some(rule) = port.tls.any_name.find(address) {
-            return self.allow(rule, Destination::Dialled);
-        }
-        let Some(name) = server_name else {
-            let reason = if encrypted { ReasonCode::EchRefused } else { ReasonCode::SniAbsent };
-            return self.refuse(reason.into());
-        };
-        let Ok(host) = Host::canonical(name) else {
-            return self.refuse(ReasonCode::TlsMalformed.into());
-        };
-        if !encrypted {
-            return self.tls_by_name(&port.tls, address, host);
-        }
-        let by_outer = self.tls_by_name(&port.outer, address, host.clone());
-        if by_outer.is_allowed_by_rule() {
-            return by_outer;
-        }
-        let by_name = self.tls_by_name(&port.tls, address, host);
-        match by_name.rule() {
-            Some(rule) if by_name.is_allowed_by_rule() => {
-                self.refuse(Refusal { reason: ReasonCode::EchRefused, rule: Some(rule) })
-            }
-            Some(_) | None => by_name,
-        }
-    }
-
-    fn tls_by_name(&self, names: &Names, address: IpAddr, host: Host) -> Decision<'_> {
-        let mut resolved = None;
-        let mut named = None;
-        for (matched, grants) in names.of(&host) {
-            if let Some(rule) = grants.at(address) {
-                return self.allow(rule, Destination::Dialled);
-            }
-            resolved = least(resolved, grants.anywhere.map(|rule| (matched, rule)));
-            named = least(named, grants.first());
-        }
-        match (resolved, named) {
-            (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
-            (None, Some(rule)) => self.refuse(Refusal { reason: ReasonCode::NoRule, rule: self.id(rule) }),
-            (None, None) => self.refuse(ReasonCode::SniNotAllowed.into()),
-        }
-    }
-
-    /// Decides one HTTP request of a connection to `to`.
-    pub fn request(&self, to: SocketAddr, request: &Request<'_>) -> Decision<'_> {
-        let address = to.ip().to_canonical();
-        if let Some(decision) = self.beyond_rules(address, to.port()) {
-            return decision;
-        }
-        if request.method == "CONNECT" {
-            return self.refuse(ReasonCode::ConnectRefused.into());
-        }
-        let Some(authority) = request.authority.filter(|text| !text.is_empty()) else {
-            return self.refuse(ReasonCode::AuthorityAbsent.into());
-        };
-        let Some(authority) = Authority::parse(authority) else {
-            return self.refuse(ReasonCode::AuthorityMalformed.into());
-        };
-        if authority.port.is_some_and(|port| port != to.port()) {
-            return self.refuse(ReasonCode::AuthorityPortMismatch.into());
-        }
-        let Some(port) = self.ports.get(&to.port()).filter(|port| port.http.reaches(address)) else {
-            return self.refuse(ReasonCode::NoRule.into());
-        };
-        let Some(upgrade) = request.upgrade else {
-            return self.request_by(&port.http, address, authority.host, request);
-        };
-        let by_upgrade = self.request_by(&port.websocket, address, authority.host.clone(), request);
-        if upgrade.eq_ignore_ascii_case("websocket") && by_upgrade.is_allowed_by_rule() {
-            return by_upgrade;
-        }
-        let plain = self.request_by(&port.http, address, authority.host, request);
-        match plain.rule() {
-            Some(rule) if plain.is_allowed_by_rule() => {
-                self.refuse(Refusal { reason: ReasonCode::UpgradeRefused, rule: Some(rule) })
-            }
-            Some(_) | None => plain,
-        }
-    }
-
-    fn request_by(
-        &self,
-        names: &Names,
-        address: IpAddr,
-        host: AuthorityHost,
-        request: &Request<'_>,
-    ) -> Decision<'_> {
-        match host {
-            AuthorityHost::Name(host) => self.request_by_name(names, address, host, request),
-            AuthorityHost::Address(host) => self.request_by_address(names, address, host, request),
-        }
-    }
-
-    fn request_by_name(
-        &self,
-        names: &Names,
-        address: IpAddr,
-        host: Host,
-        request: &Request<'_>,
-    ) -> Decision<'_> {
-        // A rule without names leads to the dialled address.
-        let any_name = std::iter::once((None, &names.any_name));
-        let by_name = names.of(&host).map(|(matched, grants)| (Some(matched), grants));
-        let mut resolved = None;
-        let mut named = None;
-        for (matched, grants) in any_name.chain(by_name) {
-            if let Some(rule) = grants.at(address) {
-                return self.allow(rule, Destination::Dialled);
-            }
-            match (matched, grants.anywhere) {
-                (None, Some(rule)) => return self.allow(rule, Destination::Dialled),
-                (Some(matched), Some(rule)) => resolved = least(resolved, Some((matched, rule))),
-                (_, None) => {}
-            }
-            named = least(named, grants.first());
-            for &number in &grants.routed {
-                let Some(rule) = self.rules.get(number as usize) else { continue };
-                if !rule.routes.as_ref().is_some_and(|routes| routes.match_any(host.as_str(), request)) {
-                    continue;
-                }
-                match (&rule.addresses, matched) {
-                    (Some(blocks), _) if blocks.iter().any(|block| block.contains(address)) => {
-                        return self.allow(number, Destination::Dialled);
-                    }
-                    (Some(_), _) => {}
-                    (None, Some(matched)) => resolved = least(resolved, Some((matched, number))),
-                    (None, None) => return self.allow(number, Destination::Dialled),
-                }
-            }
-        }
-        match (resolved, named) {
-            (Some((matched, rule)), _) => self.allow(rule, Destination::Resolved(host, matched)),
-            (None, Some(rule)) => {
-                let refusal = self.near_miss(rule, address, host.as_str(), request);
-                self.refuse(refusal)
-            }
-            (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
-        }
-    }
-
-    /// A request for a bare address: only rules without names allow it, and only where it was dialled.
-    fn request_by_address(
-        &self,
-        names: &Names,
-        address: IpAddr,
-        host: IpAddr,
-        request: &Request<'_>,
-    ) -> Decision<'_> {
-        let grants = &names.any_name;
-        if host != address {
-            return self.refuse(ReasonCode::HostNotAllowed.into());
-        }
-        if let Some(rule) = grants.find(address) {
-            return self.allow(rule, Destination::Dialled);
-        }
-        // What the header `host` stands for.
-        let text = authority::literal(request.authority.unwrap_or_default()).to_ascii_lowercase();
-        let routed = grants.routed.iter().copied().find(|&number| {
-            self.rules.get(number as usize).is_some_and(|rule| {
-                rule.routes.as_ref().is_some_and(|routes| routes.match_any(&text, request))
-                    && rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|b| b.contains(address)))
-            })
-        });
-        match (routed, grants.first()) {
-            (Some(rule), _) => self.allow(rule, Destination::Dialled),
-            (None, Some(rule)) => self.refuse(self.near_miss(rule, address, &text, request)),
-            (None, None) => self.refuse(ReasonCode::HostNotAllowed.into()),
-        }
-    }
-
-    /// What a rule lacked that names the host and still did not allow the request.
-    fn near_miss(&self, number: u32, address: IpAddr, host: &str, request: &Request<'_>) -> Refusal<'_> {
-        let rule = self.rules.get(number as usize);
-        let reaches = rule.is_some_and(|rule| {
-            rule.addresses.as_ref().is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
-        });
-        let lacks_slash = || {
-            rule.and_then(|rule| rule.routes.as_ref()).is_some_and(|routes| routes.lack_slash(host, request))
-        };
-        let reason = match reaches {
-            true if lacks_slash() => ReasonCode::EncodedSlash,
-            true => ReasonCode::RouteNotAllowed,
-            false => ReasonCode::NoRule,
-        };
-        Refusal { reason, rule: self.id(number) }
-    }
-
-    /// What is decided before any rule is looked at: the mesh's own destinations, and global egress.
-    fn beyond_rules(&self, address: IpAddr, port: u16) -> Option<Decision<'_>> {
-        if !self.in_mesh.is_empty()
-            && let Some(number) = self.in_mesh.get(&(address, port))
-        {
-            return Some(match self.services.get(*number as usize) {
-                Some(Service { id, allowed: true }) => {
-                    Decision::Allow(Permit { by: Grant::InMesh(id), to: Destination::Dialled, cluster: None })
-                }
-                // No mode of egress relaxes it: it is not egress.
-                Some(Service { id, allowed: false }) => {
-                    Decision::Deny(Refusal { reason: ReasonCode::InMeshDenied, rule: Some(id) })
-                }
-                None => Decision::Deny(ReasonCode::PolicyInvalid.into()),
-            });
-        }
-        (self.mode == Mode::Passthrough).then_some(Decision::Allow(Permit {
-            by: Grant::Passthrough,
-            to: Destination::Passthrough,
-            cluster: None,
-        }))
-    }
-
-    fn allow(&self, number: u32, to: Destination) -> Decision<'_> {
-        match self.rules.get(number as usize) {
-            Some(rule) => {
-                let found = self.clusters.binary_search_by_key(&number, |(number, _)| *number).ok();
-                let cluster = found.and_then(|at| self.clusters.get(at)).map(|(_, name)| name.as_str());
-                Decision::Allow(Permit { by: Grant::Rule(&rule.id), to, cluster })
-            }
-            // The index only holds numbers of rules; were it otherwise, nothing may get out by it.
-            None => Decision::Deny(ReasonCode::PolicyInvalid.into()),
-        }
-    }
-
-    /// Refuses, or in audit mode lets through what would have been refused.
-    fn refuse<'p>(&'p self, refusal: Refusal<'p>) -> Decision<'p> {
-        match self.mode {
-            Mode::Audit => {
-                Decision::Allow(Permit { by: Grant::Audit(refusal), to: Destination::Dialled, cluster: None })
-            }
-            Mode::Enforce | Mode::Passthrough => Decision::Deny(refusal),
-        }
-    }
-
-    fn id(&self, number: u32) -> Option<&RuleId> {
-        self.rules.get(number as usize).map(|rule| &rule.id)
-    }
-}
-
-fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, None) | (None, one) => one,
     }
 }

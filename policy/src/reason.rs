@@ -1,7 +1,7 @@
 /// Declares the closed list of reason codes once: variant, code, meaning.
 macro_rules! reason_codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal,)+) => {
-        /// Why a connection or request was allowed or refused. Codes are never renamed.
+        /// The reason why a connection or request was allowed or refused. Codes are never renamed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum ReasonCode { $($(#[doc = $doc])+ $variant,)+ }
 
@@ -9,13 +9,13 @@ macro_rules! reason_codes {
             /// Every code, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The code as logs, metrics and headers carry it.
+            /// The code in logs, metrics and headers.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            /// What the code means, in one sentence.
+            /// The meaning of the code, in one sentence.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+),)+ }
@@ -93,6 +93,19 @@ reason_codes! {
     PolicyInvalid = "policy-invalid",
     /// The connection was allowed when it was opened, and the policy changed.
     Revoked = "revoked",
+}
+
+/// A text that is no reason code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a reason code")]
+pub struct UnknownReason;
+
+impl std::str::FromStr for ReasonCode {
+    type Err = UnknownReason;
+
+    fn from_str(text: &str) -> Result<Self, UnknownReason> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or(UnknownReason)
+    }
 }
 
 impl std::fmt::Display for ReasonCode {

@@ -1,10 +1,11 @@
-//! What the engine answers, as a table: rules, connection, expected verdict.
+//! The engine's decisions as a table: rules, connection, expected verdict.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use egress_policy::{
-    Decision, Destination, Headers, HostMatch, OnConnection, OnOpening, Opening, Policy, ReasonCode, Request,
+    ConnectionOutcome, ConnectionStart, Decision, Destination, Headers, HostMatch, Policy, ReasonCode,
+    Request, StartOutcome,
 };
 use serde_json::json;
 
@@ -36,7 +37,7 @@ fn show(decision: &Decision<'_>) -> String {
         Decision::Deny(_) => format!("deny {} {rule}", decision.reason()),
         Decision::Allow(permit) => {
             let to = match &permit.to {
-                Destination::Dialled => "dialled".to_owned(),
+                Destination::Original => "dialled".to_owned(),
                 Destination::Resolved(host, HostMatch::Exact) => host.to_string(),
                 Destination::Resolved(host, HostMatch::Wildcard) => format!("{host} by wildcard"),
                 Destination::Passthrough => "passthrough".to_owned(),
@@ -48,28 +49,28 @@ fn show(decision: &Decision<'_>) -> String {
     }
 }
 
-/// Asks the stages in the order in which the data plane does.
-fn ask(policy: &Policy, to: &str, what: &str) -> String {
+/// Decides in the order in which the data plane does.
+fn decide(policy: &Policy, to: &str, what: &str) -> String {
     let to: SocketAddr = to.parse().expect("an address");
-    let decision = match policy.connection(to) {
-        OnConnection::Decided(decision) => return show(&decision),
-        OnConnection::NeedFirstBytes => {
-            let opening = match what.split_once(' ').unwrap_or((what, "")) {
-                ("tls", "") => Opening::Tls { server_name: None, encrypted: false },
-                ("tls", name) => Opening::Tls { server_name: Some(name), encrypted: false },
-                ("ech", "") => Opening::Tls { server_name: None, encrypted: true },
-                ("ech", name) => Opening::Tls { server_name: Some(name), encrypted: true },
-                ("broken", _) => Opening::BrokenTls(ReasonCode::TlsMalformed),
-                ("late", _) => Opening::Late,
-                ("evicted", _) => Opening::Evicted,
-                _ => Opening::NotTls,
+    let decision = match policy.decide_connection(to) {
+        ConnectionOutcome::Decided(decision) => return show(&decision),
+        ConnectionOutcome::NeedFirstBytes => {
+            let start = match what.split_once(' ').unwrap_or((what, "")) {
+                ("tls", "") => ConnectionStart::Tls { server_name: None, encrypted: false },
+                ("tls", name) => ConnectionStart::Tls { server_name: Some(name), encrypted: false },
+                ("ech", "") => ConnectionStart::Tls { server_name: None, encrypted: true },
+                ("ech", name) => ConnectionStart::Tls { server_name: Some(name), encrypted: true },
+                ("broken", _) => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
+                ("late", _) => ConnectionStart::TimedOut,
+                ("evicted", _) => ConnectionStart::Evicted,
+                _ => ConnectionStart::NotTls,
             };
-            policy.opening(to, opening)
+            policy.decide_start(to, start)
         }
     };
     match decision {
-        OnOpening::Decided(decision) => show(&decision),
-        OnOpening::EachRequest => {
+        StartOutcome::Decided(decision) => show(&decision),
+        StartOutcome::EachRequest => {
             let mut words = what.split(' ');
             let method = words.next().expect("a method");
             let (authority, path) = match words.next().expect("a target").split_once('/') {
@@ -81,13 +82,13 @@ fn ask(policy: &Policy, to: &str, what: &str) -> String {
             let upgrade = headers.0.iter().find(|(name, _)| *name == "upgrade").map(|(_, value)| *value);
             let request =
                 Request { authority: Some(authority), method, path: &path, upgrade, headers: &headers };
-            show(&policy.request(to, &request))
+            show(&policy.decide_request(to, &request))
         }
     }
 }
 
 #[test]
-fn one_rule_each() {
+fn one_rule_decides_as_documented() {
     let tcp = json!([{"port": 443, "protocol": "tcp"}]);
     let tcp_to = json!([{"port": 5432, "protocol": "tcp", "addresses": ["10.0.0.0/24", "2001:db8::/32"]}]);
     let tcp_nowhere = json!([{"port": 443, "protocol": "tcp", "addresses": []}]);
@@ -186,10 +187,14 @@ fn one_rule_each() {
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.1:80", "GET 10.0.0.1:80/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8::1]:80/", "allow rule ns/p0 -> dialled"),
+        // However the workload spells the address (RFC 5952 has one spelling for each).
+        (&by_host_header, "[2001:db8::1]:80", "GET [2001:DB8:0:0::1]:80/", "allow rule ns/p0 -> dialled"),
+        (&by_host_header, "[2001:db8::1]:80", "GET [2001:0db8::0:0:1]/", "allow rule ns/p0 -> dialled"),
+        (&by_host_header, "10.0.0.1:80", "GET [::ffff:a00:1]/", "allow rule ns/p0 -> dialled"),
         (&by_host_header, "10.0.0.2:80", "GET 10.0.0.2/", "deny route-not-allowed ns/p0"),
         (&no_routes, "1.2.3.4:80", "GET a.org/", "deny route-not-allowed ns/p0"),
     ] {
-        assert_eq!(ask(&policy("enforce", rules.clone()), to, what), expected, "{rules} {to} {what}");
+        assert_eq!(decide(&policy("enforce", rules.clone()), to, what), expected, "{rules} {to} {what}");
     }
 }
 
@@ -209,12 +214,12 @@ fn rules_only_add() {
         ("1.2.3.4:443", "GET h.org/y", "allow rule ns/p3 -> h.org"),
         ("1.2.3.4:443", "GET a.org/y", "deny host-not-allowed -"),
     ] {
-        assert_eq!(ask(&policy("enforce", both.clone()), to, what), expected, "{to} {what}");
+        assert_eq!(decide(&policy("enforce", both.clone()), to, what), expected, "{to} {what}");
     }
 }
 
 #[test]
-fn modes() {
+fn a_mode_changes_only_what_no_rule_allows() {
     let rules = json!([{"port": 443, "protocol": "https", "hosts": ["a.org"]}]);
     for (mode, to, what, expected) in [
         ("passthrough", "1.2.3.4:22", "", "allow passthrough - -> passthrough"),
@@ -223,45 +228,12 @@ fn modes() {
         ("audit", "1.2.3.4:443", "tls z.org", "allow audit - -> dialled (sni-not-allowed)"),
         ("audit", "1.2.3.4:22", "", "allow audit - -> dialled (no-rule)"),
     ] {
-        assert_eq!(ask(&policy(mode, rules.clone()), to, what), expected, "{mode} {to} {what}");
+        assert_eq!(decide(&policy(mode, rules.clone()), to, what), expected, "{mode} {to} {what}");
     }
 }
 
 #[test]
-fn what_is_not_a_document() {
-    let good = json!({
-        "apiVersion": "egress-policy/v1", "identity": {"namespace": "ns", "serviceAccount": "sa"},
-        "version": "v", "mode": "enforce",
-        "rules": [{"policy": "a/b", "name": "n", "port": 80, "protocol": "http", "hosts": ["a.org"]}],
-    });
-    let parse =
-        |value: &serde_json::Value| serde_json::from_str::<egress_policy::Document>(&value.to_string());
-    assert!(parse(&good).is_ok());
-    for (pointer, bad) in [
-        ("/apiVersion", json!("egress-policy/v2")),
-        ("/identity/namespace", json!("")),
-        ("/mode", json!("allow")),
-        ("/rules/0/port", json!(0)),
-        ("/rules/0/port", json!(65536)),
-        ("/rules/0/protocol", json!("HTTP")),
-        ("/rules/0/hosts/0", json!("A.org")),
-        ("/rules/0/hosts/0", json!("*")),
-        ("/rules/0/addresses", json!(["10.0.0.1/8"])),
-        ("/rules/0/unknown", json!(1)),
-    ] {
-        let mut document = good.clone();
-        match pointer.rsplit_once('/') {
-            Some((parent, key)) if document.pointer(pointer).is_none() => {
-                document.pointer_mut(parent).expect("parent")[key] = bad.clone();
-            }
-            _ => *document.pointer_mut(pointer).expect("there") = bad.clone(),
-        }
-        assert!(parse(&document).is_err(), "{pointer} = {bad}");
-    }
-}
-
-#[test]
-fn upgrades_encrypted_hellos_and_clusters() {
+fn upgrades_and_encrypted_hellos_need_a_rule_of_their_own() {
     let rules = json!([
         {"port": 80, "protocol": "http", "hosts": ["a.org", "b.org"]},
         {"port": 80, "protocol": "http", "hosts": ["a.org"], "upgrades": ["websocket"],
@@ -286,16 +258,16 @@ fn upgrades_encrypted_hellos_and_clusters() {
         // The name itself is the wider leave, whatever the order.
         ("1.2.3.4:443", "tls x.c.org", "allow rule ns/p5 -> x.c.org in *.c.org:443"),
     ] {
-        assert_eq!(ask(&policy("enforce", rules.clone()), to, what), expected, "{to} {what}");
+        assert_eq!(decide(&policy("enforce", rules.clone()), to, what), expected, "{to} {what}");
     }
     assert_eq!(
-        ask(&policy("audit", rules), "1.2.3.4:80", "GET b.org/ upgrade=websocket"),
+        decide(&policy("audit", rules), "1.2.3.4:80", "GET b.org/ upgrade=websocket"),
         "allow audit ns/p0 -> dialled (upgrade-refused)"
     );
 }
 
 #[test]
-fn the_mesh_is_not_egress() {
+fn rules_and_modes_do_not_apply_to_the_mesh() {
     let document = |mode: &str| {
         let document = json!({
             "apiVersion": "egress-policy/v1", "identity": {"namespace": "ns", "serviceAccount": "sa"},
@@ -320,6 +292,6 @@ fn the_mesh_is_not_egress() {
         ("passthrough", "10.96.0.1:80", "allow in-mesh shop/cart -> dialled"),
         ("passthrough", "10.96.0.1:81", "allow passthrough - -> passthrough"),
     ] {
-        assert_eq!(ask(&document(mode), to, ""), expected, "{mode} {to}");
+        assert_eq!(decide(&document(mode), to, ""), expected, "{mode} {to}");
     }
 }

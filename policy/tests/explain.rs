@@ -1,4 +1,4 @@
-//! Explanations against the engine and against the naive model, on random documents.
+//! Explanations compared with the engine and with the naive model, on random documents.
 
 mod generate;
 mod naive;
@@ -6,7 +6,7 @@ mod naive;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use egress_policy::explain::{Explainer, Explanation, Lack, Question, Traffic as Sent, Verdict};
+use egress_policy::explain::{Explainer, Explanation, Mismatch, Question, Traffic as Sent, Verdict};
 use egress_policy::{Decision, Document, Grant, Headers, ReasonCode, Request};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ fn explain(explainer: &Explainer, to: SocketAddr, known: bool, traffic: Traffic<
     let sent = match (traffic, &request) {
         (Traffic::Tls { name, encrypted }, _) => Sent::Tls { server_name: name, encrypted },
         (Traffic::BrokenTls, _) => Sent::BrokenTls(ReasonCode::TlsMalformed),
-        (Traffic::Late, _) => Sent::Silence,
+        (Traffic::TimedOut, _) => Sent::Silence,
         (Traffic::Http { .. }, Some(request)) => Sent::Http(request),
         (Traffic::Http { .. }, None) => Sent::Other,
     };
@@ -45,7 +45,7 @@ fn explain(explainer: &Explainer, to: SocketAddr, known: bool, traffic: Traffic<
     explainer.explain(&Question { address, port: to.port(), listener_port: 15001, traffic: sent })
 }
 
-/// Of each rule, whether it lacks nothing, by the name of its policy.
+/// Lists the policies of the rules without a mismatch.
 fn allowing(explanation: &Explanation) -> Vec<&str> {
     let mut names: Vec<&str> =
         explanation.rules.iter().filter(|rule| rule.allows()).map(|rule| rule.policy.as_str()).collect();
@@ -57,7 +57,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn the_verdict_is_the_engines_and_what_lacks_nothing_allows(
+    fn the_verdict_is_the_engines_and_rules_without_mismatch_allow(
         mode in prop_oneof![8 => Just("enforce"), 1 => Just("audit"), 1 => Just("passthrough")],
         rules in rules(),
         in_mesh in in_mesh(),
@@ -78,14 +78,14 @@ proptest! {
                 prop_assert_eq!(explanation.cluster.as_deref(), permit.cluster, "{}", case);
             }
             prop_assert_eq!(explanation.rules.len(), rules.len());
-            let beyond =
+            let is_in_mesh =
                 matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied);
             // By the naive model, which knows nothing of the engine.
             let mut alone: Vec<&str> = rules
                 .iter()
                 .filter(|rule| {
                     let alone = document("enforce", &[(*rule).clone()], &[]);
-                    !beyond && expected(&alone, to, traffic).is_some()
+                    !is_in_mesh && expected(&alone, to, traffic).is_some()
                 })
                 .filter_map(|rule| rule["policy"].as_str())
                 .collect();
@@ -100,18 +100,17 @@ proptest! {
             for pair in explanation.rules.windows(2) {
                 prop_assert!(pair[0].distance() <= pair[1].distance());
             }
-            for lack in explanation.rules.iter().flat_map(|rule| &rule.lacks) {
-                let text = lack.to_string();
+            for mismatch in explanation.rules.iter().flat_map(|rule| &rule.mismatches) {
+                let text = mismatch.to_string();
                 prop_assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?}");
-                serde_json::to_value(lack).expect("JSON");
+                serde_json::to_value(mismatch).expect("JSON");
             }
         }
     }
 
-    /// What is allowed without an address is allowed at every address, and where an address would help,
-    /// the rule that wants it says so.
+    /// Where an address would help, the rule that needs it has that mismatch.
     #[test]
-    fn an_address_that_is_not_known(
+    fn a_connection_without_address_is_allowed_only_at_every_address(
         rules in rules(),
         more in rule(),
         in_mesh in in_mesh(),
@@ -137,20 +136,19 @@ proptest! {
             if unknown.verdict == Verdict::Allow {
                 prop_assert!(decision.is_allowed(), "{}", case);
             } else if let Decision::Allow(permit) = &decision && let Grant::Rule(named) = &permit.by {
-                let ruling = unknown.rules.iter().find(|rule| rule.policy == named.policy);
-                let ruling = ruling.expect("every rule is there");
-                prop_assert!(ruling.lacks_only_the_address(), "{case} {ruling:#?}");
-                let unknown = matches!(ruling.lacks[..], [Lack::Address { dialled: None, .. }]);
+                let evaluation = unknown.rules.iter().find(|rule| rule.policy == named.policy);
+                let evaluation = evaluation.expect("every rule is there");
+                prop_assert!(evaluation.mismatches_only_address(), "{case} {evaluation:#?}");
+                let unknown = matches!(evaluation.mismatches[..], [Mismatch::Address { dialled: None, .. }]);
                 prop_assert!(unknown, "{}", case);
             }
         }
     }
 }
 
-/// Of a header with several fields, the value that does not match is named; and a path that a server may read as
-/// another one.
+/// A header may have several fields, and a server may read a path as another one.
 #[test]
-fn what_headers_and_paths_lack() {
+fn mismatches_name_the_header_value_and_the_path() {
     let document = document(
         "enforce",
         &[json!({
@@ -178,8 +176,8 @@ fn what_headers_and_paths_lack() {
         let explanation = explain(&explainer, to, true, traffic);
         let allowed = explanation.verdict == Verdict::Allow;
         assert_eq!(allowed, expected.is_none(), "{path} {headers:?}");
-        let lacks: Vec<String> =
-            explanation.rules.iter().flat_map(|rule| &rule.lacks).map(ToString::to_string).collect();
-        assert!(expected.is_none_or(|text| lacks.concat().contains(text)), "{lacks:?}");
+        let mismatches: Vec<String> =
+            explanation.rules.iter().flat_map(|rule| &rule.mismatches).map(ToString::to_string).collect();
+        assert!(expected.is_none_or(|text| mismatches.concat().contains(text)), "{mismatches:?}");
     }
 }

@@ -96,7 +96,7 @@ proptest! {
         }
     }
 
-    /// What the intersection of two documents allows, both allow.
+    /// Both documents allow everything that their intersection allows.
     #[test]
     fn the_intersection_allows_no_more_than_both(
         rules in rules(),
@@ -143,7 +143,7 @@ proptest! {
         let document: Document =
             serde_json::from_value(document("enforce", &rules, &in_mesh)).expect("a document");
         let text = serde_json::to_string(&document).expect("writes");
-        let read: Document = egress_policy::json::from_str(&text).expect("reads");
+        let read = Document::from_json(&text).expect("reads");
         prop_assert_eq!(&read, &document);
         prop_assert_eq!(serde_json::from_str::<Document>(&text).expect("reads"), document);
         prop_assert!(Policy::new(read).is_ok());

@@ -1,15 +1,15 @@
-//! Expressions against the verdicts of RE2 itself, which is not at hand where the tests run: `re2.jsonl` was written with
+//! Expressions compared with the verdicts of RE2 itself. RE2 is not there when the tests run: `re2.jsonl` was written with
 //! its bindings for Python (`re2.compile(pattern).fullmatch(text)`, default options), from random pieces of patterns.
 
 use egress_policy::FullMatch;
 use serde_json::Value;
 
-/// What RE2 takes and we refuse, by what the refusal says.
+/// The reasons why the engine refuses a pattern that RE2 accepts.
 const REFUSED: [&str; 8] =
     [r"\C", r"\p", "(?i)", "nothing before it", "repeated", "size limit", "nesting", "letters, digits and"];
 
 #[test]
-fn as_re2_does() {
+fn expressions_mean_what_they_mean_to_re2() {
     let path = std::env::var("EGRESS_RE2")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/re2.jsonl").to_owned());
     let (mut compared, mut refused, mut wrong) = (0, 0, Vec::new());

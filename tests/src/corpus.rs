@@ -12,7 +12,8 @@ use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
 use egress_policy::explain::{Explainer, Explanation, Question, Traffic, Verdict};
 use egress_policy::{
-    Decision, Destination, Document, Identity, OnConnection, OnOpening, Opening, Policy, Request,
+    ConnectionOutcome, ConnectionStart, Decision, Destination, Document, Identity, Policy, Request,
+    StartOutcome,
 };
 use serde::Deserialize;
 
@@ -130,20 +131,22 @@ impl Corpus {
 #[must_use]
 pub fn decide(policy: &Policy, case: &Case) -> String {
     let opening = match (&case.tls, &case.bytes) {
-        (Some(name), _) => Opening::Tls {
+        (Some(name), _) => ConnectionStart::Tls {
             server_name: Some(name.as_str()).filter(|name| !name.is_empty()),
             encrypted: false,
         },
-        (None, _) => Opening::NotTls,
+        (None, _) => ConnectionStart::NotTls,
     };
-    let decision = match policy.connection(case.to) {
-        OnConnection::Decided(decision) => decision,
-        OnConnection::NeedFirstBytes => match policy.opening(case.to, opening) {
-            OnOpening::Decided(decision) => decision,
-            OnOpening::EachRequest => match with_request(case, |request| policy.request(case.to, request)) {
-                Some(decision) => decision,
-                None => return "each request".to_owned(),
-            },
+    let decision = match policy.decide_connection(case.to) {
+        ConnectionOutcome::Decided(decision) => decision,
+        ConnectionOutcome::NeedFirstBytes => match policy.decide_start(case.to, opening) {
+            StartOutcome::Decided(decision) => decision,
+            StartOutcome::EachRequest => {
+                match with_request(case, |request| policy.decide_request(case.to, request)) {
+                    Some(decision) => decision,
+                    None => return "each request".to_owned(),
+                }
+            }
         },
     };
     format_decision(&decision)
@@ -213,7 +216,7 @@ pub fn format_explanation(explanation: &Explanation) -> String {
             format!("allow {reason} {policy} -> {host}")
         }
         (Verdict::Allow, Some(Destination::Passthrough)) => format!("allow {reason} {policy} -> passthrough"),
-        (Verdict::Allow, Some(Destination::Dialled) | None) => format!("allow {reason} {policy} -> dialled"),
+        (Verdict::Allow, Some(Destination::Original) | None) => format!("allow {reason} {policy} -> dialled"),
         (Verdict::Deny, _) => format!("deny {reason} {policy}"),
     }
 }
@@ -237,7 +240,7 @@ fn format_decision(decision: &Decision<'_>) -> String {
         Decision::Deny(_) => format!("deny {reason} {policy}"),
         Decision::Allow(permit) => {
             let to = match &permit.to {
-                Destination::Dialled => "dialled",
+                Destination::Original => "dialled",
                 Destination::Resolved(host, _) => host.as_str(),
                 Destination::Passthrough => "passthrough",
             };

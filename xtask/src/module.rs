@@ -10,8 +10,9 @@ use crate::paths;
 
 /// The path of the finished module, from the repository's root.
 pub(crate) const MODULE: &str = "target/egress_filter.wasm";
-/// The largest module that we ship, in bytes. With inline delivery it travels with every policy change.
-const LARGEST: usize = 450_000;
+/// The largest module, in bytes. With inline delivery it travels with every policy change, so it grows only on purpose:
+/// this is the size at the last change of this line and 5 %, never more than 450,000 (decision 172).
+const MAX_MODULE_SIZE: usize = 443_231;
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// The functions that Envoy may call. The SDK exports every callback of the ABI; Envoy looks a callback up once
@@ -53,7 +54,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     std::fs::write(&new, &bytes)
         .and_then(|()| std::fs::rename(&new, &module))
         .with_context(|| format!("cannot write {}", module.display()))?;
-    println!("  {MODULE}: {} bytes of at most {LARGEST}", bytes.len());
+    println!("  {MODULE}: {} bytes of at most {MAX_MODULE_SIZE}", bytes.len());
     Ok(module)
 }
 
@@ -95,7 +96,11 @@ fn check(bytes: &[u8]) -> Result<()> {
     {
         ensure!(exports.contains(&needed), "the module does not export `{needed}`");
     }
-    ensure!(bytes.len() <= LARGEST, "the module has {} bytes, more than {LARGEST}", bytes.len());
+    ensure!(
+        bytes.len() <= MAX_MODULE_SIZE,
+        "the module has {} bytes, more than {MAX_MODULE_SIZE}",
+        bytes.len()
+    );
     Ok(())
 }
 
@@ -135,7 +140,11 @@ mod tests {
                 "which is not proxy-wasm",
             ),
             ("another import", module(("env", "abort"), 0), "which is not proxy-wasm"),
-            ("too large", module(("env", "proxy_log"), LARGEST), "more than 450000"),
+            (
+                "too large",
+                module(("env", "proxy_log"), MAX_MODULE_SIZE),
+                &format!("more than {MAX_MODULE_SIZE}"),
+            ),
             ("no module", b"\0asm".to_vec(), "not valid"),
         ] {
             let error = check(&bytes).expect_err(case);

@@ -1,7 +1,7 @@
 //! Hints about what was probably meant, from the mismatches of the nearest rules.
 
 use egress_policy::ReasonCode;
-use egress_policy::explain::{Explanation, Lack, NearHost, Nearness, Ruling, Verdict};
+use egress_policy::explain::{Explanation, Mismatch, NearHost, Nearness, RuleEvaluation, Verdict};
 
 use super::ExplainRequest;
 use super::policy_source::PolicySource;
@@ -51,19 +51,19 @@ pub(super) fn collect_hints(
     hints
 }
 
-fn suggest(request: &ExplainRequest, evaluation: &Ruling) -> Option<String> {
+fn suggest(request: &ExplainRequest, evaluation: &RuleEvaluation) -> Option<String> {
     let policy = format!("Egress {}", evaluation.policy);
-    Some(match evaluation.lacks.as_slice() {
-        [Lack::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
-        [Lack::Tls] if request.probe.is_request() => format!("{policy} allows the same over TLS"),
-        [Lack::Port { listed, .. }, Lack::Tls] => {
+    Some(match evaluation.mismatches.as_slice() {
+        [Mismatch::Port { listed, .. }] => format!("{policy} allows the same on port {listed}"),
+        [Mismatch::Tls] if request.probe.is_request() => format!("{policy} allows the same over TLS"),
+        [Mismatch::Port { listed, .. }, Mismatch::Tls] => {
             format!("{policy} allows the same over TLS on port {listed}")
         }
-        [Lack::Plaintext] => format!("{policy} allows this host over plaintext HTTP"),
-        [Lack::Port { listed, .. }, Lack::Plaintext] => {
+        [Mismatch::Plaintext] => format!("{policy} allows this host over plaintext HTTP"),
+        [Mismatch::Port { listed, .. }, Mismatch::Plaintext] => {
             format!("{policy} allows this host over plaintext HTTP on port {listed}")
         }
-        [Lack::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
+        [Mismatch::Host { name, near: Some(NearHost { pattern, how }), .. }] => match how {
             Nearness::Apex => {
                 format!("list `{name}` in {policy} too: `{pattern}` covers only the names below it")
             }
@@ -73,23 +73,23 @@ fn suggest(request: &ExplainRequest, evaluation: &Ruling) -> Option<String> {
             Nearness::Above => format!("list `{name}` in {policy} too: it lists `{pattern}`"),
             Nearness::Alike => format!("did you mean `{pattern}`? {policy} lists it"),
         },
-        [Lack::Address { dialled: None, .. }] => {
+        [Mismatch::Address { dialled: None, .. }] => {
             format!("{policy} allows some addresses: give the dialled address (`address`)")
         }
-        [Lack::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
+        [Mismatch::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
             format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")
         }
-        [Lack::VisibleName] => {
+        [Mismatch::VisibleName] => {
             format!(
                 "browsers such as Chrome and Firefox send a dummy encrypted ClientHello (GREASE): annotate {policy} with \
                  `{ENCRYPTED_HELLO_ANNOTATION}: allow-outer` to use the visible name"
             )
         }
-        [Lack::ServerName] if request.probe.name.is_none() => {
+        [Mismatch::ServerName] if request.probe.name.is_none() => {
             format!("{policy} filters by name: connect to the name, not to the address")
         }
-        [Lack::Name { .. }] => format!("{policy} filters by name: request the name, not the address"),
-        [Lack::AuthorityPort { dialled, .. }] => {
+        [Mismatch::Name { .. }] => format!("{policy} filters by name: request the name, not the address"),
+        [Mismatch::AuthorityPort { dialled, .. }] => {
             format!("leave the port out of the authority, or write {dialled}")
         }
         _ => return None,

@@ -144,7 +144,7 @@ impl Report {
             if evaluation.allows() {
                 writeln!(out, "    - allows it too")?;
             }
-            for lack in &evaluation.lacks {
+            for lack in &evaluation.mismatches {
                 writeln!(out, "    - {lack}")?;
             }
         }

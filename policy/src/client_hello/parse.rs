@@ -6,26 +6,26 @@ use crate::Host;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
-/// What encrypted hellos were called in the drafts: `esni`, and earlier numbers of ECH. No browser sends them for show,
-/// so there the visible name does not count.
+/// The extensions of encrypted hellos in the drafts: `esni`, and earlier numbers of ECH. No browser sends them as GREASE,
+/// so with them the visible name does not count.
 const DRAFTS: [u16; 6] = [0xffce, 0xfe08, 0xfe09, 0xfe0a, 0xfe0b, 0xfe0c];
-/// More than any client sends, and few enough to compare each with each.
-const MOST_EXTENSIONS: usize = 256;
+/// The largest number of extensions: more than any client sends, and few enough to compare each with each.
+const MAX_EXTENSIONS: usize = 256;
 
-/// What is kept of a name that is no host name: more than a host name may have.
-const LONGEST_SHOWN: usize = 256;
+/// The longest part of a name that is kept where it is not a host name: more than a host name may have.
+const MAX_SHOWN_NAME_LENGTH: usize = 256;
 
 type Parsed<T> = Result<T, HelloError>;
 
 /// Reads a complete handshake message.
-pub(super) fn hello(message: &[u8]) -> Progress {
-    match body(message.get(HANDSHAKE_HEADER..).unwrap_or_default()) {
+pub(super) fn parse_hello(message: &[u8]) -> Progress {
+    match parse_body(message.get(HANDSHAKE_HEADER..).unwrap_or_default()) {
         Ok(hello) => Progress::Hello(hello),
         Err(error) => Progress::Malformed(error),
     }
 }
 
-fn body(body: &[u8]) -> Parsed<ClientHello> {
+fn parse_body(body: &[u8]) -> Parsed<ClientHello> {
     let mut body = Cursor(body);
     if body.u16()? >> 8 != 3 {
         return Err(HelloError::Malformed("the version is not TLS"));
@@ -57,13 +57,13 @@ fn body(body: &[u8]) -> Parsed<ClientHello> {
         if seen.contains(&kind) {
             return Err(HelloError::Malformed("an extension that is there twice"));
         }
-        if seen.len() >= MOST_EXTENSIONS {
+        if seen.len() >= MAX_EXTENSIONS {
             return Err(HelloError::Malformed("more than 256 extensions"));
         }
         seen.push(kind);
         match kind {
-            SERVER_NAME => hello.server_name = Some(server_name(data)?),
-            ALPN => hello.alpn = alpn(data)?,
+            SERVER_NAME => hello.server_name = Some(parse_server_name(data)?),
+            ALPN => hello.alpn = parse_alpn(data)?,
             ENCRYPTED_CLIENT_HELLO => hello.encrypted = true,
             kind if DRAFTS.contains(&kind) => draft = true,
             _ => {}
@@ -76,9 +76,9 @@ fn body(body: &[u8]) -> Parsed<ClientHello> {
     Ok(hello)
 }
 
-/// RFC 6066 §3: one `host_name`, ASCII, no literal address. It allows no trailing dot either, but Chromium, Node, Python
+/// Reads the server name by RFC 6066 §3: one `host_name`, ASCII, no literal address. It allows no trailing dot either, but Chromium, Node, Python
 /// and OpenSSL send the one of `https://host./`, and servers take it.
-fn server_name(mut data: Cursor<'_>) -> Parsed<Box<str>> {
+fn parse_server_name(mut data: Cursor<'_>) -> Parsed<Box<str>> {
     const HOST_NAME: u8 = 0;
     let mut list = Cursor(data.vector16()?);
     data.end()?;
@@ -93,21 +93,21 @@ fn server_name(mut data: Cursor<'_>) -> Parsed<Box<str>> {
         return Err(HelloError::Malformed("an empty server name"));
     }
     let host = std::str::from_utf8(name).ok().and_then(|name| Host::canonical(name).ok());
-    Ok(host.map_or_else(|| unreadable(name), |host| host.as_str().into()))
+    Ok(host.map_or_else(|| printable_name(name), |host| host.as_str().into()))
 }
 
-/// The text of a name that is no host name, for the log: never one that [`Host::canonical`] reads. Rules that list names
-/// refuse it as malformed.
-fn unreadable(name: &[u8]) -> Box<str> {
-    let shown = name.iter().take(LONGEST_SHOWN).map(|byte| match byte {
+/// Returns the text of a name that is not a host name, for the log: never one that [`Host::canonical`] reads. Rules that
+/// list names refuse it as malformed.
+fn printable_name(name: &[u8]) -> Box<str> {
+    let shown = name.iter().take(MAX_SHOWN_NAME_LENGTH).map(|byte| match byte {
         byte if byte.is_ascii_graphic() => char::from(*byte),
         _ => '?',
     });
     shown.collect::<String>().into()
 }
 
-/// RFC 7301 §3.1: at least one protocol, none of them empty.
-fn alpn(mut data: Cursor<'_>) -> Parsed<Vec<Box<[u8]>>> {
+/// Reads the protocols by RFC 7301 §3.1: at least one protocol, none of them empty.
+fn parse_alpn(mut data: Cursor<'_>) -> Parsed<Vec<Box<[u8]>>> {
     let mut list = Cursor(data.vector16()?);
     data.end()?;
     let mut protocols = Vec::new();
@@ -124,7 +124,7 @@ fn alpn(mut data: Cursor<'_>) -> Parsed<Vec<Box<[u8]>>> {
     }
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {

@@ -58,7 +58,7 @@ fn sni(names: &[(u8, &[u8])]) -> Vec<u8> {
 /// Cuts a message into records of at most `size` bytes.
 fn records(message: &[u8], size: usize) -> Vec<u8> {
     message
-        .chunks(size.min(LONGEST_FRAGMENT))
+        .chunks(size.min(MAX_FRAGMENT_LENGTH))
         .flat_map(|part| [vec![22, 3, 1], vector16(part)].concat())
         .collect()
 }
@@ -88,7 +88,7 @@ fn name_of(progress: &Progress) -> Option<&str> {
     }
 }
 
-/// What rustls really sends.
+/// The hello that rustls sends.
 fn real(name: &'static str) -> Vec<u8> {
     let config = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())
@@ -126,7 +126,7 @@ fn any_segmentation_gives_the_same_answer() {
     }
 }
 
-/// What a record holds is not the beginning of a connection, however it is cut off from its header.
+/// The content of a record is not the beginning of a connection, even when its header came alone.
 #[test]
 fn a_record_in_a_record_is_no_hello() {
     let bytes = records(&Made::named(b"a.org").bytes(), usize::MAX);
@@ -236,7 +236,7 @@ fn what_is_malformed() {
 fn the_limit_is_16_kib() {
     let padded = |padding: usize| Made::named(b"a.org").with(21, vec![0; padding]);
     let rest = padded(0).message().len();
-    let most = LONGEST_HELLO - rest;
+    let most = MAX_HELLO_LENGTH - rest;
     assert_eq!(name_of(&read(&padded(most).bytes())), Some("a.org"));
     assert_eq!(read(&padded(most + 1).bytes()), Progress::Malformed(HelloError::Oversize));
     // The length says so before the bytes are there.

@@ -1,4 +1,4 @@
-//! The policy that allows only what two others both allow.
+//! The intersection of two documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::{Document, InMesh, Rule};
 use crate::{Address, Port};
 
 impl Document {
-    /// The document that allows only what both allow: rules that are equal in both, the stricter mode, and of the
-    /// addresses and ports of the mesh those that both allow; the others are refused. The version is left as it is here.
+    /// Makes the document that allows only what both allow: rules that are equal in both, the stricter mode, and of the
+    /// addresses and ports of the mesh those that both allow; the others are refused. The version stays this document's.
     ///
-    /// It is what a proxy can be given at once, when it refuses a new document: its rules were accepted before, and
-    /// what the new document revokes is gone.
+    /// A proxy that refuses a new document gets it at once: the proxy accepted its rules before, and it lacks everything
+    /// that the new document revokes.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let others: BTreeSet<&Rule> = other.rules.iter().map(AsRef::as_ref).collect();
@@ -19,24 +19,24 @@ impl Document {
             api_version: self.api_version,
             identity: self.identity.clone(),
             version: self.version.clone(),
-            // Modes are in the order of strictness.
+            // Modes are ordered, the strictest first.
             mode: self.mode.min(other.mode),
             rules: self.rules.iter().filter(|rule| others.contains(rule.as_ref())).cloned().collect(),
-            in_mesh: services(&self.in_mesh, &other.in_mesh),
+            in_mesh: intersect_services(&self.in_mesh, &other.in_mesh),
         }
     }
 }
 
-/// What both allow by address and port, whatever else a service has: an object that gains or loses an address, as a
-/// headless service does with each pod, keeps the others. What only one of both has is not egress there, and may be
-/// refused by the rules of the other.
-fn services(one: &Arc<[InMesh]>, other: &Arc<[InMesh]>) -> Arc<[InMesh]> {
+/// Intersects services by address and port: an object that gains or loses an address, as a headless service does with
+/// each pod, keeps the others. An address and port of only one document is egress in the other, whose rules may refuse
+/// it, so it is refused.
+fn intersect_services(one: &Arc<[InMesh]>, other: &Arc<[InMesh]>) -> Arc<[InMesh]> {
     if one == other {
         return Arc::clone(one);
     }
-    let (ones, others) = (allowed(one), allowed(other));
+    let (ones, others) = (map_permissions(one), map_permissions(other));
     let is_in_both = |key: &Key| ones.get(key) == Some(&true) && others.get(key) == Some(&true);
-    // By service, ports and whether it is allowed, so that a service with many addresses stays one.
+    // Keyed so that a service with many addresses stays one.
     let mut services: BTreeMap<(&str, Vec<Port>, bool), BTreeSet<Address>> = BTreeMap::new();
     for service in one.iter().chain(other.iter()) {
         for address in &service.addresses {
@@ -58,8 +58,8 @@ fn services(one: &Arc<[InMesh]>, other: &Arc<[InMesh]>) -> Arc<[InMesh]> {
 
 type Key = (Address, Port);
 
-/// Whether each address and port is allowed. Of services with one address and port one that is refused counts.
-fn allowed(services: &[InMesh]) -> BTreeMap<Key, bool> {
+/// Maps each address and port to whether it is allowed. Of services with one address and port, one that is refused counts.
+fn map_permissions(services: &[InMesh]) -> BTreeMap<Key, bool> {
     let mut allowed = BTreeMap::new();
     for service in services {
         for address in &service.addresses {
@@ -88,7 +88,7 @@ mod tests {
         serde_json::json!({"service": "n/s", "addresses": addresses, "ports": ports, "allowed": allowed})
     }
 
-    /// With a pod that comes and one that goes, connections to the others stay.
+    /// Connections to other pods of the service stay open.
     #[test]
     fn a_headless_service_keeps_the_addresses_that_both_have() {
         let one =

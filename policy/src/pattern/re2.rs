@@ -1,6 +1,6 @@
-//! RE2's syntax, as Envoy reads it (`re2/parse.cc`, its default options), in that of regex-lite: what both spell alike
-//! and mean otherwise (`\<`, `\s`, `a{,2}`) is said in a way that leaves no choice, and what only one of them has is
-//! refused. Greediness and the names of groups are left out: whether a whole text matches does not depend on them.
+//! A translation of RE2's syntax, as Envoy reads it (`re2/parse.cc`, its default options), to that of regex-lite. Syntax
+//! that both have with another meaning (`\<`, `\s`, `a{,2}`) is written unambiguously, and syntax that only one of them
+//! has is refused. Greediness and the names of groups are left out: they do not change whether a whole text matches.
 
 mod class;
 
@@ -9,13 +9,13 @@ use std::str::Chars;
 
 use self::class::Class;
 
-/// RE2 refuses to repeat anything more often, nested repetitions together.
+/// The largest number of repetitions that RE2 accepts, nested ones multiplied.
 const MAX_REPEAT: u32 = 1000;
 
-/// Why a pattern is refused.
+/// The reason why a pattern is refused.
 pub(super) type Refused = &'static str;
 
-/// The same pattern in regex-lite's syntax.
+/// Translates a pattern to regex-lite's syntax.
 pub(super) fn translate(pattern: &str) -> Result<String, Refused> {
     let mut parser = Parser {
         rest: pattern.chars(),
@@ -38,17 +38,17 @@ struct Flags {
     dot_all: bool,
 }
 
-/// What a repetition would repeat.
+/// The last element, which a repetition would repeat.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     Nothing,
-    /// Something that is repeated this often at most, by what is in it.
+    /// An element whose parts are repeated this often at most.
     Item(u32),
     Repetition,
 }
 
 struct Group {
-    /// Those outside.
+    /// The flags outside of the group.
     flags: Flags,
     repeated: u32,
 }
@@ -59,7 +59,7 @@ struct Parser<'p> {
     flags: Flags,
     groups: Vec<Group>,
     last: Last,
-    /// How often anything in this group is repeated at most.
+    /// The largest number of repetitions in this group.
     repeated: u32,
 }
 
@@ -208,7 +208,7 @@ impl<'p> Parser<'p> {
         Ok(())
     }
 
-    /// Reads flags; whether they begin a group.
+    /// Reads flags, and tells whether they begin a group.
     fn flags(&mut self) -> Result<bool, Refused> {
         const KNOWN: Refused =
             "behind `(?` RE2 knows the flags `i`, `m`, `s` and `U`, and neither look-around nor comments";
@@ -225,7 +225,7 @@ impl<'p> Parser<'p> {
                 }
                 Some(end @ (':' | ')')) if !is_flag_missing => {
                     self.flags = flags;
-                    // A repetition behind flags alone would repeat what is before them.
+                    // A repetition after flags alone would repeat the element before them.
                     self.last = Last::Nothing;
                     return Ok(end == ':');
                 }
@@ -270,7 +270,7 @@ impl<'p> Parser<'p> {
         let text = self.rest.as_str();
         let (inside, rest) = text.split_once(r"\E").unwrap_or((text, ""));
         self.rest = rest.chars();
-        // A repetition behind nothing would repeat what is before it.
+        // A repetition after an empty quotation would repeat the element before it.
         self.last = Last::Nothing;
         inside.chars().try_for_each(|letter| self.letter(letter))
     }
@@ -284,7 +284,7 @@ impl<'p> Parser<'p> {
     }
 }
 
-/// The character that an escape stands for, the backslash read already.
+/// Reads the character that an escape stands for, after its backslash.
 fn escaped(rest: &mut Chars<'_>) -> Result<char, Refused> {
     const NONE: Refused = "RE2 knows no such escape";
     let letter = rest.next().ok_or("it ends with a `\\`")?;
@@ -318,7 +318,7 @@ fn escaped(rest: &mut Chars<'_>) -> Result<char, Refused> {
     })
 }
 
-/// The rest of `\x41` or `\x{41}`.
+/// Reads the rest of `\x41` or `\x{41}`.
 fn hexadecimal(rest: &mut Chars<'_>) -> Result<char, Refused> {
     const WRONG: Refused = r"`\x` is followed by two digits, or by the number of a character in braces";
     let text = rest.as_str();

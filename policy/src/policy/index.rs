@@ -10,21 +10,21 @@ use crate::{Cidr, Host, HostMatch, HostPattern, Protocol};
 /// The rules of one port.
 #[derive(Debug, Default)]
 pub(super) struct PortIndex {
-    /// `tcp`: whatever the bytes are.
+    /// `tcp`: any bytes.
     pub(super) any_bytes: Grants,
     /// `https`.
-    pub(super) tls: Names,
+    pub(super) tls: NameIndex,
     /// `https`: of those, the rules that take the visible name of an encrypted hello.
-    pub(super) outer: Names,
+    pub(super) outer: NameIndex,
     /// `http`.
-    pub(super) http: Names,
+    pub(super) http: NameIndex,
     /// `http`: of those, the rules that allow a websocket.
-    pub(super) websocket: Names,
+    pub(super) websocket: NameIndex,
 }
 
-/// What the index needs to know of a rule.
+/// The keys of a rule in the index.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'r> {
+pub(super) struct IndexedRule<'r> {
     pub(super) number: u32,
     pub(super) addresses: Option<&'r [Cidr]>,
     pub(super) hosts: Option<&'r [HostPattern]>,
@@ -33,12 +33,12 @@ pub(super) struct Entry<'r> {
 
 /// The rules of one protocol on one port.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct NameIndex {
     /// Rules without hosts.
     pub(super) any_name: Grants,
     exact: FxHashMap<Host, Grants>,
     below: FxHashMap<Host, Grants>,
-    /// All addresses that some rule here can allow; it says whether reading on can help.
+    /// All addresses that some rule here can allow. For others, more bytes cannot help.
     reach: Grants,
 }
 
@@ -49,42 +49,43 @@ pub(super) struct Grants {
     pub(super) anywhere: Option<u32>,
     /// Rules with addresses.
     by_address: Option<Box<Addresses>>,
-    /// Rules with routes, which have to be looked at one by one.
+    /// Rules with routes, which must be evaluated one by one.
     pub(super) routed: Vec<u32>,
     first: Option<u32>,
 }
 
 impl PortIndex {
-    pub(super) fn add(&mut self, protocol: Protocol, outer: bool, websocket: bool, entry: Entry<'_>) {
+    pub(super) fn add(&mut self, protocol: Protocol, outer: bool, websocket: bool, rule: IndexedRule<'_>) {
         match protocol {
-            Protocol::Tcp => self.any_bytes.add(entry.number, entry.addresses, false),
+            Protocol::Tcp => self.any_bytes.add(rule.number, rule.addresses, false),
             Protocol::Https => {
-                self.tls.add(protocol, entry);
+                self.tls.add(protocol, rule);
                 if outer {
-                    self.outer.add(protocol, entry);
+                    self.outer.add(protocol, rule);
                 }
             }
             Protocol::Http => {
-                self.http.add(protocol, entry);
+                self.http.add(protocol, rule);
                 if websocket {
-                    self.websocket.add(protocol, entry);
+                    self.websocket.add(protocol, rule);
                 }
             }
         }
     }
 
-    pub(super) fn wants_first_bytes(&self, address: IpAddr) -> bool {
+    /// Tells whether the first bytes could decide for this address.
+    pub(super) fn needs_first_bytes(&self, address: IpAddr) -> bool {
         self.tls.reaches(address) || self.http.reaches(address)
     }
 }
 
-impl Names {
-    /// Whether some rule here could allow something to this address.
+impl NameIndex {
+    /// Tells whether some rule here could allow something to this address.
     pub(super) fn reaches(&self, address: IpAddr) -> bool {
         self.reach.find(address).is_some()
     }
 
-    fn add(&mut self, protocol: Protocol, Entry { number, addresses, hosts, routed }: Entry<'_>) {
+    fn add(&mut self, protocol: Protocol, IndexedRule { number, addresses, hosts, routed }: IndexedRule<'_>) {
         self.reach.add(number, addresses, false);
         // Routes have no meaning for TLS: a rule that has them all the same allows nothing there.
         if routed && protocol == Protocol::Https {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::path::{self, EncodedSlashes, has_dot_segment};
 use crate::{FullMatch, PatternError, Route};
 
-/// What a policy looks at of an HTTP request.
+/// An HTTP request, as far as a policy evaluates it.
 pub struct Request<'a> {
     /// `:authority`, or `Host` in HTTP/1.1; `None` when there is none.
     pub authority: Option<&'a str>,
@@ -13,21 +13,21 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The normalised path, with or without a query.
     pub path: &'a str,
-    /// The value of `Upgrade`, where the connection is asked to change its protocol.
+    /// The value of `Upgrade`, where the request asks to change the protocol.
     pub upgrade: Option<&'a str>,
     /// The other headers.
     pub headers: &'a dyn Headers,
 }
 
-/// Looks headers up by lower-case name.
+/// A look-up of headers by lower-case name.
 pub trait Headers {
-    /// The values of all fields of this name, in order. None where there is no such field, and where one of them is
-    /// not UTF-8.
+    /// Returns the values of all fields of this name, in order: none where there is no such field, and where one of them
+    /// is not UTF-8.
     fn values(&self, name: &str) -> Vec<Cow<'_, str>>;
 }
 
-/// Whether all values of a header match: each field's, because a server may look at any one of them, and all of them
-/// joined by commas (RFC 9110 §5.3), which is what others read and what Envoy's own matchers compare.
+/// Matches all values of a header: each field's, because a server may read any one of them, and all of them joined by
+/// commas (RFC 9110 §5.3), as other servers read them and as Envoy's own matchers compare them.
 pub(crate) fn all_match(pattern: &FullMatch, values: &[Cow<'_, str>]) -> bool {
     values.iter().all(|value| pattern.matches(value))
         && match values {
@@ -48,7 +48,7 @@ struct CompiledRoute {
     headers: Vec<(String, FullMatch)>,
 }
 
-/// A pattern for paths, and the encoded slashes that it says.
+/// A pattern for paths, and the encoded slashes that it contains.
 #[derive(Debug)]
 struct PathPattern {
     pattern: FullMatch,
@@ -57,10 +57,10 @@ struct PathPattern {
 
 impl PathPattern {
     fn new(text: &str) -> Result<Self, PatternError> {
-        Ok(Self { pattern: FullMatch::new(text)?, slashes: EncodedSlashes::of(text) })
+        Ok(Self { pattern: FullMatch::new(text)?, slashes: EncodedSlashes::find_in(text) })
     }
 
-    /// Whether the pattern matches, if it says the path's encoded slashes.
+    /// Matches a path whose encoded slashes are in the pattern.
     fn matches(&self, path: &str) -> bool {
         path::matches(&self.pattern, path) && !has_dot_segment(path)
     }
@@ -87,22 +87,22 @@ impl Routes {
             .map(Self)
     }
 
-    /// Whether one of the routes matches a request for this canonical host.
+    /// Tells whether one of the routes matches a request for this canonical host.
     pub(super) fn match_any(&self, host: &str, request: &Request<'_>) -> bool {
-        let (path, slashes) = path_of(request);
-        self.0.iter().any(|route| route.says(slashes) && route.matches(path, host, request))
+        let (path, slashes) = path_without_query(request);
+        self.0.iter().any(|route| route.permits_slashes(slashes) && route.matches(path, host, request))
     }
 
-    /// Whether one of them would match if it said the path's encoded slashes.
-    pub(super) fn lack_slash(&self, host: &str, request: &Request<'_>) -> bool {
-        let (path, slashes) = path_of(request);
-        self.0.iter().any(|route| !route.says(slashes) && route.matches(path, host, request))
+    /// Tells whether one of the routes would match if its pattern contained the path's encoded slashes.
+    pub(super) fn match_but_for_slash(&self, host: &str, request: &Request<'_>) -> bool {
+        let (path, slashes) = path_without_query(request);
+        self.0.iter().any(|route| !route.permits_slashes(slashes) && route.matches(path, host, request))
     }
 }
 
 impl CompiledRoute {
-    fn says(&self, slashes: EncodedSlashes) -> bool {
-        self.path.as_ref().is_none_or(|pattern| slashes.are_in(pattern.slashes))
+    fn permits_slashes(&self, slashes: EncodedSlashes) -> bool {
+        self.path.as_ref().is_none_or(|pattern| slashes.is_subset_of(pattern.slashes))
     }
 
     fn matches(&self, path: &str, host: &str, request: &Request<'_>) -> bool {
@@ -115,9 +115,9 @@ impl CompiledRoute {
     }
 }
 
-fn path_of<'r>(request: &Request<'r>) -> (&'r str, EncodedSlashes) {
+fn path_without_query<'r>(request: &Request<'r>) -> (&'r str, EncodedSlashes) {
     let path = request.path.split(['?', '#']).next().unwrap_or_default();
-    (path, EncodedSlashes::of(path))
+    (path, EncodedSlashes::find_in(path))
 }
 
 impl fmt::Debug for Request<'_> {

@@ -1,4 +1,4 @@
-//! Documents and questions at random, from few parts, so that many meet what they are for.
+//! Random documents and connections from few parts, so that many of them match.
 
 use std::net::SocketAddr;
 
@@ -16,14 +16,20 @@ const ADDRESSES: [&str; 6] =
 /// Patterns of paths. The model knows them by hand, like those of headers below.
 const PATHS: [&str; 5] = ["/", "/get", "/a.*", "/x|/y", ".*"];
 
-/// A list of some, or no list.
+/// Makes a list of some, or no list.
 fn some(of: &'static [&'static str]) -> impl Strategy<Value = Option<Vec<&'static str>>> {
     prop::option::of(subsequence(of, 0..3.min(of.len() + 1)).prop_shuffle())
 }
 
 fn route() -> impl Strategy<Value = Value> {
-    const WANTED: [(&str, &str); 5] =
-        [("host", "a\\.org"), ("host", "10\\.0\\.0\\.1"), ("host", ".*"), ("x-a", "[0-9]+"), ("x-a", "/get")];
+    const WANTED: [(&str, &str); 6] = [
+        ("host", "a\\.org"),
+        ("host", "10\\.0\\.0\\.1"),
+        ("host", "2001:db8::1"),
+        ("host", ".*"),
+        ("x-a", "[0-9]+"),
+        ("x-a", "/get"),
+    ];
     let header = select(WANTED.to_vec()).prop_map(|(name, value)| json!({"name": name, "value": value}));
     (
         prop::option::of(select(PATHS.to_vec())),
@@ -36,7 +42,7 @@ fn route() -> impl Strategy<Value = Value> {
         })
 }
 
-/// An object with these fields too, but for those that are null.
+/// Adds fields to an object, without those that are null.
 pub(crate) fn given(mut object: Value, fields: &[(&str, Value)]) -> Value {
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         object[*name] = value.clone();
@@ -44,7 +50,7 @@ pub(crate) fn given(mut object: Value, fields: &[(&str, Value)]) -> Value {
     object
 }
 
-/// All of a rule but where it comes from.
+/// Makes a rule without its origin.
 pub(crate) fn rule() -> impl Strategy<Value = Value> {
     let tcp = Just(vec![]);
     let https = (some(&HOSTS), prop::option::of(select(vec!["refuse", "allow-outer"])))
@@ -67,7 +73,7 @@ pub(crate) fn rule() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Rules that say where they come from.
+/// Makes rules with an origin.
 pub(crate) fn rules() -> impl Strategy<Value = Vec<Value>> {
     prop::collection::vec(rule(), 0..8).prop_map(|mut rules| {
         for (n, rule) in rules.iter_mut().enumerate() {
@@ -77,7 +83,7 @@ pub(crate) fn rules() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-/// Services of the mesh; most of the time there are none.
+/// Makes services of the mesh; most of the time there are none.
 pub(crate) fn in_mesh() -> impl Strategy<Value = Vec<Value>> {
     let service = (
         subsequence(ADDRESSES.to_vec(), 0..3),
@@ -97,7 +103,7 @@ pub(crate) fn to() -> impl Strategy<Value = SocketAddr> {
 
 pub(crate) fn traffic() -> impl Strategy<Value = Traffic<'static>> {
     const NAMES: [&str; 8] = ["a.org", "A.ORG.", "b.org", "x.a.org", "y.x.a.org", "c.net", "org", "a..org"];
-    const AUTHORITIES: [&str; 22] = [
+    const AUTHORITIES: [&str; 23] = [
         "a.org",
         "A.org.",
         "a.org:80",
@@ -112,6 +118,7 @@ pub(crate) fn traffic() -> impl Strategy<Value = Traffic<'static>> {
         "1.2.3.4:443",
         "[2001:db8::1]",
         "[2001:DB8::1]:80",
+        "[2001:0db8:0:0::1]",
         "[::ffff:10.0.0.1]",
         "",
         "user@a.org",
@@ -168,10 +175,10 @@ pub(crate) fn traffic() -> impl Strategy<Value = Traffic<'static>> {
             upgrade,
             headers,
         });
-    prop_oneof![1 => Just(Traffic::BrokenTls), 1 => Just(Traffic::Late), 6 => tls, 12 => http]
+    prop_oneof![1 => Just(Traffic::BrokenTls), 1 => Just(Traffic::TimedOut), 6 => tls, 12 => http]
 }
 
-/// Many, so that rules of many parts meet what they are for.
+/// Makes many connections, so that rules of many parts match some.
 pub(crate) fn questions() -> impl Strategy<Value = Vec<(SocketAddr, Traffic<'static>)>> {
     prop::collection::vec((to(), traffic()), 40)
 }

@@ -1,25 +1,24 @@
-//! The engine's answers by the words of the documentation: every rule is looked at, one after the
-//! other, in the JSON that it was written in. No index, no order, and as little of the engine's own
-//! code as possible.
+//! A naive model of the engine, written from the documentation: it evaluates every rule, one after the other, in the JSON
+//! of the document. No index, no order, and as little of the engine's own code as possible.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use egress_policy::{
-    Decision, Destination, Document, Headers, Host, HostMatch, OnConnection, OnOpening, Opening, Policy,
-    ReasonCode, Request,
+    ConnectionOutcome, ConnectionStart, Decision, Destination, Document, Headers, Host, HostMatch, Policy,
+    ReasonCode, Request, StartOutcome,
 };
 use serde_json::{Value, json};
 
-/// What a workload does.
+/// The traffic of a workload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Traffic<'a> {
     /// A TLS ClientHello.
     Tls { name: Option<&'a str>, encrypted: bool },
-    /// What begins like TLS and is not.
+    /// Something that begins like TLS and is not.
     BrokenTls,
-    /// Nothing, for too long.
-    Late,
+    /// No bytes within the time-out.
+    TimedOut,
     /// A plaintext HTTP request. Names of headers are in lower case.
     Http {
         authority: Option<&'a str>,
@@ -30,7 +29,7 @@ pub(crate) enum Traffic<'a> {
     },
 }
 
-/// The one place where documents are made: in JSON, so that a new optional field breaks nothing.
+/// Makes a document: in JSON, so that a new optional field breaks nothing.
 pub(crate) fn document(mode: &str, rules: &[Value], in_mesh: &[Value]) -> Value {
     json!({
         "apiVersion": "egress-policy/v1",
@@ -44,13 +43,13 @@ pub(crate) fn policy(document: &Value) -> Policy {
     Policy::new(document).expect("a policy")
 }
 
-/// Where traffic goes, in words of which the first in the alphabet wins; `None` when it is refused.
+/// The destination of traffic, as text of which the first in the alphabet wins; `None` when it is refused.
 pub(crate) type Verdict = Option<String>;
 
 pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
     match decision {
         Decision::Allow(permit) => Some(match &permit.to {
-            Destination::Dialled => "dialled".to_owned(),
+            Destination::Original => "dialled".to_owned(),
             Destination::Resolved(host, HostMatch::Exact) => format!("exact {host}"),
             Destination::Resolved(host, HostMatch::Wildcard) => format!("wildcard {host}"),
             Destination::Passthrough => "passthrough".to_owned(),
@@ -59,29 +58,29 @@ pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
     }
 }
 
-/// Asks the stages in the order in which the data plane does.
+/// Decides in the order in which the data plane does.
 pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
-    let opening = match traffic {
-        Traffic::Tls { name, encrypted } => Opening::Tls { server_name: name, encrypted },
-        Traffic::BrokenTls => Opening::BrokenTls(ReasonCode::TlsMalformed),
-        Traffic::Late => Opening::Late,
-        Traffic::Http { .. } => Opening::NotTls,
+    let start = match traffic {
+        Traffic::Tls { name, encrypted } => ConnectionStart::Tls { server_name: name, encrypted },
+        Traffic::BrokenTls => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
+        Traffic::TimedOut => ConnectionStart::TimedOut,
+        Traffic::Http { .. } => ConnectionStart::NotTls,
     };
-    match policy.connection(to) {
-        OnConnection::Decided(decision) => decision,
-        OnConnection::NeedFirstBytes => match policy.opening(to, opening) {
-            OnOpening::Decided(decision) => decision,
-            OnOpening::EachRequest => request(policy, to, traffic),
+    match policy.decide_connection(to) {
+        ConnectionOutcome::Decided(decision) => decision,
+        ConnectionOutcome::NeedFirstBytes => match policy.decide_start(to, start) {
+            StartOutcome::Decided(decision) => decision,
+            StartOutcome::EachRequest => request(policy, to, traffic),
         },
     }
 }
 
-/// Asks about a request alone, as the HTTP plugin does.
+/// Decides a request alone, as the HTTP plugin does.
 pub(crate) fn request<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
     let Traffic::Http { authority, method, path, upgrade, headers } = traffic else {
         panic!("{traffic:?} is no request, and was taken for one")
     };
-    policy.request(to, &Request { authority, method, path, upgrade, headers: &List(headers) })
+    policy.decide_request(to, &Request { authority, method, path, upgrade, headers: &List(headers) })
 }
 
 struct List<'a>(&'a [(&'a str, &'a str)]);
@@ -92,14 +91,14 @@ impl Headers for List<'_> {
     }
 }
 
-/// What a document says of traffic.
+/// Decides by a document.
 pub(crate) fn expected(document: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
     let mut in_mesh = items(&document["inMesh"]).filter(|service| {
         items(&service["ports"]).any(|port| *port == to.port())
             && items(&service["addresses"]).any(|address| is_address(address, to.ip()))
     });
     if let Some(service) = in_mesh.next() {
-        // One that is refused is enough.
+        // A refusal by one service is enough.
         let allowed = service["allowed"] == true && in_mesh.all(|service| service["allowed"] == true);
         return allowed.then(|| "dialled".to_owned());
     }
@@ -111,7 +110,7 @@ pub(crate) fn expected(document: &Value, to: SocketAddr, traffic: Traffic<'_>) -
     }
 }
 
-/// What one rule alone says.
+/// Decides by one rule alone.
 fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
     let listed = match strings(&rule["addresses"]) {
         None => false,
@@ -140,8 +139,7 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
             }
             let written = match &host {
                 Named::Name(host) => host.to_string(),
-                // As it is spelled, without brackets.
-                Named::Address(_, literal) => literal.to_ascii_lowercase(),
+                Named::Address(address) => address.to_string(),
             };
             if let Some(routes) = rule["routes"].as_array()
                 && !routes.iter().any(|route| matches(route, &written, method, path, headers))
@@ -151,10 +149,10 @@ fn granted(rule: &Value, to: SocketAddr, traffic: Traffic<'_>) -> Verdict {
             match (strings(&rule["hosts"]), host) {
                 (None, Named::Name(_)) => Some("dialled".to_owned()),
                 // A bare address is only reached where it was dialled.
-                (None, Named::Address(address, _)) => {
+                (None, Named::Address(address)) => {
                     (address == to.ip().to_canonical()).then(|| "dialled".to_owned())
                 }
-                (Some(_), Named::Address(..)) => None,
+                (Some(_), Named::Address(_)) => None,
                 (Some(hosts), Named::Name(host)) => by_name(&hosts, listed, &host),
             }
         }
@@ -183,7 +181,7 @@ fn is_address(text: &Value, address: IpAddr) -> bool {
     text.to_canonical() == address.to_canonical()
 }
 
-/// A list, where there is one.
+/// Returns a list, if there is one.
 fn strings(value: &Value) -> Option<Vec<&str>> {
     Some(value.as_array()?.iter().map(|item| item.as_str().expect("a string")).collect())
 }
@@ -201,13 +199,13 @@ fn contains(block: &str, address: IpAddr) -> bool {
     family == other && (length == 0 || differ >> (128 - length) == 0)
 }
 
-enum Named<'a> {
+enum Named {
     Name(Host),
-    Address(IpAddr, &'a str),
+    Address(IpAddr),
 }
 
-/// The host and the port of an authority.
-fn split(authority: &str) -> Option<(Named<'_>, Option<u16>)> {
+/// Splits an authority into host and port.
+fn split(authority: &str) -> Option<(Named, Option<u16>)> {
     let end = if authority.starts_with('[') {
         authority.find(']')? + 1
     } else {
@@ -223,9 +221,9 @@ fn split(authority: &str) -> Option<(Named<'_>, Option<u16>)> {
     let host = if let Some(literal) = host.strip_prefix('[') {
         let literal = literal.strip_suffix(']')?;
         let address: Ipv6Addr = literal.parse().ok()?;
-        Named::Address(IpAddr::V6(address).to_canonical(), literal)
+        Named::Address(IpAddr::V6(address).to_canonical())
     } else if let Ok(address) = host.parse::<Ipv4Addr>() {
-        Named::Address(address.into(), host)
+        Named::Address(address.into())
     } else {
         Named::Name(Host::canonical(host).ok()?)
     };
@@ -250,7 +248,7 @@ fn matches(route: &Value, host: &str, method: &str, path: &str, headers: &[(&str
         })
 }
 
-/// Whether a segment is `.` or `..` once everything is decoded, and parameters and space are cut off.
+/// Tells whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
 fn is_dotted(path: &str) -> bool {
     let mut bytes = path.as_bytes().to_vec();
     loop {
@@ -286,7 +284,7 @@ fn decode(bytes: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The patterns that the tests use, each by hand.
+/// Matches the patterns that the tests use, each by hand.
 fn whole(pattern: &str, text: &str) -> bool {
     match pattern {
         "/x|/y" => text == "/x" || text == "/y",
@@ -296,6 +294,7 @@ fn whole(pattern: &str, text: &str) -> bool {
         "[0-9]+" => !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()),
         "a\\.org" => text == "a.org",
         "10\\.0\\.0\\.1" => text == "10.0.0.1",
+        "2001:db8::1" => text == pattern,
         "/" | "/get" | "/ws" => pattern == text,
         _ => panic!("the model does not know the pattern {pattern}"),
     }

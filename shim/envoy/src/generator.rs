@@ -209,7 +209,6 @@ mod tests {
     /// The filter and Envoy read what is written.
     #[test]
     fn the_filter_reads_what_is_written() {
-        use egress_policy::json::{self, Raw};
         use egress_policy::{Plugin, PluginConfig};
         use envoy_types::pb::envoy::config::core::v3::{
             TypedExtensionConfig, async_data_source::Specifier, data_source,
@@ -218,6 +217,7 @@ mod tests {
         use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as NetworkWasm;
         use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, plugin_config::Vm};
         use envoy_types::pb::google::protobuf::StringValue;
+        use serde_json::value::RawValue;
         let inline = data_source::Specifier::InlineBytes(b"\0asm".to_vec());
         let file = data_source::Specifier::Filename("/a.wasm".to_owned());
         let by_file = Settings { module: Module::File("/a.wasm".into()), ..settings() };
@@ -253,12 +253,12 @@ mod tests {
                 let json = config.configuration.expect("JSON");
                 assert_eq!(json.type_url, StringValue::type_url());
                 let text = StringValue::decode(&*json.value).expect("text").value;
-                let read: PluginConfig<Raw<'_>> = json::from_str(&text).expect("readable");
+                let read: PluginConfig<&RawValue> = serde_json::from_str(&text).expect("readable");
                 assert_eq!((read.plugin, read.version.as_str(), read.listener_port), (plugin, "7", 15001));
                 assert!(
                     read.nonce != crate::snapshot::NONCE && read.nonce.len() == crate::snapshot::NONCE.len()
                 );
-                let policy: Document = json::from_str(read.policy.get()).expect("a document");
+                let policy: Document = Document::from_json(read.policy.get()).expect("a document");
                 assert_eq!(policy, *document(Mode::Audit, "7"));
             }
         }

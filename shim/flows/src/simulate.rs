@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use egress_compile::Compiled;
-use egress_policy::explain::{Explainer, Lack, Question, RoutePart, Stage, Traffic};
+use egress_policy::explain::{Explainer, Mismatch, Question, RouteMismatch, Stage, Traffic};
 use egress_policy::{Headers, Identity, Protocol, ReasonCode, Request};
 use serde::Serialize;
 
@@ -226,7 +226,7 @@ fn ask(
             .explain(&question(traffic))
             .rules
             .iter()
-            .any(|rule| rule.lacks.iter().all(may_be_headers) && !rule.lacks.is_empty());
+            .any(|rule| rule.mismatches.iter().all(may_be_headers) && !rule.mismatches.is_empty());
     if (!seen && explanation.stage != Stage::Connection) || by_headers {
         return Answer::unknown();
     }
@@ -242,9 +242,9 @@ fn ask(
 }
 
 /// Whether all that is lacked may be headers, which nobody has seen.
-fn may_be_headers(lack: &Lack) -> bool {
-    let is_header = |part: &RoutePart| matches!(part, RoutePart::Header { .. });
-    matches!(lack, Lack::Route { routes } if routes.iter().any(|route| route.lacks.iter().all(is_header)))
+fn may_be_headers(lack: &Mismatch) -> bool {
+    let is_header = |part: &RouteMismatch| matches!(part, RouteMismatch::Header { .. });
+    matches!(lack, Mismatch::Route { routes } if routes.iter().any(|route| route.mismatches.iter().all(is_header)))
 }
 
 /// Headers are not remembered.

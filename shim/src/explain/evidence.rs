@@ -41,7 +41,7 @@ pub fn cluster(state: &SourceState, options: &CompileOptions) -> PolicySource {
 pub fn file(path: &Path) -> Result<PolicySource> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the document {}", path.display()))?;
-    let document: Document = egress_policy::json::from_str(&text)
+    let document: Document = Document::from_json(&text)
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
         .context("this is no policy document (`osm-egress schema` has its form)")?;
     Ok(PolicySource::Document(Arc::new(document)))

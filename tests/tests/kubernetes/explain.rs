@@ -148,7 +148,9 @@ fn explain_agrees_with_envoy() -> Result<()> {
         ensure!(
             report["rules"].as_array().is_some_and(|rules| rules.len() == 3
                 && (!denied
-                    || rules.iter().all(|rule| rule["lacks"].as_array().is_some_and(|l| !l.is_empty())))),
+                    || rules
+                        .iter()
+                        .all(|rule| rule["mismatches"].as_array().is_some_and(|l| !l.is_empty())))),
             "{report:#}"
         );
     }

@@ -8,14 +8,15 @@ use super::{Refused, escaped};
 /// The letters outside of ASCII whose other case is a letter of ASCII: the Kelvin sign and the long s.
 const KELVIN: u32 = 0x212a;
 const LONG_S: u32 = 0x17f;
-const LAST: u32 = 0x10_ffff;
+/// The last character of Unicode.
+const MAX_CODE: u32 = 0x10_ffff;
 
 /// A set of characters, as ranges in order.
 #[derive(Debug, Default)]
 pub(super) struct Class(Vec<(u32, u32)>);
 
 impl Class {
-    /// Reads a class, the `[` read already.
+    /// Reads a class after its `[`.
     pub(super) fn parse(rest: &mut Chars<'_>, ignore_case: bool) -> Result<Self, Refused> {
         const OPEN: Refused = "a `[` has no `]`";
         let mut class = Self::default();
@@ -68,7 +69,7 @@ impl Class {
         Ok(if is_negated { class.negated() } else { class })
     }
 
-    /// A letter and its other case.
+    /// Makes the class of a letter and its other case.
     pub(super) fn letter(letter: char) -> Result<Self, Refused> {
         let mut class = Self::default();
         class.add(&Self(vec![(letter.into(), letter.into())]), true)?;
@@ -76,7 +77,7 @@ impl Class {
         Ok(class)
     }
 
-    /// `\d`, `\s` and `\w`, and what they leave out.
+    /// Makes the class of `\d`, `\s` or `\w`, or of its complement.
     pub(super) fn perl(letter: char, ignore_case: bool) -> Self {
         let ranges: &[(char, char)] = match letter.to_ascii_lowercase() {
             'd' => &[('0', '9')],
@@ -86,7 +87,7 @@ impl Class {
         Self::of(ranges, ignore_case, letter.is_ascii_uppercase())
     }
 
-    /// `[:alpha:]` and the like.
+    /// Makes the class of `[:alpha:]` and the like.
     fn posix(name: &str, ignore_case: bool) -> Result<Self, Refused> {
         let (name, is_negated) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
         let ranges: &[(char, char)] = match name {
@@ -109,17 +110,17 @@ impl Class {
         Ok(Self::of(ranges, ignore_case, is_negated))
     }
 
-    /// Ranges of ASCII, or all that is not in them.
+    /// Makes a class of ranges of ASCII, or of their complement.
     fn of(ranges: &[(char, char)], ignore_case: bool, is_negated: bool) -> Self {
         let mut class = Self::default();
         let ranges = ranges.iter().map(|(low, high)| (u32::from(*low), u32::from(*high))).collect();
-        // What is in ASCII is never refused.
+        // Ranges of ASCII are never refused.
         let _ = class.add(&Self(ranges), ignore_case);
         class.sort();
         if is_negated { class.negated() } else { class }
     }
 
-    /// Adds ranges, and where case does not count, the other case of what is in them.
+    /// Adds ranges, and where case is ignored, the other case of their letters.
     fn add(&mut self, other: &Self, ignore_case: bool) -> Result<(), Refused> {
         self.0.extend(&other.0);
         if !ignore_case {
@@ -161,7 +162,7 @@ impl Class {
         self.0 = joined;
     }
 
-    /// All other characters; the ranges are in order.
+    /// Makes the class of all other characters; the ranges are in order.
     fn negated(&self) -> Self {
         let mut gaps = Vec::with_capacity(self.0.len().saturating_add(1));
         let mut next = 0_u32;
@@ -171,14 +172,14 @@ impl Class {
             }
             next = high.saturating_add(1);
         }
-        if next <= LAST {
-            gaps.push((next, LAST));
+        if next <= MAX_CODE {
+            gaps.push((next, MAX_CODE));
         }
         Self(gaps)
     }
 }
 
-/// A character of a class, as it stands or escaped.
+/// Reads a character of a class, escaped or not.
 fn character(rest: &mut Chars<'_>) -> Result<char, Refused> {
     match rest.next() {
         Some('\\') => escaped(rest),
@@ -195,10 +196,10 @@ fn skip(rest: &mut Chars<'_>, text: &str) -> bool {
     behind.is_some()
 }
 
-/// A class of regex-lite.
+/// The class in regex-lite's syntax.
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Halves of pairs in UTF-16 are no characters.
+        // Surrogates of UTF-16 are not characters.
         let start = |code: u32| if (0xd800..=0xdfff).contains(&code) { 0xe000 } else { code };
         let end = |code: u32| if (0xd800..=0xdfff).contains(&code) { 0xd7ff } else { code };
         let ranges =
@@ -212,7 +213,7 @@ impl fmt::Display for Class {
                 write!(f, "-\\x{{{high:x}}}")?;
             }
         }
-        // A class that nothing is in.
+        // The empty class.
         f.write_str(if is_empty { r"[^\x00-\x{10ffff}]" } else { "]" })
     }
 }

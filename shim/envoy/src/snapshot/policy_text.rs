@@ -290,7 +290,7 @@ mod tests {
             assert_eq!(read, *document);
             // And as the filter reads it.
             let text = String::from_utf8(text(&document)).expect("text");
-            let read: Document = egress_policy::json::from_str(&text).expect("JSON");
+            let read = Document::from_json(&text).expect("JSON");
             assert_eq!(read, *document);
         }
     }

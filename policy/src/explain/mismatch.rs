@@ -1,66 +1,69 @@
-//! What a rule lacks to allow a connection.
+//! Mismatches: the reasons why a rule does not allow a connection.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{NearHost, Nearness};
+use super::near_host::{NearHost, Nearness};
 use crate::ReasonCode;
 
-/// The longest piece of what a workload or a manifest said that is shown.
-const LONGEST: usize = 120;
+/// The longest part of a text by a workload or a manifest that is shown.
+const MAX_QUOTED_CHARS: usize = 120;
 
-/// How far away a rule is that is about something else.
+/// The number of routes whose mismatches are shown.
+const MAX_SHOWN_ROUTES: usize = 4;
+
+/// The distance of a rule that concerns another kind of connection.
 pub(super) const UNRELATED: u32 = 20;
 
-/// One thing that keeps a rule from allowing a connection.
+/// One reason why a rule does not allow a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum Lack {
-    /// The port is another one.
+#[serde(tag = "mismatch", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Mismatch {
+    /// The rule is for another port.
     Port {
-        /// The rule's.
+        /// The rule's port.
         listed: u16,
-        /// The one that is dialled.
+        /// The port of the original destination.
         dialled: u16,
     },
-    /// The dialled address is not in the rule's blocks.
+    /// The original destination is not in the rule's blocks.
     Address {
         /// `null`: it is not known.
         dialled: Option<IpAddr>,
         /// The first blocks of the rule.
         listed: Vec<String>,
-        /// How many more it has.
+        /// The number of others.
         more: usize,
     },
     /// The name is not in the rule's hosts.
     Host {
         /// The name, by SNI or authority.
         name: String,
-        /// The name of the rule that comes nearest.
+        /// The rule's most similar name.
         near: Option<NearHost>,
         /// The first hosts of the rule.
         listed: Vec<String>,
-        /// How many more it has.
+        /// The number of others.
         more: usize,
     },
-    /// The rule wants TLS.
+    /// The rule needs TLS.
     Tls,
-    /// The rule wants plaintext HTTP, and gets TLS.
+    /// The rule needs plaintext HTTP, and gets TLS.
     Plaintext,
-    /// The rule wants HTTP, and gets other bytes.
+    /// The rule needs HTTP, and gets other bytes.
     Request,
-    /// The rule looks at the first bytes, and there are none.
+    /// The rule decides by the first bytes, and there are none.
     FirstBytes,
     /// The ClientHello cannot be read.
     ClientHello {
-        /// Why.
+        /// The reason.
         reason: ReasonCode,
     },
     /// The ClientHello has no server name.
     ServerName,
-    /// The server name is none.
+    /// The server name is not a host name.
     ReadableServerName,
     /// The ClientHello may hide another name.
     VisibleName,
@@ -70,21 +73,21 @@ pub enum Lack {
     OtherMethod,
     /// The rule does not allow this upgrade.
     Upgrade {
-        /// What the request asks for.
+        /// The upgrade that the request asks for.
         asked: String,
     },
     /// The request has no authority.
     Authority,
     /// The authority is not a host with an optional port.
     ReadableAuthority {
-        /// As it is.
+        /// The authority of the request.
         authority: String,
     },
     /// The authority names another port.
     AuthorityPort {
-        /// The one in the authority.
+        /// The port in the authority.
         named: u16,
-        /// The one that is dialled.
+        /// The port of the original destination.
         dialled: u16,
     },
     /// The rule lists names, and the authority is an address.
@@ -92,36 +95,36 @@ pub enum Lack {
         /// The address in the authority.
         address: IpAddr,
     },
-    /// The authority is another address than the one that is dialled.
+    /// The authority is another address than the original destination.
     SameAddress {
         /// The address in the authority.
         named: IpAddr,
     },
     /// None of the rule's routes matches.
     Route {
-        /// What each of them lacks.
-        routes: Vec<RouteLacks>,
+        /// The mismatches of each route.
+        routes: Vec<RouteEvaluation>,
     },
-    /// The destination is a service of the mesh: rules are not looked at.
+    /// The destination is a service of the mesh: rules are not evaluated.
     Egress,
-    /// The connection goes to the listener itself: rules are not looked at.
+    /// The connection goes to the listener itself: rules are not evaluated.
     Interception,
 }
 
-/// What a route lacks.
+/// The evaluation of one route for one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteLacks {
+pub struct RouteEvaluation {
     /// The route: `group/match`.
     pub route: String,
-    /// What it lacks.
-    pub lacks: Vec<RoutePart>,
+    /// The reasons why it does not match.
+    pub mismatches: Vec<RouteMismatch>,
 }
 
-/// One thing that keeps a route from matching.
+/// One reason why a route does not match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "lack", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum RoutePart {
+#[serde(tag = "mismatch", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum RouteMismatch {
     /// The path does not match.
     Path {
         /// The route's pattern.
@@ -129,13 +132,13 @@ pub enum RoutePart {
         /// The path of the request.
         path: String,
     },
-    /// A server may read a segment of the path as `.` or `..`, so no pattern says where it leads.
+    /// A server may read a segment of the path as `.` or `..`, so a pattern does not tell where it leads.
     PathWithoutDotSegments {
         /// The path of the request.
         path: String,
     },
-    /// The path has an encoded slash or backslash, and the pattern says none: a server may decode it, so the pattern
-    /// does not say where it leads.
+    /// The path has an encoded slash or backslash, and the pattern has none: a server may decode it, so the pattern does
+    /// not tell where it leads.
     PathWithoutEncodedSlash {
         /// The route's pattern.
         pattern: String,
@@ -155,18 +158,18 @@ pub enum RoutePart {
         name: String,
         /// The route's pattern.
         pattern: String,
-        /// The value that does not match: of one field, or of several joined by commas. Nothing where there is none.
+        /// The value that does not match: of one field, or of several joined by commas. Absent where there is none.
         value: Option<String>,
     },
 }
 
-impl Lack {
-    /// How much it separates the rule from the connection. A rule for another host is about something else.
+impl Mismatch {
+    /// The distance that this puts between rule and connection. A rule for another host concerns other connections.
     pub(super) fn distance(&self) -> u32 {
         match self {
             Self::Egress | Self::Interception => 0,
             Self::Route { routes } => {
-                1_u32.saturating_add(routes.iter().map(RouteLacks::distance).min().unwrap_or_default())
+                1_u32.saturating_add(routes.iter().map(RouteEvaluation::distance).min().unwrap_or_default())
             }
             Self::Address { .. } | Self::Upgrade { .. } | Self::VisibleName | Self::AuthorityPort { .. } => 2,
             Self::ServerName
@@ -186,20 +189,20 @@ impl Lack {
     }
 }
 
-impl RouteLacks {
+impl RouteEvaluation {
     fn distance(&self) -> u32 {
-        u32::try_from(self.lacks.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.mismatches.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// What others wrote, in backticks: short, and without what a terminal would obey.
+/// Foreign text in backticks: shortened, and without control characters, which a terminal would obey.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("`")?;
         for (count, c) in self.0.chars().enumerate() {
-            if count >= LONGEST {
+            if count >= MAX_QUOTED_CHARS {
                 f.write_str("…")?;
                 break;
             }
@@ -209,7 +212,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-fn list(f: &mut fmt::Formatter<'_>, items: &[String], more: usize) -> fmt::Result {
+fn write_list(f: &mut fmt::Formatter<'_>, items: &[String], more: usize) -> fmt::Result {
     for (count, item) in items.iter().enumerate() {
         let between = match (count, count.saturating_add(1) == items.len() && more == 0) {
             (0, _) => "",
@@ -221,18 +224,18 @@ fn list(f: &mut fmt::Formatter<'_>, items: &[String], more: usize) -> fmt::Resul
     if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
 }
 
-/// One line, as what is to be said of the rule.
-impl fmt::Display for Lack {
+/// One line that completes a sentence about the rule.
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { listed, dialled } => write!(f, "is for port {listed}, not {dialled}"),
             Self::Address { dialled: Some(dialled), listed: blocks, more } => {
                 write!(f, "does not have {dialled} in its addresses, which are ")?;
-                if blocks.is_empty() { f.write_str("none") } else { list(f, blocks, *more) }
+                if blocks.is_empty() { f.write_str("none") } else { write_list(f, blocks, *more) }
             }
             Self::Address { dialled: None, listed: blocks, more } => {
                 f.write_str("wants the dialled address to be in ")?;
-                if blocks.is_empty() { f.write_str("an empty list") } else { list(f, blocks, *more) }
+                if blocks.is_empty() { f.write_str("an empty list") } else { write_list(f, blocks, *more) }
             }
             Self::Host { name, near: Some(NearHost { pattern, how }), .. } => {
                 let (name, pattern) = (Quoted(name), Quoted(pattern));
@@ -246,7 +249,7 @@ impl fmt::Display for Lack {
             }
             Self::Host { name, near: None, listed, more } => {
                 write!(f, "does not list {}, but ", Quoted(name))?;
-                if listed.is_empty() { f.write_str("no host at all") } else { list(f, listed, *more) }
+                if listed.is_empty() { f.write_str("no host at all") } else { write_list(f, listed, *more) }
             }
             Self::Tls => f.write_str("wants TLS, and the first bytes are not"),
             Self::Plaintext => f.write_str("wants plaintext HTTP, and the first bytes are TLS"),
@@ -273,11 +276,11 @@ impl fmt::Display for Lack {
             Self::Route { routes } if routes.is_empty() => f.write_str("has an empty list of routes"),
             Self::Route { routes } => {
                 f.write_str("has no route that matches")?;
-                for (count, route) in routes.iter().take(4).enumerate() {
+                for (count, route) in routes.iter().take(MAX_SHOWN_ROUTES).enumerate() {
                     f.write_str(if count == 0 { ": " } else { "; " })?;
                     route.fmt(f)?;
                 }
-                match routes.len().saturating_sub(4) {
+                match routes.len().saturating_sub(MAX_SHOWN_ROUTES) {
                     0 => Ok(()),
                     more => write!(f, "; and {more} more routes"),
                 }
@@ -288,10 +291,10 @@ impl fmt::Display for Lack {
     }
 }
 
-impl fmt::Display for RouteLacks {
+impl fmt::Display for RouteEvaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", Quoted(&self.route))?;
-        for (count, part) in self.lacks.iter().enumerate() {
+        for (count, part) in self.mismatches.iter().enumerate() {
             if count > 0 {
                 f.write_str(" and ")?;
             }
@@ -301,7 +304,7 @@ impl fmt::Display for RouteLacks {
     }
 }
 
-impl fmt::Display for RoutePart {
+impl fmt::Display for RouteMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path { pattern, path } => write!(f, "wants path {}, not {}", Quoted(pattern), Quoted(path)),
@@ -316,7 +319,7 @@ impl fmt::Display for RoutePart {
             ),
             Self::Method { listed, method } => {
                 f.write_str("wants method ")?;
-                list(f, listed, 0)?;
+                write_list(f, listed, 0)?;
                 write!(f, ", not {}", Quoted(method))
             }
             Self::Header { name, pattern, value: Some(value) } => {

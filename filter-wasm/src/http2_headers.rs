@@ -1,32 +1,31 @@
-//! The frames of an HTTP/2 connection, as far as they say whether a header block is under way (RFC 9113, sections 4.1
-//! and 6.2).
+//! A counter of the header bytes of an HTTP/2 connection that have come before the end of their header block (RFC 9113,
+//! sections 4.1 and 6.2).
 
-/// What every client sends first (RFC 9113, section 3.4).
+/// The first bytes of every client (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The bytes before the payload of each frame.
-const FRAME_HEADER: usize = 9;
+/// The length of a frame's header.
+const FRAME_HEADER_LENGTH: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// A reader of frames. It looks at their first bytes alone and passes over the rest.
+/// A counter of header blocks. It reads the headers of frames and skips their payload.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
-    /// What has come of the next frame's header.
+pub(crate) struct Http2Headers {
+    /// The part of the next frame's header that has come.
     header: Vec<u8>,
-    /// What is to come of the current frame.
+    /// The bytes of the current frame that have not come.
     rest: usize,
-    /// Whether the current frame is the last one of a header block.
+    /// The current frame is the last one of a header block.
     ends_block: bool,
-    /// The bytes of the header block that is under way. A connection has one at a time: other frames must not
-    /// come between.
+    /// The bytes of the current header block. A connection has one at a time: other frames must not interrupt it.
     block: usize,
 }
 
-impl Frames {
-    /// Reads on over `length` bytes, of which `bytes` shows a part: from where, how many. Returns how many bytes
-    /// of a header block have come whose end has not.
+impl Http2Headers {
+    /// Reads the next `length` bytes, of which `bytes` returns a part by start and length. Returns the number of bytes of
+    /// a header block whose end has not come.
     pub(crate) fn read(&mut self, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) -> usize {
         let mut at = 0_usize;
         while at < length {
@@ -39,7 +38,7 @@ impl Frames {
                     self.block = self.block.saturating_add(passed);
                 }
             } else {
-                let wanted = FRAME_HEADER.saturating_sub(self.header.len()).min(left);
+                let wanted = FRAME_HEADER_LENGTH.saturating_sub(self.header.len()).min(left);
                 self.header.extend(bytes(at, wanted));
                 at = at.saturating_add(wanted);
                 self.begin();
@@ -52,17 +51,17 @@ impl Frames {
         self.block
     }
 
-    /// Begins a frame where its header is complete.
+    /// Starts a frame if its header is complete.
     fn begin(&mut self) {
         let &[a, b, c, kind, flags, ..] = self.header.as_slice() else { return };
-        if self.header.len() < FRAME_HEADER {
+        if self.header.len() < FRAME_HEADER_LENGTH {
             return;
         }
         self.header.clear();
         let length = u32::from_be_bytes([0, a, b, c]);
         self.rest = usize::try_from(length).unwrap_or(usize::MAX);
         if matches!(kind, HEADERS | CONTINUATION) {
-            self.block = self.block.saturating_add(FRAME_HEADER);
+            self.block = self.block.saturating_add(FRAME_HEADER_LENGTH);
             self.ends_block = flags & END_HEADERS != 0;
         }
     }
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn header_blocks_under_way() {
+    fn a_header_block_counts_until_it_ends() {
         for (case, frames, expected) in [
             ("nothing", vec![], 0),
             ("no block", vec![frame(4, 0, 18), frame(PING, 0, 8), frame(DATA, 1, 1000)], 0),
@@ -107,7 +106,7 @@ mod tests {
         ] {
             let all = frames.concat();
             for step in [1, 2, 7, 9, 64, all.len().max(1)] {
-                let mut reader = Frames::default();
+                let mut reader = Http2Headers::default();
                 let mut block = 0;
                 for part in all.chunks(step) {
                     block = reader.read(part.len(), |start, length| part[start..start + length].to_vec());

@@ -1,23 +1,23 @@
-//! The listed name that was probably meant.
+//! The listed name that is most similar to another one: probably the one that was meant.
 
 use serde::Serialize;
 
 use crate::{Host, HostPattern};
 
-/// Names that differ by more letters are not alike.
-const ALIKE: usize = 2;
+/// The largest edit distance of similar names.
+const MAX_EDIT_DISTANCE: usize = 2;
 
-/// A name of a rule that comes near one that it does not list.
+/// A listed name that is similar to one that the rule does not list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NearHost {
-    /// As the rule has it.
+    /// The rule's host pattern.
     pub pattern: String,
-    /// How near it comes.
+    /// The kind of similarity.
     pub how: Nearness,
 }
 
-/// How a listed name comes near another. The first is the nearest.
+/// The kind of similarity of a listed name. The first is the nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Nearness {
@@ -27,18 +27,18 @@ pub enum Nearness {
     Below,
     /// The rule lists a name below it.
     Above,
-    /// The rule lists a name that looks like it.
+    /// The rule lists a name of similar spelling.
     Alike,
 }
 
-/// The nearest of the names of a rule that lists another one.
-pub(super) fn nearest(hosts: &[HostPattern], name: &Host) -> Option<NearHost> {
-    let near = hosts.iter().filter_map(|pattern| Some((how(pattern, name.as_str())?, pattern)));
+/// Finds the most similar name of a rule that does not list this one.
+pub(super) fn find_nearest(hosts: &[HostPattern], name: &Host) -> Option<NearHost> {
+    let near = hosts.iter().filter_map(|pattern| Some((compare(pattern, name.as_str())?, pattern)));
     let (how, pattern) = near.min_by_key(|(how, _)| *how)?;
     Some(NearHost { pattern: pattern.to_string(), how: how.0 })
 }
 
-fn how(pattern: &HostPattern, name: &str) -> Option<(Nearness, usize)> {
+fn compare(pattern: &HostPattern, name: &str) -> Option<(Nearness, usize)> {
     let is_below = |name: &str, other: &str| name.strip_suffix(other).is_some_and(|rest| rest.ends_with('.'));
     match pattern {
         HostPattern::Below(suffix) => (suffix.as_str() == name).then_some((Nearness::Apex, 0)),
@@ -51,9 +51,10 @@ fn how(pattern: &HostPattern, name: &str) -> Option<(Nearness, usize)> {
         }
         HostPattern::Exact(host) => {
             let host = host.as_str();
-            let possible = host.len().abs_diff(name.len()) <= ALIKE && host.len() > ALIKE.saturating_mul(2);
+            let possible = host.len().abs_diff(name.len()) <= MAX_EDIT_DISTANCE
+                && host.len() > MAX_EDIT_DISTANCE.saturating_mul(2);
             let distance = possible.then(|| strsim::osa_distance(host, name))?;
-            (distance <= ALIKE).then_some((Nearness::Alike, distance))
+            (distance <= MAX_EDIT_DISTANCE).then_some((Nearness::Alike, distance))
         }
     }
 }
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_probably_meant() {
+    fn the_most_similar_name_is_found() {
         let hosts = ["*.example.com", "httpbin.org", "www.openservicemesh.io", "org"];
         let hosts: Vec<HostPattern> = hosts.iter().map(|host| host.parse().expect("a host")).collect();
         for (name, expected) in [
@@ -77,7 +78,7 @@ mod tests {
             ("a.net", None),
             ("com", None),
         ] {
-            let found = nearest(&hosts, &Host::canonical(name).expect("a name"));
+            let found = find_nearest(&hosts, &Host::canonical(name).expect("a name"));
             let found = found.as_ref().map(|near| (near.pattern.as_str(), near.how));
             assert_eq!(found, expected, "{name}");
         }

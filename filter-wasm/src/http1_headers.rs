@@ -1,106 +1,107 @@
-//! The requests of an HTTP/1 connection, as far as their bytes say how much of headers has come whose end has not.
+//! A counter of the header bytes of an HTTP/1 connection that have come before the end of the headers.
 //!
-//! This counts and decides nothing: where messages end is for Envoy's parser to say. A client may send the next
-//! request before the current one is answered, and Envoy reads it then.
+//! It decides nothing: Envoy's parser finds the end of headers. A client may send the next request before the response
+//! to the current one, and Envoy reads it after that.
 
-/// How many bytes are looked at at a time.
-const PIECE: usize = 4096;
+/// The number of bytes that are read at a time.
+const CHUNK_LENGTH: usize = 4096;
 
-/// What comes behind headers that Envoy has not seen counts as a part of this: mostly it is the beginning of a
-/// body, and counts for a moment. But some requests Envoy refuses before it shows them to any filter.
-const UNSEEN: usize = 4;
+/// The divisor for bytes after headers that Envoy has not parsed yet. Mostly they are the beginning of a body, and count
+/// only until Envoy parses the headers. But Envoy refuses some requests before it shows them to any filter.
+const UNPARSED_DIVISOR: usize = 4;
 
-/// A counter of headers.
+/// A counter of the headers of an HTTP/1 connection.
 #[derive(Debug)]
-pub(crate) struct Messages {
-    stage: Stage,
-    /// Whether a line has come that is not empty.
-    begun: bool,
+pub(crate) struct Http1Headers {
+    state: MessageState,
+    /// A line that is not empty has come.
+    has_begun: bool,
     /// The bytes of the current line, without its end.
     line: usize,
-    /// Whether the last byte ended an empty line, as headers, chunked bodies and trailers end.
-    blank: bool,
+    /// The last byte ended an empty line, as headers, chunked bodies and trailers end.
+    is_blank: bool,
 }
 
+/// The state of the current message.
 #[derive(Debug)]
-enum Stage {
+enum MessageState {
     /// The end of the headers has not come.
     Headers { held: usize },
-    /// It has, and Envoy sees them in a moment. `after` came behind it.
+    /// The end has come, and Envoy is about to parse the headers. `after` bytes follow them.
     Ended { after: usize },
-    /// Envoy has seen them, and the request has not ended.
+    /// Envoy has parsed the headers, and the request has not ended.
     Request { length: Option<usize>, after: usize },
-    /// This came ahead of the end of the request before. Where its headers end is not known.
-    Ahead { held: usize },
+    /// These bytes came before the end of the request before. The end of their headers is not known.
+    Pipelined { held: usize },
 }
 
-impl Default for Messages {
+impl Default for Http1Headers {
     fn default() -> Self {
-        Self { stage: Stage::Headers { held: 0 }, begun: false, line: 0, blank: false }
+        Self { state: MessageState::Headers { held: 0 }, has_begun: false, line: 0, is_blank: false }
     }
 }
 
-impl Messages {
-    /// Reads on over `length` bytes, of which `bytes` shows a part: from where, how many. Returns how many bytes
-    /// of headers are held.
+impl Http1Headers {
+    /// Reads the next `length` bytes, of which `bytes` returns a part by start and length. Returns the number of header
+    /// bytes that Envoy holds.
     pub(crate) fn read(&mut self, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) -> usize {
-        match &mut self.stage {
-            Stage::Headers { held } => {
+        match &mut self.state {
+            MessageState::Headers { held } => {
                 let all = held.saturating_add(length);
-                let Some(end) = self.scan(length, &bytes) else {
-                    self.stage = Stage::Headers { held: all };
+                let Some(end) = self.find_end(length, &bytes) else {
+                    self.state = MessageState::Headers { held: all };
                     return all;
                 };
                 let after = length.saturating_sub(end);
-                self.stage = Stage::Ended { after };
-                self.look_at_end(after, length, bytes);
-                after / UNSEEN
+                self.state = MessageState::Ended { after };
+                self.read_end(after, length, bytes);
+                after / UNPARSED_DIVISOR
             }
-            Stage::Ended { after } => {
+            MessageState::Ended { after } => {
                 let all = after.saturating_add(length);
                 *after = all;
-                self.look_at_end(length, length, bytes);
-                all / UNSEEN
+                self.read_end(length, length, bytes);
+                all / UNPARSED_DIVISOR
             }
-            Stage::Request { after, .. } => {
+            MessageState::Request { after, .. } => {
                 *after = after.saturating_add(length);
-                self.look_at_end(length, length, bytes);
+                self.read_end(length, length, bytes);
                 0
             }
-            Stage::Ahead { held } => {
+            MessageState::Pipelined { held } => {
                 let all = held.saturating_add(length);
                 *held = all;
-                self.look_at_end(length, length, bytes);
+                self.read_end(length, length, bytes);
                 all
             }
         }
     }
 
-    /// Envoy has seen the headers of a request. Its body has `length` bytes, or says itself where it ends.
+    /// Notes that Envoy has parsed the headers of a request. Its body has `length` bytes, or ends by its own framing.
     pub(crate) fn complete(&mut self, length: Option<usize>) {
-        let after = match self.stage {
-            Stage::Headers { .. } => 0,
-            Stage::Ended { after } | Stage::Request { after, .. } => after,
-            Stage::Ahead { held } => held,
+        let after = match self.state {
+            MessageState::Headers { .. } => 0,
+            MessageState::Ended { after } | MessageState::Request { after, .. } => after,
+            MessageState::Pipelined { held } => held,
         };
-        self.stage = Stage::Request { length, after };
+        self.state = MessageState::Request { length, after };
     }
 
-    /// The request has ended. Returns how many bytes of the next one's headers are held.
+    /// Notes that the request has ended. Returns the number of header bytes of the next one that Envoy holds.
     pub(crate) fn end(&mut self) -> usize {
-        let Stage::Request { length, after } = self.stage else { return 0 };
+        let MessageState::Request { length, after } = self.state else { return 0 };
         let held = match length {
             Some(length) => after.saturating_sub(length),
-            None if self.blank => 0,
+            None if self.is_blank => 0,
             None => after,
         };
-        self.begun = false;
-        self.stage = if held > 0 { Stage::Ahead { held } } else { Stage::Headers { held } };
+        self.has_begun = false;
+        self.state = if held > 0 { MessageState::Pipelined { held } } else { MessageState::Headers { held } };
         held
     }
 
-    /// Looks at the last of `rest` bytes that end where `length` bytes end.
-    fn look_at_end(&mut self, rest: usize, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) {
+    /// Reads the end of the last `rest` of `length` bytes.
+    fn read_end(&mut self, rest: usize, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) {
         let seen = rest.min(3);
         if seen < rest {
             self.line = 1;
@@ -112,20 +113,20 @@ impl Messages {
         }
     }
 
-    /// Looks for the end of headers. Returns how many bytes come before what follows it.
-    fn scan(&mut self, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) -> Option<usize> {
+    /// Finds the end of headers. Returns the number of bytes up to it.
+    fn find_end(&mut self, length: usize, bytes: impl Fn(usize, usize) -> Vec<u8>) -> Option<usize> {
         let mut at = 0_usize;
         while at < length {
-            let piece = bytes(at, length.saturating_sub(at).min(PIECE));
-            if piece.is_empty() {
+            let chunk = bytes(at, length.saturating_sub(at).min(CHUNK_LENGTH));
+            if chunk.is_empty() {
                 return None;
             }
-            for byte in piece {
+            for byte in chunk {
                 at = at.saturating_add(1);
-                self.begun |= !matches!(byte, b'\r' | b'\n');
+                self.has_begun |= !matches!(byte, b'\r' | b'\n');
                 self.step(byte);
-                // Empty lines before a request are no end.
-                if self.blank && self.begun {
+                // Empty lines before a request do not end its headers.
+                if self.is_blank && self.has_begun {
                     return Some(at);
                 }
             }
@@ -134,7 +135,7 @@ impl Messages {
     }
 
     fn step(&mut self, byte: u8) {
-        self.blank = byte == b'\n' && self.line == 0;
+        self.is_blank = byte == b'\n' && self.line == 0;
         match byte {
             b'\n' => self.line = 0,
             b'\r' => {}
@@ -147,25 +148,25 @@ impl Messages {
 mod tests {
     use super::*;
 
-    /// What is held after each step of a story: bytes that come, `complete` and `end`.
-    fn story(steps: &[Step], chunk: usize) -> Vec<usize> {
-        let mut messages = Messages::default();
+    /// Returns the held bytes after each step: bytes that come, `complete` and `end`.
+    fn held_after(steps: &[Step], chunk: usize) -> Vec<usize> {
+        let mut headers = Http1Headers::default();
         let mut held = 0;
         let mut found = Vec::new();
         for step in steps {
             match step {
                 Step::Bytes(text) => {
                     for part in text.as_bytes().chunks(chunk) {
-                        held = messages.read(part.len(), |at, length| {
+                        held = headers.read(part.len(), |at, length| {
                             part.iter().skip(at).take(length).copied().collect()
                         });
                     }
                 }
                 Step::Complete(length) => {
-                    messages.complete(*length);
+                    headers.complete(*length);
                     held = 0;
                 }
-                Step::End => held = messages.end(),
+                Step::End => held = headers.end(),
             }
             found.push(held);
         }
@@ -235,8 +236,8 @@ mod tests {
                 vec![0, 0, 0],
             ),
         ] {
-            assert_eq!(story(&steps, 9999), expected, "{case}");
-            assert_eq!(story(&steps, 1), expected, "{case}, byte by byte");
+            assert_eq!(held_after(&steps, 9999), expected, "{case}");
+            assert_eq!(held_after(&steps, 1), expected, "{case}, byte by byte");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The requests that were let through and have not ended, so that a new policy can be asked about them. An
-//! upgraded connection is such a request until it ends.
+//! The requests that were let through and have not ended, which a new policy reviews. An upgraded connection is such a
+//! request until it ends.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use egress_policy::{Decision, Headers, OnConnection, Policy, Request};
+use egress_policy::{ConnectionOutcome, Decision, Headers, Policy, Request};
 
-use crate::review::{NOWHERE, Route, leads_to_original_destination};
+use crate::route::{Route, UNUSED_ADDRESSES, leads_to_original_destination};
 
-/// What a decision looks at of a request.
+/// The parts of a request that a decision needs, without its other headers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RequestInfo {
     pub(crate) authority: Option<String>,
@@ -18,7 +18,7 @@ pub(crate) struct RequestInfo {
 }
 
 impl RequestInfo {
-    /// Asks a policy about it. Where a connection may carry any bytes now, it may carry this request.
+    /// Decides by a policy. A connection that may carry any bytes may carry this request.
     pub(crate) fn decide<'p>(
         &self,
         policy: &'p Policy,
@@ -28,15 +28,17 @@ impl RequestInfo {
         let Self { authority, method, path, upgrade } = self;
         let request =
             Request { authority: authority.as_deref(), method, path, upgrade: upgrade.as_deref(), headers };
-        match policy.connection(to) {
-            OnConnection::Decided(decision) if decision.is_allowed_by_rule() => decision,
-            OnConnection::Decided(_) | OnConnection::NeedFirstBytes => policy.request(to, &request),
+        match policy.decide_connection(to) {
+            ConnectionOutcome::Decided(decision) if decision.is_allowed_by_rule() => decision,
+            ConnectionOutcome::Decided(_) | ConnectionOutcome::NeedFirstBytes => {
+                policy.decide_request(to, &request)
+            }
         }
     }
 }
 
-/// The headers that a decision looked at. Envoy does not show them a second time; one that was not
-/// looked at counts as absent, so that in doubt a request ends.
+/// The headers that a decision looked up. Envoy does not show them a second time; one that was not looked up counts as
+/// absent, so that in doubt a request ends.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeenHeaders(pub(crate) Vec<(String, String)>);
 
@@ -59,11 +61,11 @@ pub(crate) struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// Whether it goes on under a policy.
+    /// Tells whether the request continues under a policy.
     pub(crate) fn is_permitted(&self, policy: &Policy) -> bool {
         let at = |to| self.request.decide(policy, to, &self.headers);
         self.route.is_permitted(policy, &at(self.to), || {
-            NOWHERE
+            UNUSED_ADDRESSES
                 .into_iter()
                 .all(|address| leads_to_original_destination(&at(SocketAddr::new(address, self.to.port()))))
         })
@@ -75,10 +77,10 @@ mod tests {
     use egress_policy::HostMatch;
 
     use super::*;
-    use crate::fake::config;
+    use crate::fake_host::config;
 
     #[test]
-    fn a_new_policy_forbids_just_what_it_does_not_allow_there() {
+    fn a_new_policy_ends_exactly_what_it_does_not_allow() {
         let rules = r#"[
             {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
             {"policy":"a/tcp","name":"n","port":82,"protocol":"tcp"},
@@ -93,9 +95,9 @@ mod tests {
             ("1.2.3.4:80", "b.org", None, key(), exact, true),
             ("1.2.3.4:80", "b.org", None, SeenHeaders::default(), exact, false),
             ("1.2.3.4:80", "c.org", None, SeenHeaders::default(), exact, false),
-            // Any bytes may go anywhere, and so may this.
+            // Any bytes may go anywhere, so this request may.
             ("1.2.3.4:82", "a.org", None, SeenHeaders::default(), exact, true),
-            // What audit mode or an address let through is not where the name leads.
+            // Audit mode or an address let it through to another address than the name's.
             ("1.2.3.4:80", "a.org", None, SeenHeaders::default(), Route::OriginalDestination, false),
             ("10.0.0.1:81", "a.org", None, SeenHeaders::default(), exact, false),
         ] {

@@ -1,45 +1,43 @@
-//! The HTTP plugin: one request.
+//! The HTTP filter: one request.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 
+use egress_policy::contract::{filter_state, header};
 use egress_policy::{Decision, Destination, Headers, Protocol, ReasonCode};
 
-use crate::host::{Exchange, Flow, Span};
-use crate::in_flight::{InFlightRequest, RequestInfo, SeenHeaders};
-use crate::network::PluginHandle;
-use crate::partial_headers::CompleteRequest;
-use crate::review::Route;
-use crate::scope::NEXT_TICK;
+use crate::decision_log;
+use crate::host::{FilterAction, HttpHost, LifeSpan};
+use crate::in_flight_requests::{InFlightRequest, RequestInfo, SeenHeaders};
+use crate::plaintext_connections::CompleteRequest;
+use crate::route::{Route, select_cluster};
+use crate::scope::PluginHandle;
 use crate::table::Guard;
-use crate::{record, steer};
+use crate::tick::NEXT_TICK_DELAY;
 
-/// The header by which the route finds its cluster. The connection manager removes it from what the
-/// workload sends before this filter runs, and the route removes it from what is sent on.
-const CLUSTER_HEADER: &str = "x-egress-cluster";
-/// The header that tells the workload why it was refused.
-const DENIED_HEADER: &str = "x-egress-denied";
+/// The status of a refusal without a configuration.
+const DEFAULT_DENY_STATUS: u16 = 403;
 
-/// One request.
-pub(crate) struct Http<H> {
+/// The HTTP filter of one request.
+pub(crate) struct HttpFilter<H> {
     host: H,
     id: u32,
     plugin: Option<PluginHandle>,
     in_flight: Option<Guard<InFlightRequest>>,
-    /// Tells the connection when the request ends.
+    /// The request on its connection, which is told of its end.
     complete: Option<CompleteRequest>,
 }
 
-impl<H: Exchange> Http<H> {
-    /// A request in a scope; `None` refuses.
+impl<H: HttpHost> HttpFilter<H> {
+    /// Makes the filter of a request; without a plugin it refuses.
     pub(crate) fn new(host: H, id: u32, plugin: Option<PluginHandle>) -> Self {
         Self { host, id, plugin, in_flight: None, complete: None }
     }
 
-    /// The request's headers are complete.
-    pub(crate) fn on_request_headers(&mut self) -> Flow {
+    /// Decides a request whose headers are complete.
+    pub(crate) fn on_request_headers(&mut self) -> FilterAction {
         let Some(PluginHandle { scope, .. }) = &self.plugin else {
-            return self.refuse(ReasonCode::PolicyInvalid, 403);
+            return self.refuse(ReasonCode::PolicyInvalid, DEFAULT_DENY_STATUS);
         };
         let config = scope.newest();
         self.complete = self.host.source().and_then(|source| {
@@ -47,96 +45,101 @@ impl<H: Exchange> Http<H> {
             let length = length.and_then(|length| String::from_utf8(length).ok()?.parse().ok());
             scope.plaintext.complete(source, length)
         });
-        let Some(to) = self.host.destination().filter(|to| to.port() != config.listener_port) else {
+        let Some(to) = self.host.original_destination().filter(|to| to.port() != config.listener_port) else {
             return self.refuse(ReasonCode::NotIntercepted, config.deny_status);
         };
         let text = |name| self.host.header(name).and_then(|value| String::from_utf8(value).ok());
-        // A value that is not UTF-8 is there, and malformed.
-        let odd = |name| self.host.header(name).map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
+        // A value that is not UTF-8 is present and malformed.
+        let text_or_malformed =
+            |name| self.host.header(name).map(|v| String::from_utf8(v).unwrap_or("?".to_owned()));
         let request = RequestInfo {
-            authority: odd(":authority"),
+            authority: text_or_malformed(":authority"),
             method: text(":method").unwrap_or_default(),
             path: text(":path").unwrap_or_default(),
-            upgrade: odd("upgrade"),
+            upgrade: text_or_malformed("upgrade"),
         };
         let headers = HostHeaders { host: &self.host, seen: RefCell::default() };
         let decision = request.decide(&config.policy, to, &headers);
         let headers = headers.seen.into_inner();
-        record::decision(&self.host, Some(&config.policy), &decision, Protocol::Http);
+        decision_log::log_decision(&self.host, Some(&config.policy), &decision, Protocol::Http);
         match &decision {
             Decision::Deny(refusal) => self.respond(refusal.reason, config.deny_status),
             Decision::Allow(permit) => {
                 if let Destination::Resolved(name, _) = &permit.to
-                    && !says_where(request.authority.as_deref(), to.port())
+                    && !names_destination(request.authority.as_deref(), to.port())
                 {
-                    // For this request only: the next one of the connection has another name.
-                    let set = self.host.set_filter_state(Span::Request, steer::DYNAMIC_HOST, name.as_str())
-                        && self.host.set_filter_state(
-                            Span::Request,
-                            steer::DYNAMIC_PORT,
-                            &to.port().to_string(),
-                        );
-                    if !set {
+                    // For this request only: the next one of the connection may have another name.
+                    let is_set = self.host.set_filter_state(
+                        LifeSpan::Request,
+                        filter_state::DYNAMIC_HOST,
+                        name.as_str(),
+                    ) && self.host.set_filter_state(
+                        LifeSpan::Request,
+                        filter_state::DYNAMIC_PORT,
+                        &to.port().to_string(),
+                    );
+                    if !is_set {
                         return self.respond(ReasonCode::PolicyInvalid, config.deny_status);
                     }
                 }
-                self.host.set_header(CLUSTER_HEADER, steer::cluster(permit));
+                self.host.set_header(header::CLUSTER, select_cluster(permit));
                 let (id, route) = (self.id, Route::from(&permit.to));
                 let in_flight = InFlightRequest { id, to, request, headers, route };
                 self.in_flight = Some(scope.in_flight.insert(in_flight));
                 scope.recent.add_request(id);
-                Flow::Continue
+                FilterAction::Continue
             }
         }
     }
 
-    /// The request has ended.
+    /// Tells the connection that the request has ended.
     pub(crate) fn on_end(&mut self) {
-        let (Some(PluginHandle { scope, ticking }), Some(request)) = (&self.plugin, self.complete.take())
+        let (Some(PluginHandle { scope, is_ticking }), Some(request)) = (&self.plugin, self.complete.take())
         else {
             return;
         };
         scope.plaintext.end(request);
-        // This is no time to end connections: one of them may be the one that this request is of.
-        if scope.plaintext.is_over() {
-            ticking.set(true);
-            self.host.ask_for_ticks(NEXT_TICK);
+        // A tick closes connections: here, the connection of this request may be one of them.
+        if scope.plaintext.exceeds_limit() {
+            is_ticking.set(true);
+            self.host.set_tick_period(NEXT_TICK_DELAY);
         }
     }
 
-    fn refuse(&self, reason: ReasonCode, status: u16) -> Flow {
+    fn refuse(&self, reason: ReasonCode, status: u16) -> FilterAction {
         let config = self.plugin.as_ref().map(|plugin| plugin.scope.newest());
         let policy = config.as_ref().map(|config| &*config.policy);
-        record::decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Http);
+        decision_log::log_decision(&self.host, policy, &Decision::Deny(reason.into()), Protocol::Http);
         self.respond(reason, status)
     }
 
-    fn respond(&self, reason: ReasonCode, status: u16) -> Flow {
+    fn respond(&self, reason: ReasonCode, status: u16) -> FilterAction {
         let body = format!("egress denied: {reason}: {}\n", reason.meaning().trim());
-        self.host.respond(status, (DENIED_HEADER, reason.as_str()), &body);
-        Flow::Wait
+        self.host.send_response(status, (header::DENIED, reason.as_str()), &body);
+        FilterAction::Pause
     }
 }
 
-/// Whether Envoy's dynamic forward proxy finds the dialled port by the authority alone: without a port
-/// it takes 80, and an empty port it takes for a part of the name. The engine has read the authority strictly, so that
-/// otherwise Envoy reads the same host in it.
-fn says_where(authority: Option<&str>, port: u16) -> bool {
+/// Tells whether Envoy's dynamic forward proxy finds the destination by the authority alone: without a port it uses 80,
+/// and it reads an empty port as a part of the name. The engine has read the authority strictly, so Envoy reads the same
+/// host in it.
+fn names_destination(authority: Option<&str>, port: u16) -> bool {
     authority.is_some_and(|text| !text.ends_with(':') && (port == 80 || text.contains(':')))
 }
 
+/// The headers of a request, which keeps those that a policy looks up.
 struct HostHeaders<'a, H> {
     host: &'a H,
     seen: RefCell<SeenHeaders>,
 }
 
-impl<H: Exchange> Headers for HostHeaders<'_, H> {
+impl<H: HttpHost> Headers for HostHeaders<'_, H> {
     fn values(&self, name: &str) -> Vec<Cow<'_, str>> {
         let values: Option<Vec<String>> =
             self.host.header_values(name).into_iter().map(|value| String::from_utf8(value).ok()).collect();
         let values = values.unwrap_or_default();
         let mut seen = self.seen.borrow_mut();
-        // Another rule may have asked already, and each value is kept once.
+        // Another rule may have looked it up already, and each value is kept once.
         if !seen.0.iter().any(|(other, _)| other == name) {
             seen.0.extend(values.iter().map(|value| (name.to_owned(), value.clone())));
         }
@@ -149,7 +152,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::fake::{Fake, scope};
+    use crate::fake_host::{FakeHost, scope};
 
     const RULES: &str = r#"[
         {"policy":"a/web","name":"n","port":80,"protocol":"http","hosts":["a.org"]},
@@ -159,22 +162,22 @@ mod tests {
             {"name":"r","headers":[{"name":"x-key","value":"v"}]}]}]"#;
 
     fn plugin(mode: &str) -> PluginHandle {
-        PluginHandle { scope: scope("http", mode, RULES), ticking: Rc::default() }
+        PluginHandle { scope: scope("http", mode, RULES), is_ticking: Rc::default() }
     }
 
     fn ask(mode: &str, to: &str, headers: &[(&str, &[u8])]) -> String {
-        let fake = Fake { destination: to.parse().ok(), ..Fake::default() };
+        let fake = FakeHost { original_destination: to.parse().ok(), ..FakeHost::default() };
         for (name, value) in headers {
             fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
         }
-        let mut request = Http::new(fake, 1, Some(plugin(mode)));
-        let flow = request.on_request_headers();
+        let mut request = HttpFilter::new(fake, 1, Some(plugin(mode)));
+        let action = request.on_request_headers();
         let fake = &request.host;
         let cluster =
-            fake.header(CLUSTER_HEADER).map(|v| String::from_utf8(v).expect("ours")).unwrap_or_default();
-        let host = fake.state.borrow().get(steer::DYNAMIC_HOST).cloned().unwrap_or_default();
-        let port = fake.state.borrow().get(steer::DYNAMIC_PORT).cloned().unwrap_or_default();
-        format!("{flow:?} {cluster} {host}:{port} {:?}", fake.response.borrow())
+            fake.header(header::CLUSTER).map(|v| String::from_utf8(v).expect("ours")).unwrap_or_default();
+        let host = fake.state.borrow().get(filter_state::DYNAMIC_HOST).cloned().unwrap_or_default();
+        let port = fake.state.borrow().get(filter_state::DYNAMIC_PORT).cloned().unwrap_or_default();
+        format!("{action:?} {cluster} {host}:{port} {:?}", fake.response.borrow())
     }
 
     #[test]
@@ -189,10 +192,10 @@ mod tests {
             ("enforce", "1.2.3.4:8080", "a.org:", "Continue egress-dns a.org:8080 None"),
             ("enforce", "1.2.3.4:80", "a.org:", "Continue egress-dns a.org:80 None"),
             ("enforce", "10.1.1.1:80", "b.org", "Continue egress-original-dst : None"),
-            ("enforce", "1.2.3.4:80", "z.org", "Wait  : Some((403, \"host-not-allowed\"))"),
-            ("enforce", "1.2.3.4:80", "c.org", "Wait  : Some((403, \"route-not-allowed\"))"),
-            ("enforce", "1.2.3.4:15001", "a.org", "Wait  : Some((403, \"not-intercepted\"))"),
-            ("enforce", "", "a.org", "Wait  : Some((403, \"not-intercepted\"))"),
+            ("enforce", "1.2.3.4:80", "z.org", "Pause  : Some((403, \"host-not-allowed\"))"),
+            ("enforce", "1.2.3.4:80", "c.org", "Pause  : Some((403, \"route-not-allowed\"))"),
+            ("enforce", "1.2.3.4:15001", "a.org", "Pause  : Some((403, \"not-intercepted\"))"),
+            ("enforce", "", "a.org", "Pause  : Some((403, \"not-intercepted\"))"),
             ("audit", "1.2.3.4:80", "z.org", "Continue egress-original-dst : None"),
             ("passthrough", "1.2.3.4:80", "z.org", "Continue passthrough-outbound : None"),
         ] {
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_headers() {
+    fn malformed_headers_are_refused_or_ignored() {
         let to = "1.2.3.4:80";
         for (headers, expected) in [
             (&[(":method", &b"GET"[..]), (":path", b"/")][..], "authority-absent"),
@@ -225,26 +228,27 @@ mod tests {
         }
     }
 
-    /// All fields of a header count, now and when another policy is asked.
+    /// In the decision, and in the review by another policy.
     #[test]
-    fn headers_in_several_fields() {
+    fn every_field_of_a_header_must_match() {
         for (values, expected) in [
-            (&[&b"v"[..]][..], Flow::Continue),
-            (&[b"v", b"evil"], Flow::Wait),
-            (&[b"evil", b"v"], Flow::Wait),
-            (&[b"v", b"\xff"], Flow::Wait),
+            (&[&b"v"[..]][..], FilterAction::Continue),
+            (&[b"v", b"evil"], FilterAction::Pause),
+            (&[b"evil", b"v"], FilterAction::Pause),
+            (&[b"v", b"\xff"], FilterAction::Pause),
         ] {
-            let mut fake = Fake { destination: "1.2.3.4:80".parse().ok(), ..Fake::default() };
+            let mut fake =
+                FakeHost { original_destination: "1.2.3.4:80".parse().ok(), ..FakeHost::default() };
             fake.headers.borrow_mut().insert(":authority".to_owned(), b"c.org".to_vec());
             fake.headers.borrow_mut().insert("x-key".to_owned(), values.first().expect("a value").to_vec());
             fake.repeated = values.iter().skip(1).map(|value| ("x-key", value.to_vec())).collect();
-            let mut request = Http::new(fake, 1, Some(plugin("enforce")));
+            let mut request = HttpFilter::new(fake, 1, Some(plugin("enforce")));
             assert_eq!(request.on_request_headers(), expected, "{values:?}");
         }
-        let fake = Fake { repeated: vec![("x-key", b"w".to_vec())], ..Fake::default() };
+        let fake = FakeHost { repeated: vec![("x-key", b"w".to_vec())], ..FakeHost::default() };
         fake.headers.borrow_mut().insert("x-key".to_owned(), b"v".to_vec());
         let headers = HostHeaders { host: &fake, seen: RefCell::default() };
-        // Several rules ask, and each value is kept once.
+        // Several rules look it up, and each value is kept once.
         assert_eq!(headers.values("x-key"), ["v", "w"]);
         assert_eq!(headers.values("x-key"), ["v", "w"]);
         assert_eq!(headers.seen.into_inner().values("x-key"), ["v", "w"]);
@@ -252,17 +256,21 @@ mod tests {
 
     #[test]
     fn without_a_policy_everything_is_refused() {
-        let mut request = Http::new(Fake::default(), 1, None);
-        assert_eq!(request.on_request_headers(), Flow::Wait);
+        let mut request = HttpFilter::new(FakeHost::default(), 1, None);
+        assert_eq!(request.on_request_headers(), FilterAction::Pause);
         assert_eq!(*request.host.response.borrow(), Some((403, "policy-invalid".to_owned())));
     }
 
     #[test]
-    fn envoy_refuses_the_steering() {
-        let fake = Fake { destination: "1.2.3.4:8080".parse().ok(), stubborn: true, ..Fake::default() };
+    fn a_request_that_cannot_be_steered_is_refused() {
+        let fake = FakeHost {
+            original_destination: "1.2.3.4:8080".parse().ok(),
+            rejects_filter_state: true,
+            ..FakeHost::default()
+        };
         fake.headers.borrow_mut().insert(":authority".to_owned(), b"a.org".to_vec());
-        let mut request = Http::new(fake, 1, Some(plugin("enforce")));
-        assert_eq!(request.on_request_headers(), Flow::Wait);
-        assert!(request.host.header(CLUSTER_HEADER).is_none());
+        let mut request = HttpFilter::new(fake, 1, Some(plugin("enforce")));
+        assert_eq!(request.on_request_headers(), FilterAction::Pause);
+        assert!(request.host.header(header::CLUSTER).is_none());
     }
 }
