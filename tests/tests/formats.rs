@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::client::Outcome;
+use egress_tests::control_plane::{self, ControlPlane};
 use egress_tests::envoy::Envoy;
-use egress_tests::mesh::{self, CONTROL_PLANE, HTTPBIN, World, echo_policy, echoes};
+use egress_tests::manifests::{echo_fields, echo_policy, egress};
 use egress_tests::netns::ensure_capable;
-use egress_tests::shim::{self, Shim};
+use egress_tests::network::{CONTROL_PLANE, HTTPBIN, NAME_SERVER, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::standalone::Standalone;
 use egress_tests::wait::wait_for;
+use egress_tests::workload::{self, gets_echo};
 use serde_json::Value;
 
 /// A document of the first format, with the fields that it began with.
@@ -31,19 +34,19 @@ fn with_policy(config: &str, document: &str) -> Result<String> {
 #[test]
 fn a_document_of_the_first_format_is_enforced() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
     let standalone = Standalone::new()?;
     let config = with_policy(&standalone.example()?, V1)?;
     ensure!(config.contains("reads/get") && !config.contains("default/httpbin"), "{config}");
     let _envoy = Envoy::start(&pod, &config, 1)?;
     let http = SocketAddr::new(HTTPBIN, 80);
     for (path, status) in [("/get", 200), ("/anything", 403)] {
-        let outcome = mesh::get(&pod, http, "httpbin.org", path)?;
+        let outcome = workload::get(&pod, http, "httpbin.org", path)?;
         let is_expected = matches!(&outcome, Outcome::Http(answer) if answer.status == status);
         ensure!(is_expected, "{path}: {outcome:?}");
     }
-    let tls = |name| mesh::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some(name));
+    let tls = |name| workload::get_tls(&pod, SocketAddr::new(HTTPBIN, 443), Some(name));
     ensure!(matches!(tls("httpbin.org")?, Outcome::Http(answer) if answer.status == 200));
     ensure!(!matches!(tls("other.org")?, Outcome::Http(_)));
     Ok(())
@@ -55,7 +58,7 @@ const MORE: u16 = 9100;
 /// The module of a release whose documents have another format: ours, with another name of the format in it. The name
 /// is there as text, and the compiler may compare it with two constants.
 fn module_of_another_format() -> Result<Vec<u8>> {
-    let mut module = std::fs::read(shim::module()?)?;
+    let mut module = std::fs::read(control_plane::module()?)?;
     let ours = egress_policy::API_VERSION.as_bytes();
     let other = [&ours[..ours.len() - 1], b"9"].concat();
     let constant = |name: &[u8]| name.last_chunk::<8>().map(|end| leb128(i64::from_le_bytes(*end)));
@@ -90,43 +93,43 @@ fn leb128(mut number: i64) -> Vec<u8> {
 #[test]
 fn a_module_of_another_format_keeps_the_last_policy_and_names_both_formats() -> Result<()> {
     ensure_capable()?;
-    let world = World::new()?;
-    let pod = world.pod()?;
-    world.write("good.yaml", &echo_policy("curl", 9000))?;
-    let file = world.manifests.path().join("module.wasm");
-    let name_server = format!("{}:53", mesh::NAME_SERVER);
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    network.write("good.yaml", &echo_policy("curl", 9000))?;
+    let file = network.manifests.path().join("module.wasm");
+    let name_server = format!("{}:53", NAME_SERVER);
     let flags = ["--dns-resolver", &name_server, "--wasm", &file.to_string_lossy()];
-    let serve = || Shim::start(&world.outside.netns, CONTROL_PLANE, world.manifests.path(), &flags);
+    let serve =
+        || ControlPlane::start(&network.outside.netns, CONTROL_PLANE, network.manifests.path(), &flags);
 
     // A release.
-    std::fs::copy(shim::module()?, &file)?;
+    std::fs::copy(control_plane::module()?, &file)?;
     let control_plane = serve()?;
-    let envoy = Envoy::start(&pod, &mesh::bootstrap("curl/curl", false)?, 1)?;
-    wait_for("the policy", Duration::from_secs(10), || echoes(&pod, 9000))?;
+    let envoy = Envoy::start(&pod, &sidecar::bootstrap("curl/curl", false)?, 1)?;
+    wait_for("the policy", Duration::from_secs(10), || gets_echo(&pod, 9000))?;
     control_plane.stop()?;
 
     // Its control plane with the module of another: Envoy refuses the plugin, and keeps what it has.
     std::fs::write(&file, module_of_another_format()?)?;
-    let more = echo_policy("curl", MORE)
-        .replace("name: curl, namespace: curl}\nspec", "name: more, namespace: curl}\nspec");
-    world.write("more.yaml", &more)?;
+    let more = egress("more", &echo_fields(MORE));
+    network.write("more.yaml", &more)?;
     let control_plane = serve()?;
     let error = || control_plane.status().map(|status| status["proxies"][0]["heldBack"]["error"].clone());
     wait_for("the refusal", Duration::from_secs(15), || error().is_ok_and(|error| error.is_string()))
         .with_context(|| {
             format!("{:#}\n{}", control_plane.status().unwrap_or_default(), envoy.log_tail(20))
         })?;
-    ensure!(echoes(&pod, 9000), "what was allowed before is closed");
-    ensure!(!echoes(&pod, MORE), "a policy that the module cannot read allows something");
+    ensure!(gets_echo(&pod, 9000), "what was allowed before is closed");
+    ensure!(!gets_echo(&pod, MORE), "a policy that the module cannot read allows something");
     let expected = "egress: configuration refused: policy: the policy document has the format `egress-policy/v1`, and \
         this release reads `egress-policy/v9`: use the filter module and the control plane of one release";
     ensure!(envoy.log().contains(expected), "{}", envoy.log_tail(20));
     control_plane.stop()?;
 
     // And back.
-    std::fs::copy(shim::module()?, &file)?;
+    std::fs::copy(control_plane::module()?, &file)?;
     let _control_plane = serve()?;
-    wait_for("the new policy after the rollback", Duration::from_secs(15), || echoes(&pod, MORE))?;
-    ensure!(echoes(&pod, 9000));
+    wait_for("the new policy after the rollback", Duration::from_secs(15), || gets_echo(&pod, MORE))?;
+    ensure!(gets_echo(&pod, 9000));
     Ok(())
 }
