@@ -111,7 +111,7 @@ enum Command {
     /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
     /// it may not.
     #[command(
-        after_help = "Examples:\n  osm-egress explain --config-dir manifests --source curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
+        after_help = "Examples:\n  osm-egress explain --config-dir manifests --identity curl/curl --to https://httpbin.org\n  osm-egress explain --pod curl/curl-7bb5845476-zwxbt --to http://httpbin.org/get --method POST --header 'x-key: 1'\n  osm-egress explain --document policy.json --to tcp://db.example:5432 --address 10.1.2.3 -o json"
     )]
     Explain(Box<ExplainArgs>),
     /// Check what is expected of policies: a file of connections and their verdicts; exit code 1 if any differs.
@@ -120,17 +120,17 @@ enum Command {
     )]
     Test(TestArgs),
     /// Show what workloads talk to, and what was decided: for a control plane that runs with `--flow-log`.
-    #[command(after_help = "Example:\n  osm-egress flows --source curl/curl --verdict deny --follow")]
+    #[command(after_help = "Example:\n  osm-egress flows --identity curl/curl --verdict deny --follow")]
     Flows(FlowsArgs),
     /// Print policies that allow what a workload was refused, or would have been refused outside of audit mode.
     #[command(
-        after_help = "Examples:\n  osm-egress suggest --source curl/curl > suggested.yaml\n  kubectl logs curl-7bb5845476-zwxbt -c envoy | osm-egress suggest --source curl/curl --log -"
+        after_help = "Examples:\n  osm-egress suggest --identity curl/curl > suggested.yaml\n  kubectl logs curl-7bb5845476-zwxbt -c envoy | osm-egress suggest --identity curl/curl --log -"
     )]
     Suggest(SuggestArgs),
     /// Say what changed manifests would change for the flows that were seen; exit code 1 if something that is
     /// allowed would be refused.
     #[command(
-        after_help = "Examples:\n  osm-egress simulate -f manifests-as-they-would-be\n  osm-egress simulate -f suggested.yaml --cluster --source curl/curl"
+        after_help = "Examples:\n  osm-egress simulate -f manifests-as-they-would-be\n  osm-egress simulate -f suggested.yaml --cluster --identity curl/curl"
     )]
     Simulate(Box<SimulateArgs>),
     /// Print the definitions of the objects, for an API server.
@@ -226,7 +226,7 @@ impl Cli {
             Command::Flows(args) => args.run(),
             Command::Suggest(args) => args.run(),
             Command::Simulate(args) => args.run(),
-            Command::Crds => print(&crds::yaml()),
+            Command::Crds => print(&crds::format_all()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);
                 print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))

@@ -1,82 +1,85 @@
-//! A decision as the filter writes it down: `VERDICT REASON POLICY RULE`, and in audit mode a fifth word.
+//! A decision as the filter logs it: `VERDICT REASON POLICY RULE`, and in audit mode a fifth word.
 
 use egress_policy::ReasonCode;
 use serde::{Deserialize, Serialize};
 
 use egress_core::sanitize;
 
-/// Names of objects and of their parts are no longer than this.
-const LONGEST: usize = 520;
+/// The longest name of a policy or rule, in bytes: two names of Kubernetes objects and a separator.
+const MAX_NAME_BYTES: usize = 520;
 
-/// Whether something was let through.
+/// The verdict on a connection or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It was.
+    /// Allowed.
     Allow,
-    /// It was not.
+    /// Denied.
     Deny,
 }
 
-/// What was decided, and by what.
+/// A logged decision: the verdict, the reason code, and the policy and rule behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Decided {
-    /// Whether it was let through.
+pub struct DecisionRecord {
+    /// The verdict.
     pub verdict: Verdict,
     /// The reason code.
     pub reason: String,
-    /// The Egress object that decided, or came nearest: `namespace/name`.
+    /// The Egress object that decided, or came nearest to allowing it: `namespace/name`.
     pub policy: Option<String>,
-    /// The part of it.
+    /// The rule of that object.
     pub rule: Option<String>,
-    /// In audit mode, the reason for which it would be refused.
+    /// The reason code with which enforcement would deny it; only in audit mode.
     pub would_refuse: Option<String>,
 }
 
-impl Decided {
-    /// Reads what the filter wrote; `None`: it is no decision.
+impl DecisionRecord {
+    /// Parses the text that the filter logs. Returns `None` for any other text.
     #[must_use]
-    pub fn read(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let verdict = match words.next()? {
             "allow" => Verdict::Allow,
             "deny" => Verdict::Deny,
             _ => return None,
         };
-        let reason = known(words.next()?)?;
-        let mut name =
-            || Some(words.next()?).filter(|word| *word != "-").map(|word| sanitize::text(word, LONGEST));
+        let reason = validate_reason(words.next()?)?;
+        let mut name = || {
+            Some(words.next()?).filter(|word| *word != "-").map(|word| sanitize::text(word, MAX_NAME_BYTES))
+        };
         let (policy, rule) = (name(), name());
         let would_refuse = match words.next() {
-            Some(word) => Some(known(word)?),
+            Some(word) => Some(validate_reason(word)?),
             None => None,
         };
         Some(Self { verdict, reason, policy, rule, would_refuse })
     }
 
-    /// A refusal by Envoy itself, perhaps after the filter allowed it.
-    pub(super) fn refused(reason: &str, by_filter: Option<Self>) -> Option<Self> {
-        let reason = known(reason)?;
-        let (policy, rule) = by_filter.map(|decided| (decided.policy, decided.rule)).unwrap_or_default();
+    /// Builds the record of a denial by Envoy itself. The filter may have allowed the request before: its policy and
+    /// rule stay.
+    pub(super) fn denied_by_envoy(reason: &str, filter_decision: Option<Self>) -> Option<Self> {
+        let reason = validate_reason(reason)?;
+        let (policy, rule) =
+            filter_decision.map(|decision| (decision.policy, decision.rule)).unwrap_or_default();
         Some(Self { verdict: Verdict::Deny, reason, policy, rule, would_refuse: None })
     }
 
-    /// Whether only audit mode let it through.
+    /// Returns true if only audit mode let it through.
     #[must_use]
     pub fn is_audited(&self) -> bool {
         self.would_refuse.is_some()
     }
 
-    /// The reason for which it was refused, or would have been; the reason code where neither is so.
+    /// The reason code under enforcement: that of the denial, or of the denial that audit mode withheld.
     #[must_use]
-    pub fn refusal(&self) -> &str {
+    pub fn enforced_reason(&self) -> &str {
         self.would_refuse.as_deref().unwrap_or(&self.reason)
     }
 
-    /// The verdict as people filter by it: `allow`, `audit` or `deny`.
+    /// The verdict as a user filters by it: `allow`, `audit` or `deny`.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn verdict_label(&self) -> &'static str {
         match self.verdict {
             Verdict::Allow if self.is_audited() => "audit",
             Verdict::Allow => "allow",
@@ -85,11 +88,11 @@ impl Decided {
     }
 }
 
-/// The reason code of this text.
-pub(super) fn code(text: &str) -> Option<ReasonCode> {
+/// Parses a reason code.
+pub(super) fn parse_reason_code(text: &str) -> Option<ReasonCode> {
     ReasonCode::ALL.iter().copied().find(|code| code.as_str() == text)
 }
 
-fn known(text: &str) -> Option<String> {
-    code(text).map(|code| code.as_str().to_owned())
+fn validate_reason(text: &str) -> Option<String> {
+    parse_reason_code(text).map(|code| code.as_str().to_owned())
 }

@@ -1,10 +1,10 @@
-//! The flows that are remembered: a bounded number, the most recently seen.
+//! The flow table: a bounded number of flows in memory, the most recently seen.
 
-mod asked;
-mod gone;
-mod pages;
+mod evictions;
+mod index;
+mod paging;
+mod query;
 mod reporters;
-mod table;
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
@@ -15,174 +15,186 @@ use egress_policy::Identity;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::asked::{Filter, Limit, Wanted};
-pub(crate) use self::gone::Gone;
-pub use self::pages::all;
+pub(crate) use self::evictions::Evicted;
+use self::index::{FlowIndex, FlowKey};
+pub use self::paging::collect_pages;
+pub use self::query::{FlowQuery, PageLimit, VerdictFilter};
 use self::reporters::Reporters;
-use self::table::{Key, Table};
 use super::{Flow, Observation};
 
-/// How many flows are remembered of all identities together. None takes more than about 4 kB, with its key and its
-/// places in the order.
-const MOST: usize = 100_000;
+/// The most flows of all identities together. A flow takes at most about 4 kB, with its key and its places in the
+/// index.
+const MAX_FLOWS: usize = 100_000;
 
-/// By how much the sequence of a memory that is restored is ahead of the last that was written: changes may have been
-/// told of that were not written, and clients ask for what came after those.
-const AHEAD: u64 = 1 << 32;
+/// The distance between the sequence number of a restored table and the last one in the database. Clients may have seen
+/// changes that were not written before the restart, and ask for those that came after them.
+const RESTORE_SEQUENCE_GAP: u64 = 1 << 32;
 
-/// What is remembered.
+/// The flows of all identities, in memory.
 #[derive(Debug)]
-pub struct Memory {
-    per_identity: NonZeroUsize,
-    most: usize,
-    table: Mutex<Table>,
+pub struct FlowTable {
+    max_per_identity: NonZeroUsize,
+    max_flows: usize,
+    index: Mutex<FlowIndex>,
     reporters: Reporters,
-    /// Counts since the start.
-    pub counts: Counts,
+    /// Counters since the start.
+    pub counters: FlowCounters,
 }
 
-/// Counts since the start.
+/// Counters since the start.
 #[derive(Debug, Default)]
-pub struct Counts {
-    /// Connections and requests that were taken in.
+pub struct FlowCounters {
+    /// Connections and requests that were recorded.
     pub entries: AtomicU64,
-    /// Entries of a log in which nothing was decided.
+    /// Log entries without a decision.
     pub undecided: AtomicU64,
-    /// Flows that were forgotten because others came.
+    /// Flows that were evicted.
     pub dropped: AtomicU64,
-    /// Times that flows could not be written to their file.
+    /// Failed writes to the flow database.
     pub db_errors: AtomicU64,
 }
 
-/// What `/flows` says.
+/// The answer of `/flows`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Flows {
-    /// Whether flows are remembered at all.
+pub struct FlowList {
+    /// True if the control plane records flows.
     pub enabled: bool,
-    /// The last change of all.
+    /// The sequence number of the last change of any flow.
     pub sequence: u64,
-    /// How many were forgotten because others came.
+    /// The number of flows that were evicted.
     pub dropped: u64,
-    /// Whether there are others that are wanted: ask for those after the last one of these.
+    /// True if more flows match: ask for those after the last one of this list.
     #[serde(default)]
     pub more: bool,
-    /// The flows, the least recently seen first; where the newest were asked for, the other way round.
+    /// The flows, least recently seen first; the other way round for a query with `newest`.
     pub flows: Vec<Flow>,
 }
 
-impl Memory {
-    /// Nothing yet.
+impl FlowTable {
+    /// Makes an empty table.
     #[must_use]
-    pub fn new(per_identity: NonZeroUsize) -> Self {
+    pub fn new(max_per_identity: NonZeroUsize) -> Self {
         Self {
-            per_identity,
-            most: MOST.max(per_identity.get()),
-            table: Mutex::default(),
+            max_per_identity,
+            max_flows: MAX_FLOWS.max(max_per_identity.get()),
+            index: Mutex::default(),
             reporters: Reporters::default(),
-            counts: Counts::default(),
+            counters: FlowCounters::default(),
         }
     }
 
-    /// Takes in what the log of a proxy says.
-    pub fn record(&self, identity: &Identity, node: &str, now: Timestamp, seen: Vec<Option<Observation>>) {
-        if seen.iter().any(Option::is_some) {
+    /// Records the log entries of a proxy; `None` is an entry without a decision.
+    pub fn record(
+        &self,
+        identity: &Identity,
+        node: &str,
+        now: Timestamp,
+        observations: Vec<Option<Observation>>,
+    ) {
+        if observations.iter().any(Option::is_some) {
             self.reporters.add(identity, node);
         }
         let mut dropped = 0;
-        let mut table = self.lock();
-        for observation in seen {
+        let mut index = self.lock();
+        for observation in observations {
             match observation {
                 Some(observation) => {
-                    self.counts.entries.fetch_add(1, Ordering::Relaxed);
-                    table.take(identity, node, now, observation);
-                    dropped += table.make_room(identity, self.per_identity.get(), self.most);
+                    self.counters.entries.fetch_add(1, Ordering::Relaxed);
+                    index.record(identity, node, now, observation);
+                    dropped += index.make_room(identity, self.max_per_identity.get(), self.max_flows);
                 }
-                None => drop(self.counts.undecided.fetch_add(1, Ordering::Relaxed)),
+                None => drop(self.counters.undecided.fetch_add(1, Ordering::Relaxed)),
             }
         }
-        drop(table);
-        self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+        drop(index);
+        self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
-    /// Whether a proxy told of a decision, ever or before what is restored was written.
+    /// Returns true if a proxy has reported a decision, now or before the last restart.
     #[must_use]
-    pub fn has_decided(&self, identity: &str, node: &str) -> bool {
-        self.reporters.has(identity, node)
+    pub fn has_reported(&self, identity: &str, node: &str) -> bool {
+        self.reporters.contains(identity, node)
     }
 
-    /// How many there are.
+    /// The number of flows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no flow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Those that are wanted, as many as fit in one answer.
+    /// Lists the flows that match a query, one page of them.
     #[must_use]
-    pub fn flows(&self, filter: &Filter) -> Flows {
-        let table = self.lock();
-        let (flows, more) = table.page(filter);
-        let sequence = table.sequence();
-        drop(table);
-        Flows { enabled: true, sequence, dropped: self.counts.dropped.load(Ordering::Relaxed), more, flows }
+    pub fn list_page(&self, query: &FlowQuery) -> FlowList {
+        let index = self.lock();
+        let (flows, more) = index.page(query);
+        let sequence = index.sequence();
+        drop(index);
+        FlowList {
+            enabled: true,
+            sequence,
+            dropped: self.counters.dropped.load(Ordering::Relaxed),
+            more,
+            flows,
+        }
     }
 
-    /// All that are wanted, however many, the oldest first.
+    /// Lists all flows that match a query, oldest first.
     #[must_use]
-    pub fn all(&self, filter: &Filter) -> Flows {
-        let Ok(flows) = all(filter, |page| Ok::<_, Infallible>(self.flows(page)));
+    pub fn list_all(&self, query: &FlowQuery) -> FlowList {
+        let Ok(flows) = collect_pages(query, |page| Ok::<_, Infallible>(self.list_page(page)));
         flows
     }
 
-    /// The last change.
+    /// The sequence number of the last change.
     pub(crate) fn sequence(&self) -> u64 {
         self.lock().sequence()
     }
 
-    /// Takes in what was written, the least recently seen first, by the rows in which it is, and says what the last
-    /// change of it was. From now on rows that are gone are told of.
+    /// Restores the rows of the database, the least recently seen first, and returns the sequence number of the last
+    /// one. From now on the rows of evicted flows are listed.
     pub(crate) fn restore(&self, rows: Vec<(u64, Flow)>) -> u64 {
         let mut dropped = 0;
-        let mut table = self.lock();
-        table.follow_rows();
+        let mut index = self.lock();
+        index.track_evictions();
         for (row, flow) in rows {
             let Ok(identity) = flow.identity.parse() else { continue };
             for node in &flow.nodes {
                 self.reporters.add(&identity, node);
             }
-            table.restore(&identity, row, flow);
-            dropped += table.make_room(&identity, self.per_identity.get(), self.most);
+            index.restore(&identity, row, flow);
+            dropped += index.make_room(&identity, self.max_per_identity.get(), self.max_flows);
         }
-        let last = table.sequence();
-        table.skip(AHEAD);
-        drop(table);
-        self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+        let last = index.sequence();
+        index.advance_sequence(RESTORE_SEQUENCE_GAP);
+        drop(index);
+        self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         last
     }
 
-    /// The first flows that changed after this, with their rows.
-    pub(crate) fn changed(&self, after: u64, most: usize) -> Vec<(u64, Flow)> {
-        self.lock().changed(after, most)
+    /// Lists the first flows that changed after a sequence number, with their rows.
+    pub(crate) fn changed_since(&self, after: u64, limit: usize) -> Vec<(u64, Flow)> {
+        self.lock().changed_since(after, limit)
     }
 
-    /// The rows that are gone since this was asked for.
-    pub(crate) fn take_gone(&self) -> Gone {
-        self.lock().take_gone()
+    /// Takes the list of rows that were evicted since the last call.
+    pub(crate) fn take_evicted(&self) -> Evicted {
+        self.lock().take_evicted()
     }
 
-    /// Takes them back, where they could not be deleted.
-    pub(crate) fn put_back(&self, gone: Gone) {
-        self.lock().put_back(gone);
+    /// Puts rows that could not be deleted back into the list.
+    pub(crate) fn put_back_evicted(&self, evicted: Evicted) {
+        self.lock().put_back_evicted(evicted);
     }
 
-    /// Nothing is left half done under this lock.
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the index. A poisoned lock is taken too: no change under it is left half done.
+    fn lock(&self) -> MutexGuard<'_, FlowIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

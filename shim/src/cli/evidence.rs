@@ -68,7 +68,7 @@ impl EvidenceArgs {
         }
     }
 
-    /// Whether objects are read, of which `--source` has to choose.
+    /// Returns true if objects are read, so that `--identity` has to choose a document.
     pub(super) fn needs_identity(&self) -> bool {
         self.document.is_none()
     }
@@ -81,5 +81,5 @@ impl EvidenceArgs {
 /// The identity that was named, or the only one.
 pub(super) fn identity(named: Option<&Identity>, evidence: &Evidence) -> Result<Identity> {
     let identity = named.or(evidence.only_identity()).cloned();
-    identity.context("pass `--source NAMESPACE/SERVICE-ACCOUNT`")
+    identity.context("pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
 }

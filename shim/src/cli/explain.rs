@@ -22,9 +22,9 @@ const DENIED: u8 = 3;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["to", "to_ext_port"]))]
 pub(super) struct ExplainArgs {
-    /// Who connects: namespace/service-account.
-    #[arg(long, value_name = "NS/SA", conflicts_with = "pod")]
-    source: Option<Identity>,
+    /// The identity that connects: namespace/service-account.
+    #[arg(long, alias = "source", value_name = "NS/SA", conflicts_with = "pod")]
+    identity: Option<Identity>,
     /// The pod that connects: namespace/name. Its service account is looked up in the cluster.
     #[arg(long, value_name = "NS/POD", visible_alias = "from-pod", value_parser = parse_pod, conflicts_with_all = ["config_dir", "document"])]
     pod: Option<(String, String)>,
@@ -163,7 +163,7 @@ impl ExplainArgs {
             let status = AdminClient::new(admin).status().await?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
             let document = evidence.document(&ask.identity)?;
-            report.proxies = Some(proxies::of(&status, &ask.identity, pod, &document));
+            report.proxies = Some(proxies::find_proxies(&status, &ask.identity, pod, &document));
         }
         Ok(report)
     }
@@ -186,8 +186,8 @@ impl ExplainArgs {
     }
 
     async fn find(&self) -> Result<Found> {
-        if self.evidence.needs_identity() && self.source.is_none() && self.pod.is_none() {
-            bail!("pass `--source NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
+        if self.evidence.needs_identity() && self.identity.is_none() && self.pod.is_none() {
+            bail!("pass `--identity NAMESPACE/SERVICE-ACCOUNT`, or on a cluster `--pod NAMESPACE/NAME`");
         }
         let origin = self.evidence.origin().await?;
         let client = match &origin {
@@ -195,7 +195,7 @@ impl ExplainArgs {
             Origin::Cluster(_) | Origin::Read(_) => None,
         };
         let mut notes = Vec::new();
-        let mut source = self.source.clone();
+        let mut source = self.identity.clone();
         if let (Some((namespace, name)), Origin::Cluster(connection)) = (&self.pod, &origin) {
             let pod = kubernetes::pod(&connection.client, namespace, name).await?;
             if !pod.has_sidecar {
@@ -211,7 +211,7 @@ impl ExplainArgs {
             let document = evidence.document(&identity)?;
             let said = kubernetes::last_said(&client, &self.evidence.options(), &identity).await;
             notes.push(match said {
-                Ok(said) => proxies::in_short(&said, &identity, &document),
+                Ok(said) => proxies::format_summary(&said, &identity, &document),
                 Err(reason) => {
                     format!("which proxies have this document cannot be read ({reason}): pass `--admin`")
                 }

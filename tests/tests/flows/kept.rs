@@ -206,7 +206,7 @@ fn a_disk_that_fails() -> Result<()> {
     ensure!(told(&shim, IDENTITY)?.len() > 2);
     fs::remove_file(disk.path("filler"))?;
     wait_for("it to be written again", Duration::from_secs(30), || {
-        shim.log().contains("flows are written down again")
+        shim.log().contains("flows are saved again")
     })?;
     let flows = told(&shim, IDENTITY)?;
     written(&file, &flows)?;

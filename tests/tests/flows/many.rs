@@ -60,17 +60,17 @@ fn answers(world: &World, shim: &Shim<'_>, policies: &std::path::Path) -> Result
         "{} lines",
         said.out.lines().count()
     );
-    ensure!(said.err.contains("flows were forgotten because others came: raise"), "{}", said.err);
+    ensure!(said.err.contains("flows were evicted to make room: raise"), "{}", said.err);
     let said = ask(world, &["suggest", "--source", "curl/curl"])?;
     ensure!(said.success && said.out.matches("\n  - n9").count() as u64 == REMEMBERED, "{:.500}", said.out);
     ensure!(
-        said.err.contains("flows were forgotten because others came, and are not in this"),
+        said.err.contains("flows were evicted to make room and are missing here"),
         "{}",
         said.err
     );
-    let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
+    let many = "10000 destinations: the workload may crawl, scan, or send data out in names; 10000 are below \
                 example.com";
-    ensure!(said.err.contains(&format!("note: {many}\n")), "{}", said.err);
+    ensure!(said.err.contains(&format!("warning: {many}\n")), "{}", said.err);
     ensure!(said.out.contains(&format!("# MANY: {many}.\n")), "{:.800}", said.out);
     std::fs::write(policies.join("suggested.yaml"), said.out)?;
     let policies = policies.to_string_lossy();
@@ -78,11 +78,11 @@ fn answers(world: &World, shim: &Shim<'_>, policies: &std::path::Path) -> Result
     ensure!(said.success, "{:.2000}{}", said.out, said.err);
     let said = ask(world, &["simulate", "-f", &policies])?;
     ensure!(
-        said.out.contains("… and 9800 other changes") && said.out.lines().count() < 700,
+        said.out.contains("… and 9800 more changes") && said.out.lines().count() < 700,
         "{:.2000}",
         said.out
     );
-    ensure!(said.out.contains("10000 flows looked at"), "{:.2000}", said.out);
+    ensure!(said.out.contains("10000 flows evaluated"), "{:.2000}", said.out);
     Ok(())
 }
 

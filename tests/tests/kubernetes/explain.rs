@@ -204,7 +204,7 @@ fn who_has_acknowledged() -> Result<()> {
     )?;
     let text = String::from_utf8(text.stdout)?;
     ensure!(text.contains("sidecar.curl.curl: NOT YET"), "{text}");
-    note("0 of 1 proxies of curl/curl have acknowledged this document: `--admin` says which\n")?;
+    note("0 of 1 proxies of curl/curl have acknowledged this document: pass `--admin` to list them\n")?;
     envoy.go_on()?;
     has(true)?;
 

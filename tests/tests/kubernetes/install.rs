@@ -129,9 +129,9 @@ fn objects_of_the_user_survive() -> Result<()> {
 
     let said = uninstall(api, &[])?;
     for expected in [
-        "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it are there (1, the \
-         first is default/mine); `--delete-crds` deletes it with them",
-        "Namespace osm-system: stays, since it holds what `osm-egress install` did not make: ConfigMap mine",
+        "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it exist (1, the \
+         first is default/mine); `--delete-crds` deletes them too",
+        "Namespace osm-system: stays, since it contains objects that `osm-egress install` did not make: ConfigMap mine",
     ] {
         ensure!(said.out.contains(expected), "{}", said.out);
     }
@@ -194,7 +194,7 @@ fn what_was_there_before_stays() -> Result<()> {
         .done()?;
     let patch = r#"-p '{"spec":{"traffic":{"enableEgress":true}}}'"#;
     ensure!(said.out.contains(patch) && said.out.contains("egress: closed"), "{}", said.out);
-    ensure!(said.out.contains("Namespace osm-system: was there before, and stays as it is"), "{}", said.out);
+    ensure!(said.out.contains("Namespace osm-system: existed before, and stays as it is"), "{}", said.out);
     ensure!(said.err.contains("Open Service Mesh is still there"), "{}", said.err);
     ensure!(said.err.contains("Deployment osm-system/osm-controller"), "{}", said.err);
     ensure!(said.err.contains("its schema is taken over from kubectl-client-side-apply"), "{}", said.err);
@@ -266,7 +266,7 @@ fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
     let applied = api.objects()?;
     let error = run(api, &["install", "--dry-run", "--set", "osm.egress.replicas=5"])?.refused()?;
     ensure!(error.contains("kubectl-client-side-apply") && error.contains(".spec.replicas"), "{error}");
-    ensure!(error.contains("somebody else set these fields"), "{error}");
+    ensure!(error.contains("another field manager set these fields"), "{error}");
     run(api, &["install", "--dry-run"])?.done()?;
     ensure!(api.objects()? == applied);
     // What kubectl applied counts as installed.
@@ -286,9 +286,9 @@ fn errors_say_what_to_do() -> Result<()> {
         (&["install", "--set", "osm.enableEgres=true"][..], "did you mean `osm.enableEgress`?"),
         (&["install", "--set", "osm.enableEgress=maybe"], "value `osm.enableEgress`: invalid type"),
         (&["install", "-f", "/no/such/file"], "cannot use the values of /no/such/file"),
-        (&["install", "--mesh-name", "A"], "`A` (--mesh-name) is no name"),
+        (&["install", "--mesh-name", "A"], "`A` (--mesh-name) is not a valid name"),
         (&["install", "--kubeconfig", "/no/such/file"], "cannot use /no/such/file"),
-        (&["namespace", "add", "kube-system"], "kube-system is the cluster's own namespace"),
+        (&["namespace", "add", "kube-system"], "kube-system is a system namespace"),
         (&["namespace", "add", "osm-system"], "osm-system is the control plane's own namespace"),
         (&["namespace", "add", "nowhere"], "there is no namespace nowhere"),
     ] {
@@ -472,7 +472,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
          hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
     )?;
     let said = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.done()?;
-    ensure!(said.err.contains("a tag can name another image tomorrow"), "{}", said.err);
+    ensure!(said.err.contains("a tag may refer to another image later"), "{}", said.err);
     run(api, &["namespace", "add", "curl"])?.done()?;
     let namespace = read(api, &["namespace", "osm-system"])?;
     let labels = &namespace["metadata"]["labels"];
@@ -506,7 +506,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     for (check, part) in [
         (
             "names that need search domains",
-            "Egress curl/db: `db.curl`, which may be `db.curl.svc.cluster.local`",
+            "Egress curl/db: `db.curl`, perhaps `db.curl.svc.cluster.local`",
         ),
         ("sidecars without a hosts file of their own", "curl/old"),
         ("pods that lead names", "curl/old: `hostAliases` leads `httpbin.org` to 6.6.6.6"),

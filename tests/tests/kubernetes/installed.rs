@@ -194,7 +194,7 @@ fn it_serves_and_is_asked_as_it_was_installed() -> Result<()> {
     // The doctor sees the proxy. Only what no controller does here is missing.
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let verify = || osm_egress(api, User::Admin, &["verify", "--admin", &admin]);
-    let all = "proxies: 1 connected, all with what they were sent";
+    let all = "proxies: 1 connected, all up to date";
     // What is in force is acknowledged a moment later.
     wait_for("the acknowledgement", PATIENCE, || verify().is_ok_and(|said| said.out.contains(all)))?;
     let said = verify()?;

@@ -8,59 +8,55 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::{Keeper, Store};
-use crate::memory::{Filter, Limit, Memory};
+use super::{FlowDatabase, FlowWriter};
 use crate::suggest::Suggestion;
+use crate::table::{FlowQuery, FlowTable, PageLimit};
 use crate::{Flow, Observation};
 
-fn memory(per_identity: usize) -> Memory {
-    Memory::new(NonZeroUsize::new(per_identity).expect("not zero"))
+fn new_table(max_per_identity: usize) -> FlowTable {
+    FlowTable::new(NonZeroUsize::new(max_per_identity).expect("not zero"))
 }
 
-fn see(memory: &Memory, whose: &str, name: &str) {
-    let to = "192.0.2.1:443".parse().expect("an address");
-    let seen = Observation::connection("deny sni-not-allowed - -", to, None, Some(name));
-    assert!(seen.is_some());
-    memory.record(&whose.parse().expect("an identity"), "p", Timestamp::now(), vec![seen]);
+fn record(table: &FlowTable, identity: &str, name: &str) {
+    let destination = "192.0.2.1:443".parse().expect("an address");
+    let observation = Observation::from_connection("deny sni-not-allowed - -", destination, None, Some(name));
+    assert!(observation.is_some());
+    table.record(&identity.parse().expect("an identity"), "p", Timestamp::now(), vec![observation]);
 }
 
-fn all(memory: &Memory) -> Vec<Flow> {
-    memory.flows(&Filter { limit: Limit::MOST, ..Filter::default() }).flows
+fn list(table: &FlowTable) -> Vec<Flow> {
+    table.list_page(&FlowQuery { limit: PageLimit::MAX, ..FlowQuery::default() }).flows
 }
 
-fn names(memory: &Memory) -> Vec<(String, u64)> {
-    all(memory).into_iter().map(|flow| (flow.name.unwrap_or_default(), flow.count)).collect()
+/// Opens a file as a control plane does, and restores its flows.
+fn open(path: &Path, max_per_identity: usize) -> (FlowDatabase, FlowTable) {
+    let table = new_table(max_per_identity);
+    let mut database = FlowDatabase::open(path).expect("it opens");
+    database.restore_into(&table).expect("it is read");
+    (database, table)
 }
 
-/// A file as a control plane opens it, and what it remembers then.
-fn opened(path: &Path, per_identity: usize) -> (Store, Memory) {
-    let memory = memory(per_identity);
-    let mut store = Store::open(path).expect("it opens");
-    store.load(&memory).expect("it is read");
-    (store, memory)
-}
-
-fn rows(path: &Path) -> i64 {
+fn count_rows(path: &Path) -> i64 {
     let connection = Connection::open(path).expect("it opens");
     connection.query_row("SELECT count(*) FROM flows", [], |row| row.get(0)).expect("a number")
 }
 
-fn file() -> (tempfile::TempDir, PathBuf) {
+fn temporary_file() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("flows.db");
     (folder, path)
 }
 
 #[test]
-fn what_is_written_comes_back() {
-    let (_folder, path) = file();
-    let (mut store, before) = opened(&path, 100);
-    let to = "[2001:db8::1]:80".parse().expect("an address");
+fn saved_flows_are_restored() {
+    let (_folder, path) = temporary_file();
+    let (mut database, before) = open(&path, 100);
+    let destination = "[2001:db8::1]:80".parse().expect("an address");
     let hostile = "\u{1b}[2J\u{202e}<b>\r\n- evil";
     let request = |path| {
-        Observation::request(
+        Observation::from_request(
             Some("allow audit - - host-not-allowed"),
-            to,
+            destination,
             hostile,
             ("GET", path, Some(hostile)),
             None,
@@ -74,129 +70,133 @@ fn what_is_written_comes_back() {
         &app,
         "p",
         Timestamp::now(),
-        vec![Observation::connection("deny no-rule - -", to, None, None)],
+        vec![Observation::from_connection("deny no-rule - -", destination, None, None)],
     );
-    see(&before, "shop/app", "a.org");
-    store.save(&before).expect("it is written");
-    let expected = all(&before);
+    record(&before, "shop/app", "a.org");
+    database.save(&before).expect("it is written");
+    let expected = list(&before);
     assert_eq!(expected.len(), 3);
-    drop(store);
+    drop(database);
 
-    let (mut store, after) = opened(&path, 100);
-    assert_eq!(all(&after), expected);
-    let suggested = |memory: &Memory| Suggestion::of(&app, &all(memory)).yaml();
+    let (mut database, after) = open(&path, 100);
+    assert_eq!(list(&after), expected);
+    let suggested = |table: &FlowTable| Suggestion::for_identity(&app, &list(table)).to_yaml();
     assert_eq!(suggested(&after), suggested(&before));
-    // Counts and numbers go on, also beyond those that were not written.
+    // Counts and sequence numbers go on, also beyond changes that were not saved.
     let last = before.sequence();
-    see(&before, "shop/app", "lost.org");
-    see(&after, "shop/app", "a.org");
-    let news = after.flows(&Filter { after: last + 1, ..Filter::default() }).flows;
+    record(&before, "shop/app", "lost.org");
+    record(&after, "shop/app", "a.org");
+    let changed = after.list_page(&FlowQuery { after: last + 1, ..FlowQuery::default() }).flows;
     assert_eq!(
-        news.iter().map(|flow| (flow.name.as_deref(), flow.count)).collect::<Vec<_>>(),
+        changed.iter().map(|flow| (flow.name.as_deref(), flow.count)).collect::<Vec<_>>(),
         [(Some("a.org"), 2)]
     );
-    store.save(&after).expect("it is written");
-    drop(store);
-    assert_eq!(all(&opened(&path, 100).1), all(&after));
+    database.save(&after).expect("it is written");
+    drop(database);
+    assert_eq!(list(&open(&path, 100).1), list(&after));
     assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
-fn what_is_forgotten_is_deleted() {
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 10);
+fn evicted_flows_are_deleted_from_the_database() {
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 10);
     for round in 0..5 {
         for number in 0..30 {
-            see(&memory, "shop/app", &format!("n{}.org", round * 7 + number));
+            record(&table, "shop/app", &format!("n{}.org", round * 7 + number));
         }
-        store.save(&memory).expect("it is written");
+        database.save(&table).expect("it is written");
     }
-    let expected = all(&memory);
-    drop(store);
-    assert_eq!(rows(&path), 10);
-    let (mut store, memory) = opened(&path, 10);
-    assert_eq!(all(&memory), expected);
-    // With a lower bound the file follows.
-    drop((store, memory));
-    let (lower, fewer) = opened(&path, 3);
-    assert_eq!(all(&fewer), expected[7..]);
-    assert_eq!(fewer.counts.dropped.load(Ordering::Relaxed), 7);
-    store = lower;
-    store.save(&fewer).expect("it is written");
-    drop(store);
-    assert_eq!(rows(&path), 3);
+    let expected = list(&table);
+    drop(database);
+    assert_eq!(count_rows(&path), 10);
+    let (mut database, table) = open(&path, 10);
+    assert_eq!(list(&table), expected);
+    // A lower limit applies to the file too.
+    drop((database, table));
+    let (lower, fewer) = open(&path, 3);
+    assert_eq!(list(&fewer), expected[7..]);
+    assert_eq!(fewer.counters.dropped.load(Ordering::Relaxed), 7);
+    database = lower;
+    database.save(&fewer).expect("it is written");
+    drop(database);
+    assert_eq!(count_rows(&path), 3);
 }
 
-/// More is forgotten between two times of writing than is worth a list.
+/// More flows are evicted between two writes than the list of evicted rows holds.
 #[test]
-fn everything_anew() {
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 5);
-    see(&memory, "shop/other", "stays.org");
+fn too_many_evictions_rewrite_the_database() {
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 5);
+    record(&table, "shop/other", "stays.org");
     for number in 0..10 {
-        see(&memory, "shop/app", &format!("n{number}.org"));
+        record(&table, "shop/app", &format!("n{number}.org"));
     }
-    store.save(&memory).expect("it is written");
+    database.save(&table).expect("it is written");
     for number in 0..100_100 {
-        see(&memory, "shop/app", &format!("n{}.org", 20 + number));
+        record(&table, "shop/app", &format!("n{}.org", 20 + number));
     }
-    store.save(&memory).expect("it is written");
-    drop(store);
-    assert_eq!(all(&opened(&path, 5).1), all(&memory));
-    assert_eq!(rows(&path), 6);
+    database.save(&table).expect("it is written");
+    drop(database);
+    assert_eq!(list(&open(&path, 5).1), list(&table));
+    assert_eq!(count_rows(&path), 6);
 }
 
-fn refused(path: &Path) -> String {
-    let opened = Store::open(path).and_then(|mut store| store.load(&memory(10)));
-    format!("{:#}", opened.expect_err("it is refused"))
+/// The error of opening a file.
+fn open_error(path: &Path) -> String {
+    let result = FlowDatabase::open(path).and_then(|mut database| database.restore_into(&new_table(10)));
+    format!("{:#}", result.expect_err("it is refused"))
 }
 
-/// A database of flows that was changed by hand.
-fn changed(sql: &str) -> String {
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 10);
-    see(&memory, "shop/app", "a.org");
-    store.save(&memory).expect("it is written");
-    drop(store);
+/// The error of opening a flow database after an SQL statement has changed it.
+fn error_after_change(sql: &str) -> String {
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 10);
+    record(&table, "shop/app", "a.org");
+    database.save(&table).expect("it is written");
+    drop(database);
     Connection::open(&path).and_then(|connection| connection.execute_batch(sql)).expect("it can be changed");
-    refused(&path)
+    open_error(&path)
 }
 
 #[test]
-fn no_file_of_flows() {
-    let (folder, path) = file();
+fn a_file_that_is_no_flow_database_is_refused_and_not_changed() {
+    let (folder, path) = temporary_file();
     fs::write(&path, "flows: none\n".repeat(1000)).expect("a file");
-    let said = refused(&path);
-    assert!(said.contains("flows.db: it is no database: name another file"), "{said}");
-    // Nothing was done to it.
+    let said = open_error(&path);
+    assert!(said.contains("flows.db: it is not a database: name another file"), "{said}");
+    // The file is not changed.
     assert!(fs::read_to_string(&path).expect("a file").starts_with("flows: none\n"));
-    let said = refused(folder.path());
-    assert!(said.contains("it is no file"), "{said}");
-    let said = refused(&folder.path().join("missing/flows.db"));
+    let said = open_error(folder.path());
+    assert!(said.contains("it is not a regular file"), "{said}");
+    let said = open_error(&folder.path().join("missing/flows.db"));
     assert!(said.contains("its folder does not exist"), "{said}");
-    // Where nobody can make a file, whoever he is.
-    let said = refused(Path::new("/proc/self/flows.db"));
+    // No user can create a file here, not even root.
+    let said = open_error(Path::new("/proc/self/flows.db"));
     assert!(said.contains("cannot keep flows in /proc/self/flows.db"), "{said}");
     std::os::unix::fs::symlink(&path, folder.path().join("link")).expect("a link");
-    let said = refused(&folder.path().join("link"));
+    let said = open_error(&folder.path().join("link"));
     assert!(said.contains("cannot keep flows"), "{said}");
     let other = folder.path().join("other.db");
     Connection::open(&other)
         .and_then(|connection| connection.execute_batch("CREATE TABLE flows (id INTEGER)"))
         .expect("a database");
-    let said = refused(&other);
-    assert!(said.contains("it is a database of another program"), "{said}");
+    let said = open_error(&other);
+    assert!(said.contains("it is the database of another program"), "{said}");
 }
 
 #[test]
-fn a_file_that_cannot_be_believed() {
+fn a_damaged_file_is_refused_with_the_reason() {
     for (sql, expected) in [
-        ("PRAGMA user_version = 2", "a newer osm-egress wrote it (its schema is 2, this one knows 1)"),
+        (
+            "PRAGMA user_version = 2",
+            "a newer osm-egress wrote it (schema version 2; this version reads up to 1)",
+        ),
         (
             "UPDATE flows SET flow = '{}'",
-            "the file is damaged; move it away, and flows are learnt anew: row 1 of it",
+            "the file is damaged: move it away to start with no flows: row 1 is no flow",
         ),
-        ("UPDATE flows SET id = -1", "it has a row -1"),
+        ("UPDATE flows SET id = -1", "row -1 is out of range"),
         (
             "UPDATE flows SET flow = json_set(flow, '$.sequence', 9007199254740992)",
             "its sequence is too high",
@@ -204,7 +204,7 @@ fn a_file_that_cannot_be_believed() {
         ("UPDATE flows SET flow = json_set(flow, '$.identity', 'x')", "namespace/service-account"),
         (
             "UPDATE flows SET flow = json_set(flow, '$.name', char(27) || '[2J')",
-            "characters that no flow has",
+            "characters that no flow contains",
         ),
         (
             "UPDATE flows SET flow = json_set(flow, '$.name', NULL, '$.addresses', json('[]'))",
@@ -212,153 +212,152 @@ fn a_file_that_cannot_be_believed() {
         ),
         ("DROP TABLE flows", "no such table"),
     ] {
-        let said = changed(sql);
+        let said = error_after_change(sql);
         assert!(said.contains(expected), "{sql}: {said}");
     }
-    // Damage below SQLite.
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 10_000);
+    // Overwritten pages.
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 10_000);
     for number in 0..2_000 {
-        see(&memory, "shop/app", &format!("n{number}.org"));
+        record(&table, "shop/app", &format!("n{number}.org"));
     }
-    store.save(&memory).expect("it is written");
-    drop(store);
+    database.save(&table).expect("it is written");
+    drop(database);
     let mut bytes = fs::read(&path).expect("a file");
     assert!(bytes.len() > 100_000, "{} bytes", bytes.len());
     for byte in bytes.iter_mut().skip(20_000).take(40_000) {
         *byte = 0xa5;
     }
     fs::write(&path, &bytes).expect("a file");
-    let said = refused(&path);
-    assert!(said.contains("the file is damaged; move it away"), "{said}");
-    // Cut off.
+    let said = open_error(&path);
+    assert!(said.contains("the file is damaged: move it away"), "{said}");
+    // A truncated file.
     bytes.truncate(50_000);
     fs::write(&path, &bytes).expect("a file");
-    let said = refused(&path);
-    assert!(said.contains("the file is damaged; move it away"), "{said}");
+    let said = open_error(&path);
+    assert!(said.contains("the file is damaged: move it away"), "{said}");
 }
 
-/// A control plane starts all the same, and what was there is still there to be looked at.
+/// A control plane starts in spite of a damaged file, which stays there for inspection.
 #[test]
-fn a_damaged_file_is_put_aside() {
+fn a_damaged_file_is_moved_aside() {
     for damage in
         ["UPDATE flows SET flow = '{}'", "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET rootpage = 99"]
     {
-        let (folder, path) = file();
-        let (mut store, before) = opened(&path, 10);
-        see(&before, "shop/app", "a.org");
-        store.save(&before).expect("it is written");
-        drop(store);
+        let (folder, path) = temporary_file();
+        let (mut database, before) = open(&path, 10);
+        record(&before, "shop/app", "a.org");
+        database.save(&before).expect("it is written");
+        drop(database);
         Connection::open(&path)
             .and_then(|connection| connection.execute_batch(damage))
             .expect("it can be changed");
-        let after = memory(10);
-        let mut store = Store::restored(&path, &after).expect("it is made anew");
+        let after = new_table(10);
+        let mut database = FlowDatabase::open_and_restore(&path, &after).expect("it is created again");
         assert!(after.is_empty());
-        see(&after, "shop/app", "b.org");
-        store.save(&after).expect("it is written");
-        drop(store);
-        assert_eq!(rows(&path), 1);
+        record(&after, "shop/app", "b.org");
+        database.save(&after).expect("it is written");
+        drop(database);
+        assert_eq!(count_rows(&path), 1);
         assert!(folder.path().join("flows.db.damaged").is_file());
     }
-    // What is not ours stays where it is.
-    let (_folder, path) = file();
+    // A file of another program stays where it is.
+    let (_folder, path) = temporary_file();
     fs::write(&path, "flows: none\n".repeat(1000)).expect("a file");
-    Store::restored(&path, &memory(10)).expect_err("it is no database");
+    FlowDatabase::open_and_restore(&path, &new_table(10)).expect_err("it is no database");
     assert!(path.is_file());
 }
 
 #[test]
-fn one_control_plane_only() {
-    let (_folder, path) = file();
-    let (store, _memory) = opened(&path, 10);
-    let said = refused(&path);
-    assert!(said.contains("another process has it: each control plane needs a file of its own"), "{said}");
-    drop(store);
-    opened(&path, 10);
+fn a_second_control_plane_cannot_open_the_file() {
+    let (_folder, path) = temporary_file();
+    let (database, _memory) = open(&path, 10);
+    let said = open_error(&path);
+    assert!(said.contains("another process uses it: each control plane needs its own file"), "{said}");
+    drop(database);
+    open(&path, 10);
 }
 
-/// On a full disk nothing is lost but time; what could not be written is written when there is room.
+/// Flows that could not be saved are saved as soon as there is space.
 #[test]
-fn a_full_disk() {
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 1_000);
-    see(&memory, "shop/app", "first.org");
-    store.save(&memory).expect("it is written");
-    let limit = |store: &Store, pages: i64| {
-        let connection = &store.open.as_ref().expect("it is open").connection;
+fn a_full_disk_loses_no_flow() {
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 1_000);
+    record(&table, "shop/app", "first.org");
+    database.save(&table).expect("it is written");
+    let limit = |database: &FlowDatabase, pages: i64| {
+        let connection = &database.file.as_ref().expect("it is open").connection;
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a limit");
     };
-    limit(&store, 3);
+    limit(&database, 3);
     for number in 0..1_500 {
-        see(&memory, "shop/app", &format!("n{number}.org"));
+        record(&table, "shop/app", &format!("n{number}.org"));
     }
     for _ in 0..2 {
-        let said = format!("{:#}", store.save(&memory).expect_err("it is full"));
-        assert!(said.contains("flows.db: the disk is full: make room"), "{said}");
+        let said = format!("{:#}", database.save(&table).expect_err("it is full"));
+        assert!(said.contains("flows.db: the disk is full: free some space"), "{said}");
     }
-    assert_eq!(names(&memory).len(), 1_000);
-    limit(&store, 1 << 20);
-    store.save(&memory).expect("it is written");
-    drop(store);
-    assert_eq!(all(&opened(&path, 1_000).1), all(&memory));
+    assert_eq!(list(&table).len(), 1_000);
+    limit(&database, 1 << 20);
+    database.save(&table).expect("it is written");
+    drop(database);
+    assert_eq!(list(&open(&path, 1_000).1), list(&table));
 }
 
-/// A file that is moved away under a control plane is made again, with all that is remembered.
+/// A file that is deleted or moved away is created again, with all flows of the table.
 #[test]
-fn a_file_that_goes_away() {
-    let (folder, path) = file();
-    let (mut store, memory) = opened(&path, 10);
-    see(&memory, "shop/app", "a.org");
-    store.save(&memory).expect("it is written");
+fn a_file_that_disappears_is_written_again() {
+    let (folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 10);
+    record(&table, "shop/app", "a.org");
+    database.save(&table).expect("it is written");
     fs::remove_file(&path).expect("it goes");
-    store.save(&memory).expect("it is written again");
+    database.save(&table).expect("it is written again");
     fs::rename(folder.path(), folder.path().with_extension("moved")).expect("it moves");
-    see(&memory, "shop/app", "b.org");
-    let said = format!("{:#}", store.save(&memory).expect_err("there is no folder"));
+    record(&table, "shop/app", "b.org");
+    let said = format!("{:#}", database.save(&table).expect_err("there is no folder"));
     assert!(said.contains("its folder does not exist"), "{said}");
     fs::create_dir(folder.path()).expect("a folder");
-    store.save(&memory).expect("it is written again");
-    drop(store);
+    database.save(&table).expect("it is written again");
+    drop(database);
     fs::remove_dir_all(folder.path().with_extension("moved")).expect("it goes");
-    assert_eq!(all(&opened(&path, 10).1), all(&memory));
+    assert_eq!(list(&open(&path, 10).1), list(&table));
 }
 
 #[test]
-fn a_thread_that_writes() {
-    let (_folder, path) = file();
-    let (store, memory) = opened(&path, 100);
-    let memory = Arc::new(memory);
-    let keeper = Keeper::start(store, Arc::clone(&memory)).expect("a thread");
-    see(&memory, "shop/app", "a.org");
-    assert!(keeper.stop(std::time::Duration::from_secs(20)));
-    assert_eq!(all(&opened(&path, 100).1), all(&memory));
-    // What cannot be written at the end is said, and counted.
-    let (store, memory) = opened(&path, 100);
-    let memory = Arc::new(memory);
+fn the_writer_saves_when_it_stops() {
+    let (_folder, path) = temporary_file();
+    let (database, table) = open(&path, 100);
+    let table = Arc::new(table);
+    let writer = FlowWriter::start(database, Arc::clone(&table)).expect("a thread");
+    record(&table, "shop/app", "a.org");
+    assert!(writer.stop(std::time::Duration::from_secs(20)));
+    assert_eq!(list(&open(&path, 100).1), list(&table));
+    // A failure at the end is counted.
+    let (database, table) = open(&path, 100);
+    let table = Arc::new(table);
     fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("a folder in its place");
-    let keeper = Keeper::start(store, Arc::clone(&memory)).expect("a thread");
-    assert!(keeper.stop(std::time::Duration::from_secs(20)));
-    assert_eq!(memory.counts.db_errors.load(Ordering::Relaxed), 1);
+    let writer = FlowWriter::start(database, Arc::clone(&table)).expect("a thread");
+    assert!(writer.stop(std::time::Duration::from_secs(20)));
+    assert_eq!(table.counters.db_errors.load(Ordering::Relaxed), 1);
 }
 
-/// Flows change while they are written.
 #[test]
-fn written_while_it_changes() {
-    let (_folder, path) = file();
-    let (mut store, memory) = opened(&path, 500);
+fn changes_during_a_write_are_saved_by_the_next() {
+    let (_folder, path) = temporary_file();
+    let (mut database, table) = open(&path, 500);
     std::thread::scope(|scope| {
         let changes = scope.spawn(|| {
             for number in 0..20_000_u64 {
-                see(&memory, "shop/app", &format!("n{}.org", number * 7_919 % 1_301));
+                record(&table, "shop/app", &format!("n{}.org", number * 7_919 % 1_301));
             }
         });
         while !changes.is_finished() {
-            store.save(&memory).expect("it is written");
+            database.save(&table).expect("it is written");
         }
     });
-    store.save(&memory).expect("it is written");
-    drop(store);
-    assert_eq!(rows(&path), 500);
-    assert_eq!(all(&opened(&path, 500).1), all(&memory));
+    database.save(&table).expect("it is written");
+    drop(database);
+    assert_eq!(count_rows(&path), 500);
+    assert_eq!(list(&open(&path, 500).1), list(&table));
 }

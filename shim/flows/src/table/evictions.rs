@@ -1,21 +1,21 @@
-//! The rows of flows that were forgotten.
+//! Rows of evicted flows, which are to be deleted from the flow database.
 
-/// Beyond this it is cheaper to write everything anew.
-const MOST: usize = 100_000;
+/// The most rows that are listed. Beyond this it is cheaper to rewrite the database.
+const MAX_LISTED_ROWS: usize = 100_000;
 
-/// Rows to delete.
+/// The rows of the flows that were evicted since the last write.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gone {
-    /// Their numbers.
+pub(crate) struct Evicted {
+    /// The row numbers.
     pub(crate) rows: Vec<u64>,
-    /// Whether there are more than are listed.
-    pub(crate) too_many: bool,
+    /// True if there were too many to list: then the database has to be rewritten.
+    pub(crate) is_overflow: bool,
 }
 
-impl Gone {
+impl Evicted {
     pub(super) fn add(&mut self, others: Self) {
-        if self.too_many || others.too_many || self.rows.len() + others.rows.len() > MOST {
-            *self = Self { rows: Vec::new(), too_many: true };
+        if self.is_overflow || others.is_overflow || self.rows.len() + others.rows.len() > MAX_LISTED_ROWS {
+            *self = Self { rows: Vec::new(), is_overflow: true };
         } else {
             self.rows.extend(others.rows);
         }

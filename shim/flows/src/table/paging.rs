@@ -1,27 +1,30 @@
-//! All flows, page by page.
+//! Collecting all flows of a query, page by page.
 
 use std::collections::HashMap;
 
-use super::{Filter, Flows, Key, Limit};
+use super::{FlowKey, FlowList, FlowQuery, PageLimit};
 use crate::Flow;
 
-/// Asks page by page. A flow that changes meanwhile comes again, as it is then.
+/// Fetches page after page until there is no more. A flow that changes meanwhile is returned in its last state.
 ///
 /// # Errors
-/// When a page cannot be had.
-pub fn all<E>(filter: &Filter, mut ask: impl FnMut(&Filter) -> Result<Flows, E>) -> Result<Flows, E> {
-    let mut page = Filter { limit: Limit::MOST, newest: false, ..filter.clone() };
-    let mut flows: HashMap<(String, Key), Flow> = HashMap::new();
+/// The first error of `fetch_page`.
+pub fn collect_pages<E>(
+    query: &FlowQuery,
+    mut fetch_page: impl FnMut(&FlowQuery) -> Result<FlowList, E>,
+) -> Result<FlowList, E> {
+    let mut page = FlowQuery { limit: PageLimit::MAX, newest: false, ..query.clone() };
+    let mut flows: HashMap<(String, FlowKey), Flow> = HashMap::new();
     let answer = loop {
-        let mut answer = ask(&page)?;
+        let mut answer = fetch_page(&page)?;
         if answer.sequence < page.after {
-            // Another control plane, or it started anew: what was said before is not what it knows.
+            // Another control plane answers, or this one has restarted: the pages so far are not of its table.
             page.after = 0;
             flows.clear();
             continue;
         }
         let last = answer.flows.last().map(|flow| flow.sequence);
-        flows.extend(answer.flows.drain(..).map(|flow| ((flow.identity.clone(), Key::of(&flow)), flow)));
+        flows.extend(answer.flows.drain(..).map(|flow| ((flow.identity.clone(), FlowKey::of(&flow)), flow)));
         match last {
             Some(last) if answer.more && last > page.after => page.after = last,
             Some(_) | None => break answer,
@@ -29,7 +32,7 @@ pub fn all<E>(filter: &Filter, mut ask: impl FnMut(&Filter) -> Result<Flows, E>)
     };
     let mut flows: Vec<Flow> = flows.into_values().collect();
     flows.sort_by_key(|flow| flow.sequence);
-    Ok(Flows { flows, more: false, ..answer })
+    Ok(FlowList { flows, more: false, ..answer })
 }
 
 #[cfg(test)]
@@ -40,33 +43,33 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::line;
-    use crate::memory::Memory;
+    use crate::access_log::json;
+    use crate::table::FlowTable;
 
     const ALLOWED: &str = r#"{"kind":"connection","dialled":"192.0.2.1:PORT","decision":"allow rule a/b c"}"#;
 
-    fn see(memory: &Memory, port: u16) {
-        let seen = line::read(&ALLOWED.replace("PORT", &port.to_string()));
-        assert!(seen.is_some());
-        memory.record(&"shop/app".parse().expect("an identity"), "p", Timestamp::now(), vec![seen]);
+    fn record(table: &FlowTable, port: u16) {
+        let observation = json::read_line(&ALLOWED.replace("PORT", &port.to_string()));
+        assert!(observation.is_some());
+        table.record(&"shop/app".parse().expect("an identity"), "p", Timestamp::now(), vec![observation]);
     }
 
-    fn memory(flows: u16) -> Memory {
-        let memory = Memory::new(NonZeroUsize::new(60_000).expect("not zero"));
-        (1..=flows).for_each(|port| see(&memory, port));
-        memory
+    fn table_of(flows: u16) -> FlowTable {
+        let table = FlowTable::new(NonZeroUsize::new(60_000).expect("not zero"));
+        (1..=flows).for_each(|port| record(&table, port));
+        table
     }
 
     #[test]
-    fn until_there_is_no_more() {
-        let memory = memory(25_000);
+    fn all_pages_are_collected_while_flows_change() {
+        let table = table_of(25_000);
         let mut pages = 0;
-        let flows = all(&Filter::default(), |page| {
-            let answer = memory.flows(page);
+        let flows = collect_pages(&FlowQuery::default(), |page| {
+            let answer = table.list_page(page);
             pages += 1;
-            // One that was told of already changes, and another that was not.
-            see(&memory, 1);
-            see(&memory, 24_000);
+            // A flow of an earlier page changes, and one of a later page.
+            record(&table, 1);
+            record(&table, 24_000);
             Ok::<_, Infallible>(answer)
         })
         .expect("flows");
@@ -78,12 +81,12 @@ mod tests {
     }
 
     #[test]
-    fn a_control_plane_that_starts_anew() {
-        let (old, new) = (memory(12_000), memory(3));
+    fn a_restart_of_the_control_plane_discards_earlier_pages() {
+        let (old, new) = (table_of(12_000), table_of(3));
         let mut pages = 0;
-        let flows = all(&Filter::default(), |page| {
+        let flows = collect_pages(&FlowQuery::default(), |page| {
             pages += 1;
-            Ok::<_, Infallible>(if pages == 1 { old.flows(page) } else { new.flows(page) })
+            Ok::<_, Infallible>(if pages == 1 { old.list_page(page) } else { new.list_page(page) })
         });
         assert_eq!(flows.expect("flows").flows.len(), 3);
     }

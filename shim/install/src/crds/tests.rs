@@ -18,7 +18,7 @@ fn the_rendered_copies_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     for (name, definition) in all() {
         let path = folder.join(name);
-        let text = document(&definition);
+        let text = format_yaml(&definition);
         if std::env::var_os("UPDATE").is_some() {
             std::fs::create_dir_all(&folder).expect("a folder");
             std::fs::write(&path, &text).expect("a file");
@@ -28,16 +28,16 @@ fn the_rendered_copies_are_current() {
     }
 }
 
-/// What is written is read as the same by our own reader.
+/// This project's own YAML reader reads the written text as the same values.
 #[test]
-fn the_text_is_yaml() {
-    let documents = egress_compile::manifest::yaml::parse(&yaml()).expect("valid");
+fn the_text_is_read_as_the_same_values() {
+    let documents = egress_compile::manifest::yaml::parse(&format_all()).expect("valid");
     let values: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
     let expected: Vec<Value> = all().into_iter().map(|(_, definition)| definition).collect();
     assert_eq!(values, expected);
 }
 
-/// An API server takes only these in a schema.
+/// An API server accepts only these keys in a schema.
 #[test]
 fn the_schemas_are_structural() {
     const KNOWN: [&str; 17] = [
@@ -82,7 +82,7 @@ fn the_schemas_are_structural() {
     }
 }
 
-/// The fields that a type reads: what serde says when it is given another one.
+/// The fields that a type reads, from serde's error about an unknown field.
 fn fields<T: DeserializeOwned>() -> BTreeSet<String> {
     let error =
         serde_json::from_value::<T>(json!({ "no-such-field": 0 })).err().expect("an error").to_string();
