@@ -111,11 +111,7 @@ pub fn text(shared: &Shared) -> String {
             "Entries of proxies' logs in which nothing was decided",
             count(&counters.undecided),
         );
-        registry.register(
-            "flows_dropped",
-            "Flows that were evicted to make room",
-            count(&counters.dropped),
-        );
+        registry.register("flows_dropped", "Flows that were evicted to make room", count(&counters.dropped));
         registry.register(
             "flow_db_errors",
             "Times that flows could not be written to their file",

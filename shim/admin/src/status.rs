@@ -134,7 +134,13 @@ mod tests {
         let observation = || {
             let decision = DecisionRecord::parse("deny no-rule - -").expect("a decision");
             let original_destination = SocketAddr::from(([192, 0, 2, 1], 25));
-            vec![Some(Observation { decision, original_destination, protocol: Protocol::Tcp, name: None, request: None })]
+            vec![Some(Observation {
+                decision,
+                original_destination,
+                protocol: Protocol::Tcp,
+                name: None,
+                request: None,
+            })]
         };
         for (identity, node) in [(other, "node"), (app.clone(), "another")] {
             flows.record(&identity.expect("valid"), node, jiff::Timestamp::UNIX_EPOCH, observation());

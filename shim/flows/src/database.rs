@@ -53,7 +53,7 @@ impl FlowDatabase {
     /// flows must not keep a control plane from serving policy.
     ///
     /// # Errors
-    /// When the file is no flow database, is in use, or cannot be written.
+    /// Fails when the file is no flow database, is in use, or cannot be written.
     pub fn open_and_restore(path: &Path, table: &FlowTable) -> Result<Self> {
         let restore = || -> Result<Self> {
             let mut database = Self::open(path)?;
@@ -72,7 +72,7 @@ impl FlowDatabase {
     /// Opens or creates the file, and locks it until this value is dropped.
     ///
     /// # Errors
-    /// When the file is no flow database, is damaged or in use, or cannot be written.
+    /// Fails when the file is no flow database, is damaged or in use, or cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         // SQLite gives some names that are no absolute paths a meaning of their own.
         let path = std::path::absolute(path).with_context(|| format_failure(path))?;
@@ -83,7 +83,7 @@ impl FlowDatabase {
     /// Restores the flows of the file into the table.
     ///
     /// # Errors
-    /// When the file is damaged.
+    /// Fails when the file is damaged.
     pub fn restore_into(&mut self, table: &FlowTable) -> Result<()> {
         let rows = self.read_rows().with_context(|| format_failure(&self.path))?;
         self.saved_sequence = Some(table.restore(rows));
@@ -93,7 +93,7 @@ impl FlowDatabase {
     /// Saves the changes since the last call.
     ///
     /// # Errors
-    /// When the file cannot be written. The next call saves these changes too.
+    /// Fails when the file cannot be written. The next call saves these changes too.
     pub fn save(&mut self, table: &FlowTable) -> Result<()> {
         let evicted = table.take_evicted();
         let result = self.write_changes(table, &evicted);

@@ -70,7 +70,7 @@ impl Simulation {
     /// Evaluates flows under the changed manifests. Without `before`, the recorded decisions are the outcomes now.
     ///
     /// # Errors
-    /// When a document does not compile.
+    /// Fails when a document does not compile.
     pub fn run(
         flows: &[Flow],
         before: Option<&Compiled>,

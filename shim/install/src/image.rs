@@ -3,7 +3,7 @@
 /// Parses the digest of an image reference. Returns `None` if the reference has none.
 ///
 /// # Errors
-/// When the text after `@` is not a digest.
+/// Fails when the text after `@` is not a digest.
 pub(super) fn parse_digest(image: &str) -> Result<Option<&str>, String> {
     let Some((name, digest)) = image.split_once('@') else { return Ok(None) };
     let is_digest = digest.strip_prefix("sha256:").is_some_and(|digits| {

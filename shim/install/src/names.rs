@@ -38,7 +38,7 @@ impl Names {
     /// Resolves the names from flags, else from values, else to Open Service Mesh's defaults.
     ///
     /// # Errors
-    /// When a flag contradicts a value, or a name is invalid.
+    /// Fails when a flag contradicts a value, or a name is invalid.
     pub fn resolve(flags: (Option<&str>, Option<&str>), values: (&str, &str)) -> Result<Self> {
         let mesh = resolve_name("--mesh-name", flags.0, "osm.meshName", values.0, "osm")?;
         let namespace = resolve_name("--osm-namespace", flags.1, "osm.osmNamespace", values.1, "osm-system")?;

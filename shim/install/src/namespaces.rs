@@ -43,7 +43,7 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Result<Value> {
 /// Adds namespaces to a mesh. All are checked before the first is changed.
 ///
 /// # Errors
-/// When one does not exist, cannot join a mesh, or belongs to another.
+/// Fails when one does not exist, cannot join a mesh, or belongs to another.
 pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     for name in namespaces {
@@ -92,7 +92,7 @@ pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Res
 /// Removes namespaces from a mesh.
 ///
 /// # Errors
-/// When one does not exist, or belongs to another mesh.
+/// Fails when one does not exist, or belongs to another mesh.
 pub async fn remove(mesh: &MeshRef<'_>, namespaces: &[String]) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     for name in namespaces {
@@ -123,7 +123,7 @@ pub async fn remove(mesh: &MeshRef<'_>, namespaces: &[String]) -> Result<()> {
 /// Lists the namespaces of a mesh, or of all meshes.
 ///
 /// # Errors
-/// When the API server cannot be read.
+/// Fails when the API server cannot be read.
 pub async fn list(kubeconfig: Option<&Path>, mesh: Option<&str>, as_json: bool) -> Result<()> {
     let cluster = Cluster::connect(kubeconfig).await?;
     let selector =

@@ -30,7 +30,7 @@ pub struct Options {
 /// Uninstalls the control plane.
 ///
 /// # Errors
-/// When the API server refuses a deletion, or an object does not disappear in time.
+/// Fails when the API server refuses a deletion, or an object does not disappear in time.
 pub async fn run(options: &Options) -> Result<()> {
     let cluster = Cluster::connect(options.kubeconfig.as_deref()).await?;
     let names = &options.names;

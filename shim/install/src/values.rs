@@ -263,7 +263,7 @@ pub const UPSTREAM_IDLE_TIMEOUT: &str = "60s";
 /// Parses an idle timeout: 1 second, which is enough for any answer, to a week, which is longer than connections live.
 ///
 /// # Errors
-/// When the text is not a duration, or out of range.
+/// Fails when the text is not a duration, or out of range.
 pub fn parse_idle_timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).ok_or("write it as `60s` or `2h`")?;
     let (min, max) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
@@ -286,7 +286,7 @@ impl UserValues {
     /// Reads files, then settings; later ones override earlier ones.
     ///
     /// # Errors
-    /// When a file cannot be read, a setting is malformed, or a key is unknown.
+    /// Fails when a file cannot be read, a setting is malformed, or a key is unknown.
     pub fn read(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Self> {
         let mut tree = json!({});
         for file in files {
@@ -311,7 +311,7 @@ impl UserValues {
 /// Resolves the values of a tree over the defaults.
 ///
 /// # Errors
-/// When a value has the wrong type or is out of range. The error names its key.
+/// Fails when a value has the wrong type or is out of range. The error names its key.
 pub fn resolve(tree: &Value) -> Result<Values> {
     let mut all = serde_json::to_value(Values::default())?;
     merge(&mut all, tree.clone());

@@ -69,7 +69,7 @@ pub(super) struct ExplainArgs {
     /// Show every rule, however far away.
     #[arg(long)]
     all: bool,
-    /// How to print it.
+    /// The output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

@@ -33,7 +33,7 @@ impl AdminClient {
     /// Reads the status.
     ///
     /// # Errors
-    /// When there is no answer in time, or the answer is not a status.
+    /// Fails when there is no answer in time, or the answer is not a status.
     pub async fn status(&self) -> Result<Status> {
         let text = self.get("/status").await?;
         serde_json::from_str(&text).with_context(|| {
@@ -47,7 +47,7 @@ impl AdminClient {
     /// Checks that the control plane serves the current objects.
     ///
     /// # Errors
-    /// When it does not, or there is no answer in time.
+    /// Fails when it does not, or there is no answer in time.
     pub async fn ready(&self) -> Result<String> {
         self.get("/readyz").await
     }
@@ -55,7 +55,7 @@ impl AdminClient {
     /// Reads a path as text.
     ///
     /// # Errors
-    /// When there is no answer in time, or the answer is an error.
+    /// Fails when there is no answer in time, or the answer is an error.
     pub async fn get(&self, path: &str) -> Result<String> {
         tokio::time::timeout(self.timeout, self.request(path)).await.map_err(|_| {
             anyhow!(

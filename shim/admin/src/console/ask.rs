@@ -17,8 +17,8 @@ use super::state::{Console, Served};
 use crate::status::Shared;
 use egress_compile::explain::Ask;
 use egress_compile::explain::evidence::Evidence;
-use egress_flows::table::FlowQuery;
 use egress_flows::suggest::Suggestion;
+use egress_flows::table::FlowQuery;
 use egress_status::{ProxyStatus, Status, proxies};
 
 /// No answer, and why.

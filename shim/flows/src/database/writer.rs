@@ -30,7 +30,7 @@ impl FlowWriter {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the operating system refuses the thread.
+    /// Fails when the operating system refuses the thread.
     pub fn start(mut database: FlowDatabase, table: Arc<FlowTable>) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let (ends, ended) = channel();
