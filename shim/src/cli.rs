@@ -177,7 +177,7 @@ impl Cli {
             Command::Flows(args) => args.run(),
             Command::Suggest(args) => args.run(),
             Command::Simulate(args) => args.run(),
-            Command::Crds => print(&crds::yaml()),
+            Command::Crds => print(&crds::format_all()),
             Command::Schema => {
                 let schema = schemars::schema_for!(egress_policy::Document);
                 print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))

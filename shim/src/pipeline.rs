@@ -12,7 +12,7 @@ use egress_compile::store::Store;
 use egress_compile::{CompileOptions, Compiled, compile};
 use egress_core::source::{Availability, SourceState};
 use egress_envoy::Generator;
-use egress_flows::memory::Memory;
+use egress_flows::table::FlowTable;
 use egress_kubernetes::audit::{Audit, RequestLog};
 use egress_transport::connections::Pool;
 use egress_transport::tls::ServerTls;
@@ -76,7 +76,7 @@ pub(crate) struct Streams {
     /// The connected proxies.
     pub(crate) proxies: Arc<Proxies>,
     /// The flow table, where proxies send their access logs.
-    pub(crate) flows: Option<Arc<Memory>>,
+    pub(crate) flows: Option<Arc<FlowTable>>,
 }
 
 /// Serves the snapshots of the cache until `stop` resolves.

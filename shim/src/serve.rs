@@ -17,8 +17,8 @@ use egress_admin::server as admin;
 use egress_admin::status::Shared;
 use egress_compile::{CompileOptions, Compiled};
 use egress_envoy::{Generator, Settings};
-use egress_flows::memory::Memory;
-use egress_flows::store::{Keeper, Store};
+use egress_flows::database::{FlowDatabase, FlowWriter};
+use egress_flows::table::FlowTable;
 use egress_inject as inject;
 use egress_kubernetes::audit::RequestLog;
 use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
@@ -78,9 +78,9 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(config: Config) -> Result<()> {
     raise_file_limit();
     let pools = Pools::default();
-    let flows = config.envoy.flow_log.then(|| Arc::new(Memory::new(config.flows_per_identity)));
-    let keeper = match config.flow_db.as_deref().zip(flows.as_ref()) {
-        Some((file, memory)) => Some(restore(file, memory)?),
+    let flows = config.envoy.flow_log.then(|| Arc::new(FlowTable::new(config.flows_per_identity)));
+    let writer = match config.flow_db.as_deref().zip(flows.as_ref()) {
+        Some((file, table)) => Some(restore(file, table)?),
         None => None,
     };
     let xds = listen("xDS", config.xds).await?;
@@ -175,9 +175,9 @@ pub async fn run(config: Config) -> Result<()> {
             let _ = webhook.await;
         }
     }
-    if let Some(keeper) = keeper {
+    if let Some(writer) = writer {
         // After those that tell of flows were cut off.
-        let in_time = tokio::task::block_in_place(|| keeper.stop(LAST_WRITE_TIMEOUT));
+        let in_time = tokio::task::block_in_place(|| writer.stop(LAST_WRITE_TIMEOUT));
         if !in_time {
             tracing::error!("the last flows were not written in time");
         }
@@ -187,10 +187,10 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Restores flows from the flow database, and writes those that follow to it.
-fn restore(file: &Path, memory: &Arc<Memory>) -> Result<Keeper> {
-    let store = Store::restored(file, memory)?;
-    tracing::info!(file = %file.display(), flows = memory.len(), "flows are remembered from before");
-    Keeper::start(store, Arc::clone(memory)).context("cannot start a thread")
+fn restore(file: &Path, table: &Arc<FlowTable>) -> Result<FlowWriter> {
+    let database = FlowDatabase::open_and_restore(file, table)?;
+    tracing::info!(file = %file.display(), flows = table.len(), "flows were restored from the database");
+    FlowWriter::start(database, Arc::clone(table)).context("cannot start a thread")
 }
 
 /// Listens on an address.

@@ -100,26 +100,22 @@ pub fn text(shared: &Shared) -> String {
         registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
     }
     if let Some(flows) = &shared.flows {
-        let counts = &flows.counts;
+        let counters = &flows.counters;
         registry.register(
             "flow_entries",
             "Connections and requests that proxies told of",
-            count(&counts.entries),
+            count(&counters.entries),
         );
         registry.register(
             "flow_entries_undecided",
             "Entries of proxies' logs in which nothing was decided",
-            count(&counts.undecided),
+            count(&counters.undecided),
         );
-        registry.register(
-            "flows_dropped",
-            "Flows that were forgotten because others came",
-            count(&counts.dropped),
-        );
+        registry.register("flows_dropped", "Flows that were evicted to make room", count(&counters.dropped));
         registry.register(
             "flow_db_errors",
             "Times that flows could not be written to their file",
-            count(&counts.db_errors),
+            count(&counters.db_errors),
         );
         registry.register("flows", "Flows that are remembered", gauge(flows.len()));
     }

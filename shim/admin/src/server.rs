@@ -19,7 +19,7 @@ use crate::metrics;
 use crate::peer::Peer;
 use crate::status::{Shared, current_status};
 use egress_core::source::Availability;
-use egress_flows::memory::{Filter, Flows};
+use egress_flows::table::{FlowList, FlowQuery};
 use egress_status::Status;
 use egress_transport::connections::{self, ConnectionInfo, HttpLimits, plain};
 
@@ -105,8 +105,8 @@ async fn status(State(shared): State<Shared>) -> Json<Status> {
 }
 
 /// What workloads talk to: `?identity=ns/sa&verdict=deny&after=SEQUENCE`.
-async fn flows(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Json<Flows> {
-    Json(shared.flows.as_ref().map(|memory| memory.flows(&filter)).unwrap_or_default())
+async fn flows(State(shared): State<Shared>, Query(query): Query<FlowQuery>) -> Json<FlowList> {
+    Json(shared.flows.as_ref().map(|table| table.list_page(&query)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::pools::Pools;
 use egress_compile::Compiled;
 use egress_core::proxies::Proxy;
 use egress_core::source::SourceState;
-use egress_flows::memory::Memory;
+use egress_flows::table::FlowTable;
 use egress_kubernetes::PolicyStatuses;
 use egress_kubernetes::webhook::Reviews;
 use egress_status::{Diagnostic, IdentityStatus, ObjectStatus, ProxyStatus, Status};
@@ -35,7 +35,7 @@ pub struct Shared {
     /// How proxies are identified.
     pub identification: Arc<Identification>,
     /// What workloads talk to, where proxies tell of it.
-    pub flows: Option<Arc<Memory>>,
+    pub flows: Option<Arc<FlowTable>>,
     /// What is said of policies.
     pub policies: PolicyStatuses,
     /// The connections that wait.
@@ -43,9 +43,9 @@ pub struct Shared {
 }
 
 /// A proxy with the warnings that follow from its version and its flows.
-fn proxy_status(proxy: Proxy, flows: Option<&Memory>) -> ProxyStatus {
+fn proxy_status(proxy: Proxy, flows: Option<&FlowTable>) -> ProxyStatus {
     let mut warnings = Vec::new();
-    if flows.is_some_and(|flows| !flows.has_decided(&proxy.identity, &proxy.node)) {
+    if flows.is_some_and(|flows| !flows.has_reported(&proxy.identity, &proxy.node)) {
         warnings.push(
                 "it told of no decision yet: does the workload's traffic get to it? `osm-egress iptables` redirects it"
                     .to_owned(),
@@ -104,7 +104,7 @@ mod tests {
     use egress_policy::{Identity, Protocol};
 
     use super::*;
-    use egress_flows::{Decided, Observation};
+    use egress_flows::{DecisionRecord, Observation};
 
     fn proxy(envoy: &str) -> Proxy {
         Proxy {
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_proxy_that_told_of_no_decision() {
-        let flows = Memory::new(NonZeroUsize::MIN);
-        let warnings = |flows: Option<&Memory>| proxy_status(proxy("1.40.0"), flows).warnings;
+        let flows = FlowTable::new(NonZeroUsize::MIN);
+        let warnings = |flows: Option<&FlowTable>| proxy_status(proxy("1.40.0"), flows).warnings;
         assert_eq!(warnings(None), [""; 0], "it cannot be known");
         assert!(
             warnings(Some(&flows))[0].contains("it told of no decision yet"),
@@ -131,9 +131,15 @@ mod tests {
         );
         let (app, other) = (Identity::new("shop", "app"), Identity::new("shop", "other"));
         let observation = || {
-            let decided = Decided::read("deny no-rule - -").expect("a decision");
-            let to = SocketAddr::from(([192, 0, 2, 1], 25));
-            vec![Some(Observation { decided, to, protocol: Protocol::Tcp, name: None, request: None })]
+            let decision = DecisionRecord::parse("deny no-rule - -").expect("a decision");
+            let original_destination = SocketAddr::from(([192, 0, 2, 1], 25));
+            vec![Some(Observation {
+                decision,
+                original_destination,
+                protocol: Protocol::Tcp,
+                name: None,
+                request: None,
+            })]
         };
         for (identity, node) in [(other, "node"), (app.clone(), "another")] {
             flows.record(&identity.expect("valid"), node, jiff::Timestamp::UNIX_EPOCH, observation());

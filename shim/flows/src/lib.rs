@@ -1,15 +1,15 @@
-//! What workloads talk to: remembered from the access logs of their sidecars, and what follows from it.
+//! Flows: the destinations of each workload, collected from the access logs of its sidecars.
 //!
-//! Data flows one way: a log entry ([`entry`], [`mod@line`]) is an [`Observation`]; a [`memory::Memory`] makes
-//! [`Flow`]s of them, and a [`store::Store`] keeps these; [`suggest`] and [`simulate`] read flows.
+//! Data moves one way: [`access_log`] turns a log entry into an [`Observation`], the [`table::FlowTable`] groups
+//! observations into [`Flow`]s, the [`database::FlowDatabase`] stores them on disk, and [`suggest`] and [`simulate`]
+//! read them.
 
-mod decided;
-pub mod entry;
-pub mod line;
-pub mod memory;
+pub mod access_log;
+pub mod database;
+mod decision_record;
 pub mod simulate;
-pub mod store;
 pub mod suggest;
+pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,138 +21,143 @@ use egress_policy::Protocol;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::decided::{Decided, Verdict};
+pub use self::decision_record::{DecisionRecord, Verdict};
 
-/// The server name of a ClientHello that has none, as the filter writes it.
-const NO_NAME: &str = "-";
-/// The longest server name or authority that is remembered: a host name and a port.
-const LONGEST_NAME: usize = 260;
-/// The longest path.
-const LONGEST_PATH: usize = 128;
+/// The server name that the filter logs for a ClientHello without one.
+const ABSENT_SERVER_NAME: &str = "-";
+/// The longest server name or authority that is stored, in bytes: a host name and a port.
+const MAX_NAME_BYTES: usize = 260;
+/// The longest path that is stored, in bytes.
+const MAX_PATH_BYTES: usize = 128;
+/// The longest method or upgrade that is stored, in bytes; registered ones are shorter.
+const MAX_TOKEN_BYTES: usize = 32;
 
-/// One connection or request.
+/// One connection or request, as an access log reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
-    /// What was decided.
-    pub decided: Decided,
-    /// The address that was dialled.
-    pub to: SocketAddr,
-    /// What was seen of it.
+    /// The decision.
+    pub decision: DecisionRecord,
+    /// The original destination.
+    pub original_destination: SocketAddr,
+    /// The protocol, as far as the first bytes showed it.
     pub protocol: Protocol,
-    /// The server name, or the authority.
+    /// The server name or authority.
     pub name: Option<String>,
-    /// The request.
-    pub request: Option<Sample>,
+    /// The HTTP request.
+    pub request: Option<RequestSample>,
 }
 
-/// One request of those that a flow had.
+/// An example of the requests of a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Its method.
+pub struct RequestSample {
+    /// The method.
     pub method: String,
-    /// Its path, without what follows a `?`: that may be secret.
+    /// The path without its query, which may hold secrets.
     pub path: String,
-    /// The upgrade that it asked for.
+    /// The requested upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
-    /// How often it was seen; 0 where that was not counted.
+    /// The number of such requests; 0 if an older version, which did not count them, stored the flow.
     #[serde(default)]
     pub count: u64,
 }
 
-/// What a workload did with one destination, and what became of it.
+/// All connections or requests of one workload to one destination with the same decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flow {
-    /// By whom: `namespace/service-account`.
+    /// The identity of the workload: `namespace/service-account`.
     pub identity: String,
-    /// The server name or authority; `null` where none was seen.
+    /// The server name or authority; `null` if the connection showed none.
     pub name: Option<String>,
-    /// The addresses that were dialled, or some of them.
+    /// The dialled addresses, or some of them.
     pub addresses: Vec<IpAddr>,
-    /// The port that was dialled.
+    /// The dialled port.
     pub port: u16,
-    /// What was seen of it.
+    /// The protocol, as far as the first bytes showed it.
     pub protocol: Protocol,
-    /// What was decided.
+    /// The decision.
     #[serde(flatten)]
-    pub decided: Decided,
-    /// How often.
+    pub decision: DecisionRecord,
+    /// The number of connections or requests.
     pub count: u64,
-    /// When first, by this machine's clock.
+    /// The time of the first one, by the control plane's clock.
     pub first_seen: Timestamp,
-    /// When last.
+    /// The time of the last one.
     pub last_seen: Timestamp,
-    /// The node ids of the proxies that saw it, or some of them.
+    /// The node ids of the proxies that reported it, or some of them.
     pub nodes: Vec<String>,
-    /// The requests, or some of them.
+    /// The distinct requests, or some of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requests: Vec<Sample>,
-    /// Whether there were others.
+    pub requests: Vec<RequestSample>,
+    /// True if there were more distinct requests than are listed.
     #[serde(default)]
     pub more_requests: bool,
-    /// Grows with every change of any flow.
+    /// The number of the last change of this flow; it grows with every change of any flow.
     pub sequence: u64,
 }
 
 impl Observation {
-    /// Puts together what a log says of a connection; `None` where nothing was decided.
-    fn connection(
+    /// Builds the observation of a connection. Returns `None` if the log holds no decision.
+    fn from_connection(
         decision: &str,
-        to: SocketAddr,
+        original_destination: SocketAddr,
         resolved: Option<&str>,
         server_name: Option<&str>,
     ) -> Option<Self> {
-        let decided = Decided::read(decision)?;
-        let says_tls = ["tls-malformed", "tls-oversize"].contains(&decided.refusal());
-        let is_tls = resolved.is_some() || server_name.is_some() || says_tls;
-        let name = resolved.or(server_name.filter(|name| *name != NO_NAME));
+        let decision = DecisionRecord::parse(decision)?;
+        let is_broken_tls = ["tls-malformed", "tls-oversize"].contains(&decision.enforced_reason());
+        let is_tls = resolved.is_some() || server_name.is_some() || is_broken_tls;
+        let name = resolved.or(server_name.filter(|name| *name != ABSENT_SERVER_NAME));
         Some(Self {
             protocol: if is_tls { Protocol::Https } else { Protocol::Tcp },
-            name: name.map(|name| sanitize::text(name, LONGEST_NAME)),
+            name: name.map(|name| sanitize::text(name, MAX_NAME_BYTES)),
             request: None,
-            decided,
-            to,
+            decision,
+            original_destination,
         })
     }
 
-    /// The same of a request. `refused` is what Envoy told the workload, also where it refused by itself.
-    fn request(
+    /// Builds the observation of a request. `denied_reason` is the reason code that Envoy sent to the workload; Envoy sends
+    /// one also where it denies a request without asking the filter.
+    fn from_request(
         decision: Option<&str>,
-        to: SocketAddr,
+        original_destination: SocketAddr,
         authority: &str,
         (method, path, upgrade): (&str, &str, Option<&str>),
-        refused: Option<&str>,
+        denied_reason: Option<&str>,
     ) -> Option<Self> {
-        let decided = decision.and_then(Decided::read);
-        let decided = match refused {
-            Some(reason) => Decided::refused(reason, decided)?,
-            None => decided?,
+        let decision = decision.and_then(DecisionRecord::parse);
+        let decision = match denied_reason {
+            Some(reason) => DecisionRecord::denied_by_envoy(reason, decision)?,
+            None => decision?,
         };
         let path = path.split(['?', '#']).next().unwrap_or_default();
         Some(Self {
             protocol: Protocol::Http,
             name: Some(authority)
                 .filter(|name| !name.is_empty())
-                .map(|name| sanitize::text(name, LONGEST_NAME)),
-            request: Some(Sample {
-                method: sanitize::text(method, 32),
-                path: sanitize::text(path, LONGEST_PATH),
-                upgrade: upgrade.filter(|text| !text.is_empty()).map(|text| sanitize::text(text, 32)),
+                .map(|name| sanitize::text(name, MAX_NAME_BYTES)),
+            request: Some(RequestSample {
+                method: sanitize::text(method, MAX_TOKEN_BYTES),
+                path: sanitize::text(path, MAX_PATH_BYTES),
+                upgrade: upgrade
+                    .filter(|text| !text.is_empty())
+                    .map(|text| sanitize::text(text, MAX_TOKEN_BYTES)),
                 count: 1,
             }),
-            decided,
-            to,
+            decision,
+            original_destination,
         })
     }
 }
 
 impl Flow {
-    /// The destination in a few words: `https://name:port`.
+    /// The destination as text: `https://name:port`.
     #[must_use]
     pub fn destination(&self) -> String {
-        let (host, said) = match (&self.name, self.addresses.first()) {
-            // An authority may say a port, and not the one that was dialled.
+        let (host, requested_port) = match (&self.name, self.addresses.first()) {
+            // An authority may name a port other than the dialled one.
             (Some(name), _) if self.protocol == Protocol::Http => match name.rsplit_once(':') {
                 Some((host, "")) => (host.to_owned(), None),
                 Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -165,16 +170,16 @@ impl Flow {
             (None, Some(address)) => (address.to_string(), None),
             (None, None) => ("-".to_owned(), None),
         };
-        let destination = format!("{}://{host}:{}", protocol(self.protocol), self.port);
-        match said {
+        let destination = format!("{}://{host}:{}", protocol_name(self.protocol), self.port);
+        match requested_port {
             Some(port) => format!("{destination} (asked for port {port})"),
             None => destination,
         }
     }
 }
 
-/// How a protocol is written in manifests.
-fn protocol(protocol: Protocol) -> &'static str {
+/// The name of a protocol in manifests.
+fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Https => "https",

@@ -1,4 +1,4 @@
-mod any_bytes;
+mod arbitrary_input;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
@@ -8,86 +8,87 @@ use egress_compile::{CompileOptions, Compiled, compile};
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use super::memory::{Filter, Flows, Limit, Memory, Wanted};
+use super::access_log::json;
 use super::simulate::Simulation;
 use super::suggest::Suggestion;
-use super::{Flow, Observation, line, text};
+use super::table::{FlowList, FlowQuery, FlowTable, PageLimit, VerdictFilter};
+use super::{Flow, Observation, text};
 
-fn memory(per_identity: usize) -> Memory {
-    Memory::new(NonZeroUsize::new(per_identity).expect("not zero"))
+fn new_table(max_per_identity: usize) -> FlowTable {
+    FlowTable::new(NonZeroUsize::new(max_per_identity).expect("not zero"))
 }
 
 fn identity(text: &str) -> Identity {
     text.parse().expect("an identity")
 }
 
-fn at(day: i64) -> Timestamp {
-    Timestamp::from_second(1_764_000_000 + day * 86_400).expect("a time")
+fn day(number: i64) -> Timestamp {
+    Timestamp::from_second(1_764_000_000 + number * 86_400).expect("a time")
 }
 
 fn connection(
     decision: &str,
-    to: &str,
+    destination: &str,
     resolved: Option<&str>,
     server_name: Option<&str>,
 ) -> Option<Observation> {
-    Observation::connection(decision, to.parse().expect("an address"), resolved, server_name)
+    Observation::from_connection(decision, destination.parse().expect("an address"), resolved, server_name)
 }
 
-fn request(decision: &str, to: &str, authority: &str, path: &str) -> Option<Observation> {
-    let to = to.parse().expect("an address");
-    Observation::request(Some(decision), to, authority, ("GET", path, None), None)
+fn request(decision: &str, destination: &str, authority: &str, path: &str) -> Option<Observation> {
+    let destination = destination.parse().expect("an address");
+    Observation::from_request(Some(decision), destination, authority, ("GET", path, None), None)
 }
 
 #[test]
-fn a_hundred_thousand_destinations() {
-    let memory = memory(10_000);
+fn the_oldest_flows_of_the_same_identity_are_evicted() {
+    let table = new_table(10_000);
     let (loud, quiet) = (identity("shop/loud"), identity("shop/quiet"));
-    memory.record(&quiet, "p", at(0), vec![connection("deny no-rule - -", "192.0.2.1:25", None, None)]);
+    table.record(&quiet, "p", day(0), vec![connection("deny no-rule - -", "192.0.2.1:25", None, None)]);
     for number in 0..100_000 {
         let name = format!("n{number}.example.com");
-        let seen = connection("deny sni-not-allowed - -", "192.0.2.1:443", None, Some(&name));
-        memory.record(&loud, "p", at(0), vec![seen]);
+        let observation = connection("deny sni-not-allowed - -", "192.0.2.1:443", None, Some(&name));
+        table.record(&loud, "p", day(0), vec![observation]);
     }
-    assert_eq!(memory.len(), 10_001);
-    assert_eq!(memory.counts.dropped.load(Ordering::Relaxed), 90_000);
-    assert_eq!(memory.counts.entries.load(Ordering::Relaxed), 100_001);
-    // The last ones are there, and another identity's are not touched.
-    let of_loud = Filter { identity: Some(loud), ..Filter::default() };
-    let flows = memory.flows(&of_loud);
+    assert_eq!(table.len(), 10_001);
+    assert_eq!(table.counters.dropped.load(Ordering::Relaxed), 90_000);
+    assert_eq!(table.counters.entries.load(Ordering::Relaxed), 100_001);
+    // The last flows stay, and so do those of another identity.
+    let of_loud = FlowQuery { identity: Some(loud), ..FlowQuery::default() };
+    let flows = table.list_page(&of_loud);
     assert_eq!(flows.flows.first().and_then(|flow| flow.name.clone()).as_deref(), Some("n90000.example.com"));
     assert_eq!((flows.flows.len(), flows.more), (1_000, true));
-    assert_eq!(memory.flows(&Filter { identity: Some(quiet), ..Filter::default() }).flows.len(), 1);
+    assert_eq!(table.list_page(&FlowQuery { identity: Some(quiet), ..FlowQuery::default() }).flows.len(), 1);
 }
 
 #[test]
-fn page_by_page() {
-    let memory = memory(100);
+fn pages_hold_the_flows_that_match_the_query() {
+    let table = new_table(100);
     for number in 0..10 {
         let verdict = if number % 2 == 0 { "deny no-rule - -" } else { "allow audit - - no-rule" };
-        let seen = connection(verdict, &format!("192.0.2.{number}:25"), None, None);
-        memory.record(&identity(&format!("shop/app-{}", number / 6)), "p", at(0), vec![seen]);
+        let observation = connection(verdict, &format!("192.0.2.{number}:25"), None, None);
+        table.record(&identity(&format!("shop/app-{}", number / 6)), "p", day(0), vec![observation]);
     }
-    let page = |filter: &Filter| {
-        let Flows { flows, more, sequence, .. } = memory.flows(filter);
+    let page = |filter: &FlowQuery| {
+        let FlowList { flows, more, sequence, .. } = table.list_page(filter);
         assert_eq!(sequence, 10);
         (flows.iter().map(|flow| flow.sequence).collect::<Vec<_>>(), more)
     };
-    let limit = |number: usize| Limit::try_from(number).expect("a limit");
-    let filter = |after, number| Filter { after, limit: limit(number), ..Filter::default() };
+    let limit = |number: usize| PageLimit::try_from(number).expect("a limit");
+    let filter = |after, number| FlowQuery { after, limit: limit(number), ..FlowQuery::default() };
     assert_eq!(page(&filter(0, 4)), (vec![1, 2, 3, 4], true));
     assert_eq!(page(&filter(4, 4)), (vec![5, 6, 7, 8], true));
     assert_eq!(page(&filter(8, 4)), (vec![9, 10], false));
     assert_eq!(page(&filter(6, 4)), (vec![7, 8, 9, 10], false));
     assert_eq!(page(&filter(10, 4)), (vec![], false));
     assert_eq!(page(&filter(u64::MAX, 4)), (vec![], false));
-    let newest = |after, number| Filter { newest: true, ..filter(after, number) };
+    let newest = |after, number| FlowQuery { newest: true, ..filter(after, number) };
     assert_eq!(page(&newest(0, 4)), (vec![10, 9, 8, 7], true));
     assert_eq!(page(&newest(7, 4)), (vec![10, 9, 8], false));
-    let denied = |filter: Filter| Filter { verdict: Some(Wanted::Deny), ..filter };
+    let denied = |filter: FlowQuery| FlowQuery { verdict: Some(VerdictFilter::Deny), ..filter };
     assert_eq!(page(&denied(filter(2, 2))), (vec![3, 5], true));
     assert_eq!(page(&denied(newest(0, 9))), (vec![9, 7, 5, 3, 1], false));
-    let of = |number: usize, filter: Filter| Filter {
+    let of = |number: usize, filter: FlowQuery| FlowQuery {
         identity: Some(identity(&format!("shop/app-{number}"))),
         ..filter
     };
@@ -96,46 +97,52 @@ fn page_by_page() {
     assert_eq!(page(&of(7, filter(0, 4))), (vec![], false));
 }
 
-/// Whoever is believed by his node id can be anybody; all together are bounded too.
+/// A client that is trusted by its node id can claim any identity, so the flows of all identities together have a limit.
 #[test]
-fn many_identities() {
-    let memory = memory(10_000);
+fn the_flows_of_all_identities_are_limited() {
+    let table = new_table(10_000);
     for number in 0..20 {
-        let whose = identity(&format!("shop/app-{number}"));
+        let owner = identity(&format!("shop/app-{number}"));
         for port in 1..=7_000 {
-            let seen = connection("deny no-rule - -", &format!("192.0.2.1:{port}"), None, None);
-            memory.record(&whose, "p", at(0), vec![seen]);
+            let observation = connection("deny no-rule - -", &format!("192.0.2.1:{port}"), None, None);
+            table.record(&owner, "p", day(0), vec![observation]);
         }
     }
-    assert_eq!(memory.len(), 100_000);
-    assert_eq!(memory.counts.dropped.load(Ordering::Relaxed), 40_000);
+    assert_eq!(table.len(), 100_000);
+    assert_eq!(table.counters.dropped.load(Ordering::Relaxed), 40_000);
 }
 
 #[test]
-fn what_is_seen_again_stays() {
-    let memory = memory(2);
+fn a_flow_that_is_seen_again_is_evicted_later() {
+    let table = new_table(2);
     let app = identity("shop/app");
-    for (day, host) in ["a.org", "b.org", "a.org", "c.org"].into_iter().enumerate() {
-        let day = i64::try_from(day).expect("small");
-        let seen = connection("allow rule shop/web spec.ports[0]", "192.0.2.1:443", Some(host), None);
-        memory.record(&app, &format!("p{day}"), at(day), vec![seen]);
+    for (number, host) in ["a.org", "b.org", "a.org", "c.org"].into_iter().enumerate() {
+        let number = i64::try_from(number).expect("small");
+        let observation = connection("allow rule shop/web spec.ports[0]", "192.0.2.1:443", Some(host), None);
+        table.record(&app, &format!("p{number}"), day(number), vec![observation]);
     }
-    let Flows { flows, dropped, sequence, .. } = memory.flows(&Filter::default());
+    let FlowList { flows, dropped, sequence, .. } = table.list_page(&FlowQuery::default());
     let names: Vec<_> = flows.iter().map(|flow| (flow.name.as_deref(), flow.count)).collect();
     assert_eq!(names, [(Some("a.org"), 2), (Some("c.org"), 1)]);
     assert_eq!((dropped, sequence), (1, 4));
-    assert_eq!((flows[0].first_seen, flows[0].last_seen), (at(0), at(2)));
+    assert_eq!((flows[0].first_seen, flows[0].last_seen), (day(0), day(2)));
     assert_eq!(flows[0].nodes, ["p0", "p2"]);
-    assert_eq!(memory.flows(&Filter { after: 3, ..Filter::default() }).flows.len(), 1);
-    assert_eq!(memory.flows(&Filter { verdict: Some(Wanted::Deny), ..Filter::default() }).flows.len(), 0);
-    // What goes over the wire is what was there.
+    assert_eq!(table.list_page(&FlowQuery { after: 3, ..FlowQuery::default() }).flows.len(), 1);
+    assert_eq!(
+        table
+            .list_page(&FlowQuery { verdict: Some(VerdictFilter::Deny), ..FlowQuery::default() })
+            .flows
+            .len(),
+        0
+    );
+    // The JSON holds every field.
     let json = serde_json::to_string(&flows).expect("JSON");
     assert_eq!(serde_json::from_str::<Vec<Flow>>(&json).expect("flows"), flows);
 }
 
 #[test]
-fn hostile_bytes() {
-    let memory = memory(100);
+fn hostile_text_is_sanitized() {
+    let table = new_table(100);
     let app = identity("shop/app");
     let long = "x".repeat(64 << 10);
     for hostile in [
@@ -145,38 +152,38 @@ fn hostile_bytes() {
         "\u{202e}gro",
         &long,
     ] {
-        let seen = vec![
+        let observation = vec![
             connection("allow audit - - sni-not-allowed", "192.0.2.1:443", None, Some(hostile)),
             request("allow audit - - host-not-allowed", "192.0.2.1:80", hostile, hostile),
-            Observation::request(
+            Observation::from_request(
                 Some("deny route-not-allowed shop/web spec.ports[0]"),
                 "192.0.2.1:80".parse().expect("an address"),
                 "a.org",
                 (hostile, hostile, Some(hostile)),
                 None,
             ),
-            // What is no decision of ours is not taken for one.
+            // A text that is not a decision is not recorded as one.
             connection(&format!("deny {hostile} - -"), "192.0.2.1:25", None, None),
             connection(hostile, "192.0.2.1:25", None, None),
         ];
-        memory.record(&app, hostile, at(0), seen);
+        table.record(&app, hostile, day(0), observation);
     }
-    assert_eq!(memory.counts.undecided.load(Ordering::Relaxed), 10);
-    let flows = memory.flows(&Filter::default()).flows;
+    assert_eq!(table.counters.undecided.load(Ordering::Relaxed), 10);
+    let flows = table.list_page(&FlowQuery::default()).flows;
     let is_plain =
         |text: &str| text.chars().all(|c| c == '\n' || c == ' ' || c == '…' || c.is_ascii_graphic());
     for flow in &flows {
-        let line = text::line(flow);
+        let line = text::format_line(flow);
         assert!(is_plain(&line) && line.lines().count() == 1 && line.len() < 1_000, "{line}");
         assert!(serde_json::to_string(flow).expect("JSON").len() < 4_000);
     }
-    let yaml = Suggestion::of(&app, &flows).yaml();
+    let yaml = Suggestion::for_identity(&app, &flows).to_yaml();
     assert!(is_plain(&yaml) && yaml.len() < 20_000, "{yaml}");
     // None of it is a name, so nothing is allowed.
     for line in yaml.lines().filter(|line| !line.starts_with('#')) {
         assert!(!line.contains("evil") && !line.contains("script") && !line.contains("xxx"), "{line}");
     }
-    let simulation = Simulation::of(&flows, None, &compiled(ENFORCED), 15001).expect("it compiles");
+    let simulation = Simulation::run(&flows, None, &compiled(ENFORCED), 15001).expect("it compiles");
     assert!(is_plain(&simulation.to_string()), "{simulation}");
 }
 
@@ -213,12 +220,12 @@ fn compiled(text: &str) -> Compiled {
     compile(&store(text), &CompileOptions::default(), None)
 }
 
-/// What an application did in audit mode.
-fn audited() -> Vec<Flow> {
-    let memory = memory(100);
+/// The flows of an application in audit mode.
+fn audited_flows() -> Vec<Flow> {
+    let table = new_table(100);
     let app = identity("shop/app");
     let audit = |reason: &str| format!("allow audit - - {reason}");
-    for (day, seen) in [
+    for (number, observation) in [
         connection("allow rule shop/web spec.ports[1]", "192.0.2.1:443", Some("a.org"), None),
         connection(&audit("sni-not-allowed"), "192.0.2.2:443", None, Some("b.org")),
         request(&audit("host-not-allowed"), "192.0.2.2:80", "b.org", "/v1?token=secret"),
@@ -236,20 +243,20 @@ fn audited() -> Vec<Flow> {
     .into_iter()
     .enumerate()
     {
-        memory.record(&app, "p", at(i64::try_from(day).expect("small")), vec![seen]);
+        table.record(&app, "p", day(i64::try_from(number).expect("small")), vec![observation]);
     }
-    memory.flows(&Filter::default()).flows
+    table.list_page(&FlowQuery::default()).flows
 }
 
 #[test]
-fn lines() {
-    let lines: String = audited().iter().map(text::line).collect();
+fn a_flow_is_one_line_of_text() {
+    let lines: String = audited_flows().iter().map(text::format_line).collect();
     insta::assert_snapshot!(lines);
 }
 
-/// What failed, and what Envoy could not read, is nothing that a policy allows.
+/// No policy allows a request that failed, or that Envoy could not read.
 #[test]
-fn what_no_policy_changes_is_not_suggested() {
+fn denials_that_no_policy_changes_are_not_suggested() {
     for reason in [
         "name-not-found",
         "dns-failed",
@@ -259,107 +266,113 @@ fn what_no_policy_changes_is_not_suggested() {
         "request-malformed",
         "headers-too-large",
     ] {
-        let memory = memory(100);
-        let seen = connection(&format!("deny {reason} shop/web r"), "192.0.2.1:443", Some("a.org"), None);
-        memory.record(&identity("shop/app"), "p", at(0), vec![seen]);
-        let yaml = Suggestion::of(&identity("shop/app"), &memory.flows(&Filter::default()).flows).yaml();
+        let table = new_table(100);
+        let observation =
+            connection(&format!("deny {reason} shop/web r"), "192.0.2.1:443", Some("a.org"), None);
+        table.record(&identity("shop/app"), "p", day(0), vec![observation]);
+        let yaml =
+            Suggestion::for_identity(&identity("shop/app"), &table.list_page(&FlowQuery::default()).flows)
+                .to_yaml();
         assert!(yaml.contains(&format!("# Not suggested: https://a.org:443 (1 time): {reason}: ")), "{yaml}");
         assert!(!yaml.contains("kind: Egress"), "{yaml}");
     }
 }
 
 #[test]
-fn what_is_suggested() {
-    let yaml = Suggestion::of(&identity("shop/app"), &audited()).yaml();
+fn suggestions_are_valid_manifests() {
+    let yaml = Suggestion::for_identity(&identity("shop/app"), &audited_flows()).to_yaml();
     insta::assert_snapshot!(yaml);
     let compiled = compiled(&yaml);
-    // That there is no MeshConfig is no fault of the suggestion.
+    // The missing MeshConfig is not the suggestion's problem.
     let problems: Vec<_> = compiled.diagnostics().filter(|problem| problem.object.is_some()).collect();
     assert_eq!(problems, Vec::<&egress_compile::manifest::Diagnostic>::new());
     assert!(!yaml.contains('*') && !yaml.contains("secret"));
-    let nothing = Suggestion::of(&identity("shop/other"), &audited());
+    let nothing = Suggestion::for_identity(&identity("shop/other"), &audited_flows());
     assert!(nothing.is_empty());
-    insta::assert_snapshot!(nothing.yaml(), @r"
-    # What shop/other was refused, or would have been. Made by `osm-egress suggest`.
-    # Keep what it should reach, and no more: whatever ran there is in this list.
-    # Nothing is suggested.
+    insta::assert_snapshot!(nothing.to_yaml(), @r"
+    # Destinations that shop/other was denied, or would be without audit mode. Written by `osm-egress suggest`.
+    # Keep only what it needs: this list holds whatever ran there, also what should not have run.
+    # Nothing to suggest.
     ");
 }
 
-/// Whatever is suggested is allowed then, and enforcing takes away nothing but what is not suggested.
+/// With the suggested policies, enforcement denies only the flows that are not suggested.
 #[test]
-fn what_is_suggested_is_enough() {
-    let flows = audited();
-    let suggested = Suggestion::of(&identity("shop/app"), &flows).yaml();
+fn suggestions_are_sufficient_for_enforcement() {
+    let flows = audited_flows();
+    let suggested = Suggestion::for_identity(&identity("shop/app"), &flows).to_yaml();
     let audit = store(&format!("{}---{ENFORCED}", ACCOUNT.replace("MODE", "audit")));
     let enforce = audit.overlay(&store(&ACCOUNT.replace("MODE", "enforce")));
     let options = CompileOptions::default();
     let before = compile(&audit, &options, None);
     let without = compile(&enforce, &options, None);
-    let simulation = Simulation::of(&flows, Some(&before), &without, 15001).expect("it compiles");
-    assert!(simulation.loses());
+    let simulation = Simulation::run(&flows, Some(&before), &without, 15001).expect("it compiles");
+    assert!(simulation.has_losses());
     insta::assert_snapshot!("without_the_suggestion", simulation);
     let with = compile(&enforce.overlay(&store(&suggested)), &options, None);
-    let simulation = Simulation::of(&flows, Some(&before), &with, 15001).expect("it compiles");
+    let simulation = Simulation::run(&flows, Some(&before), &with, 15001).expect("it compiles");
     insta::assert_snapshot!("with_the_suggestion", simulation);
 }
 
-/// Ten thousand destinations are said to be many, and are policies that can be applied.
+/// A suggestion of ten thousand destinations carries a warning, and is policies that `kubectl apply` accepts.
 #[test]
-fn many_destinations() {
-    let memory = memory(20_000);
+fn a_large_suggestion_carries_a_warning() {
+    let table = new_table(20_000);
     let app = identity("shop/app");
     for number in 0..10_000 {
         let name = format!("n{number}.example.com");
-        let seen = connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&name), None);
-        memory.record(&app, "p", at(0), vec![seen]);
+        let observation = connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&name), None);
+        table.record(&app, "p", day(0), vec![observation]);
     }
     for number in 0..2_000 {
-        let seen =
+        let observation =
             connection("deny sni-not-allowed - -", "192.0.2.1:443", Some(&format!("<{number}>")), None);
-        memory.record(&app, "p", at(0), vec![seen]);
+        table.record(&app, "p", day(0), vec![observation]);
     }
-    let filter = Filter { limit: Limit::MOST, ..Filter::default() };
-    let mut flows = memory.flows(&filter).flows;
-    flows.extend(memory.flows(&Filter { after: 10_000, ..filter }).flows);
-    let suggestion = Suggestion::of(&app, &flows);
-    let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
-                example.com";
-    assert_eq!(suggestion.many().as_deref(), Some(many));
-    let yaml = suggestion.yaml();
-    assert!(yaml.contains(&format!("# MANY: {many}.\n")) && !yaml.contains('*'));
+    let filter = FlowQuery { limit: PageLimit::MAX, ..FlowQuery::default() };
+    let mut flows = table.list_page(&filter).flows;
+    flows.extend(table.list_page(&FlowQuery { after: 10_000, ..filter }).flows);
+    let suggestion = Suggestion::for_identity(&app, &flows);
+    let warning = "10000 destinations: the workload may crawl, scan, or send data out in names; 10000 are below \
+                   example.com";
+    assert_eq!(suggestion.size_warning().as_deref(), Some(warning));
+    let yaml = suggestion.to_yaml();
+    assert!(yaml.contains(&format!("# MANY: {warning}.\n")) && !yaml.contains('*'));
     assert_eq!(yaml.lines().filter(|line| line.starts_with("# Not suggested: ")).count(), 101);
     assert!(yaml.contains("# Not suggested: 1900 others\n"));
     assert!(yaml.split("\n---\n").all(|policy| policy.len() < 200_000));
     let enforced = compiled(&yaml);
     let problems: Vec<_> = enforced.diagnostics().filter(|problem| problem.object.is_some()).collect();
     assert_eq!(problems, Vec::<&egress_compile::manifest::Diagnostic>::new());
-    let simulation = Simulation::of(&flows, None, &enforced, 15001).expect("it compiles");
+    let simulation = Simulation::run(&flows, None, &enforced, 15001).expect("it compiles");
     assert_eq!(simulation.changes.len(), 10_000);
     let text = simulation.to_string();
     assert!(
-        text.contains("… and 9800 other changes: `-o json` has all of them\n12000 flows looked at"),
+        text.contains("… and 9800 more changes: `-o json` lists all of them\n12000 flows evaluated"),
         "{text}"
     );
-    assert!(text.lines().count() < 610 && Suggestion::of(&app, &audited()).many().is_none());
+    assert!(
+        text.lines().count() < 610
+            && Suggestion::for_identity(&app, &audited_flows()).size_warning().is_none()
+    );
 }
 
 #[test]
-fn what_changes() {
-    let flows = audited();
-    // As it was decided, and as it would be with the same manifests in audit mode.
+fn a_simulation_lists_changed_verdicts() {
+    let flows = audited_flows();
+    // The same manifests in audit mode change nothing.
     let same = compiled(&format!("{}---{ENFORCED}", ACCOUNT.replace("MODE", "audit")));
-    let simulation = Simulation::of(&flows, None, &same, 15001).expect("it compiles");
-    assert!(!simulation.loses() && simulation.changes.is_empty(), "{simulation}");
-    // Where the first bytes decide that were never looked at.
+    let simulation = Simulation::run(&flows, None, &same, 15001).expect("it compiles");
+    assert!(!simulation.has_losses() && simulation.changes.is_empty(), "{simulation}");
+    // A rule that needs the first bytes, which these flows do not record.
     let names = ENFORCED.replace("5432, protocol: tcp", "6379, protocol: https");
-    let simulation = Simulation::of(&flows, None, &compiled(&names), 15001).expect("it compiles");
-    assert!(simulation.loses());
+    let simulation = Simulation::run(&flows, None, &compiled(&names), 15001).expect("it compiles");
+    assert!(simulation.has_losses());
     insta::assert_snapshot!(simulation);
 }
 
 #[test]
-fn lines_of_envoys_log() {
+fn lines_of_envoys_access_log_are_read() {
     for (given, expected) in [
         ("[2026-11-25 01:00:00.000][1][info] starting", None),
         (r#"{"kind":"connection","dialled":"192.0.2.1:80","decision":null}"#, None),
@@ -376,6 +389,6 @@ fn lines_of_envoys_log() {
             request("deny address-forbidden a/b c", "192.0.2.1:80", "a.org", "/"),
         ),
     ] {
-        assert_eq!(line::read(given), expected, "{given}");
+        assert_eq!(json::read_line(given), expected, "{given}");
     }
 }

@@ -1,4 +1,4 @@
-//! `install` and `upgrade`: the same, but that an upgrade wants something to be there.
+//! `install` and `upgrade`. An upgrade does the same, and requires an installed control plane.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,70 +7,70 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
 use super::certificates;
-use super::cluster::{Cluster, Outcome, wait};
-use super::id::Id;
+use super::cluster::{ApplyOutcome, Cluster, wait_until};
 use super::names::{CA_SECRET, NAME, Names};
-use super::plan::{Plan, Step, plan};
-use super::render::{self, Facts, Input, Secrets};
-use super::values::{Given, resolve};
-use super::{say, warn};
+use super::object_id::ObjectId;
+use super::plan::{Plan, Step, make_plan};
+use super::render::{self, ClusterFacts, Input, TlsSecrets};
+use super::values::{UserValues, resolve};
+use super::{print_line, print_warning};
 use crate::crds;
 
-/// What is asked for.
+/// The options of `install` and `upgrade`.
 #[derive(Debug)]
 pub struct Options {
-    /// Which cluster; else kubectl's.
+    /// The kubeconfig of the cluster; kubectl's if there is none.
     pub kubeconfig: Option<PathBuf>,
-    /// Name of the mesh, if it was said.
+    /// The name of the mesh, from its flag.
     pub mesh: Option<String>,
-    /// Namespace of the control plane, if it was said.
+    /// The namespace of the control plane, from its flag.
     pub namespace: Option<String>,
     /// Files of values.
     pub files: Vec<PathBuf>,
-    /// Settings, as helm's.
+    /// Settings, as in helm's `--set`.
     pub settings: Vec<String>,
-    /// Whether values of earlier times are forgotten.
-    pub reset: bool,
-    /// Whether something must be there.
+    /// Drops the stored values of earlier installations.
+    pub reset_values: bool,
+    /// Requires an installed control plane.
     pub is_upgrade: bool,
-    /// What not to do.
+    /// Changes nothing.
     pub dry_run: Option<DryRun>,
-    /// Whether objects are printed, rather than what would become of them.
-    pub yaml: bool,
-    /// Whether grants may stop.
+    /// In a dry run, prints the objects instead of the changes.
+    pub print_yaml: bool,
+    /// Goes on if grants would stop.
     pub stop_grants: bool,
-    /// Whether to wait until the control plane runs.
+    /// Waits until the control plane is available.
     pub wait: bool,
-    /// How long waiting may take.
+    /// The longest time to wait for a condition.
     pub timeout: Duration,
 }
 
-/// What a dry run may look at.
+/// The kind of a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DryRun {
-    /// The cluster.
+    /// Compares with the objects of the cluster.
     Cluster,
-    /// Nothing: objects for a cluster in which nothing is there.
+    /// Does not contact a cluster: prints the objects of a new installation.
     Client,
 }
 
-/// Does it.
+/// Installs or upgrades the control plane.
 ///
 /// # Errors
-/// When something is wrong with the values, or the API server refuses; with what was done so far.
+/// Fails when the values are invalid, or the API server refuses a step. The error says how many steps are done.
 pub async fn run(options: &Options) -> Result<()> {
-    let given = Given::read(&options.files, &options.settings)?;
-    given.ignored.iter().for_each(warn);
+    let given = UserValues::read(&options.files, &options.settings)?;
+    given.ignored.iter().for_each(print_warning);
     let own = resolve(&given.tree)?.osm;
-    let names = Names::of(
+    let names = Names::resolve(
         (options.mesh.as_deref(), options.namespace.as_deref()),
         (&own.mesh_name, &own.osm_namespace),
     )?;
     if options.dry_run == Some(DryRun::Client) {
-        return print_for_nobody(&given, &names);
+        return print_new_installation(&given, &names);
     }
     let cluster = Cluster::connect(options.kubeconfig.as_deref()).await?;
-    let plan = plan(&cluster, &names, &given, options.reset).await?;
+    let plan = make_plan(&cluster, &names, &given, options.reset_values).await?;
     if options.is_upgrade && !plan.is_installed {
         bail!(
             "there is no control plane in namespace {} of {}: run `osm-egress install`",
@@ -78,42 +78,45 @@ pub async fn run(options: &Options) -> Result<()> {
             cluster.server
         );
     }
-    plan.notes.iter().for_each(warn);
+    plan.notes.iter().for_each(print_warning);
     let lost = &plan.lost_grants;
     if !lost.is_empty() {
         if options.dry_run.is_none() && !options.stop_grants {
             bail!(
-                "these grants count now, and would stop:\n  {}\nAn Egress object counts for service accounts of its own \
-                 namespace, and a ServiceAccount only tightens its mode. Permit what is meant (`--set \
+                "these grants are in force now, and would stop:\n  {}\nAn Egress object counts for service accounts of its own \
+                 namespace, and a ServiceAccount only tightens its mode. Permit the intended ones (`--set \
                  osm.egress.policyNamespaces`, or annotations of the Namespace: docs/policy-reference.md), or pass \
                  `--stop-grants`. Nothing was changed",
                 lost.join("\n  ")
             );
         }
-        lost.iter().for_each(|line| warn(format!("a grant stops: {line}")));
+        lost.iter().for_each(|line| print_warning(format!("a grant stops: {line}")));
     }
     match options.dry_run {
-        Some(_) if options.yaml => print(&plan),
-        Some(_) => pretend(&cluster, &plan).await?,
+        Some(_) if options.print_yaml => print_plan_objects(&plan),
+        Some(_) => preview_plan(&cluster, &plan).await?,
         None => {
-            carry_out(&cluster, &names, &plan, options).await?;
-            conclude(&cluster, &names, &plan);
+            apply_plan(&cluster, &names, &plan, options).await?;
+            print_summary(&cluster, &names, &plan);
         }
     }
     Ok(())
 }
 
-fn print_for_nobody(given: &Given, names: &Names) -> Result<()> {
+/// Prints the objects of a new installation, without asking a cluster.
+fn print_new_installation(given: &UserValues, names: &Names) -> Result<()> {
     let values = resolve(&given.tree)?;
-    let authority = certificates::authority(&names.mesh)?;
-    let server = certificates::server(&authority, &names.hosts())?;
-    let secrets = Secrets::Made { authority: &authority, server: &server };
-    let input = Input { values: &values, given: &given.tree, names, cluster: &Facts::default(), secrets };
-    print_objects(&render::objects(&input));
+    let authority = certificates::create_authority(&names.mesh)?;
+    let server = certificates::sign_server(&authority, &names.hosts())?;
+    let secrets = TlsSecrets::Generated { authority: &authority, server: &server };
+    let input =
+        Input { values: &values, given: &given.tree, names, cluster: &ClusterFacts::default(), secrets };
+    print_objects(&render::render_objects(&input));
     Ok(())
 }
 
-fn print(plan: &Plan) {
+/// Prints the objects that a plan applies or creates.
+fn print_plan_objects(plan: &Plan) {
     let objects: Vec<Value> = plan
         .steps
         .iter()
@@ -126,49 +129,50 @@ fn print(plan: &Plan) {
 }
 
 fn print_objects(objects: &[Value]) {
-    say(format!(
-        "# Holds private keys (Secret {CA_SECRET}). kubectl does not know MeshConfig before the definitions are there:\n\
-         # apply those first (`osm-egress crds | kubectl apply -f -`), or this twice."
+    print_line(format!(
+        "# Contains private keys (Secret {CA_SECRET}). kubectl knows MeshConfig only after the definitions are applied:\n\
+         # apply those first (`osm-egress crds | kubectl apply -f -`), or apply this file twice."
     ));
     for object in objects {
-        say(format!("---\n{}", crds::document(object).trim_end()));
+        print_line(format!("---\n{}", crds::format_yaml(object).trim_end()));
     }
 }
 
-/// Says what would become of each object. The API server is asked where it can tell.
-async fn pretend(cluster: &Cluster, plan: &Plan) -> Result<()> {
+/// Prints the change of each object that a plan would make, by dry runs of the API server.
+async fn preview_plan(cluster: &Cluster, plan: &Plan) -> Result<()> {
     let mut patched = Vec::new();
     for step in &plan.steps {
         let id = step.id();
         match step {
-            Step::Keep(_, word) => say(format!("{id}: {word}")),
-            Step::Delete(_) => say(format!("{id}: would be deleted")),
+            Step::Keep(_, note) => print_line(format!("{id}: {note}")),
+            Step::Delete(_) => print_line(format!("{id}: would be deleted")),
             Step::Patch(..) => {
-                say(format!("{id}: would be changed: it would not be converted by a webhook any more"));
+                print_line(format!("{id}: would be changed: its conversion webhook would be removed"));
                 patched.push(id);
             }
-            // It could be applied afterwards only.
+            // The API server can evaluate this step only after the patch.
             Step::Apply(_) if patched.contains(&id) => {}
-            Step::Create(_) => say(format!("{id}: would be created")),
+            Step::Create(_) => print_line(format!("{id}: would be created")),
             Step::Apply(object) => match cluster.get(&id).await? {
-                None => say(format!("{id}: would be created")),
+                None => print_line(format!("{id}: would be created")),
                 Some(_) => {
-                    let outcome = cluster.apply(object, id.is_definition(), true).await?;
-                    say(format!("{id}: would be {outcome}"));
+                    let outcome = cluster.apply(object, id.is_crd(), true).await?;
+                    print_line(format!("{id}: would be {outcome}"));
                 }
             },
         }
     }
-    say("nothing was changed (dry run)");
+    print_line("nothing was changed (dry run)");
     Ok(())
 }
 
-async fn carry_out(cluster: &Cluster, names: &Names, plan: &Plan, options: &Options) -> Result<()> {
+/// Applies a plan, step by step.
+async fn apply_plan(cluster: &Cluster, names: &Names, plan: &Plan, options: &Options) -> Result<()> {
     for (done, step) in plan.steps.iter().enumerate() {
-        if let Err(error) = carry_out_one(cluster, names, step, options).await {
+        if let Err(error) = apply_step(cluster, names, step, options).await {
             return Err(anyhow!(
-                "{error:#}\n{done} of {} steps are done and stay. Mend this and run the same command again, which \
-                 goes on from there; `osm-egress uninstall` takes back what was made",
+                "{error:#}\n{done} of {} steps are done and stay. Fix the problem and run the same command again to \
+                 continue, or run `osm-egress uninstall` to undo them",
                 plan.steps.len()
             ));
         }
@@ -176,71 +180,79 @@ async fn carry_out(cluster: &Cluster, names: &Names, plan: &Plan, options: &Opti
     Ok(())
 }
 
-async fn carry_out_one(cluster: &Cluster, names: &Names, step: &Step, options: &Options) -> Result<()> {
+async fn apply_step(cluster: &Cluster, names: &Names, step: &Step, options: &Options) -> Result<()> {
     let id = step.id();
     match step {
-        Step::Keep(_, word) => say(format!("{id}: {word}")),
+        Step::Keep(_, note) => print_line(format!("{id}: {note}")),
         Step::Delete(_) => {
             cluster.delete(&id).await?;
-            say(format!("{id}: deleted"));
+            print_line(format!("{id}: deleted"));
         }
         Step::Patch(_, patch) => {
             cluster.patch(&id, patch).await?;
-            say(format!("{id}: is not converted by a webhook any more"));
+            print_line(format!("{id}: its conversion webhook was removed"));
         }
         Step::Create(object) => {
-            // The definition was established a moment ago.
             let made = cluster.create(object).await?;
-            say(format!("{id}: {}", if made { Outcome::Created } else { Outcome::Unchanged }));
+            print_line(format!(
+                "{id}: {}",
+                if made { ApplyOutcome::Created } else { ApplyOutcome::Unchanged }
+            ));
         }
         Step::Apply(object) => {
-            // Webhooks are the last: whoever waits does so before the API server asks the control plane.
+            // Webhooks come last, so with `--wait` the control plane is available before the API server asks it.
             if options.wait && id.kind == "ValidatingWebhookConfiguration" {
-                until_available(cluster, names, options.timeout).await?;
+                wait_until_available(cluster, names, options.timeout).await?;
             }
-            let outcome = cluster.apply(object, id.is_definition(), false).await?;
-            say(format!("{id}: {outcome}"));
-            if id.is_definition() {
-                until_served(cluster, &id, object, options.timeout).await?;
+            let outcome = cluster.apply(object, id.is_crd(), false).await?;
+            print_line(format!("{id}: {outcome}"));
+            if id.is_crd() {
+                wait_until_served(cluster, &id, object, options.timeout).await?;
             }
         }
     }
     Ok(())
 }
 
-/// Waits until objects of a definition can be written.
-async fn until_served(cluster: &Cluster, id: &Id, definition: &Value, patience: Duration) -> Result<()> {
+/// Waits until the API server serves the objects of a definition.
+async fn wait_until_served(
+    cluster: &Cluster,
+    id: &ObjectId,
+    definition: &Value,
+    timeout: Duration,
+) -> Result<()> {
     let spec = &definition["spec"];
     let served = spec["versions"].as_array().into_iter().flatten().find(|version| version["served"] == true);
     let version = served.and_then(|version| version["name"].as_str()).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
     let api_version = format!("{group}/{version}");
-    wait(&format!("{id} is not served"), patience, || async {
+    wait_until(&format!("{id} is not served"), timeout, || async {
         let Some(found) = cluster.get(id).await? else { return Ok(false) };
-        let is = |condition: &str, status: &str| {
+        let find_condition = |condition: &str, status: &str| {
             let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
             conditions.into_iter().find(|c| c["type"] == condition && c["status"] == status)
         };
-        let is_established = is("Established", "True").is_some();
-        // One that is established is served, whatever became of a new short name.
-        if let Some(refused) = is("NamesAccepted", "False").filter(|_| !is_established) {
-            bail!("{id}: the API server does not take its names: {}", text(&refused["message"]));
+        let is_established = find_condition("Established", "True").is_some();
+        // An established definition is served, even if a new short name is refused.
+        if let Some(refused) = find_condition("NamesAccepted", "False").filter(|_| !is_established) {
+            bail!("{id}: the API server refuses its names: {}", text(&refused["message"]));
         }
-        // It is said a moment before it is so.
+        // The condition is set a moment before the objects are served.
         Ok(is_established
             && cluster.serves(&api_version, &kind).await?
-            && cluster.answers(&super::id::resource(&api_version, &kind)).await?)
+            && cluster.can_list(&super::object_id::api_resource(&api_version, &kind)).await?)
     })
     .await
 }
 
-async fn until_available(cluster: &Cluster, names: &Names, patience: Duration) -> Result<()> {
-    let id = Id::within("apps/v1", "Deployment", &names.namespace, NAME);
-    say(format!("{id}: waiting until it is available, at most {patience:?}"));
-    wait(
+/// Waits until the control plane's Deployment is available.
+async fn wait_until_available(cluster: &Cluster, names: &Names, timeout: Duration) -> Result<()> {
+    let id = ObjectId::namespaced("apps/v1", "Deployment", &names.namespace, NAME);
+    print_line(format!("{id}: waiting until it is available, at most {timeout:?}"));
+    wait_until(
         &format!("{id} is not available: see `kubectl -n {} get pods`", names.namespace),
-        patience,
+        timeout,
         || async {
             let found = cluster.get(&id).await?.unwrap_or_default();
             Ok(found["status"]["observedGeneration"].as_u64() >= found["metadata"]["generation"].as_u64()
@@ -250,33 +262,41 @@ async fn until_available(cluster: &Cluster, names: &Names, patience: Duration) -
     .await
 }
 
-fn conclude(cluster: &Cluster, names: &Names, plan: &Plan) {
+/// Prints the state after the installation, and the next commands.
+fn print_summary(cluster: &Cluster, names: &Names, plan: &Plan) {
     let Names { mesh, namespace } = names;
     let done = if plan.is_installed { "up to date" } else { "installed" };
-    say(format!("{done}: mesh {mesh} in namespace {namespace} of {} ({})", cluster.server, cluster.version));
-    if plan.is_open {
-        say("egress: open (enableEgress is true): everything may leave, and policies are not looked at");
+    print_line(format!(
+        "{done}: mesh {mesh} in namespace {namespace} of {} ({})",
+        cluster.server, cluster.version
+    ));
+    if plan.allows_all_egress {
+        print_line(
+            "egress: open (enableEgress is true): all destinations are allowed, and policies have no effect",
+        );
     } else {
-        say(
-            "egress: closed (enableEgress is false): only what an Egress policy allows may leave. Open Service Mesh \
-             1.2 opens it by default; `--set osm.enableEgress=true` does so where there is no MeshConfig yet",
+        print_line(
+            "egress: closed (enableEgress is false): only destinations of Egress policies are allowed. Open Service \
+             Mesh 1.2 opens it by default: `--set osm.enableEgress=true` does so while there is no MeshConfig yet",
         );
     }
-    let (egress, usual) = (&plan.values.osm.egress, super::values::Egress::default());
-    for (key, image, usual) in
-        [("image", &egress.image, usual.image), ("initImage", &egress.init_image, usual.init_image)]
+    let (egress, defaults) = (&plan.values.osm.egress, super::values::Egress::default());
+    for (key, image, default) in
+        [("image", &egress.image, defaults.image), ("initImage", &egress.init_image, defaults.init_image)]
     {
-        if *image == usual {
-            say(format!(
-                "image: {image}, which no registry has: put it where your nodes find it, or name yours by `--set \
+        if *image == default {
+            print_line(format!(
+                "image: {image} is in no registry: load it on your nodes, or name your own image by `--set \
                  osm.egress.{key}=IMAGE`"
             ));
         }
     }
-    let flag = |name: &str, value: &str, usual: &str| {
-        if value == usual { String::new() } else { format!(" --{name} {value}") }
+    let flag = |name: &str, value: &str, default: &str| {
+        if value == default { String::new() } else { format!(" --{name} {value}") }
     };
     let mesh_flag = flag("mesh-name", mesh, "osm");
     let all = format!("{mesh_flag}{}", flag("osm-namespace", namespace, "osm-system"));
-    say(format!("next: `osm-egress namespace add NAMESPACE{mesh_flag}`, and `osm-egress verify{all}`"));
+    print_line(format!(
+        "next: `osm-egress namespace add NAMESPACE{mesh_flag}`, and `osm-egress verify{all}`"
+    ));
 }

@@ -1,4 +1,4 @@
-//! The API server, as far as this needs it, with errors that name the object and what to do.
+//! The API client of the installation, with errors that name the object and the remedy.
 
 use std::future::Future;
 use std::path::Path;
@@ -9,31 +9,31 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, Pat
 use kube::{Api, Client};
 use serde_json::Value;
 
-use super::id::{Id, resource};
 use super::names::NAME;
+use super::object_id::{ObjectId, api_resource};
 use egress_kubernetes::{ConnectError, connect, is_unknown, reason};
 
-/// How often it is asked for what is waited for.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The time between two requests while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// An API server.
+/// A client of an API server.
 pub(super) struct Cluster {
     pub(super) client: Client,
-    /// Where it is.
+    /// The address of the API server.
     pub(super) server: String,
-    /// What it says of itself, as `v1.30.1`.
+    /// The version of the API server, as in `v1.30.1`.
     pub(super) version: String,
 }
 
-/// What became of an object.
+/// The result of applying an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ApplyOutcome {
     Created,
     Changed,
     Unchanged,
 }
 
-impl std::fmt::Display for Outcome {
+impl std::fmt::Display for ApplyOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Created => "created",
@@ -44,11 +44,11 @@ impl std::fmt::Display for Outcome {
 }
 
 impl Cluster {
-    /// Connects, and makes sure that somebody answers.
+    /// Connects, and checks that the API server answers.
     pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Self> {
         let connection = connect(kubeconfig).await.map_err(|error| match error {
             ConnectError::Nowhere(why) => {
-                anyhow!("there is no cluster to talk to: pass `--kubeconfig FILE`, or set KUBECONFIG ({why})")
+                anyhow!("no cluster is configured ({why}): pass `--kubeconfig FILE`, or set KUBECONFIG")
             }
             other
             @ (ConnectError::Kubeconfig { .. } | ConnectError::Pod(_) | ConnectError::Client { .. }) => {
@@ -68,20 +68,20 @@ impl Cluster {
         }
     }
 
-    fn of(&self, id: &Id) -> Api<DynamicObject> {
-        self.api(&id.resource(), id.namespace.as_deref())
+    fn api_of(&self, id: &ObjectId) -> Api<DynamicObject> {
+        self.api(&id.api_resource(), id.namespace.as_deref())
     }
 
-    /// An object, if it is there and its kind is.
-    pub(super) async fn get(&self, id: &Id) -> Result<Option<Value>> {
-        match self.of(id).get(&id.name).await {
+    /// Reads an object. Returns `None` if the object or its kind does not exist.
+    pub(super) async fn get(&self, id: &ObjectId) -> Result<Option<Value>> {
+        match self.api_of(id).get(&id.name).await {
             Ok(object) => Ok(Some(serde_json::to_value(object)?)),
             Err(error) if is_unknown(&error) => Ok(None),
-            Err(error) => Err(failed("read", id, &error)),
+            Err(error) => Err(request_error("read", id, &error)),
         }
     }
 
-    /// All objects of a kind, of one namespace or of all; none where the kind is not known.
+    /// Lists all objects of a kind, in one namespace or in all. Returns none if the kind does not exist.
     pub(super) async fn list(
         &self,
         kind: &ApiResource,
@@ -111,65 +111,67 @@ impl Cluster {
         }
     }
 
-    /// Applies an object, and says what became of it. Force takes fields away from other managers.
+    /// Applies an object. With `force` it takes fields over from other managers.
     ///
-    /// The API server is asked first what would become of it: older ones write even what does not change.
-    pub(super) async fn apply(&self, object: &Value, force: bool, dry_run: bool) -> Result<Outcome> {
-        let id = Id::of(object);
+    /// A dry run comes first, because older API servers write even unchanged objects.
+    pub(super) async fn apply(&self, object: &Value, force: bool, dry_run: bool) -> Result<ApplyOutcome> {
+        let id = ObjectId::from_object(object);
         let before = self.get(&id).await?;
         let patch = async |dry_run| {
             let params = PatchParams { force, dry_run, ..PatchParams::apply(NAME) };
-            let after = self.of(&id).patch(&id.name, &params, &Patch::Apply(object)).await;
-            after.map_err(|error| failed("apply", &id, &error))
+            let after = self.api_of(&id).patch(&id.name, &params, &Patch::Apply(object)).await;
+            after.map_err(|error| request_error("apply", &id, &error))
         };
         let outcome = match before {
-            None => Outcome::Created,
-            Some(before) if same(&before, &serde_json::to_value(patch(true).await?)?) => Outcome::Unchanged,
-            Some(_) => Outcome::Changed,
+            None => ApplyOutcome::Created,
+            Some(before) if is_equal(&before, &serde_json::to_value(patch(true).await?)?) => {
+                ApplyOutcome::Unchanged
+            }
+            Some(_) => ApplyOutcome::Changed,
         };
-        if !dry_run && outcome != Outcome::Unchanged {
+        if !dry_run && outcome != ApplyOutcome::Unchanged {
             patch(false).await?;
         }
         Ok(outcome)
     }
 
-    /// Creates an object; false where there is one already.
+    /// Creates an object. Returns false if it exists already.
     pub(super) async fn create(&self, object: &Value) -> Result<bool> {
-        let id = Id::of(object);
+        let id = ObjectId::from_object(object);
         let params = PostParams { field_manager: Some(NAME.to_owned()), ..PostParams::default() };
         let data: DynamicObject = serde_json::from_value(object.clone())?;
-        match self.of(&id).create(&params, &data).await {
+        match self.api_of(&id).create(&params, &data).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(false),
-            Err(error) => Err(failed("create", &id, &error)),
+            Err(error) => Err(request_error("create", &id, &error)),
         }
     }
 
-    /// Asks a question by creating what is stored nowhere, such as a SubjectAccessReview.
-    pub(super) async fn ask(&self, question: &Value) -> Result<Value> {
-        let id = Id::of(question);
-        let data: DynamicObject = serde_json::from_value(question.clone())?;
-        let answer = self.of(&id).create(&PostParams::default(), &data).await;
-        Ok(serde_json::to_value(answer.map_err(|error| failed("ask for", &id, &error))?)?)
+    /// Submits a review, such as a SubjectAccessReview, and returns the API server's answer.
+    pub(super) async fn submit_review(&self, review: &Value) -> Result<Value> {
+        let id = ObjectId::from_object(review);
+        let data: DynamicObject = serde_json::from_value(review.clone())?;
+        let answer = self.api_of(&id).create(&PostParams::default(), &data).await;
+        Ok(serde_json::to_value(answer.map_err(|error| request_error("submit", &id, &error))?)?)
     }
 
-    /// Lays a patch over an object.
-    pub(super) async fn patch(&self, id: &Id, patch: &Value) -> Result<()> {
+    /// Applies a merge patch to an object.
+    pub(super) async fn patch(&self, id: &ObjectId, patch: &Value) -> Result<()> {
         let params = PatchParams { field_manager: Some(NAME.to_owned()), ..PatchParams::default() };
-        let patched = self.of(id).patch(&id.name, &params, &Patch::Merge(patch)).await;
-        patched.map(|_| ()).map_err(|error| failed("change", id, &error))
+        let patched = self.api_of(id).patch(&id.name, &params, &Patch::Merge(patch)).await;
+        patched.map(|_| ()).map_err(|error| request_error("change", id, &error))
     }
 
-    /// Deletes an object; what hangs on it goes after it.
-    pub(super) async fn delete(&self, id: &Id) -> Result<()> {
-        match self.of(id).delete(&id.name, &DeleteParams::background()).await {
+    /// Deletes an object. The garbage collector deletes its dependents.
+    pub(super) async fn delete(&self, id: &ObjectId) -> Result<()> {
+        match self.api_of(id).delete(&id.name, &DeleteParams::background()).await {
             Ok(_) => Ok(()),
             Err(error) if is_unknown(&error) => Ok(()),
-            Err(error) => Err(failed("delete", id, &error)),
+            Err(error) => Err(request_error("delete", id, &error)),
         }
     }
 
-    /// Whether a kind is served.
+    /// Returns true if the API server serves a kind.
     pub(super) async fn serves(&self, api_version: &str, kind: &str) -> Result<bool> {
         let list = if api_version.contains('/') {
             self.client.list_api_group_resources(api_version).await
@@ -183,8 +185,8 @@ impl Cluster {
         }
     }
 
-    /// Whether objects of a kind can be asked for.
-    pub(super) async fn answers(&self, kind: &ApiResource) -> Result<bool> {
+    /// Returns true if objects of a kind can be listed.
+    pub(super) async fn can_list(&self, kind: &ApiResource) -> Result<bool> {
         match self.api(kind, None).list(&ListParams::default().limit(1)).await {
             Ok(_) => Ok(true),
             Err(error) if is_unknown(&error) => Ok(false),
@@ -192,12 +194,12 @@ impl Cluster {
         }
     }
 
-    /// Every kind whose objects are in namespaces and can be listed and deleted. A kind that goes at this moment
-    /// has no objects any more.
-    pub(super) async fn kinds(&self) -> Result<Vec<ApiResource>> {
-        let failed = |error: kube::Error| anyhow!("cannot list all kinds: {}", reason(&error));
+    /// Lists every namespaced kind whose objects can be listed and deleted. A kind that is deleted meanwhile has no
+    /// objects any more.
+    pub(super) async fn list_kinds(&self) -> Result<Vec<ApiResource>> {
+        let list_error = |error: kube::Error| anyhow!("cannot list all kinds: {}", reason(&error));
         let mut lists = vec![("v1".to_owned(), self.client.list_core_api_resources("v1").await)];
-        for group in self.client.list_api_groups().await.map_err(failed)?.groups {
+        for group in self.client.list_api_groups().await.map_err(list_error)?.groups {
             let version = group.preferred_version.or_else(|| group.versions.first().cloned());
             if let Some(version) = version.map(|version| version.group_version) {
                 let list = self.client.list_api_group_resources(&version).await;
@@ -209,54 +211,59 @@ impl Cluster {
             let list = match list {
                 Ok(list) => list,
                 Err(error) if is_unknown(&error) => continue,
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(list_error(error)),
             };
             let can =
                 |verbs: &[String]| ["list", "delete"].iter().all(|verb| verbs.iter().any(|v| v == verb));
             for found in list.resources {
                 if found.namespaced && can(&found.verbs) && !found.name.contains('/') {
-                    kinds.push(ApiResource { plural: found.name, ..resource(&version, &found.kind) });
+                    kinds.push(ApiResource { plural: found.name, ..api_resource(&version, &found.kind) });
                 }
             }
         }
         Ok(kinds)
     }
 
-    /// Ports of the API server itself, where the cluster says them.
-    pub(super) async fn ports(&self) -> Result<Vec<u16>> {
-        let id = Id::within("v1", "Endpoints", "default", "kubernetes");
+    /// The ports of the API server, if the cluster publishes them.
+    pub(super) async fn api_server_ports(&self) -> Result<Vec<u16>> {
+        let id = ObjectId::namespaced("v1", "Endpoints", "default", "kubernetes");
         let endpoints = self.get(&id).await?.unwrap_or_default();
         let subsets = endpoints["subsets"].as_array().into_iter().flatten();
         let ports = subsets.flat_map(|subset| subset["ports"].as_array().into_iter().flatten());
         Ok(ports.filter_map(|port| port["port"].as_u64()?.try_into().ok()).collect())
     }
 
-    /// Pods of the control plane.
-    pub(super) async fn pods(&self, namespace: &str, labels: &str) -> Result<Vec<Value>> {
-        self.list(&resource("v1", "Pod"), Some(namespace), labels).await
+    /// Lists the pods with these labels.
+    pub(super) async fn list_pods(&self, namespace: &str, labels: &str) -> Result<Vec<Value>> {
+        self.list(&api_resource("v1", "Pod"), Some(namespace), labels).await
     }
 }
 
-/// Waits until something is so, at most so long.
-pub(super) async fn wait<F>(what: &str, patience: Duration, mut is_so: impl FnMut() -> F) -> Result<()>
+/// Waits until a condition holds. `pending` states the condition that does not hold yet, for the error.
+pub(super) async fn wait_until<F>(
+    pending: &str,
+    timeout: Duration,
+    mut is_met: impl FnMut() -> F,
+) -> Result<()>
 where
     F: Future<Output = Result<bool>>,
 {
     let start = Instant::now();
     loop {
-        if is_so().await? {
+        if is_met().await? {
             return Ok(());
         }
-        if start.elapsed() >= patience {
-            bail!("{what}: not within {patience:?}; `--timeout` gives it longer");
+        if start.elapsed() >= timeout {
+            bail!("{pending} after {timeout:?}: raise `--timeout` to wait longer");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Whether an object is the same but for what the API server counts. Who set which field counts too.
-fn same(before: &Value, after: &Value) -> bool {
-    let bare = |object: &Value| {
+/// Returns true if two versions of an object differ only in fields that the API server updates by itself. The managers of
+/// fields count as content.
+fn is_equal(before: &Value, after: &Value) -> bool {
+    let strip = |object: &Value| {
         let mut object = object.clone();
         let metadata = &mut object["metadata"];
         for field in metadata["managedFields"].as_array_mut().into_iter().flatten() {
@@ -266,14 +273,14 @@ fn same(before: &Value, after: &Value) -> bool {
         metadata["generation"] = Value::Null;
         object
     };
-    bare(before) == bare(after)
+    strip(before) == strip(after)
 }
 
-fn failed(doing: &str, id: &Id, error: &kube::Error) -> Error {
-    anyhow!("cannot {doing} {id}: {}{}", reason(error), advice(error))
+fn request_error(action: &str, id: &ObjectId, error: &kube::Error) -> Error {
+    anyhow!("cannot {action} {id}: {}{}", reason(error), advice(error))
 }
 
-/// What to do about it.
+/// The remedy for an error of the API server.
 fn advice(error: &kube::Error) -> String {
     let kube::Error::Api(status) = error else { return String::new() };
     match (status.code, status.reason.as_str()) {
@@ -281,15 +288,15 @@ fn advice(error: &kube::Error) -> String {
         (403, _) if status.message.contains("is being terminated") => {
             ": wait until the namespace is gone, and run this again".to_owned()
         }
-        (403, _) => ": use an account that may, such as one with the role cluster-admin".to_owned(),
+        (403, _) => ": use an account with the permission, such as one with the role cluster-admin".to_owned(),
         (409, "Conflict") => {
-            ": somebody else set these fields: take them out of what they apply, or delete the object, and run \
+            ": another field manager set these fields: remove them from its manifest, or delete the object, and run \
              this again"
                 .to_owned()
         }
-        (404, _) => ": what it is in, or its kind, is not there".to_owned(),
+        (404, _) => ": its namespace or its kind does not exist".to_owned(),
         (500.., _) if status.message.contains("webhook") => {
-            ": a webhook does not answer: mend it, or delete its configuration, and run this again".to_owned()
+            ": a webhook does not answer: repair it, or delete its configuration, and run this again".to_owned()
         }
         _ => String::new(),
     }

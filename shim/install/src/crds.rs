@@ -1,8 +1,8 @@
-//! The definitions of the objects, for an API server: those of Open Service Mesh and of SMI, field for field,
-//! so that existing objects load unchanged. What never worked is refused: see `docs/kubernetes.md`.
+//! The custom resource definitions of Open Service Mesh and SMI, field for field, so that existing objects load unchanged.
+//! Values that never worked are refused: see `docs/kubernetes.md`.
 //!
-//! The schemas are written, not derived from our types: OSM's have sections that nothing here reads, and an
-//! API server admits structural schemas only. A test holds them against the types.
+//! The schemas are written by hand, not derived from the types: OSM's schemas have sections that this project does not read,
+//! and an API server accepts structural schemas only. A test compares them with the types.
 
 mod definition;
 mod mesh_config;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use egress_core::yaml;
 
-/// All definitions, each with the name of its file.
+/// All definitions, each with its file name.
 #[must_use]
 pub fn all() -> Vec<(&'static str, Value)> {
     vec![
@@ -27,16 +27,16 @@ pub fn all() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// One definition as YAML.
+/// Formats a definition as YAML.
 #[must_use]
-pub fn document(definition: &Value) -> String {
+pub fn format_yaml(definition: &Value) -> String {
     yaml::text(definition)
 }
 
-/// All definitions in one text.
+/// Formats all definitions as one YAML text.
 #[must_use]
-pub fn yaml() -> String {
-    all().iter().map(|(_, definition)| format!("---\n{}", document(definition))).collect()
+pub fn format_all() -> String {
+    all().iter().map(|(_, definition)| format!("---\n{}", format_yaml(definition))).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Who may grant what in a cluster: modes that are loosened, grants that count for nobody, and grants that an upgrade
-//! would stop.
+//! Grants in a cluster: loosened modes, grants without permission, and grants that an upgrade would stop.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,13 +13,13 @@ use egress_compile::store::Store;
 use egress_compile::{CompileOptions, Compiled, ObjectStatus, PolicyNamespaces, compile};
 use egress_kubernetes::read_once;
 
-/// How long reading the cluster may take.
+/// The longest time to read the cluster.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most lines of a list: a person reads it, and says so to an administrator.
+/// The most lines of a list, which a person reads.
 const MAX_LINES: usize = 50;
 
-/// The options of a control plane.
-pub(super) fn options(names: &Names, policy_namespaces: PolicyNamespaces) -> CompileOptions {
+/// The compile options of a control plane.
+pub(super) fn compile_options(names: &Names, policy_namespaces: PolicyNamespaces) -> CompileOptions {
     CompileOptions {
         mesh_config_namespace: names.namespace.clone(),
         mesh_name: names.mesh.clone(),
@@ -29,9 +28,8 @@ pub(super) fn options(names: &Names, policy_namespaces: PolicyNamespaces) -> Com
     }
 }
 
-/// The namespaces that a Deployment's control plane was told may grant everywhere; none: it is of a version that
-/// knew no such limit.
-pub(super) fn in_force(deployment: &Value) -> Option<PolicyNamespaces> {
+/// Reads the policy namespaces from a Deployment's flags. Returns `None` for a version without that flag.
+pub(super) fn read_policy_namespaces(deployment: &Value) -> Option<PolicyNamespaces> {
     let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().into_iter().flatten();
     let arguments = containers.flat_map(|container| container["args"].as_array().into_iter().flatten());
     let mut lists = arguments.filter_map(|argument| argument.as_str()?.strip_prefix("--policy-namespaces="));
@@ -39,39 +37,39 @@ pub(super) fn in_force(deployment: &Value) -> Option<PolicyNamespaces> {
 }
 
 /// Reads the objects of a cluster as a control plane does.
-pub(super) async fn read(cluster: &Cluster, options: &CompileOptions) -> Result<Store> {
+pub(super) async fn read_objects(cluster: &Cluster, options: &CompileOptions) -> Result<Store> {
     let state = read_once(&cluster.client, options, READ_TIMEOUT).await?;
     Ok(state.store.as_ref().clone())
 }
 
-/// The grants that count now, and will not with other policy namespaces: a line for each object.
-pub(super) async fn lost(
+/// Finds the grants that other policy namespaces would stop: a line for each object.
+pub(super) async fn find_lost_grants(
     cluster: &Cluster,
     names: &Names,
     deployment: &Value,
     wanted: &PolicyNamespaces,
 ) -> Result<Vec<String>> {
-    let before = in_force(deployment);
+    let before = read_policy_namespaces(deployment);
     let both = match (&before, wanted) {
         (Some(PolicyNamespaces::Named(before)), PolicyNamespaces::Named(wanted)) => {
             PolicyNamespaces::Named(before.union(wanted).cloned().collect())
         }
         (_, wanted) => wanted.clone(),
     };
-    let store = read(cluster, &options(names, both)).await?;
-    Ok(stopped(&store, names, before, wanted.clone()))
+    let store = read_objects(cluster, &compile_options(names, both)).await?;
+    Ok(list_lost_grants(&store, names, before, wanted.clone()))
 }
 
-/// The same, of objects that were read.
-fn stopped(
+/// Lists the grants that stop between two compilations of the same objects.
+fn list_lost_grants(
     store: &Store,
     names: &Names,
     before: Option<PolicyNamespaces>,
     wanted: PolicyNamespaces,
 ) -> Vec<String> {
     let is_first = before.is_none();
-    let counts = |policy_namespaces| compile(store, &options(names, policy_namespaces), None);
-    let (old, new) = (counts(before.unwrap_or(PolicyNamespaces::All)), counts(wanted));
+    let compile_with = |policy_namespaces| compile(store, &compile_options(names, policy_namespaces), None);
+    let (old, new) = (compile_with(before.unwrap_or(PolicyNamespaces::All)), compile_with(wanted));
     let mut lines = Vec::new();
     for (object, condition) in &new.statuses {
         let had = old.statuses.get(object).map(|condition| condition.sources.clone()).unwrap_or_default();
@@ -84,38 +82,38 @@ fn stopped(
                 .extend(condition.diagnostics.iter().map(|problem| format!("{object}: {}", problem.message)));
         }
     }
-    short(lines)
+    truncate_list(lines)
 }
 
-/// What there is to say of modes: every object that loosens one, and who lets it.
-pub(super) fn looser(compiled: &Compiled) -> Vec<String> {
+/// Lists the objects that loosen a mode, each with the Namespace that permits it.
+pub(super) fn list_loosened_modes(compiled: &Compiled) -> Vec<String> {
     let lines = compiled.looser_modes().into_iter().map(|found| {
-        let (mode, usual) = (found.mode.as_str(), found.instead_of.as_str());
+        let (mode, default) = (found.mode.as_str(), found.instead_of.as_str());
         let by = if found.by.kind == Kind::ServiceAccount {
-            format!(", which Namespace {} lets it", found.by.namespace)
+            format!(", permitted by Namespace {}", found.by.namespace)
         } else {
             String::new()
         };
-        format!("{}: `{mode}` instead of `{usual}`{by}", found.by)
+        format!("{}: `{mode}` instead of `{default}`{by}", found.by)
     });
-    short(lines.collect())
+    truncate_list(lines.collect())
 }
 
-/// The objects that say more than their authors may grant.
-pub(super) fn not_permitted(compiled: &Compiled) -> Vec<String> {
+/// Lists the objects that grant more than their authors may.
+pub(super) fn list_unpermitted_grants(compiled: &Compiled) -> Vec<String> {
     let conditions = compiled.statuses.values().filter(|condition| lacks_permission(condition));
     let problems = |condition: &ObjectStatus| -> BTreeSet<String> {
         let problems = condition.diagnostics.iter().filter(|problem| problem.cause == Cause::Permission);
         problems.map(|problem| format!("{}: {}", condition.object, problem.message)).collect()
     };
-    short(conditions.flat_map(problems).collect())
+    truncate_list(conditions.flat_map(problems).collect())
 }
 
 fn lacks_permission(condition: &ObjectStatus) -> bool {
     condition.diagnostics.iter().any(|problem| problem.cause == Cause::Permission)
 }
 
-fn short(mut lines: Vec<String>) -> Vec<String> {
+fn truncate_list(mut lines: Vec<String>) -> Vec<String> {
     let more = lines.len().saturating_sub(MAX_LINES);
     lines.truncate(MAX_LINES);
     if more > 0 {
@@ -149,25 +147,25 @@ mod tests {
     #[test]
     fn an_upgrade_lists_the_grants_that_stop() {
         let one = |name: &str| PolicyNamespaces::one(name);
-        let lines = stopped(&store(), &names(), None, one("osm-system"));
+        let lines = list_lost_grants(&store(), &names(), None, one("osm-system"));
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].starts_with("Egress team-b/theirs no longer counts for a/app"), "{lines:?}");
         assert!(lines[1].starts_with("ServiceAccount a/app: "), "{lines:?}");
-        // What did not count before does not stop.
+        // A grant that was not in force does not stop.
         let old = Some(one("osm-system"));
-        assert!(stopped(&store(), &names(), old, one("osm-system")).is_empty());
-        let lines = stopped(&store(), &names(), Some(one("team-b")), one("osm-system"));
+        assert!(list_lost_grants(&store(), &names(), old, one("osm-system")).is_empty());
+        let lines = list_lost_grants(&store(), &names(), Some(one("team-b")), one("osm-system"));
         assert_eq!(lines, ["Egress team-b/theirs no longer counts for a/app"]);
-        let lines = stopped(&store(), &names(), None, PolicyNamespaces::All);
+        let lines = list_lost_grants(&store(), &names(), None, PolicyNamespaces::All);
         assert!(lines.len() == 1 && lines[0].starts_with("ServiceAccount"), "{lines:?}");
     }
 
     #[test]
-    fn the_flag_of_a_deployment() {
+    fn policy_namespaces_are_read_from_a_deployment() {
         let deployment =
             |args: Value| json!({"spec": {"template": {"spec": {"containers": [{"args": args}]}}}});
         let with = deployment(json!(["serve", "--policy-namespaces=a,b"]));
-        assert_eq!(in_force(&with), "a,b".parse().ok());
-        assert_eq!(in_force(&deployment(json!(["serve"]))), None);
+        assert_eq!(read_policy_namespaces(&with), "a,b".parse().ok());
+        assert_eq!(read_policy_namespaces(&deployment(json!(["serve"]))), None);
     }
 }

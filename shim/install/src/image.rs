@@ -1,10 +1,10 @@
-//! References to images: `NAME[:TAG][@DIGEST]`.
+//! Image references: `NAME[:TAG][@DIGEST]`.
 
-/// The digest by which a reference names an image.
+/// Parses the digest of an image reference. Returns `None` if the reference has none.
 ///
 /// # Errors
-/// When what stands there is no digest.
-pub(super) fn digest(image: &str) -> Result<Option<&str>, String> {
+/// Fails when the text after `@` is not a digest.
+pub(super) fn parse_digest(image: &str) -> Result<Option<&str>, String> {
     let Some((name, digest)) = image.split_once('@') else { return Ok(None) };
     let is_digest = digest.strip_prefix("sha256:").is_some_and(|digits| {
         digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -13,7 +13,7 @@ pub(super) fn digest(image: &str) -> Result<Option<&str>, String> {
         Ok(Some(digest))
     } else {
         Err(format!(
-            "`{image}` has no digest behind `@`: write it as `NAME@sha256:` and 64 hexadecimal digits"
+            "`{image}` has no valid digest after `@`: write `NAME@sha256:` and 64 lower-case hexadecimal digits"
         ))
     }
 }
@@ -23,12 +23,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests() {
+    fn digests_are_parsed_and_checked() {
         let sum = "0123456789abcdef".repeat(4);
         for name in ["envoy", "localhost:5000/envoy:v1.40.0", "registry.example/a/b"] {
-            assert_eq!(digest(name), Ok(None));
+            assert_eq!(parse_digest(name), Ok(None));
             let image = format!("{name}@sha256:{sum}");
-            assert_eq!(digest(&image), Ok(Some(image.split_once('@').expect("a digest").1)));
+            assert_eq!(parse_digest(&image), Ok(Some(image.split_once('@').expect("a digest").1)));
         }
         for image in [
             "envoy@".to_owned(),
@@ -39,7 +39,7 @@ mod tests {
             format!("@sha256:{sum}"),
             format!("a@b@sha256:{sum}"),
         ] {
-            assert!(digest(&image).is_err_and(|why| why.contains(&image)), "{image}");
+            assert!(parse_digest(&image).is_err_and(|why| why.contains(&image)), "{image}");
         }
     }
 }

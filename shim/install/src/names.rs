@@ -1,83 +1,83 @@
-//! What things are called in a cluster.
+//! Names, labels and ports of the installed objects.
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-/// The name of everything that belongs to the control plane, and the field manager.
+/// The name of the control plane's objects, and of the field manager.
 pub const NAME: &str = "osm-egress";
-/// The secret that the control plane mounts.
+/// The Secret with the serving certificate, which the control plane mounts.
 pub const TLS_SECRET: &str = "osm-egress-tls";
-/// The secret with the authority's key, which no pod mounts.
+/// The Secret with the key of the certificate authority, which no pod mounts.
 pub const CA_SECRET: &str = "osm-egress-ca";
-/// The MeshConfig.
+/// The name of the MeshConfig.
 pub const MESH_CONFIG: &str = "osm-mesh-config";
-/// Says that an object was made by `install`, and may be taken away by `uninstall`.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Says which mesh an object belongs to.
-pub const INSTANCE: &str = "app.kubernetes.io/instance";
-/// Keeps the values that were given, so that an upgrade need not be told them again.
-pub const VALUES: &str = "openservicemesh.io/osm-egress-values";
+/// The label of objects that `install` made and `uninstall` may delete.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// The label with the mesh of an object.
+pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// The annotation that stores the user's values for the next upgrade.
+pub const VALUES_ANNOTATION: &str = "openservicemesh.io/osm-egress-values";
 
-/// Port of the control plane for proxies.
+/// The port for proxies.
 pub const XDS_PORT: u16 = 15128;
-/// Its port for people, probes and Prometheus.
+/// The port for users, probes and Prometheus.
 pub const ADMIN_PORT: u16 = 15129;
-/// Its port for the API server.
+/// The port for the API server.
 pub const WEBHOOK_PORT: u16 = 9443;
 
-/// A mesh and where its control plane is.
+/// The name of a mesh and the namespace of its control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Name of the mesh.
+    /// The name of the mesh.
     pub mesh: String,
-    /// Namespace of the control plane.
+    /// The namespace of the control plane.
     pub namespace: String,
 }
 
 impl Names {
-    /// Takes what flags say, else values, else what Open Service Mesh uses.
+    /// Resolves the names from flags, else from values, else to Open Service Mesh's defaults.
     ///
     /// # Errors
-    /// When both say something and it is not the same, or a name is none.
-    pub fn of(flags: (Option<&str>, Option<&str>), values: (&str, &str)) -> Result<Self> {
-        let mesh = one("--mesh-name", flags.0, "osm.meshName", values.0, "osm")?;
-        let namespace = one("--osm-namespace", flags.1, "osm.osmNamespace", values.1, "osm-system")?;
+    /// Fails when a flag contradicts a value, or a name is invalid.
+    pub fn resolve(flags: (Option<&str>, Option<&str>), values: (&str, &str)) -> Result<Self> {
+        let mesh = resolve_name("--mesh-name", flags.0, "osm.meshName", values.0, "osm")?;
+        let namespace = resolve_name("--osm-namespace", flags.1, "osm.osmNamespace", values.1, "osm-system")?;
         Ok(Self { mesh, namespace })
     }
 
-    /// The name of the webhook configurations, which are in no namespace.
+    /// The name of the webhook configurations, which are cluster-scoped.
     #[must_use]
-    pub fn webhooks(&self) -> String {
+    pub fn webhook_configuration(&self) -> String {
         format!("{NAME}-{}", self.mesh)
     }
 
-    /// Names of the control plane in the cluster, the one that is used first.
+    /// The host names of the control plane in the cluster, the one that clients use first.
     #[must_use]
     pub fn hosts(&self) -> [String; 2] {
         let host = format!("{NAME}.{}.svc", self.namespace);
         [host.clone(), format!("{host}.cluster.local")]
     }
 
-    /// What pods of the control plane are found by.
+    /// The labels that select the control plane's pods.
     #[must_use]
     pub fn selector(&self) -> Value {
-        json!({ "app.kubernetes.io/name": NAME, INSTANCE: self.mesh })
+        json!({ "app.kubernetes.io/name": NAME, INSTANCE_LABEL: self.mesh })
     }
 
-    /// What everything carries that `install` makes.
+    /// The labels of every object that `install` makes.
     #[must_use]
     pub fn labels(&self) -> Value {
         let mut labels = self.selector();
-        labels[MANAGED_BY] = json!(NAME);
+        labels[MANAGED_BY_LABEL] = json!(NAME);
         labels["app.kubernetes.io/part-of"] = json!(NAME);
         labels
     }
 }
 
-fn one(flag: &str, given: Option<&str>, key: &str, value: &str, default: &str) -> Result<String> {
+fn resolve_name(flag: &str, given: Option<&str>, key: &str, value: &str, default: &str) -> Result<String> {
     let name = match given {
         Some(given) if !value.is_empty() && value != given => {
-            bail!("`{flag} {given}` and the value `{key}={value}` contradict each other: leave one out")
+            bail!("`{flag} {given}` contradicts the value `{key}={value}`: leave one of them out")
         }
         Some(given) => given,
         None if value.is_empty() => default,
@@ -89,7 +89,10 @@ fn one(flag: &str, given: Option<&str>, key: &str, value: &str, default: &str) -
         && !name.starts_with('-')
         && !name.ends_with('-');
     if !is_label {
-        bail!("`{name}` ({flag}) is no name: use at most 50 lower-case letters, digits and `-`");
+        bail!(
+            "`{name}` ({flag}) is not a valid name: use at most 50 lower-case letters, digits and `-`, and no `-` at \
+             either end"
+        );
     }
     Ok(name.to_owned())
 }
@@ -99,8 +102,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_come_before_values() {
-        let names = |flags, values| Names::of(flags, values).map(|names| (names.mesh, names.namespace));
+    fn flags_and_values_must_agree() {
+        let names = |flags, values| Names::resolve(flags, values).map(|names| (names.mesh, names.namespace));
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(names((None, None), ("", "")).expect("valid"), pair("osm", "osm-system"));
         assert_eq!(names((None, None), ("a", "b")).expect("valid"), pair("a", "b"));

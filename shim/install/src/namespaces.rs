@@ -1,4 +1,4 @@
-//! `namespace add|remove|list`, as Open Service Mesh's: which namespaces belong to the mesh.
+//! `namespace add|remove|list`: membership of namespaces in a mesh, as in Open Service Mesh.
 
 use std::path::Path;
 
@@ -6,58 +6,60 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::id::{Id, resource};
-use super::{say, warn};
+use super::object_id::{ObjectId, api_resource};
+use super::{print_line, print_warning};
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 use egress_inject::INJECTION_ANNOTATION;
 
-/// Never part of a mesh: what is in them keeps the cluster running.
-const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+/// Namespaces that cannot join a mesh, since their workloads keep the cluster running.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
-/// Which mesh.
+/// A reference to a mesh.
 #[derive(Debug)]
-pub struct Mesh<'m> {
-    /// Which cluster; else kubectl's.
+pub struct MeshRef<'m> {
+    /// The kubeconfig of the cluster; kubectl's if there is none.
     pub kubeconfig: Option<&'m Path>,
-    /// Its name.
+    /// The name of the mesh.
     pub name: &'m str,
-    /// Namespace of its control plane.
+    /// The namespace of its control plane.
     pub namespace: &'m str,
 }
 
-fn id(name: &str) -> Id {
-    Id::global("v1", "Namespace", name)
+fn namespace_id(name: &str) -> ObjectId {
+    ObjectId::cluster_scoped("v1", "Namespace", name)
 }
 
 fn mesh_of(namespace: &Value) -> Option<&str> {
     namespace["metadata"]["labels"][MONITORED_LABEL].as_str()
 }
 
-async fn read(cluster: &Cluster, name: &str) -> Result<Value> {
-    match cluster.get(&id(name)).await? {
+async fn read_namespace(cluster: &Cluster, name: &str) -> Result<Value> {
+    match cluster.get(&namespace_id(name)).await? {
         Some(namespace) => Ok(namespace),
         None => bail!("there is no namespace {name} in {}: create it first", cluster.server),
     }
 }
 
-/// Adds namespaces. All are looked at before the first is changed.
+/// Adds namespaces to a mesh. All are checked before the first is changed.
 ///
 /// # Errors
-/// When one is not there, may not belong to a mesh, or belongs to another.
-pub async fn add(mesh: &Mesh<'_>, namespaces: &[String], inject: bool) -> Result<()> {
+/// Fails when one does not exist, cannot join a mesh, or belongs to another.
+pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     for name in namespaces {
         if name == mesh.namespace {
             bail!(
-                "{name} is the control plane's own namespace: its pods cannot have sidecars that wait for it"
+                "{name} is the control plane's own namespace and cannot join the mesh: its pods would wait for sidecars \
+                 that wait for them"
             );
         }
-        if NEVER.contains(&name.as_str()) {
+        if SYSTEM_NAMESPACES.contains(&name.as_str()) {
             bail!(
-                "{name} is the cluster's own namespace: without it nothing runs, and it must not wait for a sidecar"
+                "{name} is a system namespace and cannot join the mesh: the cluster depends on its pods, which must not \
+                 wait for sidecars"
             );
         }
-        let namespace = read(&cluster, name).await?;
+        let namespace = read_namespace(&cluster, name).await?;
         if let Some(other) = mesh_of(&namespace).filter(|other| *other != mesh.name) {
             bail!(
                 "namespace {name} belongs to mesh {other}: remove it there first, or pass `--mesh-name {other}`"
@@ -73,28 +75,28 @@ pub async fn add(mesh: &Mesh<'_>, namespaces: &[String], inject: bool) -> Result
         "annotations": { INJECTION_ANNOTATION: injection },
     }});
     for name in namespaces {
-        cluster.patch(&id(name), &patch).await?;
-        say(format!(
+        cluster.patch(&namespace_id(name), &patch).await?;
+        print_line(format!(
             "Namespace [{name}] successfully added to mesh [{}], sidecar injection {injection}",
             mesh.name
         ));
     }
     if inject {
-        say(
-            "pods that run get a sidecar when they are made anew: `kubectl rollout restart deployment -n NAMESPACE`",
+        print_line(
+            "running pods get a sidecar when they are created again: `kubectl rollout restart deployment -n NAMESPACE`",
         );
     }
     Ok(())
 }
 
-/// Removes namespaces.
+/// Removes namespaces from a mesh.
 ///
 /// # Errors
-/// When one is not there, or belongs to another mesh.
-pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
+/// Fails when one does not exist, or belongs to another mesh.
+pub async fn remove(mesh: &MeshRef<'_>, namespaces: &[String]) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     for name in namespaces {
-        let namespace = read(&cluster, name).await?;
+        let namespace = read_namespace(&cluster, name).await?;
         match mesh_of(&namespace) {
             Some(other) if other != mesh.name => {
                 bail!(
@@ -103,7 +105,7 @@ pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
                 );
             }
             Some(_) => {}
-            None => warn(format!("namespace {name} belongs to no mesh")),
+            None => print_warning(format!("namespace {name} belongs to no mesh")),
         }
     }
     let patch = json!({ "metadata": {
@@ -111,23 +113,23 @@ pub async fn remove(mesh: &Mesh<'_>, namespaces: &[String]) -> Result<()> {
         "annotations": { INJECTION_ANNOTATION: null },
     }});
     for name in namespaces {
-        cluster.patch(&id(name), &patch).await?;
-        say(format!("Namespace [{name}] successfully removed from mesh [{}]", mesh.name));
+        cluster.patch(&namespace_id(name), &patch).await?;
+        print_line(format!("Namespace [{name}] successfully removed from mesh [{}]", mesh.name));
     }
-    say("pods that run keep their sidecars, whose policies no longer count: make them anew");
+    print_line("running pods keep their sidecars, but policies no longer apply to them: restart these pods");
     Ok(())
 }
 
-/// Lists the namespaces of a mesh, or of all.
+/// Lists the namespaces of a mesh, or of all meshes.
 ///
 /// # Errors
-/// When the API server does not say.
+/// Fails when the API server cannot be read.
 pub async fn list(kubeconfig: Option<&Path>, mesh: Option<&str>, as_json: bool) -> Result<()> {
     let cluster = Cluster::connect(kubeconfig).await?;
     let selector =
         mesh.map_or_else(|| MONITORED_LABEL.to_owned(), |mesh| format!("{MONITORED_LABEL}={mesh}"));
-    let found = cluster.list(&resource("v1", "Namespace"), None, &selector).await?;
-    let rows: Vec<[&str; 3]> = found
+    let namespaces = cluster.list(&api_resource("v1", "Namespace"), None, &selector).await?;
+    let rows: Vec<[&str; 3]> = namespaces
         .iter()
         .map(|namespace| {
             let metadata = &namespace["metadata"];
@@ -143,21 +145,21 @@ pub async fn list(kubeconfig: Option<&Path>, mesh: Option<&str>, as_json: bool) 
             .iter()
             .map(|[name, mesh, injection]| json!({ "namespace": name, "mesh": mesh, "sidecarInjection": injection }))
             .collect();
-        say(format!("{:#}", Value::Array(rows)));
+        print_line(format!("{:#}", Value::Array(rows)));
         return Ok(());
     }
     if rows.is_empty() {
-        say(mesh.map_or_else(
+        print_line(mesh.map_or_else(
             || "no namespace belongs to a mesh".to_owned(),
             |mesh| format!("no namespace belongs to mesh [{mesh}]"),
         ));
         return Ok(());
     }
-    let head = ["NAMESPACE", "MESH", "SIDECAR-INJECTION"];
-    let width = |column: usize| rows.iter().chain([&head]).map(|row| row[column].len()).max().unwrap_or(0);
+    let header = ["NAMESPACE", "MESH", "SIDECAR-INJECTION"];
+    let width = |column: usize| rows.iter().chain([&header]).map(|row| row[column].len()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1));
-    for [name, mesh, injection] in [head].iter().chain(&rows) {
-        say(format!("{name:first$}  {mesh:second$}  {injection}"));
+    for [name, mesh, injection] in [header].iter().chain(&rows) {
+        print_line(format!("{name:first$}  {mesh:second$}  {injection}"));
     }
     Ok(())
 }

@@ -1,162 +1,170 @@
-//! What there is to do, from what is asked for and what is there.
+//! The plan of an installation: the steps from the objects in the cluster to the wanted ones.
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
-use super::certificates::{self, Pair};
+use super::certificates::{self, PemPair};
 use super::cluster::Cluster;
 use super::grants;
-use super::id::{Id, resource};
-use super::names::{CA_SECRET, INSTANCE, MANAGED_BY, NAME, Names, TLS_SECRET, VALUES};
-use super::render::{self, Facts, Input, Secrets, decoded};
-use super::values::{Given, Values, merge, resolve};
+use super::names::{CA_SECRET, INSTANCE_LABEL, MANAGED_BY_LABEL, NAME, Names, TLS_SECRET, VALUES_ANNOTATION};
+use super::object_id::{ObjectId, api_resource};
+use super::render::{self, ClusterFacts, Input, TlsSecrets, decode_secret_key};
+use super::values::{UserValues, Values, merge, resolve};
 
-/// What is done with an object.
+/// A step of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// Applied. With force where it is a definition: its schema is one thing, or objects would not fit.
+    /// Apply the object. A definition is applied by force, since a schema that is a mix of two versions fits no objects.
     Apply(Value),
-    /// Changed before it can be applied.
-    Patch(Id, Value),
-    /// Made where there is none, and the user's from then on.
+    /// Change the object before it can be applied.
+    Patch(ObjectId, Value),
+    /// Create the object unless it exists. From then on it belongs to the user.
     Create(Value),
-    /// Left as it is, with a word about it.
-    Keep(Id, String),
-    /// Deleted: it was ours, and is not wanted any more.
-    Delete(Id),
+    /// Keep the object as it is, and print the note.
+    Keep(ObjectId, String),
+    /// Delete the object: `install` made it, and the values no longer ask for it.
+    Delete(ObjectId),
 }
 
 impl Step {
-    pub(super) fn id(&self) -> Id {
+    pub(super) fn id(&self) -> ObjectId {
         match self {
-            Self::Apply(object) | Self::Create(object) => Id::of(object),
+            Self::Apply(object) | Self::Create(object) => ObjectId::from_object(object),
             Self::Patch(id, _) | Self::Keep(id, _) | Self::Delete(id) => id.clone(),
         }
     }
 }
 
-/// What is said of images that only a tag names.
-pub(super) const WITHOUT_DIGEST: &str = "a tag can name another image tomorrow, on each node anew: name images by \
+/// The advice for images that are referenced by a tag alone.
+pub(super) const TAG_ADVICE: &str = "a tag may refer to another image later, or on another node: reference images by \
     digest, as `NAME@sha256:…`";
 
-/// Everything there is to do, in order.
+/// The steps of an installation, in order, and what the user should know about them.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub(super) notes: Vec<String>,
-    /// What came of values.
+    /// The resolved values.
     pub(super) values: Values,
-    /// Whether the control plane is there already.
+    /// True if the control plane is installed already.
     pub(super) is_installed: bool,
-    /// Whether everything may leave.
-    pub(super) is_open: bool,
-    /// The grants that count now and would not any more.
+    /// True if global egress is on.
+    pub(super) allows_all_egress: bool,
+    /// The grants that are in force now and would stop.
     pub(super) lost_grants: Vec<String>,
 }
 
-/// Makes a plan. Reads, and changes nothing.
-pub(super) async fn plan(cluster: &Cluster, names: &Names, given: &Given, reset: bool) -> Result<Plan> {
+/// Makes a plan. Only reads the cluster.
+pub(super) async fn make_plan(
+    cluster: &Cluster,
+    names: &Names,
+    given: &UserValues,
+    reset: bool,
+) -> Result<Plan> {
     let mut notes = Vec::new();
-    let deployment = cluster.get(&Id::within("apps/v1", "Deployment", &names.namespace, NAME)).await?;
-    let deployment = deployment.filter(is_ours);
+    let deployment =
+        cluster.get(&ObjectId::namespaced("apps/v1", "Deployment", &names.namespace, NAME)).await?;
+    let deployment = deployment.filter(is_managed);
     let mut tree = match &deployment {
-        Some(deployment) if !reset => stored(deployment)?,
+        Some(deployment) if !reset => read_stored_values(deployment)?,
         Some(_) | None => json!({}),
     };
     merge(&mut tree, given.tree.clone());
     let values = resolve(&tree).context(
-        "the values of the last installation and these do not go together; `--reset-values` forgets those",
+        "the stored values of the last installation do not fit these values: pass `--reset-values` to drop the stored ones",
     )?;
-    let facts = look(cluster).await?;
-    let kept = Certificates::of(cluster, names, &mut notes).await?;
-    let secrets = match &kept {
-        Certificates::Made { authority, server } => Secrets::Made { authority, server },
-        Certificates::Theirs { authority } => Secrets::Theirs { authority },
+    let facts = read_cluster_facts(cluster).await?;
+    let certificates = CertificateSource::resolve(cluster, names, &mut notes).await?;
+    let secrets = match &certificates {
+        CertificateSource::Generated { authority, server } => TlsSecrets::Generated { authority, server },
+        CertificateSource::External { authority } => TlsSecrets::External { authority },
     };
-    let objects = render::objects(&Input { values: &values, given: &tree, names, cluster: &facts, secrets });
+    let objects =
+        render::render_objects(&Input { values: &values, given: &tree, names, cluster: &facts, secrets });
     let mut plan = Plan {
         steps: Vec::new(),
         notes,
         is_installed: deployment.is_some(),
-        is_open: values.osm.enable_egress,
+        allows_all_egress: values.osm.enable_egress,
         values,
         lost_grants: Vec::new(),
     };
     if let Some(deployment) = &deployment {
         let wanted = plan.values.policy_namespaces(&names.namespace).parse()?;
-        match grants::lost(cluster, names, deployment, &wanted).await {
+        match grants::find_lost_grants(cluster, names, deployment, &wanted).await {
             Ok(lost) => plan.lost_grants = lost,
-            Err(why) => plan.notes.push(format!("the grants that would stop cannot be listed: {why:#}")),
+            Err(why) => plan.notes.push(format!("cannot list the grants that would stop: {why:#}")),
         }
     }
-    let mut theirs = Vec::new();
+    let mut unmanaged = Vec::new();
     for object in objects {
-        let id = Id::of(&object);
+        let id = ObjectId::from_object(&object);
         let existing = cluster.get(&id).await?;
-        if let Some(existing) = existing.as_ref().filter(|existing| is_ours(existing)) {
-            is_of_this_mesh(&id, existing, names)?;
+        if let Some(existing) = existing.as_ref().filter(|existing| is_managed(existing)) {
+            check_mesh(&id, existing, names)?;
         }
         match (id.kind.as_str(), existing) {
-            ("MeshConfig", Some(existing)) => plan.keep(id, given, &existing),
+            ("MeshConfig", Some(existing)) => plan.keep_mesh_config(id, given, &existing),
             ("MeshConfig", None) => plan.steps.push(Step::Create(object)),
-            ("Namespace", Some(existing)) if !is_ours(&existing) => {
-                plan.steps.push(Step::Keep(id, "was there before, and stays as it is".to_owned()));
+            ("Namespace", Some(existing)) if !is_managed(&existing) => {
+                plan.steps.push(Step::Keep(id, "existed before, and stays as it is".to_owned()));
             }
             ("CustomResourceDefinition", Some(existing)) => plan.take_over(object, &existing),
-            (_, Some(existing)) if !is_ours(&existing) => theirs.push(id.to_string()),
+            (_, Some(existing)) if !is_managed(&existing) => unmanaged.push(id.to_string()),
             (_, _) => plan.steps.push(Step::Apply(object)),
         }
     }
-    if !theirs.is_empty() {
+    if !unmanaged.is_empty() {
         bail!(
-            "these were not made by `osm-egress install`, and have the names that it needs: {}; delete them, or let \
-             it take them over by the label {MANAGED_BY}={NAME}. Nothing was changed",
-            theirs.join(", ")
+            "these objects have names that `osm-egress install` needs, but it did not make them: {}. Delete them, or let it \
+             take them over by the label {MANAGED_BY_LABEL}={NAME}. Nothing was changed",
+            unmanaged.join(", ")
         );
     }
-    for id in render::ids(names, &facts) {
-        let is_left = !plan.steps.iter().any(|step| step.id() == id);
-        if is_left && cluster.get(&id).await?.is_some_and(|existing| is_ours(&existing)) {
+    for id in render::possible_ids(names, &facts) {
+        let is_unwanted = !plan.steps.iter().any(|step| step.id() == id);
+        if is_unwanted && cluster.get(&id).await?.is_some_and(|existing| is_managed(&existing)) {
             plan.steps.push(Step::Delete(id));
         }
     }
     let tagged = plan.values.images_without_digest();
     if !tagged.is_empty() {
-        plan.notes.push(format!("{}: {WITHOUT_DIGEST}", tagged.join(", ")));
+        plan.notes.push(format!("{}: {TAG_ADVICE}", tagged.join(", ")));
     }
-    plan.notes.extend(others(cluster, names).await?);
+    plan.notes.extend(find_osm_components(cluster, names).await?);
     Ok(plan)
 }
 
 impl Plan {
-    fn keep(&mut self, id: Id, given: &Given, existing: &Value) {
-        self.is_open = existing["spec"]["traffic"]["enableEgress"] == true;
-        let mut word = "stays as it is: it is yours once it is there".to_owned();
-        if let Some(patch) = render::difference(&given.tree, existing) {
-            word += &format!(
-                ". To change it as asked for:\n  kubectl patch meshconfig {} -n {} --type=merge -p '{patch}'",
+    /// Keeps an existing MeshConfig, and prints the patch for the values that differ.
+    fn keep_mesh_config(&mut self, id: ObjectId, given: &UserValues, existing: &Value) {
+        self.allows_all_egress = existing["spec"]["traffic"]["enableEgress"] == true;
+        let mut note = "stays as it is: an existing MeshConfig belongs to the user".to_owned();
+        if let Some(patch) = render::patch_for(&given.tree, existing) {
+            note += &format!(
+                ". To apply the new values:\n  kubectl patch meshconfig {} -n {} --type=merge -p '{patch}'",
                 id.name,
                 id.namespace.as_deref().unwrap_or_default(),
             );
         }
-        self.steps.push(Step::Keep(id, word));
+        self.steps.push(Step::Keep(id, note));
     }
 
-    /// A definition that is there: its schema becomes ours, its objects stay. One that was there before us does
-    /// not become ours to delete.
+    /// Replaces the schema of an existing definition; its objects stay. A definition that existed before the first
+    /// installation does not get the label by which `uninstall` would delete it.
     fn take_over(&mut self, mut definition: Value, existing: &Value) {
-        if !is_ours(existing) {
-            for label in [MANAGED_BY, "app.kubernetes.io/part-of"] {
+        if !is_managed(existing) {
+            for label in [MANAGED_BY_LABEL, "app.kubernetes.io/part-of"] {
                 if let Some(labels) = definition["metadata"]["labels"].as_object_mut() {
                     labels.remove(label);
                 }
             }
         }
-        let id = Id::of(&definition);
+        let id = ObjectId::from_object(&definition);
         if existing["spec"]["conversion"]["strategy"] == "Webhook" {
-            // Those of Open Service Mesh 1.1: its webhook goes with it. Applying takes no field away that somebody
-            // else set.
+            // The conversion webhook of Open Service Mesh 1.1 is gone after its removal. Server-side apply does not remove
+            // fields of another manager, so a patch does.
             let patch = json!({ "spec": { "conversion": { "strategy": "None", "webhook": null } } });
             self.steps.push(Step::Patch(id.clone(), patch));
         }
@@ -177,78 +185,87 @@ impl Plan {
     }
 }
 
-/// Whether `install` made it.
-pub(super) fn is_ours(object: &Value) -> bool {
-    object["metadata"]["labels"][MANAGED_BY] == NAME
+/// Returns true if `install` made the object.
+pub(super) fn is_managed(object: &Value) -> bool {
+    object["metadata"]["labels"][MANAGED_BY_LABEL] == NAME
 }
 
-fn is_of_this_mesh(id: &Id, existing: &Value, names: &Names) -> Result<()> {
-    let mesh = existing["metadata"]["labels"][INSTANCE].as_str();
+/// Checks that an existing object belongs to this mesh and control plane.
+fn check_mesh(id: &ObjectId, existing: &Value, names: &Names) -> Result<()> {
+    let mesh = existing["metadata"]["labels"][INSTANCE_LABEL].as_str();
     if let Some(mesh) = mesh.filter(|mesh| *mesh != names.mesh) {
         bail!(
-            "{id} belongs to mesh `{mesh}`: there is one in a cluster; pass `--mesh-name {mesh}`, or uninstall it"
+            "{id} belongs to mesh `{mesh}`, and a cluster has one mesh: pass `--mesh-name {mesh}`, or uninstall it"
         );
     }
     let namespace = existing["subjects"][0]["namespace"].as_str();
     if let Some(namespace) = namespace.filter(|namespace| *namespace != names.namespace) {
         bail!(
-            "{id} is for namespace {namespace}: there is one control plane in a cluster; pass `--osm-namespace \
-             {namespace}`, or uninstall it"
+            "{id} is for namespace {namespace}, and a cluster has one control plane: pass `--osm-namespace {namespace}`, \
+             or uninstall it"
         );
     }
     Ok(())
 }
 
-/// What was given at earlier times.
-fn stored(deployment: &Value) -> Result<Value> {
-    let Some(text) = deployment["metadata"]["annotations"][VALUES].as_str() else { return Ok(json!({})) };
+/// Reads the values that earlier installations stored.
+fn read_stored_values(deployment: &Value) -> Result<Value> {
+    let Some(text) = deployment["metadata"]["annotations"][VALUES_ANNOTATION].as_str() else {
+        return Ok(json!({}));
+    };
     serde_json::from_str(text).map_err(|error| {
         anyhow!(
-            "the annotation {VALUES} of the Deployment cannot be read: {error}; `--reset-values` forgets it"
+            "the annotation {VALUES_ANNOTATION} of the Deployment is invalid ({error}): pass `--reset-values` to ignore it"
         )
     })
 }
 
-/// What the cluster is like.
-pub(super) async fn look(cluster: &Cluster) -> Result<Facts> {
+/// Reads the facts about the cluster that rendering needs.
+pub(super) async fn read_cluster_facts(cluster: &Cluster) -> Result<ClusterFacts> {
     let budget = if cluster.serves("policy/v1", "PodDisruptionBudget").await? {
         "policy/v1"
     } else {
         "policy/v1beta1"
     };
-    Ok(Facts { budget, api_server_ports: cluster.ports().await? })
+    Ok(ClusterFacts { budget, api_server_ports: cluster.api_server_ports().await? })
 }
 
-/// Where the certificate comes from.
-enum Certificates {
-    Made { authority: Pair, server: Pair },
-    Theirs { authority: String },
+/// The source of the control plane's certificate.
+enum CertificateSource {
+    Generated { authority: PemPair, server: PemPair },
+    External { authority: String },
 }
 
-impl Certificates {
-    /// Keeps what is there for as long as it is of use.
-    async fn of(cluster: &Cluster, names: &Names, notes: &mut Vec<String>) -> Result<Self> {
-        let secret = |name: &str| Id::within("v1", "Secret", &names.namespace, name);
+impl CertificateSource {
+    /// Keeps the existing certificate while it is usable, else makes a new one.
+    async fn resolve(cluster: &Cluster, names: &Names, notes: &mut Vec<String>) -> Result<Self> {
+        let secret = |name: &str| ObjectId::namespaced("v1", "Secret", &names.namespace, name);
         let tls = cluster.get(&secret(TLS_SECRET)).await?;
         let hosts = names.hosts();
-        if let Some(theirs) = tls.as_ref().filter(|secret| !is_ours(secret)) {
-            let authority = decoded(theirs, "ca.crt").with_context(|| {
+        if let Some(external) = tls.as_ref().filter(|secret| !is_managed(secret)) {
+            let authority = decode_secret_key(external, "ca.crt").with_context(|| {
                 format!(
-                    "Secret {}/{TLS_SECRET} has no ca.crt: the API server must know who signed it",
+                    "Secret {}/{TLS_SECRET} has no ca.crt: add the authority that signed it, which the API server needs",
                     names.namespace
                 )
             })?;
             if let Err(why) =
-                certificates::try_server(&pair(theirs, "tls.crt", "tls.key"), &authority, &hosts)
+                certificates::check_server(&read_pem_pair(external, "tls.crt", "tls.key"), &authority, &hosts)
             {
-                notes.push(format!("Secret {}/{TLS_SECRET}, which you keep: {why:#}", names.namespace));
+                notes.push(format!(
+                    "Secret {}/{TLS_SECRET}, which `install` does not manage: {why:#}",
+                    names.namespace
+                ));
             }
-            return Ok(Self::Theirs { authority });
+            return Ok(Self::External { authority });
         }
-        let authority =
-            cluster.get(&secret(CA_SECRET)).await?.filter(is_ours).map(|ca| pair(&ca, "ca.crt", "ca.key"));
+        let authority = cluster
+            .get(&secret(CA_SECRET))
+            .await?
+            .filter(is_managed)
+            .map(|ca| read_pem_pair(&ca, "ca.crt", "ca.key"));
         let usable = authority.map(|pair| {
-            match certificates::look(&pair.certificate).and(certificates::try_key(&pair)) {
+            match certificates::check_validity(&pair.certificate).and(certificates::check_key(&pair)) {
                 Ok(()) => Ok(pair),
                 Err(why) => Err(why),
             }
@@ -258,41 +275,42 @@ impl Certificates {
             lost => {
                 if tls.is_some() || lost.is_some() {
                     let why =
-                        lost.and_then(Result::err).map_or("it is gone".to_owned(), |why| why.to_string());
+                        lost.and_then(Result::err).map_or("it is missing".to_owned(), |why| why.to_string());
                     notes.push(format!(
-                        "a new authority is made, since the one of the control plane is of no use ({why}): sidecars \
-                         that run know the old one; restart their workloads"
+                        "a new certificate authority is made, since the old one is unusable ({why}): running sidecars \
+                         trust the old one, so restart their workloads"
                     ));
                 }
-                certificates::authority(&names.mesh)?
+                certificates::create_authority(&names.mesh)?
             }
         };
         if let Some(tls) = &tls {
-            let server = pair(tls, "tls.crt", "tls.key");
-            match certificates::try_server(&server, &authority.certificate, &hosts) {
-                Ok(facts) if !facts.is_old => return Ok(Self::Made { authority, server }),
+            let server = read_pem_pair(tls, "tls.crt", "tls.key");
+            match certificates::check_server(&server, &authority.certificate, &hosts) {
+                Ok(facts) if !facts.is_due_for_renewal => return Ok(Self::Generated { authority, server }),
                 Ok(facts) => notes
-                    .push(format!("the certificate is renewed: it would end in {} days", facts.days_left)),
-                Err(why) => notes.push(format!("the certificate is made anew: {why:#}")),
+                    .push(format!("the certificate is renewed: it would expire in {} days", facts.days_left)),
+                Err(why) => notes.push(format!("a new certificate is made: {why:#}")),
             }
         }
-        let server = certificates::server(&authority, &hosts)?;
-        Ok(Self::Made { authority, server })
+        let server = certificates::sign_server(&authority, &hosts)?;
+        Ok(Self::Generated { authority, server })
     }
 }
 
-/// A certificate and its key in a secret; what is missing is empty.
-pub(super) fn pair(secret: &Value, certificate: &str, key: &str) -> Pair {
-    Pair {
-        certificate: decoded(secret, certificate).unwrap_or_default(),
-        key: decoded(secret, key).unwrap_or_default(),
+/// Reads a certificate and its key from a Secret; a missing key is read as empty.
+pub(super) fn read_pem_pair(secret: &Value, certificate: &str, key: &str) -> PemPair {
+    PemPair {
+        certificate: decode_secret_key(secret, certificate).unwrap_or_default(),
+        key: decode_secret_key(secret, key).unwrap_or_default(),
     }
 }
 
-/// What of Open Service Mesh is still there: both would inject, and validate.
-pub(super) async fn others(cluster: &Cluster, names: &Names) -> Result<Vec<String>> {
+/// Finds running components of Open Service Mesh, which would inject and validate as well.
+pub(super) async fn find_osm_components(cluster: &Cluster, names: &Names) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for deployment in cluster.list(&resource("apps/v1", "Deployment"), Some(&names.namespace), "").await? {
+    for deployment in cluster.list(&api_resource("apps/v1", "Deployment"), Some(&names.namespace), "").await?
+    {
         let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
         if ["osm-controller", "osm-injector", "osm-bootstrap"].contains(&name) {
             found.push(format!("Deployment {}/{name}", names.namespace));
@@ -300,7 +318,7 @@ pub(super) async fn others(cluster: &Cluster, names: &Names) -> Result<Vec<Strin
     }
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
         for configuration in
-            cluster.list(&resource("admissionregistration.k8s.io/v1", kind), None, "").await?
+            cluster.list(&api_resource("admissionregistration.k8s.io/v1", kind), None, "").await?
         {
             let name = configuration["metadata"]["name"].as_str().unwrap_or_default();
             if name.starts_with("osm-webhook") || name.starts_with("osm-validator") {
@@ -312,8 +330,8 @@ pub(super) async fn others(cluster: &Cluster, names: &Names) -> Result<Vec<Strin
         return Ok(Vec::new());
     }
     Ok(vec![format!(
-        "Open Service Mesh is still there, and would inject and validate as well: {}; uninstall it, or do not add \
-         the same namespaces",
+        "Open Service Mesh is still there, and would inject and validate as well: {}. Uninstall it, or add \
+         other namespaces",
         found.join(", ")
     )])
 }

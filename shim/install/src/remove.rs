@@ -1,4 +1,4 @@
-//! `uninstall`: takes away what `install` made, in the other order, and nothing else.
+//! `uninstall`: deletes the objects that `install` made, in reverse order, and no others.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,133 +6,147 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-use super::cluster::{Cluster, wait};
-use super::id::{Id, resource};
-use super::names::{INSTANCE, NAME, Names};
-use super::plan::{is_ours, look};
-use super::{render, say, warn};
+use super::cluster::{Cluster, wait_until};
+use super::names::{INSTANCE_LABEL, NAME, Names};
+use super::object_id::{ObjectId, api_resource};
+use super::plan::{is_managed, read_cluster_facts};
+use super::{print_line, print_warning, render};
 use egress_compile::MONITORED_LABEL;
 use egress_kubernetes::REPORTS_LABEL;
 
-/// What is asked for.
+/// The options of `uninstall`.
 #[derive(Debug)]
 pub struct Options {
-    /// Which cluster; else kubectl's.
+    /// The kubeconfig of the cluster; kubectl's if there is none.
     pub kubeconfig: Option<PathBuf>,
-    /// The mesh.
+    /// The names of the mesh and its namespace.
     pub names: Names,
-    /// Whether definitions go with the user's objects in them.
+    /// Deletes definitions even if there are objects of the user, which are lost.
     pub delete_definitions: bool,
-    /// How long waiting may take.
+    /// The longest time to wait for a deletion.
     pub timeout: Duration,
 }
 
-/// Does it.
+/// Uninstalls the control plane.
 ///
 /// # Errors
-/// When the API server refuses, or something does not go; with what is left.
+/// Fails when the API server refuses a deletion, or an object does not disappear in time.
 pub async fn run(options: &Options) -> Result<()> {
     let cluster = Cluster::connect(options.kubeconfig.as_deref()).await?;
     let names = &options.names;
-    let facts = look(&cluster).await?;
+    let facts = read_cluster_facts(&cluster).await?;
     let mut found = false;
-    for id in render::ids(names, &facts).into_iter().rev() {
+    for id in render::possible_ids(names, &facts).into_iter().rev() {
         let Some(object) = cluster.get(&id).await? else { continue };
-        if !is_ours(&object) {
-            say(format!("{id}: stays, since `osm-egress install` did not make it"));
+        if !is_managed(&object) {
+            print_line(format!("{id}: stays, since `osm-egress install` did not make it"));
             continue;
         }
-        if object["metadata"]["labels"][INSTANCE].as_str().is_some_and(|mesh| mesh != names.mesh) {
-            say(format!("{id}: stays, since it belongs to another mesh"));
+        if object["metadata"]["labels"][INSTANCE_LABEL].as_str().is_some_and(|mesh| mesh != names.mesh) {
+            print_line(format!("{id}: stays, since it belongs to another mesh"));
             continue;
         }
         found = true;
         let reason = match id.kind.as_str() {
-            "CustomResourceDefinition" if !options.delete_definitions => in_use(&cluster, &object).await?,
-            "Namespace" => foreign(&cluster, names).await?,
+            "CustomResourceDefinition" if !options.delete_definitions => {
+                find_user_objects(&cluster, &object).await?
+            }
+            "Namespace" => find_unmanaged_objects(&cluster, names).await?,
             _ => None,
         };
         if let Some(reason) = reason {
-            say(format!("{id}: stays, since {reason}"));
+            print_line(format!("{id}: stays, since {reason}"));
             continue;
         }
-        let left =
-            || anyhow!("`osm-egress uninstall` was not finished: mend this, and run the same command again");
-        cluster.delete(&id).await.map_err(|error| left().context(error))?;
-        until_gone(&cluster, &id, &object, options.timeout).await.map_err(|error| left().context(error))?;
+        let unfinished = || {
+            anyhow!("`osm-egress uninstall` did not finish: fix the problem, and run the same command again")
+        };
+        cluster.delete(&id).await.map_err(|error| unfinished().context(error))?;
+        wait_until_deleted(&cluster, &id, &object, options.timeout)
+            .await
+            .map_err(|error| unfinished().context(error))?;
         if id.kind == "Deployment" {
-            until_pods_gone(&cluster, names, options.timeout).await?;
+            wait_until_pods_deleted(&cluster, names, options.timeout).await?;
             delete_reports(&cluster, names).await?;
         }
-        say(format!("{id}: deleted"));
+        print_line(format!("{id}: deleted"));
     }
     if !found {
-        say(format!("there was nothing of mesh {} in {}", names.mesh, cluster.server));
+        print_line(format!("there was nothing of mesh {} in {}", names.mesh, cluster.server));
     }
     let monitored = format!("{MONITORED_LABEL}={}", names.mesh);
-    let enrolled = cluster.list(&resource("v1", "Namespace"), None, &monitored).await?;
+    let enrolled = cluster.list(&api_resource("v1", "Namespace"), None, &monitored).await?;
     if !enrolled.is_empty() {
         let list: Vec<&str> =
             enrolled.iter().filter_map(|namespace| namespace["metadata"]["name"].as_str()).collect();
-        warn(format!(
-            "these namespaces still say that they belong to the mesh, and pods in them that have sidecars keep the \
-             policies that they had: {}; `osm-egress namespace remove` takes the label off",
+        print_warning(format!(
+            "these namespaces still have the label of the mesh, and their pods with sidecars keep the last policies: \
+             {}. Remove the label with `osm-egress namespace remove`",
             list.join(", ")
         ));
     }
     Ok(())
 }
 
-/// Objects of a definition that are the user's, if there are any.
-async fn in_use(cluster: &Cluster, definition: &Value) -> Result<Option<String>> {
+/// Finds objects of a definition, and describes them as the reason to keep it.
+async fn find_user_objects(cluster: &Cluster, definition: &Value) -> Result<Option<String>> {
     let spec = &definition["spec"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let stored = spec["versions"].as_array().into_iter().flatten().find(|version| version["storage"] == true);
     let version = stored.map(|version| text(&version["name"])).unwrap_or_default();
-    let mut kind = resource(&format!("{}/{version}", text(&spec["group"])), &text(&spec["names"]["kind"]));
+    let mut kind =
+        api_resource(&format!("{}/{version}", text(&spec["group"])), &text(&spec["names"]["kind"]));
     kind.plural = text(&spec["names"]["plural"]);
     let objects = cluster.list(&kind, None, "").await?;
-    let first = objects.first().map(Id::of);
+    let first = objects.first().map(ObjectId::from_object);
     Ok(first.map(|first| {
         let place = first.namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
         format!(
-            "objects of it are there ({}, the first is {place}{}); `--delete-crds` deletes it with them",
+            "objects of it exist ({}, the first is {place}{}); `--delete-crds` deletes them too",
             objects.len(),
             first.name
         )
     }))
 }
 
-async fn until_gone(cluster: &Cluster, id: &Id, object: &Value, patience: Duration) -> Result<()> {
-    wait(&format!("{id} is not gone"), patience, || async {
+async fn wait_until_deleted(
+    cluster: &Cluster,
+    id: &ObjectId,
+    object: &Value,
+    timeout: Duration,
+) -> Result<()> {
+    wait_until(&format!("{id} is not deleted"), timeout, || async {
         let now = cluster.get(id).await?;
         Ok(now.is_none_or(|now| now["metadata"]["uid"] != object["metadata"]["uid"]))
     })
     .await
 }
 
-async fn until_pods_gone(cluster: &Cluster, names: &Names, patience: Duration) -> Result<()> {
-    let labels = format!("app.kubernetes.io/name={NAME},{INSTANCE}={}", names.mesh);
-    let what = format!("pods of Deployment {}/{NAME} are not gone", names.namespace);
-    wait(&what, patience, || async { Ok(cluster.pods(&names.namespace, &labels).await?.is_empty()) }).await
+async fn wait_until_pods_deleted(cluster: &Cluster, names: &Names, timeout: Duration) -> Result<()> {
+    let labels = format!("app.kubernetes.io/name={NAME},{INSTANCE_LABEL}={}", names.mesh);
+    let pending = format!("pods of Deployment {}/{NAME} are not deleted", names.namespace);
+    wait_until(&pending, timeout, || async {
+        Ok(cluster.list_pods(&names.namespace, &labels).await?.is_empty())
+    })
+    .await
 }
 
-/// What control planes told each other: one that was killed could not take it away.
+/// Deletes the reports of the control planes, which a killed one leaves behind.
 async fn delete_reports(cluster: &Cluster, names: &Names) -> Result<()> {
     let labels = format!("{REPORTS_LABEL}={}", names.mesh);
-    for report in cluster.list(&resource("v1", "ConfigMap"), Some(&names.namespace), &labels).await? {
+    for report in cluster.list(&api_resource("v1", "ConfigMap"), Some(&names.namespace), &labels).await? {
         let name = report["metadata"]["name"].as_str().unwrap_or_default();
-        cluster.delete(&Id::within("v1", "ConfigMap", &names.namespace, name)).await?;
+        cluster.delete(&ObjectId::namespaced("v1", "ConfigMap", &names.namespace, name)).await?;
     }
     Ok(())
 }
 
-/// What is in the namespace that neither `install` made nor the cluster by itself.
-async fn foreign(cluster: &Cluster, names: &Names) -> Result<Option<String>> {
+/// Finds objects in the namespace that neither `install` nor the cluster made, and describes them as the reason to keep it.
+async fn find_unmanaged_objects(cluster: &Cluster, names: &Names) -> Result<Option<String>> {
     let mut found = Vec::new();
-    for kind in cluster.kinds().await?.into_iter().filter(|kind| kind.kind != "Event") {
+    for kind in cluster.list_kinds().await?.into_iter().filter(|kind| kind.kind != "Event") {
         for object in cluster.list(&kind, Some(&names.namespace), "").await? {
-            if !is_of_the_cluster(&kind.kind, &object) {
+            if !is_made_by_cluster(&kind.kind, &object) {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 found.push(format!("{} {name}", kind.kind));
             }
@@ -141,11 +155,12 @@ async fn foreign(cluster: &Cluster, names: &Names) -> Result<Option<String>> {
     found.sort();
     found.dedup();
     Ok((!found.is_empty())
-        .then(|| format!("it holds what `osm-egress install` did not make: {}", found.join(", "))))
+        .then(|| format!("it contains objects that `osm-egress install` did not make: {}", found.join(", "))))
 }
 
-/// What controllers put into every namespace, or made of our objects and take away by themselves.
-fn is_of_the_cluster(kind: &str, object: &Value) -> bool {
+/// Returns true for objects that controllers put into every namespace, or derive from managed objects and delete
+/// themselves.
+fn is_made_by_cluster(kind: &str, object: &Value) -> bool {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let labels = &object["metadata"]["labels"];
     match (kind, name) {

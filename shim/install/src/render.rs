@@ -1,4 +1,4 @@
-//! From values to objects. Nobody is asked: equal input gives equal objects.
+//! Rendering of values as objects. It does not ask the cluster: equal input gives equal objects.
 
 mod access;
 mod input;
@@ -10,29 +10,29 @@ mod workload;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
-use super::certificates::Pair;
-use super::id::Id;
-use super::names::{CA_SECRET, MANAGED_BY, NAME, Names, TLS_SECRET};
+use super::certificates::PemPair;
+use super::names::{CA_SECRET, MANAGED_BY_LABEL, NAME, Names, TLS_SECRET};
+use super::object_id::ObjectId;
 use super::values::Values;
 use crate::crds;
 use egress_compile::IGNORE_LABEL;
-pub(super) use workload::POD_ANNOTATIONS;
+pub(super) use workload::POD_ANNOTATIONS_FLAG;
 
-pub(super) use self::access::rules;
-use self::input::encoded;
-pub(super) use self::input::{Facts, Input, Secrets};
-pub(super) use self::mesh_config::difference;
-pub(super) use self::webhooks::GRANTS;
+pub(super) use self::access::list_permissions;
+use self::input::encode_base64;
+pub(super) use self::input::{ClusterFacts, Input, TlsSecrets};
+pub(super) use self::mesh_config::patch_for;
+pub(super) use self::webhooks::GRANTS_WEBHOOK;
 
-/// All objects, in an order in which none refers to one that comes later. Webhooks are the last: from then on
-/// the API server asks the control plane.
-pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
+/// Renders all objects, in an order in which none refers to a later one. Webhooks come last: from then on the API server
+/// asks the control plane.
+pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     let names = input.names;
     let mut objects = vec![namespace(names)];
     objects.extend(definitions());
-    objects.extend(access::objects(names));
+    objects.extend(access::role_objects(names));
     if !input.values.osm.egress.console_token_secret.is_empty() {
-        objects.extend(access::writing(names));
+        objects.extend(access::console_write_objects(names));
     }
     objects.extend(secrets(input));
     objects.push(network::service(names));
@@ -44,9 +44,9 @@ pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
     objects.push(workload::deployment(input));
     objects.extend(webhooks::objects(input));
     for object in &mut objects {
-        let labels = if Id::of(object).is_definition() {
-            // They belong to no mesh, and have the labels that Open Service Mesh gives them.
-            json!({ MANAGED_BY: NAME, "app.kubernetes.io/part-of": NAME })
+        let labels = if ObjectId::from_object(object).is_crd() {
+            // Definitions belong to no mesh, and keep the labels of Open Service Mesh.
+            json!({ MANAGED_BY_LABEL: NAME, "app.kubernetes.io/part-of": NAME })
         } else {
             names.labels()
         };
@@ -57,16 +57,19 @@ pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
     objects
 }
 
-/// Which objects there may be.
-pub(super) fn ids(names: &Names, cluster: &Facts) -> Vec<Id> {
+/// Lists every object that some values would render.
+pub(super) fn possible_ids(names: &Names, cluster: &ClusterFacts) -> Vec<ObjectId> {
     let (mut values, given) = (Values::default(), json!({}));
     values.osm.egress.console_token_secret = NAME.to_owned();
-    let nobody = Pair { certificate: String::new(), key: String::new() };
-    let secrets = Secrets::Made { authority: &nobody, server: &nobody };
-    objects(&Input { values: &values, given: &given, names, cluster, secrets }).iter().map(Id::of).collect()
+    let empty = PemPair { certificate: String::new(), key: String::new() };
+    let secrets = TlsSecrets::Generated { authority: &empty, server: &empty };
+    render_objects(&Input { values: &values, given: &given, names, cluster, secrets })
+        .iter()
+        .map(ObjectId::from_object)
+        .collect()
 }
 
-/// The definitions.
+/// The custom resource definitions.
 pub(super) fn definitions() -> impl Iterator<Item = Value> {
     crds::all().into_iter().map(|(_, definition)| definition)
 }
@@ -78,9 +81,9 @@ fn namespace(names: &Names) -> Value {
         "metadata": {
             "name": names.namespace,
             "labels": {
-                // A mesh does not contain its own control plane.
+                // The control plane is not part of its mesh.
                 IGNORE_LABEL: "true",
-                // What the control plane's pods satisfy. Whoever may make pods beside them gets no more.
+                // The control plane's pods satisfy this profile, and other pods of the namespace get no more.
                 "pod-security.kubernetes.io/enforce": "restricted",
                 "pod-security.kubernetes.io/warn": "restricted",
             },
@@ -89,7 +92,7 @@ fn namespace(names: &Names) -> Value {
 }
 
 fn secrets(input: &Input<'_>) -> Vec<Value> {
-    let Secrets::Made { authority, server } = input.secrets else { return Vec::new() };
+    let TlsSecrets::Generated { authority, server } = input.secrets else { return Vec::new() };
     let secret = |name: &str, kind: &str, data: Value| {
         json!({
             "apiVersion": "v1",
@@ -100,17 +103,17 @@ fn secrets(input: &Input<'_>) -> Vec<Value> {
         })
     };
     let authority_data =
-        json!({ "ca.crt": encoded(&authority.certificate), "ca.key": encoded(&authority.key) });
+        json!({ "ca.crt": encode_base64(&authority.certificate), "ca.key": encode_base64(&authority.key) });
     let server_data = json!({
-        "ca.crt": encoded(&authority.certificate),
-        "tls.crt": encoded(&server.certificate),
-        "tls.key": encoded(&server.key),
+        "ca.crt": encode_base64(&authority.certificate),
+        "tls.crt": encode_base64(&server.certificate),
+        "tls.key": encode_base64(&server.key),
     });
     vec![secret(CA_SECRET, "Opaque", authority_data), secret(TLS_SECRET, "kubernetes.io/tls", server_data)]
 }
 
-/// The text of one key of a secret.
-pub(super) fn decoded(secret: &Value, key: &str) -> Option<String> {
+/// Decodes one key of a Secret.
+pub(super) fn decode_secret_key(secret: &Value, key: &str) -> Option<String> {
     let bytes: ByteString = serde_json::from_value(secret["data"].get(key)?.clone()).ok()?;
     String::from_utf8(bytes.0).ok()
 }

@@ -1,8 +1,8 @@
-//! What `install` can be told: the `osm.*` values of Open Service Mesh's chart that concern egress, under their
-//! names, and ours under `osm.egress`. `docs/install.md` has them in a table, which a test holds against the types.
+//! The values of `install`: the `osm.*` values of Open Service Mesh's chart that concern egress, under their names, and the
+//! values of this project under `osm.egress`. A test compares the table in `docs/install.md` with these types.
 
-mod foreign;
 mod set;
+mod unsupported;
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -20,122 +20,123 @@ use serde_json::{Map, Value, json};
 
 use super::image;
 
-/// Everything.
+/// All values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Values {
-    /// As in Open Service Mesh's chart, everything stands below `osm`.
+    /// The root key, as in Open Service Mesh's chart.
     pub osm: Osm,
 }
 
-/// Those that have Open Service Mesh's names.
+/// The values with names of Open Service Mesh's chart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Osm {
-    /// Whether everything outside the mesh may be reached.
+    /// Allows all destinations outside the mesh.
     pub enable_egress: bool,
-    /// Whether everything in the mesh may be reached.
+    /// Allows all destinations in the mesh.
     pub enable_permissive_traffic_policy: bool,
-    /// Blocks of addresses that sidecars do not see.
+    /// Address blocks whose connections are not intercepted.
     #[serde(rename = "outboundIPRangeExclusionList")]
     pub outbound_ip_range_exclusion_list: Vec<String>,
-    /// The only blocks of addresses that sidecars see.
+    /// The only address blocks whose connections are intercepted.
     #[serde(rename = "outboundIPRangeInclusionList")]
     pub outbound_ip_range_inclusion_list: Vec<String>,
-    /// Ports outside that sidecars do not see.
+    /// Destination ports whose connections are not intercepted.
     pub outbound_port_exclusion_list: Vec<NonZeroU16>,
-    /// Ports of workloads that sidecars do not see.
+    /// Workload ports whose connections are not intercepted.
     pub inbound_port_exclusion_list: Vec<NonZeroU16>,
-    /// Network interfaces that sidecars do not see.
+    /// Network interfaces whose connections are not intercepted.
     pub network_interface_exclusion_list: Vec<String>,
-    /// Image of Envoy.
+    /// The image of Envoy.
     pub sidecar_image: String,
-    /// Whether init containers run privileged.
+    /// Runs init containers privileged.
     pub enable_privileged_init_container: bool,
-    /// Log level of Envoy.
+    /// The log level of Envoy.
     pub envoy_log_level: EnvoyLogLevel,
-    /// Where sidecars reach their workload.
+    /// The address at which sidecars reach their workload.
     pub local_proxy_mode: LocalProxyMode,
-    /// The most proxies that may connect; 0 for any number.
+    /// The most connected proxies; 0 for no limit.
     pub max_data_plane_connections: u32,
-    /// Name of the mesh; empty for the flag's.
+    /// The name of the mesh; empty for that of the flag.
     pub mesh_name: String,
-    /// Namespace of the control plane; empty for the flag's.
+    /// The namespace of the control plane; empty for that of the flag.
     pub osm_namespace: String,
-    /// Secrets for pulling the control plane's image, as `{name: …}`.
+    /// TlsSecrets for pulling the control plane's image, as `{name: …}`.
     pub image_pull_secrets: Vec<BTreeMap<String, String>>,
     /// Tolerations of the control plane's pods.
     pub control_plane_tolerations: Vec<Map<String, Value>>,
-    /// Ours.
+    /// The values of this project.
     pub egress: Egress,
 }
 
-/// Those that Open Service Mesh does not have.
+/// The values that Open Service Mesh's chart does not have.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Egress {
-    /// Image of the control plane.
+    /// The image of the control plane.
     pub image: String,
-    /// When it is pulled.
+    /// The pull policy of that image.
     pub image_pull_policy: PullPolicy,
-    /// Image of the init container of pods: it has iptables, which the control plane's has not.
+    /// The image of the init container, which contains iptables.
     pub init_image: String,
-    /// How many control planes run.
+    /// The number of control plane pods.
     pub replicas: NonZeroU16,
-    /// Resources of each.
+    /// The resources of each.
     pub resources: Map<String, Value>,
-    /// Nodes that they run on.
+    /// The labels of the nodes that they run on.
     pub node_selector: BTreeMap<String, String>,
-    /// HTTP status of a refused request.
+    /// The HTTP status of a denied request.
     pub http_deny_status: u16,
-    /// How long a connection may be silent, as in `2h`; empty: as long as its ends want.
+    /// The longest silence of a connection, as in `2h`; empty for no limit.
     pub idle_timeout: String,
-    /// How long a sidecar keeps a connection to an HTTP origin without a request.
+    /// The longest time that a sidecar keeps a connection to an HTTP origin without a request.
     pub upstream_idle_timeout: String,
-    /// Whether HTTP requests may have methods that Envoy does not know.
+    /// Accepts HTTP methods that Envoy does not know.
     pub allow_custom_methods: bool,
-    /// Blocks of addresses that names must not lead to.
+    /// Blocked ranges, to which no name may resolve.
     pub never_resolve_to: Vec<String>,
-    /// Prefixes of NAT64 translators.
+    /// The prefixes of NAT64 translators.
     pub nat64_prefixes: Vec<String>,
-    /// What becomes of pods that lead names.
+    /// The treatment of pods that set the addresses of names.
     pub pod_dns: PodDns,
-    /// Name servers of sidecars, as `ADDRESS:PORT`; empty for their own.
+    /// The name servers of sidecars, as `ADDRESS:PORT`; empty for those of the pod.
     pub dns_resolvers: Vec<String>,
-    /// Which connections are redirected to sidecars.
+    /// The IP families that are redirected to sidecars.
     pub ip_families: IpFamilies,
-    /// What annotations of pods may change about their interception.
+    /// The changes to their interception that annotations of pods may make.
     pub pod_annotations: PodAnnotations,
-    /// Whether sidecars tell of each connection and request.
+    /// Makes sidecars report each connection and request.
     pub flow_log: bool,
-    /// How many flows each control plane remembers of each identity.
+    /// The most flows of one identity that a control plane stores.
     pub flows_per_identity: NonZeroU32,
-    /// Namespaces whose Egress objects count for service accounts of every namespace, `*` for all; empty: the mesh's own.
+    /// The namespaces whose Egress objects apply to service accounts of every namespace, `*` for all; empty for that of the
+    /// mesh.
     pub policy_namespaces: Vec<String>,
-    /// What becomes of encrypted ClientHellos where no annotation of the policy says it.
+    /// The treatment of encrypted ClientHellos unless an annotation of the policy sets it.
     pub encrypted_hello: EncryptedHello,
-    /// Whether there is a NetworkPolicy around the control plane.
+    /// Makes a NetworkPolicy for the control plane.
     pub network_policy: bool,
-    /// Ports of the API server that it lets through, besides those that the cluster names.
+    /// Ports of the API server that the NetworkPolicy allows, besides those that the cluster publishes.
     pub api_server_ports: Vec<NonZeroU16>,
-    /// Blocks of addresses from which the API server connects to the webhooks, for the NetworkPolicy; empty: any.
+    /// Address blocks from which the API server connects to the webhooks, for the NetworkPolicy; empty for any.
     #[serde(rename = "apiServerCIDRs")]
     pub api_server_cidrs: Vec<String>,
-    /// How long the API server waits for an answer of a webhook.
+    /// The time that the API server waits for a webhook.
     pub webhook_timeout_seconds: u8,
-    /// Secret with the authority of the certificate that the API server shows to webhooks, as `ca.crt`; empty: it need
-    /// show none.
+    /// The Secret with the authority of the client certificate that the API server presents to webhooks, as `ca.crt`; empty
+    /// if it needs none.
     pub webhook_client_ca_secret: String,
-    /// Names that this certificate must have one of; empty: any.
+    /// The accepted names of that client certificate; empty for any.
     pub webhook_client_names: Vec<String>,
-    /// Secret with the token by which the console writes, as `token`; empty: it does not.
+    /// The Secret with the token for writes by the console, as `token`; empty for a read-only console.
     pub console_token_secret: String,
 }
 
-/// Log levels of Envoy.
+/// The log levels of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum EnvoyLogLevel {
     Trace,
     Debug,
@@ -147,46 +148,46 @@ pub enum EnvoyLogLevel {
     Off,
 }
 
-/// Where sidecars reach their workload.
+/// The address at which sidecars reach their workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum LocalProxyMode {
     Localhost,
     PodIP,
 }
 
-/// When an image is pulled.
+/// The pull policy of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum PullPolicy {
     Always,
     IfNotPresent,
     Never,
 }
 
-/// What becomes of pods that lead names.
+/// The treatment of pods that set the addresses of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum PodDns {
     Allow,
     Warn,
     Refuse,
 }
 
-/// Which connections are redirected to sidecars.
+/// The IP families that are redirected to sidecars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum IpFamilies {
     Dual,
     Ipv4,
 }
 
-/// What annotations of pods may change about their interception.
+/// The changes to their interception that annotations of pods may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they say it themselves")]
+#[expect(missing_docs, reason = "the names are Envoy's or Kubernetes'")]
 pub enum PodAnnotations {
     None,
     Tighten,
@@ -196,7 +197,7 @@ pub enum PodAnnotations {
 impl Default for Osm {
     fn default() -> Self {
         Self {
-            // Open Service Mesh 1.2 says true. Closed when in doubt: docs/decisions/0045.
+            // The default of Open Service Mesh 1.2 is true. This one is closed: docs/decisions/0045.
             enable_egress: false,
             enable_permissive_traffic_policy: true,
             outbound_ip_range_exclusion_list: Vec::new(),
@@ -256,79 +257,80 @@ impl Default for Egress {
     }
 }
 
-/// What `serve` has if it is told nothing (`docs/decisions/0094-connections-per-client.md`).
+/// The default of `serve` (`docs/decisions/0094-connections-per-client.md`).
 pub const UPSTREAM_IDLE_TIMEOUT: &str = "60s";
 
-/// Reads a limit on silence. A second is enough for any answer, and a week is longer than connections live.
+/// Parses an idle timeout: 1 second, which is enough for any answer, to a week, which is longer than connections live.
 ///
 /// # Errors
-/// When it is no duration, or out of these bounds.
-pub fn idle_timeout(text: &str) -> Result<Duration, String> {
+/// Fails when the text is not a duration, or out of range.
+pub fn parse_idle_timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text).ok_or("write it as `60s` or `2h`")?;
-    let (least, most) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
-    if (least..=most).contains(&time) { Ok(time) } else { Err("it must be 1s to 168h".to_owned()) }
+    let (min, max) = (Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    if (min..=max).contains(&time) { Ok(time) } else { Err("it must be 1s to 168h".to_owned()) }
 }
 
-/// Below these the user may write what Kubernetes takes.
-const FREE: [&str; 2] = ["osm.egress.resources", "osm.egress.nodeSelector"];
+/// The keys below which the user may write whatever Kubernetes accepts.
+const FREE_FORM_KEYS: [&str; 2] = ["osm.egress.resources", "osm.egress.nodeSelector"];
 
-/// What the user gave, checked for its keys.
+/// The values that the user gave, with known keys only.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Given {
+pub struct UserValues {
     /// The values, as a tree.
     pub tree: Value,
-    /// What was given and means nothing here.
+    /// Warnings about values that have no effect.
     pub ignored: Vec<String>,
 }
 
-impl Given {
-    /// Reads files, then settings; what comes later counts.
+impl UserValues {
+    /// Reads files, then settings; later ones override earlier ones.
     ///
     /// # Errors
-    /// When a file cannot be read, a setting is not of the form, or a key is not known.
+    /// Fails when a file cannot be read, a setting is malformed, or a key is unknown.
     pub fn read(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Self> {
         let mut tree = json!({});
         for file in files {
             let path = file.as_ref();
             merge(
                 &mut tree,
-                read(path).with_context(|| format!("cannot use the values of {}", path.display()))?,
+                read_values_file(path)
+                    .with_context(|| format!("cannot use the values of {}", path.display()))?,
             );
         }
         for setting in settings {
-            set::apply(&mut tree, setting).map_err(|why| anyhow!("`--set {setting}`: {why}"))?;
+            set::apply_setting(&mut tree, setting).map_err(|why| anyhow!("`--set {setting}`: {why}"))?;
         }
         let mut ignored = Vec::new();
-        check(&mut tree, &serde_json::to_value(Values::default())?, "", &mut ignored)?;
-        // Wrong types are found here, where it is known who gave them.
+        filter_keys(&mut tree, &serde_json::to_value(Values::default())?, "", &mut ignored)?;
+        // Finds wrong types while the file or setting is known.
         resolve(&tree)?;
         Ok(Self { tree, ignored })
     }
 }
 
-/// The values of a tree, over the defaults.
+/// Resolves the values of a tree over the defaults.
 ///
 /// # Errors
-/// When one has the wrong type or is out of range; with its key.
+/// Fails when a value has the wrong type or is out of range. The error names its key.
 pub fn resolve(tree: &Value) -> Result<Values> {
     let mut all = serde_json::to_value(Values::default())?;
     merge(&mut all, tree.clone());
-    prune(&mut all);
+    remove_nulls(&mut all);
     let values: Values = serde_path_to_error::deserialize(&all).map_err(|error| {
         let path = error.path().to_string();
         anyhow!("value `{path}`: {}{}", error.inner(), advice(&path))
     })?;
-    values.check()?;
+    values.validate()?;
     Ok(values)
 }
 
-/// Lists are what people get wrong.
+/// The advice for a wrong type: users often write lists wrongly.
 fn advice(path: &str) -> &'static str {
     if path.ends_with("List") || path.ends_with('s') { "; write a list as `{a,b}`" } else { "" }
 }
 
 impl Values {
-    /// The namespaces whose Egress objects count everywhere.
+    /// The namespaces whose Egress objects apply everywhere, as the flag's text.
     pub(super) fn policy_namespaces(&self, own: &str) -> String {
         let listed = &self.osm.egress.policy_namespaces;
         if listed.is_empty() { own.to_owned() } else { listed.join(",") }
@@ -343,14 +345,15 @@ impl Values {
         ]
     }
 
-    /// The images that only a tag names, which another image may have tomorrow.
+    /// The images that are referenced by a tag alone, which may refer to another image later.
     pub(super) fn images_without_digest(&self) -> Vec<String> {
         let images = self.images().into_iter();
-        let tagged = images.filter(|(_, image)| matches!(image::digest(image), Ok(None)));
+        let tagged = images.filter(|(_, image)| matches!(image::parse_digest(image), Ok(None)));
         tagged.map(|(key, image)| format!("`{key}` ({image})")).collect()
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the values that have the right type.
+    fn validate(&self) -> Result<()> {
         let Osm { egress, .. } = &self.osm;
         for (key, list) in [
             ("osm.outboundIPRangeExclusionList", &self.osm.outbound_ip_range_exclusion_list),
@@ -373,9 +376,9 @@ impl Values {
         }
         for (key, image) in self.images() {
             if image.is_empty() || image.contains(char::is_whitespace) {
-                bail!("value `{key}`: `{image}` is no image");
+                bail!("value `{key}`: `{image}` is not an image reference");
             }
-            image::digest(image).map_err(|why| anyhow!("value `{key}`: {why}"))?;
+            image::parse_digest(image).map_err(|why| anyhow!("value `{key}`: {why}"))?;
         }
         for (i, secret) in self.osm.image_pull_secrets.iter().enumerate() {
             if !secret.keys().eq(["name"]) {
@@ -390,7 +393,7 @@ impl Values {
             ("osm.egress.upstreamIdleTimeout", Some(&egress.upstream_idle_timeout)),
         ] {
             if let Some(text) = text {
-                idle_timeout(text).map_err(|why| anyhow!("value `{key}`: {text:?}: {why}"))?;
+                parse_idle_timeout(text).map_err(|why| anyhow!("value `{key}`: {text:?}: {why}"))?;
             }
         }
         for (i, name) in egress.policy_namespaces.iter().enumerate() {
@@ -409,19 +412,19 @@ impl Values {
             ("osm.egress.webhookClientCaSecret", &egress.webhook_client_ca_secret),
         ] {
             if !is_name(name) {
-                bail!("value `{key}`: `{name}` is no name of a Secret");
+                bail!("value `{key}`: `{name}` is not the name of a Secret");
             }
         }
         if !egress.webhook_client_names.is_empty() && egress.webhook_client_ca_secret.is_empty() {
             bail!(
-                "value `osm.egress.webhookClientNames`: nobody is asked for a certificate without \
-                 `osm.egress.webhookClientCaSecret`"
+                "value `osm.egress.webhookClientNames` needs `osm.egress.webhookClientCaSecret`, without which no client \
+                 certificate is asked for"
             );
         }
         if let Some(name) =
             egress.webhook_client_names.iter().find(|name| name.is_empty() || name.contains(','))
         {
-            bail!("value `osm.egress.webhookClientNames`: `{name}` is no name of a certificate");
+            bail!("value `osm.egress.webhookClientNames`: `{name}` is not the name of a certificate");
         }
         if !(1..=30).contains(&egress.webhook_timeout_seconds) {
             bail!(
@@ -433,7 +436,7 @@ impl Values {
     }
 }
 
-fn read(path: &Path) -> Result<Value> {
+fn read_values_file(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path)?;
     let documents = yaml::parse_bytes(&bytes).map_err(|error| {
         let place = error.position.map(|at| format!("line {}: ", at.line)).unwrap_or_default();
@@ -443,12 +446,12 @@ fn read(path: &Path) -> Result<Value> {
     match (documents.next(), documents.next()) {
         (None, _) => Ok(json!({})),
         (Some(value @ Value::Object(_)), None) => Ok(value),
-        (Some(_), None) => bail!("it holds no mapping of keys to values"),
-        (Some(_), Some(_)) => bail!("it holds several documents"),
+        (Some(_), None) => bail!("it is not a mapping of keys to values"),
+        (Some(_), Some(_)) => bail!("it contains several documents: use one file for each"),
     }
 }
 
-/// Lays a tree over another: mappings are merged, everything else is replaced.
+/// Merges a tree over another: mappings are merged, other values are replaced.
 pub fn merge(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
@@ -460,52 +463,54 @@ pub fn merge(under: &mut Value, over: Value) {
     }
 }
 
-/// Takes away what is null: that is how a default is taken away.
-fn prune(value: &mut Value) {
+/// Removes nulls: a user removes a default by setting it to null.
+fn remove_nulls(value: &mut Value) {
     if let Value::Object(map) = value {
         map.retain(|_, value| !value.is_null());
-        map.values_mut().for_each(prune);
+        map.values_mut().for_each(remove_nulls);
     }
 }
 
-/// Takes out what means nothing here, and refuses what nobody knows.
-fn check(tree: &mut Value, known: &Value, path: &str, ignored: &mut Vec<String>) -> Result<()> {
-    if FREE.contains(&path) {
+/// Removes the values of Open Service Mesh that have no effect, with a warning, and refuses unknown keys.
+fn filter_keys(tree: &mut Value, known: &Value, path: &str, ignored: &mut Vec<String>) -> Result<()> {
+    if FREE_FORM_KEYS.contains(&path) {
         return Ok(());
     }
     let (Value::Object(tree), Value::Object(known)) = (tree, known) else { return Ok(()) };
     for key in tree.keys().cloned().collect::<Vec<_>>() {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         if let Some(below) = known.get(&key) {
-            check(tree.get_mut(&key).unwrap_or(&mut Value::Null), below, &path, ignored)?;
-        } else if let Some(why) = foreign::find(&path) {
+            filter_keys(tree.get_mut(&key).unwrap_or(&mut Value::Null), below, &path, ignored)?;
+        } else if let Some(why) = unsupported::find_reason(&path) {
             tree.remove(&key);
-            ignored.push(format!("value `{path}` of Open Service Mesh means nothing here: {why}"));
+            ignored.push(format!("value `{path}` of Open Service Mesh has no effect: {why}"));
         } else {
-            let near = nearest(&path).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            bail!("value `{path}` is not known{near} docs/install.md lists all values");
+            let near =
+                find_similar_key(&path).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            bail!("value `{path}` is unknown{near}; docs/install.md lists all values");
         }
     }
     Ok(())
 }
 
-/// The known key that is written most like this one.
-fn nearest(path: &str) -> Option<String> {
+/// Finds the known key that is most similar to a text.
+fn find_similar_key(path: &str) -> Option<String> {
     let lower = path.to_lowercase();
-    let ours = table().into_iter().map(|(key, _)| key);
-    ours.chain(foreign::KEYS.iter().map(|(key, _)| (*key).to_owned()))
+    let supported = table().into_iter().map(|(key, _)| key);
+    supported
+        .chain(unsupported::UNSUPPORTED_KEYS.iter().map(|(key, _)| (*key).to_owned()))
         .map(|key| (strsim::normalized_damerau_levenshtein(&lower, &key.to_lowercase()), key))
-        .filter(|(likeness, _)| *likeness > 0.6)
+        .filter(|(similarity, _)| *similarity > 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, key)| key)
 }
 
-/// Every key with its default.
+/// Lists every key with its default.
 #[must_use]
 pub fn table() -> Vec<(String, Value)> {
     fn walk(value: &Value, path: &str, out: &mut Vec<(String, Value)>) {
         match value {
-            Value::Object(map) if !FREE.contains(&path) => {
+            Value::Object(map) if !FREE_FORM_KEYS.contains(&path) => {
                 for (key, value) in map {
                     walk(value, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, out);
                 }

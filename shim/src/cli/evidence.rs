@@ -30,7 +30,7 @@ pub(super) struct EvidenceArgs {
     /// Port of the outbound listener, as `serve` was told.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) listener_port: u16,
-    /// How long reading the cluster may take.
+    /// The longest time to read the cluster.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
     #[command(flatten)]

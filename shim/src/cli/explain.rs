@@ -22,7 +22,7 @@ const DENIED: u8 = 3;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["to", "to_ext_port"]))]
 pub(super) struct ExplainArgs {
-    /// Who connects: namespace/service-account.
+    /// The identity that connects: namespace/service-account.
     #[arg(long, alias = "source", value_name = "NS/SA", conflicts_with = "pod")]
     identity: Option<Identity>,
     /// The pod that connects: namespace/name. Its service account is looked up in the cluster.
@@ -69,7 +69,7 @@ pub(super) struct ExplainArgs {
     /// Show every rule, however far away.
     #[arg(long)]
     all: bool,
-    /// How to print it.
+    /// The output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
@@ -163,7 +163,7 @@ impl ExplainArgs {
             let status = AdminClient::new(admin).status().await?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
             let document = evidence.document(&ask.identity)?;
-            report.proxies = Some(proxies::of(&status, &ask.identity, pod, &document));
+            report.proxies = Some(proxies::find_proxies(&status, &ask.identity, pod, &document));
         }
         Ok(report)
     }
@@ -211,7 +211,7 @@ impl ExplainArgs {
             let document = evidence.document(&identity)?;
             let said = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
             notes.push(match said {
-                Ok(said) => proxies::in_short(&said, &identity, &document),
+                Ok(said) => proxies::format_summary(&said, &identity, &document),
                 Err(reason) => {
                     format!("which proxies have this document cannot be read ({reason}): pass `--admin`")
                 }

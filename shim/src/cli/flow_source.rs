@@ -1,4 +1,4 @@
-//! The flags that say where flows come from.
+//! The flags for the source of flows: a control plane or a log.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -9,8 +9,8 @@ use clap::Args;
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use egress_flows::line;
-use egress_flows::memory::{Filter, Flows, Memory, all};
+use egress_flows::access_log::json;
+use egress_flows::table::{FlowList, FlowQuery, FlowTable, collect_pages};
 use egress_status::AdminClient;
 
 #[derive(Debug, Args)]
@@ -18,65 +18,68 @@ pub(super) struct FlowSource {
     /// The admin address of a control plane that runs with `--flow-log`.
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
     admin: SocketAddr,
-    /// Read the log of an Envoy instead, as it is on its standard output; `-` for this program's input. Needs
+    /// Read an Envoy's log from a file, or with `-` from standard input, instead of asking a control plane. Requires
     /// `--identity`.
     #[arg(long, value_name = "FILE", requires = "identity", conflicts_with = "admin")]
     log: Option<PathBuf>,
 }
 
 impl FlowSource {
-    /// All flows that are wanted; of a log, all are of one identity.
-    pub(super) fn read(&self, filter: &Filter) -> Result<Flows> {
+    /// Reads all flows that match a query. All flows of a log are of one identity.
+    pub(super) fn read(&self, query: &FlowQuery) -> Result<FlowList> {
         match &self.log {
-            Some(file) => from_log(file, filter),
+            Some(file) => read_log(file, query),
             None => {
                 let runtime = tokio::runtime::Runtime::new()?;
-                all(filter, |page| runtime.block_on(fetch(self.admin, page)))
+                collect_pages(query, |page| runtime.block_on(fetch_page(self.admin, page)))
             }
         }
     }
 }
 
-/// Asks a running control plane once.
-pub(super) async fn fetch(admin: SocketAddr, filter: &Filter) -> Result<Flows> {
-    let text = AdminClient::new(admin).get(&filter.path()).await?;
-    let flows: Flows = serde_json::from_str(&text).context("the control plane sent no flows")?;
-    ensure!(flows.enabled, "the control plane at {admin} remembers no flows: run it with `serve --flow-log`");
+/// Fetches one page of flows from a running control plane.
+pub(super) async fn fetch_page(admin: SocketAddr, query: &FlowQuery) -> Result<FlowList> {
+    let text = AdminClient::new(admin).get(&query.path()).await?;
+    let flows: FlowList = serde_json::from_str(&text).with_context(|| {
+        format!("{admin} did not answer with flows: is it the admin address of `osm-egress serve`?")
+    })?;
+    ensure!(flows.enabled, "the control plane at {admin} records no flows: run it with `serve --flow-log`");
     Ok(flows)
 }
 
-fn from_log(file: &std::path::Path, filter: &Filter) -> Result<Flows> {
+/// Reads the flows of an Envoy's log.
+fn read_log(file: &std::path::Path, query: &FlowQuery) -> Result<FlowList> {
     use std::io::{BufRead, BufReader, Read};
-    /// No line of ours is longer.
-    const LONGEST: u64 = 1 << 20;
-    let Some(identity): Option<&Identity> = filter.identity.as_ref() else {
-        bail!("a log does not say whose it is: pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
+    /// The longest line that is read at once: a line of the access log is far shorter.
+    const MAX_LINE_BYTES: u64 = 1 << 20;
+    let Some(identity): Option<&Identity> = query.identity.as_ref() else {
+        bail!("a log does not name its workload: pass `--identity NAMESPACE/SERVICE-ACCOUNT`")
     };
-    let named = || format!("cannot read the log {}", file.display());
+    let read_error = || format!("cannot read the log {}", file.display());
     let input: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(file).with_context(named)?)
+        Box::new(std::fs::File::open(file).with_context(read_error)?)
     };
     let mut input = BufReader::new(input);
-    // As many as a control plane remembers of all identities.
-    let memory = Memory::new(NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN));
-    let mut any = false;
+    // The limit of a control plane for all identities.
+    let table = FlowTable::new(NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN));
+    let mut has_decision = false;
     loop {
         let mut bytes = Vec::new();
-        if input.by_ref().take(LONGEST).read_until(b'\n', &mut bytes).with_context(named)? == 0 {
+        if input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).with_context(read_error)? == 0 {
             break;
         }
-        // Other lines are Envoy's own, or of connections of which nothing was decided.
-        if let Some(observation) = line::read(&String::from_utf8_lossy(&bytes)) {
-            any = true;
-            memory.record(identity, "log", Timestamp::now(), vec![Some(observation)]);
+        // Other lines are Envoy's own messages, or of connections without a decision.
+        if let Some(observation) = json::read_line(&String::from_utf8_lossy(&bytes)) {
+            has_decision = true;
+            table.record(identity, "log", Timestamp::now(), vec![Some(observation)]);
         }
     }
     ensure!(
-        any,
-        "there is no decision in {}: name the output of an Envoy, with its access log",
+        has_decision,
+        "{} contains no decision: pass the output of an Envoy whose access log is on",
         file.display()
     );
-    Ok(memory.all(filter))
+    Ok(table.list_all(query))
 }

@@ -22,6 +22,6 @@ pub(super) struct Installation {
 
 impl Installation {
     pub(super) fn names(&self) -> Result<Names> {
-        Names::of((Some(&self.mesh_name), Some(&self.osm_namespace)), ("", ""))
+        Names::resolve((Some(&self.mesh_name), Some(&self.osm_namespace)), ("", ""))
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::output::Output;
-use egress_install::namespaces::{self, Mesh};
+use egress_install::namespaces::{self, MeshRef};
 
 #[derive(Debug, Args)]
 pub(super) struct Namespace {
@@ -57,8 +57,8 @@ struct Which {
 }
 
 impl Which {
-    fn mesh<'w>(&'w self, kubeconfig: Option<&'w Path>) -> Mesh<'w> {
-        Mesh { kubeconfig, name: &self.mesh_name, namespace: &self.osm_namespace }
+    fn mesh<'w>(&'w self, kubeconfig: Option<&'w Path>) -> MeshRef<'w> {
+        MeshRef { kubeconfig, name: &self.mesh_name, namespace: &self.osm_namespace }
     }
 }
 

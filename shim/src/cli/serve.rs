@@ -21,7 +21,7 @@ use egress_admin::console::token::Token;
 use egress_admin::guard::HostName;
 use egress_compile::duration;
 use egress_envoy::{IpFamilies, Module, Settings};
-use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, idle_timeout};
+use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, parse_idle_timeout};
 use egress_transport::tls::Files;
 use egress_xds::identify::TrustDomain;
 
@@ -96,11 +96,11 @@ pub(super) struct Serve {
     first_bytes_timeout: Duration,
     /// How long a connection may be silent before it is closed, as in `2h`. Default: as long as its ends want, as without
     /// a sidecar.
-    #[arg(long, value_name = "DURATION", value_parser = idle_timeout)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_idle_timeout)]
     idle_timeout: Option<Duration>,
     /// How long a sidecar keeps a connection to an HTTP origin without a request. Each connection of a workload has its
     /// own, and this ends those whose client has gone.
-    #[arg(long, value_name = "DURATION", default_value = UPSTREAM_IDLE_TIMEOUT, value_parser = idle_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = UPSTREAM_IDLE_TIMEOUT, value_parser = parse_idle_timeout)]
     upstream_idle_timeout: Duration,
     /// Let HTTP requests have methods that Envoy does not know, such as `PURGE`. Envoy's part of this is unfinished.
     #[arg(long)]

@@ -16,27 +16,27 @@ use super::mesh_args::MeshArgs;
 use super::output::{Output, print};
 use super::timeout::parse_timeout;
 use egress_core::source::Availability;
-use egress_flows::memory::Filter;
 use egress_flows::simulate::Simulation;
+use egress_flows::table::FlowQuery;
 use egress_folder::Folder;
 use egress_kubernetes::{connect, read_once};
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArgs {
-    /// The manifests as they would be: a folder, or a file. Without `--config-dir` and `--cluster`, these are all
-    /// that there would be; with one of them, they are applied to what is there.
+    /// The changed manifests: a folder or a file. With `--config-dir` or `--cluster` they are applied to the objects
+    /// there; without, they are all objects.
     #[arg(long, short, value_name = "NEW")]
     file: PathBuf,
-    /// The folder of manifests as they are. Without this and `--cluster`, what the sidecars decided is compared.
+    /// The folder of current manifests. Without it and `--cluster`, the recorded decisions are compared.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["cluster", "kubeconfig"])]
     config_dir: Option<PathBuf>,
-    /// Compare with the objects of the cluster that this runs in, or of kubectl's.
+    /// Compare with the objects of the cluster: the one that this command runs in, else kubectl's.
     #[arg(long)]
     cluster: bool,
-    /// The same, of the cluster of this kubeconfig.
+    /// Compare with the objects of the cluster of this kubeconfig.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Only flows of this namespace/service-account.
+    /// Only flows of this identity: namespace/service-account.
     #[arg(long, alias = "source", value_name = "NS/SA")]
     identity: Option<Identity>,
     #[command(flatten)]
@@ -44,10 +44,10 @@ pub(super) struct SimulateArgs {
     /// Port of the outbound listener, as `serve` was told.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     listener_port: u16,
-    /// How long reading the cluster may take.
+    /// The longest time to read the cluster.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// How to print it.
+    /// The output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(super) struct SimulateArgs {
 }
 
 impl SimulateArgs {
-    /// Exit code 1: something that is allowed would be refused, or may be.
+    /// Runs the simulation. Exit code 1: traffic that is allowed now would be denied, or may be.
     pub(super) fn run(self) -> Result<ExitCode> {
         let options: CompileOptions = self.mesh.clone().into();
         let new = read(&self.file)?;
@@ -69,14 +69,14 @@ impl SimulateArgs {
         for problem in all.diagnostics().chain(after.diagnostics().cloned()).filter(is_error) {
             eprintln!("{problem}");
         }
-        let filter = Filter { identity: self.identity.clone(), ..Filter::default() };
-        let flows = self.flows.read(&filter)?;
-        let simulation = Simulation::of(&flows.flows, before.as_ref(), &after, self.listener_port)?;
+        let query = FlowQuery { identity: self.identity.clone(), ..FlowQuery::default() };
+        let flows = self.flows.read(&query)?;
+        let simulation = Simulation::run(&flows.flows, before.as_ref(), &after, self.listener_port)?;
         print(&match self.output {
             Output::Json => format!("{:#}\n", serde_json::json!(simulation)),
             Output::Text => simulation.to_string(),
         })?;
-        Ok(if simulation.loses() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if simulation.has_losses() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     fn old(&self, options: &CompileOptions) -> Result<Option<Store>> {

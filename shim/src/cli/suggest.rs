@@ -8,12 +8,12 @@ use egress_policy::Identity;
 
 use super::flow_source::FlowSource;
 use super::output::print;
-use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
+use egress_flows::table::FlowQuery;
 
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {
-    /// For whom: namespace/service-account.
+    /// The identity to suggest policies for: namespace/service-account.
     #[arg(long, alias = "source", value_name = "NS/SA")]
     identity: Identity,
     #[command(flatten)]
@@ -22,21 +22,21 @@ pub(super) struct SuggestArgs {
 
 impl SuggestArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let filter = Filter { identity: Some(self.identity.clone()), ..Filter::default() };
-        let flows = self.flows.read(&filter)?;
-        let suggestion = Suggestion::of(&self.identity, &flows.flows);
+        let query = FlowQuery { identity: Some(self.identity.clone()), ..FlowQuery::default() };
+        let flows = self.flows.read(&query)?;
+        let suggestion = Suggestion::for_identity(&self.identity, &flows.flows);
         if flows.dropped > 0 {
             eprintln!(
-                "note: {} flows were forgotten because others came, and are not in this",
+                "note: {} flows were evicted to make room and are missing here: raise `serve --flows-per-identity`",
                 flows.dropped
             );
         }
         if suggestion.is_empty() {
-            eprintln!("note: of {} flows none was refused, or would have been", flows.flows.len());
+            eprintln!("note: none of {} flows was denied, or would be without audit mode", flows.flows.len());
         }
-        if let Some(many) = suggestion.many() {
-            eprintln!("note: {many}");
+        if let Some(warning) = suggestion.size_warning() {
+            eprintln!("warning: {warning}");
         }
-        print(&suggestion.yaml())
+        print(&suggestion.to_yaml())
     }
 }

@@ -34,6 +34,6 @@ impl Verify {
             Output::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
             Output::Text => report.to_string(),
         })?;
-        Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::Status;
 
-/// The time that a control plane may take to answer. A status of ten thousand proxies is written within a second.
+/// The time within which a control plane must answer. A status of ten thousand proxies is written within a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of the admin port of a running control plane.
@@ -33,18 +33,21 @@ impl AdminClient {
     /// Reads the status.
     ///
     /// # Errors
-    /// When nobody answers in time, or the answer is no status.
+    /// Fails when there is no answer in time, or the answer is not a status.
     pub async fn status(&self) -> Result<Status> {
         let text = self.get("/status").await?;
         serde_json::from_str(&text).with_context(|| {
-            format!("{} sent no status: is it the admin address of `osm-egress serve`?", self.address)
+            format!(
+                "{} did not answer with a status: is it the admin address of `osm-egress serve`?",
+                self.address
+            )
         })
     }
 
-    /// Asks whether the control plane serves what the user wrote.
+    /// Checks that the control plane serves the current objects.
     ///
     /// # Errors
-    /// When it does not, or nobody answers in time.
+    /// Fails when it does not, or there is no answer in time.
     pub async fn ready(&self) -> Result<String> {
         self.get("/readyz").await
     }
@@ -52,11 +55,11 @@ impl AdminClient {
     /// Reads a path as text.
     ///
     /// # Errors
-    /// When nobody answers in time, or the answer is an error.
+    /// Fails when there is no answer in time, or the answer is an error.
     pub async fn get(&self, path: &str) -> Result<String> {
         tokio::time::timeout(self.timeout, self.request(path)).await.map_err(|_| {
             anyhow!(
-                "the control plane at {} did not answer `{path}` within {:?}: is it `osm-egress serve` that listens there?",
+                "the control plane at {} did not answer `{path}` within {:?}: is it the admin address of `osm-egress serve`?",
                 self.address,
                 self.timeout
             )
@@ -88,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// Something else may listen there, or the control plane may be stopped.
+    /// Another program may listen there, or the control plane may be suspended.
     #[tokio::test]
     async fn a_server_that_does_not_answer_ends_the_request() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -36,7 +36,7 @@ fn write(status: &Status, out: &mut String) -> Result {
     }
     if !status.flow_log && !status.proxies.is_empty() {
         out.push_str(
-            "  whether connections get to them is not known: `serve --flow-log` lets proxies tell of their decisions\n",
+            "  whether connections reach them is unknown: run `serve --flow-log` to make proxies report their decisions\n",
         );
     }
     if !status.diagnostics.is_empty() {
@@ -76,7 +76,7 @@ fn write_proxy(ProxyStatus { proxy, warnings }: &ProxyStatus, out: &mut String) 
     Ok(())
 }
 
-/// The text, or a dash in place of nothing.
+/// The text, or a dash if it is empty.
 fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_in_words() {
+    fn warnings_are_listed_under_their_proxy() {
         let with = |flow_log: bool, proxies: Vec<ProxyStatus>| {
             describe(&Status { flow_log, proxies, ..Status::default() })
         };
@@ -102,9 +102,9 @@ mod tests {
         let proxy = ProxyStatus { proxy, warnings: vec!["look here".to_owned()] };
         let text = with(true, vec![proxy.clone()]);
         assert!(text.contains(": up to date, document 1\n    WARNING: look here\n"), "{text}");
-        assert!(!text.contains("is not known"), "{text}");
+        assert!(!text.contains("is unknown"), "{text}");
         let text = with(false, vec![proxy]);
-        assert!(text.contains("whether connections get to them is not known: `serve --flow-log`"), "{text}");
-        assert!(!with(false, vec![]).contains("is not known"));
+        assert!(text.contains("whether connections reach them is unknown: run `serve --flow-log`"), "{text}");
+        assert!(!with(false, vec![]).contains("is unknown"));
     }
 }

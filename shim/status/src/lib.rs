@@ -1,5 +1,4 @@
-//! The status of a running control plane: its JSON, which the admin port writes, its client, its text for people, and what
-//! `explain` reads of it.
+//! The status of a running control plane: its JSON, the client of the admin port, and its text form.
 
 mod client;
 mod describe;

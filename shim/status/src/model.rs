@@ -1,6 +1,6 @@
 //! The JSON of `/status`: the control plane writes it, and the command line reads it.
 //!
-//! What is missing is read as nothing, so that a command line of one version can ask a control plane of another.
+//! A missing field is read as empty, so that a command line of one version can read the status of another.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// The version of the program.
     pub version: String,
-    /// The reason why the source cannot be read now.
+    /// The reason for which the source cannot be read now.
     pub source_unavailable: Option<String>,
     /// True if proxies are served.
     pub serving: bool,
@@ -81,7 +81,7 @@ pub struct ObjectStatus {
     /// The line on which it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// True if everything in it counts: no problem is an error.
+    /// True if none of its problems is an error, so that all of it applies.
     pub accepted: bool,
     /// The generation that a server gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,7 @@ pub struct ObjectStatus {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// A problem or hint, with its place and what to do about it.
+/// A problem or hint, with its place and the remedy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Diagnostic {
@@ -139,7 +139,7 @@ impl From<&egress_compile::ObjectStatus> for ObjectStatus {
             accepted: object.accepted,
             generation: object.generation,
             rules: object.rules,
-            diagnostics: object.diagnostics.iter().map(Diagnostic::from).collect(),
+            problems: object.diagnostics.iter().map(Diagnostic::from).collect(),
         }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
 
     /// The JSON of a status is that of the compiler's own types, which `check -o json` prints.
     #[test]
-    fn the_json_is_that_of_the_compiler() {
+    fn the_json_equals_that_of_the_compiler() {
         let text = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\nmetadata: {name: p, namespace: n}\n\
             spec:\n  sources: [{kind: ServiceAccount, name: a, namespace: n}]\n  hosts: [a.org, \"*\"]\n  \
             ports: [{number: 443, protocol: htps}]\n";

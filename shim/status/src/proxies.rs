@@ -1,4 +1,4 @@
-//! The proxies that have a document, by the status of a control plane.
+//! The proxies of an identity, and the document that each has acknowledged.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use crate::Status;
 
 /// Finds the proxies of an identity, or of one pod, in the status of a control plane.
 #[must_use]
-pub fn of(status: &Status, identity: &Identity, pod: Option<&str>, document: &Document) -> Proxies {
+pub fn find_proxies(status: &Status, identity: &Identity, pod: Option<&str>, document: &Document) -> Proxies {
     let name = identity.to_string();
-    let known = status.identities.get(&name).map(|known| known.document.clone());
+    let served = status.identities.get(&name).map(|identity| identity.document.clone());
     let mut proxies: Vec<ProxyState> = status
         .proxies
         .iter()
         .map(|status| &status.proxy)
-        .filter(|proxy| proxy.identity == name && pod.is_none_or(|pod| is_of(&proxy.node, pod)))
+        .filter(|proxy| proxy.identity == name && pod.is_none_or(|pod| is_sidecar_of(&proxy.node, pod)))
         .map(|proxy| {
             let rejected = proxy.types.iter().filter_map(|(kind, status)| {
                 status.rejected.as_ref().map(|rejection| format!("{kind}: {}", rejection.error))
@@ -31,26 +31,30 @@ pub fn of(status: &Status, identity: &Identity, pod: Option<&str>, document: &Do
         .collect();
     proxies.sort_by(|a, b| a.node.cmp(&b.node));
     Proxies {
-        other_document: known.filter(|known| *known != document.version),
+        other_document: served.filter(|served| *served != document.version),
         source_unavailable: status.source_unavailable.clone(),
         proxies,
     }
 }
 
-/// The number of proxies with a document, as a sentence.
+/// Formats the number of proxies of an identity that have a document, from the number of proxies by document version.
 #[must_use]
-pub fn in_short(has: &BTreeMap<String, u64>, identity: &Identity, document: &Document) -> String {
-    let connected: u64 = has.values().sum();
-    let current = has.get(&document.version).copied().unwrap_or_default();
+pub fn format_summary(
+    count_by_version: &BTreeMap<String, u64>,
+    identity: &Identity,
+    document: &Document,
+) -> String {
+    let connected: u64 = count_by_version.values().sum();
+    let current = count_by_version.get(&document.version).copied().unwrap_or_default();
     if connected == 0 {
-        return format!("control planes know of no proxy of {identity}");
+        return format!("no proxy of {identity} is connected to a control plane");
     }
-    let which = if current == connected { "" } else { ": `--admin` says which" };
-    format!("{current} of {connected} proxies of {identity} have acknowledged this document{which}")
+    let advice = if current == connected { "" } else { ": pass `--admin` to list them" };
+    format!("{current} of {connected} proxies of {identity} have acknowledged this document{advice}")
 }
 
-/// Returns whether a node id is that of a pod's sidecar: it begins with the pod's name.
-fn is_of(node: &str, pod: &str) -> bool {
+/// Returns true if a node id is that of a pod's sidecar: it begins with the pod's name.
+fn is_sidecar_of(node: &str, pod: &str) -> bool {
     node.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
@@ -62,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_it() {
+    fn proxies_are_found_by_identity_and_pod() {
         let identity = Identity::new("ns", "sa").expect("valid");
         let document = Document {
             api_version: ApiVersion::V1,
@@ -86,13 +90,13 @@ mod tests {
             ],
         }))
         .expect("a status");
-        let who = |pod| -> Vec<String> {
-            let found = of(&status, &identity, pod, &document);
+        let find = |pod| -> Vec<String> {
+            let found = find_proxies(&status, &identity, pod, &document);
             assert_eq!(found.other_document.as_deref(), Some("3"));
             found.proxies.iter().map(|proxy| format!("{} {}", proxy.node, proxy.acknowledged)).collect()
         };
-        assert_eq!(who(None), ["p-1.sa.ns true", "p-10.sa.ns false", "p-2.sa.ns false"]);
-        assert_eq!(who(Some("p-1")), ["p-1.sa.ns true"]);
-        assert_eq!(of(&status, &identity, None, &document).proxies[0].rejected, ["extension: no"]);
+        assert_eq!(find(None), ["p-1.sa.ns true", "p-10.sa.ns false", "p-2.sa.ns false"]);
+        assert_eq!(find(Some("p-1")), ["p-1.sa.ns true"]);
+        assert_eq!(find_proxies(&status, &identity, None, &document).proxies[0].rejected, ["extension: no"]);
     }
 }

@@ -15,13 +15,13 @@ use super::identify::{Identification, Refusal, ReviewMode};
 use super::limits::{Service, StreamLimits};
 use super::proxies::Proxies;
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
-use egress_flows::entry;
-use egress_flows::memory::Memory;
+use egress_flows::access_log::grpc;
+use egress_flows::table::FlowTable;
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct AccessLogs {
-    pub(super) flows: Arc<Memory>,
+    pub(super) flows: Arc<FlowTable>,
     pub(super) identify: Arc<Identification>,
     pub(super) proxies: Arc<Proxies>,
     pub(super) limits: Arc<StreamLimits>,
@@ -82,8 +82,8 @@ impl AccessLogs {
                 return Err(Status::from(&Refusal::NodeChanged { first: node.id.clone(), now }));
             }
             let observations = match log_entries {
-                Some(LogEntries::TcpLogs(logs)) => logs.log_entry.iter().map(entry::connection).collect(),
-                Some(LogEntries::HttpLogs(logs)) => logs.log_entry.iter().map(entry::request).collect(),
+                Some(LogEntries::TcpLogs(logs)) => logs.log_entry.iter().map(grpc::read_connection).collect(),
+                Some(LogEntries::HttpLogs(logs)) => logs.log_entry.iter().map(grpc::read_request).collect(),
                 None => Vec::new(),
             };
             self.flows.record(identity, &node.id, Timestamp::now(), observations);

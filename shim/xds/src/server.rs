@@ -36,7 +36,7 @@ use super::wire::{self, Message, Sender};
 use egress_core::proxies::Protocol;
 use egress_envoy::reported;
 use egress_envoy::snapshot::Snapshot;
-use egress_flows::memory::Memory;
+use egress_flows::table::FlowTable;
 use egress_transport::connections::{Pool, encrypted, plain};
 use egress_transport::tls::ServerTls;
 
@@ -155,7 +155,7 @@ impl<S: Snapshots> Server<S> {
         self,
         listener: TcpListener,
         tls: Option<ServerTls>,
-        flows: Option<Arc<Memory>>,
+        flows: Option<Arc<FlowTable>>,
         pool: Arc<Pool>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {

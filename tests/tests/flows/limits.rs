@@ -67,7 +67,7 @@ fn expect_bounded_answers(
         "{} lines",
         output.stdout.lines().count()
     );
-    ensure!(output.stderr.contains("flows were forgotten because others came: raise"), "{}", output.stderr);
+    ensure!(output.stderr.contains("flows were evicted to make room: raise"), "{}", output.stderr);
     let output = ask(network, &["suggest", "--identity", "curl/curl"])?;
     ensure!(
         output.success && output.stdout.matches("\n  - n9").count() as u64 == MAX_FLOWS,
@@ -75,13 +75,13 @@ fn expect_bounded_answers(
         output.stdout
     );
     ensure!(
-        output.stderr.contains("flows were forgotten because others came, and are not in this"),
+        output.stderr.contains("flows were evicted to make room and are missing here"),
         "{}",
         output.stderr
     );
-    let many = "10000 destinations. What has so many crawls, scans, or carries data away in names; 10000 are below \
+    let many = "10000 destinations: the workload may crawl, scan, or send data out in names; 10000 are below \
                 example.com";
-    ensure!(output.stderr.contains(&format!("note: {many}\n")), "{}", output.stderr);
+    ensure!(output.stderr.contains(&format!("warning: {many}\n")), "{}", output.stderr);
     ensure!(output.stdout.contains(&format!("# MANY: {many}.\n")), "{:.800}", output.stdout);
     std::fs::write(policies.join("suggested.yaml"), output.stdout)?;
     let policies = policies.to_string_lossy();
@@ -89,11 +89,11 @@ fn expect_bounded_answers(
     ensure!(output.success, "{:.2000}{}", output.stdout, output.stderr);
     let output = ask(network, &["simulate", "-f", &policies])?;
     ensure!(
-        output.stdout.contains("… and 9800 other changes") && output.stdout.lines().count() < 700,
+        output.stdout.contains("… and 9800 more changes") && output.stdout.lines().count() < 700,
         "{:.2000}",
         output.stdout
     );
-    ensure!(output.stdout.contains("10000 flows looked at"), "{:.2000}", output.stdout);
+    ensure!(output.stdout.contains("10000 flows evaluated"), "{:.2000}", output.stdout);
     Ok(())
 }
 

@@ -222,7 +222,7 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
     ensure!(fetch_flows(&control_plane, IDENTITY)?.len() > 2);
     fs::remove_file(disk.path("filler"))?;
     wait_for("it to be written again", Duration::from_secs(30), || {
-        control_plane.log().contains("flows are written down again")
+        control_plane.log().contains("flows are saved again")
     })?;
     let flows = fetch_flows(&control_plane, IDENTITY)?;
     wait_for_flows_in(&file, &flows)?;

@@ -213,7 +213,7 @@ fn the_report_names_acknowledgements() -> Result<()> {
     )?;
     let text = String::from_utf8(text.stdout)?;
     ensure!(text.contains("sidecar.curl.curl: NOT YET"), "{text}");
-    note("0 of 1 proxies of curl/curl have acknowledged this document: `--admin` says which\n")?;
+    note("0 of 1 proxies of curl/curl have acknowledged this document: pass `--admin` to list them\n")?;
     envoy.resume()?;
     has(true)?;
 

@@ -137,9 +137,9 @@ fn objects_of_the_user_survive() -> Result<()> {
 
     let output = uninstall(api, &[])?;
     for expected in [
-        "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it are there (1, the \
-         first is default/mine); `--delete-crds` deletes it with them",
-        "Namespace osm-system: stays, since it holds what `osm-egress install` did not make: ConfigMap mine",
+        "CustomResourceDefinition egresses.policy.openservicemesh.io: stays, since objects of it exist (1, the \
+         first is default/mine); `--delete-crds` deletes them too",
+        "Namespace osm-system: stays, since it contains objects that `osm-egress install` did not make: ConfigMap mine",
     ] {
         ensure!(output.stdout.contains(expected), "{}", output.stdout);
     }
@@ -204,7 +204,7 @@ fn existing_objects_survive_install_and_uninstall() -> Result<()> {
     let patch = r#"-p '{"spec":{"traffic":{"enableEgress":true}}}'"#;
     ensure!(output.stdout.contains(patch) && output.stdout.contains("egress: closed"), "{}", output.stdout);
     ensure!(
-        output.stdout.contains("Namespace osm-system: was there before, and stays as it is"),
+        output.stdout.contains("Namespace osm-system: existed before, and stays as it is"),
         "{}",
         output.stdout
     );
@@ -295,7 +295,7 @@ fn a_dry_run_touches_nothing_and_can_be_applied() -> Result<()> {
     let applied = api.objects()?;
     let error = run(api, &["install", "--dry-run", "--set", "osm.egress.replicas=5"])?.expect_failure()?;
     ensure!(error.contains("kubectl-client-side-apply") && error.contains(".spec.replicas"), "{error}");
-    ensure!(error.contains("somebody else set these fields"), "{error}");
+    ensure!(error.contains("another field manager set these fields"), "{error}");
     run(api, &["install", "--dry-run"])?.expect_success()?;
     ensure!(api.objects()? == applied);
     // Objects applied by kubectl count as installed.
@@ -315,9 +315,9 @@ fn errors_name_the_remedy() -> Result<()> {
         (&["install", "--set", "osm.enableEgres=true"][..], "did you mean `osm.enableEgress`?"),
         (&["install", "--set", "osm.enableEgress=maybe"], "value `osm.enableEgress`: invalid type"),
         (&["install", "-f", "/no/such/file"], "cannot use the values of /no/such/file"),
-        (&["install", "--mesh-name", "A"], "`A` (--mesh-name) is no name"),
+        (&["install", "--mesh-name", "A"], "`A` (--mesh-name) is not a valid name"),
         (&["install", "--kubeconfig", "/no/such/file"], "cannot use /no/such/file"),
-        (&["namespace", "add", "kube-system"], "kube-system is the cluster's own namespace"),
+        (&["namespace", "add", "kube-system"], "kube-system is a system namespace"),
         (&["namespace", "add", "osm-system"], "osm-system is the control plane's own namespace"),
         (&["namespace", "add", "nowhere"], "there is no namespace nowhere"),
     ] {
@@ -502,7 +502,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
          hostAliases: [{ip: 6.6.6.6, hostnames: [httpbin.org]}]\n  containers: [{name: envoy, image: a}]\n",
     )?;
     let output = run(api, &["install", "--set", "osm.outboundPortExclusionList={5432}"])?.expect_success()?;
-    ensure!(output.stderr.contains("a tag can name another image tomorrow"), "{}", output.stderr);
+    ensure!(output.stderr.contains("a tag may refer to another image later"), "{}", output.stderr);
     run(api, &["namespace", "add", "curl"])?.expect_success()?;
     let namespace = read(api, &["namespace", "osm-system"])?;
     let labels = &namespace["metadata"]["labels"];
@@ -534,10 +534,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     )?;
     let (_, report) = verify(api)?;
     for (check, part) in [
-        (
-            "names that need search domains",
-            "Egress curl/db: `db.curl`, which may be `db.curl.svc.cluster.local`",
-        ),
+        ("names that need search domains", "Egress curl/db: `db.curl`, perhaps `db.curl.svc.cluster.local`"),
         ("sidecars without a hosts file of their own", "curl/old"),
         ("pods that lead names", "curl/old: `hostAliases` leads `httpbin.org` to 6.6.6.6"),
     ] {

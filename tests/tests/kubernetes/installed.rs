@@ -202,7 +202,7 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
     // `verify` sees the proxy. Only the controllers' part is missing.
     let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
     let verify = || osm_egress(api, User::Admin, &["verify", "--admin", &admin]);
-    let all = "proxies: 1 connected, all with what they were sent";
+    let all = "proxies: 1 connected, all up to date";
     // The acknowledgement follows a moment later.
     wait_for("the acknowledgement", IO_TIMEOUT, || verify().is_ok_and(|output| output.stdout.contains(all)))?;
     let output = verify()?;

@@ -17,8 +17,8 @@ use super::state::{Console, Served};
 use crate::status::Shared;
 use egress_compile::explain::ExplainRequest;
 use egress_compile::explain::policy_source::PolicySource;
-use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
+use egress_flows::table::FlowQuery;
 use egress_status::{ProxyStatus, Status, proxies};
 
 /// No answer, and why.
@@ -56,7 +56,7 @@ fn answer(shared: &Shared, console: &Console, ask: &ExplainRequest) -> Result<Re
         source_unavailable: shared.source.borrow().availability.reason().map(str::to_owned),
         ..Status::default()
     };
-    report.proxies = Some(proxies::of(&status, &ask.identity, None, &document));
+    report.proxies = Some(proxies::find_proxies(&status, &ask.identity, None, &document));
     Ok(ReportText::from(report))
 }
 
@@ -73,13 +73,13 @@ pub(super) async fn suggest(
     State(Served { shared, .. }): State<Served>,
     Query(Whose { identity }): Query<Whose>,
 ) -> Result<Json<Value>, Mistake> {
-    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
+    let Some(table) = shared.flows.clone() else { return Err(no_flows()) };
     let suggestion = tokio::task::spawn_blocking(move || {
-        let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
-        let suggestion = Suggestion::of(&identity, &flows.flows);
+        let flows = table.list_all(&FlowQuery::for_identity(identity.clone()));
+        let suggestion = Suggestion::for_identity(&identity, &flows.flows);
         json!({
             "identity": identity.to_string(),
-            "yaml": suggestion.yaml(),
+            "yaml": suggestion.to_yaml(),
             "empty": suggestion.is_empty(),
             "flows": flows.flows.len(),
             "dropped": flows.dropped,
@@ -97,19 +97,19 @@ pub(super) async fn suggestion(
     State(Served { shared, console }): State<Served>,
     Query(form): Query<ProbeForm>,
 ) -> Result<Json<Value>, Mistake> {
-    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
+    let Some(table) = shared.flows.clone() else { return Err(no_flows()) };
     let ask = form.to_request(console.listener_port, console.blocked.clone()).map_err(mistake)?;
     let suggestion = tokio::task::spawn_blocking(move || {
         let destination = Destination::of(&ask);
         let identity = ask.identity;
-        let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
+        let flows = table.list_all(&FlowQuery::for_identity(identity.clone()));
         let these: Vec<_> = flows.flows.iter().filter_map(|flow| destination.narrow(flow)).collect();
-        let suggestion = Suggestion::of(&identity, &these);
-        let refused = flows.flows.iter().filter(|flow| flow.decided.word() != "allow");
+        let suggestion = Suggestion::for_identity(&identity, &these);
+        let refused = flows.flows.iter().filter(|flow| flow.decision.verdict_label() != "allow");
         json!({
             "identity": identity.to_string(),
             "destination": destination.to_string(),
-            "yaml": suggestion.yaml(),
+            "yaml": suggestion.to_yaml(),
             "empty": suggestion.is_empty(),
             "others": refused.filter(|flow| destination.narrow(flow).is_none()).count(),
             "dropped": flows.dropped,
@@ -122,7 +122,7 @@ pub(super) async fn suggestion(
 }
 
 fn no_flows() -> Mistake {
-    let why = "this control plane remembers no flows: run it with `serve --flow-log`\n";
+    let why = "this control plane records no flows: run it with `serve --flow-log`\n";
     (StatusCode::CONFLICT, why.to_owned())
 }
 

@@ -1,10 +1,10 @@
-//! The parts that all definitions have.
+//! The common parts of all definitions.
 
 use serde_json::{Value, json};
 
 use super::schema;
 
-/// The names of a kind, as kubectl takes them.
+/// The names of a kind for kubectl.
 pub(super) struct Names {
     pub(super) group: &'static str,
     pub(super) kind: &'static str,
@@ -35,7 +35,7 @@ pub(super) fn definition(names: &Names, versions: &[Value]) -> Value {
     })
 }
 
-/// A version that is served and stored.
+/// A served and stored version.
 pub(super) fn version(name: &str, spec: Value) -> Value {
     json!({
         "name": name, "served": true, "storage": true,
@@ -43,7 +43,7 @@ pub(super) fn version(name: &str, spec: Value) -> Value {
     })
 }
 
-/// A version of former times: an API server that stored objects of it does not let it be left out.
+/// A former version, which is not served: an API server that has stored objects of it requires it in the definition.
 pub(super) fn former(name: &str) -> Value {
     json!({
         "name": name, "served": false, "storage": false,

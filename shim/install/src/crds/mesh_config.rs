@@ -46,64 +46,64 @@ fn traffic(current: bool) -> Value {
     let authorization = object(
         &[],
         json!({
-            "enable": boolean("Whether inbound requests are asked about"),
-            "address": text("Address of who is asked"),
-            "port": port("Port of who is asked"),
+            "enable": boolean("Enables authorization of inbound requests"),
+            "address": text("Address of the authorization service"),
+            "port": port("Port of the authorization service"),
             "statPrefix": { "type": "string", "default": "inboundExtAuthz" },
             "timeout": { "type": "string", "default": "1s" },
-            "failureModeAllow": boolean("Whether no answer means yes"),
+            "failureModeAllow": boolean("Allows if the service does not answer"),
         }),
     );
     let mut fields = json!({
-        "enableEgress": boolean("Whether everything outside the mesh may be reached; policies are then not looked at"),
-        "enablePermissiveTrafficPolicyMode": boolean("Whether everything in the mesh may be reached"),
-        "outboundIPRangeExclusionList": list("Blocks of addresses that sidecars do not see", block()),
-        "outboundPortExclusionList": list("Ports outside that sidecars do not see", port("A port")),
-        "inboundPortExclusionList": list("Ports of workloads that sidecars do not see", port("A port")),
-        "inboundExternalAuthorization": described("Who is asked about inbound requests", authorization),
+        "enableEgress": boolean("Allows all destinations outside the mesh; policies then have no effect"),
+        "enablePermissiveTrafficPolicyMode": boolean("Allows all destinations in the mesh"),
+        "outboundIPRangeExclusionList": list("Address blocks that are not intercepted", block()),
+        "outboundPortExclusionList": list("Destination ports that are not intercepted", port("A port")),
+        "inboundPortExclusionList": list("Workload ports that are not intercepted", port("A port")),
+        "inboundExternalAuthorization": described("Authorization of inbound requests", authorization),
     });
     if current {
         fields["outboundIPRangeInclusionList"] =
-            list("The only blocks of addresses that sidecars see", block());
-        fields["networkInterfaceExclusionList"] = strings("Network interfaces that sidecars do not see");
+            list("The only address blocks that are intercepted", block());
+        fields["networkInterfaceExclusionList"] = strings("Network interfaces that are not intercepted");
     }
-    described("How traffic is treated", object(&[], fields))
+    described("Traffic settings", object(&[], fields))
 }
 
 fn sidecar(current: bool) -> Value {
     let levels = ["trace", "debug", "info", "warning", "warn", "error", "critical", "off"];
     let mut fields = json!({
-        "enablePrivilegedInitContainer": boolean("Whether init containers run privileged"),
+        "enablePrivilegedInitContainer": boolean("Runs init containers privileged"),
         "logLevel": choice("Log level of Envoy", &levels),
         "envoyImage": text("Image of Envoy"),
         "envoyWindowsImage": text("Image of Envoy on Windows"),
         "initContainerImage": text("Image of the init container"),
-        "maxDataPlaneConnections": integer("The most proxies that may connect; 0 for any number"),
-        "configResyncInterval": text("How often everything is sent again, as in 60s; 0s for never"),
+        "maxDataPlaneConnections": integer("Most connected proxies; 0 for no limit"),
+        "configResyncInterval": text("Interval of full resends, as in 60s; 0s for never"),
         "resources": described("Resources of the sidecar", anything()),
     });
     if current {
         let versions = ["TLS_AUTO", "TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
-        let mut least = choice("The least version of TLS", &versions);
-        least["default"] = json!("TLSv1_2");
-        let mut most = choice("The greatest version of TLS", &versions);
-        most["default"] = json!("TLSv1_3");
-        let mut mode = choice("Where sidecars reach their workload", &["Localhost", "PodIP"]);
+        let mut min_version = choice("Lowest TLS version", &versions);
+        min_version["default"] = json!("TLSv1_2");
+        let mut max_version = choice("Highest TLS version", &versions);
+        max_version["default"] = json!("TLSv1_3");
+        let mut mode = choice("Address at which sidecars reach their workload", &["Localhost", "PodIP"]);
         mode["default"] = json!("Localhost");
-        fields["tlsMinProtocolVersion"] = least;
-        fields["tlsMaxProtocolVersion"] = most;
+        fields["tlsMinProtocolVersion"] = min_version;
+        fields["tlsMaxProtocolVersion"] = max_version;
         fields["cipherSuites"] = strings("Cipher suites");
         fields["ecdhCurves"] = strings("ECDH curves");
         fields["localProxyMode"] = mode;
     }
-    described("How sidecars are set up", object(&[], fields))
+    described("Sidecar settings", object(&[], fields))
 }
 
 fn observability() -> Value {
     let tracing = object(
         &[],
         json!({
-            "enable": boolean("Whether requests are traced"),
+            "enable": boolean("Enables tracing"),
             "port": port("Port of the collector"),
             "address": text("Address of the collector"),
             "endpoint": text("Path of the collector"),
@@ -111,10 +111,10 @@ fn observability() -> Value {
     );
     let fields = json!({
         "osmLogLevel": text("Log level of the control plane"),
-        "enableDebugServer": boolean("Whether there is a debug server"),
-        "tracing": described("How requests are traced", tracing),
+        "enableDebugServer": boolean("Enables the debug server"),
+        "tracing": described("Tracing settings", tracing),
     });
-    described("What can be seen", object(&[], fields))
+    described("Observability settings", object(&[], fields))
 }
 
 fn certificate() -> Value {
@@ -126,16 +126,16 @@ fn certificate() -> Value {
         &[],
         json!({
             "subjectAltNames": strings("Names in the certificate"),
-            "validityDuration": text("How long it is valid, as in 24h"),
-            "secret": described("Where it is kept", secret),
+            "validityDuration": text("Validity, as in 24h"),
+            "secret": described("Secret that holds it", secret),
         }),
     );
     let fields = json!({
-        "serviceCertValidityDuration": text("How long certificates are valid, as in 24h"),
+        "serviceCertValidityDuration": text("Validity of certificates, as in 24h"),
         "certKeyBitSize": integer("Size of keys in bits"),
         "ingressGateway": described("The certificate of an ingress gateway", gateway),
     });
-    described("Certificates", object(&["serviceCertValidityDuration", "certKeyBitSize"], fields))
+    described("CertificateSource", object(&["serviceCertValidityDuration", "certKeyBitSize"], fields))
 }
 
 fn feature_flags(current: bool) -> Value {

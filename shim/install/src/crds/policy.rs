@@ -6,7 +6,7 @@ use super::definition::{Names, definition, version};
 use super::schema::{at_most, block, choice, kept_if_null, list, object, port, text};
 use egress_compile::budget;
 
-/// In any case, as OSM takes them. OSM itself took any text, and ignored ports of other protocols.
+/// The protocols, in any case as in OSM. OSM accepts any text, and ignores ports with other protocols.
 const PROTOCOL: &str =
     "^([Hh][Tt][Tt][Pp][Ss]?|[Tt][Cc][Pp](-[Ss][Ee][Rr][Vv][Ee][Rr]-[Ff][Ii][Rr][Ss][Tt])?)$";
 
@@ -15,14 +15,14 @@ pub(super) fn egress() -> Value {
     version["schema"]["openAPIV3Schema"]["properties"]["status"] = status();
     version["subresources"] = json!({ "status": {} });
     version["additionalPrinterColumns"] = json!([
-        { "name": "Hosts", "type": "string", "jsonPath": ".spec.hosts", "description": "What may be reached" },
+        { "name": "Hosts", "type": "string", "jsonPath": ".spec.hosts", "description": "Allowed hosts" },
         {
-            "name": "Accepted", "type": "string", "description": "Whether everything in it counts",
+            "name": "Accepted", "type": "string", "description": "True if the whole policy is valid",
             "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
         },
         {
             "name": "Programmed", "type": "string", "jsonPath": ".status.programmed",
-            "description": "How many of the connected proxies have it, of how many",
+            "description": "Connected proxies that have acknowledged it, of all",
         },
         { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
     ]);
@@ -82,28 +82,28 @@ fn specification() -> Value {
             "ports": at_most(budget::MAX_PORTS, list("Ports that may be reached", port)),
             "matches": kept_if_null(at_most(
                 budget::MAX_MATCHES,
-                list("HTTPRouteGroups of which one must match, and an UpstreamTrafficSetting", reference),
+                list("HTTPRouteGroups, of which one must match, and an UpstreamTrafficSetting", reference),
             )),
         }),
     )
 }
 
-/// Conditions as Kubernetes has them.
+/// The status: conditions in the form of Kubernetes.
 fn status() -> Value {
     let condition = object(
         &["type", "status", "reason", "message", "lastTransitionTime"],
         json!({
-            "type": text("Which condition"),
-            "status": choice("Whether it is so", &["True", "False", "Unknown"]),
-            "reason": text("Why, in one word"),
-            "message": text("Why, in full"),
-            "observedGeneration": super::schema::at_least("The generation that this is about", 0),
+            "type": text("Type of the condition"),
+            "status": choice("Status of the condition", &["True", "False", "Unknown"]),
+            "reason": text("Reason, in one word"),
+            "message": text("Reason, in full"),
+            "observedGeneration": super::schema::at_least("Generation of the object that the condition describes", 0),
             "lastTransitionTime": { "type": "string", "format": "date-time" },
         }),
     );
-    let mut conditions = list("What became of the policy", condition);
+    let mut conditions = list("Conditions of the policy", condition);
     conditions["x-kubernetes-list-type"] = json!("map");
     conditions["x-kubernetes-list-map-keys"] = json!(["type"]);
-    let programmed = text("How many of the connected proxies of its sources have it, of how many: as in 2/3");
+    let programmed = text("Connected proxies of its sources that have acknowledged it, of all, as in 2/3");
     object(&[], json!({ "conditions": conditions, "programmed": programmed }))
 }

@@ -1,8 +1,8 @@
-//! Pieces of schemas.
+//! Building blocks of schemas.
 
 use serde_json::{Value, json};
 
-/// An object of these fields and no others: an API server drops those that it does not know.
+/// An object with these fields; an API server drops others.
 pub(super) fn object(required: &[&str], properties: Value) -> Value {
     if required.is_empty() {
         json!({ "type": "object", "properties": properties })
@@ -11,7 +11,7 @@ pub(super) fn object(required: &[&str], properties: Value) -> Value {
     }
 }
 
-/// An object of any fields.
+/// An object with any fields.
 pub(super) fn anything() -> Value {
     json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
@@ -52,7 +52,7 @@ pub(super) fn port(description: &str) -> Value {
     within(description, 1, 65535)
 }
 
-/// A block of addresses. OSM's pattern was not anchored, took 999 for an octet, and knew no IPv6.
+/// An address block. OSM's pattern is not anchored, accepts 999 as an octet, and has no IPv6.
 pub(super) fn block() -> Value {
     const OCTET: &str = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
     let v4 = format!("({OCTET}\\.){{3}}{OCTET}/(3[0-2]|[0-2]?[0-9])");
@@ -60,7 +60,7 @@ pub(super) fn block() -> Value {
     json!({ "type": "string", "pattern": format!("^({v4}|{v6})$") })
 }
 
-/// A description beside a schema.
+/// Adds a description to a schema.
 pub(super) fn described(description: &str, mut schema: Value) -> Value {
     if let Some(map) = schema.as_object_mut() {
         map.insert("description".to_owned(), json!(description));
@@ -68,7 +68,7 @@ pub(super) fn described(description: &str, mut schema: Value) -> Value {
     schema
 }
 
-/// A list or a text with a longest length.
+/// Limits the length of a list or text.
 pub(super) fn at_most(length: usize, mut schema: Value) -> Value {
     let field = if schema["type"] == "array" { "maxItems" } else { "maxLength" };
     schema[field] = json!(length);

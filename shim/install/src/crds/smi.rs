@@ -26,7 +26,7 @@ pub(super) fn route_group() -> Value {
     );
     let spec = object(
         &["matches"],
-        json!({ "matches": at_most(budget::MAX_GROUP_MATCHES, list("Of which one must match", one)) }),
+        json!({ "matches": at_most(budget::MAX_GROUP_MATCHES, list("Matches, of which one must match the request", one)) }),
     );
     let names = Names {
         group: "specs.smi-spec.io",
@@ -63,8 +63,8 @@ pub(super) fn traffic_target() -> Value {
         &["destination"],
         json!({
             "destination": subject(true),
-            "sources": list("Who may connect", subject(false)),
-            "rules": list("What may be asked for", rule),
+            "sources": list("Subjects that may connect", subject(false)),
+            "rules": list("Routes that may be requested", rule),
         }),
     );
     let names = Names {

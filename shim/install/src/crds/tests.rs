@@ -18,7 +18,7 @@ fn the_rendered_copies_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
     for (name, definition) in all() {
         let path = folder.join(name);
-        let text = document(&definition);
+        let text = format_yaml(&definition);
         if std::env::var_os("UPDATE").is_some() {
             std::fs::create_dir_all(&folder).expect("a folder");
             std::fs::write(&path, &text).expect("a file");
@@ -28,16 +28,16 @@ fn the_rendered_copies_are_current() {
     }
 }
 
-/// What is written is read as the same by our own reader.
+/// This project's own YAML reader reads the written text as the same values.
 #[test]
-fn the_text_is_yaml() {
-    let documents = egress_compile::manifest::yaml::parse(&yaml()).expect("valid");
+fn the_text_is_read_as_the_same_values() {
+    let documents = egress_compile::manifest::yaml::parse(&format_all()).expect("valid");
     let values: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
     let expected: Vec<Value> = all().into_iter().map(|(_, definition)| definition).collect();
     assert_eq!(values, expected);
 }
 
-/// An API server takes only these in a schema.
+/// An API server accepts only these keys in a schema.
 #[test]
 fn the_schemas_are_structural() {
     const KNOWN: [&str; 17] = [
@@ -82,15 +82,15 @@ fn the_schemas_are_structural() {
     }
 }
 
-/// The fields that a type reads: what serde says when it is given another one.
-fn fields<T: DeserializeOwned>() -> BTreeSet<String> {
+/// The fields that a type reads, from serde's error about an unknown field.
+fn field_names<T: DeserializeOwned>() -> BTreeSet<String> {
     let error =
         serde_json::from_value::<T>(json!({ "no-such-field": 0 })).err().expect("an error").to_string();
     let (_, known) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
     known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-fn at<'v>(file: &str, version: usize, path: &str) -> &'v Value {
+fn schema_at<'v>(file: &str, version: usize, path: &str) -> &'v Value {
     let definition = all().into_iter().find(|(name, _)| *name == file).expect("a definition").1;
     // A test may leak.
     let definition: &'static Value = Box::leak(Box::new(definition));
@@ -102,36 +102,36 @@ fn at<'v>(file: &str, version: usize, path: &str) -> &'v Value {
     schema
 }
 
-fn same<T: DeserializeOwned>(file: &str, path: &str) {
-    let schema = at(file, 0, path);
+fn assert_same_fields<T: DeserializeOwned>(file: &str, path: &str) {
+    let schema = schema_at(file, 0, path);
     let found: BTreeSet<String> =
         schema["properties"].as_object().unwrap_or_else(|| panic!("{file} {path}")).keys().cloned().collect();
-    assert_eq!(found, fields::<T>(), "{file} {path}");
+    assert_eq!(found, field_names::<T>(), "{file} {path}");
 }
 
 /// A field that one of both does not know would be dropped by the API server, or refused by us.
 #[test]
 fn the_schemas_have_the_fields_of_the_types() {
-    same::<Egress>("egresses.yaml", "");
-    same::<Source>("egresses.yaml", "sources.[]");
-    same::<PortSpec>("egresses.yaml", "ports.[]");
-    same::<MatchRef>("egresses.yaml", "matches.[]");
-    same::<UpstreamTrafficSetting>("upstreamtrafficsettings.yaml", "");
-    same::<ConnectionSettings>("upstreamtrafficsettings.yaml", "connectionSettings");
-    same::<TcpSettings>("upstreamtrafficsettings.yaml", "connectionSettings.tcp");
-    same::<HttpSettings>("upstreamtrafficsettings.yaml", "connectionSettings.http");
-    same::<HttpRouteGroup>("httproutegroups.yaml", "");
-    same::<HttpMatch>("httproutegroups.yaml", "matches.[]");
-    same::<TrafficTarget>("traffictargets.yaml", "");
-    same::<Subject>("traffictargets.yaml", "destination");
-    same::<TargetRule>("traffictargets.yaml", "rules.[]");
-    same::<Traffic>("meshconfigs.yaml", "traffic");
-    same::<ExternalAuthorization>("meshconfigs.yaml", "traffic.inboundExternalAuthorization");
+    assert_same_fields::<Egress>("egresses.yaml", "");
+    assert_same_fields::<Source>("egresses.yaml", "sources.[]");
+    assert_same_fields::<PortSpec>("egresses.yaml", "ports.[]");
+    assert_same_fields::<MatchRef>("egresses.yaml", "matches.[]");
+    assert_same_fields::<UpstreamTrafficSetting>("upstreamtrafficsettings.yaml", "");
+    assert_same_fields::<ConnectionSettings>("upstreamtrafficsettings.yaml", "connectionSettings");
+    assert_same_fields::<TcpSettings>("upstreamtrafficsettings.yaml", "connectionSettings.tcp");
+    assert_same_fields::<HttpSettings>("upstreamtrafficsettings.yaml", "connectionSettings.http");
+    assert_same_fields::<HttpRouteGroup>("httproutegroups.yaml", "");
+    assert_same_fields::<HttpMatch>("httproutegroups.yaml", "matches.[]");
+    assert_same_fields::<TrafficTarget>("traffictargets.yaml", "");
+    assert_same_fields::<Subject>("traffictargets.yaml", "destination");
+    assert_same_fields::<TargetRule>("traffictargets.yaml", "rules.[]");
+    assert_same_fields::<Traffic>("meshconfigs.yaml", "traffic");
+    assert_same_fields::<ExternalAuthorization>("meshconfigs.yaml", "traffic.inboundExternalAuthorization");
 }
 
 #[test]
-fn protocols_in_any_case_and_no_others() {
-    let pattern = at("egresses.yaml", 0, "ports.[].protocol")["pattern"].as_str().expect("a pattern");
+fn the_schema_accepts_protocols_in_any_case_and_no_others() {
+    let pattern = schema_at("egresses.yaml", 0, "ports.[].protocol")["pattern"].as_str().expect("a pattern");
     let pattern = Regex::new(pattern).expect("valid");
     for good in ["http", "HTTP", "https", "Https", "tcp", "tcp-server-first", "TCP-Server-First"] {
         assert!(pattern.is_match(good), "{good}");
@@ -141,10 +141,10 @@ fn protocols_in_any_case_and_no_others() {
     }
 }
 
-/// What the compiler takes for a block, the schema takes too; and what it refuses never worked.
+/// The schema accepts every address block that the compiler accepts, and refuses those that never worked.
 #[test]
-fn blocks_of_both_families() {
-    let pattern = at("egresses.yaml", 0, "ipAddresses.[]")["pattern"].as_str().expect("a pattern");
+fn the_schema_accepts_address_blocks_of_both_families() {
+    let pattern = schema_at("egresses.yaml", 0, "ipAddresses.[]")["pattern"].as_str().expect("a pattern");
     let pattern = Regex::new(pattern).expect("valid");
     for text in [
         "10.0.0.0/8",

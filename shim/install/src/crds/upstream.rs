@@ -1,4 +1,4 @@
-//! `UpstreamTrafficSetting`. Only `connectionSettings` matters for egress; the rest is Open Service Mesh's.
+//! `UpstreamTrafficSetting`. Egress uses only `connectionSettings`; the other fields are Open Service Mesh's.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn connection_settings() -> Value {
         &[],
         json!({
             "maxConnections": at_least("The most connections at a time", 0),
-            "connectTimeout": text("How long connecting may take, as in 5s"),
+            "connectTimeout": text("Timeout of connecting, as in 5s"),
         }),
     );
     let http = object(
@@ -75,7 +75,7 @@ fn local_tcp() -> Value {
         json!({
             "connections": at_least("Connections in a period", 1),
             "unit": unit(),
-            "burst": at_least("Connections above that for a moment", 0),
+            "burst": at_least("Additional connections of a burst", 0),
         }),
     )
 }
@@ -90,15 +90,15 @@ fn local_http() -> Value {
         json!({
             "requests": at_least("Requests in a period", 1),
             "unit": unit(),
-            "burst": at_least("Requests above that for a moment", 0),
+            "burst": at_least("Additional requests of a burst", 0),
             "responseStatusCode": status_code(),
-            "responseHeadersToAdd": list("Headers of the answer to what is too much", header),
+            "responseHeadersToAdd": list("Headers of the response above the limit", header),
         }),
     )
 }
 
 fn status_code() -> Value {
-    within("Status of the answer to what is too much", 400, 599)
+    within("HTTP status of the response above the limit", 400, 599)
 }
 
 fn service() -> Value {
@@ -113,7 +113,7 @@ fn timeout() -> Value {
 }
 
 fn fail_open() -> Value {
-    let mut schema = boolean("Whether no answer means yes");
+    let mut schema = boolean("Allows if the service does not answer");
     schema["default"] = json!(true);
     schema
 }
@@ -145,7 +145,7 @@ fn global_http() -> Value {
             "descriptors": http_descriptors(),
             "timeout": timeout(),
             "failOpen": fail_open(),
-            "enableXRateLimitHeaders": boolean("Whether answers say what is left"),
+            "enableXRateLimitHeaders": boolean("Adds headers with the remaining quota to responses"),
             "responseStatusCode": status_code(),
         }),
     )
@@ -163,11 +163,11 @@ fn http_descriptors() -> Value {
         json!({
             "name": text("Name of the header"),
             "exact": text("The value"),
-            "prefix": text("What the value begins with"),
-            "suffix": text("What the value ends with"),
+            "prefix": text("Prefix of the value"),
+            "suffix": text("Suffix of the value"),
             "regex": text("Regular expression for the whole value"),
-            "contains": text("What the value contains"),
-            "present": boolean("Whether the header is there"),
+            "contains": text("Substring of the value"),
+            "present": boolean("Requires the header to be present, or absent"),
         }),
     );
     let matches = object(

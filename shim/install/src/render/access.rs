@@ -1,50 +1,50 @@
-//! The service account and what it may do: `deploy/rbac.yaml`, and `deploy/console-write.yaml` where that is asked for.
+//! The service account and its roles: `deploy/rbac.yaml`, and `deploy/console-write.yaml` for a console that writes.
 
 use egress_compile::manifest::yaml;
 use serde_json::{Value, json};
 
 use crate::names::Names;
 
-const ROLE: &str = include_str!("../../../../deploy/rbac.yaml");
-const WRITING: &str = include_str!("../../../../deploy/console-write.yaml");
-/// The namespace that it is written for.
-const WRITTEN_FOR: &str = "osm-system";
+const ROLE_YAML: &str = include_str!("../../../../deploy/rbac.yaml");
+const CONSOLE_WRITE_YAML: &str = include_str!("../../../../deploy/console-write.yaml");
+/// The namespace in these files.
+const TEMPLATE_NAMESPACE: &str = "osm-system";
 
-/// Its objects, for a namespace.
-pub(super) fn objects(names: &Names) -> Vec<Value> {
-    read(ROLE, names)
+/// The service account and its roles, for a namespace.
+pub(super) fn role_objects(names: &Names) -> Vec<Value> {
+    read_objects(ROLE_YAML, names)
 }
 
-/// What lets the console write.
-pub(super) fn writing(names: &Names) -> Vec<Value> {
-    read(WRITING, names)
+/// The roles for a console that writes.
+pub(super) fn console_write_objects(names: &Names) -> Vec<Value> {
+    read_objects(CONSOLE_WRITE_YAML, names)
 }
 
-fn read(text: &str, names: &Names) -> Vec<Value> {
-    // A test reads them.
+fn read_objects(text: &str, names: &Names) -> Vec<Value> {
+    // The files are compiled in, and a test parses them.
     let documents = yaml::parse(text).unwrap_or_default();
     let mut objects: Vec<Value> = documents.into_iter().map(|document| document.value).collect();
     for object in &mut objects {
-        rename(&mut object["metadata"], &names.namespace);
+        replace_namespace(&mut object["metadata"], &names.namespace);
         for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
-            rename(subject, &names.namespace);
+            replace_namespace(subject, &names.namespace);
         }
     }
     objects
 }
 
-fn rename(of: &mut Value, namespace: &str) {
-    if of["namespace"] == WRITTEN_FOR {
-        of["namespace"] = json!(namespace);
-    } else if let Some(map) = of.as_object_mut() {
-        // Indexing made one where there was none.
+fn replace_namespace(target: &mut Value, namespace: &str) {
+    if target["namespace"] == TEMPLATE_NAMESPACE {
+        target["namespace"] = json!(namespace);
+    } else if let Some(map) = target.as_object_mut() {
+        // Indexing has added a null where there was no namespace.
         map.retain(|_, value| !value.is_null());
     }
 }
 
-/// One thing that the service account may do.
+/// A single permission of the service account.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rule {
+pub(crate) struct Permission {
     pub(crate) namespace: Option<String>,
     pub(crate) group: String,
     pub(crate) resource: String,
@@ -52,7 +52,7 @@ pub(crate) struct Rule {
     pub(crate) verb: String,
 }
 
-impl std::fmt::Display for Rule {
+impl std::fmt::Display for Permission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { namespace, group, resource, verb, .. } = self;
         let dot = if group.is_empty() { "" } else { "." };
@@ -61,13 +61,13 @@ impl std::fmt::Display for Rule {
     }
 }
 
-/// Everything that it may do, one by one.
-pub(crate) fn rules(names: &Names) -> Vec<Rule> {
+/// Lists the permissions of the service account one by one.
+pub(crate) fn list_permissions(names: &Names) -> Vec<Permission> {
     let list = |rule: &Value, key: &str| -> Vec<String> {
         rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let mut all = Vec::new();
-    for object in objects(names) {
+    for object in role_objects(names) {
         let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
         for rule in object["rules"].as_array().into_iter().flatten() {
             let mut only: Vec<Option<String>> = list(rule, "resourceNames").into_iter().map(Some).collect();
@@ -77,7 +77,7 @@ pub(crate) fn rules(names: &Names) -> Vec<Rule> {
             for group in list(rule, "apiGroups") {
                 for resource in list(rule, "resources") {
                     for verb in list(rule, "verbs") {
-                        all.extend(only.iter().map(|name| Rule {
+                        all.extend(only.iter().map(|name| Permission {
                             namespace: namespace.clone(),
                             group: group.clone(),
                             resource: resource.clone(),

@@ -3,49 +3,49 @@
 use k8s_openapi::ByteString;
 use serde_json::Value;
 
-use crate::certificates::Pair;
+use crate::certificates::PemPair;
 use crate::names::Names;
 use crate::values::Values;
 
-/// What is rendered.
+/// The input of rendering.
 #[derive(Debug)]
 pub(crate) struct Input<'i> {
     pub(crate) values: &'i Values,
-    /// What the user gave, to be kept.
+    /// The user's values, which the Deployment stores for the next upgrade.
     pub(crate) given: &'i Value,
     pub(crate) names: &'i Names,
-    pub(crate) cluster: &'i Facts,
-    pub(crate) secrets: Secrets<'i>,
+    pub(crate) cluster: &'i ClusterFacts,
+    pub(crate) secrets: TlsSecrets<'i>,
 }
 
-/// What the cluster is like.
+/// The facts about the cluster that rendering depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// The version of PodDisruptionBudget that it serves: v1 since 1.21, v1beta1 before.
+pub(crate) struct ClusterFacts {
+    /// The API version of PodDisruptionBudget: v1 since Kubernetes 1.21, v1beta1 before.
     pub(crate) budget: &'static str,
-    /// Ports of its API server.
+    /// The ports of its API server.
     pub(crate) api_server_ports: Vec<u16>,
 }
 
-impl Default for Facts {
+impl Default for ClusterFacts {
     fn default() -> Self {
         Self { budget: "policy/v1", api_server_ports: Vec::new() }
     }
 }
 
-/// Where the control plane's certificate comes from.
+/// The source of the control plane's certificate.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Secrets<'i> {
-    /// Ours.
-    Made { authority: &'i Pair, server: &'i Pair },
-    /// Somebody else keeps the secret; this is its authority.
-    Theirs { authority: &'i str },
-    /// Nobody yet: the secret, and the authority in webhooks, are to be filled in. For `deploy/osm-egress.yaml`.
+pub(crate) enum TlsSecrets<'i> {
+    /// Made by `install`.
+    Generated { authority: &'i PemPair, server: &'i PemPair },
+    /// Kept by another tool, such as cert-manager; this is its authority.
+    External { authority: &'i str },
+    /// None: the user fills in the Secret and the authority of the webhooks. For `deploy/osm-egress.yaml`.
     #[cfg(test)]
-    Missing,
+    Absent,
 }
 
-/// As Kubernetes writes bytes.
-pub(super) fn encoded(text: &str) -> Value {
+/// Encodes text as Kubernetes encodes bytes.
+pub(super) fn encode_base64(text: &str) -> Value {
     serde_json::to_value(ByteString(text.as_bytes().to_vec())).unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! The MeshConfig, as Open Service Mesh makes it: once. From then on it is the user's.
+//! The MeshConfig. As in Open Service Mesh, it is created once, and belongs to the user from then on.
 
 use serde_json::{Map, Value, json};
 
 use crate::names::{MESH_CONFIG, Names};
 use crate::values::Values;
 
-/// Which value goes where.
+/// The fields of the MeshConfig by the key of their value.
 const FIELDS: &[(&str, [&str; 2])] = &[
     ("enableEgress", ["traffic", "enableEgress"]),
     ("enablePermissiveTrafficPolicy", ["traffic", "enablePermissiveTrafficPolicyMode"]),
@@ -34,8 +34,8 @@ pub(super) fn object(values: &Values, names: &Names) -> Value {
     })
 }
 
-/// What of the given values an existing MeshConfig says otherwise, as a patch of it.
-pub(crate) fn difference(given: &Value, existing: &Value) -> Option<Value> {
+/// Builds the patch that brings the given values into an existing MeshConfig. Returns `None` if it has them.
+pub(crate) fn patch_for(given: &Value, existing: &Value) -> Option<Value> {
     let mut spec = Map::new();
     for (key, [section, field]) in FIELDS {
         let Some(wanted) = given["osm"].get(key) else { continue };

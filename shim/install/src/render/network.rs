@@ -1,4 +1,4 @@
-//! How the control plane is reached, and what it reaches.
+//! The Service and the NetworkPolicy of the control plane.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,8 @@ pub(super) fn service(names: &Names) -> Value {
     })
 }
 
-/// Sidecars may connect, and the API server, which no selector describes: from where it connects, the values say. People and Prometheus come from the
-/// same namespace; kubelets, who probe, are let through by every plugin.
+/// The NetworkPolicy. It admits sidecars, and the API server from the address blocks of the values, since no selector matches
+/// it. Users and Prometheus connect from the same namespace; every network plugin admits the probes of kubelets.
 pub(super) fn policy(input: &Input<'_>) -> Value {
     let names = input.names;
     let tcp = |port: u16| json!({ "port": port, "protocol": "TCP" });
@@ -56,7 +56,7 @@ pub(super) fn policy(input: &Input<'_>) -> Value {
     })
 }
 
-/// As Kubernetes takes a block: with its length. It was checked when it was read.
+/// Formats an address block with its length, as Kubernetes requires. Values are validated before.
 fn canonical(block: &str) -> String {
     egress_policy::Cidr::canonical(block).map_or_else(|_| block.to_owned(), |block| block.to_string())
 }

@@ -6,22 +6,22 @@ use crate::values::resolve;
 
 const AUTHORITY: &str = "the authority's certificate";
 
-fn render(given: &Value, names: &Names, secrets: Secrets<'_>) -> Vec<Value> {
+fn render(given: &Value, names: &Names, secrets: TlsSecrets<'_>) -> Vec<Value> {
     let values = resolve(given).expect("valid");
-    objects(&Input { values: &values, given, names, cluster: &Facts::default(), secrets })
+    render_objects(&Input { values: &values, given, names, cluster: &ClusterFacts::default(), secrets })
 }
 
 fn names() -> Names {
     Names { mesh: "osm".to_owned(), namespace: "osm-system".to_owned() }
 }
 
-fn pair(what: &str) -> Pair {
-    Pair { certificate: format!("{what}'s certificate"), key: format!("{what}'s key") }
+fn pem_pair(owner: &str) -> PemPair {
+    PemPair { certificate: format!("{owner}'s certificate"), key: format!("{owner}'s key") }
 }
 
 fn rendered(given: &Value) -> Vec<Value> {
-    let (authority, server) = (pair("the authority"), pair("the server"));
-    render(given, &names(), Secrets::Made { authority: &authority, server: &server })
+    let (authority, server) = (pem_pair("the authority"), pem_pair("the server"));
+    render(given, &names(), TlsSecrets::Generated { authority: &authority, server: &server })
 }
 
 fn find<'o>(objects: &'o [Value], kind: &str) -> &'o Value {
@@ -38,9 +38,9 @@ const HEAD: &str = "# The control plane as `osm-egress install` makes it, withou
 
 #[test]
 fn the_rendered_manifests_are_current() {
-    let objects = render(&json!({}), &names(), Secrets::Missing);
-    let objects = objects.iter().filter(|object| !Id::of(object).is_definition());
-    let text: String = objects.map(|object| format!("---\n{}", crds::document(object))).collect();
+    let objects = render(&json!({}), &names(), TlsSecrets::Absent);
+    let objects = objects.iter().filter(|object| !ObjectId::from_object(object).is_crd());
+    let text: String = objects.map(|object| format!("---\n{}", crds::format_yaml(object))).collect();
     let text = format!("{HEAD}{text}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/osm-egress.yaml");
     if std::env::var_os("UPDATE").is_some() {
@@ -50,9 +50,9 @@ fn the_rendered_manifests_are_current() {
     assert!(found == text, "{} is not current: run this test with UPDATE=1", path.display());
 }
 
-/// With every value another one than the default's.
+/// Every value differs from its default.
 #[test]
-fn values_reach_their_places() {
+fn values_reach_their_fields() {
     let mut given = json!({"osm": {
         "enableEgress": true,
         "enablePermissiveTrafficPolicy": false,
@@ -93,7 +93,7 @@ fn values_reach_their_places() {
             "consoleTokenSecret": "console-token",
         },
     }});
-    // More of them are too deep for the macro.
+    // The macro has a recursion limit, so the rest is added here.
     for (key, value) in [
         ("idleTimeout", json!("2h")),
         ("upstreamIdleTimeout", json!("30s")),
@@ -112,18 +112,18 @@ fn values_reach_their_places() {
 #[test]
 fn everything_is_in_the_namespace_of_the_mesh() {
     let names = Names { mesh: "other".to_owned(), namespace: "elsewhere".to_owned() };
-    let objects = render(&json!({}), &names, Secrets::Theirs { authority: AUTHORITY });
+    let objects = render(&json!({}), &names, TlsSecrets::External { authority: AUTHORITY });
     let text = serde_json::to_string(&objects).expect("JSON");
     assert!(!text.contains("osm-system"), "{text}");
     assert_eq!(find(&objects, "MutatingWebhookConfiguration")["metadata"]["name"], "osm-egress-other");
     assert!(objects.iter().all(|object| object["kind"] != "Secret"));
-    for object in objects.iter().filter(|object| !Id::of(object).is_definition()) {
+    for object in objects.iter().filter(|object| !ObjectId::from_object(object).is_crd()) {
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "other", "{object}");
     }
 }
 
 #[test]
-fn nothing_refers_to_what_comes_later() {
+fn objects_refer_to_earlier_ones_only() {
     let objects = rendered(&json!({}));
     let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
     let at = |kind: &str| kinds.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("no {kind}"));
@@ -146,18 +146,19 @@ fn nothing_refers_to_what_comes_later() {
     ];
     assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{kinds:?}");
     assert_eq!(kinds.iter().collect::<BTreeSet<_>>().len(), order.len(), "{kinds:?}");
-    let ids: BTreeSet<Id> = objects.iter().map(Id::of).collect();
+    let ids: BTreeSet<ObjectId> = objects.iter().map(ObjectId::from_object).collect();
     assert_eq!(ids.len(), objects.len());
-    let possible: BTreeSet<Id> = super::ids(&names(), &Facts::default()).into_iter().collect();
+    let possible: BTreeSet<ObjectId> =
+        super::possible_ids(&names(), &ClusterFacts::default()).into_iter().collect();
     assert!(possible.is_superset(&ids));
-    // With everything that can be asked for.
+    // With every optional object.
     let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
-    assert_eq!(all.iter().map(Id::of).collect::<BTreeSet<_>>(), possible);
+    assert_eq!(all.iter().map(ObjectId::from_object).collect::<BTreeSet<_>>(), possible);
 }
 
-/// What the console may write, the control plane may write only where that is asked for; and nothing more.
+/// The control plane may write the objects of the console only if the console writes.
 #[test]
-fn nothing_is_written_unless_asked() {
+fn write_permissions_need_a_writing_console() {
     let allows = |given: &Value| -> Vec<String> {
         let verbs = |rule: &Value| {
             let of = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
@@ -182,7 +183,7 @@ fn nothing_is_written_unless_asked() {
 }
 
 #[test]
-fn what_runs_has_no_rights_that_it_does_not_need() {
+fn the_control_plane_has_least_privileges() {
     let objects = rendered(&json!({}));
     let pod = &find(&objects, "Deployment")["spec"]["template"]["spec"];
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -218,41 +219,41 @@ fn webhooks_fail_closed_and_know_the_authority() {
     let objects = rendered(&json!({}));
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
         for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {
-            // One only advises: service accounts and the deletion of policies cannot wait for it.
-            let is_advice = webhook["name"] == GRANTS;
+            // The advisory webhook fails open: service accounts and deletions of policies must not wait for it.
+            let is_advice = webhook["name"] == GRANTS_WEBHOOK;
             assert_eq!(webhook["failurePolicy"], if is_advice { "Ignore" } else { "Fail" });
             let rules = webhook["rules"].to_string();
             assert_eq!(rules.contains("serviceaccounts") || rules.contains("DELETE"), is_advice, "{rules}");
             assert_eq!(webhook["sideEffects"], "None");
             let bundle = json!({ "data": { "bundle": webhook["clientConfig"]["caBundle"] } });
-            assert_eq!(decoded(&bundle, "bundle").as_deref(), Some(AUTHORITY));
+            assert_eq!(decode_secret_key(&bundle, "bundle").as_deref(), Some(AUTHORITY));
         }
     }
 }
 
 #[test]
-fn a_patch_has_what_is_different_and_was_asked_for() {
+fn a_patch_holds_the_given_values_that_differ() {
     let existing = json!({"spec": {"traffic": {"enableEgress": false, "outboundPortExclusionList": [1]}}});
     let given = json!({"osm": {"enableEgress": true, "outboundPortExclusionList": [1], "envoyLogLevel": "off",
         "sidecarImage": "x"}});
     assert_eq!(
-        difference(&given, &existing),
+        patch_for(&given, &existing),
         Some(json!({"spec": {"traffic": {"enableEgress": true}, "sidecar": {"logLevel": "off"}}}))
     );
-    assert_eq!(difference(&json!({"osm": {"enableEgress": false}}), &existing), None);
+    assert_eq!(patch_for(&json!({"osm": {"enableEgress": false}}), &existing), None);
 }
 
 #[test]
-fn the_role_is_read() {
-    let rules = rules(&names());
+fn permissions_of_the_role_are_listed() {
+    let rules = list_permissions(&names());
     assert!(rules.iter().any(|rule| rule.to_string() == "patch egresses/status.policy.openservicemesh.io"));
     assert!(rules.iter().any(|rule| rule.name.as_deref() == Some("osm-mesh-config")));
     assert!(rules.len() > 10, "{rules:?}");
 }
 
-/// The image, its user and its files are those that the Deployment counts on.
+/// The Deployment's user, entry point and files are those of the Dockerfile.
 #[test]
-fn the_image_is_that_of_the_dockerfile() {
+fn the_deployment_matches_the_dockerfile() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Dockerfile");
     let text = std::fs::read_to_string(path).expect("Dockerfile");
     let (_, shim) = text.split_once(" AS shim\n").expect("a target shim");
@@ -269,9 +270,9 @@ fn the_image_is_that_of_the_dockerfile() {
     assert!(text.contains(" AS init\n"));
 }
 
-/// The labels of the namespace ask for what its pods satisfy: the profile `restricted` of Pod Security Standards.
+/// The pods satisfy the profile `restricted` of the Pod Security Standards, which the namespace enforces.
 #[test]
-fn the_pods_are_restricted() {
+fn the_pods_satisfy_the_restricted_profile() {
     let everything = json!({"osm": {"egress": {"flowLog": true, "consoleTokenSecret": "console-token"}}});
     for given in [json!({}), everything] {
         let objects = rendered(&given);
@@ -304,7 +305,7 @@ fn the_pods_are_restricted() {
 }
 
 #[test]
-fn images_by_digest() {
+fn images_can_be_referenced_by_digest() {
     let sum = "0123456789abcdef".repeat(4);
     let image = |name: &str| format!("registry.example/{name}:1@sha256:{sum}");
     let given = json!({"osm": {"sidecarImage": image("envoy"), "egress": {

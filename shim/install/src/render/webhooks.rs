@@ -1,23 +1,23 @@
-//! What makes the API server ask the control plane.
+//! The webhook configurations, by which the API server asks the control plane.
 
 use serde_json::{Value, json};
 
-use super::input::{Input, Secrets, encoded};
+use super::input::{Input, TlsSecrets, encode_base64};
 use crate::names::NAME;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
-/// The time that such a webhook may take: a write of a ServiceAccount waits for it.
+/// The timeout of the advisory webhook: a write of a ServiceAccount waits for it.
 const ADVISORY_TIMEOUT_SECONDS: u8 = 3;
 
-/// The name of the webhook that advises on what is granted. `verify` knows that it lets in what nobody answers for.
-pub(crate) const GRANTS: &str = "grants.osm-egress.openservicemesh.io";
+/// The name of the advisory webhook for grants. `verify` accepts that it fails open.
+pub(crate) const GRANTS_WEBHOOK: &str = "grants.osm-egress.openservicemesh.io";
 
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let namespaces = json!({
         "matchExpressions": [
             { "key": MONITORED_LABEL, "operator": "In", "values": [input.names.mesh] },
             { "key": IGNORE_LABEL, "operator": "DoesNotExist" },
-            // Set by API servers from 1.21 on; those before have IGNORE_LABEL.
+            // API servers set this label since 1.21; on older ones IGNORE_LABEL excludes the namespace.
             { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [input.names.namespace] },
         ],
     });
@@ -44,7 +44,7 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let [egresses, groups] = policies(&["DELETE"]);
     let grants =
         json!([rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves, egresses, groups]);
-    // It is in the control plane's own namespace, which the others leave out.
+    // The MeshConfig is in the control plane's own namespace, which the other webhooks exclude.
     let config =
         json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
     let mut validating = vec![
@@ -60,7 +60,7 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         named
     };
     if !named.is_empty() {
-        // Policies that count without the label of the mesh.
+        // Policies in these namespaces apply even without the label of the mesh.
         let selector = json!({
             "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "In", "values": named }],
         });
@@ -68,9 +68,9 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         validating.push(webhook(input, "policy-namespaces", "/validate", rules, Some(&selector)));
     }
     let pods = json!([
-        // Updates, because they can change the sidecar's image.
+        // Updates too, because they can change the sidecar's image.
         rule("", &["v1"], &["pods"], &written),
-        // What `kubectl debug` adds to a pod that runs.
+        // The containers that `kubectl debug` adds to a running pod.
         rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
     ]);
     [
@@ -83,28 +83,28 @@ fn configuration(input: &Input<'_>, kind: &str, webhooks: &[Value]) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": format!("{kind}WebhookConfiguration"),
-        "metadata": { "name": input.names.webhooks() },
+        "metadata": { "name": input.names.webhook_configuration() },
         "webhooks": webhooks,
     })
 }
 
-/// A webhook that must not stand in the way of the cluster: without it the compiler grants no more, a Namespace gets
-/// its service accounts while no control plane answers, and a policy can always be deleted.
+/// Makes a webhook advisory: the cluster must work without it. The compiler enforces grants anyway, a Namespace gets its
+/// service accounts while no control plane answers, and a policy can always be deleted.
 fn advisory(mut webhook: Value) -> Value {
     webhook["failurePolicy"] = json!("Ignore");
     webhook["timeoutSeconds"] = json!(ADVISORY_TIMEOUT_SECONDS);
     webhook
 }
 
-/// Without an answer nothing is let in: a pod without a sidecar would be one without a policy.
+/// A webhook that fails closed: a pod without a sidecar would have no policy.
 fn webhook(input: &Input<'_>, name: &str, path: &str, rules: Value, namespaces: Option<&Value>) -> Value {
     let service = json!({ "name": NAME, "namespace": input.names.namespace, "path": path, "port": 443 });
     let mut client = json!({ "service": service });
     match input.secrets {
-        Secrets::Made { authority, .. } => client["caBundle"] = encoded(&authority.certificate),
-        Secrets::Theirs { authority } => client["caBundle"] = encoded(authority),
+        TlsSecrets::Generated { authority, .. } => client["caBundle"] = encode_base64(&authority.certificate),
+        TlsSecrets::External { authority } => client["caBundle"] = encode_base64(authority),
         #[cfg(test)]
-        Secrets::Missing => {}
+        TlsSecrets::Absent => {}
     }
     let mut webhook = json!({
         "name": format!("{name}.osm-egress.openservicemesh.io"),

@@ -1,27 +1,27 @@
-//! What runs.
+//! The Deployment and the PodDisruptionBudget.
 
 use egress_policy::EncryptedHello;
 use serde_json::{Value, json};
 
 use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
-use super::input::{Facts, Input};
-use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES, WEBHOOK_PORT, XDS_PORT};
+use super::input::{ClusterFacts, Input};
+use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES_ANNOTATION, WEBHOOK_PORT, XDS_PORT};
 use crate::values::PodDns;
 
-/// Nobody's number: it only must not be root's, nor a sidecar's (1500).
-const USER: u32 = 65532;
-/// Where the secret is mounted.
-const TLS: &str = "/etc/osm-egress/tls";
-/// Where that of the console is.
-const CONSOLE: &str = "/etc/osm-egress/console";
-/// Where that of the API server's authority is.
-const WEBHOOK_CLIENTS: &str = "/etc/osm-egress/webhook-clients";
-/// Where flows are kept: for as long as the pod is there, whatever becomes of its container.
-const FLOWS: &str = "/var/lib/osm-egress";
-/// The flag that says what annotations of pods may change; `verify` looks for it.
-pub(crate) const POD_ANNOTATIONS: &str = "pod-annotations";
+/// The uid and gid of the control plane: neither root's nor a sidecar's (1500).
+const CONTROL_PLANE_UID: u32 = 65532;
+/// The mount path of the serving certificate.
+const TLS_MOUNT_PATH: &str = "/etc/osm-egress/tls";
+/// The mount path of the console's token.
+const CONSOLE_MOUNT_PATH: &str = "/etc/osm-egress/console";
+/// The mount path of the authority of webhook clients.
+const WEBHOOK_CLIENTS_MOUNT_PATH: &str = "/etc/osm-egress/webhook-clients";
+/// The mount path of the flow database, which lives as long as the pod and survives restarts of its container.
+const FLOWS_MOUNT_PATH: &str = "/var/lib/osm-egress";
+/// The flag for the changes that annotations of pods may make; `verify` reads it.
+pub(crate) const POD_ANNOTATIONS_FLAG: &str = "pod-annotations";
 
-pub(super) fn budget(names: &Names, cluster: &Facts) -> Value {
+pub(super) fn budget(names: &Names, cluster: &ClusterFacts) -> Value {
     json!({
         "apiVersion": cluster.budget,
         "kind": "PodDisruptionBudget",
@@ -45,9 +45,9 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         "automountServiceAccountToken": true,
         "enableServiceLinks": false,
         "securityContext": {
-            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER,
-            // The secret and the token are readable for this group only.
-            "fsGroup": USER,
+            "runAsNonRoot": true, "runAsUser": CONTROL_PLANE_UID, "runAsGroup": CONTROL_PLANE_UID,
+            // Only this group can read the Secret and the token.
+            "fsGroup": CONTROL_PLANE_UID,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],
@@ -85,7 +85,7 @@ pub(super) fn deployment(input: &Input<'_>) -> Value {
         "kind": "Deployment",
         "metadata": {
             "name": NAME, "namespace": names.namespace,
-            "annotations": { VALUES: input.given.to_string() },
+            "annotations": { VALUES_ANNOTATION: input.given.to_string() },
         },
         "spec": {
             "replicas": given.replicas,
@@ -106,15 +106,17 @@ fn container(input: &Input<'_>) -> Value {
             "periodSeconds": every, "timeoutSeconds": 3, "failureThreshold": failures,
         })
     };
-    let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS, "readOnly": true })];
+    let mut mounts = vec![json!({ "name": "tls", "mountPath": TLS_MOUNT_PATH, "readOnly": true })];
     if given.flow_log {
-        mounts.push(json!({ "name": "flows", "mountPath": FLOWS }));
+        mounts.push(json!({ "name": "flows", "mountPath": FLOWS_MOUNT_PATH }));
     }
     if !given.console_token_secret.is_empty() {
-        mounts.push(json!({ "name": "console", "mountPath": CONSOLE, "readOnly": true }));
+        mounts.push(json!({ "name": "console", "mountPath": CONSOLE_MOUNT_PATH, "readOnly": true }));
     }
     if !given.webhook_client_ca_secret.is_empty() {
-        mounts.push(json!({ "name": "webhook-clients", "mountPath": WEBHOOK_CLIENTS, "readOnly": true }));
+        mounts.push(
+            json!({ "name": "webhook-clients", "mountPath": WEBHOOK_CLIENTS_MOUNT_PATH, "readOnly": true }),
+        );
     }
     json!({
         "name": NAME,
@@ -123,8 +125,8 @@ fn container(input: &Input<'_>) -> Value {
         "args": arguments(input),
         "ports": [port("xds", XDS_PORT), port("webhook", WEBHOOK_PORT), port("admin", ADMIN_PORT)],
         "livenessProbe": probe("/healthz", 10, 3),
-        // Not /readyz: a control plane that lost the API server serves the last good state, and all lose it
-        // together. Taken out of the service, they would leave sidecars that restart with nothing.
+        // Not /readyz: without the API server, all control planes serve the last good state. If they became unready,
+        // restarting sidecars would get no policy.
         "readinessProbe": probe("/servingz", 5, 2),
         "resources": given.resources,
         "securityContext": {
@@ -145,15 +147,15 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("wasm", "/egress_filter.wasm".to_owned());
     flag("mesh-name", names.mesh.clone());
     flag("osm-namespace", names.namespace.clone());
-    // Always said: `upgrade` sees by it which rule was in force.
+    // Always set: `upgrade` reads the current policy namespaces from it.
     flag("policy-namespaces", values.policy_namespaces(&names.namespace));
     flag("xds-listen", format!("0.0.0.0:{XDS_PORT}"));
     flag("admin-listen", format!("0.0.0.0:{ADMIN_PORT}"));
     flag("webhook-listen", format!("0.0.0.0:{WEBHOOK_PORT}"));
-    flag("tls-cert", format!("{TLS}/tls.crt"));
-    flag("tls-key", format!("{TLS}/tls.key"));
+    flag("tls-cert", format!("{TLS_MOUNT_PATH}/tls.crt"));
+    flag("tls-key", format!("{TLS_MOUNT_PATH}/tls.key"));
     flag("xds-address", format!("{host}:{XDS_PORT}"));
-    flag("xds-ca", format!("{TLS}/ca.crt"));
+    flag("xds-ca", format!("{TLS_MOUNT_PATH}/ca.crt"));
     flag("sidecar-image", values.osm.sidecar_image.clone());
     flag("init-image", given.init_image.clone());
     flag("http-deny-status", given.http_deny_status.to_string());
@@ -168,8 +170,8 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     match given.pod_annotations {
         PodAnnotations::All => {}
-        PodAnnotations::Tighten => flag(POD_ANNOTATIONS, "tighten".to_owned()),
-        PodAnnotations::None => flag(POD_ANNOTATIONS, "none".to_owned()),
+        PodAnnotations::Tighten => flag(POD_ANNOTATIONS_FLAG, "tighten".to_owned()),
+        PodAnnotations::None => flag(POD_ANNOTATIONS_FLAG, "none".to_owned()),
     }
     if !given.dns_resolvers.is_empty() {
         flag("dns-resolver", given.dns_resolvers.join(","));
@@ -190,13 +192,13 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     if given.flow_log {
         flag("flows-per-identity", given.flows_per_identity.to_string());
-        flag("flow-db", format!("{FLOWS}/flows.db"));
+        flag("flow-db", format!("{FLOWS_MOUNT_PATH}/flows.db"));
     }
     if !given.console_token_secret.is_empty() {
-        flag("console-token-file", format!("{CONSOLE}/token"));
+        flag("console-token-file", format!("{CONSOLE_MOUNT_PATH}/token"));
     }
     if !given.webhook_client_ca_secret.is_empty() {
-        flag("webhook-client-ca", format!("{WEBHOOK_CLIENTS}/ca.crt"));
+        flag("webhook-client-ca", format!("{WEBHOOK_CLIENTS_MOUNT_PATH}/ca.crt"));
         if !given.webhook_client_names.is_empty() {
             flag("webhook-client-name", given.webhook_client_names.join(","));
         }

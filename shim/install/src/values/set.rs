@@ -1,29 +1,32 @@
-//! `--set`, as helm reads it: `a.b=1,c={x,y},d[0].e=z`; a backslash before a character that means something.
+//! The parser of `--set`, in helm's syntax: `a.b=1,c={x,y},d[0].e=z`, with a backslash to escape a special character.
 
 use serde_json::{Map, Value};
 
-/// More than anybody lists by index; helm has a limit too.
-const MOST: usize = 1000;
+/// The limit of list indexes, which bounds memory; helm has one too.
+const MAX_INDEX: usize = 1000;
 
-/// One step of a key.
-enum Step {
+/// A part of a key.
+enum KeyPart {
     Key(String),
     Index(usize),
 }
 
-/// Sets what a text says.
-pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), String> {
+/// Applies a setting to a tree of values.
+pub(super) fn apply_setting(tree: &mut Value, text: &str) -> Result<(), String> {
     let mut rest = text.chars().peekable();
     loop {
-        let steps = key(&mut rest)?;
-        let value =
-            if rest.next_if_eq(&'{').is_some() { list(&mut rest)? } else { scalar(&word(&mut rest, &[','])) };
-        put(tree, &steps, value)?;
+        let parts = parse_key(&mut rest)?;
+        let value = if rest.next_if_eq(&'{').is_some() {
+            parse_list(&mut rest)?
+        } else {
+            parse_scalar(&read_word(&mut rest, &[',']))
+        };
+        insert(tree, &parts, value)?;
         match rest.next() {
             None => return Ok(()),
             Some(',') if rest.peek().is_some() => {}
             Some(',') => return Err("it ends with a comma".to_owned()),
-            Some(other) => return Err(format!("`{other}` after a list")),
+            Some(other) => return Err(format!("unexpected `{other}` after a list")),
         }
     }
 }
@@ -31,7 +34,7 @@ pub(super) fn apply(tree: &mut Value, text: &str) -> Result<(), String> {
 type Rest<'t> = std::iter::Peekable<std::str::Chars<'t>>;
 
 /// Reads up to one of these characters, or to the end.
-fn word(rest: &mut Rest<'_>, ends: &[char]) -> String {
+fn read_word(rest: &mut Rest<'_>, ends: &[char]) -> String {
     let mut word = String::new();
     while let Some(c) = rest.next_if(|c| !ends.contains(c)) {
         let c = if c == '\\' { rest.next().unwrap_or(c) } else { c };
@@ -40,37 +43,37 @@ fn word(rest: &mut Rest<'_>, ends: &[char]) -> String {
     word
 }
 
-fn key(rest: &mut Rest<'_>) -> Result<Vec<Step>, String> {
-    let mut steps = Vec::new();
+fn parse_key(rest: &mut Rest<'_>) -> Result<Vec<KeyPart>, String> {
+    let mut parts = Vec::new();
     loop {
-        let name = word(rest, &['.', '=', '[', ',']);
+        let name = read_word(rest, &['.', '=', '[', ',']);
         if name.is_empty() {
             return Err("a key has an empty part".to_owned());
         }
-        steps.push(Step::Key(name));
+        parts.push(KeyPart::Key(name));
         while rest.next_if_eq(&'[').is_some() {
-            let index = word(rest, &[']']);
+            let index = read_word(rest, &[']']);
             if rest.next().is_none() {
                 return Err("`[` without `]`".to_owned());
             }
-            let index = index.parse().ok().filter(|index| *index < MOST);
-            steps.push(Step::Index(index.ok_or("an index is a number below 1000")?));
+            let index = index.parse().ok().filter(|index| *index < MAX_INDEX);
+            parts.push(KeyPart::Index(index.ok_or("an index is a number below 1000")?));
         }
         match rest.next() {
-            Some('=') => return Ok(steps),
+            Some('=') => return Ok(parts),
             Some('.') => {}
             Some(_) | None => return Err("write it as `key=value`".to_owned()),
         }
     }
 }
 
-fn list(rest: &mut Rest<'_>) -> Result<Value, String> {
+fn parse_list(rest: &mut Rest<'_>) -> Result<Value, String> {
     let mut items = Vec::new();
     if rest.next_if_eq(&'}').is_some() {
         return Ok(Value::Array(items));
     }
     loop {
-        items.push(scalar(&word(rest, &[',', '}'])));
+        items.push(parse_scalar(&read_word(rest, &[',', '}'])));
         match rest.next() {
             Some('}') => return Ok(Value::Array(items)),
             Some(_) => {}
@@ -79,31 +82,32 @@ fn list(rest: &mut Rest<'_>) -> Result<Value, String> {
     }
 }
 
-/// What a word means: true, false, null, a whole number, else text.
-fn scalar(word: &str) -> Value {
+/// Parses a word: true, false, null, a whole number, else text.
+fn parse_scalar(word: &str) -> Value {
     match word {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
         "null" => Value::Null,
-        // With a leading zero it is a text, for helm as for us.
+        // A word with a leading zero is text, as in helm.
         _ if word.len() > 1 && word.starts_with('0') => word.into(),
         _ => word.parse::<i64>().map_or_else(|_| word.into(), Value::from),
     }
 }
 
-fn put(tree: &mut Value, steps: &[Step], value: Value) -> Result<(), String> {
-    let Some((step, below)) = steps.split_first() else {
+/// Inserts a value at a key.
+fn insert(tree: &mut Value, parts: &[KeyPart], value: Value) -> Result<(), String> {
+    let Some((part, below)) = parts.split_first() else {
         *tree = value;
         return Ok(());
     };
-    let place = match step {
-        Step::Key(key) => {
+    let place = match part {
+        KeyPart::Key(key) => {
             if !tree.is_object() {
                 *tree = Value::Object(Map::new());
             }
             tree.as_object_mut().map(|map| map.entry(key.clone()).or_insert(Value::Null))
         }
-        Step::Index(index) => {
+        KeyPart::Index(index) => {
             if !tree.is_array() {
                 *tree = Value::Array(Vec::new());
             }
@@ -119,5 +123,5 @@ fn put(tree: &mut Value, steps: &[Step], value: Value) -> Result<(), String> {
             })
         }
     };
-    place.map_or(Ok(()), |place| put(place, below, value))
+    place.map_or(Ok(()), |place| insert(place, below, value))
 }

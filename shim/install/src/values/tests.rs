@@ -2,22 +2,22 @@ use std::path::PathBuf;
 
 use super::*;
 
-fn given(settings: &[&str]) -> Result<Given> {
+fn user_values(settings: &[&str]) -> Result<UserValues> {
     let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
-    Given::read(&[] as &[PathBuf], &settings)
+    UserValues::read(&[] as &[PathBuf], &settings)
 }
 
 fn values(settings: &[&str]) -> Values {
-    resolve(&given(settings).expect("valid").tree).expect("valid")
+    resolve(&user_values(settings).expect("valid").tree).expect("valid")
 }
 
 fn error(settings: &[&str]) -> String {
-    given(settings).expect_err("an error").to_string()
+    user_values(settings).expect_err("an error").to_string()
 }
 
 #[test]
 fn settings_are_read_as_helm_reads_them() {
-    let tree = |settings: &[&str]| given(settings).expect("valid").tree;
+    let tree = |settings: &[&str]| user_values(settings).expect("valid").tree;
     for (settings, expected) in [
         (&["osm.enableEgress=true"][..], json!({"osm": {"enableEgress": true}})),
         (
@@ -51,7 +51,7 @@ fn settings_are_read_as_helm_reads_them() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_its_key() {
+fn errors_name_the_key() {
     for (setting, expected) in [
         ("osm.enableEgress", "write it as `key=value`"),
         ("osm..enableEgress=true", "a key has an empty part"),
@@ -86,16 +86,19 @@ fn what_is_wrong_is_said_with_its_key() {
         ),
         ("osm.egress.webhookTimeoutSeconds=31", "31 is not 1 to 30"),
         ("osm.egress.dnsResolvers={10.0.0.1}", "write it as `ADDRESS:PORT`"),
-        ("osm.egress.image=", "value `osm.egress.image`: `` is no image"),
-        ("osm.egress.initImage=a@sha256:12", "value `osm.egress.initImage`: `a@sha256:12` has no digest"),
+        ("osm.egress.image=", "value `osm.egress.image`: `` is not an image reference"),
+        (
+            "osm.egress.initImage=a@sha256:12",
+            "value `osm.egress.initImage`: `a@sha256:12` has no valid digest",
+        ),
         ("osm.egress.nat64Prefixes={64:ff9b::/95}", "value `osm.egress.nat64Prefixes[0]`: `64:ff9b::/95`"),
         ("osm.egress.podDns=never", "value `osm.egress.podDns`: unknown variant `never`"),
         ("osm.imagePullSecrets[0].nam=a", "write it as `{name: SECRET}`"),
-        ("osm.enableEgres=true", "value `osm.enableEgres` is not known; did you mean `osm.enableEgress`?"),
+        ("osm.enableEgres=true", "value `osm.enableEgres` is unknown; did you mean `osm.enableEgress`?"),
         ("osm.outboundIpRangeExclusionList={}", "did you mean `osm.outboundIPRangeExclusionList`?"),
         ("osm.egress.replica=3", "did you mean `osm.egress.replicas`?"),
-        ("enableEgress=true", "value `enableEgress` is not known; did you mean `osm.enableEgress`?"),
-        ("zebra=1", "value `zebra` is not known docs"),
+        ("enableEgress=true", "value `enableEgress` is unknown; did you mean `osm.enableEgress`?"),
+        ("zebra=1", "value `zebra` is unknown; docs"),
         ("osm=1", "value `osm`: invalid type"),
         ("osm.egress=1", "value `osm.egress`: invalid type"),
     ] {
@@ -105,23 +108,23 @@ fn what_is_wrong_is_said_with_its_key() {
 }
 
 #[test]
-fn values_of_osm_that_mean_nothing_are_said() {
+fn unsupported_values_of_osm_are_reported_and_dropped() {
     let settings =
         ["osm.deployJaeger=true,osm.osmController.replicaCount=3,contour.enabled=true,osm.enableEgress=true"];
-    let given = given(&settings).expect("valid");
+    let given = user_values(&settings).expect("valid");
     assert_eq!(given.tree, json!({"osm": {"enableEgress": true}}));
     assert_eq!(given.ignored.len(), 3, "{:?}", given.ignored);
     assert!(given.ignored.iter().any(|text| text.contains("osm.deployJaeger")), "{:?}", given.ignored);
 }
 
 #[test]
-fn null_takes_a_default_away() {
+fn null_removes_a_default() {
     assert!(values(&["osm.egress.resources.limits=null"]).osm.egress.resources.get("limits").is_none());
     assert_eq!(values(&["osm.egress.replicas=null"]).osm.egress.replicas.get(), 2);
 }
 
 #[test]
-fn files_come_before_settings_and_later_ones_count() {
+fn later_files_and_settings_override_earlier_ones() {
     let folder = tempfile::tempdir().expect("a folder");
     let (one, two) = (folder.path().join("1.yaml"), folder.path().join("2.yaml"));
     std::fs::write(
@@ -130,27 +133,28 @@ fn files_come_before_settings_and_later_ones_count() {
     )
     .expect("a file");
     std::fs::write(&two, "osm: {enableEgress: false, maxDataPlaneConnections: 5}\n").expect("a file");
-    let given = Given::read(&[&one, &two], &["osm.maxDataPlaneConnections=6".to_owned()]).expect("valid");
+    let given =
+        UserValues::read(&[&one, &two], &["osm.maxDataPlaneConnections=6".to_owned()]).expect("valid");
     let Osm { enable_egress, max_data_plane_connections, egress, .. } =
         resolve(&given.tree).expect("valid").osm;
     assert_eq!((enable_egress, max_data_plane_connections, egress.replicas.get()), (false, 6, 3));
     assert_eq!(egress.resources["limits"], json!({"cpu": 1, "memory": "1Gi"}));
     for (text, expected) in [
-        ("[1]", "it holds no mapping"),
+        ("[1]", "it is not a mapping"),
         ("a: 1\n---\nb: 2\n", "several documents"),
         ("osm: {enableEgress: 1}", "value `osm.enableEgress`"),
         ("osm: [", "this is not YAML"),
     ] {
         std::fs::write(&one, text).expect("a file");
-        let error = format!("{:#}", Given::read(&[&one], &[]).expect_err("an error"));
+        let error = format!("{:#}", UserValues::read(&[&one], &[]).expect_err("an error"));
         assert!(error.contains(expected), "{text}: {error}");
     }
-    assert!(Given::read(&[folder.path().join("3.yaml")], &[]).is_err());
+    assert!(UserValues::read(&[folder.path().join("3.yaml")], &[]).is_err());
 }
 
-/// The table of the documentation is the types.
+/// The table in the documentation lists the same values as the types.
 #[test]
-fn the_documentation_has_all_values() {
+fn the_documentation_lists_all_values() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
     let text = std::fs::read_to_string(&path).expect("docs/install.md");
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();

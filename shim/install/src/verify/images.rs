@@ -1,14 +1,14 @@
-//! Whether images are named by what is in them.
+//! The check of image references: each should have a digest.
 
 use serde_json::Value;
 
 use super::super::image;
 use super::super::names::NAME;
-use super::super::plan::WITHOUT_DIGEST;
+use super::super::plan::TAG_ADVICE;
 use super::report::{Report, State};
 
-/// Looks at the image of the control plane, and at those that pods get.
-pub(super) fn look(deployment: &Value, config: Option<&Value>, report: &mut Report) {
+/// Checks the image of the control plane, and those that injection adds to pods.
+pub(super) fn check_images(deployment: &Value, config: Option<&Value>, report: &mut Report) {
     let mut tagged: Vec<String> = Vec::new();
     let pod = &deployment["spec"]["template"]["spec"];
     let containers = pod["containers"].as_array().into_iter().flatten();
@@ -17,21 +17,21 @@ pub(super) fn look(deployment: &Value, config: Option<&Value>, report: &mut Repo
         let arguments = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
         arguments.into_iter().find_map(|argument| argument.strip_prefix(name)).unwrap_or_default().to_owned()
     };
-    let of_mesh = |field: &str| {
+    let mesh_image = |field: &str| {
         let image = config.and_then(|config| config["spec"]["sidecar"][field].as_str());
         image.filter(|image| !image.is_empty()).map(str::to_owned)
     };
     let own = container["image"].as_str().unwrap_or_default().to_owned();
-    let sidecar = of_mesh("envoyImage").unwrap_or_else(|| flag("--sidecar-image="));
-    let init = of_mesh("initContainerImage").unwrap_or_else(|| flag("--init-image="));
-    for (what, image) in [("control plane", own), ("sidecars", sidecar), ("init containers", init)] {
-        if !image.is_empty() && !matches!(image::digest(&image), Ok(Some(_))) {
-            tagged.push(format!("{what}: {image}"));
+    let sidecar = mesh_image("envoyImage").unwrap_or_else(|| flag("--sidecar-image="));
+    let init = mesh_image("initContainerImage").unwrap_or_else(|| flag("--init-image="));
+    for (owner, image) in [("control plane", own), ("sidecars", sidecar), ("init containers", init)] {
+        if !image.is_empty() && !matches!(image::parse_digest(&image), Ok(Some(_))) {
+            tagged.push(format!("{owner}: {image}"));
         }
     }
     let wrong =
-        if tagged.is_empty() { vec![] } else { vec![format!("{} ({WITHOUT_DIGEST})", tagged.join(", "))] };
-    report.sum("images", State::Warn, &wrong, "all are named by digest");
+        if tagged.is_empty() { vec![] } else { vec![format!("{} ({TAG_ADVICE})", tagged.join(", "))] };
+    report.add_findings("images", State::Warn, &wrong, "all are referenced by digest");
 }
 
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_told() {
+    fn images_without_a_digest_are_reported() {
         let sum = format!("sha256:{}", "0".repeat(64));
         let deployment = |image: &str, sidecar: &str| {
             let arguments = [format!("--sidecar-image={sidecar}"), format!("--init-image=init@{sum}")];
@@ -57,7 +57,7 @@ mod tests {
             (deployment(&good, &good), Some(&config), Some("sidecars: mesh:1 (")),
         ] {
             let mut report = Report::default();
-            look(&deployment, config, &mut report);
+            check_images(&deployment, config, &mut report);
             let check = &report.checks[0];
             assert_eq!(check.state == State::Warn, expected.is_some(), "{report}");
             assert!(expected.is_none_or(|text| check.message.starts_with(text)), "{report}");

@@ -1,4 +1,4 @@
-//! Hosts of policies that only search domains complete.
+//! The check of policies for hosts that only search domains would complete.
 
 use std::collections::BTreeSet;
 
@@ -7,31 +7,34 @@ use egress_compile::lint::search_domains::{HostCompletion, complete_host};
 use serde_json::Value;
 
 use super::super::cluster::Cluster;
-use super::super::id::resource;
+use super::super::object_id::api_resource;
 use super::report::{Report, State};
 
-/// Looks at the policies of these namespaces.
-pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {
-    let all = cluster.list(&resource("v1", "Namespace"), None, "").await?;
+/// Checks the policies in these namespaces.
+pub(super) async fn check_hosts(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {
+    let all = cluster.list(&api_resource("v1", "Namespace"), None, "").await?;
     let all: BTreeSet<&str> = all.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
     let mut found = Vec::new();
     for namespace in namespaces {
-        let kind = resource("policy.openservicemesh.io/v1alpha1", "Egress");
+        let kind = api_resource("policy.openservicemesh.io/v1alpha1", "Egress");
         for egress in cluster.list(&kind, Some(namespace), "").await? {
-            found.extend(hosts(&egress, &all));
+            found.extend(find_incomplete_hosts(&egress, &all));
         }
     }
     let wrong = if found.is_empty() {
         vec![]
     } else {
-        vec![format!("{} (sidecars ask for names as they stand: write the whole name)", found.join(", "))]
+        vec![format!(
+            "{} (sidecars resolve names without search domains: write the full name)",
+            found.join(", ")
+        )]
     };
-    report.sum("names that need search domains", State::Warn, &wrong, "none");
+    report.add_findings("names that need search domains", State::Warn, &wrong, "none");
     Ok(())
 }
 
-/// The hosts of a policy that are no whole names, each with the whole one.
-fn hosts(egress: &Value, namespaces: &BTreeSet<&str>) -> Vec<String> {
+/// Finds the incomplete hosts of a policy, each with the full name.
+fn find_incomplete_hosts(egress: &Value, namespaces: &BTreeSet<&str>) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (metadata, spec) = (&egress["metadata"], &egress["spec"]);
     let own = spec["sources"][0]["namespace"].as_str();
@@ -40,7 +43,7 @@ fn hosts(egress: &Value, namespaces: &BTreeSet<&str>) -> Vec<String> {
         .filter_map(|host| {
             let HostCompletion { complete, .. } = complete_host(host, own, namespaces)?;
             let (namespace, name) = (text(&metadata["namespace"]), text(&metadata["name"]));
-            Some(format!("Egress {namespace}/{name}: `{host}`, which may be `{complete}`"))
+            Some(format!("Egress {namespace}/{name}: `{host}`, perhaps `{complete}`"))
         })
         .collect()
 }
@@ -52,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_that_are_not_whole() {
+    fn incomplete_hosts_are_found() {
         let egress = json!({
             "metadata": { "namespace": "shop", "name": "web" },
             "spec": {
@@ -60,13 +63,13 @@ mod tests {
                 "hosts": ["httpbin.org", "db", "db.store.svc", "db.store", "db.store.svc.cluster.local"],
             },
         });
-        let found = hosts(&egress, &["shop", "store"].into());
+        let found = find_incomplete_hosts(&egress, &["shop", "store"].into());
         assert_eq!(
             found,
             [
-                "Egress shop/web: `db`, which may be `db.shop.svc.cluster.local`",
-                "Egress shop/web: `db.store.svc`, which may be `db.store.svc.cluster.local`",
-                "Egress shop/web: `db.store`, which may be `db.store.svc.cluster.local`",
+                "Egress shop/web: `db`, perhaps `db.shop.svc.cluster.local`",
+                "Egress shop/web: `db.store.svc`, perhaps `db.store.svc.cluster.local`",
+                "Egress shop/web: `db.store`, perhaps `db.store.svc.cluster.local`",
             ]
         );
     }

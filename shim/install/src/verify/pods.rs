@@ -1,39 +1,39 @@
-//! Pods that no sidecar holds, and connections that it does not see.
+//! The checks of pods: pods without a sidecar, and connections that a sidecar does not intercept.
 
 use anyhow::Result;
 use serde_json::Value;
 
 use super::super::cluster::Cluster;
-use super::super::id::resource;
+use super::super::object_id::api_resource;
 use super::report::{Report, State};
 use egress_inject::{
     HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
 };
 
-/// How many pods are named of each sort; nobody reads more.
-const SHOWN: usize = 20;
-/// What pods can say about what is not captured.
-const LISTS: [&str; 4] = [
+/// The most pods that one check lists.
+const MAX_LISTED: usize = 20;
+/// The annotations by which pods exclude connections from interception.
+const EXCLUSION_ANNOTATIONS: [&str; 4] = [
     "openservicemesh.io/outbound-port-exclusion-list",
     "openservicemesh.io/inbound-port-exclusion-list",
     "openservicemesh.io/outbound-ip-range-exclusion-list",
     "openservicemesh.io/outbound-ip-range-inclusion-list",
 ];
 
-/// What is remarkable about pods.
+/// The findings about the pods of the mesh.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
-    without: Vec<String>,
-    host: Vec<String>,
-    user: Vec<String>,
-    lists: Vec<String>,
-    permitted: Vec<String>,
+struct PodFindings {
+    without_sidecar: Vec<String>,
+    host_network: Vec<String>,
+    proxy_uid: Vec<String>,
+    exclusions: Vec<String>,
+    bypasses: Vec<String>,
     shared_hosts: Vec<String>,
-    led: Vec<String>,
+    set_names: Vec<String>,
     count: usize,
 }
 
-impl Found {
+impl PodFindings {
     fn add(&mut self, pod: &Value) {
         let phase = pod["status"]["phase"].as_str().unwrap_or_default();
         if ["Succeeded", "Failed"].contains(&phase) {
@@ -49,13 +49,17 @@ impl Found {
                 .flat_map(|key| spec[key].as_array().into_iter().flatten())
         };
         if spec["hostNetwork"] == true {
-            self.host.push(name);
+            self.host_network.push(name);
             return;
         }
         if !containers().any(|container| container["name"] == SIDECAR) {
             let says = metadata["annotations"][INJECTION_ANNOTATION].as_str();
             let by_itself = matches!(choice(says, INJECTION_ANNOTATION), Ok(Some(false)));
-            self.without.push(if by_itself { format!("{name} (its annotation says so)") } else { name });
+            self.without_sidecar.push(if by_itself {
+                format!("{name} (disabled by its annotation)")
+            } else {
+                name
+            });
             return;
         }
         let mut sidecars = containers().filter(|container| container["name"] == SIDECAR);
@@ -66,80 +70,88 @@ impl Found {
         if !sidecars.all(has_hosts) {
             self.shared_hosts.push(name.clone());
         }
-        self.led.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
+        self.set_names.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
         let is_own = |container: &&Value| container["name"] != SIDECAR && container["name"] != INIT;
         let ephemeral = spec["ephemeralContainers"].as_array().into_iter().flatten();
         let others: Vec<&Value> = containers().chain(ephemeral).filter(is_own).collect();
         for container in others.iter().filter(|container| has_proxy_uid(spec, container) != Ok(false)) {
-            self.user.push(format!("{name}: {}", text(&container["name"])));
+            self.proxy_uid.push(format!("{name}: {}", text(&container["name"])));
         }
         let found = bypasses(spec, others);
         if !found.is_empty() {
-            self.permitted.push(format!("{name}: {}", found.join(", ")));
+            self.bypasses.push(format!("{name}: {}", found.join(", ")));
         }
-        for key in LISTS {
+        for key in EXCLUSION_ANNOTATIONS {
             if let Some(list) = metadata["annotations"][key].as_str() {
                 let short = key.trim_start_matches("openservicemesh.io/");
-                self.lists.push(format!("{name}: {short} {list}"));
+                self.exclusions.push(format!("{name}: {short} {list}"));
             }
         }
     }
 }
 
-pub(super) async fn look(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {
-    let mut found = Found::default();
+pub(super) async fn check_pods(cluster: &Cluster, namespaces: &[&str], report: &mut Report) -> Result<()> {
+    let mut found = PodFindings::default();
     for namespace in namespaces {
-        for pod in cluster.list(&resource("v1", "Pod"), Some(namespace), "").await? {
+        for pod in cluster.list(&api_resource("v1", "Pod"), Some(namespace), "").await? {
             found.add(&pod);
         }
     }
     let restart = "restart them once injection works";
     let with = |list: Vec<String>, advice: &str| -> Vec<String> {
-        if list.is_empty() { Vec::new() } else { vec![format!("{} ({advice})", first(list).join(", "))] }
+        if list.is_empty() {
+            Vec::new()
+        } else {
+            vec![format!("{} ({advice})", truncate_list(list).join(", "))]
+        }
     };
     let count = found.count;
-    report.sum(
+    report.add_findings(
         "pods without sidecar",
         State::Warn,
-        &with(found.without, restart),
+        &with(found.without_sidecar, restart),
         format!("none of {count}"),
     );
-    let advice = "no sidecar can hold them";
-    report.sum(
+    let advice = "no sidecar can intercept them";
+    report.add_findings(
         "pods in the network of their host",
         State::Warn,
-        &with(found.host, advice),
+        &with(found.host_network, advice),
         format!("none of {count}"),
     );
-    let advice = "their connections count as the sidecar's own and go round it";
-    report.sum("containers with uid 1500", State::Warn, &with(found.user, advice), "none that says so");
-    let advice =
-        "it follows the hosts file of the pod, which `hostAliases` and root in the pod write: restart them";
-    report.sum(
+    let advice = "their connections count as the sidecar's own and bypass it";
+    report.add_findings("containers with uid 1500", State::Warn, &with(found.proxy_uid, advice), "none");
+    let advice = "they use the hosts file of the pod, which `hostAliases` and root in the pod can change: restart the pods";
+    report.add_findings(
         "sidecars without a hosts file of their own",
         State::Warn,
         &with(found.shared_hosts, advice),
         "none",
     );
-    report.sum("pods that lead names", State::Warn, &first(found.led), "none");
-    report.sum("lists of pods", State::Warn, &first(found.lists), "no pod leaves anything out");
-    let good = "no pod is permitted what leads round its sidecar";
-    report.sum("ways round sidecars", State::Warn, &first(found.permitted), good);
+    report.add_findings("pods that lead names", State::Warn, &truncate_list(found.set_names), "none");
+    report.add_findings(
+        "lists of pods",
+        State::Warn,
+        &truncate_list(found.exclusions),
+        "no pod excludes anything",
+    );
+    let good = "no pod has permissions that bypass its sidecar";
+    report.add_findings("ways round sidecars", State::Warn, &truncate_list(found.bypasses), good);
     Ok(())
 }
 
-/// The first of a list, and how many more there are.
-fn first(mut list: Vec<String>) -> Vec<String> {
-    let more = list.len().saturating_sub(SHOWN);
+/// Truncates a list, and appends the number of the other items.
+fn truncate_list(mut list: Vec<String>) -> Vec<String> {
+    let more = list.len().saturating_sub(MAX_LISTED);
     if more > 0 {
-        list.truncate(SHOWN);
+        list.truncate(MAX_LISTED);
         list.push(format!("and {more} more"));
     }
     list
 }
 
-/// What the MeshConfig takes out of every sidecar's sight.
-pub(super) fn excluded_everywhere(config: &Value, report: &mut Report) {
+/// Checks the exclusion lists of the MeshConfig, which apply to every sidecar.
+pub(super) fn check_mesh_exclusions(config: &Value, report: &mut Report) {
     let traffic = config["spec"]["traffic"].as_object();
     let lists: Vec<String> = traffic
         .into_iter()
@@ -147,7 +159,7 @@ pub(super) fn excluded_everywhere(config: &Value, report: &mut Report) {
         .filter(|(key, list)| key.ends_with("List") && list.as_array().is_some_and(|list| !list.is_empty()))
         .map(|(key, list)| format!("{key} {list}"))
         .collect();
-    report.sum("lists of the MeshConfig", State::Warn, &lists, "they leave nothing out");
+    report.add_findings("lists of the MeshConfig", State::Warn, &lists, "they exclude nothing");
 }
 
 #[cfg(test)]
@@ -161,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_captured_is_found() {
+    fn pods_that_bypass_their_sidecar_are_found() {
         let mounts = [json!({ "name": "osm-egress-hosts", "mountPath": "/etc/hosts" })];
         let envoy =
             json!({ "name": "envoy", "securityContext": { "runAsUser": 1500 }, "volumeMounts": mounts });
-        let mut found = Found::default();
-        let list = json!({ LISTS[0]: "5432" });
+        let mut found = PodFindings::default();
+        let list = json!({ EXCLUSION_ANNOTATIONS[0]: "5432" });
         let app = json!({ "name": "app", "securityContext": { "runAsNonRoot": true } });
         let init =
             json!({ "name": "osm-init", "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } } });
@@ -192,30 +204,33 @@ mod tests {
         done["status"]["phase"] = json!("Succeeded");
         found.add(&done);
         let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let expected = Found {
-            without: strings(&["a/off (its annotation says so)", "a/bare"]),
-            host: strings(&["a/host"]),
-            user: strings(&["a/user: one", "a/user: three", "a/user: four"]),
-            lists: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
-            permitted: strings(&[
+        let expected = PodFindings {
+            without_sidecar: strings(&["a/off (disabled by its annotation)", "a/bare"]),
+            host_network: strings(&["a/host"]),
+            proxy_uid: strings(&["a/user: one", "a/user: three", "a/user: four"]),
+            exclusions: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
+            bypasses: strings(&[
                 "a/raw: container `app` may send raw packets (NET_RAW), which nothing intercepts",
                 "a/user: as root, `four` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
                  `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
             ]),
             shared_hosts: strings(&["a/aliases"]),
-            led: vec![found.led.first().cloned().unwrap_or_default()],
+            set_names: vec![found.set_names.first().cloned().unwrap_or_default()],
             count: 8,
         };
         assert_eq!(found, expected);
-        assert!(found.led[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"), "{found:?}");
+        assert!(
+            found.set_names[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"),
+            "{found:?}"
+        );
     }
 
     #[test]
-    fn lists_of_the_mesh_are_found() {
+    fn exclusions_of_the_mesh_are_found() {
         let mut report = Report::default();
         let traffic = json!({ "enableEgress": true, "inboundPortExclusionList": [],
             "outboundPortExclusionList": [80], "outboundIPRangeInclusionList": ["10.0.0.0/8"] });
-        excluded_everywhere(&json!({ "spec": { "traffic": traffic } }), &mut report);
+        check_mesh_exclusions(&json!({ "spec": { "traffic": traffic } }), &mut report);
         assert_eq!(report.checks[0].state, State::Warn);
         assert!(report.checks[0].message.contains("outboundPortExclusionList [80]"), "{report}");
         assert!(!report.to_string().contains("inbound"), "{report}");

@@ -1,4 +1,4 @@
-//! Whether proxies have what they should have, by a control plane that can be asked.
+//! The check of proxies: each should have the document that its control plane sent.
 
 use std::net::SocketAddr;
 
@@ -7,28 +7,29 @@ use egress_status::{AdminClient, ProxyStatus, Status};
 use super::super::names::{ADMIN_PORT, NAME, Names};
 use super::report::{Report, State};
 
+/// The name of the check.
 const CHECK: &str = "proxies";
 
-pub(super) async fn look(admin: Option<SocketAddr>, names: &Names, report: &mut Report) {
+pub(super) async fn check_proxies(admin: Option<SocketAddr>, names: &Names, report: &mut Report) {
     let Some(admin) = admin else {
         report.add(
             CHECK,
             State::Unknown,
             format!(
-                "nobody was asked: `kubectl -n {} port-forward deploy/{NAME} {ADMIN_PORT}` and `--admin \
-                 127.0.0.1:{ADMIN_PORT}` asks a control plane",
+                "no control plane was asked: run `kubectl -n {} port-forward deploy/{NAME} {ADMIN_PORT}`, and pass \
+                 `--admin 127.0.0.1:{ADMIN_PORT}`",
                 names.namespace
             ),
         );
         return;
     };
     match AdminClient::new(admin).status().await {
-        Ok(status) => judge(&status, report),
+        Ok(status) => check_status(&status, report),
         Err(error) => report.add(CHECK, State::Fail, format!("{error:#}")),
     }
 }
 
-fn judge(status: &Status, report: &mut Report) {
+fn check_status(status: &Status, report: &mut Report) {
     if let Some(reason) = &status.source_unavailable {
         report.add("source", State::Warn, format!("{reason}; the last good state is in force"));
     }
@@ -45,11 +46,11 @@ fn judge(status: &Status, report: &mut Report) {
             }
         }
     }
-    report.sum(
+    report.add_findings(
         CHECK,
         State::Warn,
         &wrong,
-        format!("{} connected, all with what they were sent", status.proxies.len()),
+        format!("{} connected, all up to date", status.proxies.len()),
     );
 }
 
@@ -70,11 +71,14 @@ mod tests {
             "documentAcknowledged": has, "types": {} })
         };
         let mut report = Report::default();
-        judge(&status(json!({ "proxies": [proxy("one", "2"), proxy("two", "1")] })), &mut report);
+        check_status(&status(json!({ "proxies": [proxy("one", "2"), proxy("two", "1")] })), &mut report);
         assert_eq!(report.checks[0].state, State::Warn);
         assert_eq!(report.checks[0].message, "two (a/b) has document 1, not 2");
         let mut report = Report::default();
-        judge(&status(json!({ "proxies": [proxy("one", "2")], "sourceUnavailable": "gone" })), &mut report);
+        check_status(
+            &status(json!({ "proxies": [proxy("one", "2")], "sourceUnavailable": "gone" })),
+            &mut report,
+        );
         assert_eq!(report.checks[0].state, State::Warn);
         assert_eq!(report.checks[1].state, State::Ok);
     }

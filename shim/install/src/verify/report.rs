@@ -2,44 +2,44 @@
 
 use serde::Serialize;
 
-/// How something is.
+/// The state of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// As it should be.
+    /// Passed.
     Ok,
-    /// Nothing is broken, but somebody should look at it.
+    /// Works, but needs attention.
     Warn,
-    /// It does not work.
+    /// Failed.
     Fail,
-    /// Nobody could be asked.
+    /// Could not be checked.
     Unknown,
-    /// Neither good nor bad.
+    /// Information only.
     Note,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What, in the same words at all times.
+    /// The name of the check, which is stable.
     pub check: &'static str,
-    /// How it is.
+    /// The state.
     pub state: State,
-    /// In full.
+    /// The details.
     pub message: String,
 }
 
-/// Everything that was looked at.
+/// The results of all checks.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// In the order in which one thing needs another.
+    /// The checks, each after those that it depends on.
     pub checks: Vec<Check>,
 }
 
 impl Report {
-    /// Whether everything works.
+    /// Returns true if no check failed.
     #[must_use]
-    pub fn is_good(&self) -> bool {
+    pub fn is_passed(&self) -> bool {
         self.checks.iter().all(|check| check.state != State::Fail)
     }
 
@@ -47,18 +47,18 @@ impl Report {
         self.checks.push(Check { check, state, message: message.into() });
     }
 
-    /// What is wrong, or that nothing is.
-    pub(super) fn sum(
+    /// Adds a check: `state` with the findings, or `Ok` with `summary` if there are none.
+    pub(super) fn add_findings(
         &mut self,
         check: &'static str,
         state: State,
-        wrong: &[String],
-        good: impl Into<String>,
+        findings: &[String],
+        summary: impl Into<String>,
     ) {
-        if wrong.is_empty() {
-            self.add(check, State::Ok, good);
+        if findings.is_empty() {
+            self.add(check, State::Ok, summary);
         } else {
-            self.add(check, state, wrong.join("; "));
+            self.add(check, state, findings.join("; "));
         }
     }
 }

@@ -210,7 +210,7 @@ async function suggest(asked) {
   byId("suggested").readOnly = !settings.writes;
   byId("applying").hidden = !settings.writes || said.empty;
   byId("apply-said").textContent = "";
-  byId("suggest-said").textContent = said.dropped ? `${said.dropped} flows were forgotten because others came, and are not in this` : "";
+  byId("suggest-said").textContent = said.dropped ? `${said.dropped} flows were evicted to make room and are missing here` : "";
 }
 
 async function copy() {

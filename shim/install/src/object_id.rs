@@ -1,30 +1,30 @@
-//! Which object.
+//! References to Kubernetes objects.
 
 use kube::api::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
-/// Which object; without a namespace for kinds that have none.
+/// A reference to an object; the namespace is `None` for cluster-scoped kinds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id {
+pub(super) struct ObjectId {
     pub(super) api_version: String,
     pub(super) kind: String,
     pub(super) namespace: Option<String>,
     pub(super) name: String,
 }
 
-impl Id {
-    /// One that is in no namespace.
-    pub(super) fn global(api_version: &str, kind: &str, name: &str) -> Self {
+impl ObjectId {
+    /// The reference to a cluster-scoped object.
+    pub(super) fn cluster_scoped(api_version: &str, kind: &str, name: &str) -> Self {
         Self { api_version: api_version.into(), kind: kind.into(), namespace: None, name: name.into() }
     }
 
-    /// One in a namespace.
-    pub(super) fn within(api_version: &str, kind: &str, namespace: &str, name: &str) -> Self {
-        Self { namespace: Some(namespace.into()), ..Self::global(api_version, kind, name) }
+    /// The reference to an object in a namespace.
+    pub(super) fn namespaced(api_version: &str, kind: &str, namespace: &str, name: &str) -> Self {
+        Self { namespace: Some(namespace.into()), ..Self::cluster_scoped(api_version, kind, name) }
     }
 
-    /// Which one a manifest is of.
-    pub(super) fn of(object: &Value) -> Self {
+    /// The reference to the object of a manifest.
+    pub(super) fn from_object(object: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Self {
             api_version: text(&object["apiVersion"]),
@@ -34,18 +34,18 @@ impl Id {
         }
     }
 
-    /// Its kind, for the client.
-    pub(super) fn resource(&self) -> ApiResource {
-        resource(&self.api_version, &self.kind)
+    /// The kind, for the client.
+    pub(super) fn api_resource(&self) -> ApiResource {
+        api_resource(&self.api_version, &self.kind)
     }
 
-    /// Whether it is a definition.
-    pub(super) fn is_definition(&self) -> bool {
+    /// Returns true if the object is a CustomResourceDefinition.
+    pub(super) fn is_crd(&self) -> bool {
         self.kind == "CustomResourceDefinition"
     }
 }
 
-impl std::fmt::Display for Id {
+impl std::fmt::Display for ObjectId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.namespace {
             Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
@@ -55,7 +55,7 @@ impl std::fmt::Display for Id {
 }
 
 /// A kind, for the client.
-pub(super) fn resource(api_version: &str, kind: &str) -> ApiResource {
+pub(super) fn api_resource(api_version: &str, kind: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }

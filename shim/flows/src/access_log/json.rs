@@ -1,14 +1,14 @@
-//! What Envoy's own log says of a connection or request: a JSON line on its standard output.
+//! Lines of Envoy's JSON access log, as the proxy writes them to its standard output.
 
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 
-use super::Observation;
+use crate::Observation;
 
 #[derive(Debug, Deserialize)]
-struct Line {
-    kind: Kind,
+struct LogLine {
+    kind: LineKind,
     dialled: SocketAddr,
     decision: Option<String>,
     name: Option<String>,
@@ -22,21 +22,21 @@ struct Line {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+enum LineKind {
     Connection,
     Request,
 }
 
-/// Reads a line; `None`: it is something else, or nothing was decided.
+/// Reads a line. Returns `None` if it is no access log line, or holds no decision.
 #[must_use]
-pub fn read(line: &str) -> Option<Observation> {
-    let Line { kind, dialled, decision, name, server_name, authority, method, path, upgrade, refused } =
+pub fn read_line(line: &str) -> Option<Observation> {
+    let LogLine { kind, dialled, decision, name, server_name, authority, method, path, upgrade, refused } =
         serde_json::from_str(line.trim()).ok()?;
     match kind {
-        Kind::Connection => {
-            Observation::connection(&decision?, dialled, name.as_deref(), server_name.as_deref())
+        LineKind::Connection => {
+            Observation::from_connection(&decision?, dialled, name.as_deref(), server_name.as_deref())
         }
-        Kind::Request => Observation::request(
+        LineKind::Request => Observation::from_request(
             decision.as_deref(),
             dialled,
             &authority.unwrap_or_default(),

@@ -1,27 +1,27 @@
-//! Values of Open Service Mesh's chart that mean nothing here. A file that was written for it still loads.
+//! Values of Open Service Mesh's chart that have no effect here, so that a values file for it still loads.
 
 const NO_CERTIFICATES: &str = "workloads get no certificates; the control plane's own is made by `install`";
-const NO_ADDON: &str = "nothing of the kind is installed";
+const NO_ADDON: &str = "no add-ons are installed";
 const ONE_PROGRAM: &str = "there is one control plane: see `osm.egress`";
 
-/// Keys, also for everything below them, and why.
-pub(super) const KEYS: &[(&str, &str)] = &[
+/// The unsupported keys, each with the reason; a key stands for everything below it too.
+pub(super) const UNSUPPORTED_KEYS: &[(&str, &str)] = &[
     ("contour", NO_ADDON),
     ("smi", "TrafficTargets are not validated at admission"),
     ("osm.caBundleSecretName", NO_CERTIFICATES),
     ("osm.certificateProvider", NO_CERTIFICATES),
     ("osm.certmanager", NO_CERTIFICATES),
-    ("osm.configResyncInterval", "proxies are told of every change"),
-    ("osm.controllerLogLevel", "the log says what is needed; `RUST_LOG` chooses"),
+    ("osm.configResyncInterval", "every change is sent to proxies at once"),
+    ("osm.controllerLogLevel", "set the environment variable `RUST_LOG`"),
     ("osm.curlImage", ONE_PROGRAM),
     ("osm.deployGrafana", NO_ADDON),
     ("osm.deployJaeger", NO_ADDON),
     ("osm.deployPrometheus", NO_ADDON),
-    ("osm.enableDebugServer", "the admin port is always there"),
+    ("osm.enableDebugServer", "the admin port is always on"),
     ("osm.enableFluentbit", NO_ADDON),
-    ("osm.enableReconciler", "run `osm-egress verify`, and `upgrade` to mend"),
-    ("osm.enforceSingleMesh", "there is one in a cluster"),
-    ("osm.featureFlags", "policies always count while `osm.enableEgress` is false"),
+    ("osm.enableReconciler", "run `osm-egress verify` to find changes, and `upgrade` to repair them"),
+    ("osm.enforceSingleMesh", "a cluster has one mesh"),
+    ("osm.featureFlags", "policies always apply while `osm.enableEgress` is false"),
     ("osm.fluentBit", NO_ADDON),
     ("osm.grafana", NO_ADDON),
     ("osm.image", ONE_PROGRAM),
@@ -40,7 +40,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("osm.webhookConfigNamePrefix", "its name follows from the mesh's"),
 ];
 
-/// Why a key means nothing, if it is one of these.
-pub(super) fn find(path: &str) -> Option<&'static str> {
-    KEYS.iter().find(|(key, _)| *key == path).map(|(_, why)| *why)
+/// Finds the reason why a key is unsupported.
+pub(super) fn find_reason(path: &str) -> Option<&'static str> {
+    UNSUPPORTED_KEYS.iter().find(|(key, _)| *key == path).map(|(_, why)| *why)
 }

@@ -1,4 +1,4 @@
-//! Whatever bytes come: what is taken in is plain and short, and nothing of ours breaks.
+//! Property tests with arbitrary input: recorded text is plain and short, and no output breaks.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use envoy_types::pb::google::protobuf::Any;
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry;
+use crate::access_log::grpc;
 use egress_envoy::access_log::FILTER_STATES;
 
-/// Text as a workload may choose it: short and long, plain and not, and now and then what means something.
+/// Text that a workload may choose: short and long, plain and hostile, sometimes with a meaning.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -44,45 +44,47 @@ fn addresses() -> impl Strategy<Value = String> {
 }
 
 fn common(address: String, port: u32, states: [Vec<u8>; 3]) -> AccessLogCommon {
-    let to = SocketAddress {
+    let destination = SocketAddress {
         address,
         port_specifier: Some(PortSpecifier::PortValue(port)),
         ..SocketAddress::default()
     };
     let state = |bytes: Vec<u8>| {
-        // A `BytesValue` of up to 127 bytes, or whatever it is then.
+        // A valid `BytesValue` up to 127 bytes.
         let length = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
         Any { type_url: String::new(), value: [vec![0x0a, length], bytes].concat() }
     };
     let states = states.into_iter().map(state);
     AccessLogCommon {
-        downstream_local_address: Some(Address { address: Some(address::Address::SocketAddress(to)) }),
+        downstream_local_address: Some(Address {
+            address: Some(address::Address::SocketAddress(destination)),
+        }),
         filter_state_objects: FILTER_STATES.iter().map(|key| (*key).to_owned()).zip(states).collect(),
         ..AccessLogCommon::default()
     }
 }
 
-/// What becomes of it, wherever it is shown.
-fn judge(node: &str, seen: Option<Observation>) {
-    let Some(seen) = seen else { return };
-    let memory = memory(10);
+/// Checks every output for an observation.
+fn check_outputs(node: &str, observation: Option<Observation>) {
+    let Some(observation) = observation else { return };
+    let table = new_table(10);
     let app = identity("shop/app");
-    memory.record(&app, node, at(0), vec![Some(seen)]);
-    let flows = memory.flows(&Filter::default()).flows;
+    table.record(&app, node, day(0), vec![Some(observation)]);
+    let flows = table.list_page(&FlowQuery::default()).flows;
     let is_plain = |text: &str| text.chars().all(|c| c == '…' || c == ' ' || c.is_ascii_graphic());
     let all_plain = |text: &str| text.lines().all(is_plain) && !text.contains('\r');
     let [flow] = &flows[..] else { panic!("{flows:?}") };
-    let line = text::line(flow);
+    let line = text::format_line(flow);
     assert!(line.lines().count() == 1 && all_plain(&line) && line.len() < 2_000, "{line}");
     let json = serde_json::to_string(flow).expect("JSON");
     assert!(is_plain(&json) && json.len() < 6_000, "{json}");
-    let suggestion = Suggestion::of(&app, &flows);
-    let yaml = suggestion.yaml();
+    let suggestion = Suggestion::for_identity(&app, &flows);
+    let yaml = suggestion.to_yaml();
     assert!(all_plain(&yaml), "{yaml}");
     let policies = store(&yaml);
     let problems: Vec<_> = policies.diagnostics().collect();
     assert!(problems.is_empty(), "{problems:?}\n{yaml}");
-    // The comment of one is the policy of nobody: what is allowed is the name, or the address, that was seen.
+    // No text of a comment becomes part of a policy: only the observed name or address is allowed.
     let compiled = compile(&policies, &CompileOptions::default(), None);
     for rule in &compiled.document(&app).rules {
         let hosts: Vec<String> =
@@ -93,18 +95,18 @@ fn judge(node: &str, seen: Option<Observation>) {
             "{hosts:?} {yaml}"
         );
     }
-    let simulation = Simulation::of(&flows, None, &compiled, 15001).expect("it compiles");
+    let simulation = Simulation::run(&flows, None, &compiled, 15001).expect("it compiles");
     assert!(all_plain(&simulation.to_string()), "{simulation}");
 }
 
 proptest! {
     #[test]
-    fn lines_of_any_text(line in text()) {
-        judge("p", line::read(&line));
+    fn arbitrary_lines_yield_safe_output(line in text()) {
+        check_outputs("p", json::read_line(&line));
     }
 
     #[test]
-    fn lines_of_any_fields(
+    fn arbitrary_fields_of_lines_yield_safe_output(
         decision in decision(), name in text(), method in text(), path in text(), address in addresses(), port: u16,
         is_request: bool, refused in proptest::option::of(text()),
     ) {
@@ -113,21 +115,21 @@ proptest! {
             "dialled": format!("{address}:{port}"), "decision": decision, "name": name, "server_name": name,
             "authority": name, "method": method, "path": path, "upgrade": path, "refused": refused,
         });
-        judge(&name, line::read(&line.to_string()));
+        check_outputs(&name, json::read_line(&line.to_string()));
     }
 
     #[test]
-    fn entries_of_any_fields(
+    fn arbitrary_fields_of_entries_yield_safe_output(
         decision in decision(), name in proptest::collection::vec(any::<u8>(), 0..200), authority in text(),
         path in text(), address in addresses(), port in 0..100_000_u32, method: i32, node in text(),
     ) {
         let states = [decision.into_bytes(), name.clone(), name];
         let common_properties = Some(common(address, port, states));
-        judge(&node, entry::connection(&TcpAccessLogEntry {
+        check_outputs(&node, grpc::read_connection(&TcpAccessLogEntry {
             common_properties: common_properties.clone(), ..TcpAccessLogEntry::default()
         }));
         let headers = |key: &str| HashMap::from([(key.to_owned(), path.clone())]);
-        judge(&node, entry::request(&HttpAccessLogEntry {
+        check_outputs(&node, grpc::read_request(&HttpAccessLogEntry {
             common_properties,
             request: Some(HttpRequestProperties {
                 request_method: method, authority, path: path.clone(), request_headers: headers("upgrade"),

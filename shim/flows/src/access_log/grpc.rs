@@ -1,4 +1,4 @@
-//! What Envoy's gRPC access log says of a connection or request.
+//! Entries of Envoy's gRPC access log.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,61 +8,67 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, TcpAccessLogEntry};
 use prost::Message;
 
-use super::Observation;
+use crate::Observation;
 use egress_envoy::access_log::FILTER_STATES;
 use egress_envoy::name::DENIED_HEADER;
 
-/// Reads the entry of a connection.
+/// Reads the entry of a connection. Returns `None` if it holds no decision.
 #[must_use]
-pub fn connection(entry: &TcpAccessLogEntry) -> Option<Observation> {
+pub fn read_connection(entry: &TcpAccessLogEntry) -> Option<Observation> {
     let common = entry.common_properties.as_ref()?;
     let [decision, resolved, server_name] = filter_states(common);
-    Observation::connection(&decision?, dialled(common)?, resolved.as_deref(), server_name.as_deref())
+    Observation::from_connection(
+        &decision?,
+        original_destination(common)?,
+        resolved.as_deref(),
+        server_name.as_deref(),
+    )
 }
 
-/// Reads the entry of a request.
+/// Reads the entry of a request. Returns `None` if it holds no decision.
 #[must_use]
-pub fn request(entry: &HttpAccessLogEntry) -> Option<Observation> {
+pub fn read_request(entry: &HttpAccessLogEntry) -> Option<Observation> {
     let common = entry.common_properties.as_ref()?;
     let request = entry.request.as_ref()?;
     let [decision, ..] = filter_states(common);
     let method = RequestMethod::try_from(request.request_method).unwrap_or_default();
-    // One that is not well known is not told.
+    // Envoy reports only the methods that it knows.
     let method = if method == RequestMethod::MethodUnspecified { "?" } else { method.as_str_name() };
     let upgrade = request.request_headers.get("upgrade").map(String::as_str);
-    let refused = entry.response.as_ref().and_then(|response| response.response_headers.get(DENIED_HEADER));
+    let denied_reason =
+        entry.response.as_ref().and_then(|response| response.response_headers.get(DENIED_HEADER));
     let path = if request.original_path.is_empty() { &request.path } else { &request.original_path };
-    Observation::request(
+    Observation::from_request(
         decision.as_deref(),
-        dialled(common)?,
+        original_destination(common)?,
         &request.authority,
         (method, path, upgrade),
-        refused.map(String::as_str),
+        denied_reason.map(String::as_str),
     )
 }
 
-fn dialled(common: &AccessLogCommon) -> Option<SocketAddr> {
-    let Address { address: Some(address::Address::SocketAddress(to)) } =
+fn original_destination(common: &AccessLogCommon) -> Option<SocketAddr> {
+    let Address { address: Some(address::Address::SocketAddress(destination)) } =
         common.downstream_local_address.as_ref()?
     else {
         return None;
     };
-    let Some(PortSpecifier::PortValue(port)) = to.port_specifier else { return None };
-    Some(SocketAddr::new(to.address.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?))
+    let Some(PortSpecifier::PortValue(port)) = destination.port_specifier else { return None };
+    Some(SocketAddr::new(destination.address.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?))
 }
 
-/// What the filter says, in the order of [`FILTER_STATES`].
+/// The values that the filter stores, in the order of [`FILTER_STATES`].
 fn filter_states(common: &AccessLogCommon) -> [Option<String>; FILTER_STATES.len()] {
     FILTER_STATES.map(|key| {
         let state = common.filter_state_objects.get(key)?;
         // `BytesValue` and `StringValue` are the same on the wire.
-        let Wrapped { value } = Wrapped::decode(state.value.as_slice()).ok()?;
+        let WrappedValue { value } = WrappedValue::decode(state.value.as_slice()).ok()?;
         Some(String::from_utf8_lossy(&value).into_owned()).filter(|text| !text.is_empty())
     })
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Wrapped {
+struct WrappedValue {
     #[prost(bytes = "vec", tag = "1")]
     value: Vec<u8>,
 }

@@ -1,28 +1,28 @@
-//! What `/flows` can be asked for.
+//! The query parameters of `/flows`.
 
 use std::fmt::Write;
 
 use egress_policy::Identity;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Decided, Verdict};
+use crate::{DecisionRecord, Verdict};
 
-/// Which flows are wanted, and how many at once.
+/// A selection of flows, and the most that one answer may hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// Of this identity.
-    #[serde(default, deserialize_with = "parsed")]
+pub struct FlowQuery {
+    /// Only flows of this identity.
+    #[serde(default, deserialize_with = "parse_identity")]
     pub identity: Option<Identity>,
-    /// With this verdict.
-    pub verdict: Option<Wanted>,
-    /// Those that changed after this.
+    /// Only flows with this verdict.
+    pub verdict: Option<VerdictFilter>,
+    /// Only flows that changed after this sequence number.
     #[serde(default)]
     pub after: u64,
-    /// How many in one answer.
+    /// The most flows of one answer.
     #[serde(default)]
-    pub limit: Limit,
-    /// The last ones and the newest first, instead of the first ones and the oldest first.
+    pub limit: PageLimit,
+    /// The last flows, newest first, instead of the first flows, oldest first.
     #[serde(default)]
     pub newest: bool,
 }
@@ -30,21 +30,27 @@ pub struct Filter {
 /// A verdict to filter by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Wanted {
-    /// Allowed by a rule, by the mesh or by global egress.
+pub enum VerdictFilter {
+    /// Allowed by a rule, as traffic of the mesh, or by global egress.
     Allow,
-    /// Let through by audit mode alone.
+    /// Allowed by audit mode alone.
     Audit,
-    /// Refused.
+    /// Denied.
     Deny,
 }
 
-/// How many flows there are in one answer.
+/// The most flows of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit(usize);
+pub struct PageLimit(usize);
 
-impl Filter {
-    /// How a control plane is asked for this.
+impl FlowQuery {
+    /// The query for all flows of an identity.
+    #[must_use]
+    pub fn for_identity(identity: Identity) -> Self {
+        Self { identity: Some(identity), ..Self::default() }
+    }
+
+    /// The path and query of the request to a control plane.
     #[must_use]
     pub fn path(&self) -> String {
         let Self { identity, verdict, after, limit, newest } = self;
@@ -54,26 +60,26 @@ impl Filter {
             let _ = write!(path, "&identity={identity}");
         }
         if let Some(verdict) = verdict {
-            let _ = write!(path, "&verdict={}", verdict.word());
+            let _ = write!(path, "&verdict={}", verdict.label());
         }
         path
     }
 }
 
-impl Wanted {
-    /// That of a decision.
+impl VerdictFilter {
+    /// The filter that a decision matches.
     #[must_use]
-    pub fn of(decided: &Decided) -> Self {
-        match decided.verdict {
-            Verdict::Allow if decided.is_audited() => Self::Audit,
+    pub fn matching(decision: &DecisionRecord) -> Self {
+        match decision.verdict {
+            Verdict::Allow if decision.is_audited() => Self::Audit,
             Verdict::Allow => Self::Allow,
             Verdict::Deny => Self::Deny,
         }
     }
 
-    /// The word that `/flows` knows.
+    /// The value of the query parameter.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Audit => "audit",
@@ -82,42 +88,42 @@ impl Wanted {
     }
 }
 
-impl Limit {
-    /// As many as there may be: some megabytes.
-    pub const MOST: Self = Self(10_000);
+impl PageLimit {
+    /// The highest limit. So many flows are some megabytes of JSON.
+    pub const MAX: Self = Self(10_000);
 
-    /// The number.
+    /// The number of flows.
     #[must_use]
     pub fn get(self) -> usize {
         self.0
     }
 }
 
-impl Default for Limit {
+impl Default for PageLimit {
     fn default() -> Self {
         Self(1_000)
     }
 }
 
-impl TryFrom<usize> for Limit {
+impl TryFrom<usize> for PageLimit {
     type Error = String;
 
     fn try_from(number: usize) -> Result<Self, String> {
-        if (1..=Self::MOST.0).contains(&number) {
+        if (1..=Self::MAX.0).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(format!("must be 1 to {}", Self::MOST.0))
+            Err(format!("must be 1 to {}", Self::MAX.0))
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Limit {
+impl<'de> Deserialize<'de> for PageLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::try_from(usize::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
-fn parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Identity>, D::Error> {
+fn parse_identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Identity>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
