@@ -13,8 +13,8 @@ use super::output::{Output, print};
 use egress_flows::table::{FlowList, FlowQuery, VerdictFilter, collect_pages};
 use egress_flows::text;
 
-/// The interval at which a control plane is asked for new flows.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two requests for new flows.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct FlowsArgs {
@@ -40,7 +40,7 @@ impl FlowsArgs {
         let runtime = tokio::runtime::Runtime::new()?;
         let fetch_all =
             |query: &FlowQuery| collect_pages(query, |page| runtime.block_on(fetch_page(self.admin, page)));
-        let mut filter =
+        let mut query =
             FlowQuery { identity: self.identity.clone(), verdict: self.verdict, ..FlowQuery::default() };
         let mut flows = fetch_all(&query)?;
         if flows.dropped > 0 {

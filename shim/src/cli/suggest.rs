@@ -22,7 +22,7 @@ pub(super) struct SuggestArgs {
 
 impl SuggestArgs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let query = FlowQuery { identity: Some(self.identity.clone()), ..FlowQuery::default() };
+        let query = FlowQuery::for_identity(self.identity.clone());
         let flows = self.flows.read(&query)?;
         let suggestion = Suggestion::for_identity(&self.identity, &flows.flows);
         if flows.dropped > 0 {

@@ -139,7 +139,7 @@ impl From<&egress_compile::ObjectStatus> for ObjectStatus {
             accepted: object.accepted,
             generation: object.generation,
             rules: object.rules,
-            problems: object.diagnostics.iter().map(Diagnostic::from).collect(),
+            diagnostics: object.diagnostics.iter().map(Diagnostic::from).collect(),
         }
     }
 }
