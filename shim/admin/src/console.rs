@@ -3,7 +3,7 @@
 //! It decides nothing. `/status` and `/flows` are what `osm-egress status` and `flows` print; `/explain` and `/suggest`
 //! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` ([`mod@write`]).
 
-mod ask;
+mod queries;
 mod destination;
 mod files;
 mod manifests;
@@ -42,9 +42,9 @@ pub(crate) fn routes(shared: Shared, console: Console) -> Router {
         .route("/console/{file}", get(files::file))
         .route("/console/settings", get(settings))
         .route("/console/manifests", get(manifests::manifests))
-        .route("/explain", get(ask::explain))
-        .route("/suggest", get(ask::suggest))
-        .route("/console/suggestion", get(ask::suggestion))
+        .route("/explain", get(queries::explain))
+        .route("/suggest", get(queries::suggest))
+        .route("/console/suggestion", get(queries::suggestion))
         .merge(writing);
     if served.console.playground.is_some() {
         router = router

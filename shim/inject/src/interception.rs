@@ -4,9 +4,9 @@
 //! as iptables-restore reads it. [`apply`] puts it in force, or takes it away, by iptables' own tools.
 
 mod listener;
-mod lists;
+mod interface;
 mod rules;
-mod saved;
+mod iptables_save;
 mod tools;
 
 use std::fmt;
@@ -14,7 +14,7 @@ use std::fmt;
 use ipnet::IpNet;
 
 pub use listener::listening_uids;
-pub use lists::{interface, unique};
+pub use interface::{interface, unique};
 pub use rules::{CHAINS, Rule};
 pub use tools::{Backend, Change, apply};
 

@@ -9,10 +9,10 @@ mod bypass;
 mod containers;
 pub mod documents;
 pub mod interception;
-mod lists;
+mod exclusions;
 mod pod;
-mod pod_dns;
-mod refusal;
+mod name_override;
+mod error;
 mod review;
 mod user;
 
@@ -22,8 +22,8 @@ use egress_envoy::credentials::Authority;
 pub use annotations::{Choice, choice};
 pub use bypass::bypasses;
 pub use pod::{Injected, mutate};
-pub use pod_dns::{LedName, PodDns, led_names};
-pub use refusal::Refusal;
+pub use name_override::{LedName, PodDns, led_names};
+pub use error::Refusal;
 pub use review::review;
 pub use user::has_proxy_uid;
 

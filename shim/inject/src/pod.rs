@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::annotations::{Annotations, choice};
 use super::{
     HOSTS_VOLUME, INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME,
-    bypasses, containers, has_proxy_uid, lists,
+    bypasses, containers, exclusions, has_proxy_uid,
 };
 
 /// A pod, and what it gets.
@@ -50,7 +50,7 @@ pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Inj
         Some(native) => native,
         None => settings.native_sidecar,
     };
-    let (interception, mut warnings) = lists::interception(mesh, annotations, settings.pod_annotations)?;
+    let (interception, mut warnings) = exclusions::interception(mesh, annotations, settings.pod_annotations)?;
     warnings.extend(bypasses(spec, parts.own_containers()));
     warnings.extend(inconveniences(spec, &parts, native));
 

@@ -1,7 +1,7 @@
 //! What an API server asks before it stores an object: over HTTPS, one `AdmissionReview` in and one out.
 
 mod bodies;
-mod client;
+mod client_names;
 pub mod validate;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
 use self::bodies::Bodies;
-pub use self::client::ClientNames;
+pub use self::client_names::ClientNames;
 use self::validate::Known;
 use crate::audit::Witness;
 use egress_compile::{CompileOptions, Compiled};
@@ -72,7 +72,7 @@ impl Webhooks {
         if self.sidecars.is_some() {
             router = router.route("/mutate", post(mutating));
         }
-        let clients = middleware::from_fn_with_state(self.clients.clone(), client::authorize);
+        let clients = middleware::from_fn_with_state(self.clients.clone(), client_names::authorize);
         router.layer(clients).with_state(Arc::new((self, Bodies::default())))
     }
 

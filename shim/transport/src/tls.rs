@@ -5,8 +5,8 @@
 //! change touches no open connection. Files that cannot be used change nothing: the last good ones stay in force.
 
 mod files;
-mod follow;
-mod hint;
+mod reload;
+mod handshake_hint;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use self::files::{Files, TlsError};
 use self::files::{Loaded, Look};
-pub(crate) use self::hint::hint;
+pub(crate) use self::handshake_hint::hint;
 
 /// What a server needs for TLS. Clones share what is in force.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl ServerTls {
         let look = Look::take(&files);
         let (publish, current) = watch::channel(Arc::new(look.load(&files)?));
         let counts = Arc::new(Counts::default());
-        tokio::spawn(follow::follow(files, look.digest(), publish, Arc::clone(&counts)));
+        tokio::spawn(reload::follow(files, look.digest(), publish, Arc::clone(&counts)));
         Ok(Self { current, counts })
     }
 

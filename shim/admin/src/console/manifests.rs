@@ -16,7 +16,7 @@ use egress_compile::{
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
-use super::ask::Whose;
+use super::queries::Whose;
 use super::state::Served;
 use egress_core::yaml;
 

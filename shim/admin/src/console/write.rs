@@ -7,8 +7,8 @@
 
 mod folder;
 mod policy;
-mod problem;
-mod switch;
+mod error;
+mod global_egress;
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use self::folder::Folder;
 use self::policy::Policies;
-use self::problem::Problem;
+use self::error::Problem;
 use super::destination::Destination;
 use super::state::{Served, Target};
 use crate::peer::Peer;

@@ -1,4 +1,4 @@
-use super::saved::Saved;
+use super::iptables_save::Saved;
 use super::*;
 
 fn lines(interception: &Interception, family: Family) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::saved::Saved;
+use super::iptables_save::Saved;
 use super::{Family, Interception};
 
 /// Which iptables: the kernel keeps the rules of each for itself.

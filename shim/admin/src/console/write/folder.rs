@@ -11,8 +11,8 @@ use egress_compile::manifest::{Body, Kind, ObjectRef};
 use egress_compile::store::Store;
 
 use super::policy::Policies;
-use super::problem::Problem;
-use super::switch;
+use super::error::Problem;
+use super::global_egress;
 
 /// The folder.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Folder {
             return Err(by_hand(line, "this is a link to a file elsewhere"));
         }
         let before = fs::read(&path).map_err(|error| failed(&path, &error))?;
-        let after = switch::switched(&before, object, on).map_err(|why| by_hand(line, why))?;
+        let after = global_egress::switched(&before, object, on).map_err(|why| by_hand(line, why))?;
         let draft = self.draft(&after, metadata.permissions().mode() & 0o777)?;
         // Somebody else may write it too.
         if fs::read(&path).ok().as_ref() != Some(&before) {

@@ -8,7 +8,7 @@ use egress_compile::{CompileOptions, compile};
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
-use super::problem::Problem;
+use super::error::Problem;
 use crate::console::destination::Destination;
 use crate::console::manifests::value;
 
