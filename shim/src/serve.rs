@@ -13,14 +13,14 @@ use egress_policy::{Document, Identity};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use egress_admin::console::Console;
+use egress_admin::console::ConsoleConfig;
 use egress_admin::console::playground::Playground;
 use egress_admin::console::token::Token;
-use egress_admin::console::{Target, Writes};
+use egress_admin::console::{WriteConfig, WriteTarget};
 use egress_admin::guard::HostName;
 use egress_admin::pools::Pools;
 use egress_admin::server as admin;
-use egress_admin::status::Shared;
+use egress_admin::status::AdminState;
 use egress_compile::manifest::Severity;
 use egress_compile::{CompileOptions, Compiled, OwnCluster, compile};
 use egress_core::hash;
@@ -33,10 +33,10 @@ use egress_flows::store::{Keeper, Store};
 use egress_folder::Folder;
 use egress_inject as inject;
 use egress_kubernetes::audit::{Audit, Snapshot as Audited, Witness};
-use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
+use egress_kubernetes::webhook::{self, ClientNames, ReviewCounters, Webhooks};
 use egress_kubernetes::{AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
-use egress_transport::connections::{encrypted, raise_file_limit, serve as serve_http};
-use egress_transport::tls::{Files, ServerTls};
+use egress_transport::connections::{accept_tls, raise_file_limit, serve_http};
+use egress_transport::tls::{ServerTls, TlsFiles};
 use egress_xds::fallback::Variants;
 use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use egress_xds::proxies::Proxies;
@@ -64,7 +64,7 @@ pub struct Config {
     /// The file in which they survive a restart.
     pub flow_db: Option<PathBuf>,
     /// The certificate of the control plane, and whose client certificates count.
-    pub tls: Option<Files>,
+    pub tls: Option<TlsFiles>,
     /// How proxies are identified.
     pub identity: By,
     /// Where proxies connect.
@@ -148,7 +148,7 @@ impl Reading {
             }
             (None, _) => None,
         };
-        let tls = tls.filter(|tls| tls.asks_clients()).cloned();
+        let tls = tls.filter(|tls| tls.requests_client_certificates()).cloned();
         let certificates = tls.map(|tls| Certificates { tls, trust_domain });
         let accepted = Accepted { certificates, tokens, review_interval };
         Ok(Identification::Credentials(Box::new(accepted)))
@@ -171,11 +171,11 @@ impl Reading {
     }
 
     /// Where the console writes.
-    fn target(&self, options: &CompileOptions) -> Target {
+    fn target(&self, options: &CompileOptions) -> WriteTarget {
         match self {
-            Self::Folder(_, root) => Target::Folder(root.clone()),
+            Self::Folder(_, root) => WriteTarget::Folder(root.clone()),
             Self::Cluster(_, connection) => {
-                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
+                WriteTarget::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
             }
         }
     }
@@ -214,11 +214,11 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
-    let tls = config.tls.map(ServerTls::follow).transpose()?;
+    let tls = config.tls.map(ServerTls::load_and_watch).transpose()?;
     let webhook = match (config.webhook, &tls) {
         (Some(address), Some(tls)) => {
             let (listener, pool) = (listen("webhook", address).await?, Arc::clone(&pools.webhook));
-            Some(encrypted(listener, tls.clone(), ServerTls::https, pool, webhook::IDLE_TIMEOUT))
+            Some(accept_tls(listener, tls.clone(), ServerTls::https, pool, webhook::IDLE_TIMEOUT))
         }
         (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
         (None, _) => None,
@@ -229,26 +229,26 @@ pub async fn run(config: Config) -> Result<()> {
     let (sender, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(AtomicBool::new(false));
-    let shared = Shared {
+    let shared = AdminState {
         source: source.clone(),
         compiled: compiled.clone(),
         proxies: Arc::clone(&proxies),
         serving: Arc::clone(&serving),
         tls: tls.clone(),
         identification: Arc::clone(&identification),
-        reviews: Reviews::default(),
+        reviews: ReviewCounters::default(),
         flows: flows.clone(),
         policies: reading.policy_statuses(),
         pools: pools.clone(),
     };
     let target = || reading.target(&config.options);
-    let console = Console {
+    let console = ConsoleConfig {
         options: config.options.clone(),
-        of_cluster: matches!(config.origin, Origin::Cluster(_)),
+        from_cluster: matches!(config.origin, Origin::Cluster(_)),
         listener_port: config.envoy.listener_port,
         blocked: config.envoy.blocked.clone(),
         names: config.admin_hosts,
-        writes: config.console_token.map(|token| Writes { token, target: target() }),
+        writes: config.console_token.map(|token| WriteConfig { token, target: target() }),
         playground: config.playground,
     };
     let witness = Arc::new(Witness::default());
@@ -287,7 +287,7 @@ pub async fn run(config: Config) -> Result<()> {
             let xds = tokio::spawn(server.serve(xds, tls, flows, pools.xds, wait(stopped.clone())));
             let webhook = webhook.map(|connections| {
                 let routes = webhooks.routes();
-                tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::LIMITS, wait(stopped)))
+                tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::HTTP_LIMITS, wait(stopped)))
             });
             serving.store(true, Ordering::Release);
             signalled().await?;

@@ -60,7 +60,7 @@ fn metrics_and_status() -> Result<()> {
     // It has the policy, and nothing shows yet that connections get to it.
     let warnings = || -> Result<String> { Ok(shim.status()?["proxies"][0]["warnings"].to_string()) };
     wait_for("the proxy", Duration::from_secs(5), || warnings().is_ok_and(|text| text != "null"))?;
-    ensure!(warnings()?.contains("it told of no decision yet"), "{}", warnings()?);
+    ensure!(warnings()?.contains("it has reported no decision yet"), "{}", warnings()?);
     let http = SocketAddr::new(HTTPBIN, 80);
     mesh::get(&pod, http, "httpbin.org", "/get")?;
     wait_for("its word", Duration::from_secs(10), || warnings().is_ok_and(|text| text == "[]"))

@@ -1,103 +1,111 @@
-/// Why a pod gets no sidecar.
+/// Reason why a pod cannot have a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Open Service Mesh's text.
+pub enum InjectionError {
+    /// A port in an annotation is invalid. The text is Open Service Mesh's.
     #[error("Invalid port value '{value}' specified for annotation '{annotation}'")]
-    Port {
-        /// What stands there.
+    InvalidPort {
+        /// Value of the annotation.
         value: String,
-        /// The annotation.
+        /// Annotation.
         annotation: &'static str,
     },
-    /// Open Service Mesh's text.
+    /// An address block in an annotation is invalid. The text is Open Service Mesh's.
     #[error("Invalid IP range '{value}' specified for annotation '{annotation}'")]
-    Block {
-        /// What stands there.
+    InvalidBlock {
+        /// Value of the annotation.
         value: String,
-        /// The annotation.
+        /// Annotation.
         annotation: &'static str,
     },
-    /// Open Service Mesh's text.
+    /// An annotation neither enables nor disables. The text is Open Service Mesh's.
     #[error("invalid annotation value for key \"{annotation}\": {value}")]
-    Switch {
-        /// What stands there.
+    InvalidSwitch {
+        /// Value of the annotation.
         value: String,
-        /// The annotation.
+        /// Annotation.
         annotation: &'static str,
     },
-    /// What an administrator does not permit.
+    /// An administrator does not permit the annotation.
     #[error(
-        "pods may not change what is intercepted by annotation `{annotation}` here: remove it, or let whoever may write the namespace annotate that with `{switch}: {value}`",
+        "pods may not change interception by annotation `{annotation}` here: remove it, or have someone who may write the namespace annotate it with `{switch}: {value}`",
         switch = super::POD_ANNOTATIONS_ANNOTATION,
-        value = if *change == super::Change::More { "tighten" } else { "all" }
+        value = if *change == super::InterceptionChange::Extend { "tighten" } else { "all" }
     )]
-    Annotation {
-        /// The annotation.
+    ForbiddenAnnotation {
+        /// Annotation.
         annotation: &'static str,
-        /// What it would change.
-        change: super::Change,
+        /// InterceptionChange that it would make.
+        change: super::InterceptionChange,
     },
-    /// Something in the MeshConfig.
+    /// A field of the MeshConfig is invalid.
     #[error("MeshConfig {field}: {problem}")]
-    MeshConfig {
-        /// The field.
+    InvalidMeshConfig {
+        /// Field.
         field: String,
-        /// What is wrong with it.
+        /// Problem and remedy.
         problem: String,
     },
-    /// An Envoy that does not work.
+    /// The image has an unsupported Envoy.
     #[error("image `{image}`: {problem}")]
-    Image {
-        /// The image.
+    UnsupportedImage {
+        /// Image.
         image: String,
-        /// What is wrong with it.
+        /// Problem.
         problem: String,
     },
-    /// Somebody else's sidecar, or one by hand.
+    /// A container or volume of another sidecar has this name.
     #[error(
-        "the pod has a {what} `{name}` already, and not from osm-egress: remove or rename it, or annotate the pod with `{}: disabled`",
+        "the pod already has a {what} `{name}` that osm-egress did not create: remove or rename it, or annotate the pod with `{}: disabled`",
         super::INJECTION_ANNOTATION
     )]
-    Taken {
+    NameTaken {
         /// Container or volume.
         what: &'static str,
-        /// Its name.
+        /// Name.
         name: String,
     },
-    /// What the sidecar has is not for others.
-    #[error("container `{container}` mounts the volume `{volume}`, which is the sidecar's: remove the mount")]
-    Mount {
-        /// The container.
+    /// A container mounts a volume of the sidecar.
+    #[error(
+        "container `{container}` mounts volume `{volume}`, which belongs to the sidecar: remove the mount"
+    )]
+    ForbiddenMount {
+        /// Container.
         container: String,
-        /// The volume.
+        /// Volume.
         volume: String,
     },
-    /// The pod leads names elsewhere.
+    /// The pod overrides names, and that is refused.
     #[error("{0}")]
-    LedNames(String),
-    /// What it sends would pass for the sidecar's.
+    NameOverrides(String),
+    /// A container runs as the sidecar's uid, so its connections would pass as the sidecar's.
     #[error(
-        "container `{0}` runs as uid {uid}, which is the sidecar's: what it sends would not be intercepted; give it another `securityContext.runAsUser`",
+        "container `{0}` runs as uid {uid}, which is the sidecar's, so its connections would not be intercepted: set another `securityContext.runAsUser`",
         uid = crate::interception::PROXY_UID
     )]
     ProxyUid(String),
-    /// Another image would pass for the sidecar.
+    /// An update changes the image of the container with the sidecar's uid.
     #[error(
-        "container `{0}` has the sidecar's uid, so its image cannot be changed in a pod that runs: set `spec.sidecar.envoyImage` of the MeshConfig, and make the pod anew"
+        "container `{0}` runs as the sidecar's uid, so its image cannot be changed in a running pod: set `spec.sidecar.envoyImage` of the MeshConfig and recreate the pod"
     )]
-    Sidecar(String),
-    /// Its proxy would seem to be somebody else's.
+    SidecarImageChange(String),
+    /// The service account's name makes the node ID ambiguous.
     #[error(
-        "service account `{0}` has a dot in its name, and so a proxy cannot say whose it is: use one without"
+        "service account `{0}` has a dot in its name, so the sidecar's node ID would be ambiguous: use a name without dots"
     )]
-    ServiceAccount(String),
-    /// Interception would change the node.
-    #[error("a pod with `hostNetwork` cannot be intercepted: it shares the network of its node")]
+    DottedServiceAccount(String),
+    /// Interception would change the node's network.
+    #[error(
+        "a pod with `hostNetwork` cannot be intercepted, because it shares its node's network: remove `hostNetwork`, or annotate the pod with `{}: disabled`",
+        super::INJECTION_ANNOTATION
+    )]
     HostNetwork,
-    /// There is no iptables there.
-    #[error("a pod for Windows cannot be intercepted")]
+    /// Windows has no iptables.
+    #[error(
+        "a Windows pod cannot be intercepted: annotate it with `{}: disabled`",
+        super::INJECTION_ANNOTATION
+    )]
     Windows,
-    /// What is there is no pod.
-    #[error("`{0}` is not what a pod has there")]
-    Shape(&'static str),
+    /// A field of the pod has the wrong type or is missing.
+    #[error("`{0}` is missing or invalid: correct the pod")]
+    InvalidField(&'static str),
 }

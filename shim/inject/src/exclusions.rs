@@ -1,55 +1,56 @@
-//! What is left out of the interception: by the MeshConfig for all pods, by annotations for one.
+//! Traffic excluded from interception: by the MeshConfig for all pods, by annotations for one.
 //!
-//! Merged as Open Service Mesh does: ports of the mesh first, blocks of the pod first, each once.
+//! The lists are merged as in Open Service Mesh: the mesh's ports first, the pod's address blocks first, without
+//! duplicates.
 
 use egress_compile::manifest::spec::{MeshConfig, Traffic};
 use ipnet::IpNet;
 
 use super::annotations::Annotations;
-use super::{Change, PodAnnotations, Refusal};
-use crate::interception::{Interception, interface, unique};
+use super::{InjectionError, InterceptionChange, PodAnnotations};
+use crate::interception::{Interception, deduplicate, parse_interface};
 
 const OUTBOUND_PORTS: &str = "openservicemesh.io/outbound-port-exclusion-list";
 const INBOUND_PORTS: &str = "openservicemesh.io/inbound-port-exclusion-list";
 const EXCLUDED_BLOCKS: &str = "openservicemesh.io/outbound-ip-range-exclusion-list";
 const INCLUDED_BLOCKS: &str = "openservicemesh.io/outbound-ip-range-inclusion-list";
 
-/// What is intercepted of a pod, and what there is to warn of.
-pub(super) fn interception(
+/// Builds the interception of a pod, with the warnings about it.
+pub(super) fn build_interception(
     mesh: &MeshConfig,
     pod: Annotations<'_>,
     permitted: PodAnnotations,
-) -> Result<(Interception, Vec<String>), Refusal> {
+) -> Result<(Interception, Vec<String>), InjectionError> {
     let none = Traffic::default();
     let traffic = mesh.traffic.as_ref().unwrap_or(&none);
-    let mut changes = Changes { permitted, warnings: Vec::new() };
-    // Nothing intercepts what comes in, but a mistake there was one before too.
-    ports_of_pod(pod, INBOUND_PORTS)?;
-    let of_mesh_ports = ports_of_mesh("outboundPortExclusionList", &traffic.outbound_port_exclusion_list)?;
-    let of_pod = ports_of_pod(pod, OUTBOUND_PORTS)?;
-    changes.less(OUTBOUND_PORTS, of_pod.iter().filter(|port| !of_mesh_ports.contains(port)))?;
-    let exclude_ports = unique(of_mesh_ports.into_iter().chain(of_pod));
+    let mut changes = AnnotationChanges { permitted, warnings: Vec::new() };
+    // Inbound traffic is not intercepted, but an invalid list is refused as in Open Service Mesh.
+    parse_pod_ports(pod, INBOUND_PORTS)?;
+    let of_mesh_ports = parse_mesh_ports("outboundPortExclusionList", &traffic.outbound_port_exclusion_list)?;
+    let of_pod = parse_pod_ports(pod, OUTBOUND_PORTS)?;
+    changes.exclude(OUTBOUND_PORTS, of_pod.iter().filter(|port| !of_mesh_ports.contains(port)))?;
+    let exclude_ports = deduplicate(of_mesh_ports.into_iter().chain(of_pod));
 
     let field = "outboundIPRangeExclusionList";
-    let excluded = blocks_of_mesh(field, &traffic.outbound_ip_range_exclusion_list)?;
-    let of_pod = blocks_of_pod(pod, EXCLUDED_BLOCKS)?;
-    changes.less(EXCLUDED_BLOCKS, of_pod.iter().filter(|block| !excluded.contains(block)))?;
-    let exclude_blocks = unique(of_pod.into_iter().chain(excluded));
+    let excluded = parse_mesh_blocks(field, &traffic.outbound_ip_range_exclusion_list)?;
+    let of_pod = parse_pod_blocks(pod, EXCLUDED_BLOCKS)?;
+    changes.exclude(EXCLUDED_BLOCKS, of_pod.iter().filter(|block| !excluded.contains(block)))?;
+    let exclude_blocks = deduplicate(of_pod.into_iter().chain(excluded));
 
     let field = "outboundIPRangeInclusionList";
-    let included = blocks_of_mesh(field, &traffic.outbound_ip_range_inclusion_list)?;
-    let of_pod = blocks_of_pod(pod, INCLUDED_BLOCKS)?;
+    let included = parse_mesh_blocks(field, &traffic.outbound_ip_range_inclusion_list)?;
+    let of_pod = parse_pod_blocks(pod, INCLUDED_BLOCKS)?;
     if included.is_empty() {
-        changes.only(INCLUDED_BLOCKS, &of_pod)?;
+        changes.limit_to(INCLUDED_BLOCKS, &of_pod)?;
     } else if of_pod.iter().any(|block| !included.contains(block)) {
-        changes.permit(INCLUDED_BLOCKS, Change::More)?;
+        changes.check_permitted(INCLUDED_BLOCKS, InterceptionChange::Extend)?;
     }
-    let include_blocks = unique(of_pod.into_iter().chain(included));
+    let include_blocks = deduplicate(of_pod.into_iter().chain(included));
 
-    let exclude_interfaces = unique(of_mesh(
+    let exclude_interfaces = deduplicate(parse_mesh_list(
         "networkInterfaceExclusionList",
         &traffic.network_interface_exclusion_list,
-        |name| interface(name),
+        |name| parse_interface(name),
     )?);
     let interception = Interception {
         exclude_ports,
@@ -61,48 +62,56 @@ pub(super) fn interception(
     Ok((interception, changes.warnings))
 }
 
-/// What a pod changes by its annotations.
-struct Changes {
+/// AnnotationChanges that a pod's annotations make to interception.
+struct AnnotationChanges {
     permitted: PodAnnotations,
     warnings: Vec<String>,
 }
 
-impl Changes {
-    fn permit(&self, annotation: &'static str, change: Change) -> Result<(), Refusal> {
-        if self.permitted.permits(change) { Ok(()) } else { Err(Refusal::Annotation { annotation, change }) }
+impl AnnotationChanges {
+    fn check_permitted(
+        &self,
+        annotation: &'static str,
+        change: InterceptionChange,
+    ) -> Result<(), InjectionError> {
+        if self.permitted.permits(change) {
+            Ok(())
+        } else {
+            Err(InjectionError::ForbiddenAnnotation { annotation, change })
+        }
     }
 
-    /// These are not intercepted.
-    fn less<T: ToString>(
+    /// Checks and reports items that are excluded from interception.
+    fn exclude<T: ToString>(
         &mut self,
         annotation: &'static str,
         items: impl Iterator<Item = T>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), InjectionError> {
         let items: Vec<String> = items.map(|item| item.to_string()).collect();
         if items.is_empty() {
             return Ok(());
         }
-        self.permit(annotation, Change::Less)?;
+        self.check_permitted(annotation, InterceptionChange::Reduce)?;
         self.warnings
-            .push(format!("by annotation `{annotation}` nothing is intercepted to {}", short(&items)));
+            .push(format!("annotation `{annotation}` excludes {} from interception", format_items(&items)));
         Ok(())
     }
 
-    /// Nothing else is intercepted than these.
-    fn only(&mut self, annotation: &'static str, blocks: &[IpNet]) -> Result<(), Refusal> {
+    /// Checks and reports blocks to which interception is limited.
+    fn limit_to(&mut self, annotation: &'static str, blocks: &[IpNet]) -> Result<(), InjectionError> {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.permit(annotation, Change::Less)?;
+        self.check_permitted(annotation, InterceptionChange::Reduce)?;
         let items: Vec<String> = blocks.iter().map(ToString::to_string).collect();
-        let items = short(&items);
-        self.warnings.push(format!("by annotation `{annotation}` nothing is intercepted but to {items}"));
+        let items = format_items(&items);
+        self.warnings.push(format!("annotation `{annotation}` limits interception to {items}"));
         Ok(())
     }
 }
 
-/// The first of some items: an API server cuts long warnings.
-fn short(items: &[String]) -> String {
+/// Formats the first items: an API server truncates long warnings.
+fn format_items(items: &[String]) -> String {
     let shown: Vec<&str> = items.iter().take(3).map(String::as_str).collect();
     match items.len().saturating_sub(shown.len()) {
         0 => shown.join(", "),
@@ -110,41 +119,50 @@ fn short(items: &[String]) -> String {
     }
 }
 
-fn items(text: &str) -> impl Iterator<Item = &str> {
+fn split_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim)
 }
 
-fn ports_of_pod(pod: Annotations<'_>, annotation: &'static str) -> Result<Vec<u16>, Refusal> {
+fn parse_pod_ports(pod: Annotations<'_>, annotation: &'static str) -> Result<Vec<u16>, InjectionError> {
     let Some(text) = pod.get(annotation) else { return Ok(Vec::new()) };
     let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
-    items(text)
-        .map(|value| port(value).ok_or_else(|| Refusal::Port { value: value.to_owned(), annotation }))
+    split_list(text)
+        .map(|value| {
+            port(value).ok_or_else(|| InjectionError::InvalidPort { value: value.to_owned(), annotation })
+        })
         .collect()
 }
 
-fn blocks_of_pod(pod: Annotations<'_>, annotation: &'static str) -> Result<Vec<IpNet>, Refusal> {
+fn parse_pod_blocks(pod: Annotations<'_>, annotation: &'static str) -> Result<Vec<IpNet>, InjectionError> {
     let Some(text) = pod.get(annotation) else { return Ok(Vec::new()) };
-    items(text)
-        .map(|value| value.parse().map_err(|_| Refusal::Block { value: value.to_owned(), annotation }))
+    split_list(text)
+        .map(|value| {
+            value.parse().map_err(|_| InjectionError::InvalidBlock { value: value.to_owned(), annotation })
+        })
         .collect()
 }
 
-fn ports_of_mesh(field: &str, list: &Option<Vec<i64>>) -> Result<Vec<u16>, Refusal> {
+fn parse_mesh_ports(field: &str, list: &Option<Vec<i64>>) -> Result<Vec<u16>, InjectionError> {
     let port = |number: &i64| u16::try_from(*number).ok().filter(|port| *port > 0);
-    of_mesh(field, list, |number| port(number).ok_or_else(|| format!("`{number}` is not a port")))
+    parse_mesh_list(field, list, |number| port(number).ok_or_else(|| format!("`{number}` is not a port")))
 }
 
-fn blocks_of_mesh(field: &str, list: &Option<Vec<String>>) -> Result<Vec<IpNet>, Refusal> {
-    of_mesh(field, list, |text| text.parse().map_err(|_| format!("`{text}` is not a block of addresses")))
+fn parse_mesh_blocks(field: &str, list: &Option<Vec<String>>) -> Result<Vec<IpNet>, InjectionError> {
+    parse_mesh_list(field, list, |text| {
+        text.parse().map_err(|_| format!("`{text}` is not an address block, such as 10.0.0.0/8"))
+    })
 }
 
-/// Reads a list of the MeshConfig. A mistake must not leave out, or in, what nobody meant.
-fn of_mesh<T, U>(
+/// Parses a list of the MeshConfig. An invalid item is an error, so that no exclusion is lost or widened.
+fn parse_mesh_list<T, U>(
     field: &str,
     list: &Option<Vec<T>>,
     read: impl Fn(&T) -> Result<U, String>,
-) -> Result<Vec<U>, Refusal> {
+) -> Result<Vec<U>, InjectionError> {
     let list = list.as_deref().unwrap_or_default();
-    let refusal = |i, problem| Refusal::MeshConfig { field: format!("spec.traffic.{field}[{i}]"), problem };
+    let refusal = |i, problem| InjectionError::InvalidMeshConfig {
+        field: format!("spec.traffic.{field}[{i}]"),
+        problem,
+    };
     list.iter().enumerate().map(|(i, item)| read(item).map_err(|problem| refusal(i, problem))).collect()
 }

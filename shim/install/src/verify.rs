@@ -21,7 +21,7 @@ use super::names::{MESH_CONFIG, NAME, Names};
 use super::plan;
 use super::render::POD_ANNOTATIONS;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL, PolicyNamespaces, compile};
-use egress_inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, choice};
+use egress_inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, parse_enabled};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ async fn namespaces(cluster: &Cluster, names: &Names, report: &mut Report) -> Re
         if !metadata["labels"][IGNORE_LABEL].is_null() || name == names.namespace {
             wrong.push(format!("{name} is left out of injection and validation by label or name"));
         } else if !matches!(
-            choice(metadata["annotations"][INJECTION_ANNOTATION].as_str(), INJECTION_ANNOTATION),
+            parse_enabled(metadata["annotations"][INJECTION_ANNOTATION].as_str(), INJECTION_ANNOTATION),
             Ok(Some(true))
         ) {
             wrong.push(format!("pods of {name} get no sidecars ({INJECTION_ANNOTATION} is not `enabled`)"));

@@ -36,7 +36,7 @@ use egress_core::proxies::Protocol;
 use egress_envoy::reported;
 use egress_envoy::snapshot::Snapshot;
 use egress_flows::memory::Memory;
-use egress_transport::connections::{ConnectionInfo, Place, Pool, encrypted, plain};
+use egress_transport::connections::{ConnectionInfo, Pool, Slot, accept_plaintext, accept_tls};
 use egress_transport::tls::ServerTls;
 
 /// How long a stream may take to say what it wants.
@@ -179,12 +179,12 @@ impl<S: Snapshots> Server<S> {
             .add_optional_service(access_logs);
         match tls {
             Some(tls) => {
-                let incoming = encrypted(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
+                let incoming = accept_tls(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
                 let incoming = incoming.map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
             None => {
-                let incoming = plain(listener, pool, limits::IDLE_TIMEOUT).map_ok(Connection);
+                let incoming = accept_plaintext(listener, pool, limits::IDLE_TIMEOUT).map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
         }
@@ -296,8 +296,8 @@ pub(super) fn shown<T>(request: &Request<T>) -> Shown {
 }
 
 /// The place of a stream's connection.
-pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Place>> {
-    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.place))
+pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Slot>> {
+    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.slot))
 }
 
 /// Why a stream ended, if not because the proxy went.

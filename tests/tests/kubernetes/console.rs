@@ -106,7 +106,7 @@ fn what_the_console_writes() -> Result<()> {
     ensure!(status == 422 && text.contains("any destination"), "{status} {text}");
     let other = policy("curl", "one", &port.replace("tcp", "tcp-server-first"));
     let (status, text) = console.make("curl/curl", &other)?;
-    ensure!(status == 409 && text.contains("is there already"), "{status} {text}");
+    ensure!(status == 409 && text.contains("already exists"), "{status} {text}");
     let stored =
         api.kubectl(User::Admin, &["get", "egress", "one", "-n", "curl", "-o", "jsonpath={.spec.ports}"])?;
     ensure!(stored.contains("9000"), "{stored}");
@@ -115,7 +115,7 @@ fn what_the_console_writes() -> Result<()> {
     let plain = |name: &str| policy("plain", name, port).replace("namespace: curl}]", "namespace: plain}]");
     api.apply(&plain("there"))?;
     let (status, text) = console.make("plain/curl", &format!("{}---\n{}", plain("new"), plain("there")))?;
-    ensure!(status == 409 && text.contains("Egress plain/there is there already"), "{status} {text}");
+    ensure!(status == 409 && text.contains("Egress plain/there already exists"), "{status} {text}");
     ensure!(api.kubectl(User::Admin, &["get", "egress", "new", "-n", "plain"]).is_err(), "half was made");
 
     // From another machine: not even with the token.
@@ -142,7 +142,7 @@ fn what_the_console_writes() -> Result<()> {
     ensure!(asked.is_superset(&writing) && asked.is_subset(&all), "{asked:?} {writing:?}");
     let log = shim.log();
     ensure!(
-        log.contains("the console switched global egress") && log.contains("the console made policies"),
+        log.contains("the console switched global egress") && log.contains("the console created policies"),
         "{log}"
     );
     ensure!(!log.contains(TOKEN), "{log}");

@@ -1,5 +1,5 @@
-//! Questions: may this leave, and what would allow what was refused. The answers are those of `osm-egress explain` and
-//! `suggest`, of what this control plane serves now.
+//! Query endpoints: explain a connection, and suggest a policy for denied flows. The answers are those of `osm-egress
+//! explain` and `suggest` for the state that this control plane serves.
 
 use std::sync::Arc;
 
@@ -13,43 +13,49 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::destination::Destination;
-use super::state::{Console, Served};
-use crate::status::Shared;
+use super::state::{ConsoleConfig, ConsoleState};
+use crate::status::AdminState;
 use egress_compile::explain::Ask;
 use egress_compile::explain::evidence::Evidence;
 use egress_flows::memory::Filter;
 use egress_flows::suggest::Suggestion;
 use egress_status::{ProxyStatus, Status, proxies};
 
-/// No answer, and why.
-pub(super) type Mistake = (StatusCode, String);
+/// Status and reason of a query that has no answer.
+pub(super) type QueryError = (StatusCode, String);
 
-fn mistake(why: impl std::fmt::Display) -> Mistake {
+fn bad_request(why: impl std::fmt::Display) -> QueryError {
     (StatusCode::BAD_REQUEST, format!("{why}\n"))
 }
 
-/// The answer about a connection: `report` is what `osm-egress explain -o json` prints, and `rules` says of each rule
-/// of it what it lacks, in words.
+/// Explains a connection: `report` is what `osm-egress explain -o json` prints, and `rules` formats the mismatches of
+/// each rule.
 pub(super) async fn explain(
-    State(Served { shared, console }): State<Served>,
+    State(ConsoleState { shared, console }): State<ConsoleState>,
     Query(form): Query<Form>,
-) -> Result<Json<InWords>, Mistake> {
-    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
-    // A large policy takes a while, and others must not wait for it.
-    let answer = tokio::task::spawn_blocking(move || answer(&shared, &console, &ask));
+) -> Result<Json<InWords>, QueryError> {
+    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
+    // A large policy takes a while; run it off the async threads.
+    let answer = tokio::task::spawn_blocking(move || explain_connection(&shared, &console, &ask));
     answer
         .await
-        .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no answer\n".to_owned()))?
+        .map_err(|_| {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the query failed: see the control plane's log\n".to_owned())
+        })?
         .map(Json)
 }
 
-fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mistake> {
+fn explain_connection(
+    shared: &AdminState,
+    console: &ConsoleConfig,
+    ask: &Ask,
+) -> Result<InWords, QueryError> {
     let compiled = Arc::clone(&shared.compiled.borrow());
     let store = Arc::clone(&shared.source.borrow().store);
-    let mesh = console.of_cluster.then(|| console.options.mesh_name.clone());
+    let mesh = console.from_cluster.then(|| console.options.mesh_name.clone());
     let evidence = Evidence::compiled(store, compiled, mesh);
-    let mut report = egress_compile::explain::explain(&evidence, ask).map_err(mistake)?;
-    let document = evidence.document(&ask.identity).map_err(mistake)?;
+    let mut report = egress_compile::explain::explain(&evidence, ask).map_err(bad_request)?;
+    let document = evidence.document(&ask.identity).map_err(bad_request)?;
     let proxies = shared.proxies.list().into_iter();
     let status = Status {
         proxies: proxies.map(|proxy| ProxyStatus { proxy, ..ProxyStatus::default() }).collect(),
@@ -60,20 +66,20 @@ fn answer(shared: &Shared, console: &Console, ask: &Ask) -> Result<InWords, Mist
     Ok(InWords::from(report))
 }
 
-/// Whose suggestion is wanted.
+/// Query for an identity.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Whose {
-    #[serde(deserialize_with = "parsed")]
+pub(super) struct IdentityQuery {
+    #[serde(deserialize_with = "parse_identity")]
     pub(super) identity: Identity,
 }
 
-/// What `osm-egress suggest` prints.
+/// Suggests a policy, as `osm-egress suggest` does.
 pub(super) async fn suggest(
-    State(Served { shared, .. }): State<Served>,
-    Query(Whose { identity }): Query<Whose>,
-) -> Result<Json<Value>, Mistake> {
-    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
+    State(ConsoleState { shared, .. }): State<ConsoleState>,
+    Query(IdentityQuery { identity }): Query<IdentityQuery>,
+) -> Result<Json<Value>, QueryError> {
+    let Some(memory) = shared.flows.clone() else { return Err(flow_log_disabled()) };
     let suggestion = tokio::task::spawn_blocking(move || {
         let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
         let suggestion = Suggestion::of(&identity, &flows.flows);
@@ -85,47 +91,45 @@ pub(super) async fn suggest(
             "dropped": flows.dropped,
         })
     });
-    suggestion
-        .await
-        .map(Json)
-        .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no suggestion\n".to_owned()))
+    suggestion.await.map(Json).map_err(|_| {
+        (StatusCode::INTERNAL_SERVER_ERROR, "the query failed: see the control plane's log\n".to_owned())
+    })
 }
 
-/// What would allow the one destination of a question, and how many others were refused. The page offers no more than
-/// that to be made a policy.
+/// Suggests a policy for the one destination of a query, and counts the other denied flows. The page can create no
+/// other policy.
 pub(super) async fn suggestion(
-    State(Served { shared, console }): State<Served>,
+    State(ConsoleState { shared, console }): State<ConsoleState>,
     Query(form): Query<Form>,
-) -> Result<Json<Value>, Mistake> {
-    let Some(memory) = shared.flows.clone() else { return Err(no_flows()) };
-    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(mistake)?;
+) -> Result<Json<Value>, QueryError> {
+    let Some(memory) = shared.flows.clone() else { return Err(flow_log_disabled()) };
+    let ask = form.ask(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
     let suggestion = tokio::task::spawn_blocking(move || {
-        let destination = Destination::of(&ask);
+        let destination = Destination::from_request(&ask);
         let identity = ask.identity;
         let flows = memory.all(&Filter { identity: Some(identity.clone()), ..Filter::default() });
-        let these: Vec<_> = flows.flows.iter().filter_map(|flow| destination.narrow(flow)).collect();
-        let suggestion = Suggestion::of(&identity, &these);
+        let matching: Vec<_> = flows.flows.iter().filter_map(|flow| destination.narrow_flow(flow)).collect();
+        let suggestion = Suggestion::of(&identity, &matching);
         let refused = flows.flows.iter().filter(|flow| flow.decided.word() != "allow");
         json!({
             "identity": identity.to_string(),
             "destination": destination.to_string(),
             "yaml": suggestion.yaml(),
             "empty": suggestion.is_empty(),
-            "others": refused.filter(|flow| destination.narrow(flow).is_none()).count(),
+            "others": refused.filter(|flow| destination.narrow_flow(flow).is_none()).count(),
             "dropped": flows.dropped,
         })
     });
-    suggestion
-        .await
-        .map(Json)
-        .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "there is no suggestion\n".to_owned()))
+    suggestion.await.map(Json).map_err(|_| {
+        (StatusCode::INTERNAL_SERVER_ERROR, "the query failed: see the control plane's log\n".to_owned())
+    })
 }
 
-fn no_flows() -> Mistake {
-    let why = "this control plane remembers no flows: run it with `serve --flow-log`\n";
+fn flow_log_disabled() -> QueryError {
+    let why = "this control plane records no flows: run it with `serve --flow-log`\n";
     (StatusCode::CONFLICT, why.to_owned())
 }
 
-fn parsed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Identity, D::Error> {
+fn parse_identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Identity, D::Error> {
     String::deserialize(deserializer)?.trim().parse().map_err(serde::de::Error::custom)
 }

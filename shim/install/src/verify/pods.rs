@@ -7,7 +7,8 @@ use super::super::cluster::Cluster;
 use super::super::id::resource;
 use super::report::{Report, State};
 use egress_inject::{
-    HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
+    HOSTS_PATH, INIT_CONTAINER, INJECTION_ANNOTATION, SIDECAR_CONTAINER, find_bypasses, find_name_overrides,
+    has_proxy_uid, parse_enabled,
 };
 
 /// How many pods are named of each sort; nobody reads more.
@@ -52,13 +53,13 @@ impl Found {
             self.host.push(name);
             return;
         }
-        if !containers().any(|container| container["name"] == SIDECAR) {
+        if !containers().any(|container| container["name"] == SIDECAR_CONTAINER) {
             let says = metadata["annotations"][INJECTION_ANNOTATION].as_str();
-            let by_itself = matches!(choice(says, INJECTION_ANNOTATION), Ok(Some(false)));
+            let by_itself = matches!(parse_enabled(says, INJECTION_ANNOTATION), Ok(Some(false)));
             self.without.push(if by_itself { format!("{name} (its annotation says so)") } else { name });
             return;
         }
-        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR);
+        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR_CONTAINER);
         let has_hosts = |container: &Value| {
             let mounts = container["volumeMounts"].as_array().into_iter().flatten();
             mounts.into_iter().any(|mount| mount["mountPath"] == HOSTS_PATH)
@@ -66,14 +67,16 @@ impl Found {
         if !sidecars.all(has_hosts) {
             self.shared_hosts.push(name.clone());
         }
-        self.led.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
-        let is_own = |container: &&Value| container["name"] != SIDECAR && container["name"] != INIT;
+        self.led.extend(find_name_overrides(pod, None).iter().map(|led| format!("{name}: {led}")));
+        let is_own = |container: &&Value| {
+            container["name"] != SIDECAR_CONTAINER && container["name"] != INIT_CONTAINER
+        };
         let ephemeral = spec["ephemeralContainers"].as_array().into_iter().flatten();
         let others: Vec<&Value> = containers().chain(ephemeral).filter(is_own).collect();
         for container in others.iter().filter(|container| has_proxy_uid(spec, container) != Ok(false)) {
             self.user.push(format!("{name}: {}", text(&container["name"])));
         }
-        let found = bypasses(spec, others);
+        let found = find_bypasses(spec, others);
         if !found.is_empty() {
             self.permitted.push(format!("{name}: {}", found.join(", ")));
         }
@@ -199,7 +202,7 @@ mod tests {
             lists: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
             permitted: strings(&[
                 "a/raw: container `app` may send raw packets (NET_RAW), which nothing intercepts",
-                "a/user: as root, `four` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
+                "a/user: as root, `four` would have NET_RAW and SETUID by default and could bypass the sidecar: set \
                  `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
             ]),
             shared_hosts: strings(&["a/aliases"]),
@@ -207,7 +210,7 @@ mod tests {
             count: 8,
         };
         assert_eq!(found, expected);
-        assert!(found.led[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"), "{found:?}");
+        assert!(found.led[0].starts_with("a/aliases: `hostAliases` maps `a.org` to 6.6.6.6"), "{found:?}");
     }
 
     #[test]

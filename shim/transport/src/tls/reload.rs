@@ -1,4 +1,4 @@
-//! When to read files again.
+//! Reloading of certificate files.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,45 +6,47 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Counts;
-use super::files::{Files, Loaded, Look, LookDigest};
+use super::TlsCounters;
+use super::files::{FileSnapshot, SnapshotDigest, TlsConfigs, TlsFiles};
 
-/// How often to look. A volume of a Secret follows its Secret within a minute or so.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two reads. The kubelet updates a Secret volume within about a minute.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes what follows from the files whenever they change, for as long as anybody listens.
+/// Reloads the files whenever they change, until all receivers are dropped.
 ///
-/// Certificate and key are two files, and some write them one after the other: a change counts when two looks
-/// in a row have seen the same.
-pub(super) async fn follow(
-    files: Files,
-    mut settled: LookDigest,
-    publish: watch::Sender<Arc<Loaded>>,
-    counts: Arc<Counts>,
+/// Certificate and key are two files that may be written one after the other: a change counters once two consecutive
+/// reads agree.
+pub(super) async fn watch_files(
+    files: TlsFiles,
+    mut current: SnapshotDigest,
+    publish: watch::Sender<Arc<TlsConfigs>>,
+    counters: Arc<TlsCounters>,
 ) {
-    let mut before = settled.clone();
+    let mut previous = current.clone();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(RELOAD_INTERVAL) => {}
             () = publish.closed() => return,
         }
-        let this = files.clone();
-        let Ok(look) = tokio::task::spawn_blocking(move || Look::take(&this)).await else { continue };
-        let digest = look.digest();
-        let twice = std::mem::replace(&mut before, digest.clone()) == digest;
-        if !twice || digest == settled {
+        let these = files.clone();
+        let Ok(snapshot) = tokio::task::spawn_blocking(move || FileSnapshot::read(&these)).await else {
+            continue;
+        };
+        let digest = snapshot.digest();
+        let is_stable = std::mem::replace(&mut previous, digest.clone()) == digest;
+        if !is_stable || digest == current {
             continue;
         }
-        settled = digest;
-        match look.load(&files) {
+        current = digest;
+        match snapshot.build(&files) {
             Ok(loaded) => {
                 tracing::info!(certificate = %files.certificate.display(), "new certificates are in force");
                 publish.send_replace(Arc::new(loaded));
-                counts.reloads.fetch_add(1, Ordering::Relaxed);
+                counters.reloads.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::error!(%error, "the last good certificates stay in force");
-                counts.failures.fetch_add(1, Ordering::Relaxed);
+                counters.failures.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
