@@ -71,7 +71,7 @@ pub fn current_status(shared: &AdminState) -> Status {
     let compiled = shared.compiled.borrow().clone();
     let source = shared.source.borrow().clone();
     let mut problems: Vec<_> = source.store.problems().chain(compiled.problems().cloned()).collect();
-    problems.sort_by(WriteError::reading_order);
+    problems.sort_by(Problem::reading_order);
     let identity = |document: &egress_policy::Document| IdentityStatus {
         document: document.version.clone(),
         mode: document.mode.as_str().to_owned(),

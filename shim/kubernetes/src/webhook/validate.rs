@@ -255,8 +255,8 @@ fn global_egress_warning(
     }
     let counts = known.compiled.conditions.values().filter(|c| c.object.kind == Kind::Egress && c.rules > 0);
     let policies = match counts.count() {
+        0 => return None,
         1 => "1 Egress policy does".to_owned(),
-        policies => format!("{policies} Egress policies do"),
         policies => format!("{policies} Egress policies do"),
     };
     Some(format!("spec.traffic.enableEgress: all egress is allowed: {policies} not apply while this is true"))
