@@ -72,7 +72,7 @@ impl Admin {
             from_cluster: false,
             listener_port: 15001,
             blocked: BlockedRanges::default(),
-            names: vec!["ConsoleConfig.example".parse().expect("a name")],
+            names: vec!["Console.example".parse().expect("a name")],
             writes: writes.then_some(WriteConfig { token, target }),
             playground: playground.map(|folder| Playground::open(folder).expect("a playground")),
         };
