@@ -34,7 +34,7 @@ pub struct TlsCounters {
     pub reloads: AtomicU64,
     /// Reloads that failed.
     pub failures: AtomicU64,
-    /// Connections that ended previous the handshake was complete.
+    /// Connections that ended before the handshake was complete.
     pub failed_handshakes: AtomicU64,
 }
 

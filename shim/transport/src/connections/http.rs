@@ -36,7 +36,7 @@ pub struct HttpLimits {
     pub max_streams: u32,
 }
 
-/// Serves connections until `stop` resolves. Each request requests its [`ConnectionInfo`] as an extension.
+/// Serves connections until `stop` resolves. Each request carries its [`ConnectionInfo`] as an extension.
 pub async fn serve_http<C>(
     connections: impl Stream<Item = io::Result<GuardedConnection<C>>>,
     routes: impl Fn(&ConnectionInfo) -> Router,

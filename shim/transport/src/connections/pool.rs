@@ -207,7 +207,7 @@ impl Drop for ActiveGuard {
     }
 }
 
-/// Network that counters as one client: for IPv6 the whole /64, which a single machine can own.
+/// Network that counts as one client: for IPv6 the whole /64, which a single machine can own.
 #[must_use]
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

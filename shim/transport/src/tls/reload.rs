@@ -14,7 +14,7 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reloads the files whenever they change, until all receivers are dropped.
 ///
-/// Certificate and key are two files that may be written one after the other: a change counters once two consecutive
+/// Certificate and key are two files that may be written one after the other: a change counts once two consecutive
 /// reads agree.
 pub(super) async fn watch_files(
     files: TlsFiles,
