@@ -48,7 +48,7 @@ fn unusable_files_are_refused_with_a_reason() {
         (
             "another's key",
             [&certificate, &other_key, &certificate],
-            Some("is not the key of the certificate in"),
+            Some("does not belong to the certificate in"),
         ),
         ("expired", [&expired, &expired_key, &certificate], Some("expired on")),
     ] {
