@@ -10,20 +10,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use egress_admin::console::playground::Playground;
 use egress_admin::console::token::Token;
-use egress_admin::console::{Console, Writes};
+use egress_admin::console::{ConsoleConfig, WriteConfig};
 use egress_admin::guard::HostName;
 use egress_admin::pools::Pools;
 use egress_admin::server as admin;
-use egress_admin::status::Shared;
+use egress_admin::status::AdminState;
 use egress_compile::{CompileOptions, Compiled};
 use egress_envoy::{Generator, Settings};
 use egress_flows::database::{FlowDatabase, FlowWriter};
 use egress_flows::table::FlowTable;
 use egress_inject as inject;
 use egress_kubernetes::audit::RequestLog;
-use egress_kubernetes::webhook::{self, ClientNames, Reviews, Webhooks};
-use egress_transport::connections::{encrypted, raise_file_limit, serve as serve_http};
-use egress_transport::tls::{Files, ServerTls};
+use egress_kubernetes::webhook::{self, ClientNames, ReviewCounters, Webhooks};
+use egress_transport::connections::{accept_tls, raise_file_limit, serve_http};
+use egress_transport::tls::{ServerTls, TlsFiles};
 use egress_xds::proxies::Proxies;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +53,7 @@ pub struct Config {
     /// The flow database, in which flows survive a restart.
     pub flow_db: Option<PathBuf>,
     /// The files of the control plane's certificate, and of the authority of client certificates.
-    pub tls: Option<Files>,
+    pub tls: Option<TlsFiles>,
     /// The way in which proxies are identified.
     pub auth: ProxyAuth,
     /// The address of xDS.
@@ -85,11 +85,11 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let xds = listen("xDS", config.xds).await?;
     let admin_listener = listen("admin", config.admin).await?;
-    let tls = config.tls.map(ServerTls::follow).transpose()?;
+    let tls = config.tls.map(ServerTls::load_and_watch).transpose()?;
     let webhook = match (config.webhook, &tls) {
         (Some(address), Some(tls)) => {
             let (listener, pool) = (listen("webhook", address).await?, Arc::clone(&pools.webhook));
-            Some(encrypted(listener, tls.clone(), ServerTls::https, pool, webhook::IDLE_TIMEOUT))
+            Some(accept_tls(listener, tls.clone(), ServerTls::https, pool, webhook::IDLE_TIMEOUT))
         }
         (Some(_), None) => bail!("an API server connects by TLS only: pass `--tls-cert` and `--tls-key`"),
         (None, _) => None,
@@ -99,26 +99,26 @@ pub async fn run(config: Config) -> Result<()> {
     let (documents, compiled) = watch::channel(Arc::new(Compiled::default()));
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(AtomicBool::new(false));
-    let shared = Shared {
+    let shared = AdminState {
         source: source.states(),
         compiled: compiled.clone(),
         proxies: Arc::clone(&proxies),
         serving: Arc::clone(&serving),
         tls: tls.clone(),
         identification: Arc::clone(&identification),
-        reviews: Reviews::default(),
+        reviews: ReviewCounters::default(),
         flows: flows.clone(),
         policies: source.policy_statuses(),
         pools: pools.clone(),
     };
     let target = || source.target(&config.options);
-    let console = Console {
+    let console = ConsoleConfig {
         options: config.options.clone(),
-        of_cluster: matches!(config.source, SourceConfig::Cluster(_)),
+        from_cluster: matches!(config.source, SourceConfig::Cluster(_)),
         listener_port: config.envoy.listener_port,
         blocked: config.envoy.blocked.clone(),
         names: config.admin_hosts,
-        writes: config.console_token.map(|token| Writes { token, target: target() }),
+        writes: config.console_token.map(|token| WriteConfig { token, target: target() }),
         playground: config.playground,
     };
     let request_log = Arc::new(RequestLog::default());
@@ -156,7 +156,7 @@ pub async fn run(config: Config) -> Result<()> {
             let xds = serve_streams(cache, streams, wait(stopped.clone()));
             let webhook = webhook.map(|connections| {
                 let routes = webhooks.routes();
-                tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::LIMITS, wait(stopped)))
+                tokio::spawn(serve_http(connections, move |_| routes.clone(), webhook::HTTP_LIMITS, wait(stopped)))
             });
             serving.store(true, Ordering::Release);
             wait_for_signal().await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use egress_admin::console::Target;
+use egress_admin::console::WriteTarget;
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::proxies::ProxyRegistry;
 use egress_core::source::SourceState;
@@ -90,7 +90,7 @@ impl RunningSource {
             }
             (None, _) => None,
         };
-        let tls = tls.filter(|tls| tls.asks_clients()).cloned();
+        let tls = tls.filter(|tls| tls.requests_client_certificates()).cloned();
         let certificates = tls.map(|tls| Certificates { tls, trust_domain });
         let accepted = Accepted { certificates, tokens, review_interval };
         Ok(Identification::Credentials(Box::new(accepted)))
@@ -118,11 +118,11 @@ impl RunningSource {
     }
 
     /// The target of the console's writes.
-    pub(crate) fn target(&self, options: &CompileOptions) -> Target {
+    pub(crate) fn target(&self, options: &CompileOptions) -> WriteTarget {
         match self {
-            Self::Folder(_, root) => Target::Folder(root.clone()),
+            Self::Folder(_, root) => WriteTarget::Folder(root.clone()),
             Self::Cluster(_, connection) => {
-                Target::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
+                WriteTarget::Cluster(ClusterWriter::new(connection.client.clone(), options.clone()))
             }
         }
     }

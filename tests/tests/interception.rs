@@ -341,7 +341,7 @@ fn failures_name_the_remedy() -> Result<()> {
     let binary = control_plane::binary()?;
     let without = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
     let said = failure(netns.command("setpriv").args(without).arg(&binary).arg("iptables").output()?)?;
-    ensure!(said.starts_with("error: this needs the capability NET_ADMIN: run it as root"), "{said}");
+    ensure!(said.starts_with("error: the capability NET_ADMIN is missing: run this as root"), "{said}");
 
     // IPv6 tools that fail as on a machine without IPv6: neither family's rules change.
     let folder = tempfile::tempdir()?;
@@ -356,7 +356,7 @@ fn failures_name_the_remedy() -> Result<()> {
         Ok(command.arg("iptables").args(arguments).env("PATH", &path).output()?)
     };
     let said = failure(with_path(&[])?)?;
-    let expected = "error: IPv6 cannot be intercepted; where nothing can leave by IPv6, say so by `--ip-families ipv4`: \
+    let expected = "error: IPv6 cannot be intercepted: if nothing can leave over IPv6, pass `--ip-families ipv4`: \
                     ip6tables-save: can't initialize table 'nat' (exit status: 3)";
     ensure!(said.trim() == expected, "{said}");
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "half of it was installed");

@@ -66,7 +66,7 @@ fn metrics_and_status_report_every_decision() -> Result<()> {
     // The proxy has the policy, but has not reported a connection.
     let warnings = || -> Result<String> { Ok(control_plane.status()?["proxies"][0]["warnings"].to_string()) };
     wait_for("the proxy", Duration::from_secs(5), || warnings().is_ok_and(|text| text != "null"))?;
-    ensure!(warnings()?.contains("it told of no decision yet"), "{}", warnings()?);
+    ensure!(warnings()?.contains("it has reported no decision yet"), "{}", warnings()?);
     let http = SocketAddr::new(HTTPBIN, 80);
     workload::get(&pod, http, "httpbin.org", "/get")?;
     wait_for("its word", Duration::from_secs(10), || warnings().is_ok_and(|text| text == "[]"))

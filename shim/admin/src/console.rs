@@ -1,13 +1,14 @@
-//! The console: a page on the admin port that shows what the control plane knows, and answers questions.
+//! The console: a page on the admin port that shows the state of the control plane and answers queries.
 //!
-//! It decides nothing. `/status` and `/flows` are what `osm-egress status` and `flows` print; `/explain` and `/suggest`
-//! call what `osm-egress explain` and `suggest` call. It writes nothing, unless `serve --console-write` (`write.rs`).
+//! It decides nothing: `/status` and `/flows` serve what `osm-egress status` and `flows` print, `/explain` and
+//! `/suggest` call the code of `osm-egress explain` and `suggest`. It is read-only unless `serve --console-write`
+//! ([`mod@write`]).
 
-mod ask;
 mod destination;
 mod files;
 mod manifests;
 pub mod playground;
+mod queries;
 mod state;
 pub mod token;
 mod write;
@@ -22,18 +23,18 @@ use axum::{Json, Router, middleware};
 use egress_compile::CompileOptions;
 use serde_json::{Value, json};
 
-use self::state::Served;
-pub use self::state::{Console, Target, Writes};
-use crate::status::Shared;
+use self::state::ConsoleState;
+pub use self::state::{ConsoleConfig, WriteConfig, WriteTarget};
+use crate::status::AdminState;
 
-/// The paths of the console.
-pub(crate) fn routes(shared: Shared, console: Console) -> Router {
-    let served = Served { shared, console: Arc::new(console) };
+/// Builds the routes of the console.
+pub(crate) fn routes(shared: AdminState, console: ConsoleConfig) -> Router {
+    let served = ConsoleState { shared, console: Arc::new(console) };
     let writing = Router::new()
-        .route("/console/global-egress", post(write::global_egress))
-        .route("/console/policies", post(write::policies))
-        .layer(axum::extract::DefaultBodyLimit::max(write::LONGEST))
-        // Before the body is read.
+        .route("/console/global-egress", post(write::set_global_egress))
+        .route("/console/policies", post(write::create_policies))
+        .layer(axum::extract::DefaultBodyLimit::max(write::MAX_BODY_SIZE))
+        // Runs before the body is read.
         .route_layer(middleware::from_fn_with_state(served.clone(), write::authorize));
     let mut router = Router::new()
         .route("/", get(|| async { Redirect::temporary("/console/") }))
@@ -42,9 +43,9 @@ pub(crate) fn routes(shared: Shared, console: Console) -> Router {
         .route("/console/{file}", get(files::file))
         .route("/console/settings", get(settings))
         .route("/console/manifests", get(manifests::manifests))
-        .route("/explain", get(ask::explain))
-        .route("/suggest", get(ask::suggest))
-        .route("/console/suggestion", get(ask::suggestion))
+        .route("/explain", get(queries::explain))
+        .route("/suggest", get(queries::suggest))
+        .route("/console/suggestion", get(queries::suggestion))
         .merge(writing);
     if served.console.playground.is_some() {
         router = router
@@ -55,29 +56,29 @@ pub(crate) fn routes(shared: Shared, console: Console) -> Router {
     router.with_state(served)
 }
 
-/// What the page has to know of how the control plane was started.
-async fn settings(State(Served { shared, console }): State<Served>) -> Json<Value> {
+/// Returns the settings that the page depends on.
+async fn settings(State(ConsoleState { shared, console }): State<ConsoleState>) -> Json<Value> {
     let CompileOptions { mesh_config_namespace, mesh_config_name, .. } = &console.options;
     Json(json!({
         "writes": console.writes.is_some(),
         "playground": console.playground.is_some(),
         "flows": shared.flows.is_some(),
-        "source": if console.of_cluster { "cluster" } else { "folder" },
+        "source": if console.from_cluster { "cluster" } else { "folder" },
         "meshConfig": format!("{mesh_config_namespace}/{mesh_config_name}"),
     }))
 }
 
-async fn playground_index(state: State<Served>, headers: HeaderMap) -> Response {
+async fn playground_index(state: State<ConsoleState>, headers: HeaderMap) -> Response {
     playground_file(state, Path(playground::INDEX.to_owned()), headers).await
 }
 
 async fn playground_file(
-    State(served): State<Served>,
+    State(served): State<ConsoleState>,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Response {
     match &served.console.playground {
-        Some(playground) => playground.give(&name, &headers).await,
+        Some(playground) => playground.serve_file(&name, &headers).await,
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -1,9 +1,10 @@
-//! Keeps web pages of others out. A browser goes wherever a page sends it: to this port of its own machine, or of a
-//! network that only it can reach.
+//! Protection against web pages of other sites. A browser sends requests wherever a page points it: to this port of
+//! its own machine, or of a network that only the browser can reach.
 //!
-//! * **Rebinding**: a name of theirs that suddenly leads here makes us, for the browser, the same site. Such a request
-//!   carries their name; so only addresses, `localhost` and names that were given by `--admin-host` are answered.
-//! * **Cross-site requests**: what a browser says of where a request came from is believed when it says: elsewhere.
+//! * **DNS rebinding**: an attacker's name that suddenly resolves to this address makes this port, for the browser,
+//!   the attacker's site. Such a request carries the attacker's name; therefore only addresses, `localhost` and the
+//!   names of `--admin-host` are answered.
+//! * **Cross-site requests**: a request is refused if the browser says that it comes from another site.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -16,14 +17,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// What a browser may do with the console: its own files, its own origin, and nothing else.
-const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+/// Content security policy of the console: its own files, its own origin, and nothing else.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// A name by which the admin interface may be asked, in lower case and without a port.
+/// Host name of the admin interface, in lower case and without a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
@@ -40,57 +41,61 @@ impl FromStr for HostName {
     }
 }
 
-/// Lets a request through, or says why not.
-pub(super) async fn guard(State(names): State<Arc<[HostName]>>, request: Request, next: Next) -> Response {
-    match check(&names, &request) {
+/// Lets a request pass, or refuses it with a reason.
+pub(super) async fn check_request(
+    State(names): State<Arc<[HostName]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match check_site(&names, &request) {
         Ok(()) => next.run(request).await,
         Err(why) => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
     }
 }
 
-fn check(names: &[HostName], request: &Request) -> Result<(), String> {
+fn check_site(names: &[HostName], request: &Request) -> Result<(), String> {
     let headers = request.headers();
     let host = match request.uri().authority() {
         Some(authority) => authority.clone(),
-        None => only(headers, &header::HOST)?
+        None => single_header(headers, &header::HOST)?
             .and_then(|host| host.parse::<Authority>().ok())
-            .ok_or("the request does not say for which host it is")?,
+            .ok_or("the request has no valid `Host` header")?,
     };
-    if host.as_str().contains('@') || !is_ours(host.host(), names) {
+    if host.as_str().contains('@') || !is_allowed_host(host.host(), names) {
         return Err(format!(
             "`{}` is not a name of this control plane: use its address or `localhost`, or pass `--admin-host` to \
              `osm-egress serve`",
             host.host().escape_default()
         ));
     }
-    if let Some(origin) = only(headers, &header::ORIGIN)? {
+    if let Some(origin) = single_header(headers, &header::ORIGIN)? {
         let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         if !own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str())) {
             return Err("the request comes from another site".to_owned());
         }
     }
-    // A link from elsewhere is fine: it shows the page to who follows it, and to nobody else.
-    let navigates = request.method().is_safe() && only(headers, &FETCH_MODE)? == Some("navigate");
-    match only(headers, &FETCH_SITE)? {
+    // A link from another site may navigate to the page: the page is shown to the user only.
+    let navigates = request.method().is_safe() && single_header(headers, &FETCH_MODE)? == Some("navigate");
+    match single_header(headers, &FETCH_SITE)? {
         None | Some("same-origin" | "none") => Ok(()),
         Some(_) if navigates => Ok(()),
         Some(_) => Err("the request comes from another site".to_owned()),
     }
 }
 
-/// The value of a header that there is once at most.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, String> {
+/// Returns the value of a header that may occur at most once.
+fn single_header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, String> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => {
             value.to_str().map(Some).map_err(|_| format!("the header `{name}` cannot be read"))
         }
-        (Some(_), Some(_)) => Err(format!("the header `{name}` is there twice")),
+        (Some(_), Some(_)) => Err(format!("the header `{name}` occurs more than once")),
     }
 }
 
-fn is_ours(host: &str, names: &[HostName]) -> bool {
+fn is_allowed_host(host: &str, names: &[HostName]) -> bool {
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match literal {
         Some(literal) => literal.parse::<Ipv6Addr>().is_ok(),
@@ -102,15 +107,15 @@ fn is_ours(host: &str, names: &[HostName]) -> bool {
     }
 }
 
-/// What every answer carries, unless it says otherwise.
-pub(super) async fn headers(mut response: Response) -> Response {
+/// Adds the security headers that an answer does not set itself.
+pub(super) async fn add_security_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-        (RESOURCE_POLICY, "same-origin"),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

@@ -1,7 +1,7 @@
 //! The admin port: health, metrics, status and flows over HTTP, and the console.
 //!
-//! Nothing but the binary depends on this crate. Within it [`server`] depends on all the others, and they on [`status`],
-//! [`guard`] and [`peer`] alone.
+//! Only the binary depends on this crate. Within it, [`server`] depends on all other modules, and these on
+//! [`status`], [`guard`] and [`peer`] alone.
 
 pub mod console;
 pub mod guard;

@@ -1,4 +1,4 @@
-//! What the control plane counts, for Prometheus.
+//! Metrics of the control plane, for Prometheus.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -10,14 +10,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::status::Shared;
+use crate::status::AdminState;
 use egress_compile::manifest::Severity;
 use egress_xds::identify::{Identification, Refusal, Tokens};
 use egress_xds::proxies::Labelled;
 
-/// The text that Prometheus scrapes.
+/// Renders the metrics in the OpenMetrics format.
 #[must_use]
-pub fn text(shared: &Shared) -> String {
+pub fn render_metrics(shared: &AdminState) -> String {
     let mut registry = Registry::with_prefix("osm_egress");
     let counts = &shared.proxies.counts;
     let compiled = shared.compiled.borrow();
@@ -31,10 +31,10 @@ pub fn text(shared: &Shared) -> String {
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of this program", build);
     registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
-    begin_at_zero(&counts.refused, "reason", &Refusal::REASONS);
+    initialize_to_zero(&counts.refused, "reason", &Refusal::REASONS);
     registry.register(
         "xds_refused",
-        "Streams refused or cut for want of good credentials, by reason",
+        "Streams refused or closed for lack of valid credentials, by reason",
         counts.refused.clone(),
     );
     registry.register("xds_responses", "Responses sent to proxies", count(&counts.sent));
@@ -48,19 +48,19 @@ pub fn text(shared: &Shared) -> String {
     );
     registry.register(
         "proxies_refusing",
-        "Connected proxies that refuse what they were sent",
+        "Connected proxies that reject their current configuration",
         gauge(shared.proxies.refusing()),
     );
-    registry.register("objects", "Objects that count", gauge(compiled.statuses.len()));
-    registry.register("identities", "Identities that some policy names", gauge(compiled.documents.len()));
+    registry.register("objects", "Objects in use", gauge(compiled.statuses.len()));
+    registry.register("identities", "Identities with a policy", gauge(compiled.documents.len()));
     let problems = state.store.diagnostics().chain(compiled.diagnostics().cloned());
     let errors = problems.filter(|problem| problem.severity == Severity::Error).count();
     registry.register("problems", "Errors in files and objects", gauge(errors));
     let available = usize::from(state.availability.is_available());
-    registry.register("source_available", "1 while the source of objects can be read", gauge(available));
+    registry.register("source_available", "1 while the source of objects is available", gauge(available));
     registry.register(
         "admission",
-        "Objects that an API server asked about, by webhook and whether they were let in",
+        "Objects reviewed by the webhooks, by webhook and verdict",
         shared.reviews.clone(),
     );
     let evictions: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
@@ -69,66 +69,58 @@ pub fn text(shared: &Shared) -> String {
     }
     registry.register(
         "connections_evicted",
-        "Connections that were closed because too many waited for their client, by port",
+        "Connections closed because too many were idle, by port",
         evictions,
     );
     if let Some(tls) = &shared.tls {
-        let counts = tls.counts();
+        let counts = tls.counters();
         let expires: Gauge = Gauge::default();
-        expires.set(tls.expires());
+        expires.set(tls.certificate_expiry());
         registry.register(
             "tls_certificate_expiry_timestamp_seconds",
-            "When the certificate in force expires, in seconds since 1970",
+            "Expiry of the current certificate, in seconds since 1970",
             expires,
         );
-        registry.register("tls_reloads", "Changes of certificates that are in force", count(&counts.reloads));
-        registry.register(
-            "tls_reload_failures",
-            "Changes of certificates that could not be used",
-            count(&counts.failures),
-        );
+        registry.register("tls_reloads", "Certificate reloads that took effect", count(&counts.reloads));
+        registry.register("tls_reload_failures", "Certificate reloads that failed", count(&counts.failures));
         registry.register(
             "tls_handshake_failures",
             "Connections that ended before they were encrypted",
-            count(&counts.handshakes_failed),
+            count(&counts.failed_handshakes),
         );
     }
     if let Identification::Credentials(accepted) = &*shared.identification
         && let Some(tokens) = &accepted.tokens
     {
-        begin_at_zero(&tokens.counts, "result", &Tokens::RESULTS);
-        registry.register("token_reviews", "How reviews of tokens ended, by result", tokens.counts.clone());
+        initialize_to_zero(&tokens.counts, "result", &Tokens::RESULTS);
+        registry.register("token_reviews", "Token reviews, by result", tokens.counts.clone());
     }
     if let Some(flows) = &shared.flows {
         let counters = &flows.counters;
         registry.register(
             "flow_entries",
-            "Connections and requests that proxies told of",
+            "Connections and requests reported by proxies",
             count(&counters.entries),
         );
         registry.register(
             "flow_entries_undecided",
-            "Entries of proxies' logs in which nothing was decided",
+            "Log entries of proxies without a decision",
             count(&counters.undecided),
         );
         registry.register("flows_dropped", "Flows that were evicted to make room", count(&counters.dropped));
-        registry.register(
-            "flow_db_errors",
-            "Times that flows could not be written to their file",
-            count(&counters.db_errors),
-        );
-        registry.register("flows", "Flows that are remembered", gauge(flows.len()));
+        registry.register("flow_db_errors", "Failed writes to the flow database", count(&counters.db_errors));
+        registry.register("flows", "Flows in the flow table", gauge(flows.len()));
     }
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
-        // Only a formatter can fail here, and a string does not.
+        // Only a failing formatter causes this, and a string does not fail.
         let _ = writeln!(text, "# EOF");
     }
     text
 }
 
-/// An increase is seen only of what was there before.
-fn begin_at_zero(counts: &Labelled, label: &'static str, values: &[&'static str]) {
+/// Creates the counters at zero: Prometheus only sees an increase of a series that existed before.
+fn initialize_to_zero(counts: &Labelled, label: &'static str, values: &[&'static str]) {
     for value in values {
         drop(counts.get_or_create(&[(label, *value)]));
     }

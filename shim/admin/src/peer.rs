@@ -1,15 +1,15 @@
-//! Who is at the other end.
+//! The client of a connection.
 
 use std::net::SocketAddr;
 
 use egress_transport::connections::ConnectionInfo;
 
-/// The other end of a connection.
+/// Client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address.
+    /// Address.
     pub address: SocketAddr,
-    /// Whether it is on this machine, or in this pod: then nobody listens in between.
+    /// True if it is on this machine or in this pod, so that nobody can listen in between.
     pub is_local: bool,
 }
 
@@ -22,7 +22,7 @@ impl Peer {
 
 impl From<&ConnectionInfo> for Peer {
     fn from(info: &ConnectionInfo) -> Self {
-        Self::new(info.peer, info.own)
+        Self::new(info.peer, info.local)
     }
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_local() {
+    fn loopback_and_own_addresses_are_local() {
         for (peer, own, expected) in [
             ("127.0.0.1:1", "127.0.0.1:15129", true),
             ("[::1]:1", "[::1]:15129", true),

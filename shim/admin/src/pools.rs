@@ -1,4 +1,4 @@
-//! The connections that wait at each port of the control plane.
+//! Connection pools of the control plane's ports.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use egress_kubernetes::webhook;
 use egress_transport::connections::{EVICTION_AGE, Pool};
 use egress_xds::limits;
 
-/// How many connections to the admin port may wait for their client: a kubelet, Prometheus and a few browsers have some each.
+/// Maximum number of idle connections to the admin port: a kubelet, Prometheus and a few browsers have some each.
 const MAX_WAITING: usize = 128;
 
-/// The pool of each port.
+/// Connection pool of each port.
 #[derive(Clone, Debug)]
 pub struct Pools {
-    /// Of the port where proxies connect.
+    /// Pool of the xDS port.
     pub xds: Arc<Pool>,
-    /// Of the one where API servers do.
+    /// Pool of the webhook port.
     pub webhook: Arc<Pool>,
-    /// Of the one where people and Prometheus do.
+    /// Pool of the admin port.
     pub admin: Arc<Pool>,
 }
 
@@ -31,7 +31,7 @@ impl Default for Pools {
 }
 
 impl Pools {
-    /// By the names of their ports.
+    /// Pools with the names of their ports.
     pub(crate) fn named(&self) -> [(&'static str, &Pool); 3] {
         [("xds", &self.xds), ("webhook", &self.webhook), ("admin", &self.admin)]
     }

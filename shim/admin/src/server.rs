@@ -13,70 +13,70 @@ use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
 use tokio::net::TcpListener;
 
-use crate::console::{self, Console};
+use crate::console::{self, ConsoleConfig};
 use crate::guard::{self, HostName};
-use crate::metrics;
+use crate::metrics::render_metrics;
 use crate::peer::Peer;
-use crate::status::{Shared, current_status};
+use crate::status::{AdminState, current_status};
 use egress_core::source::Availability;
 use egress_flows::table::{FlowList, FlowQuery};
 use egress_status::Status;
-use egress_transport::connections::{self, ConnectionInfo, HttpLimits, plain};
+use egress_transport::connections::{self, ConnectionInfo, HttpLimits, accept_plaintext};
 
-/// How long a connection may wait for its client, and an answer be on its way.
+/// Time that a connection may be idle, and that an answer may take.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const LIMITS: HttpLimits = HttpLimits {
+const HTTP_LIMITS: HttpLimits = HttpLimits {
     name: "admin",
     head_timeout: Duration::from_secs(15),
-    grace: Duration::from_millis(200),
-    streams: 64,
+    shutdown_grace: Duration::from_millis(200),
+    max_streams: 64,
 };
 
 /// Serves until `stop` resolves.
 pub async fn serve(
-    shared: Shared,
-    console: Console,
+    shared: AdminState,
+    console: ConsoleConfig,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let connections = plain(listener, Arc::clone(&shared.pools.admin), IDLE_TIMEOUT);
-    let routes = routes(shared, console).layer(middleware::from_fn(answering));
+    let connections = accept_plaintext(listener, Arc::clone(&shared.pools.admin), IDLE_TIMEOUT);
+    let routes = routes(shared, console).layer(middleware::from_fn(hold_connection));
     let of_peer = move |info: &ConnectionInfo| routes.clone().layer(Extension(ConnectInfo(Peer::from(info))));
-    connections::serve(connections, of_peer, LIMITS, stop).await;
+    connections::serve_http(connections, of_peer, HTTP_LIMITS, stop).await;
 }
 
-/// While it is answered, a request makes no room for others.
-async fn answering(info: Option<Extension<ConnectionInfo>>, request: Request, next: Next) -> Response {
-    let _carried = info.map(|Extension(info)| info.place.carry());
+/// Keeps the connection from being evicted while it serves a request.
+async fn hold_connection(info: Option<Extension<ConnectionInfo>>, request: Request, next: Next) -> Response {
+    let _active = info.map(|Extension(info)| info.slot.activate());
     next.run(request).await
 }
 
-/// The paths that there are. Those of probes and of Prometheus answer whoever asks, by any name; what says more
-/// is guarded against web pages of others.
-fn routes(shared: Shared, console: Console) -> Router {
+/// Builds the routes. Probes and Prometheus are answered under any host name; everything else is guarded against web
+/// pages of other sites.
+fn routes(shared: AdminState, console: ConsoleConfig) -> Router {
     let names: Arc<[HostName]> = console.names.clone().into();
     let guarded = Router::new()
         .route("/status", get(status))
         .route("/flows", get(flows))
         .with_state(shared.clone())
         .merge(console::routes(shared.clone(), console))
-        .layer(middleware::from_fn_with_state(names, guard::guard));
+        .layer(middleware::from_fn_with_state(names, guard::check_request));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/servingz", get(serving))
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(metrics))
         .with_state(shared)
         .merge(guarded)
-        .layer(middleware::map_response(guard::headers))
+        .layer(middleware::map_response(guard::add_security_headers))
 }
 
-/// Ready while proxies are served and the source can be read: then what they get is what the user wrote.
-async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+/// Readiness: proxies are served, and the source is available, so proxies have what the user wrote.
+async fn ready(State(shared): State<AdminState>) -> (StatusCode, String) {
     let serving = shared.serving.load(Ordering::Acquire);
     match &shared.source.borrow().availability {
         Availability::Available if !serving => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the first state is being compiled\n".to_owned())
+            (StatusCode::SERVICE_UNAVAILABLE, "the first state is not compiled yet\n".to_owned())
         }
         Availability::Available => (StatusCode::OK, "ok\n".to_owned()),
         Availability::Unavailable { reason } => {
@@ -85,27 +85,27 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     }
 }
 
-/// Good from the first complete state on, whether the source can be read now or not: what proxies get is the
-/// last good state, and without this one they might get nothing.
-async fn serving(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+/// Serving state: true from the first complete state on, even if the source is unavailable now. Proxies keep the last
+/// good state, and without this replica they might get none.
+async fn serving(State(shared): State<AdminState>) -> (StatusCode, &'static str) {
     if shared.serving.load(Ordering::Acquire) {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "there is no complete state yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the first state is not complete yet\n")
     }
 }
 
-async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(State(shared): State<AdminState>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics::text(&shared))
+    ([(header::CONTENT_TYPE, kind)], render_metrics(&shared))
 }
 
-async fn status(State(shared): State<Shared>) -> Json<Status> {
+async fn status(State(shared): State<AdminState>) -> Json<Status> {
     Json(current_status(&shared))
 }
 
-/// What workloads talk to: `?identity=ns/sa&verdict=deny&after=SEQUENCE`.
-async fn flows(State(shared): State<Shared>, Query(query): Query<FlowQuery>) -> Json<FlowList> {
+/// Lists flows: `?identity=ns/sa&verdict=deny&after=SEQUENCE`.
+async fn flows(State(shared): State<AdminState>, Query(query): Query<FlowQuery>) -> Json<FlowList> {
     Json(shared.flows.as_ref().map(|table| table.list_page(&query)).unwrap_or_default())
 }
 

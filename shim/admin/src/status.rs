@@ -1,4 +1,4 @@
-//! The state of the control plane that the admin port reads, and the status that follows from it.
+//! State of the control plane that the admin port reads, and the status derived from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,47 +7,48 @@ use tokio::sync::watch;
 
 use crate::pools::Pools;
 use egress_compile::Compiled;
+use egress_compile::manifest::Diagnostic;
 use egress_core::proxies::Proxy;
 use egress_core::source::SourceState;
 use egress_flows::table::FlowTable;
 use egress_kubernetes::PolicyStatuses;
-use egress_kubernetes::webhook::Reviews;
+use egress_kubernetes::webhook::ReviewCounters;
 use egress_status::{Diagnostic, IdentityStatus, ObjectStatus, ProxyStatus, Status};
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::Identification;
 use egress_xds::proxies::Proxies;
 
-/// What the admin interface looks at.
+/// State that the admin interface reads.
 #[derive(Debug, Clone)]
-pub struct Shared {
-    /// The objects as they come.
+pub struct AdminState {
+    /// Current objects of the source.
     pub source: watch::Receiver<SourceState>,
-    /// What follows from them.
+    /// Policy documents compiled from them.
     pub compiled: watch::Receiver<Arc<Compiled>>,
-    /// Who is connected.
+    /// Connected proxies.
     pub proxies: Arc<Proxies>,
-    /// Whether proxies are served: from the first complete state on.
+    /// True once proxies are served, from the first complete state on.
     pub serving: Arc<AtomicBool>,
-    /// What webhooks answered.
-    pub reviews: Reviews,
-    /// What connections are encrypted with.
+    /// Counters of webhook reviews.
+    pub reviews: ReviewCounters,
+    /// TLS configuration, if TLS is enabled.
     pub tls: Option<ServerTls>,
-    /// How proxies are identified.
+    /// Identification of proxies.
     pub identification: Arc<Identification>,
-    /// What workloads talk to, where proxies tell of it.
+    /// Flow table, if proxies report flows.
     pub flows: Option<Arc<FlowTable>>,
-    /// What is said of policies.
+    /// Statuses of policies.
     pub policies: PolicyStatuses,
-    /// The connections that wait.
+    /// Connection pools of the ports.
     pub pools: Pools,
 }
 
-/// A proxy with the warnings that follow from its version and its flows.
+/// Builds the status of a proxy, with warnings about its version and its flows.
 fn proxy_status(proxy: Proxy, flows: Option<&FlowTable>) -> ProxyStatus {
     let mut warnings = Vec::new();
     if flows.is_some_and(|flows| !flows.has_reported(&proxy.identity, &proxy.node)) {
         warnings.push(
-                "it told of no decision yet: does the workload's traffic get to it? `osm-egress iptables` redirects it"
+                "it has reported no decision yet: check that the workload's traffic is redirected to it (`osm-egress iptables`)"
                     .to_owned(),
             );
     }
@@ -55,7 +56,7 @@ fn proxy_status(proxy: Proxy, flows: Option<&FlowTable>) -> ProxyStatus {
     if let Some(patch) = lacking.iter().map(|fix| fix.patch).max() {
         let advisories: Vec<_> = lacking.iter().map(|fix| fix.advisory).collect();
         warnings.push(format!(
-            "Envoy {} is advised against: it lacks the fixes of {}. Use {}.{patch} or newer",
+            "Envoy {} has known vulnerabilities: it lacks the fixes of {}. Use {}.{patch} or newer",
             proxy.envoy,
             advisories.join(", "),
             proxy.envoy.rsplit_once('.').map_or("", |(minor, _)| minor),
@@ -64,13 +65,13 @@ fn proxy_status(proxy: Proxy, flows: Option<&FlowTable>) -> ProxyStatus {
     ProxyStatus { proxy, warnings }
 }
 
-/// Takes the status of the control plane at this moment.
+/// Builds the current status of the control plane.
 #[must_use]
-pub fn current_status(shared: &Shared) -> Status {
+pub fn current_status(shared: &AdminState) -> Status {
     let compiled = shared.compiled.borrow().clone();
     let source = shared.source.borrow().clone();
     let mut diagnostics: Vec<_> = source.store.diagnostics().chain(compiled.diagnostics().cloned()).collect();
-    diagnostics.sort_by(egress_compile::manifest::Diagnostic::cmp_reading_order);
+    diagnostics.sort_by(Diagnostic::cmp_reading_order);
     let identity = |document: &egress_policy::Document| IdentityStatus {
         document: document.version.clone(),
         mode: document.mode.as_str().to_owned(),
@@ -84,7 +85,7 @@ pub fn current_status(shared: &Shared) -> Status {
         mesh_mode: compiled.default_mode().as_str().to_owned(),
         objects: compiled.statuses.values().map(ObjectStatus::from).collect(),
         policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
-        diagnostics: diagnostics.iter().map(Diagnostic::from).collect(),
+        problems: problems.iter().map(Diagnostic::from).collect(),
         identities: compiled
             .documents
             .iter()
@@ -120,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_told_of_no_decision() {
+    fn a_proxy_without_decisions_has_a_warning() {
         let flows = FlowTable::new(NonZeroUsize::MIN);
         let warnings = |flows: Option<&FlowTable>| proxy_status(proxy("1.40.0"), flows).warnings;
-        assert_eq!(warnings(None), [""; 0], "it cannot be known");
+        assert_eq!(warnings(None), [""; 0], "without flows it is unknown");
         assert!(
-            warnings(Some(&flows))[0].contains("it told of no decision yet"),
+            warnings(Some(&flows))[0].contains("it has reported no decision yet"),
             "{:?}",
             warnings(Some(&flows))
         );
@@ -145,17 +146,19 @@ mod tests {
             flows.record(&identity.expect("valid"), node, jiff::Timestamp::UNIX_EPOCH, observation());
         }
         flows.record(&app.clone().expect("valid"), "node", jiff::Timestamp::UNIX_EPOCH, vec![None]);
-        assert_eq!(warnings(Some(&flows)).len(), 1, "others told of theirs");
+        assert_eq!(warnings(Some(&flows)).len(), 1, "other proxies have reported theirs");
         flows.record(&app.expect("valid"), "node", jiff::Timestamp::UNIX_EPOCH, observation());
         assert_eq!(warnings(Some(&flows)), [""; 0]);
     }
 
     #[test]
-    fn an_envoy_that_is_advised_against() {
+    fn an_envoy_with_known_vulnerabilities_has_a_warning() {
         let warnings = |envoy: &str| proxy_status(proxy(envoy), None).warnings;
         assert_eq!(
             warnings("1.39.1"),
-            ["Envoy 1.39.1 is advised against: it lacks the fixes of CVE-2026-35189. Use 1.39.2 or newer"]
+            [
+                "Envoy 1.39.1 has known vulnerabilities: it lacks the fixes of CVE-2026-35189. Use 1.39.2 or newer"
+            ]
         );
         assert!(warnings("1.39.0")[0].contains("CVE-2026-73551, "), "{:?}", warnings("1.39.0"));
         for envoy in ["1.39.3", "1.40.0", "", "1.41.0-dev"] {

@@ -1,15 +1,15 @@
-//! The annotations of pods and namespaces.
+//! Annotations of pods and namespaces.
 
 use serde_json::{Map, Value};
 
-use super::Refusal;
+use super::InjectionError;
 
-/// The annotations of a pod or namespace.
+/// Annotations of a pod or namespace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Annotations<'a>(Option<&'a Map<String, Value>>);
 
 impl<'a> Annotations<'a> {
-    pub(super) fn of(object: &'a Value) -> Self {
+    pub(super) fn from_object(object: &'a Value) -> Self {
         Self(object.pointer("/metadata/annotations").and_then(Value::as_object))
     }
 
@@ -18,18 +18,16 @@ impl<'a> Annotations<'a> {
     }
 }
 
-/// Whether an annotation says yes or no; nothing where there is none.
-pub type Choice = Option<bool>;
-
-/// Reads the value of an annotation that says yes or no, in Open Service Mesh's words.
+/// Parses an annotation that enables or disables something, with Open Service Mesh's words; `None` if it is absent or
+/// empty.
 ///
 /// # Errors
-/// When it says neither, with Open Service Mesh's text.
-pub fn choice(value: Option<&str>, annotation: &'static str) -> Result<Choice, Refusal> {
+/// Returns Open Service Mesh's error if the value is neither.
+pub fn parse_enabled(value: Option<&str>, annotation: &'static str) -> Result<Option<bool>, InjectionError> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     match value.to_ascii_lowercase().as_str() {
         "enabled" | "yes" | "true" => Ok(Some(true)),
         "disabled" | "no" | "false" => Ok(Some(false)),
-        _ => Err(Refusal::Switch { value: value.to_owned(), annotation }),
+        _ => Err(InjectionError::InvalidSwitch { value: value.to_owned(), annotation }),
     }
 }

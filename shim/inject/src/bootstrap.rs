@@ -1,24 +1,24 @@
-//! The bootstrap of an injected sidecar: the same text for all pods of a mesh.
+//! Bootstrap of an injected sidecar: the same text for all pods of a mesh.
 //!
-//! Who the sidecar is stands on Envoy's command line, where Kubernetes fills in the names that a pod has
-//! only later. A port says to the kubelet when it is ready; the admin interface is on loopback.
+//! Envoy's command line identifies the sidecar, because Kubernetes only knows the names of a pod when it starts. The
+//! kubelet probes readiness on a port of its own; the admin interface listens on loopback.
 
 use egress_standalone::{CURRENT, EnvoyVersion, EnvoyVersionError};
 
-use super::{Refusal, Settings};
+use super::{InjectionError, Settings};
 use egress_envoy::IpFamilies;
 use egress_envoy::bootstrap::{Bootstrap, Ready};
 use egress_envoy::credentials::{Credentials, EnvoyPath, Security};
 
-/// Where the token is mounted.
+/// Mount path of the token's volume.
 pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/osm-egress";
-/// The file in it.
+/// File name of the token.
 pub(super) const TOKEN_FILE: &str = "token";
-/// Where the kubelet asks: Open Service Mesh's port for health checks.
+/// Port of the readiness probe: Open Service Mesh's port for health checks.
 pub(super) const READY_PORT: u16 = 15904;
 const ADMIN_PORT: u16 = 15000;
 
-pub(super) fn text(settings: &Settings, version: EnvoyVersion) -> String {
+pub(super) fn render(settings: &Settings, version: EnvoyVersion) -> String {
     let security = match &settings.xds_ca {
         Some(authority) => {
             let token = EnvoyPath::ours(TOKEN_FOLDER, TOKEN_FILE);
@@ -40,8 +40,8 @@ pub(super) fn text(settings: &Settings, version: EnvoyVersion) -> String {
     .to_string()
 }
 
-/// The Envoy in an image, by its tag; the current one where the tag does not say.
-pub(super) fn version(image: &str) -> Result<EnvoyVersion, Refusal> {
+/// Version of the Envoy in an image, by its tag; the current version if the tag names none.
+pub(super) fn envoy_version(image: &str) -> Result<EnvoyVersion, InjectionError> {
     let name = image.split('@').next().unwrap_or_default();
     let tag = name.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/'));
     let tag = tag.unwrap_or_default();
@@ -49,7 +49,7 @@ pub(super) fn version(image: &str) -> Result<EnvoyVersion, Refusal> {
         Ok(version) => Ok(version),
         Err(EnvoyVersionError::Form(_)) => Ok(CURRENT),
         Err(error @ EnvoyVersionError::TooOld(_)) => {
-            Err(Refusal::Image { image: image.to_owned(), problem: error.to_string() })
+            Err(InjectionError::UnsupportedImage { image: image.to_owned(), problem: error.to_string() })
         }
     }
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_of_images() {
+    fn image_tags_give_the_envoy_version() {
         for (image, expected) in [
             ("envoyproxy/envoy:v1.39.2", Ok("1.39")),
             ("envoyproxy/envoy:distroless-v1.40.0", Ok("1.40")),
@@ -74,7 +74,7 @@ mod tests {
                 ),
             ),
         ] {
-            let found = version(image);
+            let found = envoy_version(image);
             assert_eq!(
                 found.map(|v| v.to_string()).map_err(|e| e.to_string()),
                 expected.map(str::to_owned).map_err(str::to_owned)

@@ -1,44 +1,50 @@
-//! What a pod gets.
+//! Containers and volumes that a pod gets.
 
 use egress_compile::manifest::spec::Sidecar;
 use serde_json::{Map, Value, json};
 
 use super::bootstrap::{self, READY_PORT, TOKEN_FILE, TOKEN_FOLDER};
-use super::{HOSTS_PATH, HOSTS_VOLUME, INIT, Refusal, SIDECAR, Settings, TOKEN_VOLUME};
+use super::{
+    HOSTS_PATH, HOSTS_VOLUME, INIT_CONTAINER, InjectionError, SIDECAR_CONTAINER, Settings, TOKEN_VOLUME,
+};
 use crate::interception::{Interception, PROXY_UID};
 use egress_envoy::IpFamilies;
 
-/// The hosts file in its volume.
+/// File name of the hosts file in its volume.
 const HOSTS_FILE: &str = "hosts";
-/// How long a token lives; the kubelet replaces it in time.
-const TOKEN_SECONDS: u32 = 3600;
+/// Lifetime of a token; the kubelet renews it in time.
+const TOKEN_LIFETIME_SECONDS: u32 = 3600;
 
-/// Open Service Mesh's default.
-const LOG_LEVEL: &str = "error";
+/// Default log level of Open Service Mesh.
+const DEFAULT_LOG_LEVEL: &str = "error";
 
-/// Envoy.
-pub(super) fn sidecar(settings: &Settings, mesh: &Sidecar, native: bool) -> Result<Value, Refusal> {
-    let image = chosen(&mesh.envoy_image, &settings.sidecar_image);
-    let version = bootstrap::version(image)?;
+/// Builds the sidecar's container.
+pub(super) fn sidecar_container(
+    settings: &Settings,
+    mesh: &Sidecar,
+    native: bool,
+) -> Result<Value, InjectionError> {
+    let image = value_or(&mesh.envoy_image, &settings.sidecar_image);
+    let version = bootstrap::envoy_version(image)?;
     let mut container = json!({
-        "name": SIDECAR,
+        "name": SIDECAR_CONTAINER,
         "image": image,
         "command": ["envoy"],
         "args": [
-            "--config-yaml", bootstrap::text(settings, version),
+            "--config-yaml", bootstrap::render(settings, version),
             "--service-node", "$(POD_NAME).$(SERVICE_ACCOUNT).$(POD_NAMESPACE)",
             "--service-cluster", "$(SERVICE_ACCOUNT).$(POD_NAMESPACE)",
-            "--log-level", chosen(&mesh.log_level, LOG_LEVEL),
+            "--log-level", value_or(&mesh.log_level, DEFAULT_LOG_LEVEL),
             "--concurrency", settings.concurrency.to_string(),
-            // It would want a folder for itself.
+            // Hot restart needs a writable folder.
             "--disable-hot-restart",
         ],
         "env": [
-            from_pod("POD_NAME", "metadata.name"),
-            from_pod("POD_NAMESPACE", "metadata.namespace"),
-            from_pod("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+            env_from_field("POD_NAME", "metadata.name"),
+            env_from_field("POD_NAMESPACE", "metadata.namespace"),
+            env_from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ],
-        "readinessProbe": probe(2),
+        "readinessProbe": ready_probe(2),
         "securityContext": {
             "runAsUser": PROXY_UID,
             "runAsGroup": PROXY_UID,
@@ -56,29 +62,29 @@ pub(super) fn sidecar(settings: &Settings, mesh: &Sidecar, native: bool) -> Resu
     container["volumeMounts"] = settings.xds_ca.iter().map(|_| token.clone()).chain([hosts]).collect();
     if native {
         container["restartPolicy"] = json!("Always");
-        // The init containers that follow wait for this.
-        container["startupProbe"] = probe(1);
+        // The init containers that follow wait for this probe.
+        container["startupProbe"] = ready_probe(1);
     }
-    resources(&mut container, mesh);
+    set_resources(&mut container, mesh);
     Ok(container)
 }
 
-/// What intercepts, before anything of the pod's own runs.
-pub(super) fn init(settings: &Settings, mesh: &Sidecar, interception: &Interception) -> Value {
+/// Builds the init container that sets up interception before the pod's own containers run.
+pub(super) fn init_container(settings: &Settings, mesh: &Sidecar, interception: &Interception) -> Value {
     let privileged = mesh.enable_privileged_init_container == Some(true);
     let mut container = json!({
-        "name": INIT,
-        "image": chosen(&mesh.init_container_image, &settings.init_image),
+        "name": INIT_CONTAINER,
+        "image": value_or(&mesh.init_container_image, &settings.init_image),
         "command": ["osm-egress"],
-        "args": arguments(settings, interception),
-        // Where the file of the lock would be, nothing can be written.
+        "args": iptables_arguments(settings, interception),
+        // The default folder of the lock file is read-only.
         "env": [{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/osm-egress-xtables.lock"}],
         "securityContext": {
             "runAsUser": 0,
             "runAsGroup": 0,
             "runAsNonRoot": false,
             "privileged": privileged,
-            // Kubernetes refuses the contradiction.
+            // Kubernetes refuses a privileged container that may not escalate.
             "allowPrivilegeEscalation": privileged,
             "readOnlyRootFilesystem": true,
             // iptables over x_tables opens a raw socket.
@@ -86,27 +92,27 @@ pub(super) fn init(settings: &Settings, mesh: &Sidecar, interception: &Intercept
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     });
-    resources(&mut container, mesh);
+    set_resources(&mut container, mesh);
     container
 }
 
-/// The token that says who the sidecar is, for nobody but the control plane, and the sidecar's hosts file.
+/// Builds the volumes: the token that identifies the sidecar to the control plane, and the sidecar's hosts file.
 ///
-/// The pod's own hosts file is `hostAliases`, and root in any of its containers may write it. The kubelet makes this
-/// one of what it knows, and mounts it for reading only. The pod's uid is a line without a name, so it says nothing.
+/// The pod's own hosts file has its `hostAliases`, and root in any container can write it. This one comes from the
+/// downward API and is mounted read-only. Its only line is the pod's uid, which has no name and so maps nothing.
 pub(super) fn volumes(settings: &Settings) -> Vec<Value> {
     let uid = json!({"path": HOSTS_FILE, "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}});
     let hosts = json!({"name": HOSTS_VOLUME, "downwardAPI": {"items": [uid]}});
     let token = json!({
         "audience": settings.token_audience,
-        "expirationSeconds": TOKEN_SECONDS,
+        "expirationSeconds": TOKEN_LIFETIME_SECONDS,
         "path": TOKEN_FILE,
     });
     let volume = json!({"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}});
     settings.xds_ca.iter().map(|_| volume.clone()).chain([hosts]).collect()
 }
 
-fn arguments(settings: &Settings, interception: &Interception) -> Vec<String> {
+fn iptables_arguments(settings: &Settings, interception: &Interception) -> Vec<String> {
     let Interception { exclude_interfaces, exclude_blocks, exclude_ports, include_blocks, .. } = interception;
     let mut arguments = vec!["iptables".to_owned()];
     let mut list = |flag: &str, items: Vec<String>| {
@@ -124,15 +130,15 @@ fn arguments(settings: &Settings, interception: &Interception) -> Vec<String> {
     arguments
 }
 
-fn chosen<'a>(of_mesh: &'a Option<String>, otherwise: &'a str) -> &'a str {
+fn value_or<'a>(of_mesh: &'a Option<String>, otherwise: &'a str) -> &'a str {
     of_mesh.as_deref().filter(|text| !text.is_empty()).unwrap_or(otherwise)
 }
 
-fn from_pod(name: &str, field: &str) -> Value {
+fn env_from_field(name: &str, field: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": field}}})
 }
 
-fn probe(period: u8) -> Value {
+fn ready_probe(period: u8) -> Value {
     json!({
         "httpGet": {"path": "/ready", "port": READY_PORT},
         "periodSeconds": period,
@@ -141,8 +147,8 @@ fn probe(period: u8) -> Value {
     })
 }
 
-/// The init container is gone when the sidecar runs, so it costs nothing more.
-fn resources(container: &mut Value, mesh: &Sidecar) {
+/// Sets the resources. The init container has ended when the sidecar runs, so it needs none in addition.
+fn set_resources(container: &mut Value, mesh: &Sidecar) {
     if let Some(resources) =
         mesh.resources.as_ref().filter(|resources| **resources != Value::Object(Map::new()))
     {

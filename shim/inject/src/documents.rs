@@ -1,7 +1,7 @@
-//! Manifests in, manifests out: whatever makes pods in them gets a sidecar.
+//! Injection into manifests: every object that creates pods gets a sidecar.
 //!
-//! A document that does not change is put out as it was, comments and all. In one that changes, comments are
-//! lost and fields are sorted.
+//! A document that does not change is printed unchanged, with its comments. A changed one loses its comments, and its
+//! fields are sorted.
 
 use std::fmt::Write;
 
@@ -10,63 +10,70 @@ use egress_compile::manifest::yaml::{self, YamlError};
 use serde_json::{Value, json};
 
 use super::annotations::Annotations;
-use super::{Change, INJECTION_ANNOTATION, PodDns, Refusal, Settings, choice, led_names, mutate};
+use super::{
+    INJECTION_ANNOTATION, InjectionError, InterceptionChange, PodDns, Settings, find_name_overrides,
+    inject_sidecar, parse_enabled,
+};
 
-/// Manifests after the injection.
+/// InjectedManifests after injection.
 #[derive(Clone, Debug, Default)]
-pub struct Manifests {
+pub struct InjectedManifests {
     documents: Vec<Document>,
-    /// What there is to say about them, a line each.
+    /// Notes about the objects, one per line.
     pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 struct Document {
-    /// As it was, with its separator.
+    /// Original text, with its separator.
     text: String,
     value: Value,
     changed: bool,
 }
 
-/// Why manifests are not rewritten.
+/// Reason why manifests cannot be injected.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// They cannot be read.
+    /// The text is not valid YAML.
     #[error("{0}")]
     Unreadable(String),
-    /// A pod in them cannot have a sidecar.
+    /// A pod cannot have a sidecar.
     #[error("{0}: {1}")]
-    Refused(String, #[source] Refusal),
+    Refused(String, #[source] InjectionError),
 }
 
-/// Gives the pods of all documents their sidecars; those that say that they want none are left alone.
+/// Injects a sidecar into the pods of all documents, except those that opt out.
 ///
 /// # Errors
-/// When a document cannot be read, or the pods of one cannot have a sidecar.
-pub fn inject(text: &str, settings: &Settings, mesh: &MeshConfig) -> Result<Manifests, ManifestError> {
-    let mut manifests = Manifests::default();
-    let mut injector = Injector { settings, mesh, notes: Vec::new(), pods: 0 };
-    for (line, text) in split(text) {
-        let documents = yaml::parse_as_kubectl(text).map_err(|error| unreadable(error, line))?;
+/// Returns an error if a document is not valid YAML or a pod cannot have a sidecar.
+pub fn inject_manifests(
+    text: &str,
+    settings: &Settings,
+    mesh: &MeshConfig,
+) -> Result<InjectedManifests, ManifestError> {
+    let mut manifests = InjectedManifests::default();
+    let mut injector = ManifestInjector { settings, mesh, notes: Vec::new(), pods: 0 };
+    for (line, text) in split_documents(text) {
+        let documents = yaml::parse_as_kubectl(text).map_err(|error| locate_error(error, line))?;
         for document in documents {
             let mut value = document.value;
             let before = value.clone();
-            injector.document(&mut value)?;
+            injector.inject_object(&mut value)?;
             let changed = value != before;
             manifests.documents.push(Document { text: text.to_owned(), value, changed });
         }
     }
     if injector.pods == 0 {
-        injector.notes.push("nothing here makes pods".to_owned());
+        injector.notes.push("no document creates pods".to_owned());
     }
     manifests.notes = injector.notes;
     Ok(manifests)
 }
 
-impl Manifests {
-    /// As YAML.
+impl InjectedManifests {
+    /// Renders the manifests as YAML.
     #[must_use]
-    pub fn yaml(&self) -> String {
+    pub fn to_yaml(&self) -> String {
         let mut out = String::new();
         for Document { text, value, changed } in &self.documents {
             let text = if *changed { egress_core::yaml::text(value) } else { text.clone() };
@@ -81,9 +88,9 @@ impl Manifests {
         out
     }
 
-    /// As one object of JSON: a list where there are several.
+    /// Renders the manifests as one JSON object: a list if there are several.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         match self.documents.as_slice() {
             [only] => only.value.clone(),
             several => {
@@ -94,9 +101,9 @@ impl Manifests {
     }
 }
 
-/// The documents of a text, each with the number of lines before it. `---` at the beginning of a line ends a
-/// document whatever it stands in.
-fn split(text: &str) -> Vec<(u32, &str)> {
+/// Splits a text into documents, each with the number of lines before it. `---` at the beginning of a line ends a
+/// document, even inside a block scalar.
+fn split_documents(text: &str) -> Vec<(u32, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 0, 0);
     for (number, line) in (0..).zip(text.split_inclusive('\n')) {
@@ -112,7 +119,7 @@ fn split(text: &str) -> Vec<(u32, &str)> {
     documents
 }
 
-fn unreadable(error: YamlError, lines_before: u32) -> ManifestError {
+fn locate_error(error: YamlError, lines_before: u32) -> ManifestError {
     let mut text = String::new();
     if let Some(at) = error.position {
         let _ = write!(text, "{}:{}: ", at.line + lines_before, at.column);
@@ -121,41 +128,44 @@ fn unreadable(error: YamlError, lines_before: u32) -> ManifestError {
     ManifestError::Unreadable(text)
 }
 
-struct Injector<'a> {
+struct ManifestInjector<'a> {
     settings: &'a Settings,
     mesh: &'a MeshConfig,
     notes: Vec<String>,
     pods: usize,
 }
 
-impl Injector<'_> {
-    fn document(&mut self, object: &mut Value) -> Result<(), ManifestError> {
+impl ManifestInjector<'_> {
+    fn inject_object(&mut self, object: &mut Value) -> Result<(), ManifestError> {
         if let Some(items) = items(object) {
-            return items.iter_mut().try_for_each(|item| self.document(item));
+            return items.iter_mut().try_for_each(|item| self.inject_object(item));
         }
-        let Some(place) = place_of_pod(object) else { return Ok(()) };
-        let name = name_of(object);
+        let Some(place) = pod_pointer(object) else { return Ok(()) };
+        let name = object_name(object);
         let refused = |refusal| ManifestError::Refused(name.clone(), refusal);
         let pod = object.pointer_mut(place).filter(|pod| pod.is_object());
-        let pod = pod.ok_or_else(|| refused(Refusal::Shape("spec.template")))?;
+        let pod = pod.ok_or_else(|| refused(InjectionError::InvalidField("spec.template")))?;
         self.pods += 1;
-        let wanted = choice(Annotations::of(pod).get(INJECTION_ANNOTATION), INJECTION_ANNOTATION);
+        let wanted =
+            parse_enabled(Annotations::from_object(pod).get(INJECTION_ANNOTATION), INJECTION_ANNOTATION);
         if wanted.map_err(refused)? == Some(false) {
-            if !self.settings.pod_annotations.permits(Change::Less) {
-                return Err(refused(Refusal::Annotation {
+            if !self.settings.pod_annotations.permits(InterceptionChange::Reduce) {
+                return Err(refused(InjectionError::ForbiddenAnnotation {
                     annotation: INJECTION_ANNOTATION,
-                    change: Change::Less,
+                    change: InterceptionChange::Reduce,
                 }));
             }
-            self.notes.push(format!("{name}: left as it is, because `{INJECTION_ANNOTATION}` says so: nothing of it is intercepted"));
+            self.notes.push(format!("{name}: not changed, because it opts out with `{INJECTION_ANNOTATION}`: none of its connections are intercepted"));
             return Ok(());
         }
-        let mut injected = mutate(pod, self.settings, self.mesh).map_err(refused)?;
+        let mut injected = inject_sidecar(pod, self.settings, self.mesh).map_err(refused)?;
         // Policies are not known here.
-        let led: Vec<_> = led_names(pod, None).iter().map(ToString::to_string).collect();
+        let overrides: Vec<_> = find_name_overrides(pod, None).iter().map(ToString::to_string).collect();
         match self.settings.pod_dns {
-            PodDns::Refuse if !led.is_empty() => return Err(refused(Refusal::LedNames(led.join("; ")))),
-            PodDns::Warn => injected.warnings.extend(led),
+            PodDns::Refuse if !overrides.is_empty() => {
+                return Err(refused(InjectionError::NameOverrides(overrides.join("; "))));
+            }
+            PodDns::Warn => injected.warnings.extend(overrides),
             PodDns::Allow | PodDns::Refuse => {}
         }
         *pod = injected.pod;
@@ -164,14 +174,14 @@ impl Injector<'_> {
     }
 }
 
-/// The items of a list of objects.
+/// Items of a list of objects.
 fn items(object: &mut Value) -> Option<&mut Vec<Value>> {
     object.get("kind")?.as_str()?.strip_suffix("List")?;
     object.get_mut("items")?.as_array_mut()
 }
 
-/// Where the pod, or its template, stands in an object that makes any.
-fn place_of_pod(object: &Value) -> Option<&'static str> {
+/// JSON pointer to the pod or pod template of an object that creates pods.
+fn pod_pointer(object: &Value) -> Option<&'static str> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     let group = text("apiVersion").split_once('/').map_or("", |(group, _)| group);
     match (group, text("kind")) {
@@ -184,7 +194,7 @@ fn place_of_pod(object: &Value) -> Option<&'static str> {
     }
 }
 
-fn name_of(object: &Value) -> String {
+fn object_name(object: &Value) -> String {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let name = text("/metadata/name").or_else(|| text("/metadata/generateName")).unwrap_or_default();
     format!("{} {name}", text("/kind").unwrap_or_default())

@@ -1,55 +1,55 @@
-//! Interception: which TCP connections that begin in a network namespace go to its sidecar.
+//! Interception: redirects TCP connections that begin in a network namespace to its sidecar.
 //!
-//! [`Interception`] is a model of Open Service Mesh's nat rules, for IPv4 and IPv6: pure, and rendered
-//! as iptables-restore reads it. [`apply`] puts it in force, or takes it away, by iptables' own tools.
+//! [`Interception`] is a pure model of Open Service Mesh's nat rules for IPv4 and IPv6, rendered as input of
+//! iptables-restore. [`apply_rules`] installs or removes the rules with iptables' own tools.
 
+mod interface;
+mod iptables_save;
 mod listener;
-mod lists;
 mod rules;
-mod saved;
 mod tools;
 
 use std::fmt;
 
 use ipnet::IpNet;
 
+pub use interface::{deduplicate, parse_interface};
 pub use listener::listening_uids;
-pub use lists::{interface, unique};
 pub use rules::{CHAINS, Rule};
-pub use tools::{Backend, Change, apply};
+pub use tools::{Backend, FamilyChange, apply_rules};
 
-/// The uid of Envoy, as in Open Service Mesh.
+/// Uid of Envoy, as in Open Service Mesh.
 pub const PROXY_UID: u32 = 1500;
-/// The port of the outbound listener.
+/// Port of the outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;
-/// The port of Open Service Mesh's inbound listener. Nothing listens there unless somebody else does.
+/// Port of Open Service Mesh's inbound listener. osm-egress has no such listener.
 pub const INBOUND_PORT: u16 = 15003;
 
-/// What is intercepted.
+/// Settings of the interception in a network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interception {
-    /// The port of the sidecar that takes what goes out.
+    /// The sidecar's port for outbound connections.
     pub outbound_port: u16,
-    /// The uid of the sidecar, whose own connections go out.
+    /// The sidecar's uid, whose own connections are not redirected.
     pub proxy_uid: u32,
-    /// Network interfaces that are left out.
+    /// Excluded network interfaces.
     pub exclude_interfaces: Vec<String>,
-    /// Blocks of addresses that are left out.
+    /// Excluded address blocks.
     pub exclude_blocks: Vec<IpNet>,
-    /// Ports that are left out.
+    /// Excluded ports.
     pub exclude_ports: Vec<u16>,
-    /// The only blocks of addresses that are not left out; none for all.
+    /// Address blocks to which interception is limited; empty for all.
     pub include_blocks: Vec<IpNet>,
-    /// What comes in, where somebody listens for that.
+    /// Inbound interception, for an Envoy with an inbound listener.
     pub inbound: Option<Inbound>,
 }
 
-/// What is intercepted of what comes in.
+/// Settings of inbound interception.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// The port of the sidecar that takes it.
+    /// The sidecar's port for inbound connections.
     pub port: u16,
-    /// Ports that are left out.
+    /// Excluded ports.
     pub exclude_ports: Vec<u16>,
 }
 
@@ -67,7 +67,7 @@ impl Default for Interception {
     }
 }
 
-/// A family of addresses; each has rules of its own.
+/// An address family; each has its own rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -77,7 +77,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     const fn loopback(self) -> &'static str {
@@ -87,7 +87,7 @@ impl Family {
         }
     }
 
-    const fn has(self, block: &IpNet) -> bool {
+    const fn contains(self, block: &IpNet) -> bool {
         matches!((self, block), (Self::V4, IpNet::V4(_)) | (Self::V6, IpNet::V6(_)))
     }
 }

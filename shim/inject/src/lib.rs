@@ -1,103 +1,103 @@
-//! Injection: a pod gets its sidecar, and an init container that intercepts what the pod sends.
+//! Injection: adds to a pod its sidecar, and an init container that redirects its connections.
 //!
-//! [`mutate`] is pure: a pod, what the control plane's settings and the MeshConfig say, and the pod with
-//! its sidecar. [`review`] answers an API server with it, [`documents`] rewrites manifests with it.
+//! [`inject_sidecar`] is pure: it takes a pod, the control plane's settings and the MeshConfig, and returns the pod with its
+//! sidecar. [`review_pod`] uses it to answer an API server, [`documents`] to rewrite manifests.
 
 mod annotations;
 mod bootstrap;
 mod bypass;
 mod containers;
 pub mod documents;
+mod error;
+mod exclusions;
 pub mod interception;
-mod lists;
+mod name_override;
 mod pod;
-mod pod_dns;
-mod refusal;
 mod review;
 mod user;
 
 use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;
 
-pub use annotations::{Choice, choice};
-pub use bypass::bypasses;
-pub use pod::{Injected, mutate};
-pub use pod_dns::{LedName, PodDns, led_names};
-pub use refusal::Refusal;
-pub use review::review;
+pub use annotations::parse_enabled;
+pub use bypass::find_bypasses;
+pub use error::InjectionError;
+pub use name_override::{NameOverride, PodDns, find_name_overrides};
+pub use pod::{InjectedPod, inject_sidecar};
+pub use review::review_pod;
 pub use user::has_proxy_uid;
 
-/// Whether a pod, or the pods of a namespace, get a sidecar: Open Service Mesh's annotation.
+/// Open Service Mesh's annotation that enables or disables injection for a pod or for the pods of a namespace.
 pub const INJECTION_ANNOTATION: &str = "openservicemesh.io/sidecar-injection";
-/// What the annotations of pods may change, where a namespace says it: whoever may write namespaces.
+/// Annotation of a namespace that says how far annotations of its pods may change interception.
 pub const POD_ANNOTATIONS_ANNOTATION: &str = "openservicemesh.io/pod-annotations";
-/// Whether the sidecar is an init container that goes on running, for API servers from 1.29 on.
+/// Annotation that makes the sidecar a native one: an init container that keeps running (Kubernetes 1.29 or newer).
 pub const NATIVE_ANNOTATION: &str = "openservicemesh.io/native-sidecar";
-/// The label of pods that have a sidecar of ours.
+/// Label of pods with an injected sidecar.
 pub const INJECTED_LABEL: &str = "openservicemesh.io/egress-sidecar";
-/// The sidecar's container.
-pub const SIDECAR: &str = "envoy";
-/// The container that intercepts.
-pub const INIT: &str = "osm-init";
-/// The volume with the token that says who the sidecar is.
+/// Name of the sidecar's container.
+pub const SIDECAR_CONTAINER: &str = "envoy";
+/// Name of the init container that sets up interception.
+pub const INIT_CONTAINER: &str = "osm-init";
+/// Volume with the token that identifies the sidecar.
 pub const TOKEN_VOLUME: &str = "osm-egress-token";
-/// The volume with the sidecar's own hosts file.
+/// Volume with the sidecar's own hosts file.
 pub const HOSTS_VOLUME: &str = "osm-egress-hosts";
-/// Where the kubelet mounts the pod's hosts file into every container that mounts nothing there itself.
+/// Path where the kubelet mounts the pod's hosts file into each container that mounts nothing there itself.
 pub const HOSTS_PATH: &str = "/etc/hosts";
 
-/// What is the same for all pods, and not in the MeshConfig.
+/// Injection settings that are the same for all pods and not in the MeshConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Envoy, unless the MeshConfig says otherwise.
+    /// Envoy image, unless the MeshConfig names one.
     pub sidecar_image: String,
-    /// What has `osm-egress` and iptables in it, unless the MeshConfig says otherwise.
+    /// Image with `osm-egress` and iptables, unless the MeshConfig names one.
     pub init_image: String,
-    /// The control plane's host.
+    /// Host of the control plane.
     pub xds_host: String,
-    /// The control plane's port.
+    /// Port of the control plane.
     pub xds_port: u16,
-    /// Whose certificate the control plane has. Without it there is no TLS, and no token is sent.
+    /// Authority of the control plane's certificate. Without it there is no TLS, and no token is sent.
     pub xds_ca: Option<Authority>,
-    /// Whom the token is for.
+    /// Audience of the token.
     pub token_audience: String,
-    /// What is intercepted.
+    /// Address families that are intercepted.
     pub ip_families: IpFamilies,
-    /// The sidecar's worker threads.
+    /// Worker threads of the sidecar.
     pub concurrency: u16,
-    /// Whether sidecars are init containers that go on running, where a pod does not say.
+    /// Makes sidecars native unless a pod's annotation says otherwise.
     pub native_sidecar: bool,
-    /// What the annotations of pods may change, where their namespace does not say.
+    /// AnnotationChanges that annotations of pods may make, unless their namespace says otherwise.
     pub pod_annotations: PodAnnotations,
-    /// What becomes of pods that lead names by `hostAliases` and `dnsConfig`.
+    /// Treatment of pods that override names by `hostAliases` and `dnsConfig`.
     pub pod_dns: PodDns,
 }
 
-/// What the annotations of pods may change about their interception.
+/// AnnotationChanges that annotations of pods may make to their interception.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum PodAnnotations {
-    /// Nothing.
+    /// No changes.
     None,
-    /// They may have more intercepted.
+    /// Changes that intercept more.
     Tighten,
-    /// They may have less intercepted too, as in Open Service Mesh.
+    /// All changes, as in Open Service Mesh.
     #[default]
     All,
 }
 
 impl PodAnnotations {
-    /// Reads the annotation of a namespace; nothing where it is none of the words.
+    /// Parses the annotation of a namespace; `None` for an unknown value.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         clap::ValueEnum::from_str(text, false).ok()
     }
 
-    /// Whether a change is permitted.
+    /// Returns true if a change is permitted.
     #[must_use]
-    pub fn permits(self, change: Change) -> bool {
+    pub fn permits(self, change: InterceptionChange) -> bool {
         match self {
             Self::None => false,
-            Self::Tighten => change == Change::More,
+            Self::Tighten => change == InterceptionChange::Extend,
             Self::All => true,
         }
     }
@@ -113,13 +113,13 @@ impl std::fmt::Display for PodAnnotations {
     }
 }
 
-/// What an annotation changes about what is intercepted.
+/// InterceptionChange of interception by an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum InterceptionChange {
     /// More is intercepted.
-    More,
-    /// Less is.
-    Less,
+    Extend,
+    /// Less is intercepted.
+    Reduce,
 }
 
 #[cfg(test)]

@@ -1,98 +1,102 @@
-//! From a pod without a sidecar to one with it.
+//! Injection of the sidecar into a pod.
 
 use egress_compile::manifest::spec::MeshConfig;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
-use super::annotations::{Annotations, choice};
+use super::annotations::{Annotations, parse_enabled};
 use super::{
-    HOSTS_VOLUME, INIT, INJECTED_LABEL, NATIVE_ANNOTATION, Refusal, SIDECAR, Settings, TOKEN_VOLUME,
-    bypasses, containers, has_proxy_uid, lists,
+    HOSTS_VOLUME, INIT_CONTAINER, INJECTED_LABEL, InjectionError, NATIVE_ANNOTATION, SIDECAR_CONTAINER,
+    Settings, TOKEN_VOLUME, containers, exclusions, find_bypasses, has_proxy_uid,
 };
 
-/// A pod, and what it gets.
+/// A pod with its sidecar.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Injected {
-    /// The pod with its sidecar.
+pub struct InjectedPod {
+    /// The pod.
     pub pod: Value,
-    /// What is different: whole lists, so that each is easy to read. Empty where it was so already.
+    /// The difference: whole lists, for readability. Empty if the pod already was as it should be.
     pub patch: Patch,
-    /// What whoever made the pod should know.
+    /// Warnings for the author of the pod.
     pub warnings: Vec<String>,
 }
 
-/// Gives a pod (or the template of pods) its sidecar. What it got from us before is replaced, so to do it
-/// twice is to do it once.
+/// Adds the sidecar to a pod or pod template. Injection is idempotent: parts that were injected before are replaced.
 ///
 /// # Errors
-/// When the pod cannot have one, with what to do.
-pub fn mutate(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Result<Injected, Refusal> {
-    let annotations = Annotations::of(pod);
-    let mut parts = Parts::of(pod)?;
+/// Returns the reason and the remedy if the pod cannot have a sidecar.
+pub fn inject_sidecar(
+    pod: &Value,
+    settings: &Settings,
+    mesh: &MeshConfig,
+) -> Result<InjectedPod, InjectionError> {
+    let annotations = Annotations::from_object(pod);
+    let mut parts = PodParts::from_pod(pod)?;
     let spec = pod.get("spec").unwrap_or(&Value::Null);
     if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
-        return Err(Refusal::HostNetwork);
+        return Err(InjectionError::HostNetwork);
     }
     if is_windows(spec) {
-        return Err(Refusal::Windows);
+        return Err(InjectionError::Windows);
     }
     if let Some(account) = spec.get("serviceAccountName").and_then(Value::as_str).filter(|a| a.contains('.'))
     {
-        return Err(Refusal::ServiceAccount(account.to_owned()));
+        return Err(InjectionError::DottedServiceAccount(account.to_owned()));
     }
     if parts.labels.get(INJECTED_LABEL).is_some() {
-        parts.strip();
+        parts.remove_injected();
     }
     parts.check_names()?;
     check_uids(spec, &parts)?;
-    let native = match choice(annotations.get(NATIVE_ANNOTATION), NATIVE_ANNOTATION)? {
+    let native = match parse_enabled(annotations.get(NATIVE_ANNOTATION), NATIVE_ANNOTATION)? {
         Some(native) => native,
         None => settings.native_sidecar,
     };
-    let (interception, mut warnings) = lists::interception(mesh, annotations, settings.pod_annotations)?;
-    warnings.extend(bypasses(spec, parts.own_containers()));
-    warnings.extend(inconveniences(spec, &parts, native));
+    let (interception, mut warnings) =
+        exclusions::build_interception(mesh, annotations, settings.pod_annotations)?;
+    warnings.extend(find_bypasses(spec, parts.own_containers()));
+    warnings.extend(find_limitations(spec, &parts, native));
 
     let of_mesh = mesh.sidecar.as_deref().cloned().unwrap_or_default();
-    let sidecar = containers::sidecar(settings, &of_mesh, native)?;
+    let sidecar = containers::sidecar_container(settings, &of_mesh, native)?;
     if native {
         parts.init_containers.insert(0, sidecar);
     } else {
         parts.containers.push(sidecar);
     }
-    parts.init_containers.insert(0, containers::init(settings, &of_mesh, &interception));
+    parts.init_containers.insert(0, containers::init_container(settings, &of_mesh, &interception));
     parts.volumes.extend(containers::volumes(settings));
     parts.labels.insert(INJECTED_LABEL.to_owned(), json!("injected"));
-    Ok(parts.put_into(pod, warnings))
+    Ok(parts.build(pod, warnings))
 }
 
-/// The volumes that pods get.
-const VOLUMES: [&str; 2] = [TOKEN_VOLUME, HOSTS_VOLUME];
+/// Names of the injected volumes.
+const INJECTED_VOLUMES: [&str; 2] = [TOKEN_VOLUME, HOSTS_VOLUME];
 
-/// The parts of a pod that change.
-struct Parts {
+/// PodParts of a pod that injection changes.
+struct PodParts {
     labels: Map<String, Value>,
     containers: Vec<Value>,
     init_containers: Vec<Value>,
     volumes: Vec<Value>,
 }
 
-impl Parts {
-    fn of(pod: &Value) -> Result<Self, Refusal> {
+impl PodParts {
+    fn from_pod(pod: &Value) -> Result<Self, InjectionError> {
         let labels = match pod.pointer("/metadata/labels") {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(labels)) => labels.clone(),
-            Some(_) => return Err(Refusal::Shape("metadata.labels")),
+            Some(_) => return Err(InjectionError::InvalidField("metadata.labels")),
         };
         let list = |pointer, field| match pod.pointer(pointer) {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(items)) if items.iter().all(Value::is_object) => Ok(items.clone()),
-            Some(_) => Err(Refusal::Shape(field)),
+            Some(_) => Err(InjectionError::InvalidField(field)),
         };
         let containers = list("/spec/containers", "spec.containers")?;
         if containers.is_empty() {
-            return Err(Refusal::Shape("spec.containers"));
+            return Err(InjectionError::InvalidField("spec.containers"));
         }
         Ok(Self {
             labels,
@@ -102,29 +106,29 @@ impl Parts {
         })
     }
 
-    /// Takes away what came from us. Whoever marks a pod without it gets it all the same.
-    fn strip(&mut self) {
+    /// Removes injected parts. A pod that only has the label gets a sidecar all the same.
+    fn remove_injected(&mut self) {
         for list in [&mut self.containers, &mut self.init_containers] {
-            list.retain(|container| ![SIDECAR, INIT].contains(&name(container)));
+            list.retain(|container| ![SIDECAR_CONTAINER, INIT_CONTAINER].contains(&name(container)));
         }
-        self.volumes.retain(|volume| !VOLUMES.contains(&name(volume)));
+        self.volumes.retain(|volume| !INJECTED_VOLUMES.contains(&name(volume)));
     }
 
-    fn check_names(&self) -> Result<(), Refusal> {
-        let taken = |what, name: &str| Err(Refusal::Taken { what, name: name.to_owned() });
+    fn check_names(&self) -> Result<(), InjectionError> {
+        let taken = |what, name: &str| Err(InjectionError::NameTaken { what, name: name.to_owned() });
         for container in self.own_containers() {
-            if [SIDECAR, INIT].contains(&name(container)) {
+            if [SIDECAR_CONTAINER, INIT_CONTAINER].contains(&name(container)) {
                 return taken("container", name(container));
             }
         }
-        if let Some(volume) = self.volumes.iter().map(name).find(|volume| VOLUMES.contains(volume)) {
+        if let Some(volume) = self.volumes.iter().map(name).find(|volume| INJECTED_VOLUMES.contains(volume)) {
             return taken("volume", volume);
         }
-        // The volume comes later, so Kubernetes would let them see the sidecar's token.
+        // Once the volume is added, Kubernetes would give them the sidecar's token.
         for container in self.own_containers() {
             let mounts = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
-            if let Some(volume) = mounts.map(name).find(|volume| VOLUMES.contains(volume)) {
-                return Err(Refusal::Mount {
+            if let Some(volume) = mounts.map(name).find(|volume| INJECTED_VOLUMES.contains(volume)) {
+                return Err(InjectionError::ForbiddenMount {
                     container: name(container).to_owned(),
                     volume: volume.to_owned(),
                 });
@@ -137,25 +141,25 @@ impl Parts {
         self.containers.iter().chain(&self.init_containers)
     }
 
-    fn put_into(self, pod: &Value, warnings: Vec<String>) -> Injected {
+    fn build(self, pod: &Value, warnings: Vec<String>) -> InjectedPod {
         let Self { labels, containers, init_containers, volumes } = self;
-        let mut injected = Injected { pod: pod.clone(), patch: Patch(Vec::new()), warnings };
-        // A template need not have any.
+        let mut injected = InjectedPod { pod: pod.clone(), patch: Patch(Vec::new()), warnings };
+        // A template may lack metadata.
         if !pod.get("metadata").is_some_and(Value::is_object) {
-            injected.put("metadata", None, json!({}));
+            injected.set_field("metadata", None, json!({}));
         }
-        injected.put("metadata", Some("labels"), Value::Object(labels));
-        injected.put("spec", Some("containers"), Value::Array(containers));
-        injected.put("spec", Some("initContainers"), Value::Array(init_containers));
+        injected.set_field("metadata", Some("labels"), Value::Object(labels));
+        injected.set_field("spec", Some("containers"), Value::Array(containers));
+        injected.set_field("spec", Some("initContainers"), Value::Array(init_containers));
         if !volumes.is_empty() || pod.pointer("/spec/volumes").is_some_and(Value::is_array) {
-            injected.put("spec", Some("volumes"), Value::Array(volumes));
+            injected.set_field("spec", Some("volumes"), Value::Array(volumes));
         }
         injected
     }
 }
 
-impl Injected {
-    fn put(&mut self, part: &str, field: Option<&str>, value: Value) {
+impl InjectedPod {
+    fn set_field(&mut self, part: &str, field: Option<&str>, value: Value) {
         let place = match field {
             Some(field) => &mut self.pod[part][field],
             None => &mut self.pod[part],
@@ -178,38 +182,38 @@ fn is_windows(spec: &Value) -> bool {
     names.into_iter().flatten().any(|name| name == "windows")
 }
 
-/// Interception knows the sidecar by its uid. What the image says cannot be seen here.
-fn check_uids(spec: &Value, parts: &Parts) -> Result<(), Refusal> {
+/// Refuses containers with the sidecar's uid, by which interception recognizes it. The image's user is unknown here.
+fn check_uids(spec: &Value, parts: &PodParts) -> Result<(), InjectionError> {
     let ephemeral = spec.get("ephemeralContainers").and_then(Value::as_array).into_iter().flatten();
     parts.own_containers().chain(ephemeral).try_for_each(|container| check_uid(spec, container))
 }
 
-/// The same for one container.
-pub(super) fn check_uid(spec: &Value, container: &Value) -> Result<(), Refusal> {
+/// Refuses a container with the sidecar's uid.
+pub(super) fn check_uid(spec: &Value, container: &Value) -> Result<(), InjectionError> {
     match has_proxy_uid(spec, container) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(Refusal::ProxyUid(name(container).to_owned())),
-        Err(_) => Err(Refusal::Shape("securityContext.runAsUser")),
+        Ok(true) => Err(InjectionError::ProxyUid(name(container).to_owned())),
+        Err(_) => Err(InjectionError::InvalidField("securityContext.runAsUser")),
     }
 }
 
-/// What does not work as without a sidecar.
-fn inconveniences(spec: &Value, parts: &Parts, native: bool) -> Vec<String> {
+/// Warns of features that a sidecar breaks.
+fn find_limitations(spec: &Value, parts: &PodParts, native: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     if native {
         return warnings;
     }
     if let Some(first) = parts.init_containers.first() {
         warnings.push(format!(
-            "init container `{}` reaches nothing by TCP, because the sidecar does not run yet: \
-             with Kubernetes 1.29 or newer, annotate the pod with `{NATIVE_ANNOTATION}: enabled`",
+            "init container `{}` cannot open TCP connections, because the sidecar starts after it: \
+             on Kubernetes 1.29 or newer, annotate the pod with `{NATIVE_ANNOTATION}: enabled`",
             name(first)
         ));
     }
     if spec.get("restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always") {
         warnings.push(format!(
-            "the sidecar goes on when the workload has ended, so the pod never completes: \
-             with Kubernetes 1.29 or newer, annotate it with `{NATIVE_ANNOTATION}: enabled`"
+            "the sidecar keeps running after the workload ends, so the pod never completes: \
+             on Kubernetes 1.29 or newer, annotate the pod with `{NATIVE_ANNOTATION}: enabled`"
         ));
     }
     warnings

@@ -1,4 +1,4 @@
-//! The answer to an API server that is about to make a pod.
+//! Admission review of pods: injects the sidecar, and protects it later.
 
 use egress_compile::manifest::spec::MeshConfig;
 use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
@@ -9,20 +9,20 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use super::annotations::{Annotations, choice};
+use super::annotations::{Annotations, parse_enabled};
 use super::pod::check_uid;
 use super::{
-    Change, INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, PodDns, Refusal, SIDECAR,
-    Settings, bypasses, has_proxy_uid, led_names, mutate,
+    INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
+    PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
 };
 
 /// Namespaces of Kubernetes itself.
-const NEVER: [&str; 2] = ["kube-system", "kube-public"];
+const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "kube-public"];
 
-/// Answers a request to make a pod: with the patch that gives it a sidecar, without one where it gets none,
-/// or with no. The namespace and the MeshConfig are those of the store.
+/// Reviews a pod: patches it if it gets a sidecar, admits it unchanged if not, or refuses it. The Namespace and the
+/// MeshConfig come from the store.
 #[must_use]
-pub fn review(
+pub fn review_pod(
     settings: &Settings,
     store: &Store,
     compiled: &Compiled,
@@ -31,11 +31,11 @@ pub fn review(
 ) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
     if request.sub_resource.as_deref() == Some("ephemeralcontainers") {
-        return added(response, request.object.as_ref());
+        return review_ephemeral_containers(response, request.object.as_ref());
     }
     if request.kind.kind == "Pod" && request.operation == Operation::Update && request.sub_resource.is_none()
     {
-        return changed(response, request);
+        return review_update(response, request);
     }
     let is_pod =
         request.kind.group.is_empty() && request.kind.kind == "Pod" && request.sub_resource.is_none();
@@ -46,18 +46,18 @@ pub fn review(
         Ok(pod) => pod,
         Err(error) => return response.deny(error),
     };
-    // A new pod need not say it itself.
+    // The pod itself may lack the namespace in its metadata.
     let namespace = request.namespace.as_deref().unwrap_or_default();
-    let permitted = permitted(namespace, store).unwrap_or(settings.pod_annotations);
-    let asked = match asked(&pod, namespace, store, options, permitted) {
-        Ok(Asked::No) => return response,
-        Ok(Asked::NotByPod) => {
+    let permitted = namespace_pod_annotations(namespace, store).unwrap_or(settings.pod_annotations);
+    let decision = match decide_injection(&pod, namespace, store, options, permitted) {
+        Ok(InjectionDecision::Skip) => return response,
+        Ok(InjectionDecision::OptedOut) => {
             let why = format!(
-                "no sidecar: the pod says so by `{INJECTION_ANNOTATION}`: nothing of it is intercepted"
+                "no sidecar: the pod opts out with `{INJECTION_ANNOTATION}`, so none of its connections are intercepted"
             );
             return with_warnings(response, vec![why]);
         }
-        Ok(asked) => asked,
+        Ok(decision) => decision,
         Err(reason) => return response.deny(reason),
     };
     let settings = &Settings { pod_annotations: permitted, ..settings.clone() };
@@ -68,30 +68,36 @@ pub fn review(
         Some(Body::MeshConfig(mesh)) => mesh,
         _ => &default,
     };
-    match mutate(&pod, settings, mesh) {
+    match inject_sidecar(&pod, settings, mesh) {
         Ok(mut injected) => {
             let account = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
             let account = account.filter(|name| !name.is_empty()).unwrap_or("default");
             let policy = Identity::new(namespace, account).ok().map(|identity| compiled.document(&identity));
-            let led: Vec<_> = led_names(&pod, policy.as_deref()).iter().map(ToString::to_string).collect();
+            let overrides: Vec<_> =
+                find_name_overrides(&pod, policy.as_deref()).iter().map(ToString::to_string).collect();
             match settings.pod_dns {
-                PodDns::Refuse if !led.is_empty() => return response.deny(led.join("; ")),
-                PodDns::Warn => injected.warnings.extend(led),
+                PodDns::Refuse if !overrides.is_empty() => return response.deny(overrides.join("; ")),
+                PodDns::Warn => injected.warnings.extend(overrides),
                 PodDns::Allow | PodDns::Refuse => {}
             }
             with_patch(response, injected)
         }
-        // Who asks for a namespace does not mean those that cannot have one.
-        Err(reason @ (Refusal::HostNetwork | Refusal::Windows)) if asked == Asked::ByNamespace => {
+        // A namespace's annotation does not refer to pods that cannot have a sidecar.
+        Err(reason @ (InjectionError::HostNetwork | InjectionError::Windows))
+            if decision == InjectionDecision::ByNamespace =>
+        {
             with_warnings(response, vec![format!("no sidecar: {reason}")])
         }
         Err(reason) => response.deny(reason),
     }
 }
 
-/// Answers a request to change a pod that runs. Kubernetes permits to change images, and what another one sends as the
-/// sidecar's uid would not be intercepted. Labels can be changed as well, so the uid says which container that is.
-fn changed(response: AdmissionResponse, request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+/// Reviews an update of a running pod. Kubernetes permits new images, and another image with the sidecar's uid would
+/// bypass interception. Labels can change as well, so the uid identifies the sidecar.
+fn review_update(
+    response: AdmissionResponse,
+    request: &AdmissionRequest<DynamicObject>,
+) -> AdmissionResponse {
     let sidecars = |object: &Option<DynamicObject>| -> Vec<(String, Value)> {
         let spec = object.as_ref().map_or(&Value::Null, |object| &object.data["spec"]);
         let list = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
@@ -105,20 +111,24 @@ fn changed(response: AdmissionResponse, request: &AdmissionRequest<DynamicObject
     let before = sidecars(&request.old_object);
     for (name, image) in sidecars(&request.object) {
         if before.iter().any(|(other, was)| *other == name && *was != image) {
-            return response.deny(Refusal::Sidecar(name));
+            return response.deny(InjectionError::SidecarImageChange(name));
         }
     }
     response
 }
 
-/// Answers a request to add containers to a pod that runs, as `kubectl debug` does. One must not pass for the sidecar.
-fn added(response: AdmissionResponse, object: Option<&DynamicObject>) -> AdmissionResponse {
-    // Before Kubernetes 1.22 it is a list of its own that does not say whose it is.
+/// Reviews ephemeral containers (`kubectl debug`). None may have the sidecar's uid.
+fn review_ephemeral_containers(
+    response: AdmissionResponse,
+    object: Option<&DynamicObject>,
+) -> AdmissionResponse {
+    // Before Kubernetes 1.22 the object is a list of its own without the pod's other containers.
     let nothing = Value::Null;
     let data = object.map_or(&nothing, |object| &object.data);
     let spec = data.get("spec").unwrap_or(data);
     let list = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
-    let is_sidecar = |container: &Value| container.get("name").and_then(Value::as_str) == Some(SIDECAR);
+    let is_sidecar =
+        |container: &Value| container.get("name").and_then(Value::as_str) == Some(SIDECAR_CONTAINER);
     let is_whole = spec.get("containers").is_some();
     if is_whole && !list("containers").chain(list("initContainers")).any(is_sidecar) {
         return response;
@@ -128,36 +138,36 @@ fn added(response: AdmissionResponse, object: Option<&DynamicObject>) -> Admissi
             return response.deny(reason);
         }
     }
-    with_warnings(response, bypasses(spec, list("ephemeralContainers")))
+    with_warnings(response, find_bypasses(spec, list("ephemeralContainers")))
 }
 
-/// Who asks for a sidecar.
+/// Decision about injection, and the annotation behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    No,
-    /// The pod wants none, and its namespace does.
-    NotByPod,
+enum InjectionDecision {
+    Skip,
+    /// The pod opts out, and its namespace enables injection.
+    OptedOut,
     ByNamespace,
     ByPod,
 }
 
-/// What the annotations of pods may change, where their namespace says it. What it cannot be read as permits nothing.
-fn permitted(namespace: &str, store: &Store) -> Option<PodAnnotations> {
+/// AnnotationChanges that the namespace's annotation lets pods make. An invalid annotation permits none.
+fn namespace_pod_annotations(namespace: &str, store: &Store) -> Option<PodAnnotations> {
     let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace))?;
     let text = object.metadata.annotation(POD_ANNOTATIONS_ANNOTATION)?;
     Some(PodAnnotations::parse(text).unwrap_or(PodAnnotations::None))
 }
 
-/// Open Service Mesh's rule: in namespaces of the mesh, the pod's word counts, and else its namespace's.
-fn asked(
+/// Decides by Open Service Mesh's rule: in namespaces of the mesh, the pod's annotation counts, else its namespace's.
+fn decide_injection(
     pod: &Value,
     namespace: &str,
     store: &Store,
     options: &CompileOptions,
     permitted: PodAnnotations,
-) -> Result<Asked, String> {
-    if NEVER.contains(&namespace) || namespace == options.mesh_config_namespace {
-        return Ok(Asked::No);
+) -> Result<InjectionDecision, String> {
+    if SYSTEM_NAMESPACES.contains(&namespace) || namespace == options.mesh_config_namespace {
+        return Ok(InjectionDecision::Skip);
     }
     let Some(object) = store.object(&ObjectRef::new(Kind::Namespace, "", namespace)) else {
         return Err(format!("namespace `{namespace}` is not known yet: try again"));
@@ -165,21 +175,23 @@ fn asked(
     let metadata = &object.metadata;
     if label(metadata, MONITORED_LABEL) != Some(&options.mesh_name) || label(metadata, IGNORE_LABEL).is_some()
     {
-        return Ok(Asked::No);
+        return Ok(InjectionDecision::Skip);
     }
-    let by = |value| choice(value, INJECTION_ANNOTATION).map_err(|reason| reason.to_string());
-    let by_pod = by(Annotations::of(pod).get(INJECTION_ANNOTATION))?;
+    let by = |value| parse_enabled(value, INJECTION_ANNOTATION).map_err(|reason| reason.to_string());
+    let by_pod = by(Annotations::from_object(pod).get(INJECTION_ANNOTATION))?;
     let by_namespace = by(metadata.annotation(INJECTION_ANNOTATION))?;
-    let (asked, change) = match (by_pod, by_namespace) {
-        (Some(true), Some(true)) => (Asked::ByPod, None),
-        (Some(true), None | Some(false)) => (Asked::ByPod, Some(Change::More)),
-        (Some(false), Some(true)) => (Asked::NotByPod, Some(Change::Less)),
-        (None, Some(true)) => (Asked::ByNamespace, None),
-        (Some(false) | None, None | Some(false)) => (Asked::No, None),
+    let (decision, change) = match (by_pod, by_namespace) {
+        (Some(true), Some(true)) => (InjectionDecision::ByPod, None),
+        (Some(true), None | Some(false)) => (InjectionDecision::ByPod, Some(InterceptionChange::Extend)),
+        (Some(false), Some(true)) => (InjectionDecision::OptedOut, Some(InterceptionChange::Reduce)),
+        (None, Some(true)) => (InjectionDecision::ByNamespace, None),
+        (Some(false) | None, None | Some(false)) => (InjectionDecision::Skip, None),
     };
     match change.filter(|change| !permitted.permits(*change)) {
-        Some(change) => Err(Refusal::Annotation { annotation: INJECTION_ANNOTATION, change }.to_string()),
-        None => Ok(asked),
+        Some(change) => {
+            Err(InjectionError::ForbiddenAnnotation { annotation: INJECTION_ANNOTATION, change }.to_string())
+        }
+        None => Ok(decision),
     }
 }
 
@@ -187,7 +199,7 @@ fn label<'m>(metadata: &'m Metadata, name: &str) -> Option<&'m String> {
     metadata.labels.as_ref()?.get(name)
 }
 
-fn with_patch(response: AdmissionResponse, injected: super::Injected) -> AdmissionResponse {
+fn with_patch(response: AdmissionResponse, injected: super::InjectedPod) -> AdmissionResponse {
     let response = with_warnings(response, injected.warnings);
     if injected.patch.0.is_empty() {
         return response;

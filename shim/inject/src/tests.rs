@@ -44,7 +44,7 @@ spec:
     )
 }
 
-/// With everything that the mesh and the pod can say.
+/// A pod and a MeshConfig with all settings.
 fn everything() -> (Value, MeshConfig) {
     let pod = value(
         "apiVersion: v1
@@ -83,12 +83,12 @@ sidecar:
     (pod, serde_json::from_value(mesh).expect("a MeshConfig"))
 }
 
-/// The pod, without the long text of the bootstrap.
+/// The injected pod, with a placeholder for the long bootstrap.
 fn injected(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Value {
-    let mut pod = mutate(pod, settings, mesh).expect("injected").pod;
+    let mut pod = inject_sidecar(pod, settings, mesh).expect("injected").pod;
     for list in ["containers", "initContainers"] {
         let containers = pod["spec"][list].as_array_mut().into_iter().flatten();
-        for sidecar in containers.filter(|container| container["name"] == SIDECAR) {
+        for sidecar in containers.filter(|container| container["name"] == SIDECAR_CONTAINER) {
             sidecar["args"][1] = json!("BOOTSTRAP");
         }
     }
@@ -96,20 +96,20 @@ fn injected(pod: &Value, settings: &Settings, mesh: &MeshConfig) -> Value {
 }
 
 #[test]
-fn a_plain_pod() {
+fn a_plain_pod_is_injected_as_recorded() {
     assert_yaml_snapshot!(injected(&plain(), &settings(), &MeshConfig::default()));
 }
 
 #[test]
-fn a_pod_with_everything() {
+fn a_pod_with_all_settings_is_injected_as_recorded() {
     let (pod, mesh) = everything();
     assert_yaml_snapshot!(injected(&pod, &settings(), &mesh));
-    let warnings = mutate(&pod, &settings(), &mesh).expect("injected").warnings;
-    assert_yaml_snapshot!("warnings_of_a_pod_with_everything", warnings);
+    let warnings = inject_sidecar(&pod, &settings(), &mesh).expect("injected").warnings;
+    assert_yaml_snapshot!("warnings_of_a_pod_with_all_settings", warnings);
 }
 
 #[test]
-fn a_native_sidecar() {
+fn a_native_sidecar_is_injected_as_recorded() {
     let (mut pod, mesh) = everything();
     pod["metadata"]["annotations"][NATIVE_ANNOTATION] = json!("enabled");
     let settings = Settings { ip_families: IpFamilies::Ipv4, xds_ca: None, ..settings() };
@@ -124,33 +124,33 @@ fn a_native_sidecar() {
 }
 
 #[test]
-fn the_bootstrap() {
-    let text = bootstrap::text(&settings(), "1.40".parse().expect("a version"));
+fn the_bootstrap_is_as_recorded() {
+    let text = bootstrap::render(&settings(), "1.40".parse().expect("a version"));
     insta::assert_snapshot!(text);
-    // Kubernetes would look for names of variables.
+    // Kubernetes would expand variables.
     assert!(!text.contains('$'), "{text}");
 }
 
 #[test]
 fn only_the_sidecar_sees_the_token() {
     let (pod, mesh) = everything();
-    let pod = mutate(&pod, &settings(), &mesh).expect("injected").pod;
+    let pod = inject_sidecar(&pod, &settings(), &mesh).expect("injected").pod;
     let all = ["initContainers", "containers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
     for container in all.flatten() {
         let sees = container["volumeMounts"]
             .as_array()
             .is_some_and(|mounts| mounts.iter().any(|mount| mount["name"] == TOKEN_VOLUME));
-        assert_eq!(sees, container["name"] == SIDECAR, "{container}");
+        assert_eq!(sees, container["name"] == SIDECAR_CONTAINER, "{container}");
     }
 }
 
 /// INJ4: texts and merging are Open Service Mesh's.
 #[test]
-fn lists_of_annotations() {
+fn annotation_lists_are_parsed_and_merged_like_open_service_mesh() {
     let init_of = |annotation: &str, text: &str, mesh: &MeshConfig| {
         let mut pod = plain();
         pod["metadata"]["annotations"] = json!({ format!("openservicemesh.io/{annotation}"): text });
-        mutate(&pod, &settings(), mesh)
+        inject_sidecar(&pod, &settings(), mesh)
             .map(|injected| injected.pod["spec"]["initContainers"][0]["args"].clone())
             .map_err(|refusal| refusal.to_string())
     };
@@ -180,7 +180,7 @@ fn lists_of_annotations() {
             ))
         );
     }
-    // Ports of the mesh come first, blocks of the pod.
+    // The mesh's ports come first, the pod's blocks come first.
     let mesh = MeshConfig {
         traffic: Some(Traffic {
             outbound_port_exclusion_list: Some(vec![7070, 8080]),
@@ -196,9 +196,9 @@ fn lists_of_annotations() {
     );
 }
 
-/// Whoever makes pods may change what is intercepted as far as an administrator permits it.
+/// Authors of pods may change interception as far as an administrator permits it.
 #[test]
-fn what_annotations_may_change() {
+fn annotations_change_only_what_is_permitted() {
     use PodAnnotations::{All, None, Tighten};
     let mesh = |inclusions: &[&str]| MeshConfig {
         traffic: Some(Traffic {
@@ -215,9 +215,9 @@ fn what_annotations_may_change() {
         ("outbound-port-exclusion-list", "7070, 80", &[], &any[..1]),
         ("outbound-ip-range-exclusion-list", "2.2.2.2/32", &[], any),
         ("outbound-ip-range-exclusion-list", "0.0.0.0/0", &[], &any[..1]),
-        // The only blocks, where there were none.
+        // Interception limited to these blocks, where it was not limited.
         ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &[], &any[..1]),
-        // And more of them, where there were some.
+        // And extended by these, where it was limited.
         ("outbound-ip-range-inclusion-list", "3.3.3.3/32", &["4.4.4.4/32"], &any[..2]),
         ("outbound-ip-range-inclusion-list", "4.4.4.4/32", &["4.4.4.4/32"], any),
         ("inbound-port-exclusion-list", "80", &[], any),
@@ -227,18 +227,17 @@ fn what_annotations_may_change() {
             let mut pod = plain();
             pod["metadata"]["annotations"] = json!({ format!("openservicemesh.io/{annotation}"): text });
             let settings = Settings { pod_annotations, ..settings() };
-            let found = mutate(&pod, &settings, &mesh(inclusions));
+            let found = inject_sidecar(&pod, &settings, &mesh(inclusions));
             let what = format!("{annotation}: {text} with {pod_annotations}");
             match (&found, permitted.contains(&pod_annotations)) {
                 (Ok(injected), true) => {
-                    let warned =
-                        injected.warnings.iter().any(|warning| warning.contains("nothing is intercepted"));
+                    let warned = injected.warnings.iter().any(|warning| warning.contains(" interception"));
                     assert_eq!(warned, permitted.len() == 1, "{what}: {:?}", injected.warnings);
                 }
                 (Err(refusal), false) => {
                     let said = refusal.to_string();
                     let value = if permitted.len() == 1 { "all" } else { "tighten" };
-                    let remedy = format!("annotate that with `openservicemesh.io/pod-annotations: {value}`");
+                    let remedy = format!("annotate it with `openservicemesh.io/pod-annotations: {value}`");
                     assert!(said.contains(annotation) && said.ends_with(&remedy), "{said}");
                 }
                 _ => panic!("{what}: {found:?}"),
@@ -248,10 +247,10 @@ fn what_annotations_may_change() {
 }
 
 #[test]
-fn mistakes_in_the_mesh_config() {
+fn an_invalid_mesh_config_is_refused_with_the_field() {
     let refusal = |traffic: Traffic| {
         let mesh = MeshConfig { traffic: Some(traffic), ..MeshConfig::default() };
-        mutate(&plain(), &settings(), &mesh).expect_err("refused").to_string()
+        inject_sidecar(&plain(), &settings(), &mesh).expect_err("refused").to_string()
     };
     let traffic = Traffic { outbound_port_exclusion_list: Some(vec![1, 70000]), ..Traffic::default() };
     assert_eq!(
@@ -261,81 +260,84 @@ fn mistakes_in_the_mesh_config() {
     let list = Some(vec!["999.9.9.9/99".to_owned()]);
     assert_eq!(
         refusal(Traffic { outbound_ip_range_inclusion_list: list, ..Traffic::default() }),
-        "MeshConfig spec.traffic.outboundIPRangeInclusionList[0]: `999.9.9.9/99` is not a block of addresses"
+        "MeshConfig spec.traffic.outboundIPRangeInclusionList[0]: `999.9.9.9/99` is not an address block, such as 10.0.0.0/8"
     );
     let list = Some(vec!["eth0 -j ACCEPT".to_owned()]);
     assert_eq!(
         refusal(Traffic { network_interface_exclusion_list: list, ..Traffic::default() }),
-        "MeshConfig spec.traffic.networkInterfaceExclusionList[0]: `eth0 -j ACCEPT` is no name of a network interface"
+        "MeshConfig spec.traffic.networkInterfaceExclusionList[0]: `eth0 -j ACCEPT` is not a network interface name"
     );
     let sidecar = Sidecar { envoy_image: Some("envoy:v1.22.2".to_owned()), ..Sidecar::default() };
     let mesh = MeshConfig { sidecar: Some(Box::new(sidecar)), ..MeshConfig::default() };
-    assert!(matches!(mutate(&plain(), &settings(), &mesh), Err(Refusal::Image { .. })));
+    assert!(matches!(
+        inject_sidecar(&plain(), &settings(), &mesh),
+        Err(InjectionError::UnsupportedImage { .. })
+    ));
 }
 
 #[test]
-fn pods_that_cannot_have_a_sidecar() {
+fn pods_that_cannot_have_a_sidecar_are_refused() {
     let with = |pointer: &str, value: Value| {
         let mut pod = plain();
         let (parent, field) = pointer.rsplit_once('/').expect("a field");
         pod.pointer_mut(parent).expect("a parent")[field] = value;
-        mutate(&pod, &settings(), &MeshConfig::default()).expect_err(pointer)
+        inject_sidecar(&pod, &settings(), &MeshConfig::default()).expect_err(pointer)
     };
-    assert_eq!(with("/spec/hostNetwork", json!(true)), Refusal::HostNetwork);
-    assert_eq!(with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})), Refusal::Windows);
-    let account = Refusal::ServiceAccount("a.b".to_owned());
+    assert_eq!(with("/spec/hostNetwork", json!(true)), InjectionError::HostNetwork);
+    assert_eq!(with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})), InjectionError::Windows);
+    let account = InjectionError::DottedServiceAccount("a.b".to_owned());
     assert_eq!(with("/spec/serviceAccountName", json!("a.b")), account);
-    assert_eq!(with("/spec/os", json!({"name": "windows"})), Refusal::Windows);
-    let taken = |what, name: &str| Refusal::Taken { what, name: name.to_owned() };
+    assert_eq!(with("/spec/os", json!({"name": "windows"})), InjectionError::Windows);
+    let taken = |what, name: &str| InjectionError::NameTaken { what, name: name.to_owned() };
     assert_eq!(with("/spec/initContainers", json!([{"name": "envoy"}])), taken("container", "envoy"));
     assert_eq!(with("/spec/initContainers", json!([{"name": "osm-init"}])), taken("container", "osm-init"));
     assert_eq!(with("/spec/volumes", json!([{"name": TOKEN_VOLUME}])), taken("volume", TOKEN_VOLUME));
     assert_eq!(with("/spec/volumes", json!([{"name": HOSTS_VOLUME}])), taken("volume", HOSTS_VOLUME));
-    // The volume is not there yet, but it will be.
+    // The volume does not exist yet, but it will.
     for volume in [TOKEN_VOLUME, HOSTS_VOLUME] {
         let thief = json!([{"name": "a", "volumeMounts": [{"name": volume, "mountPath": "/mine"}]}]);
-        let mount = Refusal::Mount { container: "a".to_owned(), volume: volume.to_owned() };
+        let mount = InjectionError::ForbiddenMount { container: "a".to_owned(), volume: volume.to_owned() };
         assert_eq!(with("/spec/containers", thief.clone()), mount);
         assert_eq!(with("/spec/initContainers", thief), mount);
     }
     let uid = json!({"runAsUser": 1500});
-    assert_eq!(with("/spec/securityContext", uid.clone()), Refusal::ProxyUid("curl".to_owned()));
+    assert_eq!(with("/spec/securityContext", uid.clone()), InjectionError::ProxyUid("curl".to_owned()));
     let root =
         json!([{"name": "a", "securityContext": {"runAsUser": 0}}, {"name": "b", "securityContext": uid}]);
-    assert_eq!(with("/spec/initContainers", root.clone()), Refusal::ProxyUid("b".to_owned()));
-    assert_eq!(with("/spec/ephemeralContainers", root), Refusal::ProxyUid("b".to_owned()));
+    assert_eq!(with("/spec/initContainers", root.clone()), InjectionError::ProxyUid("b".to_owned()));
+    assert_eq!(with("/spec/ephemeralContainers", root), InjectionError::ProxyUid("b".to_owned()));
     for uid in [json!(1500.0), json!(1.5e3), json!("1500"), json!("1.5e3")] {
         let user = json!({"runAsUser": uid});
-        assert_eq!(with("/spec/securityContext", user), Refusal::ProxyUid("curl".to_owned()), "{uid}");
+        assert_eq!(with("/spec/securityContext", user), InjectionError::ProxyUid("curl".to_owned()), "{uid}");
     }
-    let shape = Refusal::Shape("securityContext.runAsUser");
+    let shape = InjectionError::InvalidField("securityContext.runAsUser");
     assert_eq!(with("/spec/securityContext", json!({"runAsUser": "0x5dc"})), shape);
     for (pointer, field) in [
         ("/spec/containers", "spec.containers"),
         ("/spec/volumes", "spec.volumes"),
         ("/metadata/labels", "metadata.labels"),
     ] {
-        assert_eq!(with(pointer, json!("x")), Refusal::Shape(field));
+        assert_eq!(with(pointer, json!("x")), InjectionError::InvalidField(field));
     }
     assert_eq!(
-        mutate(&json!(null), &settings(), &MeshConfig::default()),
-        Err(Refusal::Shape("spec.containers"))
+        inject_sidecar(&json!(null), &settings(), &MeshConfig::default()),
+        Err(InjectionError::InvalidField("spec.containers"))
     );
 }
 
-/// Somebody who writes the label, to seem to have a sidecar, gets one.
+/// A pod whose author writes the label by hand still gets a sidecar.
 #[test]
-fn the_label_alone_is_no_sidecar() {
+fn the_label_alone_does_not_prevent_injection() {
     let mut pod = plain();
     pod["metadata"]["labels"][INJECTED_LABEL] = json!("injected");
     let fake = json!({"name": "envoy", "image": "mine", "securityContext": {"runAsUser": 1500}});
     pod["spec"]["containers"].as_array_mut().expect("a list").push(fake);
-    let found = mutate(&pod, &settings(), &MeshConfig::default()).expect("injected").pod;
-    let expected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+    let found = inject_sidecar(&pod, &settings(), &MeshConfig::default()).expect("injected").pod;
+    let expected = inject_sidecar(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
     assert_eq!(found, expected);
 }
 
-/// Some pod: what can be there, in any combination.
+/// Generates pods with any combination of parts.
 fn any_pod() -> impl Strategy<Value = Value> {
     let containers = |names: [&'static str; 3]| {
         prop::sample::subsequence(names.to_vec(), 0..=3).prop_map(|names| {
@@ -371,27 +373,27 @@ fn any_pod() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Twice is once, whatever was set in between; and the patch makes of the one what the other is.
+    /// Injection is idempotent, even with other settings in between; and applying the patch gives the injected pod.
     #[test]
-    fn twice_is_once(pod in any_pod(), native: bool, tls: bool) {
+    fn injection_is_idempotent(pod in any_pod(), native: bool, tls: bool) {
         let mesh = MeshConfig::default();
         let other = Settings { native_sidecar: native, xds_ca: settings().xds_ca.filter(|_| tls), ..settings() };
-        let once = mutate(&pod, &settings(), &mesh).expect("injected");
-        let twice = mutate(&once.pod, &settings(), &mesh).expect("injected");
+        let once = inject_sidecar(&pod, &settings(), &mesh).expect("injected");
+        let twice = inject_sidecar(&once.pod, &settings(), &mesh).expect("injected");
         prop_assert_eq!(&twice.pod, &once.pod);
         prop_assert!(twice.patch.0.is_empty());
         prop_assert_eq!(&twice.warnings, &once.warnings);
-        let changed = mutate(&once.pod, &other, &mesh).expect("injected");
-        let back = mutate(&changed.pod, &settings(), &mesh).expect("injected");
+        let changed = inject_sidecar(&once.pod, &other, &mesh).expect("injected");
+        let back = inject_sidecar(&changed.pod, &settings(), &mesh).expect("injected");
         prop_assert_eq!(&back.pod["spec"]["containers"], &once.pod["spec"]["containers"]);
         prop_assert_eq!(&back.pod["spec"]["initContainers"], &once.pod["spec"]["initContainers"]);
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &once.patch).expect("a patch of this pod");
         prop_assert_eq!(&patched, &once.pod);
-        // What was there is there still, in its order.
+        // The pod's own containers stay, in order.
         for list in ["containers", "initContainers"] {
             let own: Vec<_> = once.pod["spec"][list].as_array().into_iter().flatten()
-                .filter(|container| container["name"] != SIDECAR && container["name"] != INIT).collect();
+                .filter(|container| container["name"] != SIDECAR_CONTAINER && container["name"] != INIT_CONTAINER).collect();
             let before: Vec<_> = pod["spec"][list].as_array().into_iter().flatten().collect();
             prop_assert_eq!(own, before);
         }
@@ -403,13 +405,13 @@ proptest! {
 fn the_sidecar_has_a_hosts_file_of_its_own() {
     for native in [false, true] {
         let settings = Settings { native_sidecar: native, ..settings() };
-        let pod = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+        let pod = inject_sidecar(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
         let spec = &pod["spec"];
         let named = |list: &str, name: &str| {
             let items = spec[list].as_array().into_iter().flatten();
             items.into_iter().find(|item| item["name"] == name).cloned().unwrap_or_default()
         };
-        let sidecar = named(if native { "initContainers" } else { "containers" }, SIDECAR);
+        let sidecar = named(if native { "initContainers" } else { "containers" }, SIDECAR_CONTAINER);
         let mounts = sidecar["volumeMounts"].as_array().expect("a list");
         let hosts = mounts.iter().find(|mount| mount["mountPath"] == HOSTS_PATH).expect("a mount");
         assert_eq!(hosts["readOnly"], true);
@@ -419,7 +421,7 @@ fn the_sidecar_has_a_hosts_file_of_its_own() {
             (&item["path"], &item["fieldRef"]["fieldPath"]),
             (&hosts["subPath"], &json!("metadata.uid"))
         );
-        // What others mount there they see themselves.
+        // Other containers keep the pod's hosts file.
         let others = named("containers", "curl");
         assert!(others["volumeMounts"].is_null(), "{others}");
     }

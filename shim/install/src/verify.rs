@@ -21,7 +21,7 @@ use super::object_id::{ObjectId, api_resource};
 use super::plan;
 use super::render::POD_ANNOTATIONS_FLAG;
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL, PolicyNamespaces, compile};
-use egress_inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, choice};
+use egress_inject::{INJECTION_ANNOTATION, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, parse_enabled};
 
 /// The options of `verify`.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ async fn check_namespaces(cluster: &Cluster, names: &Names, report: &mut Report)
         if !metadata["labels"][IGNORE_LABEL].is_null() || name == names.namespace {
             wrong.push(format!("{name} is excluded from injection and validation by its label or name"));
         } else if !matches!(
-            choice(metadata["annotations"][INJECTION_ANNOTATION].as_str(), INJECTION_ANNOTATION),
+            parse_enabled(metadata["annotations"][INJECTION_ANNOTATION].as_str(), INJECTION_ANNOTATION),
             Ok(Some(true))
         ) {
             wrong.push(format!("pods of {name} get no sidecars ({INJECTION_ANNOTATION} is not `enabled`)"));

@@ -1,7 +1,8 @@
-//! The webhooks that an API server asks before it stores an object: over HTTPS, one `AdmissionReview` in and one out.
+//! Admission webhooks: the API server sends one `AdmissionReview` over HTTPS before it stores an object, and gets one
+//! back.
 
 mod bodies;
-mod client;
+mod client_names;
 pub mod validate;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,69 +21,71 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
-use self::bodies::Bodies;
-pub use self::client::ClientNames;
-use self::validate::Known;
-use crate::audit::RequestLog;
+use self::bodies::BodyReader;
+pub use self::client_names::ClientNames;
+use self::validate::ReviewContext;
+use crate::audit::Witness;
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::source::SourceState;
 use egress_inject as inject;
 use egress_transport::connections::{ConnectionInfo, HttpLimits};
 
-/// The most connections that may wait for their client: an API server has a few, and keeps them.
+/// Maximum number of idle connections. An API server opens a few and keeps them.
 pub const MAX_WAITING: usize = 256;
-/// The time that a connection may wait for its client.
+/// Time after which an idle connection is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The limits of connections. API servers open a new connection for one that was closed in silence.
-/// They ask over HTTP/1.1; over HTTP/2 a connection asks for no more at once than one address is answered.
-pub const LIMITS: HttpLimits = HttpLimits {
+/// Limits of the webhook server. API servers reconnect when an idle connection was closed. They use HTTP/1.1; over
+/// HTTP/2 a connection may have no more open requests than one client address gets turns.
+pub const HTTP_LIMITS: HttpLimits = HttpLimits {
     name: "webhook",
     head_timeout: Duration::from_secs(15),
-    grace: Duration::from_secs(2),
-    streams: 8,
+    shutdown_grace: Duration::from_secs(2),
+    max_streams: 8,
 };
 const JSON: &str = "application/json";
 
-/// The number of answered reviews, by webhook and answer.
-pub type Reviews = Family<[(&'static str, &'static str); 2], Counter>;
+/// Number of answered reviews, by webhook and verdict.
+pub type ReviewCounters = Family<[(&'static str, &'static str); 2], Counter>;
 
-/// The inputs of the webhooks.
+/// State and settings of the webhooks.
 #[derive(Debug, Clone)]
 pub struct Webhooks {
-    /// The mesh's names.
+    /// Names of the mesh.
     pub options: CompileOptions,
-    /// The settings of injected sidecars. Without them there is no `/mutate`, and what asks for it fails.
+    /// Injection settings. Without them there is no `/mutate`, and the API server's calls to it fail.
     pub sidecars: Option<inject::Settings>,
-    /// The objects as they come.
+    /// Current objects of the source.
     pub source: watch::Receiver<SourceState>,
-    /// The compiled documents.
+    /// Policy documents compiled from them.
     pub compiled: watch::Receiver<Arc<Compiled>>,
-    /// The count of answers.
-    pub reviews: Reviews,
-    /// The names of clients that may ask, of those with a verified certificate.
+    /// Counters of answered reviews.
+    pub reviews: ReviewCounters,
+    /// Client certificate names that may call the webhooks, once TLS has verified the certificate.
     pub clients: ClientNames,
-    /// The admitted requests, for the audit record.
-    pub request_log: Arc<RequestLog>,
+    /// Users who changed objects, for the audit record.
+    pub witness: Arc<Witness>,
 }
 
 impl Webhooks {
-    /// The paths that there are.
+    /// Builds the router.
     pub fn routes(self) -> Router {
-        let mut router = Router::new().route("/validate", post(validating));
+        let mut router = Router::new().route("/validate", post(handle_validate));
         if self.sidecars.is_some() {
-            router = router.route("/mutate", post(mutating));
+            router = router.route("/mutate", post(handle_mutate));
         }
-        let clients = middleware::from_fn_with_state(self.clients.clone(), client::authorize);
-        router.layer(clients).with_state(Arc::new((self, Bodies::default())))
+        let clients = middleware::from_fn_with_state(self.clients.clone(), client_names::authorize);
+        router.layer(clients).with_state(Arc::new((self, BodyReader::default())))
     }
 
     fn validate(&self, request: &AdmissionRequest<DynamicObject>, is_verified: bool) -> AdmissionResponse {
         let store = Arc::clone(&self.source.borrow().store);
         let compiled = Arc::clone(&self.compiled.borrow());
-        let answer =
-            validate::review(request, &Known { options: &self.options, store: &store, compiled: &compiled });
+        let answer = validate::review(
+            request,
+            &ReviewContext { options: &self.options, store: &store, compiled: &compiled },
+        );
         if answer.allowed {
-            validate::log_request(request, is_verified, &self.request_log);
+            validate::record_user(request, is_verified, &self.witness);
         }
         answer
     }
@@ -92,13 +95,15 @@ impl Webhooks {
         match &self.sidecars {
             Some(settings) => {
                 let compiled = Arc::clone(&self.compiled.borrow());
-                inject::review(settings, &store, &compiled, &self.options, request)
+                inject::review_pod(settings, &store, &compiled, &self.options, request)
             }
-            None => AdmissionResponse::from(request).deny("this control plane gives no sidecars"),
+            None => AdmissionResponse::from(request).deny(
+                "injection is off in this control plane: pass its injection flags, or remove the webhook",
+            ),
         }
     }
 
-    fn answered(
+    fn record_answer(
         &self,
         webhook: &'static str,
         request: &AdmissionRequest<DynamicObject>,
@@ -114,69 +119,69 @@ impl Webhooks {
     }
 }
 
-/// Answers a request, of a client of whom TLS has verified a certificate or not.
-type Answer = fn(&Webhooks, &AdmissionRequest<DynamicObject>, bool) -> AdmissionResponse;
+/// Answers a review. The flag is true if TLS has verified the client's certificate.
+type ReviewFn = fn(&Webhooks, &AdmissionRequest<DynamicObject>, bool) -> AdmissionResponse;
 
-/// The state of handlers.
-type Served = Arc<(Webhooks, Bodies)>;
+/// Shared state of the handlers.
+type WebhookState = Arc<(Webhooks, BodyReader)>;
 
-async fn validating(
-    State(served): State<Served>,
+async fn handle_validate(
+    State(served): State<WebhookState>,
     connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    review("validate", served, connection, headers, body, Webhooks::validate).await
+    answer_review("validate", served, connection, headers, body, Webhooks::validate).await
 }
 
-async fn mutating(
-    State(served): State<Served>,
+async fn handle_mutate(
+    State(served): State<WebhookState>,
     connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    review("mutate", served, connection, headers, body, Webhooks::mutate).await
+    answer_review("mutate", served, connection, headers, body, Webhooks::mutate).await
 }
 
-/// Reads a review, has it answered, and writes it down.
-async fn review(
+/// Reads a review, answers it, and records the answer.
+async fn answer_review(
     webhook: &'static str,
-    served: Served,
+    served: WebhookState,
     connection: Option<Extension<ConnectionInfo>>,
     headers: HeaderMap,
     body: Body,
-    answer: Answer,
+    answer: ReviewFn,
 ) -> Response {
     let refuse = |status: StatusCode, why: String| {
-        tracing::warn!(webhook, why, "this is no review");
+        tracing::warn!(webhook, why, "not a review");
         (status, format!("{why}\n")).into_response()
     };
     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let address = connection.as_ref().map_or(unspecified, |Extension(info)| info.peer.ip());
-    // Without `--webhook-client-ca` nobody is asked for one.
+    // Without `--webhook-client-ca` no client presents a certificate.
     let is_verified = connection.as_ref().is_some_and(|Extension(info)| info.certificates.is_some());
     let bodies = &served.1;
     let body = match bodies.read(address, &headers, body).await {
         Ok(body) => body,
         Err((status, why)) => return refuse(status, why),
     };
-    // From here on the client waits for us.
-    let carried = connection.map(|Extension(info)| info.place.carry());
-    let turn = match bodies.turn(address, body).await {
+    // The client now waits for the server, so the connection is not idle.
+    let active = connection.map(|Extension(info)| info.slot.activate());
+    let turn = match bodies.wait_turn(address, body).await {
         Ok(turn) => turn,
         Err((status, why)) => return refuse(status, why),
     };
     let webhooks = Arc::clone(&served);
-    // A large object takes a while, and others must not wait for it.
+    // A large object takes a while; run it off the async threads.
     let answered = tokio::task::spawn_blocking(move || {
-        // What the work takes is given back when it ends, and not when the client goes.
-        let (turn, _carried) = (turn, carried);
-        let request = match read(&headers, &turn.bytes) {
+        // The permits are released when the work ends, not when the client disconnects.
+        let (turn, _active) = (turn, active);
+        let request = match parse_review(&headers, &turn.bytes) {
             Ok(request) => request,
             Err(bad) => return Err(bad),
         };
         let response = answer(&webhooks.0, &request, is_verified);
-        webhooks.0.answered(webhook, &request, &response);
+        webhooks.0.record_answer(webhook, &request, &response);
         Ok(axum::Json(response.into_review()).into_response())
     });
     match answered.await {
@@ -186,20 +191,23 @@ async fn review(
     }
 }
 
-fn read(headers: &HeaderMap, body: &[u8]) -> Result<AdmissionRequest<DynamicObject>, (StatusCode, String)> {
+fn parse_review(
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<AdmissionRequest<DynamicObject>, (StatusCode, String)> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if kind.split(';').next().map(str::trim) != Some(JSON) {
-        // As Open Service Mesh says it.
+        // Open Service Mesh's text.
         let why = format!("Invalid content type {kind}; Expected {JSON}");
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let bad = |why: String| (StatusCode::BAD_REQUEST, why);
-    let review: AdmissionReview<DynamicObject> =
-        serde_json::from_slice(body).map_err(|error| bad(format!("this is no AdmissionReview: {error}")))?;
+    let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not an AdmissionReview: {error}")))?;
     if review.types.api_version != META_API_VERSION_V1 {
         let version = &review.types.api_version;
         return Err(bad(format!(
-            "AdmissionReview of `{version}` is not understood; it must be {META_API_VERSION_V1}"
+            "AdmissionReview of `{version}` is not supported: use {META_API_VERSION_V1}"
         )));
     }
     review.try_into().map_err(|_| bad("the AdmissionReview has no request".to_owned()))

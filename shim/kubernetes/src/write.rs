@@ -23,7 +23,7 @@ pub struct ClusterWriter {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is there already.
-    #[error("Egress {0} is there already: it was left as it is")]
+    #[error("Egress {0} already exists and was not changed")]
     Exists(String),
     /// The API server does not want it, or does not answer.
     #[error("{0}")]

@@ -104,7 +104,7 @@ impl Inject {
         let text = read(&self.file)?;
         let mesh = self.mesh_config.as_deref().map(mesh_config).transpose()?.unwrap_or_default();
         let settings = self.sidecar.settings(self.ip_families, self.token_audience)?;
-        let manifests = documents::inject(&text, &settings, &mesh).with_context(|| name.clone())?;
+        let manifests = documents::inject_manifests(&text, &settings, &mesh).with_context(|| name.clone())?;
         for note in &manifests.notes {
             eprintln!("{name}: {note}");
         }
@@ -114,8 +114,8 @@ impl Inject {
             );
         }
         print(&match self.output {
-            Format::Yaml => manifests.yaml(),
-            Format::Json => format!("{:#}\n", manifests.json()),
+            Format::Yaml => manifests.to_yaml(),
+            Format::Json => format!("{:#}\n", manifests.to_json()),
         })
     }
 }

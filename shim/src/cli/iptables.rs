@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::output::print;
 use egress_envoy::IpFamilies;
 use egress_inject::interception::{
-    self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply, interface, listening_uids,
+    self, Backend, Family, Inbound, Interception, OUTBOUND_PORT, PROXY_UID, apply_rules, listening_uids,
+    parse_interface,
 };
 
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ pub(super) struct Iptables {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_block)]
     include_cidrs: Vec<IpNet>,
     /// Network interfaces that are left out.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = interface)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parse_interface)]
     exclude_interfaces: Vec<String>,
     /// Intercept what comes in too, for an Envoy that listens here. osm-egress has no such listener.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -106,8 +107,8 @@ impl Iptables {
             refuse_other_user(&interception)?;
         }
         let wanted = (!remove).then_some(&interception);
-        let text = apply(wanted, families, backend)?.into_iter().map(|change| {
-            let interception::Change { family, tool, changed } = change;
+        let text = apply_rules(wanted, families, backend)?.into_iter().map(|change| {
+            let interception::FamilyChange { family, tool, changed } = change;
             let what = match (remove, changed) {
                 (false, true) => "intercepted",
                 (false, false) => "intercepted already",

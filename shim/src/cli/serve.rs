@@ -22,7 +22,7 @@ use egress_admin::guard::HostName;
 use egress_compile::duration;
 use egress_envoy::{IpFamilies, Module, Settings};
 use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, parse_idle_timeout};
-use egress_transport::tls::Files;
+use egress_transport::tls::TlsFiles;
 use egress_xds::identify::TrustDomain;
 
 /// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
@@ -160,7 +160,7 @@ struct IdentityArgs {
 }
 
 impl IdentityArgs {
-    fn split(self, webhook_client_ca: Option<PathBuf>) -> (Option<Files>, ProxyAuth) {
+    fn split(self, webhook_client_ca: Option<PathBuf>) -> (Option<TlsFiles>, ProxyAuth) {
         let by = if self.insecure_node_identity {
             ProxyAuth::NodeId
         } else {
@@ -172,7 +172,7 @@ impl IdentityArgs {
         };
         let client_ca = self.client_ca;
         let pair = self.tls_cert.zip(self.tls_key);
-        let files = |(certificate, key)| Files { certificate, key, client_ca, webhook_client_ca };
+        let files = |(certificate, key)| TlsFiles { certificate, key, client_ca, webhook_client_ca };
         (pair.map(files), by)
     }
 }
@@ -228,14 +228,14 @@ impl Serve {
             return Ok(None);
         }
         if let Some(file) = &self.console_token_file {
-            return Token::file(file.clone()).map(Some);
+            return Token::from_file(file.clone()).map(Some);
         }
         if self.config_dir.is_none() {
             bail!(
                 "on a cluster the console writes only with a token of yours: pass `--console-token-file FILE`"
             );
         }
-        let (token, text) = Token::random()?;
+        let (token, text) = Token::generate()?;
         tracing::warn!(token = text, "the console may write, for who has this token");
         Ok(Some(token))
     }

@@ -1,28 +1,28 @@
-//! The connections of a port: those that wait for their client are bounded, and cannot keep others out.
+//! Connections of a port: a bounded number of idle ones, which cannot keep other clients out.
 //!
-//! A connection holds a [`Place`] in the [`Pool`] of its port while it waits for its client: for a handshake, for a
-//! request, for the rest of a body. Where all places are taken, the oldest connection of the address that has the
-//! most goes. A connection that does what it is there for gives its place back, so it can never be the one.
+//! A connection holds a [`Slot`] in the [`Pool`] of its port while it waits for its client: for a handshake, for a
+//! request, for the rest of a body. When no slot is free, the oldest connection of the client address with the most
+//! connections is evicted. A connection that serves its client gives its slot back, so it is never evicted.
 
 mod accept;
 mod guarded;
 mod http;
 mod pool;
 
-pub use self::accept::{Config, encrypted, plain};
-pub use self::guarded::{ConnectionInfo, Guarded};
-pub use self::http::{HttpLimits, serve};
-pub use self::pool::{Carried, Place, Pool, network};
+pub use self::accept::{ConfigSelector, accept_plaintext, accept_tls};
+pub use self::guarded::{ConnectionInfo, GuardedConnection};
+pub use self::http::{HttpLimits, serve_http};
+pub use self::pool::{ActiveGuard, Pool, Slot, client_network};
 
 use std::time::Duration;
 
-/// The age at which a connection makes room for another of its own address. An honest client is done with
-/// its handshake by then, so a fleet that comes back behind one address is not cut while it connects.
+/// Age from which a connection can be evicted by another one of its own client address. An honest client has finished
+/// its handshake by then, so a fleet that reconnects from behind one address is not cut off.
 pub const EVICTION_AGE: Duration = Duration::from_secs(1);
-/// The time that a client may read nothing of what is sent to it.
+/// Time after which a connection is closed if the client reads nothing of what it is sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lets this process have as many files as the system permits: each connection is one.
+/// Raises the soft limit of open files to the hard limit: each connection is a file.
 pub fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {

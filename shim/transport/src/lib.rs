@@ -1,6 +1,7 @@
-//! Server connections: encrypted by files that are followed, bounded while they wait, and HTTP within limits.
+//! Server connections: TLS with certificates reloaded from files, bounded pools of idle connections, HTTP within
+//! limits.
 //!
-//! The port of xDS, the webhooks and the admin port use it alike.
+//! Used by the xDS port, the webhooks and the admin port.
 
 pub mod connections;
 pub mod tls;

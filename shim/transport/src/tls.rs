@@ -1,73 +1,80 @@
-//! The control plane's certificate and the authority of its clients' certificates, read from files and reloaded when these
-//! change.
+//! The control plane's certificate and the authorities of its clients, read from files and reloaded when they change.
 //!
-//! Every connection uses the configuration that is in force ([`ServerTls::xds`], [`ServerTls::https`]), so a
-//! change touches no open connection. Files that cannot be used change nothing: the last good ones stay in force.
+//! Every new connection uses the current configuration ([`ServerTls::xds`], [`ServerTls::https`]); a reload touches
+//! no open connection. If the new files are unusable, the last good configuration stays in force.
 
-mod counts;
 mod files;
-mod follow;
-mod hint;
+mod handshake_hint;
+mod reload;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
-pub use self::counts::Counts;
-use self::files::{FileContents, Loaded};
-pub use self::files::{Files, TlsError};
-pub(crate) use self::hint::hint;
+use self::files::{FileSnapshot, TlsConfigs};
+pub use self::files::{TlsError, TlsFiles};
+pub(crate) use self::handshake_hint::handshake_hint;
 
-/// The TLS configuration of a server. Clones share the one in force.
+/// TLS configuration of the servers. Clones share the current one.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
-    current: watch::Receiver<Arc<Loaded>>,
-    counts: Arc<Counts>,
+    current: watch::Receiver<Arc<TlsConfigs>>,
+    counters: Arc<TlsCounters>,
+}
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub struct TlsCounters {
+    /// Reloads that are in force.
+    pub reloads: AtomicU64,
+    /// Reloads that failed.
+    pub failures: AtomicU64,
+    /// Connections that ended before the handshake was complete.
+    pub failed_handshakes: AtomicU64,
 }
 
 impl ServerTls {
-    /// Reads the files, and follows them for as long as this or a clone of it is there. To be called inside a
-    /// runtime.
+    /// Reads the files, and reloads them as long as this or a clone of it exists. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When the files cannot be used.
-    pub fn follow(files: Files) -> Result<Self, TlsError> {
-        let contents = FileContents::read(&files);
-        let (publish, current) = watch::channel(Arc::new(contents.load(&files)?));
-        let counts = Arc::new(Counts::default());
-        tokio::spawn(follow::reload_on_change(files, contents.digest(), publish, Arc::clone(&counts)));
-        Ok(Self { current, counts })
+    /// Returns an error if the files are unusable.
+    pub fn load_and_watch(files: TlsFiles) -> Result<Self, TlsError> {
+        let snapshot = FileSnapshot::read(&files);
+        let (publish, current) = watch::channel(Arc::new(snapshot.build(&files)?));
+        let counters = Arc::new(TlsCounters::default());
+        tokio::spawn(reload::watch_files(files, snapshot.digest(), publish, Arc::clone(&counters)));
+        Ok(Self { current, counters })
     }
 
-    /// For xDS: HTTP/2, and clients may show a certificate of the authority, if there is one. Whoever shows
-    /// none is let in this far, so that the stream can be refused in words.
+    /// Configuration for xDS: HTTP/2, with optional client certificates if there is an authority. A client without
+    /// one completes the handshake, so that its stream can be refused with a message.
     #[must_use]
     pub fn xds(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.borrow().xds)
     }
 
-    /// For webhooks: HTTP/1.1 or HTTP/2. Where there is an authority for them, clients must show a certificate.
+    /// Configuration for webhooks: HTTP/1.1 or HTTP/2. If there is an authority for API servers, clients must present
+    /// a certificate.
     #[must_use]
     pub fn https(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.borrow().https)
     }
 
-    /// Returns whether clients are asked for a certificate.
+    /// Returns true if clients are asked for a certificate.
     #[must_use]
-    pub fn asks_clients(&self) -> bool {
+    pub fn requests_client_certificates(&self) -> bool {
         self.current.borrow().clients.is_some()
     }
 
-    /// Returns whether a client's certificate, with what follows it in its chain, is good now: of the authority that is
-    /// in force, and not expired.
+    /// Verifies a client's certificate chain against the current authority and time.
     ///
     /// # Errors
-    /// When it is not.
+    /// Returns an error if the chain is not valid.
     pub fn verify_client(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         let current = Arc::clone(&self.current.borrow());
         let none = || rustls::Error::General("no client certificates are accepted".to_owned());
@@ -76,19 +83,19 @@ impl ServerTls {
         verifier.verify_client_cert(end, others, UnixTime::now()).map(|_| ())
     }
 
-    /// The expiry of the certificate in force, in seconds since 1970.
+    /// Expiry of the current certificate, in seconds since 1970.
     #[must_use]
-    pub fn expires(&self) -> i64 {
+    pub fn certificate_expiry(&self) -> i64 {
         self.current.borrow().expires
     }
 
-    /// Counts since the start.
+    /// Counters since the start.
     #[must_use]
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counters(&self) -> &TlsCounters {
+        &self.counters
     }
 
-    pub(crate) fn handshake_failed(&self) {
-        self.counts.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_failed_handshake(&self) {
+        self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -4,13 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use egress_transport::connections::{ConnectionInfo, Guarded};
+use egress_transport::connections::{ConnectionInfo, GuardedConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 /// A guarded connection that tells tonic where it comes from.
 #[derive(Debug)]
-pub(crate) struct Connection<C>(pub(crate) Guarded<C>);
+pub(crate) struct Connection<C>(pub(crate) GuardedConnection<C>);
 
 impl<C> Connected for Connection<C> {
     type ConnectInfo = ConnectionInfo;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::identify::{PresentedCredentials, Refusal, Verified};
 use super::session::Event;
-use egress_transport::connections::{Carried, Place};
+use egress_transport::connections::{ActiveGuard, Slot};
 
 /// The most connections that may wait for their client: for a handshake, or for a stream with credentials. An honest
 /// one waits for some milliseconds.
@@ -105,7 +105,7 @@ pub(super) struct Admission {
     limits: Arc<StreamLimits>,
     counted: Vec<(Service, Owner)>,
     /// For as long as it is open, its connection is not one that waits.
-    _carried: Option<Carried>,
+    _carried: Option<ActiveGuard>,
 }
 
 impl StreamLimits {
@@ -119,7 +119,7 @@ impl StreamLimits {
         identity: &Identity,
         verified: Option<&Verified>,
         credentials: &PresentedCredentials,
-        place: Option<&Arc<Place>>,
+        place: Option<&Arc<Slot>>,
     ) -> Result<Admission, Refusal> {
         let token = match (verified, credentials.authorization.as_slice()) {
             (Some(verified), [token]) if verified.by != "certificate" => {
@@ -143,7 +143,7 @@ impl StreamLimits {
             drop(open);
             admission.counted.push(key);
         }
-        admission._carried = place.map(Place::carry);
+        admission._carried = place.map(Slot::activate);
         Ok(admission)
     }
 

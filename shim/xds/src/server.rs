@@ -37,7 +37,7 @@ use egress_core::proxies::Protocol;
 use egress_envoy::reported;
 use egress_envoy::snapshot::Snapshot;
 use egress_flows::table::FlowTable;
-use egress_transport::connections::{Pool, encrypted, plain};
+use egress_transport::connections::{Pool, accept_plaintext, accept_tls};
 use egress_transport::tls::ServerTls;
 
 /// The age after which a connection accepts no new streams. A stream that ends with its certificate must not come back by the
@@ -178,12 +178,12 @@ impl<S: Snapshots> Server<S> {
             .add_optional_service(access_logs);
         match tls {
             Some(tls) => {
-                let incoming = encrypted(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
+                let incoming = accept_tls(listener, tls, ServerTls::xds, pool, limits::IDLE_TIMEOUT);
                 let incoming = incoming.map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
             None => {
-                let incoming = plain(listener, pool, limits::IDLE_TIMEOUT).map_ok(Connection);
+                let incoming = accept_plaintext(listener, pool, limits::IDLE_TIMEOUT).map_ok(Connection);
                 router.serve_with_incoming_shutdown(incoming, stop).await
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress_transport::connections::{ConnectionInfo, Place};
+use egress_transport::connections::{ConnectionInfo, Slot};
 use tonic::{Request, Status};
 
 use super::identify::{Authorization, PresentedCredentials, Refusal};
@@ -33,6 +33,6 @@ pub(super) fn presented_credentials<T>(request: &Request<T>) -> PresentedCredent
 }
 
 /// The place of the connection in its pool.
-pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Place>> {
-    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.place))
+pub(super) fn place<T>(request: &Request<T>) -> Option<Arc<Slot>> {
+    request.extensions().get::<ConnectionInfo>().map(|connection| Arc::clone(&connection.slot))
 }

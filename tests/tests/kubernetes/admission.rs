@@ -304,7 +304,7 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     let ports = "openservicemesh.io/outbound-port-exclusion-list: '5432'";
     let off = "openservicemesh.io/sidecar-injection: disabled";
     let said = apply(&cluster, &pod("ports", ports, user))?;
-    let expected = "Warning: by annotation `openservicemesh.io/outbound-port-exclusion-list` nothing is intercepted to 5432";
+    let expected = "Warning: annotation `openservicemesh.io/outbound-port-exclusion-list` excludes 5432 from interception";
     ensure!(said.contains(expected), "{said}");
     let said = apply(&cluster, &pod("without", off, user))?;
     ensure!(said.contains("Warning: no sidecar: ") && containers("without")? == "app", "{said}");

@@ -107,7 +107,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     ensure!(status == 422 && text.contains("any destination"), "{status} {text}");
     let other = egress("one", &port.replace("tcp", "tcp-server-first"));
     let (status, text) = console.make("curl/curl", &other)?;
-    ensure!(status == 409 && text.contains("is there already"), "{status} {text}");
+    ensure!(status == 409 && text.contains("already exists"), "{status} {text}");
     let stored =
         api.kubectl(User::Admin, &["get", "egress", "one", "-n", "curl", "-o", "jsonpath={.spec.ports}"])?;
     ensure!(stored.contains("9000"), "{stored}");
@@ -117,7 +117,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
         |name: &str| egress_in("plain", name, port).replace("namespace: curl}]", "namespace: plain}]");
     api.apply(&plain("there"))?;
     let (status, text) = console.make("plain/curl", &format!("{}---\n{}", plain("new"), plain("there")))?;
-    ensure!(status == 409 && text.contains("Egress plain/there is there already"), "{status} {text}");
+    ensure!(status == 409 && text.contains("Egress plain/there already exists"), "{status} {text}");
     ensure!(api.kubectl(User::Admin, &["get", "egress", "new", "-n", "plain"]).is_err(), "half was made");
 
     // From another machine it is refused, even with the token.
@@ -144,7 +144,7 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
     ensure!(asked.is_superset(&writing) && asked.is_subset(&all), "{asked:?} {writing:?}");
     let log = control_plane.log();
     ensure!(
-        log.contains("the console switched global egress") && log.contains("the console made policies"),
+        log.contains("the console switched global egress") && log.contains("the console created policies"),
         "{log}"
     );
     ensure!(!log.contains(TOKEN), "{log}");

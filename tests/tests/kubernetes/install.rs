@@ -536,7 +536,7 @@ fn verify_finds_what_is_wrong() -> Result<()> {
     for (check, part) in [
         ("names that need search domains", "Egress curl/db: `db.curl`, perhaps `db.curl.svc.cluster.local`"),
         ("sidecars without a hosts file of their own", "curl/old"),
-        ("pods that lead names", "curl/old: `hostAliases` leads `httpbin.org` to 6.6.6.6"),
+        ("pods that lead names", "curl/old: `hostAliases` maps `httpbin.org` to 6.6.6.6"),
     ] {
         let found = report["checks"].as_array().into_iter().flatten().find(|found| found["check"] == check);
         let found = found.with_context(|| format!("no {check}"))?;

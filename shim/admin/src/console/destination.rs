@@ -1,5 +1,5 @@
-//! The one destination that a question is about: all that the console suggests, and all that a policy made here may
-//! allow. A workload's list of refusals is long, and whoever runs there wrote it.
+//! The destination of an explain query: all that the console suggests, and all that a policy created by it may allow.
+//! The list of a workload's denied flows is long, and the workload chooses what is in it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use egress_policy::{Cidr, Host, HostPattern, Rule};
 
 use egress_flows::Flow;
 
-/// A name, or an address where there is none, and a port.
+/// A name, or an address if there is no name, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Destination {
     name: Option<Host>,
@@ -18,22 +18,22 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// The destination of a question.
-    pub(super) fn of(ask: &ExplainRequest) -> Self {
+    /// Reads the destination of a query.
+    pub(super) fn from_request(ask: &ExplainRequest) -> Self {
         let port = ask.probe.port;
         Self {
-            name: ask.probe.visible_name().and_then(|name| canonical(name, port)),
+            name: ask.probe.visible_name().and_then(|name| parse_host(name, port)),
             address: ask.addresses.first().copied(),
             port,
         }
     }
 
-    /// A flow to it, without the other addresses that were dialled; `None` where it led elsewhere.
-    pub(super) fn narrow(&self, flow: &Flow) -> Option<Flow> {
+    /// Returns the flow without its other addresses, or `None` if it has another destination.
+    pub(super) fn narrow_flow(&self, flow: &Flow) -> Option<Flow> {
         if flow.port != self.port {
             return None;
         }
-        let name = flow.name.as_deref().and_then(|name| canonical(name, self.port));
+        let name = flow.name.as_deref().and_then(|name| parse_host(name, self.port));
         if name != self.name {
             return None;
         }
@@ -44,25 +44,25 @@ impl Destination {
         (name.is_some() || !flow.addresses.is_empty()).then_some(flow)
     }
 
-    /// What a rule allows beyond it, in words; `None` where it allows nothing else.
-    pub(super) fn excess(&self, rule: &Rule) -> Option<String> {
+    /// Describes what a rule allows beyond the destination; `None` if nothing.
+    pub(super) fn find_excess(&self, rule: &Rule) -> Option<String> {
         if rule.port.get() != self.port {
             return Some(format!("port {}", rule.port));
         }
-        let is_named = |hosts: &[HostPattern]| {
+        let other_host = |hosts: &[HostPattern]| {
             let mut others = hosts.iter().filter(
                 |host| !matches!((host, &self.name), (HostPattern::Exact(host), Some(name)) if host == name),
             );
             others.next().map(|host| format!("`{host}`"))
         };
-        let is_there = |blocks: &[Cidr]| {
+        let other_block = |blocks: &[Cidr]| {
             let own = self.address.map(Cidr::host);
             blocks.iter().find(|block| Some(**block) != own).map(ToString::to_string)
         };
         match (&rule.hosts, &rule.addresses, &self.name) {
-            (Some(hosts), _, Some(_)) => is_named(hosts),
-            (_, Some(blocks), _) => is_there(blocks),
-            (Some(hosts), None, None) => is_named(hosts),
+            (Some(hosts), _, Some(_)) => other_host(hosts),
+            (_, Some(blocks), _) => other_block(blocks),
+            (Some(hosts), None, None) => other_host(hosts),
             (None, None, _) => Some("any destination".to_owned()),
         }
     }
@@ -79,10 +79,10 @@ impl fmt::Display for Destination {
     }
 }
 
-/// A server name or an authority as a policy lists it.
-fn canonical(name: &str, port: u16) -> Option<Host> {
+/// Normalizes a server name or an authority as a policy lists it.
+fn parse_host(name: &str, port: u16) -> Option<Host> {
     let host = match name.rsplit_once(':') {
-        Some((host, said)) if said.parse() == Ok(port) => host,
+        Some((host, found)) if found.parse() == Ok(port) => host,
         _ => name,
     };
     Host::canonical(host).ok()
@@ -101,13 +101,13 @@ mod tests {
             address: address.to_owned(),
             ..ProbeForm::default()
         };
-        Destination::of(
+        Destination::from_request(
             &form.to_request(15001, egress_compile::blocked_ranges::BlockedRanges::default()).expect("sense"),
         )
     }
 
     #[test]
-    fn the_destination_of_a_question() {
+    fn a_destination_is_read_from_a_query() {
         for (to, address, expected) in [
             ("https://A.org/x", "192.0.2.1", "a.org:443"),
             ("http://a.org:8080/x", "", "a.org:8080"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_allows_beyond() {
+    fn a_rule_that_allows_more_has_an_excess() {
         let named = destination("https://a.org", "192.0.2.1");
         let bare = destination("tcp://db.example:443", "192.0.2.1");
         for (destination, hosts, addresses, port, expected) in [
@@ -145,7 +145,7 @@ mod tests {
                 }
             }
             let rule: Rule = serde_json::from_value(rule.clone()).expect("a rule");
-            assert_eq!(destination.excess(&rule).as_deref(), expected, "{destination} {rule:?}");
+            assert_eq!(destination.find_excess(&rule).as_deref(), expected, "{destination} {rule:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The manifests that an identity's policy follows from, for the playground: written anew from what was read, so that it
-//! is the same for a folder and a cluster.
+//! The manifests behind an identity's policy, for the playground. They are rendered from the store, so that they are
+//! the same for a folder and a cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,23 +16,26 @@ use egress_compile::{
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
-use super::ask::Whose;
-use super::state::Served;
+use super::queries::IdentityQuery;
+use super::state::ConsoleState;
 use egress_core::yaml;
 
 pub(super) async fn manifests(
-    State(Served { shared, console }): State<Served>,
-    Query(Whose { identity }): Query<Whose>,
+    State(ConsoleState { shared, console }): State<ConsoleState>,
+    Query(IdentityQuery { identity }): Query<IdentityQuery>,
 ) -> impl IntoResponse {
     let store = Arc::clone(&shared.source.borrow().store);
-    ([(header::CONTENT_TYPE, "application/yaml; charset=utf-8")], of(&store, &console.options, &identity))
+    (
+        [(header::CONTENT_TYPE, "application/yaml; charset=utf-8")],
+        render_manifests(&store, &console.options, &identity),
+    )
 }
 
-/// MeshConfig, modes, the policies that name the identity, and what these refer to.
-fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
+/// Renders the MeshConfig, the modes, the policies that name the identity, and the objects that these refer to.
+fn render_manifests(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
     let objects = store.index().objects;
     let own = |object: &Object| {
-        egress(object).is_some_and(|policy| {
+        egress_spec(object).is_some_and(|policy| {
             policy.sources.iter().any(|source| {
                 (source.namespace.as_str(), source.name.as_str())
                     == (identity.namespace(), identity.service_account())
@@ -44,7 +47,7 @@ fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
         let name = &object.reference.name;
         policies.iter().filter(|policy| policy.reference.namespace == object.reference.namespace).any(
             |policy| {
-                egress(policy)
+                egress_spec(policy)
                     .is_some_and(|policy| policy.matches.iter().flatten().any(|found| found.name == *name))
             },
         )
@@ -54,18 +57,18 @@ fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
             let is_it = object.reference.namespace == options.mesh_config_namespace
                 && object.reference.name == options.mesh_config_name;
             let on = config.traffic.as_ref().and_then(|traffic| traffic.enable_egress).unwrap_or_default();
-            is_it.then(|| manifest(object, json!({ "traffic": { "enableEgress": on } })))
+            is_it.then(|| render_manifest(object, json!({ "traffic": { "enableEgress": on } })))
         }
-        Body::Egress(egress) => own(object).then(|| manifest(object, json!(egress))),
-        Body::HttpRouteGroup(group) => is_referred_to(object).then(|| manifest(object, json!(group))),
+        Body::Egress(egress) => own(object).then(|| render_manifest(object, json!(egress))),
+        Body::HttpRouteGroup(group) => is_referred_to(object).then(|| render_manifest(object, json!(group))),
         Body::UpstreamTrafficSetting(setting) => {
-            is_referred_to(object).then(|| manifest(object, json!(setting)))
+            is_referred_to(object).then(|| render_manifest(object, json!(setting)))
         }
         Body::ServiceAccount => {
             let is_it = object.reference.namespace == identity.namespace()
                 && object.reference.name == identity.service_account()
                 && object.metadata.annotation(MODE_ANNOTATION).is_some();
-            is_it.then(|| manifest(object, Value::Null))
+            is_it.then(|| render_manifest(object, Value::Null))
         }
         Body::Namespace
         | Body::Service(_)
@@ -73,13 +76,13 @@ fn of(store: &Store, options: &CompileOptions, identity: &Identity) -> String {
         | Body::Workload(..)
         | Body::TrafficTarget(_) => None,
     });
-    let texts = texts.chain(namespace(store, options, identity, &policies));
+    let texts = texts.chain(render_namespace(store, options, identity, &policies));
     texts.collect::<Vec<_>>().join("---\n")
 }
 
-/// The Namespace of an identity, with its settings. What flags of the control plane permit is written into its
-/// annotation: the playground has no flags.
-fn namespace(
+/// Renders the Namespace of an identity with its settings. Permissions from the control plane's flags become part of
+/// its annotation, because the playground has no flags.
+fn render_namespace(
     store: &Store,
     options: &CompileOptions,
     identity: &Identity,
@@ -87,7 +90,7 @@ fn namespace(
 ) -> Option<String> {
     let name = identity.namespace();
     let reference = ObjectRef::new(Kind::Namespace, "", name);
-    let object = store.object(&reference).map(|object| value(object, Value::Null));
+    let object = store.object(&reference).map(|object| manifest_value(object, Value::Null));
     let mut object = object.unwrap_or_else(
         || json!({ "apiVersion": "v1", "kind": Kind::Namespace.as_str(), "metadata": { "name": name } }),
     );
@@ -108,17 +111,17 @@ fn namespace(
     settings.iter().any(|name| annotations.contains_key(*name)).then(|| yaml::text(&object))
 }
 
-fn egress(object: &Object) -> Option<&Egress> {
+fn egress_spec(object: &Object) -> Option<&Egress> {
     if let Body::Egress(egress) = &object.body { Some(egress) } else { None }
 }
 
-/// An object as it may be applied.
-pub(super) fn manifest(object: &Object, spec: Value) -> String {
-    yaml::text(&value(object, spec))
+/// Renders an object as a manifest.
+pub(super) fn render_manifest(object: &Object, spec: Value) -> String {
+    yaml::text(&manifest_value(object, spec))
 }
 
-/// The same as a value: with our annotations, and no others.
-pub(super) fn value(object: &Object, spec: Value) -> Value {
+/// Builds the manifest's value. It has no annotations but osm-egress's.
+pub(super) fn manifest_value(object: &Object, spec: Value) -> Value {
     let reference = &object.reference;
     let kind: Kind = reference.kind;
     let version = kind.versions().first().copied().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The playground's files, as `cargo xtask playground` writes them: a flat folder that was looked at once. No path of a
-//! request reaches the file system.
+//! The playground: a flat folder written by `cargo xtask playground`, listed once at the start. No path of a request
+//! reaches the file system.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use super::files;
 
 pub(super) const INDEX: &str = "index.html";
-/// As the playground's own page says it, and that nobody frames it. It runs a wasm module.
-const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
+/// Content security policy of the playground's own page, plus `frame-ancestors`. The page runs a wasm module.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
     connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// What files are, by how their names end. Others are not given out.
-const KINDS: [(&str, &str); 6] = [
+/// Content types by file extension. Other files are not served.
+const CONTENT_TYPES: [(&str, &str); 6] = [
     ("html", "text/html; charset=utf-8"),
     ("css", "text/css; charset=utf-8"),
     ("js", "text/javascript; charset=utf-8"),
@@ -24,23 +24,24 @@ const KINDS: [(&str, &str); 6] = [
     ("wasm", "application/wasm"),
 ];
 
-/// The files that are given out.
+/// The files that are served.
 #[derive(Debug)]
 pub struct Playground {
     files: BTreeMap<String, (PathBuf, &'static str)>,
 }
 
 impl Playground {
-    /// Looks at a folder.
+    /// Lists the files of a folder.
     ///
     /// # Errors
-    /// When it has no playground in it.
+    /// Returns an error if the folder has no playground.
     pub fn open(folder: &Path) -> Result<Self> {
         let wrong = || format!("cannot read the playground in {}", folder.display());
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(folder).with_context(wrong)? {
             let path = entry.with_context(wrong)?.path();
-            let kind = KINDS.iter().find(|(end, _)| path.extension().is_some_and(|found| found == *end));
+            let kind =
+                CONTENT_TYPES.iter().find(|(end, _)| path.extension().is_some_and(|found| found == *end));
             let (Some((_, kind)), Some(name)) = (kind, path.file_name().and_then(|name| name.to_str()))
             else {
                 continue;
@@ -57,21 +58,21 @@ impl Playground {
         Ok(Self { files })
     }
 
-    /// One file.
-    pub(super) async fn give(&self, name: &str, asked: &HeaderMap) -> Response {
+    /// Serves one file.
+    pub(super) async fn serve_file(&self, name: &str, request_headers: &HeaderMap) -> Response {
         let Some((path, kind)) = self.files.get(name) else {
-            return (StatusCode::NOT_FOUND, "there is no such file\n").into_response();
+            return (StatusCode::NOT_FOUND, "file not found\n").into_response();
         };
         let mut response = match tokio::fs::read(path).await {
-            Ok(content) => files::give(kind, &content, asked),
+            Ok(content) => files::file_response(kind, &content, request_headers),
             Err(error) => {
                 tracing::warn!(%error, file = %path.display(), "cannot read a file of the playground");
-                (StatusCode::NOT_FOUND, "this file cannot be read any more\n").into_response()
+                (StatusCode::NOT_FOUND, "the file can no longer be read\n").into_response()
             }
         };
         response
             .headers_mut()
-            .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY));
+            .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
         response
     }
 }

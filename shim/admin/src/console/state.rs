@@ -1,4 +1,4 @@
-//! The settings of the console, and what its routes look at.
+//! Configuration and shared state of the console.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,48 +10,48 @@ use egress_kubernetes::ClusterWriter;
 use super::playground::Playground;
 use super::token::Token;
 use crate::guard::HostName;
-use crate::status::Shared;
+use crate::status::AdminState;
 
-/// What the console is told.
+/// Configuration of the console.
 #[derive(Debug)]
-pub struct Console {
-    /// The mesh's names.
+pub struct ConsoleConfig {
+    /// Names of the mesh.
     pub options: CompileOptions,
-    /// Whether objects come from a cluster, where those of other namespaces do not count.
-    pub of_cluster: bool,
-    /// The port of the outbound listener.
+    /// True if objects come from a cluster, where those of unmonitored namespaces are ignored.
+    pub from_cluster: bool,
+    /// Port of the outbound listener.
     pub listener_port: u16,
-    /// Where names must not lead.
+    /// Address ranges that resolved names never lead to.
     pub blocked: BlockedRanges,
-    /// Names by which it may be asked, besides addresses and `localhost`.
+    /// Host names of the console, besides addresses and `localhost`.
     pub names: Vec<HostName>,
-    /// How it writes, if it does.
-    pub writes: Option<Writes>,
-    /// The playground that it links to.
+    /// Write access, if enabled.
+    pub writes: Option<WriteConfig>,
+    /// Playground that the page links to.
     pub playground: Option<Playground>,
 }
 
-/// What its routes look at.
+/// State shared by the routes.
 #[derive(Clone, Debug)]
-pub(super) struct Served {
-    pub(super) shared: Shared,
-    pub(super) console: Arc<Console>,
+pub(super) struct ConsoleState {
+    pub(super) shared: AdminState,
+    pub(super) console: Arc<ConsoleConfig>,
 }
 
-/// How the console writes.
+/// Configuration of write access.
 #[derive(Debug)]
-pub struct Writes {
-    /// What a request must show.
+pub struct WriteConfig {
+    /// Token that a request must present.
     pub token: Token,
-    /// Where it writes.
-    pub target: Target,
+    /// Destination of writes.
+    pub target: WriteTarget,
 }
 
-/// Where the console writes.
+/// Destination of the console's writes.
 #[derive(Debug)]
-pub enum Target {
-    /// To the folder of manifests.
+pub enum WriteTarget {
+    /// The folder of manifests.
     Folder(PathBuf),
-    /// To a cluster.
+    /// A cluster.
     Cluster(ClusterWriter),
 }

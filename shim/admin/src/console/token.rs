@@ -1,4 +1,4 @@
-//! The token without which nothing is written.
+//! The token that a write must present.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,41 +12,41 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-/// A shorter one is guessed.
-const SHORTEST: usize = 16;
-/// No token is larger.
-const LONGEST: u64 = 4096;
-/// How many wrong ones are answered at a time, and how long that takes: the bound on guessing.
-const AT_A_TIME: usize = 4;
-const PAUSE: Duration = Duration::from_millis(500);
+/// Minimum length: a shorter token can be guessed.
+const MIN_TOKEN_LENGTH: usize = 16;
+/// Maximum size of the token's file.
+const MAX_TOKEN_FILE_SIZE: u64 = 4096;
+/// Maximum number of concurrent attempts, and delay after a wrong one: together they limit guessing.
+const MAX_CONCURRENT_ATTEMPTS: usize = 4;
+const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
-/// What a request must show. It is never logged, but for a random one at the start.
+/// The console's token. It is never logged, except for a generated one at the start.
 pub struct Token {
-    kept: Kept,
+    source: TokenSource,
     attempts: Semaphore,
 }
 
-enum Kept {
-    /// Read for each attempt: whoever changes the file need not start anything anew.
+enum TokenSource {
+    /// Read for each attempt, so that a change needs no restart.
     File(PathBuf),
-    /// The digest of one that was made.
-    Made([u8; 32]),
+    /// Digest of a generated token.
+    Generated([u8; 32]),
 }
 
-/// Why a token does not do.
+/// Reason why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("writing needs the console's token: send it as `Authorization: Bearer TOKEN`")]
+pub(super) enum TokenError {
+    #[error("writes need the console's token: send it as `Authorization: Bearer TOKEN`")]
     Missing,
-    #[error("this is not the console's token")]
+    #[error("the token is not the console's: copy it from the control plane's log or from its token file")]
     Wrong,
-    #[error("too many wrong tokens came: try again in a second")]
+    #[error("too many wrong tokens were sent: try again in a second")]
     TooMany,
-    #[error("the file of the token cannot be read: look at the control plane's log")]
+    #[error("the token file cannot be read: see the control plane's log")]
     Unreadable,
 }
 
-impl Refusal {
+impl TokenError {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Missing | Self::Wrong => StatusCode::UNAUTHORIZED,
@@ -63,75 +63,75 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// The one in a file, without white space around it.
+    /// Loads the token from a file, without surrounding white space.
     ///
     /// # Errors
-    /// When there is none, or it is too short.
-    pub fn file(path: PathBuf) -> Result<Self> {
-        read(&path)?;
-        Ok(Self::new(Kept::File(path)))
+    /// Returns an error if the file cannot be read or the token is too short or too long.
+    pub fn from_file(path: PathBuf) -> Result<Self> {
+        read_token(&path)?;
+        Ok(Self::new(TokenSource::File(path)))
     }
 
-    /// A random one, and its text.
+    /// Generates a token; returns it with its text.
     ///
     /// # Errors
-    /// When the system gives nothing random.
-    pub fn random() -> Result<(Self, String)> {
+    /// Returns an error if the system has no randomness.
+    pub fn generate() -> Result<(Self, String)> {
         let mut bytes = [0; 32];
         let provider = rustls::crypto::ring::default_provider();
         provider
             .secure_random
             .fill(&mut bytes)
-            .map_err(|_| anyhow::anyhow!("the system gives nothing random"))?;
+            .map_err(|_| anyhow::anyhow!("the system has no randomness"))?;
         let text = URL_SAFE_NO_PAD.encode(bytes);
-        Ok((Self::new(Kept::Made(digest(text.as_bytes()))), text))
+        Ok((Self::new(TokenSource::Generated(hash_token(text.as_bytes()))), text))
     }
 
-    fn new(kept: Kept) -> Self {
-        Self { kept, attempts: Semaphore::new(AT_A_TIME) }
+    fn new(source: TokenSource) -> Self {
+        Self { source, attempts: Semaphore::new(MAX_CONCURRENT_ATTEMPTS) }
     }
 
-    /// Compares. A wrong one costs time, and only so many are looked at in that time.
-    pub(super) async fn check(&self, shown: Option<&[u8]>) -> Result<(), Refusal> {
-        let shown = shown.ok_or(Refusal::Missing)?;
-        let Ok(attempt) = self.attempts.try_acquire() else { return Err(Refusal::TooMany) };
-        let expected = match &self.kept {
-            Kept::Made(digest) => *digest,
-            Kept::File(path) => match read(path) {
-                Ok(token) => digest(&token),
+    /// Checks a token. A wrong one takes time, and the number of concurrent attempts is limited.
+    pub(super) async fn check(&self, presented: Option<&[u8]>) -> Result<(), TokenError> {
+        let presented = presented.ok_or(TokenError::Missing)?;
+        let Ok(attempt) = self.attempts.try_acquire() else { return Err(TokenError::TooMany) };
+        let expected = match &self.source {
+            TokenSource::Generated(digest) => *digest,
+            TokenSource::File(path) => match read_token(path) {
+                Ok(token) => hash_token(&token),
                 Err(error) => {
-                    tracing::error!(reason = format!("{error:#}"), "the console writes nothing");
-                    return Err(Refusal::Unreadable);
+                    tracing::error!(reason = format!("{error:#}"), "a write by the console was refused");
+                    return Err(TokenError::Unreadable);
                 }
             },
         };
-        // Digests have one length, and say nothing of what they are of.
-        if expected.ct_eq(&digest(shown)).into() {
+        // Digests have one length and reveal nothing about the token.
+        if expected.ct_eq(&hash_token(presented)).into() {
             return Ok(());
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(FAILURE_DELAY).await;
         drop(attempt);
-        Err(Refusal::Wrong)
+        Err(TokenError::Wrong)
     }
 }
 
-fn digest(token: &[u8]) -> [u8; 32] {
+fn hash_token(token: &[u8]) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+fn read_token(path: &std::path::Path) -> Result<Vec<u8>> {
     use std::io::Read;
-    let named = || format!("cannot read the console's token in {}", path.display());
+    let context = || format!("cannot read the console's token in {}", path.display());
     let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .with_context(named)?
-        .take(LONGEST + 1)
+        .with_context(context)?
+        .take(MAX_TOKEN_FILE_SIZE + 1)
         .read_to_end(&mut bytes)
-        .with_context(named)?;
+        .with_context(context)?;
     let token = bytes.trim_ascii();
     ensure!(
-        token.len() >= SHORTEST && bytes.len() as u64 <= LONGEST,
-        "the console's token in {} has {} bytes: it must have {SHORTEST} to {LONGEST} (`openssl rand -hex 32` makes one)",
+        token.len() >= MIN_TOKEN_LENGTH && bytes.len() as u64 <= MAX_TOKEN_FILE_SIZE,
+        "the console's token in {} is {} bytes long: it must have {MIN_TOKEN_LENGTH} to {MAX_TOKEN_FILE_SIZE} bytes (`openssl rand -hex 32` makes one)",
         path.display(),
         token.len()
     );
@@ -143,46 +143,49 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_token_does() {
-        let (token, text) = Token::random().expect("random");
+    async fn only_the_token_is_accepted() {
+        let (token, text) = Token::generate().expect("random");
         assert_eq!(text.len(), 43);
         assert!(!format!("{token:?}").contains(&text));
-        assert_eq!(token.check(None).await, Err(Refusal::Missing));
+        assert_eq!(token.check(None).await, Err(TokenError::Missing));
         assert_eq!(token.check(Some(text.as_bytes())).await, Ok(()));
         for wrong in ["", "x", &text[1..], &format!("{text}x")] {
-            assert_eq!(token.check(Some(wrong.as_bytes())).await, Err(Refusal::Wrong), "{wrong}");
+            assert_eq!(token.check(Some(wrong.as_bytes())).await, Err(TokenError::Wrong), "{wrong}");
         }
-        assert_ne!(Token::random().expect("random").1, text);
+        assert_ne!(Token::generate().expect("random").1, text);
     }
 
-    /// However many come at once, few are compared; and afterwards the right one does.
+    /// Of many concurrent attempts few are compared; afterwards the right token is accepted.
     #[tokio::test]
-    async fn guessing_is_bounded() {
-        let (token, text) = Token::random().expect("random");
+    async fn guessing_is_limited() {
+        let (token, text) = Token::generate().expect("random");
         let guesses = (0..100).map(|_| token.check(Some(b"guess")));
         let refused = futures::future::join_all(guesses).await;
-        assert_eq!(refused.iter().filter(|refusal| **refusal == Err(Refusal::Wrong)).count(), AT_A_TIME);
-        assert_eq!(refused.iter().filter(|refusal| **refusal == Err(Refusal::TooMany)).count(), 96);
+        assert_eq!(
+            refused.iter().filter(|refusal| **refusal == Err(TokenError::Wrong)).count(),
+            MAX_CONCURRENT_ATTEMPTS
+        );
+        assert_eq!(refused.iter().filter(|refusal| **refusal == Err(TokenError::TooMany)).count(), 96);
         assert_eq!(token.check(Some(text.as_bytes())).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_file_may_change() {
+    async fn a_changed_file_takes_effect() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
-        assert!(Token::file(path.clone()).is_err());
+        assert!(Token::from_file(path.clone()).is_err());
         for bad in ["", "short", "               \n", &"x".repeat(5000)] {
             std::fs::write(&path, bad).expect("written");
-            let error = Token::file(path.clone()).expect_err("an error").to_string();
+            let error = Token::from_file(path.clone()).expect_err("an error").to_string();
             assert!(error.contains("it must have 16 to 4096"), "{error}");
         }
         std::fs::write(&path, "the-first-token-of-all\n").expect("written");
-        let token = Token::file(path.clone()).expect("a token");
+        let token = Token::from_file(path.clone()).expect("a token");
         assert_eq!(token.check(Some(b"the-first-token-of-all")).await, Ok(()));
         std::fs::write(&path, "the-second-token-of-all").expect("written");
-        assert_eq!(token.check(Some(b"the-first-token-of-all")).await, Err(Refusal::Wrong));
+        assert_eq!(token.check(Some(b"the-first-token-of-all")).await, Err(TokenError::Wrong));
         assert_eq!(token.check(Some(b"the-second-token-of-all")).await, Ok(()));
         std::fs::remove_file(&path).expect("removed");
-        assert_eq!(token.check(Some(b"the-second-token-of-all")).await, Err(Refusal::Unreadable));
+        assert_eq!(token.check(Some(b"the-second-token-of-all")).await, Err(TokenError::Unreadable));
     }
 }

@@ -1,14 +1,14 @@
-//! What the console may change, where `serve --console-write` lets it: the switch of global egress, and policies that
-//! are new. Nothing that exists is overwritten but that switch.
+//! WriteConfig of the console (`serve --console-write`): the switch of global egress, and new policies. No existing object
+//! changes except for that switch.
 //!
-//! INVARIANT(write): a request changes something only if all of this holds (decision 70): writing is switched on; it
-//! comes from this machine or pod, so that the token never crosses a network as it is; it is not from another site
-//! (`guard.rs`); and it has the token.
+//! INVARIANT(write): a request changes something only if all of this holds (decision 70): writing is enabled; the
+//! request comes from this machine or pod, so that the token never crosses a network in plaintext; it does not come
+//! from another site (`guard.rs`); and it has the token.
 
+mod error;
 mod folder;
+mod global_egress;
 mod policy;
-mod problem;
-mod switch;
 
 use std::sync::Arc;
 
@@ -23,32 +23,32 @@ use egress_compile::explain::probe_form::ProbeForm;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::folder::Folder;
-use self::policy::Policies;
-use self::problem::Problem;
+use self::error::WriteError;
+use self::folder::ManifestFolder;
+use self::policy::ProposedPolicies;
 use super::destination::Destination;
-use super::state::{Served, Target};
+use super::state::{ConsoleState, WriteTarget};
 use crate::peer::Peer;
-use crate::status::Shared;
+use crate::status::AdminState;
 
-/// The longest request.
-pub(super) const LONGEST: usize = 256 << 10;
+/// Maximum size of a request's body.
+pub(super) const MAX_BODY_SIZE: usize = 256 << 10;
 
-/// Lets a request write, or says why not.
-pub(super) async fn authorize(State(served): State<Served>, request: Request, next: Next) -> Response {
+/// Lets a write pass, or refuses it with a reason.
+pub(super) async fn authorize(State(served): State<ConsoleState>, request: Request, next: Next) -> Response {
     let refuse = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
     let Some(writes) = &served.console.writes else {
         return refuse(
             StatusCode::FORBIDDEN,
-            "the console is read-only here: `osm-egress serve --console-write` lets it write",
+            "the console is read-only: start the control plane with `serve --console-write`",
         );
     };
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| *peer);
     let Some(peer) = peer.filter(|peer| peer.is_local) else {
         return refuse(
             StatusCode::FORBIDDEN,
-            "the console writes only for who connects from the control plane's own machine or pod: use `kubectl \
-             port-forward` or `ssh -L`, and open it at localhost",
+            "writes are accepted only from the control plane's own machine or pod: use `kubectl port-forward` or \
+             `ssh -L`, and open the console at localhost",
         );
     };
     let bearer = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
@@ -57,7 +57,7 @@ pub(super) async fn authorize(State(served): State<Served>, request: Request, ne
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             let path = request.uri().path();
-            tracing::warn!(remote = %peer.address, path, why = %refusal, "the console was not let write");
+            tracing::warn!(remote = %peer.address, path, why = %refusal, "a write by the console was refused");
             let mut response = refuse(refusal.status(), &refusal.to_string());
             if refusal.status() == StatusCode::UNAUTHORIZED {
                 let challenge = axum::http::HeaderValue::from_static("Bearer");
@@ -68,108 +68,117 @@ pub(super) async fn authorize(State(served): State<Served>, request: Request, ne
     }
 }
 
-/// The switch of global egress.
+/// Request to switch global egress.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Switch {
+pub(super) struct SwitchRequest {
     enabled: bool,
 }
 
-pub(super) async fn global_egress(
-    State(served): State<Served>,
+pub(super) async fn set_global_egress(
+    State(served): State<ConsoleState>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(Switch { enabled }): Json<Switch>,
+    Json(SwitchRequest { enabled }): Json<SwitchRequest>,
 ) -> Response {
-    let done = served.switch(enabled).await;
+    let done = served.write_global_egress(enabled).await;
     match &done {
         Ok(what) => {
             tracing::warn!(remote = %peer.address, enabled, what, "the console switched global egress")
         }
-        Err(Problem(_, why)) => {
-            tracing::warn!(remote = %peer.address, enabled, why, "the console did not switch global egress");
+        Err(WriteError(_, why)) => {
+            tracing::warn!(remote = %peer.address, enabled, why, "the console could not switch global egress");
         }
     }
     answer(done.map(|what| json!({ "written": [what] })))
 }
 
-/// A policy for the destination of a question, with the text that was shown and confirmed.
+/// Request to create the policy that was shown and confirmed, for the destination of a query.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct New {
+pub(super) struct PolicyRequest {
     question: ProbeForm,
     yaml: String,
 }
 
-pub(super) async fn policies(
-    State(served): State<Served>,
+pub(super) async fn create_policies(
+    State(served): State<ConsoleState>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(New { question, yaml }): Json<New>,
+    Json(PolicyRequest { question, yaml }): Json<PolicyRequest>,
 ) -> Response {
     let identity = question.identity.clone();
     let to = question.to.clone();
     let done = match question.to_request(served.console.listener_port, served.console.blocked.clone()) {
-        Ok(ask) => served.create(&ask, yaml).await,
-        Err(error) => Err(Problem::invalid(error)),
+        Ok(ask) => served.write_policies(&ask, yaml).await,
+        Err(error) => Err(WriteError::invalid(error)),
     };
     match &done {
         Ok(written) => {
-            tracing::warn!(remote = %peer.address, identity, to, ?written, "the console made policies")
+            tracing::warn!(remote = %peer.address, identity, to, ?written, "the console created policies")
         }
-        Err(Problem(_, why)) => {
-            tracing::warn!(remote = %peer.address, identity, to, why, "the console made no policy");
+        Err(WriteError(_, why)) => {
+            tracing::warn!(remote = %peer.address, identity, to, why, "the console created no policy");
         }
     }
     answer(done.map(|written| json!({ "written": written })))
 }
 
-fn answer(done: Result<Value, Problem>) -> Response {
+fn answer(done: Result<Value, WriteError>) -> Response {
     done.map(Json).into_response()
 }
 
-impl Served {
-    fn target(&self) -> Result<&Target, Problem> {
+impl ConsoleState {
+    fn target(&self) -> Result<&WriteTarget, WriteError> {
         let writes = self.console.writes.as_ref();
-        writes.map(|writes| &writes.target).ok_or_else(|| Problem::conflict("the console is read-only here"))
+        writes.map(|writes| &writes.target).ok_or_else(|| {
+            WriteError::conflict(
+                "the console is read-only: start the control plane with `serve --console-write`",
+            )
+        })
     }
 
-    async fn switch(&self, on: bool) -> Result<String, Problem> {
+    async fn write_global_egress(&self, on: bool) -> Result<String, WriteError> {
         match self.target()? {
-            Target::Cluster(writer) => Ok(writer.global_egress(on).await?),
-            Target::Folder(folder) => {
-                let folder = Folder::new(folder);
+            WriteTarget::Cluster(writer) => Ok(writer.global_egress(on).await?),
+            WriteTarget::Folder(folder) => {
+                let folder = ManifestFolder::new(folder);
                 let (options, store) = (self.console.options.clone(), self.store());
-                blocking(move || folder.switch(&store, &options, on)).await
+                run_blocking(move || folder.set_global_egress(&store, &options, on)).await
             }
         }
     }
 
-    async fn create(&self, ask: &ExplainRequest, text: String) -> Result<Vec<String>, Problem> {
+    async fn write_policies(&self, ask: &ExplainRequest, text: String) -> Result<Vec<String>, WriteError> {
         let target = self.target()?;
         let (options, store): (CompileOptions, _) = (self.console.options.clone(), self.store());
-        let (identity, destination) = (ask.identity.clone(), Destination::of(ask));
+        let (identity, destination) = (ask.identity.clone(), Destination::from_request(ask));
         let policies =
-            blocking(move || Policies::read(&identity, &destination, text, &store, &options)).await?;
+            run_blocking(move || ProposedPolicies::validate(&identity, &destination, text, &store, &options))
+                .await?;
         let mut written = policies.names();
         match target {
-            Target::Cluster(writer) => writer.create(&policies.objects()).await?,
-            Target::Folder(folder) => {
-                let folder = Folder::new(folder);
-                written.push(blocking(move || folder.add(&policies)).await?);
+            WriteTarget::Cluster(writer) => writer.create(&policies.objects()).await?,
+            WriteTarget::Folder(folder) => {
+                let folder = ManifestFolder::new(folder);
+                written.push(run_blocking(move || folder.write_policies(&policies)).await?);
             }
         }
         Ok(written)
     }
 
     fn store(&self) -> Arc<egress_compile::store::Store> {
-        let Shared { source, .. } = &self.shared;
+        let AdminState { source, .. } = &self.shared;
         Arc::clone(&source.borrow().store)
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let lost =
-        |_| Problem(StatusCode::INTERNAL_SERVER_ERROR, "it stopped half-way: look at the log".to_owned());
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WriteError> + Send + 'static,
+) -> Result<T, WriteError> {
+    let lost = |_| {
+        WriteError(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the write failed: see the control plane's log".to_owned(),
+        )
+    };
     tokio::task::spawn_blocking(work).await.map_err(lost)?
 }

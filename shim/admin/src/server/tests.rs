@@ -1,4 +1,4 @@
-//! What the admin interface answers to whom.
+//! Answers of the admin interface, by client, host and credentials.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::console::playground::Playground;
 use crate::console::token::Token;
-use crate::console::{Target, Writes};
+use crate::console::{WriteConfig, WriteTarget};
 use egress_core::source::SourceState;
 use egress_xds::identify::Identification;
 
@@ -29,10 +29,10 @@ const NEW: &str = "apiVersion: policy.openservicemesh.io/v1alpha1\nkind: Egress\
     spec:\n  sources: [{kind: ServiceAccount, name: app, namespace: shop}]\n  hosts: [a.org]\n  \
     ports: [{number: 443, protocol: https}]\n";
 
-/// Headers that are not what the page sends; `None`: not sent.
+/// Headers that differ from those of the page; `None` removes one.
 type Changed<'a> = &'a [(&'a str, Option<&'a str>)];
 
-/// A control plane over a folder.
+/// Admin interface of a control plane over a folder.
 struct Admin {
     folder: tempfile::TempDir,
     routes: Router,
@@ -53,27 +53,27 @@ impl Admin {
         let options = CompileOptions::default();
         let compiled = compile(&store, &options, None);
         let source = SourceState { store: Arc::new(store), availability: Availability::Available };
-        let shared = Shared {
+        let shared = AdminState {
             source: watch::channel(source).1,
             compiled: watch::channel(Arc::new(compiled)).1,
             proxies: Arc::default(),
             serving: Arc::new(AtomicBool::new(true)),
-            reviews: egress_kubernetes::webhook::Reviews::default(),
+            reviews: egress_kubernetes::webhook::ReviewCounters::default(),
             tls: None,
             identification: Arc::new(Identification::NodeId),
             flows: None,
             policies: egress_kubernetes::PolicyStatuses::default(),
             pools: crate::pools::Pools::default(),
         };
-        let (token, text) = Token::random().expect("random");
-        let target = Target::Folder(folder.path().to_owned());
-        let console = Console {
+        let (token, text) = Token::generate().expect("random");
+        let target = WriteTarget::Folder(folder.path().to_owned());
+        let console = ConsoleConfig {
             options,
-            of_cluster: false,
+            from_cluster: false,
             listener_port: 15001,
             blocked: BlockedRanges::default(),
             names: vec!["Console.example".parse().expect("a name")],
-            writes: writes.then_some(Writes { token, target }),
+            writes: writes.then_some(WriteConfig { token, target }),
             playground: playground.map(|folder| Playground::open(folder).expect("a playground")),
         };
         Self { folder, routes: routes(shared, console), token: text }
@@ -94,7 +94,7 @@ impl Admin {
         self.send(request.body(Body::empty()).expect("a request")).await
     }
 
-    /// A write as the page sends it, but for what is changed.
+    /// Sends a write as the page does, with these changes.
     async fn write(&self, path: &str, body: &str, changed: Changed<'_>, from: &str) -> (u16, String) {
         let bearer = format!("Bearer {}", self.token);
         let mut headers = vec![
@@ -133,13 +133,13 @@ fn new_policy() -> String {
     policy_for("shop/app", "https://a.org", NEW)
 }
 
-/// A policy for the destination of a question.
+/// Request body for a policy, with the destination of a query.
 fn policy_for(identity: &str, to: &str, yaml: &str) -> String {
     serde_json::json!({ "question": { "identity": identity, "to": to }, "yaml": yaml }).to_string()
 }
 
 #[tokio::test]
-async fn every_answer_has_strict_headers() {
+async fn every_answer_has_strict_security_headers() {
     let admin = Admin::new(false);
     for path in [
         "/console/",
@@ -187,17 +187,21 @@ async fn every_answer_has_strict_headers() {
     }
     let (status, headers, _) = admin.get("/", &HERE).await;
     assert_eq!((status, headers["location"].to_str().expect("text")), (307, "/console/"));
-    // What the browser has already is not sent again.
+    // A file that the browser has is not sent again.
     let (status, headers, text) = admin.get("/console/", &HERE).await;
     assert!(status == 200 && text.contains("<!doctype html>"), "{text}");
     let tag = headers["etag"].to_str().expect("text").to_owned();
-    let (status, _, text) = admin.get("/console/", &[HERE[0], ("if-none-match", &tag)]).await;
-    assert_eq!((status, text.as_str()), (304, ""));
+    for known in [&tag, &format!("W/{tag}"), &format!("\"other\", {tag}"), "*"] {
+        let (status, _, text) = admin.get("/console/", &[HERE[0], ("if-none-match", known)]).await;
+        assert_eq!((status, text.as_str()), (304, ""), "{known}");
+    }
+    let (status, ..) = admin.get("/console/", &[HERE[0], ("if-none-match", "\"other\"")]).await;
+    assert_eq!(status, 200);
 }
 
-/// A name of somebody else that leads here is not answered, and neither is a page of another site; probes are.
+/// Foreign host names and pages of other sites are refused; probes are not.
 #[tokio::test]
-async fn pages_of_others_are_kept_out() {
+async fn pages_of_other_sites_are_refused() {
     let admin = Admin::new(false);
     let guarded =
         ["/console/", "/status", "/flows", "/explain?identity=shop/app&to=a.org:1", "/suggest?identity=a/b"];
@@ -239,7 +243,7 @@ async fn pages_of_others_are_kept_out() {
             assert_ne!(admin.get(path, &[("host", host)]).await.0, 403, "{path} {host}");
         }
     }
-    // A link in somebody's page, which a person follows.
+    // A link in another site's page, which a person follows.
     let link = [HERE[0], ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
     assert_eq!(admin.get("/console/", &link).await.0, 200);
     for path in ["/healthz", "/readyz", "/servingz", "/metrics"] {
@@ -250,7 +254,7 @@ async fn pages_of_others_are_kept_out() {
 }
 
 #[tokio::test]
-async fn questions_are_answered() {
+async fn queries_are_answered() {
     let admin = Admin::new(false);
     let ask = async |question: &str| {
         let (status, _, text) = admin.get(&format!("/explain?{question}"), &HERE).await;
@@ -289,9 +293,9 @@ async fn questions_are_answered() {
     assert!(text.contains(r#""writes":false"#), "{text}");
 }
 
-/// Only the files that were there, of kinds that a page has.
+/// Only files that existed at the start, with known extensions.
 #[tokio::test]
-async fn the_playground_is_a_folder_of_files() {
+async fn the_playground_serves_only_its_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str| std::fs::write(folder.path().join(name), name).expect("written");
     assert!(
@@ -340,7 +344,7 @@ async fn the_playground_is_a_folder_of_files() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_unless_that_is_switched_on() {
+async fn nothing_is_written_unless_writing_is_enabled() {
     let admin = Admin::new(false);
     for (path, body) in [(SWITCH, ON.to_owned()), ("/console/policies", new_policy())] {
         let (status, text) = admin.write(path, &body, &[], "127.0.0.1:4000").await;
@@ -351,15 +355,15 @@ async fn nothing_is_written_unless_that_is_switched_on() {
 }
 
 #[tokio::test]
-async fn what_a_write_must_show() {
+async fn a_write_needs_origin_address_and_token() {
     let admin = Admin::new(true);
     let wrong = format!("Bearer {}x", admin.token);
     let basic = format!("Basic {}", admin.token);
     let cases: [(Changed<'_>, &str, u16, &str); 13] = [
-        (&[("authorization", None)], "127.0.0.1:1", 401, "needs the console's token"),
-        (&[("authorization", Some(&basic))], "127.0.0.1:1", 401, "needs the console's token"),
-        (&[("authorization", Some("Bearer "))], "127.0.0.1:1", 401, "this is not the console's token"),
-        (&[("authorization", Some(&wrong))], "127.0.0.1:1", 401, "this is not the console's token"),
+        (&[("authorization", None)], "127.0.0.1:1", 401, "writes need the console's token"),
+        (&[("authorization", Some(&basic))], "127.0.0.1:1", 401, "writes need the console's token"),
+        (&[("authorization", Some("Bearer "))], "127.0.0.1:1", 401, "the token is not the console's"),
+        (&[("authorization", Some(&wrong))], "127.0.0.1:1", 401, "the token is not the console's"),
         (&[], "192.0.2.7:1", 403, "own machine or pod"),
         (&[], "[2001:db8::1]:1", 403, "own machine or pod"),
         (&[("host", Some("attacker.example"))], "127.0.0.1:1", 403, "is not a name of this control plane"),
@@ -391,25 +395,25 @@ async fn what_a_write_must_show() {
 }
 
 #[tokio::test]
-async fn what_is_written() {
+async fn confirmed_writes_change_the_folder() {
     let admin = Admin::new(true);
     let (status, text) = admin.write(SWITCH, ON, &[], "127.0.0.1:1").await;
     assert!(status == 200 && text.contains("all.yaml:12"), "{status} {text}");
     assert_eq!(admin.text("all.yaml"), MANIFESTS.replace("enableEgress: false", "enableEgress: true"));
-    // A program need not say where it comes from.
+    // A program sends no origin.
     let program = [("origin", None), ("sec-fetch-site", None)];
     let (status, text) = admin.write("/console/policies", &new_policy(), &program, "[::1]:1").await;
     assert!(status == 200 && text.contains("Egress shop/new"), "{status} {text}");
     assert_eq!(admin.text("shop-new.yaml"), NEW);
     let (status, text) = admin.write("/console/policies", &new_policy(), &[], "127.0.0.1:1").await;
-    assert!(status == 409 && text.contains("is there already"), "{status} {text}");
+    assert!(status == 409 && text.contains("already exists"), "{status} {text}");
     let other = policy_for("shop/other", "https://a.org", NEW);
     let (status, text) = admin.write("/console/policies", &other, &[], "127.0.0.1:1").await;
-    assert!(status == 422 && text.contains("is for others than shop/other"), "{status} {text}");
-    // More than the destination that was asked about, and nothing asked at all.
+    assert!(status == 422 && text.contains("other identities than shop/other"), "{status} {text}");
+    // More than the query's destination, and no query at all.
     let fresh = NEW.replace("name: new", "name: more");
     for (to, text, expected) in [
-        ("https://b.org", fresh.clone(), "allows `a.org`, and b.org:443 alone was asked about"),
+        ("https://b.org", fresh.clone(), "allows `a.org`, but only b.org:443 was asked about"),
         ("https://a.org:8443", fresh.clone(), "allows port 443"),
         ("https://a.org", fresh.replace("[a.org]", "[a.org, b.org]"), "allows `b.org`"),
         ("https://a.org", fresh.replace("  hosts: [a.org]\n", ""), "allows any destination"),

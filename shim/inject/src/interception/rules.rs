@@ -1,30 +1,29 @@
-//! The rules, in the words in which iptables-save prints them: so rules that are in force can be
-//! compared with those that should be.
+//! Rules in the notation of iptables-save, so that rules in force can be compared with the expected ones.
 
 use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Family, INBOUND_PORT, Interception, unique};
+use super::{Family, INBOUND_PORT, Interception, deduplicate};
 
 const INBOUND: &str = "OSM_PROXY_INBOUND";
 const IN_REDIRECT: &str = "OSM_PROXY_IN_REDIRECT";
 const OUTBOUND: &str = "OSM_PROXY_OUTBOUND";
 const OUT_REDIRECT: &str = "OSM_PROXY_OUT_REDIRECT";
 
-/// The chains that are ours. Their names are Open Service Mesh's.
+/// Chains of osm-egress. Their names are Open Service Mesh's.
 pub const CHAINS: [&str; 4] = [INBOUND, IN_REDIRECT, OUTBOUND, OUT_REDIRECT];
 
-/// How many ports iptables' `multiport` takes.
-const MULTIPORT: usize = 15;
+/// Maximum number of ports in one rule of iptables' `multiport`.
+const MAX_MULTIPORT_PORTS: usize = 15;
 const ADMIN_PORT: u16 = 15000;
-/// Open Service Mesh's ports for metrics and probes, which are asked from outside.
-const ASKED_FROM_OUTSIDE: [u16; 5] = [15010, 15901, 15902, 15903, 15904];
+/// Open Service Mesh's ports for metrics and probes, which are called from outside the pod.
+const EXTERNAL_PROBE_PORTS: [u16; 5] = [15010, 15901, 15902, 15903, 15904];
 
 /// A rule at the end of a chain of the table `nat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The chain.
+    /// Chain.
     pub chain: String,
     /// Conditions and target.
     pub text: String,
@@ -54,11 +53,11 @@ impl Interception {
         let mut rules = vec![rule(IN_REDIRECT, format!("-p tcp -j REDIRECT --to-ports {port}"))];
         let Some(inbound) = &self.inbound else { return rules };
         rules.push(rule("PREROUTING", format!("-p tcp -j {INBOUND}")));
-        for interface in unique(&self.exclude_interfaces) {
+        for interface in deduplicate(&self.exclude_interfaces) {
             rules.push(rule(INBOUND, format!("-i {interface} -j RETURN")));
         }
-        rules.extend(ports(INBOUND, &inbound.exclude_ports));
-        for port in ASKED_FROM_OUTSIDE {
+        rules.extend(port_rules(INBOUND, &inbound.exclude_ports));
+        for port in EXTERNAL_PROBE_PORTS {
             rules.push(rule(INBOUND, format!("-p tcp -m tcp --dport {port} -j RETURN")));
         }
         rules.push(rule(INBOUND, format!("-p tcp -j {IN_REDIRECT}")));
@@ -70,7 +69,7 @@ impl Interception {
         let loopback = family.loopback();
         let mut rules = vec![
             rule(OUT_REDIRECT, format!("-p tcp -j REDIRECT --to-ports {outbound_port}")),
-            // Never reached; it stands in Open Service Mesh's table.
+            // Never reached, but part of Open Service Mesh's table.
             rule(OUT_REDIRECT, format!("-p tcp -m tcp --dport {ADMIN_PORT} -j ACCEPT")),
             rule("OUTPUT", format!("-p tcp -j {OUTBOUND}")),
             rule(OUTBOUND, format!("! -d {loopback} -o lo -m owner --uid-owner {uid} -j {IN_REDIRECT}")),
@@ -78,40 +77,40 @@ impl Interception {
             rule(OUTBOUND, format!("-m owner --uid-owner {uid} -j RETURN")),
             rule(OUTBOUND, format!("-d {loopback} -j RETURN")),
         ];
-        for interface in unique(&self.exclude_interfaces) {
+        for interface in deduplicate(&self.exclude_interfaces) {
             rules.push(rule(OUTBOUND, format!("-o {interface} -j RETURN")));
         }
-        for condition in destinations(&self.exclude_blocks, family) {
+        for condition in destination_conditions(&self.exclude_blocks, family) {
             rules.push(rule(OUTBOUND, format!("{condition}-j RETURN")));
         }
-        rules.extend(ports(OUTBOUND, &self.exclude_ports));
-        for condition in destinations(&self.include_blocks, family) {
+        rules.extend(port_rules(OUTBOUND, &self.exclude_ports));
+        for condition in destination_conditions(&self.include_blocks, family) {
             rules.push(rule(OUTBOUND, format!("{condition}-j {OUT_REDIRECT}")));
         }
-        // A list of IPv4 blocks says nothing of IPv6 but that it is not on the list.
+        // A list of IPv4 blocks includes no IPv6 address.
         let rest = if self.include_blocks.is_empty() { OUT_REDIRECT } else { "RETURN" };
         rules.push(rule(OUTBOUND, format!("-j {rest}")));
         rules
     }
 
-    /// What iptables-restore reads.
+    /// The input of iptables-restore that installs the rules.
     #[must_use]
     pub fn restore_input(&self, family: Family) -> String {
-        restore_input(&self.rules(family), &[], &[])
+        format_restore_input(&self.rules(family), &[], &[])
     }
 }
 
-/// Conditions for a family's blocks. iptables prints none for the block of all addresses.
-fn destinations(blocks: &[IpNet], family: Family) -> Vec<String> {
-    unique(blocks.iter().filter(|block| family.has(block)).map(IpNet::trunc))
+/// Formats the conditions for a family's blocks. iptables prints none for the block of all addresses.
+fn destination_conditions(blocks: &[IpNet], family: Family) -> Vec<String> {
+    deduplicate(blocks.iter().filter(|block| family.contains(block)).map(IpNet::trunc))
         .into_iter()
         .map(|block| if block.prefix_len() == 0 { String::new() } else { format!("-d {block} ") })
         .collect()
 }
 
-fn ports(chain: &'static str, ports: &[u16]) -> Vec<Rule> {
-    unique(ports)
-        .chunks(MULTIPORT)
+fn port_rules(chain: &'static str, ports: &[u16]) -> Vec<Rule> {
+    deduplicate(ports)
+        .chunks(MAX_MULTIPORT_PORTS)
         .map(|some| {
             let some: Vec<_> = some.iter().map(|port| port.to_string()).collect();
             rule(chain, format!("-p tcp -m multiport --dports {} -j RETURN", some.join(",")))
@@ -119,8 +118,9 @@ fn ports(chain: &'static str, ports: &[u16]) -> Vec<Rule> {
         .collect()
 }
 
-/// Rules that come and go at once: to declare a chain empties it.
-pub(super) fn restore_input(rules: &[Rule], leaving: &[Rule], chains: &[&str]) -> String {
+/// Formats the input of iptables-restore that adds and removes rules in one transaction. Declaring a chain empties
+/// it.
+pub(super) fn format_restore_input(rules: &[Rule], leaving: &[Rule], chains: &[&str]) -> String {
     let mut text = "*nat\n".to_owned();
     let wanted = |chain: &str| rules.iter().any(|rule| rule.chain == chain);
     for chain in CHAINS.into_iter().filter(|chain| wanted(chain) || chains.contains(chain)) {

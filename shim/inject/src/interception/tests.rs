@@ -1,4 +1,4 @@
-use super::saved::Saved;
+use super::iptables_save::SavedRules;
 use super::*;
 
 fn lines(interception: &Interception, family: Family) -> Vec<String> {
@@ -7,7 +7,7 @@ fn lines(interception: &Interception, family: Family) -> Vec<String> {
 
 /// INJ1: without lists.
 #[test]
-fn the_table_without_lists() {
+fn rules_without_lists_are_open_service_meshs() {
     assert_eq!(
         lines(&Interception::default(), Family::V4),
         [
@@ -42,7 +42,7 @@ fn with_lists() -> Interception {
 
 /// INJ2: with all lists.
 #[test]
-fn the_table_with_all_lists() {
+fn rules_with_all_lists_are_open_service_meshs() {
     let input = with_lists().restore_input(Family::V4);
     let expected = "\
 *nat
@@ -87,7 +87,7 @@ COMMIT
 
 /// D21: iptables takes 15 ports in one rule.
 #[test]
-fn more_ports_than_a_rule_takes() {
+fn port_lists_are_split_into_rules_of_15() {
     for (count, sizes) in [(15, vec![15]), (16, vec![15, 1]), (40, vec![15, 15, 10])] {
         let exclude_ports = (1..=count).collect();
         let rules = lines(&Interception { exclude_ports, ..Interception::default() }, Family::V4);
@@ -107,47 +107,47 @@ fn save(rules: &[Rule]) -> String {
 }
 
 #[test]
-fn what_is_in_force_is_not_installed_again() {
+fn rules_in_force_are_not_installed_again() {
     let rules = with_lists().rules(Family::V4);
     let mut shuffled = rules.clone();
     // iptables-save prints chain by chain.
     shuffled.sort_by(|a, b| a.chain.cmp(&b.chain));
-    assert_eq!(Saved::read(&save(&shuffled)).replace(&rules), None);
-    assert!(Saved::read(&save(&shuffled)).resembles(&rules));
+    assert_eq!(SavedRules::parse(&save(&shuffled)).render_replacement(&rules), None);
+    assert!(SavedRules::parse(&save(&shuffled)).has_expected_sizes(&rules));
     for missing in 0..rules.len() {
         let mut fewer = rules.clone();
         fewer.remove(missing);
-        let saved = Saved::read(&save(&fewer));
-        assert!(saved.replace(&rules).is_some(), "without {}", rules[missing]);
-        assert!(!saved.resembles(&rules), "without {}", rules[missing]);
+        let saved = SavedRules::parse(&save(&fewer));
+        assert!(saved.render_replacement(&rules).is_some(), "without {}", rules[missing]);
+        assert!(!saved.has_expected_sizes(&rules), "without {}", rules[missing]);
     }
 }
 
 #[test]
-fn what_leads_to_our_chains_is_replaced_and_nothing_else() {
-    let saved = Saved::read(
+fn only_rules_of_osm_egress_are_replaced() {
+    let saved = SavedRules::parse(
         "*nat\n:OUTPUT ACCEPT [0:0]\n:OSM_PROXY_OUTBOUND - [0:0]\n:OSM_PROXY_OLD - [0:0]\n\
          -A OUTPUT -p udp -m comment --comment \"-j OSM\" -j FOREIGN\n\
          -A OUTPUT -p tcp -m comment --comment \"a b\" -j OSM_PROXY_OUTBOUND\n\
          -A OUTPUT -p tcp -j OSM_PROXY_OUTBOUND\n-A OSM_PROXY_OUTBOUND -j RETURN\nCOMMIT\n",
     );
     assert_eq!(
-        saved.replace(&[]).as_deref(),
+        saved.render_replacement(&[]).as_deref(),
         Some(
             "*nat\n:OSM_PROXY_OUTBOUND - [0:0]\n\
              -D OUTPUT -p tcp -m comment --comment \"a b\" -j OSM_PROXY_OUTBOUND\n\
              -D OUTPUT -p tcp -j OSM_PROXY_OUTBOUND\n-X OSM_PROXY_OUTBOUND\nCOMMIT\n"
         )
     );
-    assert_eq!(Saved::default().replace(&[]), None);
+    assert_eq!(SavedRules::default().render_replacement(&[]), None);
 }
 
 #[test]
-fn names_of_interfaces() {
+fn interface_names_are_validated() {
     for name in ["eth0", "tun+", "net1", "eth0.100", "br-lan", "wg_0", "eth0@if5"] {
-        assert_eq!(interface(name).as_deref(), Ok(name));
+        assert_eq!(parse_interface(name).as_deref(), Ok(name));
     }
     for name in ["", "+", "-j", "eth0 -j ACCEPT", "eth0\n", "a/b", "..", "sixteen-letters+", "é"] {
-        assert!(interface(name).is_err(), "{name:?}");
+        assert!(parse_interface(name).is_err(), "{name:?}");
     }
 }

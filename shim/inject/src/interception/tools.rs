@@ -1,4 +1,4 @@
-//! iptables' own tools.
+//! iptables' own tools: iptables-save and iptables-restore.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::saved::Saved;
+use super::iptables_save::SavedRules;
 use super::{Family, Interception};
 
-/// Which iptables: the kernel keeps the rules of each for itself.
+/// Implementation of iptables. The kernel keeps separate rules for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The system's choice, and another one where that does not work.
+    /// The system's default, or another one if that does not work.
     Auto,
     /// nf_tables.
     Nft,
@@ -30,44 +30,52 @@ impl Backend {
     }
 }
 
-/// What became of a family.
+/// Result of an installation or removal for one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The family.
+pub struct FamilyChange {
+    /// Address family.
     pub family: Family,
-    /// The tool that said so.
+    /// Tool that was run.
     pub tool: String,
-    /// Whether anything changed.
+    /// True if the rules were changed.
     pub changed: bool,
 }
 
-/// Puts an interception in force in this network namespace, or takes away what there is of it. Each
-/// family changes at once or not at all, and nothing changes where it is so already. The rules of
-/// others stay.
+/// Installs an interception in this network namespace, or removes it. Each family changes in one transaction, and
+/// only if it differs. Other rules stay.
 ///
 /// # Errors
-/// When a tool is missing, may not, or fails, with what to do. Nothing has changed when a family's
-/// rules cannot be read.
-pub fn apply(wanted: Option<&Interception>, families: &[Family], backend: Backend) -> Result<Vec<Change>> {
-    let (name, before) = read_by_any(families, backend)?;
+/// Returns an error with a remedy if a tool is missing, lacks permission, or fails. Nothing has changed if the rules
+/// of a family cannot be read.
+pub fn apply_rules(
+    wanted: Option<&Interception>,
+    families: &[Family],
+    backend: Backend,
+) -> Result<Vec<FamilyChange>> {
+    let (name, before) = read_saved_rules(families, backend)?;
     let mut changes = Vec::new();
     for (family, before) in families.iter().copied().zip(before) {
         let rules = wanted.map(|wanted| wanted.rules(family)).unwrap_or_default();
-        let input = before.replace(&rules);
+        let input = before.render_replacement(&rules);
         if let Some(input) = &input {
-            let restore = program(family, name, "restore");
-            run(&restore, &["--noflush", "-w", "5"], input).map_err(|error| explain(error, family))?;
+            let restore = program_name(family, name, "restore");
+            run_tool(&restore, &["--noflush", "-w", "5"], input)
+                .map_err(|error| add_remedy(error, family))?;
             ensure!(
-                read(family, name)?.resembles(&rules),
-                "{restore} did not fail, but the rules for {family} are not as they should be"
+                read_rules(family, name)?.has_expected_sizes(&rules),
+                "{restore} succeeded, but the {family} rules are not the expected ones: check whether another program changes them"
             );
         }
-        changes.push(Change { family, tool: program(family, name, "restore"), changed: input.is_some() });
+        changes.push(FamilyChange {
+            family,
+            tool: program_name(family, name, "restore"),
+            changed: input.is_some(),
+        });
     }
     Ok(changes)
 }
 
-fn program(family: Family, name: &str, verb: &str) -> String {
+fn program_name(family: Family, name: &str, verb: &str) -> String {
     let ip = match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
@@ -75,39 +83,39 @@ fn program(family: Family, name: &str, verb: &str) -> String {
     format!("{ip}{name}-{verb}")
 }
 
-/// What is in force, by the first tools that can tell.
-fn read_by_any(families: &[Family], backend: Backend) -> Result<(&'static str, Vec<Saved>)> {
+/// Reads the rules in force with the first tools that work.
+fn read_saved_rules(families: &[Family], backend: Backend) -> Result<(&'static str, Vec<SavedRules>)> {
     let mut first = None;
     for &name in backend.names() {
-        match families.iter().map(|&family| read(family, name)).collect() {
+        match families.iter().map(|&family| read_rules(family, name)).collect() {
             Ok(saved) => return Ok((name, saved)),
             Err(error) => first = first.or(Some(error)),
         }
     }
-    Err(first.unwrap_or_else(|| anyhow!("there is no iptables")))
+    Err(first.unwrap_or_else(|| anyhow!("iptables is missing: install the package `iptables`")))
 }
 
-fn read(family: Family, name: &str) -> Result<Saved> {
-    let text = run(&program(family, name, "save"), &["-t", "nat"], "");
-    text.map(|text| Saved::read(&text)).map_err(|error| explain(error, family))
+fn read_rules(family: Family, name: &str) -> Result<SavedRules> {
+    let text = run_tool(&program_name(family, name, "save"), &["-t", "nat"], "");
+    text.map(|text| SavedRules::parse(&text)).map_err(|error| add_remedy(error, family))
 }
 
-/// Says what to do about a failure, as far as one can know.
-fn explain(error: anyhow::Error, family: Family) -> anyhow::Error {
+/// Adds a remedy to a failure, if one is known.
+fn add_remedy(error: anyhow::Error, family: Family) -> anyhow::Error {
     if !has_net_admin() {
         return error.context(
-            "this needs the capability NET_ADMIN: run it as root in the network namespace, or give it to the container",
+            "the capability NET_ADMIN is missing: run this as root in the network namespace, or add the capability to the container",
         );
     }
     if family == Family::V6 {
         return error.context(
-            "IPv6 cannot be intercepted; where nothing can leave by IPv6, say so by `--ip-families ipv4`",
+            "IPv6 cannot be intercepted: if nothing can leave over IPv6, pass `--ip-families ipv4`",
         );
     }
     error
 }
 
-/// Whether this process may change a network. Where that is unknown, its tools will tell.
+/// Returns true if this process may change the network, or if that is unknown.
 fn has_net_admin() -> bool {
     const NET_ADMIN: u64 = 1 << 12;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -117,10 +125,10 @@ fn has_net_admin() -> bool {
         .is_none_or(|bits| bits & NET_ADMIN != 0)
 }
 
-/// Runs a tool and gives what it printed.
-fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
-    let path =
-        find(program).with_context(|| format!("`{program}` is missing: install the package `iptables`"))?;
+/// Runs a tool and returns its output.
+fn run_tool(program: &str, args: &[&str], input: &str) -> Result<String> {
+    let path = find_program(program)
+        .with_context(|| format!("`{program}` is missing: install the package `iptables`"))?;
     let mut child = Command::new(path)
         .args(args)
         .stdin(Stdio::piped())
@@ -128,7 +136,7 @@ fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {program}"))?;
-    // It reads to the end before it prints, and a failure to read is told by its exit code.
+    // The tool reads all input before it prints, and its exit code reports a failure to read.
     if let Some(mut stdin) = child.stdin.take()
         && let Err(error) = stdin.write_all(input.as_bytes())
         && error.kind() != ErrorKind::BrokenPipe
@@ -137,14 +145,14 @@ fn run(program: &str, args: &[&str], input: &str) -> Result<String> {
     }
     let output = child.wait_with_output().with_context(|| format!("cannot wait for {program}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program}: {} ({})", said.trim().replace('\n', "; "), output.status);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{program}: {} ({})", stderr.trim().replace('\n', "; "), output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{program} printed what is no text"))
+    String::from_utf8(output.stdout).with_context(|| format!("the output of {program} is not UTF-8"))
 }
 
-/// Also where the PATH of an ordinary user does not lead.
-fn find(program: &str) -> Option<PathBuf> {
+/// Finds a tool in PATH and in the folders of system programs, which an ordinary user's PATH lacks.
+fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let folders = path.split(':').filter(|folder| !folder.is_empty()).chain(["/usr/sbin", "/sbin"]);
     folders.map(|folder| PathBuf::from(folder).join(program)).find(|path| path.is_file())

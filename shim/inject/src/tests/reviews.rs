@@ -59,11 +59,11 @@ fn answer(namespace: &str, pod: &Value) -> AdmissionResponse {
     answer_with(&settings(), "", namespace, pod)
 }
 
-/// The same beside other manifests.
+/// Reviews a pod beside other manifests.
 fn answer_with(settings: &Settings, others: &str, namespace: &str, pod: &Value) -> AdmissionResponse {
     let (store, options) = (store(&format!("{NAMESPACES}{others}")), CompileOptions::default());
     let compiled = compile(&store, &options, None);
-    review(settings, &store, &compiled, &options, &request(namespace, pod, "CREATE"))
+    review_pod(settings, &store, &compiled, &options, &request(namespace, pod, "CREATE"))
 }
 
 fn pod_that_says(value: Option<&str>) -> Value {
@@ -76,7 +76,7 @@ fn pod_that_says(value: Option<&str>) -> Value {
 
 /// Open Service Mesh's rule.
 #[test]
-fn who_gets_a_sidecar() {
+fn sidecars_follow_the_annotations_of_pod_and_namespace() {
     for (namespace, says, expected) in [
         ("on", None, Ok(true)),
         ("on", Some("enabled"), Ok(true)),
@@ -111,7 +111,7 @@ fn who_gets_a_sidecar() {
 }
 
 #[test]
-fn the_patch_is_what_mutate_does() {
+fn the_patch_gives_the_injected_pod() {
     let found = answer("on", &plain());
     let patch: json_patch::Patch =
         serde_json::from_slice(&found.patch.expect("a patch")).expect("a JSON patch");
@@ -119,15 +119,15 @@ fn the_patch_is_what_mutate_does() {
     json_patch::patch(&mut pod, &patch).expect("a patch of this pod");
     let traffic = Traffic { outbound_port_exclusion_list: Some(vec![5432]), ..Traffic::default() };
     let mesh = MeshConfig { traffic: Some(traffic), ..MeshConfig::default() };
-    assert_eq!(pod, mutate(&plain(), &settings(), &mesh).expect("injected").pod);
-    // As an API server calls again after other webhooks.
+    assert_eq!(pod, inject_sidecar(&plain(), &settings(), &mesh).expect("injected").pod);
+    // An API server calls again after other webhooks.
     let again = answer("on", &pod);
     assert!(again.allowed && again.patch.is_none());
 }
 
 #[test]
-fn what_is_no_new_pod_is_left_alone() {
-    let update = review(
+fn other_requests_are_admitted_unchanged() {
+    let update = review_pod(
         &settings(),
         &store(NAMESPACES),
         &Compiled::default(),
@@ -138,14 +138,14 @@ fn what_is_no_new_pod_is_left_alone() {
     let mut other = request("on", &plain(), "CREATE");
     other.sub_resource = Some("eviction".to_owned());
     let other =
-        review(&settings(), &store(NAMESPACES), &Compiled::default(), &CompileOptions::default(), &other);
+        review_pod(&settings(), &store(NAMESPACES), &Compiled::default(), &CompileOptions::default(), &other);
     assert!(other.allowed && other.patch.is_none());
 }
 
-/// What `kubectl debug` adds to a pod must not pass for its sidecar.
+/// A container of `kubectl debug` must not pass for the sidecar.
 #[test]
-fn containers_that_are_added_later() {
-    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+fn ephemeral_containers_may_not_have_the_sidecars_uid() {
+    let injected = inject_sidecar(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
     let said = |pod: &Value, old: bool, container: &Value| {
         let mut object = pod.clone();
         object["spec"]["ephemeralContainers"] = json!([container]);
@@ -155,7 +155,7 @@ fn containers_that_are_added_later() {
         }
         let mut request = request("on", &object, "UPDATE");
         request.sub_resource = Some("ephemeralcontainers".to_owned());
-        let answer = review(
+        let answer = review_pod(
             &settings(),
             &store(NAMESPACES),
             &Compiled::default(),
@@ -172,18 +172,18 @@ fn containers_that_are_added_later() {
         assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1000}))), (true, 0));
         assert_eq!(said(&injected, old, &user(json!({"capabilities": {"add": ["NET_ADMIN"]}}))), (true, 1));
     }
-    // A pod without a sidecar may have any.
+    // A pod without a sidecar may have any uid.
     assert_eq!(said(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
 }
 
-/// Kubernetes permits to change images of pods that run.
+/// Kubernetes permits new images in running pods.
 #[test]
-fn the_image_of_a_sidecar_stays() {
-    let injected = mutate(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
+fn the_sidecars_image_cannot_be_changed() {
+    let injected = inject_sidecar(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
     let said = |before: &Value, after: &Value| {
         let mut request = request("on", after, "UPDATE");
         request.old_object = Some(serde_json::from_value(before.clone()).expect("an object"));
-        let answer = review(
+        let answer = review_pod(
             &settings(),
             &store(NAMESPACES),
             &Compiled::default(),
@@ -198,25 +198,28 @@ fn the_image_of_a_sidecar_stays() {
         pod["spec"]["containers"][container]["image"] = json!("another");
         pod
     };
-    assert_eq!(said(&injected, &with(&injected, 1)), Err(Refusal::Sidecar(SIDECAR.to_owned()).to_string()));
+    assert_eq!(
+        said(&injected, &with(&injected, 1)),
+        Err(InjectionError::SidecarImageChange(SIDECAR_CONTAINER.to_owned()).to_string())
+    );
     // Without the label it is the same container.
     let mut bare = injected.clone();
     bare["metadata"]["labels"] = json!({});
     assert_eq!(said(&injected, &bare), Ok(()));
     assert!(said(&bare, &with(&bare, 1)).is_err());
     let settings = Settings { native_sidecar: true, ..settings() };
-    let native = mutate(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
+    let native = inject_sidecar(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
     let mut other = native.clone();
     other["spec"]["initContainers"][1]["image"] = json!("another");
     assert!(said(&native, &other).is_err());
-    // What is the workload's own is its own.
+    // The workload's own images may change.
     assert_eq!(said(&injected, &with(&injected, 0)), Ok(()));
     assert_eq!(said(&plain(), &with(&plain(), 0)), Ok(()));
 }
 
-/// A namespace's word is for pods that can have a sidecar; a pod's own is taken at its word.
+/// A namespace's annotation applies to pods that can have a sidecar; a pod's own annotation must be satisfied.
 #[test]
-fn pods_of_the_host_network() {
+fn host_network_pods_are_refused_only_on_their_own_request() {
     let pod = |says| {
         let mut pod = pod_that_says(says);
         pod["spec"]["hostNetwork"] = json!(true);
@@ -224,20 +227,20 @@ fn pods_of_the_host_network() {
     };
     let by_namespace = answer("on", &pod(None));
     assert!(by_namespace.allowed && by_namespace.patch.is_none());
-    assert_eq!(by_namespace.warnings, Some(vec![format!("no sidecar: {}", Refusal::HostNetwork)]));
+    assert_eq!(by_namespace.warnings, Some(vec![format!("no sidecar: {}", InjectionError::HostNetwork)]));
     let by_pod = answer("on", &pod(Some("enabled")));
-    assert!(!by_pod.allowed && by_pod.result.message == Refusal::HostNetwork.to_string());
+    assert!(!by_pod.allowed && by_pod.result.message == InjectionError::HostNetwork.to_string());
 }
 
-/// A pod's own word about its sidecar counts as far as its namespace permits it.
+/// A pod may opt in or out only as far as its namespace permits it.
 #[test]
-fn what_pods_may_say_of_sidecars() {
+fn pods_opt_in_and_out_only_as_permitted() {
     let namespaces = |more: &str| {
         let said = "annotations: {openservicemesh.io/sidecar-injection: enabled";
         store(&NAMESPACES.replace(&format!("{said}}}}}}}"), &format!("{said}{more}}}}}}}")))
     };
     let said = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
-        let answer = review(
+        let answer = review_pod(
             settings,
             store,
             &Compiled::default(),
@@ -246,7 +249,7 @@ fn what_pods_may_say_of_sidecars() {
         );
         if answer.allowed {
             let warnings = answer.warnings.unwrap_or_default();
-            Ok((answer.patch.is_some(), warnings.iter().any(|warning| warning.contains("nothing of it is"))))
+            Ok((answer.patch.is_some(), warnings.iter().any(|warning| warning.contains("opts out"))))
         } else {
             Err(answer.result.message)
         }
@@ -261,16 +264,16 @@ fn what_pods_may_say_of_sidecars() {
     let plain_store = store(NAMESPACES);
     let (off, on) = (pod_that_says(Some("disabled")), pod_that_says(Some("enabled")));
     use PodAnnotations::{All, None, Tighten};
-    // Without a word of the namespace the flag counts.
+    // Without an annotation of the namespace the flag applies.
     assert_eq!(said(&of(All), &plain_store, "on", &off), Ok((false, true)));
     assert!(less(&said(&of(Tighten), &plain_store, "on", &off)));
     assert!(less(&said(&of(None), &plain_store, "on", &off)));
     assert_eq!(said(&of(Tighten), &plain_store, "silent", &on), Ok((true, false)));
     assert!(more(&said(&of(None), &plain_store, "silent", &on)));
-    // What changes nothing is permitted.
+    // An annotation that changes nothing is permitted.
     assert_eq!(said(&of(None), &plain_store, "on", &on), Ok((true, false)));
     assert_eq!(said(&of(None), &plain_store, "off", &off), Ok((false, false)));
-    // The namespace's word counts before the flag's, and one that is not known is the strictest.
+    // The namespace's annotation takes precedence over the flag, and an unknown value is the strictest.
     let annotation = |value: &str| namespaces(&format!(", openservicemesh.io/pod-annotations: {value}"));
     assert_eq!(said(&of(None), &annotation("all"), "on", &off), Ok((false, true)));
     assert!(less(&said(&of(All), &annotation("tighten"), "on", &off)));
@@ -285,9 +288,9 @@ fn what_pods_may_say_of_sidecars() {
     assert!(said(&of(None), &plain_store, "on", &excluding).is_err());
 }
 
-/// Names that a pod leads elsewhere: of `hostAliases`, those that the policy of its identity allows.
+/// Name overrides; of `hostAliases`, those that the policy of the pod's identity allows.
 #[test]
-fn pods_that_lead_names() {
+fn name_overrides_are_warned_of_or_refused() {
     const POLICY: &str = "---
 apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -299,7 +302,7 @@ spec:
 ";
     let pod = |spec: Value| {
         let mut pod = plain();
-        // Nothing else to warn of.
+        // No other warning.
         pod["spec"]["securityContext"] = json!({"runAsNonRoot": true});
         for (key, value) in spec.as_object().expect("fields") {
             pod["spec"][key] = value.clone();
@@ -312,11 +315,11 @@ spec:
         (pod(json!({})), None),
         (alias("other.example"), None),
         (alias("example.com"), None),
-        (alias("HTTPBIN.org."), Some("`hostAliases` leads `HTTPBIN.org.` to 6.6.6.6")),
-        (alias("a.b.example.com"), Some("`hostAliases` leads `a.b.example.com` to 6.6.6.6")),
+        (alias("HTTPBIN.org."), Some("`hostAliases` maps `HTTPBIN.org.` to 6.6.6.6")),
+        (alias("a.b.example.com"), Some("`hostAliases` maps `a.b.example.com` to 6.6.6.6")),
         (
             pod(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["6.6.6.6"]}})),
-            Some("`dnsConfig` makes the sidecar ask 6.6.6.6"),
+            Some("`dnsConfig` makes the sidecar use name server 6.6.6.6"),
         ),
         (options(json!([{"name": "ndots", "value": "1"}, {"name": "edns0"}])), None),
         (options(json!([{"name": "a\nnameserver 6.6.6.6"}])), Some("`dnsConfig.options` has")),

@@ -7,7 +7,8 @@ use super::super::cluster::Cluster;
 use super::super::object_id::api_resource;
 use super::report::{Report, State};
 use egress_inject::{
-    HOSTS_PATH, INIT, INJECTION_ANNOTATION, SIDECAR, bypasses, choice, has_proxy_uid, led_names,
+    HOSTS_PATH, INIT_CONTAINER, INJECTION_ANNOTATION, SIDECAR_CONTAINER, find_bypasses, find_name_overrides,
+    has_proxy_uid, parse_enabled,
 };
 
 /// The most pods that one check lists.
@@ -52,9 +53,9 @@ impl PodFindings {
             self.host_network.push(name);
             return;
         }
-        if !containers().any(|container| container["name"] == SIDECAR) {
+        if !containers().any(|container| container["name"] == SIDECAR_CONTAINER) {
             let says = metadata["annotations"][INJECTION_ANNOTATION].as_str();
-            let by_itself = matches!(choice(says, INJECTION_ANNOTATION), Ok(Some(false)));
+            let by_itself = matches!(parse_enabled(says, INJECTION_ANNOTATION), Ok(Some(false)));
             self.without_sidecar.push(if by_itself {
                 format!("{name} (disabled by its annotation)")
             } else {
@@ -62,7 +63,7 @@ impl PodFindings {
             });
             return;
         }
-        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR);
+        let mut sidecars = containers().filter(|container| container["name"] == SIDECAR_CONTAINER);
         let has_hosts = |container: &Value| {
             let mounts = container["volumeMounts"].as_array().into_iter().flatten();
             mounts.into_iter().any(|mount| mount["mountPath"] == HOSTS_PATH)
@@ -70,14 +71,16 @@ impl PodFindings {
         if !sidecars.all(has_hosts) {
             self.shared_hosts.push(name.clone());
         }
-        self.set_names.extend(led_names(pod, None).iter().map(|led| format!("{name}: {led}")));
-        let is_own = |container: &&Value| container["name"] != SIDECAR && container["name"] != INIT;
+        self.set_names.extend(find_name_overrides(pod, None).iter().map(|led| format!("{name}: {led}")));
+        let is_own = |container: &&Value| {
+            container["name"] != SIDECAR_CONTAINER && container["name"] != INIT_CONTAINER
+        };
         let ephemeral = spec["ephemeralContainers"].as_array().into_iter().flatten();
         let others: Vec<&Value> = containers().chain(ephemeral).filter(is_own).collect();
         for container in others.iter().filter(|container| has_proxy_uid(spec, container) != Ok(false)) {
             self.proxy_uid.push(format!("{name}: {}", text(&container["name"])));
         }
-        let found = bypasses(spec, others);
+        let found = find_bypasses(spec, others);
         if !found.is_empty() {
             self.bypasses.push(format!("{name}: {}", found.join(", ")));
         }
@@ -211,7 +214,7 @@ mod tests {
             exclusions: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
             bypasses: strings(&[
                 "a/raw: container `app` may send raw packets (NET_RAW), which nothing intercepts",
-                "a/user: as root, `four` would have NET_RAW and SETUID by default, and so go round the sidecar: set \
+                "a/user: as root, `four` would have NET_RAW and SETUID by default and could bypass the sidecar: set \
                  `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
             ]),
             shared_hosts: strings(&["a/aliases"]),
@@ -220,7 +223,7 @@ mod tests {
         };
         assert_eq!(found, expected);
         assert!(
-            found.set_names[0].starts_with("a/aliases: `hostAliases` leads `a.org` to 6.6.6.6"),
+            found.set_names[0].starts_with("a/aliases: `hostAliases` maps `a.org` to 6.6.6.6"),
             "{found:?}"
         );
     }

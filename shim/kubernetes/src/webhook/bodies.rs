@@ -1,5 +1,5 @@
-//! The bodies of reviews: read within a time, and within a memory that all of them share; then judged in turn, of which
-//! no address has more than half.
+//! Request bodies of reviews: reading them within a timeout and a shared memory budget, and scheduling them so that
+//! no client address takes more than half of the turns.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,129 +11,129 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use egress_transport::connections::{EVICTION_AGE, Place, Pool};
+use egress_transport::connections::{EVICTION_AGE, Pool, Slot};
 
-/// The longest review: the new object and the old one, of which an API server takes 3 MiB each at most.
+/// Maximum size of a review: it holds the new and the old object, and an API server accepts at most 3 MiB for each.
 pub(super) const MAX_BODY_SIZE: usize = 8 << 20;
-/// The time that a body may take, with the wait for memory. An API server waits 10 s for an answer unless it is told
-/// otherwise, and sends what it has at once.
+/// Time to receive a body, including the wait for memory. An API server waits 10 s for an answer by default, and
+/// sends the body at once.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bodies that may be unfinished, or wait for their turn. An API server sends a body at once, so that honest ones are
-/// here for milliseconds.
+/// Maximum number of bodies that are being received or wait for a turn. An API server sends a body at once, so an
+/// honest one is here for milliseconds.
 const MAX_UNFINISHED: usize = 256;
-/// A body up to this size is read at once: [`MAX_UNFINISHED`] of them need 16 MiB. A pod or a policy has a few
-/// kilobytes.
-const SMALL: usize = 64 << 10;
-/// The memory of all larger bodies together, in kB: four of the longest.
+/// Size up to which a body needs no memory permit: [`MAX_UNFINISHED`] of them take 16 MiB. A pod or a policy has a
+/// few kilobytes.
+const SMALL_BODY_SIZE: usize = 64 << 10;
+/// Memory budget of all larger bodies together, in kB: four of the maximum size.
 const MAX_MEMORY: u32 = 32 << 10;
-/// The part of it that those of one address may have, so that one that floods leaves the other half. An API server behind
-/// a konnectivity proxy has one address for all, and then two of the longest at a time.
+/// Memory budget of one client address, so that a flood from one address leaves half to the others. API servers
+/// behind a konnectivity proxy share one address, and then two bodies of the maximum size.
 const MAX_MEMORY_OF_ADDRESS: u32 = MAX_MEMORY / 2;
-/// The most large reviews that are parsed and judged at a time: what one becomes in memory is many times its text.
-const LARGE_TURNS: usize = 1;
-/// The same of small reviews.
-const SMALL_TURNS: usize = 16;
-/// The most small reviews of one address, or that wait for others to end. So whoever floods is before an honest
-/// client no more than this often, however many of theirs wait. Of large ones it is one.
-pub(super) const SMALL_TURNS_OF_ADDRESS: usize = SMALL_TURNS / 2;
-/// The number of addresses at which those without a body are forgotten.
+/// Maximum number of large reviews evaluated at once: a parsed review takes many times the memory of its text.
+const MAX_LARGE_REVIEWS: usize = 1;
+/// Maximum number of small reviews evaluated at once.
+const MAX_SMALL_REVIEWS: usize = 16;
+/// Maximum number of small reviews of one client address that are evaluated or queued for evaluation. A flood is
+/// therefore served at most this often before an honest client. For large reviews the maximum is one.
+pub(super) const MAX_SMALL_REVIEWS_OF_ADDRESS: usize = MAX_SMALL_REVIEWS / 2;
+/// Number of client addresses above which addresses without permits are forgotten.
 const MAX_ADDRESSES: usize = 1024;
 
-/// The reader of bodies, which gives each its turn.
+/// Reader and scheduler of request bodies.
 #[derive(Debug)]
-pub(super) struct Bodies {
+pub(super) struct BodyReader {
     unfinished: Arc<Pool>,
     timeout: Duration,
-    all: Shares,
-    by_address: Mutex<HashMap<IpAddr, Weak<Shares>>>,
+    all: Quota,
+    by_address: Mutex<HashMap<IpAddr, Weak<Quota>>>,
 }
 
-/// The budget of all, or of one address.
+/// Budget of all clients, or of one client address.
 #[derive(Debug)]
-struct Shares {
-    /// Of large bodies, in kB.
+struct Quota {
+    /// Memory of large bodies, in kB.
     memory: Arc<Semaphore>,
     large: Arc<Semaphore>,
     small: Arc<Semaphore>,
 }
 
-impl Shares {
+impl Quota {
     fn new(memory: u32, large: usize, small: usize) -> Self {
         let [memory, large, small] =
             [memory as usize, large, small].map(|permits| Arc::new(Semaphore::new(permits)));
         Self { memory, large, small }
     }
 
-    fn turns(&self, size: usize) -> Arc<Semaphore> {
-        Arc::clone(if size > SMALL { &self.large } else { &self.small })
+    fn review_permits(&self, size: usize) -> Arc<Semaphore> {
+        Arc::clone(if size > SMALL_BODY_SIZE { &self.large } else { &self.small })
     }
 }
 
-/// A share of an address, which is a share of all.
+/// Permits from both the budget of the client address and the shared budget.
 #[derive(Debug)]
-struct Share {
+struct QuotaPermit {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
-    /// Remembered for as long as anything of it is taken.
-    _of_address: Arc<Shares>,
+    /// Keeps the address known while it has permits.
+    _of_address: Arc<Quota>,
 }
 
-/// A body that was read, with the memory and the place that it has.
+/// A received body, with its memory permit and its slot.
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    memory: Option<Share>,
-    place: Place,
+    memory: Option<QuotaPermit>,
+    slot: Slot,
 }
 
-/// A body whose turn it is. It has no place any more, since it waits for nothing.
+/// A body that may be evaluated. It has given back its slot, since it no longer waits.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct ScheduledBody {
     pub(super) bytes: Bytes,
-    _memory: Option<Share>,
-    _turn: Share,
+    _memory: Option<QuotaPermit>,
+    _turn: QuotaPermit,
 }
 
-/// The reason why a body was not read.
-pub(super) type Unread = (StatusCode, String);
+/// Status and reason of a body that was not read.
+pub(super) type BodyError = (StatusCode, String);
 
-impl Default for Bodies {
+impl Default for BodyReader {
     fn default() -> Self {
         Self::new(EVICTION_AGE, BODY_TIMEOUT)
     }
 }
 
-impl Bodies {
-    /// Bodies of which the unfinished make room from an age on, and end after a time.
+impl BodyReader {
+    /// Creates a reader whose unfinished bodies can be evicted from an age on, and time out.
     fn new(eviction_age: Duration, timeout: Duration) -> Self {
         Self {
             unfinished: Pool::new(MAX_UNFINISHED, eviction_age),
             timeout,
-            all: Shares::new(MAX_MEMORY, LARGE_TURNS, SMALL_TURNS),
+            all: Quota::new(MAX_MEMORY, MAX_LARGE_REVIEWS, MAX_SMALL_REVIEWS),
             by_address: Mutex::default(),
         }
     }
 
-    /// Reads a body that comes from this address.
+    /// Receives a body from this client address.
     pub(super) async fn read(
         &self,
         address: IpAddr,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<ReadBody, Unread> {
-        let Some(place) = self.unfinished.enter(address) else {
-            return Err(busy("too many requests of this address are unfinished"));
+    ) -> Result<ReadBody, BodyError> {
+        let Some(slot) = self.unfinished.acquire(address) else {
+            return Err(busy_error("too many requests from this address are unfinished"));
         };
         let (bytes, memory) = tokio::select! {
             read = tokio::time::timeout(self.timeout, self.read_within(address, headers, body)) => {
                 read.unwrap_or_else(|_| {
-                    let why = format!("the body did not come within {:?}", self.timeout);
+                    let why = format!("the body was not received within {:?}", self.timeout);
                     Err((StatusCode::REQUEST_TIMEOUT, why))
                 })
             }
-            () = place.evicted() => Err(evicted()),
+            () = slot.evicted() => Err(eviction_error()),
         }?;
-        Ok(ReadBody { bytes, memory, place })
+        Ok(ReadBody { bytes, memory, slot })
     }
 
     async fn read_within(
@@ -141,22 +141,22 @@ impl Bodies {
         address: IpAddr,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, Option<Share>), Unread> {
+    ) -> Result<(Bytes, Option<QuotaPermit>), BodyError> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        // One that does not say how long it is may be as long as any.
+        // A body without a length counts as one of the maximum size.
         let length: usize = length.unwrap_or(MAX_BODY_SIZE);
         if length > MAX_BODY_SIZE {
-            return Err(too_long());
+            return Err(body_too_long());
         }
         let size = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let memory = if length > SMALL {
-            Some(self.share(address, size, |shares| Arc::clone(&shares.memory)).await?)
+        let memory = if length > SMALL_BODY_SIZE {
+            Some(self.acquire_permit(address, size, |quota| Arc::clone(&quota.memory)).await?)
         } else {
             None
         };
         let read = Limited::new(body, length).collect().await.map_err(|error| {
             if error.downcast_ref::<LengthLimitError>().is_some() {
-                too_long()
+                body_too_long()
             } else {
                 (StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))
             }
@@ -164,23 +164,23 @@ impl Bodies {
         Ok((read.to_bytes(), memory))
     }
 
-    /// Waits for a share: of the address first, so that one that has too much keeps nothing from others.
-    async fn share(
+    /// Acquires permits: of the address first, so that an address over its budget blocks nobody else.
+    async fn acquire_permit(
         &self,
         address: IpAddr,
         size: u32,
-        which: impl Fn(&Shares) -> Arc<Semaphore>,
-    ) -> Result<Share, Unread> {
-        let of_address = self.shares_of(address);
-        // Closed by nobody.
-        let closed = |_| busy("the webhook stops");
+        which: impl Fn(&Quota) -> Arc<Semaphore>,
+    ) -> Result<QuotaPermit, BodyError> {
+        let of_address = self.address_quota(address);
+        // Nothing closes the semaphores.
+        let closed = |_| busy_error("the webhook is stopping");
         let own = which(&of_address).acquire_many_owned(size).await.map_err(closed)?;
         let all = which(&self.all).acquire_many_owned(size).await.map_err(closed)?;
-        Ok(Share { _own: own, _all: all, _of_address: of_address })
+        Ok(QuotaPermit { _own: own, _all: all, _of_address: of_address })
     }
 
-    fn shares_of(&self, address: IpAddr) -> Arc<Shares> {
-        let address = egress_transport::connections::network(address);
+    fn address_quota(&self, address: IpAddr) -> Arc<Quota> {
+        let address = egress_transport::connections::client_network(address);
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = by_address.get(&address).and_then(Weak::upgrade) {
             return known;
@@ -188,49 +188,53 @@ impl Bodies {
         if by_address.len() >= MAX_ADDRESSES {
             by_address.retain(|_, shares| shares.strong_count() > 0);
         }
-        let new = Arc::new(Shares::new(MAX_MEMORY_OF_ADDRESS, LARGE_TURNS, SMALL_TURNS_OF_ADDRESS));
+        let new =
+            Arc::new(Quota::new(MAX_MEMORY_OF_ADDRESS, MAX_LARGE_REVIEWS, MAX_SMALL_REVIEWS_OF_ADDRESS));
         by_address.insert(address, Arc::downgrade(&new));
         new
     }
 
-    /// Waits until a body that came from this address may be parsed and judged. While it waits it has its place, and
-    /// somebody else may need that.
-    pub(super) async fn turn(&self, address: IpAddr, body: ReadBody) -> Result<Turn, Unread> {
-        let ReadBody { bytes, memory, place } = body;
-        let waiting = self.share(address, 1, |shares| shares.turns(bytes.len()));
+    /// Waits until a body may be evaluated. Until then it keeps its slot, and can be evicted.
+    pub(super) async fn wait_turn(
+        &self,
+        address: IpAddr,
+        body: ReadBody,
+    ) -> Result<ScheduledBody, BodyError> {
+        let ReadBody { bytes, memory, slot } = body;
+        let waiting = self.acquire_permit(address, 1, |quota| quota.review_permits(bytes.len()));
         let turn = tokio::select! {
             turn = tokio::time::timeout(self.timeout, waiting) => {
-                turn.map_err(|_| busy("too many reviews wait for an answer"))??
+                turn.map_err(|_| busy_error("too many reviews are waiting"))??
             }
-            () = place.evicted() => return Err(evicted()),
+            () = slot.evicted() => return Err(eviction_error()),
         };
-        Ok(Turn { bytes, _memory: memory, _turn: turn })
+        Ok(ScheduledBody { bytes, _memory: memory, _turn: turn })
     }
 }
 
 #[cfg(test)]
-impl Bodies {
-    /// The memory in kB and the turns, of large and of small ones, that are free.
+impl BodyReader {
+    /// Available memory in kB, and available turns for large and for small reviews.
     pub(super) fn free(&self) -> [usize; 3] {
-        let Shares { memory, large, small } = &self.all;
+        let Quota { memory, large, small } = &self.all;
         [memory, large, small].map(|all| all.available_permits())
     }
 
-    /// The number of bodies that are unfinished or wait for their turn.
+    /// Number of bodies that are being received or wait for a turn.
     pub(super) fn waiting(&self) -> usize {
         self.unfinished.len()
     }
 }
 
-fn evicted() -> Unread {
-    busy("others needed the place of this request, which waited")
+fn eviction_error() -> BodyError {
+    busy_error("the request was evicted, because too many were waiting")
 }
 
-fn busy(why: &str) -> Unread {
+fn busy_error(why: &str) -> BodyError {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{why}: try again"))
 }
 
-fn too_long() -> Unread {
+fn body_too_long() -> BodyError {
     (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {} MiB", MAX_BODY_SIZE >> 20))
 }
 
@@ -249,7 +253,7 @@ mod tests {
         HeaderMap::from_iter([(header::CONTENT_LENGTH, length.into())])
     }
 
-    /// A body of which only the first bytes come.
+    /// A body that stops after its first bytes.
     fn unfinished() -> Body {
         let first = futures::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"{"))]);
         Body::from_stream(first.chain(futures::stream::pending()))
@@ -257,11 +261,12 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    /// 256 bodies that never end keep nobody out, be it of another address or, from an age on, of theirs.
+    /// 256 bodies that never end keep nobody out, neither of another address nor, above the eviction age, of their
+    /// own.
     #[tokio::test]
     async fn unfinished_bodies_keep_nobody_out() {
         for (eviction_age, honest) in [(LONG, HONEST), (Duration::ZERO, FLOOD)] {
-            let bodies = Arc::new(Bodies::new(eviction_age, LONG));
+            let bodies = Arc::new(BodyReader::new(eviction_age, LONG));
             let mut flood = tokio::task::JoinSet::new();
             for _ in 0..MAX_UNFINISHED {
                 let bodies = Arc::clone(&bodies);
@@ -278,11 +283,10 @@ mod tests {
         }
     }
 
-    /// However many large bodies are under way, they have no more memory than there may be, and one address has no more
-    /// than half of it.
+    /// Large bodies stay within the memory budget, and those of one address within half of it.
     #[tokio::test]
     async fn large_bodies_share_their_memory() {
-        let bodies = Arc::new(Bodies::new(LONG, Duration::from_millis(300)));
+        let bodies = Arc::new(BodyReader::new(LONG, Duration::from_millis(300)));
         let mut flood = tokio::task::JoinSet::new();
         for _ in 0..30 {
             let bodies = Arc::clone(&bodies);
@@ -294,7 +298,7 @@ mod tests {
         }
         let large = vec![b' '; MAX_BODY_SIZE];
         let one = bodies.read(HONEST, &length(large.len()), Body::from(large.clone())).await.expect("read");
-        // What does not say how long it is counts as the longest.
+        // A body without a length counts as one of the maximum size.
         let two = bodies.read(HONEST, &HeaderMap::new(), Body::from(large)).await.expect("read");
         assert_eq!(
             bodies.all.memory.available_permits(),
@@ -309,8 +313,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_long() {
-        let bodies = Bodies::default();
+    async fn too_long_bodies_are_refused() {
+        let bodies = BodyReader::default();
         let long = || Body::from(vec![b' '; MAX_BODY_SIZE + 1]);
         for headers in [length(MAX_BODY_SIZE + 1), HeaderMap::new()] {
             let (status, why) = bodies.read(HONEST, &headers, long()).await.expect_err("too long");

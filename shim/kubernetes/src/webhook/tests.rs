@@ -11,16 +11,16 @@ use tokio::sync::oneshot;
 
 use super::validate::tests::review_of;
 use super::*;
-use egress_transport::connections::{EVICTION_AGE, Guarded, Pool, serve};
+use egress_transport::connections::{EVICTION_AGE, GuardedConnection, Pool, serve_http};
 
 fn webhooks() -> Webhooks {
     Webhooks {
         options: CompileOptions::default(),
-        request_log: Arc::default(),
+        witness: Arc::default(),
         sidecars: None,
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,
-        reviews: Reviews::default(),
+        reviews: ReviewCounters::default(),
         clients: ClientNames::default(),
     }
 }
@@ -42,7 +42,7 @@ async fn post_to(webhooks: &Webhooks, path: &str, kind: &str, body: String) -> (
 }
 
 #[tokio::test]
-async fn what_is_no_review() {
+async fn bodies_that_are_no_review_are_refused() {
     let webhooks = webhooks();
     let mut old = serde_json::from_str::<Value>(&good()).expect("JSON");
     old["apiVersion"] = json!("admission.k8s.io/v1beta1");
@@ -50,8 +50,8 @@ async fn what_is_no_review() {
     empty["request"].take();
     for (case, kind, body, status, expected) in [
         ("a type", "text/plain", good(), 415, "Invalid content type text/plain; Expected application/json\n"),
-        ("no JSON", JSON, "{".to_owned(), 400, "this is no AdmissionReview: "),
-        ("other JSON", JSON, "{}".to_owned(), 400, "this is no AdmissionReview: "),
+        ("no JSON", JSON, "{".to_owned(), 400, "the body is not an AdmissionReview: "),
+        ("other JSON", JSON, "{}".to_owned(), 400, "the body is not an AdmissionReview: "),
         ("a version", JSON, old.to_string(), 400, "AdmissionReview of `admission.k8s.io/v1beta1`"),
         ("no request", JSON, empty.to_string(), 400, "the AdmissionReview has no request\n"),
         ("too much", JSON, " ".repeat(bodies::MAX_BODY_SIZE + 1), 413, "the body is longer than 8 MiB\n"),
@@ -82,7 +82,7 @@ async fn answers_are_reviews_and_are_counted() {
     assert_eq!((count("true"), count("false")), (1, 1));
 }
 
-/// Work that goes on until it may end, but no longer than a test.
+/// Blocks work until it is opened, at most as long as a test.
 struct Gate {
     entered: Mutex<usize>,
     is_open: Mutex<bool>,
@@ -122,11 +122,11 @@ async fn until(condition: impl Fn() -> bool) {
 
 fn connection(pool: &Arc<Pool>, last: u8) -> Option<Extension<ConnectionInfo>> {
     let peer = std::net::SocketAddr::from(([10, 0, 0, last], 1));
-    let place = Arc::new(pool.enter(peer.ip()).expect("a place"));
-    Some(Extension(ConnectionInfo { peer, own: None, certificates: None, place }))
+    let slot = Arc::new(pool.acquire(peer.ip()).expect("a slot"));
+    Some(Extension(ConnectionInfo { peer, local: None, certificates: None, slot }))
 }
 
-/// A review with so many bytes after it, which mean nothing.
+/// A review followed by this many spaces.
 fn padded(padding: usize) -> (HeaderMap, Body) {
     let body = good() + &" ".repeat(padding);
     let kind = header::HeaderValue::from_static(JSON);
@@ -134,7 +134,7 @@ fn padded(padding: usize) -> (HeaderMap, Body) {
     (HeaderMap::from_iter(headers), Body::from(body))
 }
 
-/// A client that goes gives nothing back that the work for it still needs.
+/// A client that disconnects releases no permits that its work still needs.
 #[tokio::test]
 async fn limits_end_with_the_work() {
     static GATE: Gate = Gate::new();
@@ -142,12 +142,18 @@ async fn limits_end_with_the_work() {
         GATE.pass();
         AdmissionResponse::from(request)
     }
-    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let served: WebhookState = Arc::new((webhooks(), BodyReader::default()));
     let pool = Pool::new(8, EVICTION_AGE);
     let free = served.1.free();
     let (headers, body) = padded(1 << 20);
-    let client =
-        tokio::spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, slow));
+    let client = tokio::spawn(answer_review(
+        "validate",
+        Arc::clone(&served),
+        connection(&pool, 1),
+        headers,
+        body,
+        slow,
+    ));
     until(|| GATE.entered() == 1).await;
     client.abort();
     assert!(client.await.expect_err("aborted").is_cancelled());
@@ -158,8 +164,8 @@ async fn limits_end_with_the_work() {
     until(|| served.1.free() == free).await;
 }
 
-/// However many costly small reviews one address sends, it has half of the turns, and the others of its reviews wait within
-/// a bound: another address is answered at once.
+/// An address that sends many costly small reviews gets half of the turns, and its queue is bounded: a review from
+/// another address is answered at once.
 #[tokio::test]
 async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
     static GATE: Gate = Gate::new();
@@ -167,38 +173,51 @@ async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
         GATE.pass();
         AdmissionResponse::from(request)
     }
-    let served: Served = Arc::new((webhooks(), Bodies::default()));
+    let served: WebhookState = Arc::new((webhooks(), BodyReader::default()));
     let pool = Pool::new(1000, EVICTION_AGE);
     let mut flood = tokio::task::JoinSet::new();
     for _ in 0..300 {
         let (headers, body) = padded(60 << 10);
-        flood.spawn(review("validate", Arc::clone(&served), connection(&pool, 1), headers, body, costly));
+        flood.spawn(answer_review(
+            "validate",
+            Arc::clone(&served),
+            connection(&pool, 1),
+            headers,
+            body,
+            costly,
+        ));
     }
-    // Of 300, some have a turn, 256 wait for one, and the others were refused.
-    until(|| GATE.entered() == bodies::SMALL_TURNS_OF_ADDRESS && served.1.waiting() == 256).await;
+    // Of 300, some have a turn, 256 wait for one, and the rest were refused.
+    until(|| GATE.entered() == bodies::MAX_SMALL_REVIEWS_OF_ADDRESS && served.1.waiting() == 256).await;
     for _ in 0..3 {
         let (headers, body) = padded(0);
-        let asked =
-            review("validate", Arc::clone(&served), connection(&pool, 2), headers, body, Webhooks::validate);
+        let asked = answer_review(
+            "validate",
+            Arc::clone(&served),
+            connection(&pool, 2),
+            headers,
+            body,
+            Webhooks::validate,
+        );
         let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
     }
-    assert_eq!(GATE.entered(), bodies::SMALL_TURNS_OF_ADDRESS);
+    assert_eq!(GATE.entered(), bodies::MAX_SMALL_REVIEWS_OF_ADDRESS);
     GATE.open();
     let statuses: Vec<u16> = flood.join_all().await.iter().map(|answer| answer.status().as_u16()).collect();
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
 }
 
-/// A user is verified where the client has shown a certificate.
+/// A user counts as verified if the client has presented a certificate.
 #[tokio::test]
-async fn whose_word_counts() {
+async fn users_are_verified_by_the_client_certificate() {
     let webhooks = webhooks();
-    let request_log = Arc::clone(&webhooks.request_log);
-    let served: Served = Arc::new((webhooks, Bodies::default()));
+    let witness = Arc::clone(&webhooks.witness);
+    let served: WebhookState = Arc::new((webhooks, BodyReader::default()));
     let pool = Pool::new(8, EVICTION_AGE);
     let review_of_it: Value = serde_json::from_str(&good()).expect("JSON");
     let mut object = review_of_it["request"]["object"].clone();
-    // As an API server's objects are read.
+    // The API server's objects are read like this.
     object["metadata"]["annotations"] = json!({});
     let parsed = egress_compile::manifest::parse_value(&"a".into(), object);
     let object = parsed.expect("readable").objects[0].clone();
@@ -215,29 +234,30 @@ async fn whose_word_counts() {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
         let body = Body::from(body.to_string());
         let answer =
-            review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate).await;
+            answer_review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate)
+                .await;
         assert_eq!(answer.status(), StatusCode::OK);
-        let users = request_log.users_of(&object.reference, Some(&object));
+        let users = witness.users_of(&object.reference, Some(&object));
         assert_eq!(users.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
     }
 }
 
-/// A request that is under way when the server is stopped is answered; a silent connection is closed.
+/// A request in flight is answered when the server stops; an idle connection is closed.
 #[tokio::test]
-async fn stopping_ends_well() {
+async fn stopping_finishes_requests_in_flight() {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let (mut silent, other) = tokio::io::duplex(1 << 16);
     let (stop, stopped) = oneshot::channel::<()>();
     let pool = Pool::new(2, EVICTION_AGE);
     let guarded = |stream| {
         let peer = "10.0.0.1:1".parse().expect("an address");
-        let place = pool.enter(std::net::SocketAddr::ip(&peer)).expect("a place");
-        Ok(Guarded::new(stream, peer, place, IDLE_TIMEOUT))
+        let slot = pool.acquire(std::net::SocketAddr::ip(&peer)).expect("a slot");
+        Ok(GuardedConnection::new(stream, peer, slot, IDLE_TIMEOUT))
     };
     let connections =
         futures::stream::iter([guarded(server), guarded(other)]).chain(futures::stream::pending());
     let routes = webhooks().routes();
-    let task = tokio::spawn(serve(connections, move |_| routes.clone(), LIMITS, async {
+    let task = tokio::spawn(serve_http(connections, move |_| routes.clone(), HTTP_LIMITS, async {
         let _ = stopped.await;
     }));
     let body = good();
@@ -248,7 +268,7 @@ async fn stopping_ends_well() {
     let (first, rest) = body.split_at(10);
     client.write_all(head.as_bytes()).await.expect("sent");
     client.write_all(first.as_bytes()).await.expect("sent");
-    // One request on the other connection shows that both are served by now.
+    // A request on the other connection shows that the server serves both by now.
     silent.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
     let mut answer = [0; 12];
     silent.read_exact(&mut answer).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! Connections, once they have a place and are encrypted.
+//! Listeners that accept connections into slots, with TLS or in plaintext.
 
 use std::future::Future;
 use std::io;
@@ -13,65 +13,65 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Guarded, Place, Pool};
-use crate::tls::{ServerTls, hint};
+use super::{GuardedConnection, Pool, Slot};
+use crate::tls::{ServerTls, handshake_hint};
 
-/// The time that a handshake may take.
+/// Time to complete a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failure to accept, as for want of file descriptors.
+/// Pause after a failure to accept, such as missing file descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Chooses which configuration is offered, such as [`ServerTls::xds`].
-pub type Config = fn(&ServerTls) -> Arc<ServerConfig>;
+/// Selects the TLS configuration to offer, such as [`ServerTls::xds`].
+pub type ConfigSelector = fn(&ServerTls) -> Arc<ServerConfig>;
 
-/// Accepts encrypted connections until nobody takes them any more. Handshakes run side by side: one that is slow delays
-/// no other.
-pub fn encrypted(
+/// Accepts TLS connections until the stream is dropped. Handshakes run concurrently, so that a slow one delays no
+/// other.
+pub fn accept_tls(
     listener: TcpListener,
     tls: ServerTls,
-    config: Config,
+    config: ConfigSelector,
     pool: Arc<Pool>,
     idle_timeout: Duration,
-) -> ReceiverStream<io::Result<Guarded<TlsStream<TcpStream>>>> {
-    accept(listener, pool, move |stream, peer, place| {
+) -> ReceiverStream<io::Result<GuardedConnection<TlsStream<TcpStream>>>> {
+    accept(listener, pool, move |stream, peer, slot| {
         let tls = tls.clone();
         async move {
-            let evicted = place.evicted();
+            let evicted = slot.evicted();
             let stream = tokio::select! {
                 stream = handshake(stream, peer, &tls, config) => stream?,
                 () = evicted => {
-                    tls.handshake_failed();
-                    tracing::debug!(%peer, "a TLS handshake made room for others");
+                    tls.count_failed_handshake();
+                    tracing::debug!(%peer, "a TLS handshake was evicted");
                     return None;
                 }
             };
-            Some(Guarded::new(stream, peer, place, idle_timeout))
+            Some(GuardedConnection::new(stream, peer, slot, idle_timeout))
         }
     })
 }
 
-/// Accepts connections in plaintext until nobody takes them any more.
-pub fn plain(
+/// Accepts plaintext connections until the stream is dropped.
+pub fn accept_plaintext(
     listener: TcpListener,
     pool: Arc<Pool>,
     idle_timeout: Duration,
-) -> ReceiverStream<io::Result<Guarded<TcpStream>>> {
-    accept(listener, pool, move |stream, peer, place| async move {
-        Some(Guarded::new(stream, peer, place, idle_timeout))
+) -> ReceiverStream<io::Result<GuardedConnection<TcpStream>>> {
+    accept(listener, pool, move |stream, peer, slot| async move {
+        Some(GuardedConnection::new(stream, peer, slot, idle_timeout))
     })
 }
 
 fn accept<C, F>(
     listener: TcpListener,
     pool: Arc<Pool>,
-    begin: impl Fn(TcpStream, SocketAddr, Place) -> F + Send + Sync + 'static,
+    establish: impl Fn(TcpStream, SocketAddr, Slot) -> F + Send + Sync + 'static,
 ) -> ReceiverStream<io::Result<C>>
 where
     C: Send + 'static,
     F: Future<Output = Option<C>> + Send,
 {
     let (sender, receiver) = mpsc::channel(16);
-    let begin = Arc::new(begin);
+    let establish = Arc::new(establish);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -86,16 +86,16 @@ where
                     continue;
                 }
             };
-            let Some(place) = pool.enter(peer.ip()) else {
-                tracing::debug!(%peer, "a connection was closed: too many of its address wait");
+            let Some(slot) = pool.acquire(peer.ip()) else {
+                tracing::debug!(%peer, "a connection was refused: its address has too many idle ones");
                 continue;
             };
-            // Answers are small and waited for. A socket that refuses this works all the same.
+            // Answers are small, and clients wait for them. The connection works without this option, too.
             let _ = stream.set_nodelay(true);
-            let (begin, sender) = (Arc::clone(&begin), sender.clone());
+            let (establish, sender) = (Arc::clone(&establish), sender.clone());
             tokio::spawn(async move {
-                if let Some(connection) = begin(stream, peer, place).await {
-                    // Nobody takes it: the server ends.
+                if let Some(connection) = establish(stream, peer, slot).await {
+                    // The send fails when the server has ended.
                     let _ = sender.send(Ok(connection)).await;
                 }
             });
@@ -108,20 +108,22 @@ async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
     tls: &ServerTls,
-    config: Config,
+    config: ConfigSelector,
 ) -> Option<TlsStream<TcpStream>> {
     let acceptor = TlsAcceptor::from(config(tls));
     let error = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(encrypted)) => return Some(encrypted),
         Ok(Err(error)) => error,
-        Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("not done within {HANDSHAKE_TIMEOUT:?}")),
+        Err(_) => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("not complete within {HANDSHAKE_TIMEOUT:?}"))
+        }
     };
-    tls.handshake_failed();
-    // Whoever only looks whether the port is open closes it again, or resets it.
+    tls.count_failed_handshake();
+    // Port scans and TCP probes close or reset the connection.
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         tracing::debug!(address = %peer, %error, "TLS handshake failed");
     } else {
-        tracing::warn!(address = %peer, %error, hint = hint(&error), "TLS handshake failed");
+        tracing::warn!(address = %peer, %error, hint = handshake_hint(&error), "TLS handshake failed");
     }
     None
 }

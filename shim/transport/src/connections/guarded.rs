@@ -1,4 +1,4 @@
-//! A connection with its place.
+//! A connection with its slot in the pool.
 
 use std::future::Future;
 use std::io;
@@ -14,95 +14,97 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{Place, WRITE_TIMEOUT};
+use super::{Slot, WRITE_TIMEOUT};
 
-/// A connection that ends when its place is somebody else's, when it waited too long for its client, or when the client
-/// takes nothing of what it is sent.
-pub struct Guarded<C> {
+/// A connection that ends when it is evicted, when it was idle for too long, or when the client stops reading.
+pub struct GuardedConnection<C> {
     connection: C,
     info: ConnectionInfo,
-    /// Resolves when its place is somebody else's; then it is gone.
+    /// Resolves on eviction; `None` afterwards.
     evicted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     idle_timeout: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// The origin of a connection, and its place.
+/// Addresses and certificates of a connection, and its slot.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// The client's address.
+    /// Address of the client.
     pub peer: SocketAddr,
-    /// Our own.
-    pub own: Option<SocketAddr>,
-    /// The client's certificate and what follows it in its chain, which TLS has verified.
+    /// Local address.
+    pub local: Option<SocketAddr>,
+    /// The client's certificate chain, verified by TLS.
     pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
-    /// The place that it has while it waits.
-    pub place: Arc<Place>,
+    /// Slot that the connection holds while it is idle.
+    pub slot: Arc<Slot>,
 }
 
-/// A connection of which more is known than its bytes.
-pub trait Certified {
-    /// The certificate that the client has shown.
-    fn certificates(&self) -> Option<Arc<Vec<CertificateDer<'static>>>> {
+/// Metadata of a transport connection.
+pub trait ConnectionMetadata {
+    /// The client's certificate chain.
+    fn peer_certificates(&self) -> Option<Arc<Vec<CertificateDer<'static>>>> {
         None
     }
 
-    /// Our own address.
-    fn own(&self) -> Option<SocketAddr> {
+    /// Local address.
+    fn local_address(&self) -> Option<SocketAddr> {
         None
     }
 }
 
-impl Certified for TcpStream {
-    fn own(&self) -> Option<SocketAddr> {
+impl ConnectionMetadata for TcpStream {
+    fn local_address(&self) -> Option<SocketAddr> {
         self.local_addr().ok()
     }
 }
 
-impl Certified for TlsStream<TcpStream> {
-    fn certificates(&self) -> Option<Arc<Vec<CertificateDer<'static>>>> {
+impl ConnectionMetadata for TlsStream<TcpStream> {
+    fn peer_certificates(&self) -> Option<Arc<Vec<CertificateDer<'static>>>> {
         let chain = self.get_ref().1.peer_certificates()?;
         Some(Arc::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect()))
     }
 
-    fn own(&self) -> Option<SocketAddr> {
+    fn local_address(&self) -> Option<SocketAddr> {
         self.get_ref().0.local_addr().ok()
     }
 }
 
-/// Within a process.
-impl Certified for tokio::io::DuplexStream {}
+/// An in-process connection.
+impl ConnectionMetadata for tokio::io::DuplexStream {}
 
-impl<C> std::fmt::Debug for Guarded<C> {
+impl<C> std::fmt::Debug for GuardedConnection<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guarded").field("info", &self.info).finish_non_exhaustive()
+        f.debug_struct("GuardedConnection").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
-impl<C: Certified> Guarded<C> {
-    /// A connection that may wait for its client for `idle_timeout`.
-    pub fn new(connection: C, peer: SocketAddr, place: Place, idle_timeout: Duration) -> Self {
-        let evicted: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(place.evicted());
-        let (own, certificates) = (connection.own(), connection.certificates());
-        let info = ConnectionInfo { peer, own, certificates, place: Arc::new(place) };
+impl<C: ConnectionMetadata> GuardedConnection<C> {
+    /// Wraps a connection that may be idle for `idle_timeout`.
+    pub fn new(connection: C, peer: SocketAddr, slot: Slot, idle_timeout: Duration) -> Self {
+        let evicted: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(slot.evicted());
+        let (local, certificates) = (connection.local_address(), connection.peer_certificates());
+        let info = ConnectionInfo { peer, local, certificates, slot: Arc::new(slot) };
         Self { connection, info, evicted: Some(evicted), idle_timeout, idle: None, stalled: None }
     }
 }
 
-impl<C> Guarded<C> {
-    /// The origin of the connection, and its place.
+impl<C> GuardedConnection<C> {
+    /// Addresses, certificates and slot.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info
     }
 
-    /// Says why it must end, if it must.
-    fn ended(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+    /// Returns an error if the connection was evicted or was idle for too long.
+    fn check_idle(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
         if self.evicted.as_mut().is_none_or(|evicted| evicted.as_mut().poll(cx).is_ready()) {
             self.evicted = None;
-            return Some(io::Error::new(io::ErrorKind::ConnectionAborted, "others need its place"));
+            return Some(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "evicted: another client took its slot",
+            ));
         }
-        let Some(since) = self.info.place.waits_since() else {
+        let Some(since) = self.info.slot.idle_since() else {
             self.idle = None;
             return None;
         };
@@ -112,38 +114,45 @@ impl<C> Guarded<C> {
             idle.as_mut().reset(end);
         }
         let waited = idle.as_mut().poll(cx).is_ready();
-        waited.then(|| io::Error::new(io::ErrorKind::TimedOut, "it asks for nothing"))
+        waited.then(|| io::Error::new(io::ErrorKind::TimedOut, "the client was idle for too long"))
     }
 
-    /// Says whether the client took nothing for too long.
-    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Returns an error if the client has read nothing for too long.
+    fn check_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let begin = || Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_TIMEOUT));
-        let stalled = self.stalled.get_or_insert_with(begin);
+        let establish = || Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_TIMEOUT));
+        let stalled = self.stalled.get_or_insert_with(establish);
         stalled.as_mut().poll(cx).map(|()| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, format!("it took nothing for {WRITE_TIMEOUT:?}")))
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the client read nothing for {WRITE_TIMEOUT:?}"),
+            ))
         })
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Guarded<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for GuardedConnection<C> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(error) = this.ended(cx) {
+        if let Some(error) = this.check_idle(cx) {
             return Poll::Ready(Err(error));
         }
         Pin::new(&mut this.connection).poll_read(cx, buf)
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
+impl<C: AsyncWrite + Unpin> AsyncWrite for GuardedConnection<C> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.connection).poll_write(cx, bytes);
-        this.written(cx, written)
+        this.check_stalled(cx, written)
     }
 
     fn poll_write_vectored(
@@ -153,7 +162,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.connection).poll_write_vectored(cx, bytes);
-        this.written(cx, written)
+        this.check_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -163,12 +172,12 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.connection).poll_flush(cx);
-        this.written(cx, flushed)
+        this.check_stalled(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let shut = Pin::new(&mut this.connection).poll_shutdown(cx);
-        this.written(cx, shut)
+        this.check_stalled(cx, shut)
     }
 }

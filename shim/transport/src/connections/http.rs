@@ -1,4 +1,4 @@
-//! HTTP on the connections of a port, within limits.
+//! HTTP server on the connections of a port, within limits.
 
 use std::future::Future;
 use std::io;
@@ -13,39 +13,39 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ConnectionInfo, Guarded};
+use super::{ConnectionInfo, GuardedConnection};
 
-/// The longest head of a request, and how much of a body is read ahead over HTTP/1. API servers and browsers send a few
+/// Maximum size of a request's head, and of the body read ahead over HTTP/1. API servers and browsers send a few
 /// kilobytes.
 const MAX_HEAD_SIZE: usize = 64 << 10;
-/// The bytes that a connection of HTTP/2 may send ahead.
-const CONNECTION_WINDOW: u32 = 128 << 10;
-/// The same for each of its requests.
-const STREAM_WINDOW: u32 = 64 << 10;
+/// HTTP/2 flow-control window of a connection.
+const CONNECTION_WINDOW_SIZE: u32 = 128 << 10;
+/// HTTP/2 flow-control window of a stream.
+const STREAM_WINDOW_SIZE: u32 = 64 << 10;
 
-/// The limits of a server.
+/// Limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// The name in the log.
+    /// Name in the log.
     pub name: &'static str,
-    /// The time that a request's head may take, and that a connection may be silent.
+    /// Time to receive a request's head, and interval and timeout of HTTP/2 keep-alive.
     pub head_timeout: Duration,
-    /// The time that answers in flight may take when the server stops.
-    pub grace: Duration,
-    /// The most open requests of a connection of HTTP/2. Whoever needs more opens another connection.
-    pub streams: u32,
+    /// Time that requests in flight have left when the server stops.
+    pub shutdown_grace: Duration,
+    /// Maximum number of concurrent HTTP/2 streams. A client that needs more opens another connection.
+    pub max_streams: u32,
 }
 
-/// Serves connections until `stop` resolves. Requests have the [`ConnectionInfo`] of theirs as an extension.
-pub async fn serve<C>(
-    connections: impl Stream<Item = io::Result<Guarded<C>>>,
+/// Serves connections until `stop` resolves. Each request carries its [`ConnectionInfo`] as an extension.
+pub async fn serve_http<C>(
+    connections: impl Stream<Item = io::Result<GuardedConnection<C>>>,
     routes: impl Fn(&ConnectionInfo) -> Router,
     limits: HttpLimits,
     stop: impl Future<Output = ()>,
 ) where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let HttpLimits { name, head_timeout, grace, streams } = limits;
+    let HttpLimits { name, head_timeout, shutdown_grace, max_streams } = limits;
     let mut server = Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD_SIZE);
     server
@@ -53,9 +53,9 @@ pub async fn serve<C>(
         .timer(TokioTimer::new())
         .keep_alive_interval(head_timeout)
         .keep_alive_timeout(head_timeout)
-        .max_concurrent_streams(streams)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_stream_window_size(STREAM_WINDOW);
+        .max_concurrent_streams(max_streams)
+        .initial_connection_window_size(CONNECTION_WINDOW_SIZE)
+        .initial_stream_window_size(STREAM_WINDOW_SIZE);
     let graceful = GracefulShutdown::new();
     let (mut connections, mut stop) = (pin!(connections), pin!(stop));
     loop {
@@ -71,20 +71,20 @@ pub async fn serve<C>(
             },
         };
         let info = connection.info().clone();
-        let evicted = info.place.evicted();
+        let evicted = info.slot.evicted();
         let service = TowerToHyperService::new(routes(&info).layer(Extension(info)));
         let connection = server.serve_connection(TokioIo::new(connection), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            // An answer that nobody reads is not noticed by reading.
+            // An eviction must end a connection that is blocked on writing, too.
             let ended = tokio::select! {
                 ended = connection => ended,
-                () = evicted => return tracing::debug!(name, "a connection made room for others"),
+                () = evicted => return tracing::debug!(name, "a connection was evicted"),
             };
             if let Err(error) = ended {
-                tracing::debug!(error, name, "a connection broke");
+                tracing::debug!(error, name, "a connection failed");
             }
         });
     }
-    let _ = tokio::time::timeout(grace, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(shutdown_grace, graceful.shutdown()).await;
 }

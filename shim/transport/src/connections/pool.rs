@@ -1,4 +1,4 @@
-//! Places for what waits for its client.
+//! Bounded pool of idle connections.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,21 +9,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// A bounded number of places. Whoever has the most makes room.
+/// A bounded number of slots. When all are taken, the client address with the most makes room.
 #[derive(Debug)]
 pub struct Pool {
     capacity: usize,
     eviction_age: Duration,
-    waiting: Mutex<Waiting>,
+    waiters: Mutex<Waiters>,
     next: AtomicU64,
-    /// The number of connections that were evicted or not admitted.
+    /// Number of connections that were evicted or refused.
     evictions: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Waiters {
     count: usize,
-    /// By address and in the order in which they came.
+    /// Idle connections by client address, in order of arrival.
     by_address: HashMap<IpAddr, BTreeMap<u64, Waiter>>,
 }
 
@@ -33,7 +33,7 @@ struct Waiter {
     evicted: watch::Sender<bool>,
 }
 
-impl Waiting {
+impl Waiters {
     fn remove(&mut self, address: IpAddr, key: u64) -> Option<Waiter> {
         let of_address = self.by_address.get_mut(&address)?;
         let waiter = of_address.remove(&key);
@@ -49,7 +49,7 @@ impl Waiting {
         self.count += 1;
     }
 
-    /// The address that has the most, how many it has, and its oldest. Of several, the one whose oldest is older.
+    /// The address with the most slots, their number, and its oldest slot. Of several, the one with the oldest slot.
     fn busiest(&self) -> Option<(IpAddr, usize, u64, Instant)> {
         let oldest = self.by_address.iter().filter_map(|(address, waiters)| {
             let (key, waiter) = waiters.first_key_value()?;
@@ -60,155 +60,156 @@ impl Waiting {
 }
 
 impl Pool {
-    /// A pool of this many places, in which whoever is younger than `eviction_age` makes no room for its like.
+    /// Creates a pool. Connections younger than `eviction_age` are not evicted for another one of the same address.
     #[must_use]
     pub fn new(capacity: usize, eviction_age: Duration) -> Arc<Self> {
         Arc::new(Self {
             capacity,
             eviction_age,
-            waiting: Mutex::default(),
+            waiters: Mutex::default(),
             next: AtomicU64::default(),
             evictions: AtomicU64::default(),
         })
     }
 
-    /// Takes a place. Where none is free, the oldest of the address with the most goes: at once, if that has more than
-    /// this one; else when it is old enough. `None` where nobody has to go.
+    /// Acquires a slot. If none is free, evicts the oldest connection of the address with the most slots: at once if
+    /// that address has more than this one, else only above the eviction age. Returns `None` if no connection can be
+    /// evicted.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = network(address);
-        let mut waiting = self.waiting();
-        if waiting.count >= self.capacity {
-            let (mut busiest, count, mut oldest, mut since) = waiting.busiest()?;
+    pub fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<Slot> {
+        let address = client_network(address);
+        let mut waiters = self.waiters();
+        if waiters.count >= self.capacity {
+            let (mut busiest, count, mut oldest, mut since) = waiters.busiest()?;
             self.evictions.fetch_add(1, Ordering::Relaxed);
-            let own = waiting.by_address.get(&address);
+            let own = waiters.by_address.get(&address);
             let has = own.map_or(0, BTreeMap::len);
             if let Some((key, waiter)) = own.and_then(BTreeMap::first_key_value)
                 && has == count
             {
-                // No other address has more: this one makes room for itself.
+                // No other address has more: evict a connection of this address.
                 (busiest, oldest, since) = (address, *key, waiter.since);
             }
             if has + 1 >= count && since.elapsed() < self.eviction_age {
                 return None;
             }
-            if let Some(waiter) = waiting.remove(busiest, oldest) {
+            if let Some(waiter) = waiters.remove(busiest, oldest) {
                 waiter.evicted.send_replace(true);
             }
         }
-        let place = Place {
+        let slot = Slot {
             pool: Arc::clone(self),
             address,
             key: self.next.fetch_add(1, Ordering::Relaxed),
             evicted: watch::Sender::new(false),
-            carries: AtomicUsize::default(),
+            requests: AtomicUsize::default(),
         };
-        waiting.insert(address, place.key, place.waiter());
-        drop(waiting);
-        Some(place)
+        waiters.insert(address, slot.key, slot.waiter());
+        drop(waiters);
+        Some(slot)
     }
 
-    /// The number of connections that were evicted or not admitted since the start.
+    /// Number of connections evicted or refused since the start.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }
 
-    /// The number of waiting connections.
+    /// Number of idle connections.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.waiting().count
+        self.waiters().count
     }
 
-    /// Returns whether nobody waits.
+    /// Returns true if no connection is idle.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Nothing is left half done under this lock.
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the waiters. A panic leaves no half-done change under this lock, so poisoning is ignored.
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place in a pool. It is given back when this is dropped.
+/// A slot in a pool. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     pool: Arc<Pool>,
     address: IpAddr,
     key: u64,
     evicted: watch::Sender<bool>,
-    /// For how many things the client is not waited for.
-    carries: AtomicUsize,
+    /// Number of requests in flight; the connection is idle at zero.
+    requests: AtomicUsize,
 }
 
-impl Place {
+impl Slot {
     fn waiter(&self) -> Waiter {
         Waiter { since: Instant::now(), evicted: self.evicted.clone() }
     }
 
-    /// Resolves when somebody else gets the place.
+    /// Resolves when the slot was given to another connection.
     pub fn evicted(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut evicted = self.evicted.subscribe();
         async move {
             if evicted.wait_for(|evicted| *evicted).await.is_err() {
-                // The place is gone, and nobody got it.
+                // The slot was dropped without an eviction.
                 std::future::pending().await
             }
         }
     }
 
-    /// Ends the connection.
+    /// Closes the connection.
     pub fn close(&self) {
         self.evicted.send_replace(true);
     }
 
-    /// Since when the client is waited for, if it is.
+    /// Time since which the connection is idle, or `None` while it serves its client.
     #[must_use]
-    pub fn waits_since(&self) -> Option<Instant> {
-        if self.carries.load(Ordering::Relaxed) > 0 {
+    pub fn idle_since(&self) -> Option<Instant> {
+        if self.requests.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        self.pool.waiting().by_address.get(&self.address)?.get(&self.key).map(|waiter| waiter.since)
+        self.pool.waiters().by_address.get(&self.address)?.get(&self.key).map(|waiter| waiter.since)
     }
 
-    /// Gives the place back for as long as the answer is there: something is done for the client.
+    /// Gives the slot back until the returned guard is dropped: the server works for the client.
     #[must_use]
-    pub fn carry(self: &Arc<Self>) -> Carried {
-        let mut waiting = self.pool.waiting();
-        if self.carries.fetch_add(1, Ordering::Relaxed) == 0 {
-            waiting.remove(self.address, self.key);
+    pub fn activate(self: &Arc<Self>) -> ActiveGuard {
+        let mut waiters = self.pool.waiters();
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            waiters.remove(self.address, self.key);
         }
-        drop(waiting);
-        Carried(Arc::clone(self))
+        drop(waiters);
+        ActiveGuard(Arc::clone(self))
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.waiting().remove(self.address, self.key);
+        self.pool.waiters().remove(self.address, self.key);
     }
 }
 
-/// A mark that a connection works for its client. When the last of these is dropped, it waits again, whether there is room or
-/// not.
+/// Marks a connection as serving its client. When its last guard is dropped, the connection is idle again, even if
+/// the pool is full.
 #[derive(Debug)]
-pub struct Carried(Arc<Place>);
+pub struct ActiveGuard(Arc<Slot>);
 
-impl Drop for Carried {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        let Self(place) = self;
-        let mut waiting = place.pool.waiting();
-        if place.carries.fetch_sub(1, Ordering::Relaxed) == 1 {
-            waiting.insert(place.address, place.key, place.waiter());
+        let Self(slot) = self;
+        let mut waiters = slot.pool.waiters();
+        if slot.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            waiters.insert(slot.address, slot.key, slot.waiter());
         }
     }
 }
 
-/// The network that counts as one address: of IPv6 a whole /64, which one machine has for itself.
+/// Network that counts as one client: for IPv6 the whole /64, which a single machine can own.
 #[must_use]
-pub fn network(address: IpAddr) -> IpAddr {
+pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -227,18 +228,18 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn is_evicted(place: &Place) -> bool {
-        place.evicted().now_or_never().is_some()
+    fn is_evicted(slot: &Slot) -> bool {
+        slot.evicted().now_or_never().is_some()
     }
 
     #[test]
-    fn who_makes_room() {
+    fn the_address_with_the_most_makes_room() {
         let pool = Pool::new(3, YOUNG);
-        let flood: Vec<_> = (0..3).filter_map(|_| pool.enter(address(1))).collect();
+        let flood: Vec<_> = (0..3).filter_map(|_| pool.acquire(address(1))).collect();
         assert_eq!((flood.len(), pool.len()), (3, 3));
-        assert!(pool.enter(address(1)).is_none(), "the young make no room for their like");
-        // Another address has less: it is let in at once, and the oldest of those goes.
-        let honest = pool.enter(address(2)).expect("a place");
+        assert!(pool.acquire(address(1)).is_none(), "connections below the eviction age stay");
+        // An address with fewer slots is admitted at once, and the oldest of the others is evicted.
+        let honest = pool.acquire(address(2)).expect("a slot");
         assert!(is_evicted(&flood[0]) && !is_evicted(&flood[1]) && !is_evicted(&honest));
         assert_eq!((pool.len(), pool.evictions()), (3, 2));
         drop((flood, honest));
@@ -246,34 +247,34 @@ mod tests {
     }
 
     #[test]
-    fn the_old_make_room_for_their_like() {
+    fn above_the_eviction_age_an_address_makes_room_for_itself() {
         let pool = Pool::new(2, Duration::ZERO);
-        let honest = pool.enter(address(2)).expect("a place");
-        let flood: Vec<_> = (0..4).filter_map(|_| pool.enter(address(1))).collect();
+        let honest = pool.acquire(address(2)).expect("a slot");
+        let flood: Vec<_> = (0..4).filter_map(|_| pool.acquire(address(1))).collect();
         let evicted: Vec<bool> = flood.iter().map(is_evicted).collect();
         assert_eq!(evicted, [true, true, true, false]);
-        assert!(!is_evicted(&honest), "as many as the others, and older");
+        assert!(!is_evicted(&honest), "it has as many slots as the others, and is older");
         assert_eq!((pool.len(), pool.evictions()), (2, 3));
     }
 
     #[test]
-    fn who_is_served_does_not_wait() {
+    fn a_connection_that_serves_is_not_idle() {
         let pool = Pool::new(1, Duration::ZERO);
-        let served = Arc::new(pool.enter(address(1)).expect("a place"));
-        let (one, two) = (served.carry(), served.carry());
-        let other = pool.enter(address(1)).expect("a place");
+        let served = Arc::new(pool.acquire(address(1)).expect("a slot"));
+        let (one, two) = (served.activate(), served.activate());
+        let other = pool.acquire(address(1)).expect("a slot");
         drop(one);
-        assert!(!is_evicted(&served) && served.waits_since().is_none());
+        assert!(!is_evicted(&served) && served.idle_since().is_none());
         let before = Instant::now();
         drop(two);
-        assert!(served.waits_since().is_some_and(|since| since >= before), "it waits again, from now on");
+        assert!(served.idle_since().is_some_and(|since| since >= before), "it is idle again, from now on");
         assert_eq!(pool.len(), 2);
         drop(other);
     }
 
     #[test]
-    fn many_addresses_of_one_machine() {
-        let network = |text: &str| super::network(text.parse().expect("an address")).to_string();
+    fn addresses_of_one_machine_count_as_one() {
+        let network = |text: &str| super::client_network(text.parse().expect("an address")).to_string();
         assert_eq!(network("::ffff:10.0.0.1"), "10.0.0.1");
         assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }

@@ -1,4 +1,4 @@
-//! The files of certificates, and the TLS configurations that they make.
+//! TLS configurations built from certificate files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,50 +11,52 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 
-/// The files of a server's certificates.
+/// Paths of the certificate files.
 #[derive(Debug, Clone)]
-pub struct Files {
-    /// The server's certificate and what follows it in its chain, as PEM.
+pub struct TlsFiles {
+    /// Server certificate chain, as PEM.
     pub certificate: PathBuf,
-    /// Its key, as PEM.
+    /// Private key of the certificate, as PEM.
     pub key: PathBuf,
-    /// The authorities of clients' certificates, as PEM.
+    /// Authorities of proxies' client certificates, as PEM.
     pub client_ca: Option<PathBuf>,
-    /// The authorities of certificates that an API server must show to the webhook, as PEM.
+    /// Authorities of the certificates that API servers must present to the webhooks, as PEM.
     pub webhook_client_ca: Option<PathBuf>,
 }
 
-/// The reason why files cannot be used.
+/// Reason why certificate files are unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("cannot read {file}: {reason}")]
     Read {
-        /// The file.
+        /// Path.
         file: String,
-        /// The reason.
+        /// Reason.
         reason: String,
     },
-    /// A file has not what it must have.
+    /// A file lacks a PEM section.
     #[error("{file} has no {what}: expected PEM, with a line `-----BEGIN {label}-----`")]
-    Lacks {
-        /// The file.
+    Missing {
+        /// Path.
         file: String,
-        /// The part that is missing.
+        /// Missing content.
         what: &'static str,
-        /// The PEM label of that part.
+        /// Label of the PEM section.
         label: &'static str,
     },
-    /// The content of a file is broken.
+    /// A file is invalid.
     #[error("{file}: {reason}")]
-    Broken {
-        /// The file.
+    Invalid {
+        /// Path.
         file: String,
-        /// The reason.
+        /// Reason.
         reason: String,
     },
-    /// Key and certificate are of different pairs.
-    #[error("the key in {key} is not the key of the certificate in {certificate}")]
+    /// Key and certificate do not belong together.
+    #[error(
+        "the key in {key} does not belong to the certificate in {certificate}: replace one of the two files"
+    )]
     Mismatch {
         /// The certificate's file.
         certificate: String,
@@ -62,19 +64,19 @@ pub enum TlsError {
         key: String,
     },
     /// The certificate has expired.
-    #[error("the certificate in {file} expired on {on}: put a new one there")]
+    #[error("the certificate in {file} expired on {on}: replace it with a valid one")]
     Expired {
         /// The certificate's file.
         file: String,
-        /// The date.
+        /// Expiry.
         on: String,
     },
 }
 
-/// The contents of the files at one moment.
-pub(super) struct FileContents(Result<Contents, TlsError>);
+/// Contents of the files at one moment.
+pub(super) struct FileSnapshot(Result<Contents, TlsError>);
 
-/// Not to be printed: there is a key in it.
+/// Contents of the files. Has no `Debug`, because it holds the private key.
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -82,26 +84,27 @@ struct Contents {
     webhook_client_ca: Option<Vec<u8>>,
 }
 
-/// The digest of file contents.
+/// Identity of a snapshot, to detect changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ContentsDigest {
+pub(super) enum SnapshotDigest {
     Contents([u8; 32]),
     Unreadable(TlsError),
 }
 
-/// The configurations that follow from the files.
+/// TLS configurations built from a snapshot.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(super) struct TlsConfigs {
     pub(super) xds: Arc<ServerConfig>,
     pub(super) https: Arc<ServerConfig>,
     pub(super) clients: Option<Arc<dyn ClientCertVerifier>>,
     pub(super) expires: i64,
 }
 
-impl FileContents {
-    pub(super) fn read(files: &Files) -> Self {
+impl FileSnapshot {
+    pub(super) fn read(files: &TlsFiles) -> Self {
         let read = |path: &Path| {
-            std::fs::read(path).map_err(|e| TlsError::Read { file: name(path), reason: e.to_string() })
+            std::fs::read(path)
+                .map_err(|e| TlsError::Read { file: display_path(path), reason: e.to_string() })
         };
         let contents = || {
             Ok(Contents {
@@ -114,7 +117,7 @@ impl FileContents {
         Self(contents())
     }
 
-    pub(super) fn digest(&self) -> ContentsDigest {
+    pub(super) fn digest(&self) -> SnapshotDigest {
         match &self.0 {
             Ok(Contents { certificate, key, client_ca, webhook_client_ca }) => {
                 let parts = [
@@ -127,91 +130,99 @@ impl FileContents {
                 for part in parts {
                     digest.update(Sha256::digest(part));
                 }
-                ContentsDigest::Contents(digest.finalize().into())
+                SnapshotDigest::Contents(digest.finalize().into())
             }
-            Err(error) => ContentsDigest::Unreadable(error.clone()),
+            Err(error) => SnapshotDigest::Unreadable(error.clone()),
         }
     }
 
-    pub(super) fn load(&self, files: &Files) -> Result<Loaded, TlsError> {
+    pub(super) fn build(&self, files: &TlsFiles) -> Result<TlsConfigs, TlsError> {
         let contents = self.0.as_ref().map_err(Clone::clone)?;
-        let chain = certificates(&files.certificate, &contents.certificate)?;
-        let expires = still_valid(&files.certificate, &chain)?;
+        let chain = parse_certificates(&files.certificate, &contents.certificate)?;
+        let expires = check_expiry(&files.certificate, &chain)?;
         let clients = match (&files.client_ca, &contents.client_ca) {
-            (Some(file), Some(pem)) => Some(verifier(file, pem, false)?),
+            (Some(file), Some(pem)) => Some(client_verifier(file, pem, false)?),
             _ => None,
         };
         let api_servers = match (&files.webhook_client_ca, &contents.webhook_client_ca) {
-            (Some(file), Some(pem)) => Some(verifier(file, pem, true)?),
+            (Some(file), Some(pem)) => Some(client_verifier(file, pem, true)?),
             _ => None,
         };
         let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
-            let file = name(&files.key);
+            let file = display_path(&files.key);
             if matches!(error, PemError::NoItemsFound) {
-                return TlsError::Lacks { file, what: "key", label: "PRIVATE KEY" };
+                return TlsError::Missing { file, what: "key", label: "PRIVATE KEY" };
             }
-            TlsError::Broken { file, reason: error.to_string() }
+            TlsError::Invalid { file, reason: error.to_string() }
         })?;
         let unusable = |error: rustls::Error| {
-            let (certificate, key) = (name(&files.certificate), name(&files.key));
+            let (certificate, key) = (display_path(&files.certificate), display_path(&files.key));
             if matches!(error, rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
                 return TlsError::Mismatch { certificate, key };
             }
-            TlsError::Broken { file: format!("{certificate} with {key}"), reason: error.to_string() }
+            TlsError::Invalid { file: format!("{certificate} with {key}"), reason: error.to_string() }
         };
-        let begin = || {
+        let new_builder = || {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
         };
-        let builder = begin().map_err(unusable)?;
+        let builder = new_builder().map_err(unusable)?;
         let builder = match &clients {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
         let mut xds = builder.with_single_cert(chain.clone(), key.clone_key()).map_err(unusable)?;
         xds.alpn_protocols = vec![b"h2".to_vec()];
-        // A session that is resumed does not show its certificate again: each connection shall.
+        // A resumed session does not present its certificate again; every connection must.
         xds.session_storage = Arc::new(NoServerSessionStorage {});
         xds.send_tls13_tickets = 0;
-        let builder = begin().map_err(unusable)?;
+        let builder = new_builder().map_err(unusable)?;
         let builder = match api_servers {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
         let mut https = builder.with_single_cert(chain, key).map_err(unusable)?;
         https.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // As above; and without one, whoever only opens connections has no state kept for him.
+        // The same here; and without session storage, clients that only connect use no memory.
         https.session_storage = Arc::new(NoServerSessionStorage {});
         https.send_tls13_tickets = 0;
-        Ok(Loaded { xds: Arc::new(xds), https: Arc::new(https), clients, expires })
+        Ok(TlsConfigs { xds: Arc::new(xds), https: Arc::new(https), clients, expires })
     }
 }
 
-fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let broken = |error: PemError| TlsError::Broken { file: name(file), reason: error.to_string() };
+fn parse_certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let broken = |error: PemError| TlsError::Invalid { file: display_path(file), reason: error.to_string() };
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(broken)?;
     if chain.is_empty() {
-        return Err(TlsError::Lacks { file: name(file), what: "certificate", label: "CERTIFICATE" });
+        return Err(TlsError::Missing {
+            file: display_path(file),
+            what: "certificate",
+            label: "CERTIFICATE",
+        });
     }
     Ok(chain)
 }
 
-/// The earliest expiry of a chain, in seconds since 1970, if it is still to come.
-fn still_valid(file: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, TlsError> {
+/// Expiry of the first certificate in seconds since 1970, if it has not passed.
+fn check_expiry(file: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, TlsError> {
     let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
     let (_, certificate) = x509_parser::parse_x509_certificate(first)
-        .map_err(|error| TlsError::Broken { file: name(file), reason: error.to_string() })?;
+        .map_err(|error| TlsError::Invalid { file: display_path(file), reason: error.to_string() })?;
     let end = certificate.validity().not_after;
-    if end.timestamp() <= now() {
-        return Err(TlsError::Expired { file: name(file), on: end.to_string() });
+    if end.timestamp() <= unix_time() {
+        return Err(TlsError::Expired { file: display_path(file), on: end.to_string() });
     }
     Ok(end.timestamp())
 }
 
-fn verifier(file: &Path, pem: &[u8], is_required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let broken = |reason: String| TlsError::Broken { file: name(file), reason };
+fn client_verifier(
+    file: &Path,
+    pem: &[u8],
+    is_required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let broken = |reason: String| TlsError::Invalid { file: display_path(file), reason };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(file, pem)? {
+    for certificate in parse_certificates(file, pem)? {
         roots.add(certificate).map_err(|error| broken(error.to_string()))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -220,12 +231,12 @@ fn verifier(file: &Path, pem: &[u8], is_required: bool) -> Result<Arc<dyn Client
     builder.build().map_err(|error| broken(error.to_string()))
 }
 
-fn name(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+fn unix_time() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 
-use std::sync::atomic::AtomicU64;
-
 use super::*;
 
-/// A certificate and its key, as PEM.
+/// Generates a certificate and its key, as PEM.
 fn pair(years: i32) -> (String, String) {
     let mut params = CertificateParams::new(vec!["a.org".to_owned()]).expect("a name");
     params.not_after = rcgen::date_time_ymd(2026 + years, 1, 1);
@@ -17,9 +15,9 @@ fn pair(years: i32) -> (String, String) {
     (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
 }
 
-fn files(folder: &Path) -> Files {
+fn files(folder: &Path) -> TlsFiles {
     let of = |name: &str| folder.join(name);
-    Files {
+    TlsFiles {
         certificate: of("tls.crt"),
         key: of("tls.key"),
         client_ca: Some(of("ca.crt")),
@@ -32,7 +30,7 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 #[test]
-fn what_cannot_be_used() {
+fn unusable_files_are_refused_with_a_reason() {
     let (certificate, key) = pair(30);
     let (expired, expired_key) = pair(-10);
     let (_, other_key) = pair(30);
@@ -50,7 +48,7 @@ fn what_cannot_be_used() {
         (
             "another's key",
             [&certificate, &other_key, &certificate],
-            Some("is not the key of the certificate in"),
+            Some("does not belong to the certificate in"),
         ),
         ("expired", [&expired, &expired_key, &certificate], Some("expired on")),
     ] {
@@ -59,7 +57,7 @@ fn what_cannot_be_used() {
             write(folder.path(), name, text);
         }
         let files = files(folder.path());
-        let error = FileContents::read(&files).load(&files).err().map(|error| error.to_string());
+        let error = FileSnapshot::read(&files).build(&files).err().map(|error| error.to_string());
         match (error, expected) {
             (None, None) => {}
             (Some(error), Some(expected)) if error.contains(expected) => {}
@@ -68,11 +66,11 @@ fn what_cannot_be_used() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let files = files(folder.path());
-    let error = FileContents::read(&files).load(&files).expect_err("nothing there").to_string();
+    let error = FileSnapshot::read(&files).build(&files).expect_err("nothing there").to_string();
     assert!(error.contains("cannot read") && error.contains("tls.crt"), "{error}");
 }
 
-/// As the kubelet does it: a folder of files, and a link to the folder that is in force.
+/// Updates a volume as the kubelet does: a folder of files, and a link to the current folder.
 fn swap(volume: &Path, version: &str, parts: [&str; 3]) {
     let folder = volume.join(version);
     fs::create_dir(&folder).expect("a folder");
@@ -94,22 +92,22 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn files_are_followed() {
+async fn changed_files_are_reloaded() {
     let volume = tempfile::tempdir().expect("a folder");
     let (first, first_key) = pair(30);
     let (second, second_key) = pair(31);
     swap(volume.path(), "..1", [&first, &first_key, &first]);
-    let tls = ServerTls::follow(files(&volume.path().join("..data"))).expect("good files");
+    let tls = ServerTls::load_and_watch(files(&volume.path().join("..data"))).expect("good files");
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let (began, before) = (tls.expires(), tls.xds());
+    let (began, previous) = (tls.certificate_expiry(), tls.xds());
     swap(volume.path(), "..2", [&second, &first_key, &first]);
-    until("the broken pair to be seen", || count(&tls.counts().failures) == 1).await;
-    assert_eq!(tls.expires(), began, "a broken pair is in force");
-    assert!(Arc::ptr_eq(&before, &tls.xds()));
+    until("the broken pair to be seen", || count(&tls.counters().failures) == 1).await;
+    assert_eq!(tls.certificate_expiry(), began, "a broken pair is in force");
+    assert!(Arc::ptr_eq(&previous, &tls.xds()));
     swap(volume.path(), "..3", [&second, &second_key, &first]);
-    until("the new pair to be in force", || count(&tls.counts().reloads) == 1).await;
-    assert!(tls.expires() > began);
+    until("the new pair to be in force", || count(&tls.counters().reloads) == 1).await;
+    assert!(tls.certificate_expiry() > began);
     fs::remove_file(volume.path().join("..data")).expect("removed");
-    until("the loss to be seen", || count(&tls.counts().failures) == 2).await;
-    assert!(tls.expires() > began, "what was lost is not in force");
+    until("the loss to be seen", || count(&tls.counters().failures) == 2).await;
+    assert!(tls.certificate_expiry() > began, "what was lost is not in force");
 }

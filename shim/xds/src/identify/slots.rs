@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use egress_transport::connections::network;
+use egress_transport::connections::client_network;
 
 /// The most reviews at a time of tokens that were never confirmed.
 const UNCONFIRMED: usize = 24;
@@ -62,7 +62,7 @@ impl ReviewSlots {
             return Ok(Slot { _one: one, _of_address: None });
         }
         let of_address = match address {
-            Some(address) => Some(self.of(network(address)).acquire_owned().await?),
+            Some(address) => Some(self.of(client_network(address)).acquire_owned().await?),
             None => None,
         };
         Ok(Slot { _one: self.unconfirmed.acquire().await?, _of_address: of_address })

@@ -48,7 +48,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         browser.fill("#flow-text", "sni-not-allowed")?;
         wait_for("one flow", Duration::from_secs(10), || console.count("tr.flow").is_ok_and(|all| all == 1))?;
         browser.fill("#flow-identity", "nobody")?;
-        browser.wait("no flow", "#flow-rows", "None yet")?;
+        browser.wait("no flow", "#flow-rows", "No flows yet")?;
         browser.fill("#flow-identity", "curl/curl")?;
         browser.wait("the flow", "#flow-rows", "www.example.com")?;
         browser.wait("why", "#flow-rows", "sni-not-allowed")?;
@@ -81,7 +81,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         ensure!(browser.focus()? == "token");
         browser.fill("#token", "not-the-token-of-the-console")?;
         apply()?;
-        browser.wait("that it is wrong", "#apply-said", "this is not the console's token")?;
+        browser.wait("that it is wrong", "#apply-said", "the token is not the console's")?;
         console.expect_messages(|line| line.contains("401"))?;
         ensure!(browser.value("#token")?.is_empty(), "a wrong token is kept");
         browser.fill("#token", TOKEN)?;
@@ -100,7 +100,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
             write_down(&more)?;
             apply()?;
             browser.wait("what is too much", "#apply-said", expected)?;
-            browser.wait("what was asked", "#apply-said", "www.example.com:443 alone was asked about")?;
+            browser.wait("what was asked", "#apply-said", "only www.example.com:443 was asked about")?;
             console.expect_messages(|line| line.contains("422"))?;
         }
         write_down(&suggested)?;
@@ -136,7 +136,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         ensure!(browser.value("#token")? == TOKEN, "the tab forgot the token");
         write_down(&suggested)?;
         apply()?;
-        browser.wait("that it is there", "#apply-said", "is there already: it was left as it is")?;
+        browser.wait("that it is there", "#apply-said", "already exists and was not changed")?;
         console.expect_messages(|line| line.contains("409"))?;
         // A destination without attempts has no suggestion and no button.
         console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
@@ -144,7 +144,8 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
         ensure!(!console.is_visible("#apply")?, "nothing can be made a policy");
         let log = console.control_plane.log();
-        for expected in ["the console made policies", "the console was not let write", "203.0.113.2:"] {
+        for expected in ["the console created policies", "a write by the console was refused", "203.0.113.2:"]
+        {
             ensure!(log.contains(expected), "{log}");
         }
         ensure!(!log.contains(TOKEN), "{log}");

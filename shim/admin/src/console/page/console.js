@@ -1,18 +1,18 @@
-// The console: asks the control plane that serves it, and shows what it says. It decides nothing itself.
-// Whatever others wrote (names, paths, Envoy's words) is put into the page as text, never as HTML.
+// The console: queries its control plane and renders the responses. It decides nothing itself.
+// Untrusted values (names, paths, Envoy's messages) are inserted as text, never as HTML.
 import { answer, element, problemText, term } from "./answer.js";
-import { MOST, Refusal, byId, count, fail, json, named, place, show, text } from "./common.js";
-import { inWords, news, question, showFlows, wereAsked } from "./flows.js";
+import { MAX_ROWS, ResponseError, byId, formatCount, formatLocation, formatObject, json, render, showFailure, text } from "./common.js";
+import { describeFlow, explainQuery, fetchFlows, showFlows, wereFetched } from "./flows.js";
 
 const VIEWS = ["mesh", "proxies", "policies", "flows", "ask"];
 const FIELDS = ["identity", "to", "address", "method", "headers", "sni", "clientHello"];
 const SWITCHES = ["noSni", "ech"];
-// How often the control plane is asked, in milliseconds; and how old its status may be, by what is looked at.
-const PAUSE = 1000;
-const AGE = { mesh: 1500, proxies: 1500, policies: 1500, flows: 5000, ask: 5000 };
-// Longer links are cut by browsers and chats.
-const LONGEST_FRAGMENT = 100_000;
-const TOKEN = "osm-egress-console-token";
+// Polling interval in milliseconds, and maximum age of the status by view.
+const POLL_INTERVAL = 1000;
+const MAX_STATUS_AGE = { mesh: 1500, proxies: 1500, policies: 1500, flows: 5000, ask: 5000 };
+// Browsers and chats truncate longer links.
+const MAX_FRAGMENT_LENGTH = 100_000;
+const TOKEN_STORAGE_KEY = "osm-egress-console-token";
 
 let settings = { writes: false, playground: false, flows: false, meshConfig: "" };
 let status = null;
@@ -22,12 +22,12 @@ let statusTook = 0;
 // Mesh.
 
 const MODES = {
-  enforce: "global egress is off: only what an Egress policy allows may leave",
-  audit: "audit: everything may leave, and what would be refused is recorded",
-  passthrough: "global egress is on: everything may leave, and policies are not looked at",
+  enforce: "global egress is off: only traffic that an Egress policy allows leaves the mesh",
+  audit: "audit: all egress is allowed, and what enforcement would deny is recorded",
+  passthrough: "global egress is on: all egress is allowed, and policies do not apply",
 };
 
-async function mesh() {
+async function renderMesh() {
   const sums = {};
   for (const line of (await text("metrics")).split("\n")) {
     const found = line.match(/^(osm_egress_\w+)(?:\{.*\})? (\d+)/);
@@ -40,26 +40,26 @@ async function mesh() {
   const rejected = sums.osm_egress_xds_rejected_total ?? 0;
   const facts = [
     ["mode", status.meshMode, MODES[status.meshMode] ?? "", status.meshMode === "passthrough" ? "warning" : ""],
-    ["health", status.serving && !status.sourceUnavailable ? "good" : "not good",
-      status.serving ? (status.sourceUnavailable ? "proxies are served the last good state" : "proxies are served what was written") : "the first state is not complete yet",
+    ["health", status.serving && !status.sourceUnavailable ? "good" : "degraded",
+      status.serving ? (status.sourceUnavailable ? "proxies are served the last good state" : "proxies are served the current state") : "the first state is not complete yet",
       status.serving && !status.sourceUnavailable ? "good" : "bad"],
     ["objects", status.sourceUnavailable ? "not available" : "available", status.sourceUnavailable ?? `from a ${settings.source}`, status.sourceUnavailable ? "bad" : "good"],
     ["version", status.version, "of this control plane", ""],
-    ["policies", egress, `${count(status.policies.filter((one) => condition(one, "Accepted")?.status !== "True").length, "is", "are")} not accepted`, ""],
-    ["identities", Object.keys(status.identities).length, "that a policy or an annotation names", ""],
+    ["policies", egress, `${formatCount(status.policies.filter((one) => condition(one, "Accepted")?.status !== "True").length, "is", "are")} not accepted`, ""],
+    ["identities", Object.keys(status.identities).length, "named by a policy or an annotation", ""],
     ["proxies", status.proxies.length, `${up} up to date`, up < status.proxies.length ? "bad" : ""],
-    ["Envoy", versions.join(", ") || "-", "versions of proxies", ""],
-    ["streams refused", refused, "for want of good credentials, since the start", refused ? "warning" : ""],
-    ["rejected", rejected, "responses that proxies did not take, since the start", rejected ? "warning" : ""],
-    ["flows", settings.flows ? sums.osm_egress_flows ?? 0 : "off", settings.flows ? `remembered, ${sums.osm_egress_flows_dropped_total ?? 0} forgotten for others` : "osm-egress serve --flow-log has sidecars tell of them", ""],
+    ["Envoy", versions.join(", ") || "-", "proxy versions", ""],
+    ["streams refused", refused, "for lack of valid credentials, since the start", refused ? "warning" : ""],
+    ["rejected", rejected, "responses that proxies rejected, since the start", rejected ? "warning" : ""],
+    ["flows", settings.flows ? sums.osm_egress_flows ?? 0 : "off", settings.flows ? `in the flow table, ${sums.osm_egress_flows_dropped_total ?? 0} evicted` : "start the control plane with osm-egress serve --flow-log to record them", ""],
   ];
-  show("facts", facts, () => facts.flatMap(([name, value, more, kind]) =>
+  render("facts", facts, () => facts.flatMap(([name, value, more, kind]) =>
     term(name, element("strong", { class: kind, id: `fact-${name.replaceAll(" ", "-")}` }, String(value)), " ", element("span", { class: "quiet" }, more))));
-  const some = status.diagnostics.slice(0, MOST);
+  const some = status.diagnostics.slice(0, MAX_ROWS);
   byId("problem-count").textContent = status.diagnostics.length ? String(status.diagnostics.length) : "";
-  show("problems", some, () => some.length ? some.map((problem) => element("li", {},
-    place(problem), " ", element("strong", { class: problem.severity }, problem.severity), " ",
-    problem.object ? element("span", { class: "mono" }, `${named(problem.object)} `) : null, ...problemText(problem)))
+  render("problems", some, () => some.length ? some.map((problem) => element("li", {},
+    formatLocation(problem), " ", element("strong", { class: problem.severity }, problem.severity), " ",
+    problem.object ? element("span", { class: "mono" }, `${formatObject(problem.object)} `) : null, ...problemText(problem)))
     : [element("li", { class: "quiet" }, "none")]);
   const on = status.meshMode === "passthrough";
   byId("switching").hidden = !settings.writes;
@@ -71,11 +71,11 @@ async function mesh() {
 
 const isUpToDate = (proxy) => proxy.documentAcknowledged === proxy.documentSent;
 
-function proxies() {
+function renderProxies() {
   const late = status.proxies.filter((proxy) => !isUpToDate(proxy)).length;
   byId("proxy-count").textContent = `${status.proxies.length} connected, ${late} not up to date`;
-  const some = status.proxies.slice(0, MOST);
-  show("proxy-rows", some, () => some.length ? some.map((proxy) => element("tr", {},
+  const some = status.proxies.slice(0, MAX_ROWS);
+  render("proxy-rows", some, () => some.length ? some.map((proxy) => element("tr", {},
     element("td", { class: "mono" }, proxy.node),
     element("td", { class: "mono" }, proxy.identity),
     element("td", {}, proxy.envoy || "-", element("div", { class: "quiet" }, proxy.protocol)),
@@ -93,59 +93,59 @@ function proxies() {
 
 const POLICY_KINDS = ["Egress", "HTTPRouteGroup", "UpstreamTrafficSetting", "MeshConfig", "TrafficTarget"];
 const condition = (policy, type) => policy.conditions.find((one) => one.type === type);
-const KINDS = { True: "good", False: "bad", Unknown: "warning" };
+const STATUS_CLASSES = { True: "good", False: "bad", Unknown: "warning" };
 
-function policies() {
+function renderPolicies() {
   const conditions = new Map(status.policies.map((one) => [`Egress ${one.namespace}/${one.name}`, one]));
   const objects = status.objects.map((object) => {
-    const name = named(object.object);
-    const told = conditions.get(name);
+    const name = formatObject(object.object);
+    const report = conditions.get(name);
     conditions.delete(name);
-    return { name, kind: object.object.kind, object, told };
+    return { name, kind: object.object.kind, object, report };
   });
-  // What cannot be read at all is no object, and has a condition.
-  for (const [name, told] of conditions) objects.push({ name, kind: "Egress", object: { rules: 0, accepted: false, diagnostics: [] }, told });
+  // An unreadable policy is not an object, but has conditions.
+  for (const [name, report] of conditions) objects.push({ name, kind: "Egress", object: { rules: 0, accepted: false, diagnostics: [] }, report });
   const wanted = byId("policy-text").value.trim().toLowerCase();
   const rank = (one) => (POLICY_KINDS.includes(one.kind) ? POLICY_KINDS.indexOf(one.kind) : POLICY_KINDS.length);
   const all = objects
     .filter((one) => POLICY_KINDS.includes(one.kind) || one.object.diagnostics.length)
-    .filter((one) => !wanted || JSON.stringify([one.name, one.object, one.told]).toLowerCase().includes(wanted))
+    .filter((one) => !wanted || JSON.stringify([one.name, one.object, one.report]).toLowerCase().includes(wanted))
     .sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
-  byId("policy-count").textContent = all.length > MOST ? `the first ${MOST} of ${all.length}` : String(all.length);
-  const some = all.slice(0, MOST);
-  show("policy-rows", some, () => some.length ? some.map(({ name, kind, object, told }) => {
-    const badges = told ? told.conditions : [{ type: "Accepted", status: object.accepted ? "True" : "False", reason: "", message: "" }];
+  byId("policy-count").textContent = all.length > MAX_ROWS ? `the first ${MAX_ROWS} of ${all.length}` : String(all.length);
+  const some = all.slice(0, MAX_ROWS);
+  render("policy-rows", some, () => some.length ? some.map(({ name, kind, object, report }) => {
+    const badges = report ? report.conditions : [{ type: "Accepted", status: object.accepted ? "True" : "False", reason: "", message: "" }];
     return element("li", {},
-      element("strong", { class: "mono" }, name), " ", place(object), " ",
-      kind === "Egress" ? element("span", { class: "quiet" }, count(object.rules, "rule", "rules")) : null,
-      element("div", { class: "badges" }, ...badges.map((one) => element("span", { class: one.type === "Conflicts" ? "warning" : KINDS[one.status] ?? "" },
-        one.type === "Programmed" ? `Programmed ${told.programmed}` : `${one.type} ${one.status}`,
+      element("strong", { class: "mono" }, name), " ", formatLocation(object), " ",
+      kind === "Egress" ? element("span", { class: "quiet" }, formatCount(object.rules, "rule", "rules")) : null,
+      element("div", { class: "badges" }, ...badges.map((one) => element("span", { class: one.type === "Conflicts" ? "warning" : STATUS_CLASSES[one.status] ?? "" },
+        one.type === "Programmed" ? `Programmed ${report.programmed}` : `${one.type} ${one.status}`,
         one.reason && one.reason !== one.type ? ` ${one.reason}` : "",
-        one.type === "Programmed" ? element("span", { class: "quiet" }, told.ofAll ? " of all control planes" : " of this control plane") : null))),
-      ...(told ? told.conditions.filter((one) => one.type !== "Accepted" && one.reason !== one.type).map((one) => element("div", { class: "quiet" }, `${one.type}: ${one.message}`)) : []),
-      told && !object.diagnostics.length && condition(told, "Accepted").status !== "True" ? element("div", { class: "bad" }, condition(told, "Accepted").message) : null,
+        one.type === "Programmed" ? element("span", { class: "quiet" }, report.ofAll ? " of all control planes" : " of this control plane") : null))),
+      ...(report ? report.conditions.filter((one) => one.type !== "Accepted" && one.reason !== one.type).map((one) => element("div", { class: "quiet" }, `${one.type}: ${one.message}`)) : []),
+      report && !object.diagnostics.length && condition(report, "Accepted").status !== "True" ? element("div", { class: "bad" }, condition(report, "Accepted").message) : null,
       object.diagnostics.length ? element("ul", {}, ...object.diagnostics.map((problem) => element("li", {},
         element("strong", { class: problem.severity }, problem.severity), " ", ...problemText(problem)))) : null);
-  }) : [element("li", { class: "quiet" }, "There is none.")]);
+  }) : [element("li", { class: "quiet" }, "No policies.")]);
 }
 
-// Asking.
+// Explain.
 
-// The flow that is explained, as it was seen.
-let seen = { hash: "", said: "" };
+// The flow that is explained, as it was recorded.
+let seen = { hash: "", message: "" };
 
 function explain(flow) {
-  location.hash = `#ask?${question(flow)}`;
-  seen = { hash: location.hash, said: `Seen as ${inWords(flow)}. What follows is what the policy says now.` };
+  location.hash = `#ask?${explainQuery(flow)}`;
+  seen = { hash: location.hash, message: `Seen as ${describeFlow(flow)}. The answer below is that of the current policy.` };
 }
 
-function fillIn(asked) {
+function fillForm(asked) {
   for (const field of FIELDS) byId(field).value = asked.get(field) ?? "";
   for (const field of SWITCHES) byId(field).checked = asked.get(field) === "true";
   byId("more").open ||= ["method", "headers", "sni", "noSni", "ech", "clientHello"].some((field) => asked.get(field));
 }
 
-function fields() {
+function readForm() {
   const asked = new URLSearchParams();
   for (const field of FIELDS) if (byId(field).value.trim()) asked.set(field, byId(field).value);
   for (const field of SWITCHES) if (byId(field).checked) asked.set(field, "true");
@@ -155,11 +155,11 @@ function fields() {
 let asking = 0;
 
 async function evaluate() {
-  const asked = fields();
+  const asked = readForm();
   const mine = ++asking;
-  let said;
+  let response;
   try {
-    said = await json(`explain?${asked}`);
+    response = await json(`explain?${asked}`);
   } catch (error) {
     if (mine !== asking) return;
     byId("answer").replaceChildren(element("p", { class: "bad", id: "mistake" }, error.message));
@@ -168,13 +168,13 @@ async function evaluate() {
     return;
   }
   if (mine !== asking) return;
-  byId("answer").replaceChildren(...answer(said, place));
-  const { report } = said;
+  byId("answer").replaceChildren(...answer(response, formatLocation));
+  const { report } = response;
   const refused = report.verdict === "deny" || report.wouldRefuse;
   await Promise.all([suggest(refused ? asked : null), linkPlayground(report.identity, asked)]);
 }
 
-// The playground takes what it shows from the part of its address behind `#`.
+// The playground reads its state from the fragment of its URL.
 async function linkPlayground(identity, asked) {
   const link = byId("open-playground");
   link.hidden = true;
@@ -187,11 +187,11 @@ async function linkPlayground(identity, asked) {
   let binary = "";
   for (const byte of bytes) binary += String.fromCharCode(byte);
   const fragment = btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-  link.href = fragment.length > LONGEST_FRAGMENT ? "../playground/" : `../playground/#${fragment}`;
+  link.href = fragment.length > MAX_FRAGMENT_LENGTH ? "../playground/" : `../playground/#${fragment}`;
   link.hidden = false;
 }
 
-// The question whose destination is suggested: a policy that is made may allow that, and nothing else.
+// The query whose destination is suggested: a created policy may allow only that destination.
 let suggestedFor = null;
 
 async function suggest(asked) {
@@ -199,18 +199,18 @@ async function suggest(asked) {
   confirmPolicy(null);
   if (!asked || !settings.flows) return;
   const mine = asking;
-  const said = await json(`console/suggestion?${asked}`);
-  // Another question may have been asked meanwhile.
+  const response = await json(`console/suggestion?${asked}`);
+  // Another query may have been sent meanwhile.
   if (mine !== asking) return;
   suggestedFor = { ...Object.fromEntries(asked), ...Object.fromEntries(SWITCHES.map((field) => [field, asked.get(field) === "true"])) };
   byId("suggesting").hidden = false;
-  byId("suggested-for").textContent = `${said.identity} to ${said.destination}`;
-  byId("suggested-others").textContent = said.others ? `${count(said.others, "other destination was", "other destinations were")} refused: explain each, or see osm-egress suggest` : "";
-  byId("suggested").value = said.yaml;
+  byId("suggested-for").textContent = `${response.identity} to ${response.destination}`;
+  byId("suggested-others").textContent = response.others ? `${formatCount(response.others, "other destination was", "other destinations were")} refused: explain them one by one, or run osm-egress suggest` : "";
+  byId("suggested").value = response.yaml;
   byId("suggested").readOnly = !settings.writes;
-  byId("applying").hidden = !settings.writes || said.empty;
+  byId("applying").hidden = !settings.writes || response.empty;
   byId("apply-said").textContent = "";
-  byId("suggest-said").textContent = said.dropped ? `${said.dropped} flows were evicted to make room and are missing here` : "";
+  byId("suggest-said").textContent = response.dropped ? `${response.dropped} flows were evicted to make room and are missing here` : "";
 }
 
 async function copy() {
@@ -219,12 +219,12 @@ async function copy() {
   field.select();
   let done;
   try {
-    // Browsers have the first for https and localhost only.
+    // Browsers offer the clipboard API for https and localhost only.
     done = navigator.clipboard ? (await navigator.clipboard.writeText(field.value), true) : document.execCommand("copy");
   } catch {
     done = false;
   }
-  byId("suggest-said").textContent = done ? "copied" : "the browser does not let it be copied: it is selected, press Ctrl+C";
+  byId("suggest-said").textContent = done ? "copied" : "the browser blocked copying: the text is selected, press Ctrl+C";
   if (done) byId("copy").focus();
 }
 
@@ -234,13 +234,13 @@ async function write(path, body) {
   const token = byId("token").value.trim();
   if (!token) {
     byId("token").focus();
-    throw new Refusal(401, "fill in the token of the console, below");
+    throw new ResponseError(401, "fill in the token of the console below");
   }
   const headers = { "content-type": "application/json", authorization: `Bearer ${token}` };
   try {
-    const said = JSON.parse(await text(path, { method: "POST", headers, body: JSON.stringify(body) }));
-    sessionStorage.setItem(TOKEN, token);
-    return said.written.join(", ");
+    const response = JSON.parse(await text(path, { method: "POST", headers, body: JSON.stringify(body) }));
+    sessionStorage.setItem(TOKEN_STORAGE_KEY, token);
+    return response.written.join(", ");
   } catch (error) {
     if (error.code === 401) forget();
     throw error;
@@ -248,27 +248,27 @@ async function write(path, body) {
 }
 
 function forget() {
-  sessionStorage.removeItem(TOKEN);
+  sessionStorage.removeItem(TOKEN_STORAGE_KEY);
   byId("token").value = "";
 }
 
-async function act(buttons, said, path, body) {
+async function submitWrite(buttons, output, path, body) {
   for (const button of buttons) button.disabled = true;
-  said.className = "quiet";
-  said.textContent = "…";
+  output.className = "quiet";
+  output.textContent = "…";
   try {
-    said.textContent = `written: ${await write(path, body)}`;
-    said.className = "good";
+    output.textContent = `written: ${await write(path, body)}`;
+    output.className = "good";
   } catch (error) {
-    said.textContent = error.message;
-    said.className = "bad";
+    output.textContent = error.message;
+    output.className = "bad";
   }
   for (const button of buttons) button.disabled = false;
   statusAt = 0;
   refresh();
 }
 
-// What is asked to be confirmed; what is confirmed is that, whatever the mode has become meanwhile.
+// The value to be confirmed. It is written even if the mode has changed meanwhile.
 let wanted = null;
 
 function confirmSwitch(enabled) {
@@ -283,10 +283,10 @@ function confirmSwitch(enabled) {
 function switchEgress() {
   const enabled = wanted;
   confirmSwitch(null);
-  act([byId("switch")], byId("switch-said"), "console/global-egress", { enabled });
+  submitWrite([byId("switch")], byId("switch-said"), "console/global-egress", { enabled });
 }
 
-// The policy that is asked to be confirmed, as it is shown then.
+// The policy to be confirmed, as shown.
 let policyShown = null;
 
 function confirmPolicy(yaml) {
@@ -302,7 +302,7 @@ function confirmPolicy(yaml) {
 function applyPolicy() {
   const yaml = policyShown;
   confirmPolicy(null);
-  act([byId("apply")], byId("apply-said"), "console/policies", { question: suggestedFor, yaml });
+  submitWrite([byId("apply")], byId("apply-said"), "console/policies", { question: suggestedFor, yaml });
 }
 
 // The page.
@@ -314,30 +314,30 @@ function view() {
   return VIEWS.includes(name) ? name : "mesh";
 }
 
-async function look() {
+async function loadStatus() {
   const begun = Date.now();
   status = await json("status");
   statusAt = Date.now();
   statusTook = statusAt - begun;
   identities = [...new Set([...Object.keys(status.identities), ...status.proxies.map((proxy) => proxy.identity)])].sort();
-  show("identities", identities, () => identities.map((name) => element("option", { value: name })));
+  render("identities", identities, () => identities.map((name) => element("option", { value: name })));
 }
 
 async function refresh() {
   try {
     const now = view();
-    // A large mesh is not asked all the time.
-    if (!status || Date.now() - statusAt >= Math.max(AGE[now], 20 * statusTook)) await look();
-    if (now === "mesh") await mesh();
-    if (now === "proxies") proxies();
-    if (now === "policies") policies();
+    // The status of a large mesh is not fetched all the time.
+    if (!status || Date.now() - statusAt >= Math.max(MAX_STATUS_AGE[now], 20 * statusTook)) await loadStatus();
+    if (now === "mesh") await renderMesh();
+    if (now === "proxies") renderProxies();
+    if (now === "policies") renderPolicies();
     if (now === "flows") {
-      if (byId("flow-live").checked || !wereAsked()) settings.flows = await news(identities);
+      if (byId("flow-live").checked || !wereFetched()) settings.flows = await fetchFlows(identities);
       showFlows(settings.flows, explain);
     }
-    fail("");
+    showFailure("");
   } catch (error) {
-    fail(error instanceof Refusal ? error.message : "The control plane does not answer. This is what it said last.");
+    showFailure(error instanceof ResponseError ? error.message : "The control plane does not answer. This page shows its last response.");
   }
   document.documentElement.dataset.ready = view();
 }
@@ -349,21 +349,21 @@ function route() {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   byId("writing").hidden = !settings.writes || !["mesh", "ask"].includes(now);
-  byId("seen").textContent = seen.hash === location.hash ? seen.said : "";
+  byId("seen").textContent = seen.hash === location.hash ? seen.message : "";
   const [, asked] = location.hash.split("?");
   if (now === "ask" && asked) {
-    fillIn(new URLSearchParams(asked));
-    evaluate().catch((error) => fail(error.message));
+    fillForm(new URLSearchParams(asked));
+    evaluate().catch((error) => showFailure(error.message));
   }
   refresh();
 }
 
 async function filterFlows() {
   try {
-    if (settings.flows) settings.flows = await news(identities);
+    if (settings.flows) settings.flows = await fetchFlows(identities);
     showFlows(settings.flows, explain);
   } catch (error) {
-    fail(error.message);
+    showFailure(error.message);
   }
 }
 
@@ -371,16 +371,16 @@ async function start() {
   try {
     settings = { ...settings, ...await json("console/settings") };
   } catch (error) {
-    fail(error.message);
+    showFailure(error.message);
   }
   byId("playground").hidden = !settings.playground;
-  byId("token").value = sessionStorage.getItem(TOKEN) ?? "";
-  byId("policy-text").addEventListener("input", () => status && policies());
+  byId("token").value = sessionStorage.getItem(TOKEN_STORAGE_KEY) ?? "";
+  byId("policy-text").addEventListener("input", () => status && renderPolicies());
   for (const id of ["flow-verdict", "flow-identity", "flow-text"]) byId(id).addEventListener("input", filterFlows);
   byId("flow-live").addEventListener("change", refresh);
   byId("question").addEventListener("submit", (event) => {
     event.preventDefault();
-    const hash = `#ask?${fields()}`;
+    const hash = `#ask?${readForm()}`;
     if (location.hash === hash) route(); else location.hash = hash;
   });
   byId("token-form").addEventListener("submit", (event) => event.preventDefault());
@@ -397,9 +397,9 @@ async function start() {
   route();
   const again = async () => {
     if (!document.hidden) await refresh();
-    setTimeout(again, PAUSE);
+    setTimeout(again, POLL_INTERVAL);
   };
-  setTimeout(again, PAUSE);
+  setTimeout(again, POLL_INTERVAL);
 }
 
 start();

@@ -1,8 +1,8 @@
-// Flows: what workloads talk to, live.
+// The flows view, which follows the flow table.
 import { element } from "./answer.js";
-import { MOST, byId, count, json } from "./common.js";
+import { MAX_ROWS, byId, formatCount, json } from "./common.js";
 
-// Flows by what makes them one, the last change that was seen, and what they were asked with.
+// Flows by their key, the sequence number of the last change, and the current query.
 let flows = new Map();
 let sequence = 0;
 let flowQuery = null;
@@ -17,11 +17,11 @@ const host = (flow) => {
 const destination = (flow) => `${flow.protocol}://${host(flow)}:${flow.port}`;
 const path = (sample) => `${sample.method} ${sample.path}${sample.upgrade ? ` (upgrade ${sample.upgrade})` : ""}`;
 
-// Asks for what changed; what is asked for follows from the filters. Says whether flows are remembered at all.
-export async function news(identities) {
+// Fetches changed flows for the current filters. Returns true if the control plane records flows.
+export async function fetchFlows(identities) {
   const query = new URLSearchParams();
   if (byId("flow-verdict").value) query.set("verdict", byId("flow-verdict").value);
-  // Half a name is looked for here.
+  // An incomplete identity is only filtered in the page.
   if (identities.includes(byId("flow-identity").value.trim())) query.set("identity", byId("flow-identity").value.trim());
   if (query.toString() !== flowQuery) {
     flowQuery = query.toString();
@@ -30,39 +30,39 @@ export async function news(identities) {
   }
   const asked = flowQuery;
   let enabled = false;
-  query.set("limit", MOST);
+  query.set("limit", MAX_ROWS);
   for (let more = true; more;) {
-    // To begin with the last ones; then what changed since.
+    // The first request fetches the newest flows, later ones the changes since.
     const first = sequence === 0;
     if (first) query.set("newest", "true"); else query.delete("newest");
     query.set("after", sequence);
-    const said = await json(`flows?${query}`);
-    if (asked !== flowQuery) return said.enabled;
-    enabled = said.enabled;
-    if (said.sequence < sequence) {
-      // Another control plane, or it began anew.
+    const page = await json(`flows?${query}`);
+    if (asked !== flowQuery) return page.enabled;
+    enabled = page.enabled;
+    if (page.sequence < sequence) {
+      // Another control plane answers, or it was restarted.
       flows = new Map();
       sequence = 0;
       continue;
     }
-    if (first) said.flows.reverse();
-    for (const flow of said.flows) {
+    if (first) page.flows.reverse();
+    for (const flow of page.flows) {
       flows.delete(key(flow));
       flows.set(key(flow), flow);
     }
     for (const oldest of flows.keys()) {
-      if (flows.size <= MOST) break;
+      if (flows.size <= MAX_ROWS) break;
       flows.delete(oldest);
     }
-    more = !first && said.more && said.flows.length > 0;
-    sequence = more ? said.flows.at(-1).sequence : said.sequence;
+    more = !first && page.more && page.flows.length > 0;
+    sequence = more ? page.flows.at(-1).sequence : page.sequence;
   }
   return enabled;
 }
 
-export const wereAsked = () => flowQuery !== null;
+export const wereFetched = () => flowQuery !== null;
 
-const isWanted = (flow) => {
+const matchesFilter = (flow) => {
   const identity = byId("flow-identity").value.trim();
   const wanted = byId("flow-text").value.trim().toLowerCase();
   return (!identity || flow.identity.includes(identity))
@@ -71,12 +71,12 @@ const isWanted = (flow) => {
 
 const rows = new Map();
 
-// `explain` is called with the flow whose button is pressed.
+// Renders the flows. `explain` is called with the flow whose button is pressed.
 export function showFlows(enabled, explain) {
   byId("flows-off").hidden = enabled;
   byId("flow-table").hidden = !enabled;
-  const all = [...flows.values()].filter(isWanted).reverse();
-  byId("flow-count").textContent = enabled ? `${all.length}${flows.size >= MOST ? ", the last ones" : ""}` : "";
+  const all = [...flows.values()].filter(matchesFilter).reverse();
+  byId("flow-count").textContent = enabled ? `${all.length}${flows.size >= MAX_ROWS ? ", the last ones" : ""}` : "";
   const body = byId("flow-rows");
   const focus = document.activeElement;
   const wanted = all.map((flow) => {
@@ -97,7 +97,7 @@ export function showFlows(enabled, explain) {
   for (const row of [...body.children]) if (!keep.has(row)) row.remove();
   wanted.forEach((row, index) => { if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null); });
   if (focus !== document.activeElement && focus.isConnected) focus.focus({ preventScroll: true });
-  if (!wanted.length && enabled) body.replaceChildren(element("tr", {}, element("td", { colspan: "7", class: "quiet" }, "None yet: a connection is told of when it has ended.")));
+  if (!wanted.length && enabled) body.replaceChildren(element("tr", {}, element("td", { colspan: "7", class: "quiet" }, "No flows yet: a flow appears within a second after its connection closes.")));
 }
 
 const VERDICTS = { allow: "good", audit: "warning", deny: "bad" };
@@ -111,7 +111,7 @@ function flowRow(flow, explain) {
     element("td", {}, element("strong", { class: VERDICTS[verdict(flow)] }, verdict(flow))),
     element("td", { class: "mono" }, flow.identity, element("div", { class: "quiet" }, flow.nodes.join(", "))),
     element("td", { class: "mono" }, destination(flow),
-      flow.addresses.length && flow.name !== null ? element("div", { class: "quiet" }, `dialled ${flow.addresses.join(", ")}`) : null,
+      flow.addresses.length && flow.name !== null ? element("div", { class: "quiet" }, `original destination ${flow.addresses.join(", ")}`) : null,
       requests.length ? element("div", { class: "quiet" }, requests.map(path).join(", "), flow.moreRequests ? ", …" : "") : null),
     element("td", {}, element("code", {}, flow.wouldRefuse ?? flow.reason),
       flow.policy ? element("div", { class: "quiet mono" }, `${flow.policy} ${flow.rule ?? ""}`) : null),
@@ -119,13 +119,13 @@ function flowRow(flow, explain) {
     element("td", { class: "actions" }, element("button", { type: "button", "aria-label": `explain ${destination(flow)}`, onclick: () => explain(flow) }, "Explain")));
 }
 
-// A flow in a few words.
-export const inWords = (flow) => `${verdict(flow)} ${flow.wouldRefuse ?? flow.reason}, ${count(flow.count, "time", "times")}, last at ${toSecond(flow.lastSeen)}`;
+// Formats a flow as a short sentence.
+export const describeFlow = (flow) => `${verdict(flow)} ${flow.wouldRefuse ?? flow.reason}, ${formatCount(flow.count, "time", "times")}, last at ${toSecond(flow.lastSeen)}`;
 
 const verdict = (flow) => (flow.wouldRefuse ? "audit" : flow.verdict);
 
-// The question that a flow was: the same address and name, so that the engine is asked what Envoy was.
-export function question(flow) {
+// Builds the explain query of a flow, with the same address and name that Envoy saw.
+export function explainQuery(flow) {
   const asked = new URLSearchParams({ identity: flow.identity });
   const address = flow.addresses[0];
   const isName = flow.name !== null && /^[\w.-]+(:\d+)?$/.test(flow.name);

@@ -1,4 +1,4 @@
-//! Policies that somebody wants made, looked at before anything is written.
+//! Proposed policies, validated before anything is written.
 
 use std::sync::Arc;
 
@@ -8,58 +8,60 @@ use egress_compile::{CompileOptions, compile};
 use egress_policy::Identity;
 use serde_json::{Value, json};
 
-use super::problem::Problem;
+use super::error::WriteError;
 use crate::console::destination::Destination;
-use crate::console::manifests::value;
+use crate::console::manifests::manifest_value;
 
-/// More than anybody reads.
-const MOST: usize = 50;
-/// What the text is called in problems.
+/// Maximum number of policies in one request; nobody reviews more.
+const MAX_POLICIES: usize = 50;
+/// File name in diagnostics.
 const FILE: &str = "policies";
 
-/// Policies that count when they are written.
+/// Validated policies.
 #[derive(Debug)]
-pub(super) struct Policies {
+pub(super) struct ProposedPolicies {
     pub(super) text: String,
     objects: Vec<Arc<Object>>,
 }
 
-impl Policies {
-    /// Reads them: only Egress objects of this identity, in its namespace, without a mistake, none of a name that is
-    /// taken, and none that allows more than one destination. Whoever writes by the console cannot write anything else.
-    pub(super) fn read(
+impl ProposedPolicies {
+    /// Validates policies: only Egress objects of this identity, in its namespace, without errors, with unused names,
+    /// and allowing only this destination. The console can write nothing else.
+    pub(super) fn validate(
         identity: &Identity,
         destination: &Destination,
         text: String,
         store: &Store,
         options: &CompileOptions,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, WriteError> {
         let documents = yaml::parse(&text).map_err(|error| {
             let line = error.position.map(|at| format!("line {}: ", at.line)).unwrap_or_default();
-            Problem::invalid(format!("{line}{error}: {}", error.advice))
+            WriteError::invalid(format!("{line}{error}: {}", error.advice))
         })?;
-        let parsed = manifest::parse(&FILE.into(), text.as_bytes())
-            .map_err(|problems| said(problems.iter().map(|problem| (problem.object.as_ref(), problem))))?;
+        let parsed = manifest::parse(&FILE.into(), text.as_bytes()).map_err(|problems| {
+            format_diagnostics(problems.iter().map(|problem| (problem.object.as_ref(), problem)))
+        })?;
         let objects = parsed.objects.clone();
         if objects.is_empty() {
-            return Err(Problem::invalid("there is no policy in this"));
+            return Err(WriteError::invalid("the text contains no policy"));
         }
-        if objects.len() > MOST {
-            return Err(Problem::invalid(format!("these are {} policies, more than {MOST}", objects.len())));
+        if objects.len() > MAX_POLICIES {
+            return Err(WriteError::invalid(format!(
+                "the text has {} policies: send at most {MAX_POLICIES} at a time",
+                objects.len()
+            )));
         }
         if objects.len() != documents.len() {
-            return Err(Problem::invalid("the console makes Egress objects and nothing else"));
+            return Err(WriteError::invalid("the console creates Egress objects only"));
         }
         for object in &objects {
             let name = &object.reference;
             let Body::Egress(egress) = &object.body else {
-                return Err(Problem::invalid(format!(
-                    "{name}: the console makes Egress objects and nothing else"
-                )));
+                return Err(WriteError::invalid(format!("{name}: the console creates Egress objects only")));
             };
             if name.namespace != identity.namespace() {
-                return Err(Problem::invalid(format!(
-                    "{name} does not stand in the namespace of {identity}: write `namespace: {}`",
+                return Err(WriteError::invalid(format!(
+                    "{name} is not in the namespace of {identity}: write `namespace: {}`",
                     identity.namespace()
                 )));
             }
@@ -67,12 +69,12 @@ impl Policies {
                 (namespace, account) == (identity.namespace(), identity.service_account())
             };
             if !egress.sources.iter().all(|source| is_own(&source.namespace, &source.name)) {
-                return Err(Problem::invalid(format!(
-                    "{name} is for others than {identity}: `spec.sources`"
+                return Err(WriteError::invalid(format!(
+                    "`spec.sources` of {name} lists other identities than {identity}: remove them"
                 )));
             }
             if store.object(name).is_some() {
-                return Err(Problem::conflict(format!("{name} is there already: it was left as it is")));
+                return Err(WriteError::conflict(format!("{name} already exists and was not changed")));
             }
         }
         let mut new = Store::default();
@@ -88,17 +90,17 @@ impl Policies {
             .chain(duplicates.iter().map(|problem| (problem.object.as_ref(), problem)))
             .collect();
         if !errors.is_empty() {
-            return Err(said(errors.into_iter()));
+            return Err(format_diagnostics(errors.into_iter()));
         }
         let document = compiled.document(identity);
         for object in &objects {
             let name = format!("{}/{}", object.reference.namespace, object.reference.name);
             let excess = document.rules.iter().filter(|rule| rule.policy == name).find_map(|rule| {
-                destination.excess(rule).map(|excess| format!("`{}` allows {excess}", rule.name))
+                destination.find_excess(rule).map(|excess| format!("`{}` allows {excess}", rule.name))
             });
             if let Some(excess) = excess {
-                return Err(Problem::invalid(format!(
-                    "{}: {excess}, and {destination} alone was asked about: write other policies to the folder, or by \
+                return Err(WriteError::invalid(format!(
+                    "{}: {excess}, but only {destination} was asked about: write other policies to the folder or with \
                      `kubectl`",
                     object.reference
                 )));
@@ -107,23 +109,23 @@ impl Policies {
         Ok(Self { text, objects })
     }
 
-    /// What they are called, as `Egress NAMESPACE/NAME`.
+    /// Names of the policies, as `Egress NAMESPACE/NAME`.
     pub(super) fn names(&self) -> Vec<String> {
         self.objects.iter().map(|object| object.reference.to_string()).collect()
     }
 
-    /// The first of them.
+    /// Namespace and name of the first policy.
     pub(super) fn first(&self) -> (&str, &str) {
         let reference = self.objects.first().map(|object| &object.reference);
         reference.map(|it| (it.namespace.as_str(), it.name.as_str())).unwrap_or_default()
     }
 
-    /// As an API server takes them: what was read, and no other field.
+    /// Renders the policies for an API server, with no other fields than those that were parsed.
     pub(super) fn objects(&self) -> Vec<Value> {
         let policies = self.objects.iter().filter(|object| object.reference.kind == Kind::Egress);
         policies
             .filter_map(|object| match &object.body {
-                Body::Egress(egress) => Some(value(object, json!(egress))),
+                Body::Egress(egress) => Some(manifest_value(object, json!(egress))),
                 Body::MeshConfig(_)
                 | Body::HttpRouteGroup(_)
                 | Body::UpstreamTrafficSetting(_)
@@ -138,15 +140,15 @@ impl Policies {
     }
 }
 
-fn said<'p>(
+fn format_diagnostics<'p>(
     problems: impl Iterator<Item = (Option<&'p manifest::ObjectRef>, &'p manifest::Diagnostic)>,
-) -> Problem {
+) -> WriteError {
     let lines = problems.map(|(object, problem)| {
         let object = object.map(|object| format!("{object} ")).unwrap_or_default();
         let advice = problem.advice.as_ref().map(|advice| format!(" ({advice})")).unwrap_or_default();
         format!("{object}{}{advice}", problem.format_brief())
     });
-    Problem::invalid(lines.collect::<Vec<_>>().join("; "))
+    WriteError::invalid(lines.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -159,7 +161,7 @@ mod tests {
         metadata: {name: new, namespace: shop}\nspec:\n  sources: [{kind: ServiceAccount, name: app, namespace: shop}]\n  \
         hosts: [httpbin.org]\n  ports: [{number: 443, protocol: https}]\n";
 
-    fn read(text: &str) -> Result<Policies, Problem> {
+    fn read(text: &str) -> Result<ProposedPolicies, WriteError> {
         let mut store = Store::default();
         let there = GOOD.replace("name: new", "name: old");
         store.apply(FileUpdate::read("old.yaml".into(), there.as_bytes()));
@@ -170,11 +172,17 @@ mod tests {
             ..ProbeForm::default()
         };
         let ask = form.to_request(15001, BlockedRanges::default()).expect("sense");
-        Policies::read(&identity, &Destination::of(&ask), text.to_owned(), &store, &CompileOptions::default())
+        ProposedPolicies::validate(
+            &identity,
+            &Destination::from_request(&ask),
+            text.to_owned(),
+            &store,
+            &CompileOptions::default(),
+        )
     }
 
     #[test]
-    fn a_policy_of_the_identity() {
+    fn a_policy_of_the_identity_is_accepted() {
         let policies = read(GOOD).expect("good");
         assert_eq!(policies.names(), ["Egress shop/new"]);
         assert_eq!(policies.text, GOOD);
@@ -192,31 +200,35 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else() {
+    fn everything_else_is_refused() {
         let others = "apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: shop}\n";
         let mesh = "apiVersion: config.openservicemesh.io/v1alpha2\nkind: MeshConfig\n\
             metadata: {name: osm-mesh-config, namespace: osm-system}\nspec: {traffic: {enableEgress: true}}\n";
         for (text, status, expected) in [
-            (String::new(), 422, "there is no policy in this"),
+            (String::new(), 422, "the text contains no policy"),
             ("a: b".to_owned(), 422, "`apiVersion` or `kind` is missing"),
             ("a: [".to_owned(), 422, "this is not YAML"),
-            (mesh.to_owned(), 422, "MeshConfig osm-system/osm-mesh-config: the console makes Egress objects"),
-            (format!("{GOOD}---\n{others}"), 422, "the console makes Egress objects and nothing else"),
+            (
+                mesh.to_owned(),
+                422,
+                "MeshConfig osm-system/osm-mesh-config: the console creates Egress objects",
+            ),
+            (format!("{GOOD}---\n{others}"), 422, "the console creates Egress objects only"),
             (
                 GOOD.replace("name: new, namespace: shop", "name: new, namespace: x"),
                 422,
                 "write `namespace: shop`",
             ),
-            (GOOD.replace("name: app", "name: other"), 422, "is for others than shop/app"),
-            (GOOD.replace("name: new", "name: old"), 409, "Egress shop/old is there already"),
+            (GOOD.replace("name: app", "name: other"), 422, "other identities than shop/app"),
+            (GOOD.replace("name: new", "name: old"), 409, "Egress shop/old already exists"),
             (format!("{GOOD}---\n{GOOD}"), 422, "duplicate definition"),
             (GOOD.replace("httpbin.org", "\"*\""), 422, "spec.hosts[0]"),
             (GOOD.replace("protocol: https", "protocol: no"), 422, "spec.ports[0].protocol"),
-            // More than was asked about.
+            // More than the query's destination.
             (
                 GOOD.replace("[httpbin.org]", "[httpbin.org, a.org]"),
                 422,
-                "Egress shop/new: `spec.ports[0]` allows `a.org`, and httpbin.org:443 alone was asked about",
+                "Egress shop/new: `spec.ports[0]` allows `a.org`, but only httpbin.org:443 was asked about",
             ),
             (GOOD.replace("httpbin.org", "\"*.httpbin.org\""), 422, "allows `*.httpbin.org`"),
             (GOOD.replace("  hosts: [httpbin.org]\n", ""), 422, "allows any destination"),
@@ -229,7 +241,7 @@ mod tests {
                 "Egress shop/new2: `spec.ports[0]` allows `other.org`",
             ),
         ] {
-            let Problem(found, why) = read(&text).expect_err(&text);
+            let WriteError(found, why) = read(&text).expect_err(&text);
             assert!(found == status && why.contains(expected), "{text}\n{found} {why}");
         }
     }

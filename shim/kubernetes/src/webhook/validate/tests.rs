@@ -1,4 +1,4 @@
-//! What is refused, and in which words. The numbers VAL are Open Service Mesh's own test cases (reference §10.1).
+//! Refusals, warnings and their texts. The numbers VAL are Open Service Mesh's own test cases (reference §10.1).
 
 use kube::core::admission::AdmissionReview;
 use serde_json::json;
@@ -9,7 +9,7 @@ const POLICY: &str = "policy.openservicemesh.io/v1alpha1";
 const ROUTES: &str = "specs.smi-spec.io/v1alpha4";
 const MESH: &str = "config.openservicemesh.io/v1alpha2";
 
-/// What an API server sends.
+/// Builds a review as an API server sends it.
 pub(crate) fn review_of(api_version: &str, kind: &str, object: Value, old: Option<Value>) -> Value {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let whole = |mut object: Value| {
@@ -38,7 +38,7 @@ fn asked(store: &Store, review: Value) -> AdmissionResponse {
     let review: AdmissionReview<DynamicObject> = serde_json::from_value(review).expect("a review");
     let options = CompileOptions::default();
     let compiled = compile(store, &options, None);
-    let known = Known { options: &options, store, compiled: &compiled };
+    let known = ReviewContext { options: &options, store, compiled: &compiled };
     super::review(&review.try_into().expect("a request"), &known)
 }
 
@@ -50,7 +50,7 @@ fn create(api_version: &str, kind: &str, spec: Value) -> AdmissionResponse {
     asked(&Store::default(), review_of(api_version, kind, object(spec), None))
 }
 
-/// The text of a refusal, which there must be.
+/// Returns the text of a refusal; panics if the answer is none.
 fn refusal(answer: &AdmissionResponse) -> &str {
     assert!(!answer.allowed, "{answer:?}");
     assert_eq!(answer.uid, "the-uid");
@@ -88,7 +88,7 @@ fn store(texts: &[&str]) -> Store {
 }
 
 #[test]
-fn open_service_mesh_s_rules_in_its_words() {
+fn open_service_meshs_rules_refuse_in_its_words() {
     let settings = |name| by(POLICY, "UpstreamTrafficSetting", name);
     let group = |name| by(ROUTES, "HTTPRouteGroup", name);
     for (case, matches, expected) in [
@@ -125,9 +125,9 @@ fn open_service_mesh_s_rules_in_its_words() {
     }
 }
 
-/// VAL5: what Open Service Mesh's webhook is asked about is what this knows, without ingress.
+/// VAL5: the kinds of Open Service Mesh's webhook, without ingress.
 #[test]
-fn kinds() {
+fn unknown_kinds_are_refused() {
     for (api_version, kind) in [
         (POLICY, "Egress"),
         (POLICY, "UpstreamTrafficSetting"),
@@ -148,7 +148,7 @@ fn kinds() {
 }
 
 #[test]
-fn the_first_of_open_service_mesh_s_rules_comes_first() {
+fn open_service_meshs_rules_come_first_in_its_order() {
     let mut matches = vec![by(POLICY, "UpstreamTrafficSetting", "s"); 2];
     matches.resize(12, by(ROUTES, "HTTPRouteGroup", "g"));
     matches[11] = by("b", "B", "b");
@@ -168,7 +168,7 @@ fn the_first_of_open_service_mesh_s_rules_comes_first() {
 }
 
 #[test]
-fn mistakes_are_refused_with_their_fields() {
+fn problems_are_refused_with_their_fields() {
     let annotated = |name: &str, value: &str| {
         let mut object = object(egress(json!({})));
         object["metadata"]["annotations"] = json!({ name: value });
@@ -281,9 +281,9 @@ fn mistakes_are_refused_with_their_fields() {
     }
 }
 
-/// What other objects may still mend, or what only reads oddly, is said and not refused.
+/// Problems that other objects may resolve, and oddities, cause warnings.
 #[test]
-fn warnings_refuse_nothing() {
+fn problems_of_other_objects_only_warn() {
     let named = |name| egress(json!({ "matches": [by(ROUTES, "HTTPRouteGroup", name)] }));
     let routes = |regex: &str| {
         format!(
@@ -315,11 +315,11 @@ fn warnings_refuse_nothing() {
         "Egress",
         egress(json!({ "matches": [by(ROUTES, "HTTPRouteGroup", &"g".repeat(500))] })),
     );
-    assert!(warnings(&long)[0].chars().count() == LONGEST_WARNING, "{long:?}");
+    assert!(warnings(&long)[0].chars().count() == MAX_WARNING_LENGTH, "{long:?}");
 }
 
 #[test]
-fn opening_the_mesh_says_how_many_policies_it_overrules() {
+fn global_egress_warns_of_the_policies_it_overrides() {
     let policy = |name: &str, host: &str| {
         format!(
             "apiVersion: {POLICY}\nkind: Egress\nmetadata: {{name: {name}, namespace: n}}\nspec: {{sources: [{{kind: ServiceAccount, name: a, namespace: n}}], hosts: ['{host}'], ports: [{{number: 80, protocol: http}}]}}"
@@ -333,23 +333,24 @@ fn opening_the_mesh_says_how_many_policies_it_overrules() {
         assert!(answer.allowed, "{answer:?}");
         warnings(&answer).join("; ")
     };
-    let expected = "spec.traffic.enableEgress: everything may leave the mesh: 2 Egress policies do not count while this is true";
+    let expected =
+        "spec.traffic.enableEgress: all egress is allowed: 2 Egress policies do not apply while this is true";
     assert_eq!(patched("osm-system", false, true), expected);
     assert_eq!(patched("osm-system", true, false), "");
     assert_eq!(patched("other", false, true), "metadata.name: this MeshConfig is ignored");
 }
 
-/// An object that was wrong before there was a webhook can still be labelled, and go.
+/// An object that was invalid before the webhook existed can still be labelled and deleted.
 #[test]
-fn what_does_not_change_is_not_judged() {
+fn unchanged_specs_are_not_judged() {
     let bad = object(egress(json!({ "hosts": ["not a name"] })));
     let with = |path: &[&str], value: Value| {
         let mut object = bad.clone();
-        let mut place = &mut object;
+        let mut slot = &mut object;
         for key in path {
-            place = &mut place[*key];
+            slot = &mut slot[*key];
         }
-        *place = value;
+        *slot = value;
         object
     };
     let updated = |new: Value| asked(&Store::default(), review_of(POLICY, "Egress", new, Some(bad.clone())));
@@ -375,16 +376,16 @@ fn what_does_not_change_is_not_judged() {
 }
 
 #[test]
-fn a_name_that_is_not_chosen_yet() {
+fn an_object_without_a_generated_name_is_judged() {
     let mut nameless = object(egress(json!({})));
     nameless["metadata"] = json!({ "generateName": "p-" });
     let answer = asked(&Store::default(), review_of(POLICY, "Egress", nameless, None));
     assert!(answer.allowed, "{answer:?}");
 }
 
-/// Nothing is compiled of what is over a budget: the answer comes at once.
+/// Nothing over a budget is compiled, so the answer comes at once.
 #[test]
-fn what_is_too_large_is_refused() {
+fn too_large_objects_are_refused_at_once() {
     let hosts: Vec<String> = (0..3000).map(|n| format!("h{n}.org")).collect();
     let ports: Vec<Value> = (1..=3000).map(|n| json!({ "number": n, "protocol": "https" })).collect();
     let start = std::time::Instant::now();
@@ -420,7 +421,7 @@ fn annotated(name: &str, namespace: &str, annotations: Value) -> Value {
     json!({ "metadata": { "name": name, "namespace": namespace, "annotations": annotations } })
 }
 
-/// Whoever may edit a namespace may annotate its service accounts, and must not open a workload by that.
+/// Users who may edit a namespace may annotate its service accounts, and must not open a workload by that.
 #[test]
 fn a_service_account_only_tightens_its_mode() {
     let mesh = |on: bool| {
@@ -485,9 +486,9 @@ fn a_namespace_is_judged_by_its_annotations_alone() {
     assert!(refusal(&answer).contains("`B` is not a namespace name"), "{answer:?}");
 }
 
-/// A Namespace may come to permit it, so it is a warning.
+/// A Namespace may later permit it, so it is a warning.
 #[test]
-fn a_source_that_may_not_be_granted_to() {
+fn a_source_in_a_foreign_namespace_only_warns() {
     let sources = json!([{ "kind": "ServiceAccount", "name": "a", "namespace": "other" }]);
     let create = |known: &Store| {
         let spec = egress(json!({ "sources": sources }));

@@ -1,4 +1,4 @@
-//! The authorization of API servers by their certificates.
+//! Client certificate names that may call the webhooks (`--webhook-client-name`).
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 
 use egress_transport::connections::ConnectionInfo;
 
-/// The names that count, as common name or alternative name. With none, every certificate of the authority does.
+/// Accepted common names and alternative names. An empty list accepts every certificate of the authority.
 #[derive(Clone, Debug, Default)]
 pub struct ClientNames(Arc<[String]>);
 
@@ -21,16 +21,16 @@ impl From<Vec<String>> for ClientNames {
 }
 
 impl ClientNames {
-    /// Says why a client is not one of these.
+    /// Checks the client's certificate.
     ///
     /// # Errors
-    /// When it is not.
+    /// Returns the reason if no name of the certificate is accepted.
     pub fn check(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<(), String> {
         let Self(names) = self;
         if names.is_empty() {
             return Ok(());
         }
-        let certificate = chain.and_then(<[_]>::first).ok_or("the client shows no certificate")?;
+        let certificate = chain.and_then(<[_]>::first).ok_or("the client presents no certificate")?;
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
             .map_err(|error| format!("the client's certificate cannot be read: {error}"))?;
         let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
@@ -51,11 +51,13 @@ impl ClientNames {
         if shown.iter().any(|name| names.iter().any(|known| known == name)) {
             return Ok(());
         }
-        Err(format!("the client's certificate is of {shown:?}, and of no name of --webhook-client-name"))
+        Err(format!(
+            "the client's certificate names are {shown:?}, and `--webhook-client-name` lists none of them"
+        ))
     }
 }
 
-/// Lets nobody ask but those of these names.
+/// Refuses requests from clients whose certificate has none of the accepted names.
 pub(super) async fn authorize(
     extract::State(names): extract::State<ClientNames>,
     connection: Option<Extension<ConnectionInfo>>,

@@ -1,51 +1,51 @@
-//! The switch of global egress in the text of a manifest: one word is replaced, or nothing.
+//! The switch of global egress in the text of a manifest: replaces one word, or nothing.
 
 use egress_compile::manifest::{Object, Position, yaml};
 use serde_json::Value;
 
-const KEY: &str = "enableEgress";
-const FIELD: &str = "spec.traffic.enableEgress";
-/// Which words are a switch.
-const WORDS: [(&str, bool); 2] = [("true", true), ("false", false)];
+const SWITCH_KEY: &str = "enableEgress";
+const SWITCH_FIELD: &str = "spec.traffic.enableEgress";
+/// Spellings of the switch.
+const SWITCH_WORDS: [(&str, bool); 2] = [("true", true), ("false", false)];
 
-/// The text with the switch as wanted; or why it cannot be replaced exactly. What is read of the new text must be what
-/// was read of the old one, but for the switch.
-pub(super) fn switched(bytes: &[u8], object: &Object, on: bool) -> Result<String, &'static str> {
-    const CHANGED: &str = "the file is not what was read";
+/// Replaces the switch; returns the reason if it cannot be replaced exactly. Parsing the new text must give the same
+/// value as the old one, except for the switch.
+pub(super) fn replace_switch(bytes: &[u8], object: &Object, on: bool) -> Result<String, &'static str> {
+    const CHANGED: &str = "the file has changed since it was read";
     let text = std::str::from_utf8(bytes).map_err(|_| CHANGED)?;
-    let at = object.position(FIELD).ok_or(CHANGED)?;
-    let key = offset(text, at).ok_or(CHANGED)?;
-    let value = value_of(text, key).ok_or("the switch is not written as a plain `true` or `false`")?;
-    let (word, _) = WORDS
+    let at = object.position(SWITCH_FIELD).ok_or(CHANGED)?;
+    let key = byte_offset(text, at).ok_or(CHANGED)?;
+    let value = find_value(text, key).ok_or("the value is not a plain `true` or `false`")?;
+    let (word, _) = SWITCH_WORDS
         .into_iter()
-        .find(|(word, _)| text[value..].strip_prefix(word).is_some_and(ends))
-        .ok_or("the switch is not written as a plain `true` or `false`")?;
+        .find(|(word, _)| text[value..].strip_prefix(word).is_some_and(is_word_end))
+        .ok_or("the value is not a plain `true` or `false`")?;
     let new = format!("{}{on}{}", &text[..value], &text[value + word.len()..]);
-    if is_the_same(text, &new, object, on) { Ok(new) } else { Err("the switch cannot be replaced alone") }
+    if is_the_same(text, &new, object, on) { Ok(new) } else { Err("the value cannot be replaced on its own") }
 }
 
-/// From line and column to bytes.
-fn offset(text: &str, at: Position) -> Option<usize> {
+/// Converts line and column to a byte offset.
+fn byte_offset(text: &str, at: Position) -> Option<usize> {
     let (line, column) = (usize::try_from(at.line).ok()?, usize::try_from(at.column).ok()?);
     let start: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
     let (within, _) = text.get(start..)?.char_indices().nth(column.checked_sub(1)?)?;
     Some(start + within)
 }
 
-/// Where the value of the key begins that stands here, on the same line.
-fn value_of(text: &str, key: usize) -> Option<usize> {
+/// Finds the value of the key at this offset, on the same line.
+fn find_value(text: &str, key: usize) -> Option<usize> {
     let rest = &text[key..];
     let quote = ['"', '\''].into_iter().find(|quote| rest.starts_with(*quote));
     let mut behind = match quote {
-        Some(quote) => rest[1..].strip_prefix(KEY)?.strip_prefix(quote)?,
-        None => rest.strip_prefix(KEY)?,
+        Some(quote) => rest[1..].strip_prefix(SWITCH_KEY)?.strip_prefix(quote)?,
+        None => rest.strip_prefix(SWITCH_KEY)?,
     };
     behind = behind.trim_start_matches([' ', '\t']).strip_prefix(':')?.trim_start_matches([' ', '\t']);
     Some(text.len() - behind.len())
 }
 
-/// Whether a plain word ends here.
-fn ends(rest: &str) -> bool {
+/// Returns true if a plain word ends here.
+fn is_word_end(rest: &str) -> bool {
     rest.chars().next().is_none_or(|c| c.is_whitespace() || [',', '}', ']'].contains(&c))
 }
 
@@ -69,10 +69,10 @@ mod tests {
     use super::*;
     use egress_compile::manifest::parse;
 
-    fn switched_in(text: &str, on: bool) -> Result<String, &'static str> {
+    fn replace_switch_in(text: &str, on: bool) -> Result<String, &'static str> {
         let parsed = parse(&"mesh.yaml".into(), text.as_bytes()).expect("valid");
         let object = parsed.objects.iter().find(|object| object.reference.name == "osm-mesh-config");
-        switched(text.as_bytes(), object.expect("a MeshConfig"), on)
+        replace_switch(text.as_bytes(), object.expect("a MeshConfig"), on)
     }
 
     fn mesh(spec: &str) -> String {
@@ -98,26 +98,26 @@ mod tests {
             let at = text.find("enableEgress").expect("there");
             let at = at + text[at..].find("false").expect("there");
             let expected = format!("{}true{}", &text[..at], &text[at + 5..]);
-            assert_eq!(switched_in(&text, true), Ok(expected.clone()), "{spec}");
-            assert_eq!(switched_in(&expected, false), Ok(text.clone()), "{spec}");
-            assert_eq!(switched_in(&text, false), Ok(text.clone()), "as it is already: {spec}");
+            assert_eq!(replace_switch_in(&text, true), Ok(expected.clone()), "{spec}");
+            assert_eq!(replace_switch_in(&expected, false), Ok(text.clone()), "{spec}");
+            assert_eq!(replace_switch_in(&text, false), Ok(text.clone()), "as it is already: {spec}");
         }
         let text = format!(
             "# enableEgress: false\n---\n{}---\n{}",
             mesh("{traffic: {enableEgress: false}}").replace("name: osm-mesh-config", "name: other"),
             mesh("{traffic: {enableEgress: false}}")
         );
-        let new = switched_in(&text, true).expect("switched");
+        let new = replace_switch_in(&text, true).expect("switched");
         assert!(
             new.ends_with("{traffic: {enableEgress: true}}\n")
                 && new.matches("enableEgress: true").count() == 1
         );
         let marked = format!("\u{feff}{}", mesh("{traffic: {enableEgress: false}}"));
-        assert_eq!(switched_in(&marked, true), Ok(marked.replace("false", "true")));
+        assert_eq!(replace_switch_in(&marked, true), Ok(marked.replace("false", "true")));
     }
 
     #[test]
-    fn or_nothing() {
+    fn an_unusual_switch_is_not_replaced() {
         for spec in [
             "{traffic: {enableEgress: &a false, enablePermissiveTrafficPolicyMode: *a }}",
             "{traffic: {enablePermissiveTrafficPolicyMode: &a false, enableEgress: *a }}",
@@ -125,18 +125,18 @@ mod tests {
             "\n  traffic:\n    enableEgress:\n      false",
             "\n  traffic:\n    ? enableEgress\n    : false",
         ] {
-            let found = switched_in(&mesh(spec), true);
-            assert_eq!(found, Err("the switch is not written as a plain `true` or `false`"), "{spec}");
+            let found = replace_switch_in(&mesh(spec), true);
+            assert_eq!(found, Err("the value is not a plain `true` or `false`"), "{spec}");
         }
         let text = mesh("&s {traffic: {enableEgress: false}}");
         let twice = format!("{text}x: *s\n");
         if let Ok(parsed) = parse(&"mesh.yaml".into(), twice.as_bytes()) {
-            assert!(switched(twice.as_bytes(), &parsed.objects[0], true).is_err());
+            assert!(replace_switch(twice.as_bytes(), &parsed.objects[0], true).is_err());
         }
-        // Another text than the one that was read.
+        // The text has changed since it was parsed.
         let parsed = parse(&"mesh.yaml".into(), text.as_bytes()).expect("valid");
         for other in ["", "x", &format!("\n{text}"), &text.replace("enableEgress", "enableegress")] {
-            assert!(switched(other.as_bytes(), &parsed.objects[0], true).is_err(), "{other}");
+            assert!(replace_switch(other.as_bytes(), &parsed.objects[0], true).is_err(), "{other}");
         }
     }
 }

@@ -4,11 +4,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use egress_kubernetes::Refused;
 
-/// Why nothing was written: for whoever asked, with what to do.
+/// Status and message of a refused or failed write, with the remedy.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
+pub(super) struct WriteError(pub(super) StatusCode, pub(super) String);
 
-impl Problem {
+impl WriteError {
     pub(super) fn conflict(why: impl Into<String>) -> Self {
         Self(StatusCode::CONFLICT, why.into())
     }
@@ -18,7 +18,7 @@ impl Problem {
     }
 }
 
-impl From<Refused> for Problem {
+impl From<Refused> for WriteError {
     fn from(refused: Refused) -> Self {
         let status = match &refused {
             Refused::Exists(_) => StatusCode::CONFLICT,
@@ -28,7 +28,7 @@ impl From<Refused> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for WriteError {
     fn into_response(self) -> Response {
         let Self(status, why) = self;
         (status, format!("{why}\n")).into_response()
