@@ -62,7 +62,7 @@ pub struct Osm {
     pub mesh_name: String,
     /// The namespace of the control plane; empty for that of the flag.
     pub osm_namespace: String,
-    /// TlsSecrets for pulling the control plane's image, as `{name: …}`.
+    /// The Secrets for pulling the control plane's image, as `{name: …}`.
     pub image_pull_secrets: Vec<BTreeMap<String, String>>,
     /// Tolerations of the control plane's pods.
     pub control_plane_tolerations: Vec<Map<String, Value>>,

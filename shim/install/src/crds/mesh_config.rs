@@ -135,7 +135,7 @@ fn certificate() -> Value {
         "certKeyBitSize": integer("Size of keys in bits"),
         "ingressGateway": described("The certificate of an ingress gateway", gateway),
     });
-    described("CertificateSource", object(&["serviceCertValidityDuration", "certKeyBitSize"], fields))
+    described("Certificates", object(&["serviceCertValidityDuration", "certKeyBitSize"], fields))
 }
 
 fn feature_flags(current: bool) -> Value {
