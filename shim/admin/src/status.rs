@@ -7,7 +7,6 @@ use tokio::sync::watch;
 
 use crate::pools::Pools;
 use egress_compile::Compiled;
-use egress_compile::manifest::Diagnostic;
 use egress_core::proxies::Proxy;
 use egress_core::source::SourceState;
 use egress_flows::table::FlowTable;
@@ -71,7 +70,7 @@ pub fn current_status(shared: &AdminState) -> Status {
     let compiled = shared.compiled.borrow().clone();
     let source = shared.source.borrow().clone();
     let mut diagnostics: Vec<_> = source.store.diagnostics().chain(compiled.diagnostics().cloned()).collect();
-    diagnostics.sort_by(Diagnostic::cmp_reading_order);
+    diagnostics.sort_by(egress_compile::manifest::Diagnostic::cmp_reading_order);
     let identity = |document: &egress_policy::Document| IdentityStatus {
         document: document.version.clone(),
         mode: document.mode.as_str().to_owned(),
@@ -85,7 +84,7 @@ pub fn current_status(shared: &AdminState) -> Status {
         mesh_mode: compiled.default_mode().as_str().to_owned(),
         objects: compiled.statuses.values().map(ObjectStatus::from).collect(),
         policies: shared.policies.now(&compiled, &source.store, &*shared.proxies),
-        problems: problems.iter().map(Diagnostic::from).collect(),
+        diagnostics: diagnostics.iter().map(Diagnostic::from).collect(),
         identities: compiled
             .documents
             .iter()

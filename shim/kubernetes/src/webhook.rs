@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use self::bodies::BodyReader;
 pub use self::client_names::ClientNames;
 use self::validate::ReviewContext;
-use crate::audit::Witness;
+use crate::audit::RequestLog;
 use egress_compile::{CompileOptions, Compiled};
 use egress_core::source::SourceState;
 use egress_inject as inject;
@@ -63,7 +63,7 @@ pub struct Webhooks {
     /// Client certificate names that may call the webhooks, once TLS has verified the certificate.
     pub clients: ClientNames,
     /// Users who changed objects, for the audit record.
-    pub witness: Arc<Witness>,
+    pub request_log: Arc<RequestLog>,
 }
 
 impl Webhooks {
@@ -85,7 +85,7 @@ impl Webhooks {
             &ReviewContext { options: &self.options, store: &store, compiled: &compiled },
         );
         if answer.allowed {
-            validate::record_user(request, is_verified, &self.witness);
+            validate::record_user(request, is_verified, &self.request_log);
         }
         answer
     }

@@ -16,7 +16,7 @@ use egress_transport::connections::{EVICTION_AGE, GuardedConnection, Pool, serve
 fn webhooks() -> Webhooks {
     Webhooks {
         options: CompileOptions::default(),
-        witness: Arc::default(),
+        request_log: Arc::default(),
         sidecars: None,
         source: watch::channel(SourceState::default()).1,
         compiled: watch::channel(Arc::default()).1,
@@ -212,7 +212,7 @@ async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
 #[tokio::test]
 async fn users_are_verified_by_the_client_certificate() {
     let webhooks = webhooks();
-    let witness = Arc::clone(&webhooks.witness);
+    let request_log = Arc::clone(&webhooks.request_log);
     let served: WebhookState = Arc::new((webhooks, BodyReader::default()));
     let pool = Pool::new(8, EVICTION_AGE);
     let review_of_it: Value = serde_json::from_str(&good()).expect("JSON");
@@ -237,7 +237,7 @@ async fn users_are_verified_by_the_client_certificate() {
             answer_review("validate", Arc::clone(&served), connection, headers, body, Webhooks::validate)
                 .await;
         assert_eq!(answer.status(), StatusCode::OK);
-        let users = witness.users_of(&object.reference, Some(&object));
+        let users = request_log.users_of(&object.reference, Some(&object));
         assert_eq!(users.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
     }
 }

@@ -11,8 +11,8 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use crate::audit::{User, Witness};
-use crate::{Item, is_ours, read};
+use crate::audit::{RequestLog, User};
+use crate::object::{Item, is_ours, read};
 use egress_compile::manifest::{Body, Cause, Diagnostic, Kind, Object, ObjectRef, ParsedFile, Severity};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, Compiled, compile};
@@ -55,7 +55,7 @@ fn requested_kind(request: &AdmissionRequest<DynamicObject>) -> Option<Kind> {
 
 /// Records the user of an admitted request that changes what policies grant. The user counts as verified if the
 /// client has presented a certificate, as only an API server can.
-pub fn record_user(request: &AdmissionRequest<DynamicObject>, is_verified: bool, witness: &Witness) {
+pub fn record_user(request: &AdmissionRequest<DynamicObject>, is_verified: bool, request_log: &RequestLog) {
     let (Some(kind), Some(name), false) =
         (requested_kind(request), &request.user_info.username, request.dry_run)
     else {
@@ -65,13 +65,13 @@ pub fn record_user(request: &AdmissionRequest<DynamicObject>, is_verified: bool,
     let is_part = request.sub_resource.as_deref().is_some_and(|part| !part.is_empty());
     if request.operation == Operation::Delete && !is_part {
         let namespace = request.namespace.as_deref().filter(|_| kind.is_namespaced()).unwrap_or_default();
-        witness.saw(ObjectRef::new(kind, namespace, &request.name), None, user());
+        request_log.record(ObjectRef::new(kind, namespace, &request.name), None, user());
     } else if let Some(object) = request.object.as_ref().filter(|object| is_judged(request, object)) {
         let item = candidate(kind, request, object.clone());
         let reference = ObjectRef::new(kind, &item.key.0, &item.key.1);
         if let Change::Read(parsed) = item.change {
             for object in parsed.objects.iter().filter(|object| object.reference == reference) {
-                witness.saw(reference.clone(), Some(object), user());
+                request_log.record(reference.clone(), Some(object), user());
             }
         }
     }
