@@ -40,6 +40,20 @@
 //! let report = explain(&source, &request).expect("a report");
 //! assert!(report.is_allowed());
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod blocked_ranges;
 pub mod bounds;

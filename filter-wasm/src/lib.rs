@@ -12,12 +12,14 @@
     not(test),
     deny(
         clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
         clippy::expect_used,
-        clippy::panic,
         clippy::indexing_slicing,
+        clippy::panic,
         clippy::string_slice,
-        clippy::unreachable
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
     )
 )]
 

@@ -4,7 +4,6 @@
 //! wrote. An absent list means "any"; an empty list means "none".
 
 mod intersection;
-pub(crate) mod strict;
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use self::strict::Object;
+use crate::strict::{self, Object};
 use crate::{Address, Cidr, HostPattern, Identity};
 
 /// The format of documents that this release writes and reads. See decision 170 for when it changes.

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::strict::Object;
+use crate::strict::Object;
 
 /// A workload identity: a Kubernetes service account.
 ///

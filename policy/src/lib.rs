@@ -6,12 +6,14 @@
     not(test),
     deny(
         clippy::arithmetic_side_effects,
-        clippy::unwrap_used,
         clippy::expect_used,
-        clippy::panic,
         clippy::indexing_slicing,
+        clippy::panic,
         clippy::string_slice,
-        clippy::unreachable
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
     )
 )]
 #![warn(missing_docs)]
@@ -33,6 +35,7 @@ mod pattern;
 mod plugin;
 mod policy;
 mod reason;
+mod strict;
 
 pub use address::{Address, AddressError};
 pub use cidr::{Cidr, CidrError};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::document::strict::{self, Object};
+use crate::strict::{self, Object};
 
 /// One of the module's two plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

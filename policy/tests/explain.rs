@@ -108,7 +108,7 @@ proptest! {
         }
     }
 
-    /// Where an address would help, the rule that needs it has that mismatch.
+    /// Checks that an unknown address is the only mismatch of a rule that would allow the connection with its address.
     #[test]
     fn a_connection_without_address_is_allowed_only_at_every_address(
         rules in rules(),

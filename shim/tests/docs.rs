@@ -1,4 +1,4 @@
-//! What the documentation lists is what the code has.
+//! Tests that the lists in the documentation match the code.
 
 use std::path::Path;
 

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use egress_compile::{Limits, OwnCluster};
 use egress_policy::HostPattern;
+use egress_policy::contract::cluster;
 
 use crate::quoted;
 
-/// The cluster for global egress.
-pub(super) const PASSTHROUGH: &str = "  - name: passthrough-outbound
+/// Formats the cluster for global egress.
+pub(super) fn passthrough() -> String {
+    format!(
+        "  - name: {}
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
     connect_timeout: 5s
@@ -16,7 +19,11 @@ pub(super) const PASSTHROUGH: &str = "  - name: passthrough-outbound
     upstream_connection_options: *probed
     circuit_breakers: *unlimited
     typed_extension_protocol_options: *http
-";
+",
+        cluster::PASSTHROUGH
+    )
+}
+
 /// The connect timeout of Open Service Mesh.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

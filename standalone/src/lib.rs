@@ -105,7 +105,7 @@ impl Configuration<'_> {
         text = with_ranges(&text, self.blocked);
         if self.document.mode == Mode::Passthrough {
             // Unrouted connections go there, and no other configuration has this cluster.
-            text += clusters::PASSTHROUGH;
+            text += &clusters::passthrough();
         }
         text
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use egress_policy::ReasonCode;
+use egress_policy::contract::header;
 
 /// A response of Envoy's own.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +78,9 @@ impl fmt::Display for EnvoyRefusal {
         write!(
             f,
             "              body: {{inline_string: {}}}\n              \
-             headers_to_add: [{{header: {{key: x-egress-denied, value: {}}}}}]\n",
+             headers_to_add: [{{header: {{key: {}, value: {}}}}}]\n",
             quoted(&self.body()),
+            header::DENIED,
             self.reason
         )
     }

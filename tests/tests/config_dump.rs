@@ -94,7 +94,7 @@ fn resolve(value: &mut Value, plugins: &BTreeMap<String, Value>) -> Result<()> {
             fields.values_mut().try_for_each(|value| resolve(value, plugins))
         }
         Value::Array(items) => items.iter_mut().try_for_each(|value| resolve(value, plugins)),
-        _ => Ok(()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
     }
 }
 
@@ -109,7 +109,12 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, Value>) {
                 flatten(&format!("{path}[{number}]"), value, fields);
             });
         }
-        _ => drop(fields.insert(path.to_owned(), value.clone())),
+        Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => drop(fields.insert(path.to_owned(), value.clone())),
     }
 }
 

@@ -1,9 +1,9 @@
-//! Annotations of an Egress object that extend Open Service Mesh's API.
+//! Annotations that extend Open Service Mesh's API: of Egress objects, and the mode of a Namespace or ServiceAccount.
 
-use egress_policy::{EncryptedHello, Upgrade};
+use egress_policy::{EncryptedHello, Mode, Upgrade};
 
 use super::diagnostic_sink::DiagnosticSink;
-use super::{ENCRYPTED_HELLO_ANNOTATION, Invalid, UPGRADES_ANNOTATION};
+use super::{ENCRYPTED_HELLO_ANNOTATION, Invalid, MODE_ANNOTATION, UPGRADES_ANNOTATION};
 use crate::manifest::{Object, annotation_path};
 
 const GRANTS_NOTHING: &str = "until then the object grants nothing";
@@ -42,4 +42,18 @@ pub(super) fn read_encrypted_hello(
             Err(Invalid)
         }
     }
+}
+
+/// Reads the mode from an annotation. A value that cannot be read means the strictest mode.
+pub(super) fn read_mode_annotation(object: &Object, sink: &mut DiagnosticSink<'_>) -> Option<Mode> {
+    let text = object.metadata.annotation(MODE_ANNOTATION)?;
+    let mode = [Mode::Enforce, Mode::Audit, Mode::Passthrough].into_iter().find(|mode| mode.as_str() == text);
+    if mode.is_none() {
+        sink.error(
+            &annotation_path(MODE_ANNOTATION),
+            format!("`{text}` is not a mode, so `enforce` applies"),
+            Some("write `enforce`, `audit` or `passthrough`"),
+        );
+    }
+    Some(mode.unwrap_or(Mode::Enforce))
 }

@@ -5,15 +5,14 @@ mod reader;
 mod references;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use egress_policy::{EncryptedHello, Identity, Rule};
+use egress_policy::{EncryptedHello, Identity};
 
 use self::reader::Reader;
 use super::Objects;
 use super::diagnostic_sink::DiagnosticSink;
-use super::digest::Digest;
 use super::namespace::Namespaces;
+use super::policy_rule::PolicyRule;
 use super::route::Groups;
 use super::upstream::{OwnCluster, Settings};
 use crate::budget::{self, Content, Usage};
@@ -100,11 +99,4 @@ pub(super) fn read_policies<'s>(
         }
     }
     policies
-}
-
-/// A rule, shared by all identities that it is granted to.
-#[derive(Clone, Debug)]
-pub(super) struct PolicyRule {
-    pub(super) rule: Arc<Rule>,
-    pub(super) digest: Digest,
 }

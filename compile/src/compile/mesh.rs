@@ -6,6 +6,7 @@ use egress_policy::{Identity, Mode};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::annotations::read_mode_annotation;
 use super::diagnostic_sink::DiagnosticSink;
 use super::namespace::Namespaces;
 use super::{CompileOptions, MODE_ANNOTATION, MODE_DELEGATION_ANNOTATION, Objects, StatusCollector, address};
@@ -260,20 +261,6 @@ fn read_account(
         }
     }
     collector.record(sink, 0);
-}
-
-/// Reads the mode from an annotation. A value that cannot be read means the strictest mode.
-pub(super) fn read_mode_annotation(object: &Object, sink: &mut DiagnosticSink<'_>) -> Option<Mode> {
-    let text = object.metadata.annotation(MODE_ANNOTATION)?;
-    let mode = [Mode::Enforce, Mode::Audit, Mode::Passthrough].into_iter().find(|mode| mode.as_str() == text);
-    if mode.is_none() {
-        sink.error(
-            &annotation_path(MODE_ANNOTATION),
-            format!("`{text}` is not a mode, so `enforce` applies"),
-            Some("write `enforce`, `audit` or `passthrough`"),
-        );
-    }
-    Some(mode.unwrap_or(Mode::Enforce))
 }
 
 /// Reads the limit of proxies. As in Open Service Mesh, zero means no limit. So does an invalid number: a

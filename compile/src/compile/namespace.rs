@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use egress_policy::{Identity, Mode};
 
+use super::annotations::read_mode_annotation;
 use super::diagnostic_sink::DiagnosticSink;
-use super::mesh::read_mode_annotation;
 use super::{
     CompileOptions, MODE_DELEGATION_ANNOTATION, Objects, POLICY_NAMESPACES_ANNOTATION, StatusCollector,
 };

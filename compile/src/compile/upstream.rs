@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::diagnostic_sink::DiagnosticSink;
 use super::digest::Digest;
-use super::egress::PolicyRule;
+use super::policy_rule::PolicyRule;
 use super::{Invalid, Objects, StatusCollector};
 use crate::bounds::{MAX_CONNECT_TIMEOUT, MIN_CONNECT_TIMEOUT};
 use crate::duration;

@@ -1,6 +1,9 @@
 //! One JSON line per connection and per request on Envoy's standard output, and, where flows are remembered, an
 //! entry for the control plane.
 
+use std::fmt;
+
+use egress_policy::contract::{LogField, filter_state, header, log_field};
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService};
@@ -11,55 +14,79 @@ use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccess
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
+use self::FormatString::{FilterState, ResponseHeader, Text};
 use super::messages::any;
 use super::name;
 use super::settings::Settings;
 
-/// The filter state that holds the name that the plugin allowed, however a rule lists it.
-pub(super) const RESOLVED_NAME: &str = "egress.name";
+/// A value of a field, as Envoy's format string.
+#[derive(Clone, Copy)]
+pub(super) enum FormatString {
+    /// This text, with its command operators.
+    Text(&'static str),
+    /// The filter state of a key.
+    FilterState(&'static str),
+    /// A header of the response.
+    ResponseHeader(&'static str),
+}
+
+impl fmt::Display for FormatString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Text(text) => f.write_str(text),
+            FilterState(key) => write!(f, "%FILTER_STATE({key}:PLAIN)%"),
+            ResponseHeader(name) => write!(f, "%RESP({name})%"),
+        }
+    }
+}
+
+/// A field that the filter writes.
+const fn column(field: LogField) -> (&'static str, FormatString) {
+    (field.column, Text(field.format))
+}
 
 /// Of both kinds: `docs/access-log.md` says what they mean.
-const BOTH: [(&str, &str); 16] = [
-    ("time", "%START_TIME%"),
-    ("identity", "%FILTER_STATE(wasm.egress.identity:PLAIN)%"),
-    ("mode", "%FILTER_STATE(wasm.egress.mode:PLAIN)%"),
-    ("policy_version", "%FILTER_STATE(wasm.egress.policy_version:PLAIN)%"),
-    ("verdict", "%FILTER_STATE(wasm.egress.verdict:PLAIN)%"),
-    ("reason", "%FILTER_STATE(wasm.egress.reason:PLAIN)%"),
-    ("policy", "%FILTER_STATE(wasm.egress.policy:PLAIN)%"),
-    ("rule", "%FILTER_STATE(wasm.egress.rule:PLAIN)%"),
-    ("would_refuse", "%FILTER_STATE(wasm.egress.would_refuse:PLAIN)%"),
-    ("decision", "%FILTER_STATE(wasm.egress.decision:PLAIN)%"),
-    ("dialled", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("upstream", "%UPSTREAM_HOST%"),
-    ("flags", "%RESPONSE_FLAGS%"),
-    ("sent", "%BYTES_RECEIVED%"),
-    ("received", "%BYTES_SENT%"),
-    ("duration_ms", "%DURATION%"),
+const BOTH: [(&str, FormatString); 16] = [
+    ("time", Text("%START_TIME%")),
+    column(log_field::IDENTITY),
+    column(log_field::MODE),
+    column(log_field::POLICY_VERSION),
+    column(log_field::VERDICT),
+    column(log_field::REASON),
+    column(log_field::POLICY),
+    column(log_field::RULE),
+    column(log_field::WOULD_REFUSE),
+    column(log_field::DECISION),
+    ("dialled", Text("%DOWNSTREAM_LOCAL_ADDRESS%")),
+    ("upstream", Text("%UPSTREAM_HOST%")),
+    ("flags", Text("%RESPONSE_FLAGS%")),
+    ("sent", Text("%BYTES_RECEIVED%")),
+    ("received", Text("%BYTES_SENT%")),
+    ("duration_ms", Text("%DURATION%")),
 ];
 
-const CONNECTION: [(&str, &str); 7] = [
-    ("kind", "connection"),
-    ("protocol", "%FILTER_STATE(wasm.egress.protocol:PLAIN)%"),
-    // The name that the sidecar resolved (`RESOLVED_NAME`), and where it resolved none, the one that a ClientHello had.
-    ("name", "%FILTER_STATE(egress.name:PLAIN)%"),
-    ("server_name", "%FILTER_STATE(wasm.egress.server_name:PLAIN)%"),
-    ("encrypted_hello", "%FILTER_STATE(wasm.egress.encrypted_hello:PLAIN)%"),
-    ("cluster", "%UPSTREAM_CLUSTER%"),
-    ("closed", "%DOWNSTREAM_LOCAL_CLOSE_REASON%"),
+const CONNECTION: [(&str, FormatString); 7] = [
+    ("kind", Text("connection")),
+    column(log_field::PROTOCOL),
+    // The name that the sidecar resolved (`filter_state::NAME`), and where it resolved none, the one that a ClientHello had.
+    ("name", FilterState(filter_state::NAME)),
+    column(log_field::SERVER_NAME),
+    column(log_field::ENCRYPTED_HELLO),
+    ("cluster", Text("%UPSTREAM_CLUSTER%")),
+    ("closed", Text("%DOWNSTREAM_LOCAL_CLOSE_REASON%")),
 ];
 
-const REQUEST: [(&str, &str); 9] = [
-    ("kind", "request"),
-    ("protocol", "http"),
-    ("authority", "%REQ(:AUTHORITY)%"),
-    ("method", "%REQ(:METHOD)%"),
-    ("path", "%REQ(:PATH)%"),
-    ("upgrade", "%REQ(UPGRADE)%"),
-    ("status", "%RESPONSE_CODE%"),
-    ("details", "%RESPONSE_CODE_DETAILS%"),
+const REQUEST: [(&str, FormatString); 9] = [
+    ("kind", Text("request")),
+    ("protocol", Text("http")),
+    ("authority", Text("%REQ(:AUTHORITY)%")),
+    ("method", Text("%REQ(:METHOD)%")),
+    ("path", Text("%REQ(:PATH)%")),
+    ("upgrade", Text("%REQ(UPGRADE)%")),
+    ("status", Text("%RESPONSE_CODE%")),
+    ("details", Text("%RESPONSE_CODE_DETAILS%")),
     // Of refusals by Envoy itself too, which the plugin does not see.
-    ("refused", "%RESP(x-egress-denied)%"),
+    ("refused", ResponseHeader(header::DENIED)),
 ];
 
 /// The access logs of a connection: a line, and with `--flow-log` an entry for the control plane.
@@ -114,12 +141,13 @@ fn to_control_plane(log: &str) -> CommonGrpcAccessLogConfig {
 }
 
 /// The filter states of an access log entry: the decision, the name that the sidecar resolved, and the one in a ClientHello.
-pub const FILTER_STATES: [&str; 3] = ["wasm.egress.decision", RESOLVED_NAME, "wasm.egress.server_name"];
+pub const FILTER_STATES: [&str; 3] =
+    [log_field::DECISION.filter_state, filter_state::NAME, log_field::SERVER_NAME.filter_state];
 
-fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, &'a str)>) -> AccessLog {
+fn stdout<'a>(fields: impl Iterator<Item = &'a (&'a str, FormatString)>) -> AccessLog {
     let fields = fields.map(|(key, format)| ordered::Entry {
         key: (*key).to_owned(),
-        value: Some(ordered::Value { string_value: (*format).to_owned() }),
+        value: Some(ordered::Value { string_value: format.to_string() }),
     });
     let config = ordered::Log {
         log_format: Some(ordered::Format { json_format: Some(ordered::Struct { fields: fields.collect() }) }),

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use egress_policy::HostMatch;
+use egress_policy::contract::filter_state;
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, TrafficDirection, data_source, substitution_format_string::Format,
 };
@@ -19,7 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as Netw
 use envoy_types::pb::google::protobuf::UInt32Value;
 use prost::Name;
 
-use super::access_log::RESOLVED_NAME;
+use super::access_log::FormatString;
 use super::messages::{address, by_discovery, network_filter, original_dst};
 use super::settings::{IpFamilies, Settings};
 use super::{access_log, dns, name, traffic};
@@ -81,24 +82,24 @@ fn listener(name: &str, at: SocketAddr, settings: &Settings) -> Listener {
     }
 }
 
-/// The filter state by which Envoy's filters and clusters know a name.
-const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
+/// Envoy's factory of filter state that is a string. By chance it has the text of the key [`filter_state::EXACT_NAME`].
+const STRING_FACTORY: &str = "envoy.string";
 
 /// Tells the internal listener which address was dialled and from which, keeps the name that the plugin allowed, and makes it the
 /// dynamic host where a rule lists it itself. What only a wildcard lists was resolved before, and is none until the next
 /// filter has passed.
 fn state() -> SetFilterState {
-    let by_wildcard = format!("%FILTER_STATE({DYNAMIC_HOST}:PLAIN)%");
-    let exact = "%FILTER_STATE(envoy.string:PLAIN)%";
+    let by_wildcard = FormatString::FilterState(filter_state::DYNAMIC_HOST).to_string();
+    let exact = FormatString::FilterState(filter_state::EXACT_NAME).to_string();
     SetFilterState {
         on_new_connection: vec![
             shared("envoy.filters.listener.original_dst.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"),
             shared("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
             FilterStateValue {
-                factory_key: "envoy.string".to_owned(),
-                ..value(RESOLVED_NAME, &[exact, &by_wildcard].concat())
+                factory_key: STRING_FACTORY.to_owned(),
+                ..value(filter_state::NAME, &format!("{exact}{by_wildcard}"))
             },
-            FilterStateValue { skip_if_empty: false, ..value(DYNAMIC_HOST, exact) },
+            FilterStateValue { skip_if_empty: false, ..value(filter_state::DYNAMIC_HOST, &exact) },
         ],
         ..Default::default()
     }
@@ -107,7 +108,10 @@ fn state() -> SetFilterState {
 /// Makes every name that the plugin allowed the dynamic host, which is how clusters find its addresses.
 fn dynamic_host() -> SetFilterState {
     SetFilterState {
-        on_new_connection: vec![value(DYNAMIC_HOST, &format!("%FILTER_STATE({RESOLVED_NAME}:PLAIN)%"))],
+        on_new_connection: vec![value(
+            filter_state::DYNAMIC_HOST,
+            &FormatString::FilterState(filter_state::NAME).to_string(),
+        )],
         ..Default::default()
     }
 }

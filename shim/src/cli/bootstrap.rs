@@ -13,16 +13,16 @@ use egress_envoy::credentials::{Authority, ClientFiles, Credentials, EnvoyPath, 
 
 #[derive(Debug, Args)]
 pub(super) struct BootstrapArgs {
-    /// Whose sidecar: namespace/service-account.
+    /// Identity of the sidecar: namespace/service-account.
     #[arg(long, value_name = "NS/SA")]
     identity: Identity,
-    /// First part of the node id; tells the proxies of one identity apart.
+    /// First part of the node id. It distinguishes the proxies of one identity.
     #[arg(long, default_value = "sidecar", value_parser = parse_node_part)]
     proxy: String,
-    /// The Envoy that will read it.
+    /// Version of the Envoy that reads the bootstrap.
     #[arg(long, value_name = "VERSION", default_value_t = CURRENT)]
     envoy_version: EnvoyVersion,
-    /// Where the control plane is: host:port.
+    /// Address of the control plane, as host:port.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15128", value_parser = parse_host_port)]
     xds: (String, u16),
     #[command(flatten)]
@@ -30,30 +30,32 @@ pub(super) struct BootstrapArgs {
     /// Envoy's admin port on loopback.
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
     admin_port: u16,
-    /// Answer /ready, once Envoy has been told what to do, and /stats/prometheus on this port of all addresses.
+    /// Port on all addresses for /ready and /stats/prometheus. /ready succeeds once Envoy has its configuration.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     ready_port: Option<u16>,
-    /// Ask for changes only instead of the state of the world.
+    /// Use incremental (delta) xDS instead of state-of-the-world.
     #[arg(long)]
     delta: bool,
 }
 
-/// The way in which Envoy and the control plane authenticate each other. Without `--xds-ca`: not at all.
+/// Authentication between Envoy and the control plane. Without `--xds-ca` there is none.
 #[derive(Debug, Args)]
 struct SecurityArgs {
-    /// Connect over TLS, to a control plane whose certificate is of this authority (PEM) and names the host of `--xds`.
+    /// Connect over TLS. The certificate of the control plane must be signed by this authority (PEM) and name the host
+    /// of `--xds`.
     #[arg(long, value_name = "FILE")]
     xds_ca: Option<PathBuf>,
-    /// Show the service account token in this file, on Envoy's machine. A renewed one is used from the next stream on.
+    /// Present the service account token in this file, on Envoy's machine. A renewed token is used from the next stream
+    /// on.
     #[arg(long, value_name = "PATH", requires = "xds_ca", conflicts_with = "client_cert")]
     token_file: Option<EnvoyPath>,
-    /// Show the client certificate in this file (PEM, with its chain), on Envoy's machine.
+    /// Present the client certificate in this file (PEM, with its chain), on Envoy's machine.
     #[arg(long, value_name = "PATH", requires_all = ["xds_ca", "client_key", "client_sds"])]
     client_cert: Option<EnvoyPath>,
-    /// Its key, in the same folder.
+    /// Key of the client certificate (PEM), in the same folder.
     #[arg(long, value_name = "PATH", requires = "client_cert")]
     client_key: Option<EnvoyPath>,
-    /// Write here the file by which Envoy follows certificate and key. On Envoy's machine it has the same path.
+    /// Write the file through which Envoy watches the certificate and its key. On Envoy's machine it has the same path.
     #[arg(long, value_name = "PATH", requires = "client_cert")]
     client_sds: Option<EnvoyPath>,
 }

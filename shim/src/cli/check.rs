@@ -12,12 +12,12 @@ use crate::check;
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The folder.
+    /// Folder of manifests.
     dir: PathBuf,
-    /// Warnings are errors.
+    /// Treat warnings as errors.
     #[arg(long)]
     strict: bool,
-    /// How to print it.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

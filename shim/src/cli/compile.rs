@@ -16,21 +16,22 @@ use crate::check;
 
 #[derive(Debug, Args)]
 pub(super) struct Compile {
-    /// The folder of manifests.
+    /// Folder of manifests.
     dir: PathBuf,
-    /// Whose policy: namespace/service-account.
+    /// Identity to compile for: namespace/service-account.
     #[arg(long, value_name = "NS/SA")]
     identity: Identity,
-    /// Print it even where something is wrong: that grants nothing, as in the control plane, and the rest counts.
+    /// Print the result even if manifests have errors. As in the control plane, an object with an error grants nothing,
+    /// and the rest applies.
     #[arg(long)]
     keep_going: bool,
-    /// What to print.
+    /// Output to print.
     #[arg(long, short, value_enum, default_value_t = Form::Json)]
     output: Form,
-    /// Where Envoy finds the module, for `--output envoy`.
+    /// Path of the wasm module on Envoy's machine, for `--output envoy`.
     #[arg(long, value_name = "PATH", default_value = MODULE)]
     wasm: String,
-    /// The Envoy that will read it, for `--output envoy`.
+    /// Version of the Envoy that reads the output, for `--output envoy`.
     #[arg(long, value_name = "VERSION", default_value_t = CURRENT)]
     envoy_version: EnvoyVersion,
     #[command(flatten)]
@@ -43,16 +44,16 @@ pub(super) struct Compile {
 enum Form {
     /// The policy document.
     Json,
-    /// The configuration of the network filter, with the document in it.
+    /// Configuration of the network filter, with the document in it.
     Network,
-    /// The configuration of the HTTP filter, with the document in it.
+    /// Configuration of the HTTP filter, with the document in it.
     Http,
-    /// A whole configuration of Envoy: envoy/standalone.yaml with this policy.
+    /// Complete configuration of an Envoy: envoy/standalone.yaml with this policy.
     Envoy,
 }
 
 impl Compile {
-    /// Problems are told on the standard error. Where something is wrong nothing is printed unless one asks for it.
+    /// Prints diagnostics to standard error, and the output unless there are errors without `--keep-going`.
     pub(super) fn run(self) -> Result<ExitCode> {
         let (report, compiled) = check::compiled(&self.dir, &self.mesh.into());
         let code = report.exit_code(false);

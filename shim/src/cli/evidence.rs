@@ -1,4 +1,4 @@
-//! The flags that say of which policy a question is asked.
+//! Flags that choose the policy to evaluate.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,18 +19,18 @@ pub(super) struct EvidenceArgs {
     /// Folder of manifests. Without it and `--document`, objects are read from a cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "document"])]
     config_dir: Option<PathBuf>,
-    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    /// Kubeconfig of the cluster to read from. Default: the cluster that the command runs in, else that of kubectl.
     #[arg(long, value_name = "FILE", conflicts_with = "document")]
     kubeconfig: Option<PathBuf>,
-    /// A policy document to ask, as the filter gets it.
+    /// Policy document to evaluate, as the filter receives it.
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
     #[command(flatten)]
     pub(super) blocked: BlockedRangesArgs,
-    /// Port of the outbound listener, as `serve` was told.
+    /// Port of the outbound listener, as in `serve --listener-port`.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) listener_port: u16,
-    /// The longest time to read the cluster.
+    /// Maximum time to read the cluster.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
     #[command(flatten)]

@@ -28,29 +28,29 @@ pub(super) struct ExplainArgs {
     /// The pod that connects: namespace/name. Its service account is looked up in the cluster.
     #[arg(long, value_name = "NS/POD", visible_alias = "from-pod", value_parser = parse_pod, conflicts_with_all = ["config_dir", "document"])]
     pod: Option<(String, String)>,
-    /// What it connects to: `https://HOST:PORT/PATH`, `http://…`, `ws://…`, `tcp://HOST:PORT`,
-    /// `tcp-server-first://HOST:PORT`, or `HOST:PORT`.
+    /// Destination: `https://HOST:PORT/PATH`, `http://…`, `ws://…`, `tcp://HOST:PORT`, `tcp-server-first://HOST:PORT`,
+    /// or `HOST:PORT`.
     #[arg(long, value_name = "TARGET")]
     to: Option<String>,
     /// Method of an HTTP request. Default: GET.
     #[arg(long)]
     method: Option<String>,
-    /// Header of an HTTP request; may be given several times.
+    /// Header of an HTTP request. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
-    /// Server name in the ClientHello; empty for none. Default: the host.
+    /// Server name in the ClientHello; empty for none. Default: the host of the destination.
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-    /// The ClientHello carries an encrypted one.
+    /// Put an encrypted ClientHello (ECH) into the ClientHello.
     #[arg(long)]
     ech: bool,
-    /// The first bytes of the connection, in hexadecimal.
+    /// First bytes of the connection, in hexadecimal.
     #[arg(long, value_name = "HEX")]
     client_hello_hex: Option<String>,
-    /// The address that is dialled for the host.
+    /// Address that the workload dials for the host.
     #[arg(long, value_name = "IP", conflicts_with = "resolve")]
     address: Option<IpAddr>,
-    /// Ask this machine's name servers for the address.
+    /// Resolve the host with the name servers of this machine.
     #[arg(long)]
     resolve: bool,
     /// Port to connect to, as in `osm verify connectivity`.
@@ -62,14 +62,14 @@ pub(super) struct ExplainArgs {
     /// Protocol, as in `osm verify connectivity`.
     #[arg(long, value_enum, requires = "to_ext_port", default_value_t = AppProtocol::Http)]
     app_protocol: AppProtocol,
-    /// A control plane's admin address: says which proxies have acknowledged the policy that was asked. Without it
-    /// a cluster says how many.
+    /// Admin address of a control plane, to list the proxies that have acknowledged the policy. Without it, a cluster
+    /// reports only their number.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// Show every rule, however far away.
+    /// Show every rule, even those that are far from a match.
     #[arg(long)]
     all: bool,
-    /// The output format.
+    /// Output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

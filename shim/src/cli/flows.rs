@@ -30,7 +30,7 @@ pub(super) struct FlowsArgs {
     /// Print new flows until interrupted.
     #[arg(long, short)]
     follow: bool,
-    /// The output format. With `--follow`, JSON is one object per line.
+    /// Output format. With `--follow`, JSON is one object per line.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

@@ -15,33 +15,33 @@ use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;
 use egress_inject::{PodAnnotations, PodDns, Settings, documents};
 
-/// What all sidecars have in common, where the MeshConfig does not say.
+/// Settings of all sidecars, where the MeshConfig has none.
 #[derive(Debug, Args)]
 pub(super) struct SidecarArgs {
-    /// Image of Envoy.
+    /// Image of the sidecar, an Envoy.
     #[arg(long, value_name = "IMAGE", default_value = "envoyproxy/envoy:v1.40.0")]
     sidecar_image: String,
-    /// Image of the init container: it has `osm-egress` and iptables.
+    /// Image of the init container, with `osm-egress` and iptables.
     #[arg(long, value_name = "IMAGE", default_value = concat!("osm-egress/init:", env!("CARGO_PKG_VERSION")))]
     init_image: String,
-    /// Where sidecars find the control plane: host:port.
+    /// Address at which sidecars reach the control plane, as host:port.
     #[arg(long, value_name = "HOST:PORT", default_value = "osm-egress.osm-system.svc:15128", value_parser = parse_host_port)]
     xds_address: (String, u16),
-    /// Who vouches for the control plane (PEM). Without it sidecars use no TLS and show no token.
+    /// Authority of the control plane's certificate (PEM). Without it, sidecars use no TLS and present no token.
     #[arg(long, value_name = "FILE")]
     xds_ca: Option<PathBuf>,
-    /// Worker threads of a sidecar.
+    /// Number of worker threads of a sidecar.
     #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     sidecar_concurrency: u16,
-    /// Make sidecars init containers that go on running, for API servers from 1.29 on.
+    /// Make sidecars native sidecars: init containers that keep running. Requires Kubernetes 1.29.
     #[arg(long)]
     native_sidecar: bool,
-    /// What annotations of pods may change about their interception: `none`, `tighten` (more is intercepted) or `all`.
-    /// Where it is not permitted, pods that try it are refused. A namespace may say otherwise.
+    /// Changes that a pod's annotations may make to its interception: `none`, `tighten` (intercept more) or `all`. Pods
+    /// with other changes are refused. An annotation of the namespace overrides this flag.
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = PodAnnotations::All)]
     pod_annotations: PodAnnotations,
-    /// What becomes of pods that lead names: by `hostAliases` those that policies allow, by name servers in `dnsConfig`
-    /// any.
+    /// Treatment of pods that override names: with `hostAliases` for names that policies allow, or with name servers in
+    /// `dnsConfig`.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pod_dns: PodDns,
 }
@@ -73,19 +73,19 @@ fn authority(file: &Path) -> Result<Authority> {
 
 #[derive(Debug, Args)]
 pub(super) struct Inject {
-    /// The manifests; `-` for standard input.
+    /// File of manifests; `-` for standard input.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// File with the MeshConfig: what is left out of the interception, and how sidecars are made.
+    /// File with the MeshConfig, which excludes destinations from interception and configures sidecars.
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
-    /// Which connections are intercepted; `ipv4` where machines have no IPv6.
+    /// IP families to intercept; `ipv4` for machines without IPv6.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     ip_families: IpFamilies,
-    /// Whom the sidecars' tokens are for.
+    /// Audience of the sidecars' tokens.
     #[arg(long, value_name = "NAME", default_value = "osm-egress")]
     token_audience: String,
-    /// How to print them.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
     output: Format,
     #[command(flatten)]

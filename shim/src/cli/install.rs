@@ -11,25 +11,25 @@ use egress_install::apply;
 
 #[derive(Debug, Args)]
 pub(super) struct Install {
-    /// A value, as helm takes it: `key=value`, several by commas, lists as `{a,b}`. May be given several times.
+    /// Value, in the syntax of helm: `key=value`, several separated by commas, lists as `{a,b}`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// A file of values. May be given several times; later ones count, and `--set` after all.
+    /// File of values. May be repeated: later files override earlier ones, and `--set` overrides all.
     #[arg(short = 'f', long = "values", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Forget the values of earlier times. Else they stay, and new ones are laid over them.
+    /// Discard the values of earlier installs and upgrades. Otherwise they are kept, and new values override them.
     #[arg(long)]
     reset_values: bool,
-    /// Change nothing, and say what would be done. `client` does not even look at the cluster.
+    /// Change nothing, and print what would change. `client` does not contact the cluster.
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "cluster")]
     dry_run: Option<DryRun>,
-    /// With `--dry-run`: print the objects.
+    /// Print the objects, with `--dry-run`.
     #[arg(short = 'o', long, value_enum, requires = "dry_run")]
     output: Option<Manifests>,
-    /// Go on where grants stop that count now. Without it they are listed, and nothing is changed.
+    /// Proceed even if this ends grants that are in force. Without it, they are listed, and nothing changes.
     #[arg(long)]
     stop_grants: bool,
-    /// Wait until the control plane runs, before the API server is told to ask it.
+    /// Wait until the control plane is available, before its webhooks are registered with the API server.
     #[arg(long)]
     wait: bool,
     /// Name of the mesh. Default: osm.
@@ -38,7 +38,7 @@ pub(super) struct Install {
     /// Namespace of the control plane. Default: osm-system.
     #[arg(long, value_name = "NAMESPACE")]
     osm_namespace: Option<String>,
-    /// The cluster. Default: the one that this runs in, else kubectl's.
+    /// Kubeconfig of the cluster. Default: the cluster that the command runs in, else that of kubectl.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     #[command(flatten)]

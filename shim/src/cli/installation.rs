@@ -15,7 +15,7 @@ pub(super) struct Installation {
     /// Namespace of the control plane.
     #[arg(long, value_name = "NAMESPACE", default_value = "osm-system")]
     osm_namespace: String,
-    /// The cluster. Default: the one that this runs in, else kubectl's.
+    /// Kubeconfig of the cluster. Default: the cluster that the command runs in, else that of kubectl.
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<PathBuf>,
 }

@@ -19,34 +19,34 @@ pub(super) struct Iptables {
     /// Port of Envoy's outbound listener.
     #[arg(long, value_name = "PORT", default_value_t = OUTBOUND_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     outbound_port: u16,
-    /// Uid of Envoy, whose own connections go out. Whoever else has it is not intercepted.
+    /// Uid of Envoy, whose own connections are not intercepted. Neither are those of other processes with this uid.
     #[arg(long, value_name = "UID", default_value_t = PROXY_UID, value_parser = clap::value_parser!(u32).range(1..))]
     proxy_uid: u32,
-    /// Ports outside that are left out.
+    /// Destination ports to exclude from interception.
     #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     exclude_ports: Vec<u16>,
-    /// Blocks of addresses that are left out, of either family.
+    /// Destination address blocks (IPv4 or IPv6) to exclude from interception.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_block)]
     exclude_cidrs: Vec<IpNet>,
-    /// The only blocks of addresses that are intercepted; what is left out stays out.
+    /// Destination address blocks to intercept, and no others. Exclusions still apply.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', value_parser = parse_block)]
     include_cidrs: Vec<IpNet>,
-    /// Network interfaces that are left out.
+    /// Network interfaces to exclude from interception.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parse_interface)]
     exclude_interfaces: Vec<String>,
-    /// Intercept what comes in too, for an Envoy that listens here. osm-egress has no such listener.
+    /// Intercept inbound connections too, for an Envoy that listens on this port. osm-egress has no such listener.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     inbound_port: Option<u16>,
-    /// Ports of the workload that are left out.
+    /// Ports of the workload to exclude from inbound interception.
     #[arg(long, value_name = "PORTS", value_delimiter = ',', requires = "inbound_port", value_parser = clap::value_parser!(u16).range(1..))]
     exclude_inbound_ports: Vec<u16>,
-    /// Which families are intercepted: `ipv4` only where nothing can leave by IPv6.
+    /// IP families to intercept; `ipv4` only if nothing can leave by IPv6.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     ip_families: IpFamilies,
-    /// Which iptables: the system's choice, or a certain one.
+    /// Variant of iptables: the choice of the system, or a specific one.
     #[arg(long, value_enum, default_value_t = Tools::Auto)]
     backend: Tools,
-    /// Print the rules, as iptables-restore and ip6tables-restore read them, and change nothing.
+    /// Print the rules in the format of iptables-restore and ip6tables-restore, and change nothing.
     #[arg(long, conflicts_with = "remove")]
     dry_run: bool,
     /// Remove the rules.

@@ -8,10 +8,10 @@ use egress_policy::EncryptedHello;
 /// The flags that name the mesh and its objects.
 #[derive(Debug, Clone, Args)]
 pub(super) struct MeshArgs {
-    /// Name of the MeshConfig that counts.
+    /// Name of the MeshConfig to use.
     #[arg(long, default_value = "osm-mesh-config")]
     mesh_config_name: String,
-    /// Namespace of the MeshConfig that counts.
+    /// Namespace of the MeshConfig to use.
     #[arg(long, default_value = "osm-system")]
     osm_namespace: String,
     /// Name of the mesh, in the label `openservicemesh.io/monitored-by` of its namespaces.
@@ -22,8 +22,9 @@ pub(super) struct MeshArgs {
     /// `openservicemesh.io/egress-policy-namespaces` lists them. Default: the namespace of `--osm-namespace`.
     #[arg(long, value_name = "NAMESPACES")]
     policy_namespaces: Option<PolicyNamespaces>,
-    /// Of ClientHellos that carry an encrypted one, or pretend to as browsers do: where a policy has no annotation
-    /// `openservicemesh.io/egress-ech` and its hosts choose the address, judge them by the visible name, or refuse them.
+    /// Decision on encrypted ClientHellos, and the imitations that browsers send: `allow-outer` decides by the visible
+    /// name, `refuse` refuses them. It applies to policies without the annotation `openservicemesh.io/egress-ech` whose
+    /// hosts choose the address.
     #[arg(long, value_name = "WHAT", default_value = "allow-outer", value_parser = encrypted_hello())]
     encrypted_hello: EncryptedHello,
 }

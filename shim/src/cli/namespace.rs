@@ -12,7 +12,7 @@ use egress_install::namespaces::{self, MeshRef};
 pub(super) struct Namespace {
     #[command(subcommand)]
     command: Command,
-    /// The cluster. Default: the one that this runs in, else kubectl's.
+    /// Kubeconfig of the cluster. Default: the cluster that the command runs in, else that of kubectl.
     #[arg(long, value_name = "FILE", global = true)]
     kubeconfig: Option<PathBuf>,
 }
@@ -23,7 +23,7 @@ enum Command {
     Add {
         #[command(flatten)]
         which: Which,
-        /// Without sidecars for pods that start.
+        /// Do not inject sidecars into new pods.
         #[arg(long)]
         disable_sidecar_injection: bool,
     },
@@ -34,10 +34,10 @@ enum Command {
     },
     /// List the namespaces of a mesh, or of all.
     List {
-        /// Only those of this mesh.
+        /// List only the namespaces of this mesh.
         #[arg(long, value_name = "NAME")]
         mesh_name: Option<String>,
-        /// How to print it.
+        /// Output format.
         #[arg(short = 'o', long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
@@ -45,7 +45,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Which {
-    /// The namespaces.
+    /// Names of the namespaces.
     #[arg(required = true)]
     namespaces: Vec<String>,
     /// Name of the mesh.

@@ -25,100 +25,102 @@ use egress_install::values::{UPSTREAM_IDLE_TIMEOUT, parse_idle_timeout};
 use egress_transport::tls::TlsFiles;
 use egress_xds::identify::TrustDomain;
 
-/// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client's own lines repeat, for each kind and
-/// attempt, what is said once here.
+/// The log filter if `RUST_LOG` is not set. The Kubernetes client is silent because it repeats, for each kind and
+/// attempt, what the control plane logs once.
 const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount. Without it, objects
-    /// are read from a cluster.
+    /// Folder of manifests: MeshConfig, Egress, HTTPRouteGroup, Namespace, ServiceAccount. Without it, objects are read
+    /// from a cluster.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     config_dir: Option<PathBuf>,
-    /// The cluster to read from. Default: the one that this runs in, else kubectl's.
+    /// Kubeconfig of the cluster to read from. Default: the cluster that the command runs in, else that of kubectl.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// The filter: the wasm module.
+    /// File of the filter, a wasm module.
     #[arg(long, value_name = "FILE", env = "EGRESS_WASM")]
     wasm: PathBuf,
-    /// How the module gets to Envoy: `inline`, or `file:PATH` on Envoy's machine.
+    /// Delivery of the module to Envoy: `inline`, over xDS, or `file:PATH`, a file on Envoy's machine.
     #[arg(long, value_name = "HOW", default_value = "inline", value_parser = parse_delivery)]
     module_delivery: Delivery,
     #[command(flatten)]
     identity: IdentityArgs,
-    /// Where proxies connect.
+    /// Address to listen on for proxies (xDS).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15128")]
     xds_listen: SocketAddr,
-    /// Where an API server connects to have objects checked (/validate), and, with `--xds-ca`, to have pods given
-    /// their sidecars (/mutate). Needs `--tls-cert`.
+    /// Address to listen on for webhooks of the API server: /validate checks objects, and with `--xds-ca`, /mutate
+    /// injects sidecars into pods. Requires `--tls-cert`.
     #[arg(long, value_name = "ADDRESS", requires = "tls_cert")]
     webhook_listen: Option<SocketAddr>,
-    /// Answer there only who shows a certificate of this authority (PEM): the API server, of which
-    /// docs/install.md says how it gets one.
+    /// Accept only webhook clients with a certificate of this authority (PEM). docs/install.md explains how the API
+    /// server gets one.
     #[arg(long, value_name = "FILE", requires = "webhook_listen")]
     webhook_client_ca: Option<PathBuf>,
-    /// And only certificates of this name, as common name or alternative name; several by commas. A cluster's own
-    /// authority signs others too.
+    /// Accept only webhook clients whose certificate has one of these names, as common name or alternative name;
+    /// comma-separated. A cluster's own authority signs other certificates too.
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "webhook_client_ca")]
     webhook_client_name: Vec<String>,
-    /// Name of this control plane among those of the same mesh. Default: the host's name.
+    /// Name of this control plane, unique among the replicas of its mesh. Default: the host name.
     #[arg(long, value_name = "NAME", value_parser = parse_replica)]
     replica_name: Option<String>,
-    /// Where /healthz, /readyz, /metrics, /status, /flows and the console are.
+    /// Address to listen on for /healthz, /readyz, /metrics, /status, /flows and the console (the admin port).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15129")]
     admin_listen: SocketAddr,
-    /// Name by which browsers may ask there, besides addresses and `localhost`; several by commas.
+    /// Names under which browsers may use the admin port, besides addresses and `localhost`; comma-separated.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     admin_host: Vec<HostName>,
-    /// Let the console switch global egress and make policies: for who connects from this machine or pod and has its
-    /// token.
+    /// Let the console switch global egress and create policies. Users must connect from this machine or pod and have
+    /// the console's token.
     #[arg(long)]
     console_write: bool,
-    /// File with that token. Default: a random one, which is logged at the start; not for a cluster.
+    /// File with the console's token. Default without a cluster: a random token, which is logged at the start. Required
+    /// on a cluster.
     #[arg(long, value_name = "FILE", requires = "console_write")]
     console_token_file: Option<PathBuf>,
-    /// Folder of the playground, as `cargo xtask playground` writes it: served at /playground/, and linked.
+    /// Folder of the playground, as `cargo xtask playground` writes it. It is served at /playground/, and the console
+    /// links to it.
     #[arg(long, value_name = "DIR")]
     playground: Option<PathBuf>,
     /// Port of the outbound listener in every sidecar.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     listener_port: u16,
-    /// HTTP status of a refused request; 404 is Open Service Mesh's.
+    /// HTTP status of a refused request. Open Service Mesh uses 404.
     #[arg(long, value_name = "STATUS", default_value_t = 403, value_parser = clap::value_parser!(u16).range(400..=599))]
     http_deny_status: u16,
-    /// Name server that sidecars ask for allowed names; several by commas. Default: their own /etc/resolv.conf.
+    /// Name servers that sidecars query for allowed names; comma-separated. Default: those in /etc/resolv.conf of the
+    /// sidecar.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     dns_resolver: Vec<SocketAddr>,
     #[command(flatten)]
     blocked: BlockedRangesArgs,
-    /// How long the first bytes of a connection may take where they decide, as in `5s` or `300ms`.
+    /// Timeout for the first bytes of a connection, if the decision needs them, as in `5s` or `300ms`.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
     first_bytes_timeout: Duration,
-    /// How long a connection may be silent before it is closed, as in `2h`. Default: as long as its ends want, as without
-    /// a sidecar.
+    /// Idle time after which a connection is closed, as in `2h`. Default: no limit, as without a sidecar.
     #[arg(long, value_name = "DURATION", value_parser = parse_idle_timeout)]
     idle_timeout: Option<Duration>,
-    /// How long a sidecar keeps a connection to an HTTP origin without a request. Each connection of a workload has its
-    /// own, and this ends those whose client has gone.
+    /// Idle time after which a sidecar closes a connection to an HTTP origin. Each connection of a workload has its
+    /// own, and this closes those whose client has gone.
     #[arg(long, value_name = "DURATION", default_value = UPSTREAM_IDLE_TIMEOUT, value_parser = parse_idle_timeout)]
     upstream_idle_timeout: Duration,
-    /// Let HTTP requests have methods that Envoy does not know, such as `PURGE`. Envoy's part of this is unfinished.
+    /// Allow HTTP methods that Envoy does not know, such as `PURGE`. Envoy's support is unfinished.
     #[arg(long)]
     allow_custom_methods: bool,
-    /// Which connections are redirected to sidecars; `ipv4` where machines have no IPv6.
+    /// IP families to redirect to sidecars; `ipv4` for machines without IPv6.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     ip_families: IpFamilies,
-    /// Have proxies tell of each connection and request, for `osm-egress flows`, `suggest` and `simulate`.
+    /// Have proxies report each connection and request, for `osm-egress flows`, `suggest` and `simulate`.
     #[arg(long)]
     flow_log: bool,
-    /// How many flows are remembered of each identity. The one that was seen least recently makes room.
+    /// Maximum number of flows kept for each identity. The least recently seen flow is evicted.
     #[arg(long, value_name = "NUMBER", default_value = "10000", requires = "flow_log")]
     flows_per_identity: NonZeroUsize,
-    /// Keep flows in this file (SQLite), so that they survive a restart. It is made where it does not exist, and is
-    /// of one control plane alone.
+    /// Keep flows in this SQLite file, so that they survive a restart. The file is created if it does not exist.
+    /// Control planes cannot share it.
     #[arg(long, value_name = "FILE", requires = "flow_log")]
     flow_db: Option<PathBuf>,
-    /// How logs are written.
+    /// Log format.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(flatten)]
@@ -127,34 +129,35 @@ pub(super) struct Serve {
     mesh: MeshArgs,
 }
 
-/// How proxies are identified: at least one way must be chosen.
+/// Identification of proxies. At least one method is required.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("identification").required(true).multiple(true)
     .args(["client_ca", "service_account_tokens", "insecure_node_identity"])))]
 struct IdentityArgs {
-    /// Certificate of the control plane, with its chain, as PEM. Read again when it changes.
+    /// Certificate of the control plane (PEM, with its chain). Read again when it changes.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Its key, as PEM.
+    /// Key of the control plane's certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Accept client certificates of this authority (PEM), which name a service account: as SPIFFE URI
+    /// Accept client certificates of this authority (PEM). They name a service account: as SPIFFE URI
     /// `spiffe://TRUST-DOMAIN/ns/NS/sa/SA`, or as common name `UUID.sidecar.SA.NS.TRUST-DOMAIN`.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
-    /// The trust domain of client certificates.
+    /// Trust domain of client certificates.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     trust_domain: TrustDomain,
-    /// Accept projected tokens of service accounts. The API server reviews them.
+    /// Accept projected service account tokens. The API server reviews them.
     #[arg(long, requires = "tls_cert", conflicts_with = "config_dir")]
     service_account_tokens: bool,
-    /// The audience that tokens must have.
+    /// Audience that tokens must have.
     #[arg(long, value_name = "AUDIENCE", default_value = "osm-egress")]
     token_audience: String,
-    /// How often the credentials of an open stream are looked at again.
+    /// Interval at which the credentials of an open stream are checked again.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_interval)]
     credential_review_interval: Duration,
-    /// Believe what proxies say of themselves in their node id (`<anything>.<service account>.<namespace>`) or metadata.
+    /// Trust the identity that a proxy claims in its node id (`<anything>.<service account>.<namespace>`) or metadata.
+    /// Anyone who can connect can claim any identity.
     #[arg(long, conflicts_with_all = ["client_ca", "service_account_tokens"])]
     insecure_node_identity: bool,
 }
@@ -221,8 +224,8 @@ enum LogFormat {
 }
 
 impl Serve {
-    /// What the console must be shown to write. The log of a cluster is read by many and kept for long, and each of
-    /// several control planes would have another token.
+    /// Returns the token that the console requires for changes. On a cluster it comes from a file: many people read the
+    /// log of a cluster, it is kept for long, and each replica would generate its own token.
     fn console_token(&self) -> Result<Option<Token>> {
         if !self.console_write {
             return Ok(None);

@@ -30,7 +30,7 @@ pub(super) struct SimulateArgs {
     /// The folder of current manifests. Without it and `--cluster`, the recorded decisions are compared.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["cluster", "kubeconfig"])]
     config_dir: Option<PathBuf>,
-    /// Compare with the objects of the cluster: the one that this command runs in, else kubectl's.
+    /// Compare with the objects of the cluster that the command runs in, else that of kubectl.
     #[arg(long)]
     cluster: bool,
     /// Compare with the objects of the cluster of this kubeconfig.
@@ -41,13 +41,13 @@ pub(super) struct SimulateArgs {
     identity: Option<Identity>,
     #[command(flatten)]
     flows: FlowSource,
-    /// Port of the outbound listener, as `serve` was told.
+    /// Port of the outbound listener, as in `serve --listener-port`.
     #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     listener_port: u16,
-    /// The longest time to read the cluster.
+    /// Maximum time to read the cluster.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// The output format.
+    /// Output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

@@ -11,13 +11,13 @@ use super::output::{Output, print};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// The control plane's admin address.
+    /// Admin address of the control plane.
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 15129)))]
     admin: SocketAddr,
-    /// Only say whether it is ready, by the exit code too: for health checks.
+    /// Report only whether the control plane is ready, in the exit code too. For health checks.
     #[arg(long, conflicts_with = "output")]
     ready: bool,
-    /// How to print it.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

@@ -12,13 +12,13 @@ use crate::explain::expected::{self, TestResults};
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// What is expected: a YAML list of connections and verdicts; several files are one list.
+    /// Files of expectations: a YAML list of connections and verdicts. Several files are read as one list.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Write a report that CI systems read.
+    /// Write a JUnit report to this file, for CI systems.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// How to print it.
+    /// Output format.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

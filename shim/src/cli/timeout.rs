@@ -7,7 +7,7 @@ use egress_compile::duration;
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Timeout {
-    /// How long waiting may take, for each thing that is waited for, as in `5m` or `30s`.
+    /// Maximum time for each wait, as in `5m` or `30s`.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse)]
     timeout: Duration,
 }

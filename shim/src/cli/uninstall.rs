@@ -9,7 +9,7 @@ use egress_install::remove;
 
 #[derive(Debug, Args)]
 pub(super) struct Uninstall {
-    /// Delete the definitions that `install` made even if there are objects of them, which are lost.
+    /// Delete the CRDs that `install` created, even if objects of them exist. These objects are lost.
     #[arg(long)]
     delete_crds: bool,
     #[command(flatten)]

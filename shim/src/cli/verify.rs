@@ -12,10 +12,10 @@ use egress_install::verify;
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// A control plane's admin address, to ask which proxies it serves.
+    /// Admin address of a control plane, to ask which proxies it serves.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// How to print it.
+    /// Output format.
     #[arg(short = 'o', long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]

@@ -143,7 +143,7 @@ fn not_intercepted() {
     insta::assert_snapshot!(text("free/app", &words("tcp://10.0.0.1:15001"), &[]));
 }
 
-/// Where every address that a name has is dropped, Envoy refuses what the engine allows.
+/// Envoy refuses what the engine allows if it drops every address of a name.
 #[test]
 fn a_name_that_must_not_lead_there() {
     let (_folder, evidence) = shop();
@@ -192,7 +192,7 @@ fn a_document() {
     assert!(evidence::folder(Path::new("/nowhere"), &CompileOptions::default()).is_err());
 }
 
-/// What others wrote never gets to the terminal as it is, and never takes a line of its own.
+/// Untrusted text reaches the terminal only without control characters, and never starts a line.
 #[test]
 fn hostile_words() {
     let sni = ProbeArgs { sni: Some("a\u{1b}[31m\nALLOWED.org".to_owned()), ..words("tcp://10.0.0.1:443") };

@@ -18,8 +18,16 @@ const FOLDER: &str = "policy/src/contract/";
 const LOG_FIELD_PREFIXES: &[&str] = &["egress.", "wasm.egress."];
 
 /// Literals that only look like a name of the contract: file, value and reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "shim/envoy/src/listeners.rs",
+        "envoy.string",
+        "it is Envoy's factory of strings, whose name is that of the key by chance",
+    ),
+    ("xtask/src/check/walls/table.rs", "egress-policy", "it is the name of a crate"),
+];
 
+/// This file may spell names, for [`EXCEPTIONS`].
 const OWN_FILE: &str = "xtask/src/check/contract.rs";
 
 pub(super) fn check(tree: &Tree) -> Result<Report> {
@@ -49,7 +57,7 @@ fn check_literals(tree: &Tree, exceptions: &[(&str, &str, &str)]) -> Result<Repo
     }
     let mut met = vec![false; exceptions.len()];
     for one in read_crates(tree)? {
-        for file in one.files.iter().filter(|file| !is_contract(&file.file)) {
+        for file in one.files.iter().filter(|file| !is_contract(&file.file) && file.file != OWN_FILE) {
             for literal in &file.source.literals {
                 for (value, name) in names.iter().filter(|(value, _)| spells(&literal.value, value)) {
                     let exception = exceptions

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use egress_policy::{Cidr, HostPattern, Route, Rule};
 
-use super::PolicyRule;
 use crate::budget::{Content, Usage};
 use crate::compile::digest::Digest;
 use crate::compile::list::List;
+use crate::compile::policy_rule::PolicyRule;
 use crate::compile::upstream::{Limits, OwnCluster};
 
 /// The most bytes that a cluster's name takes in a rule, without its host: the field, the port, and `@` with a

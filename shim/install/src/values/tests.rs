@@ -155,7 +155,7 @@ fn later_files_and_settings_override_earlier_ones() {
 /// The table in the documentation lists the same values as the types.
 #[test]
 fn the_documentation_lists_all_values() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/install.md");
     let text = std::fs::read_to_string(&path).expect("docs/install.md");
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let documented: Vec<(String, String)> = text

@@ -216,7 +216,7 @@ fn while_the_server_is_away_the_state_stays() {
     assert_eq!(cache.publish(), before);
 }
 
-/// What a test does to a cluster.
+/// A change of the cluster in a test.
 #[derive(Clone, Debug)]
 enum Step {
     Namespace(u8, bool),
@@ -282,7 +282,7 @@ proptest! {
     }
 }
 
-/// What comes together is published together, and what comes alone at once.
+/// Publishes a burst of events in few states, and a single event at once.
 #[tokio::test]
 async fn a_burst_is_few_states() {
     let mut cache = ready();

@@ -11,7 +11,7 @@ use egress_core::proxies::Refusal;
 
 const NOW: &str = "2024-05-06T07:08:09Z";
 
-/// What is desired of the policies that these specifications make: `n/p0`, `n/p1` and so on.
+/// The conditions of the policies with these specifications, which are named `n/p0`, `n/p1` and so on.
 fn judged(specs: &[Value], others: &[(&str, &str, Value)]) -> BTreeMap<Key, Arc<PolicyConditions>> {
     let mut store = Store::default();
     let mut add = |api_version: &str, kind: ObjectKind, name: &str, spec: &Value| {
@@ -52,7 +52,7 @@ fn desired(conditions: &Arc<PolicyConditions>, tally: Option<&Tally>) -> Desired
     DesiredStatus { conditions: Arc::clone(conditions), programmed: tally.map(programmed) }
 }
 
-/// What an API server shows after a status was written.
+/// The object as an API server returns it after this status was written.
 fn shown(desired: &DesiredStatus, before: &Observed, generation: i64) -> Observed {
     let status = desired.to_json(before, NOW);
     Observed {

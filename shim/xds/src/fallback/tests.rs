@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::session::Event;
 
-/// What the objects of a folder say for `n/a`: the later in the alphabet, the newer.
+/// Compiles Egress objects of these names for `n/a`. Later in the alphabet is newer.
 fn compiled(policies: &[&str]) -> Compiled {
     let mut text = String::new();
     for name in policies {
@@ -48,7 +48,7 @@ struct Proxy {
     sent: Vec<Vec<String>>,
 }
 
-/// What a proxy says of a message.
+/// The answer of a proxy to a message.
 fn answer(type_url: &str, error: Option<&str>, names: &[&str], is_last: bool) -> Event {
     let (type_url, version) = (type_url.to_owned(), "v".to_owned());
     let names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -273,7 +273,7 @@ fn changes_do_not_hold_up_the_end_of_passthrough() {
     assert_eq!(fallback.held_back(&variants), None);
 }
 
-/// What a proxy has not is made when it changes, not with each message.
+/// Reports a change only if the held-back policies change, not with each message.
 #[test]
 fn an_answer_that_changes_nothing_costs_nothing() {
     let mut proxy = Proxy::new(&["e"], &[]);

@@ -19,7 +19,7 @@ fn domain() -> TrustDomain {
     "cluster.local".parse().expect("a trust domain")
 }
 
-/// What is found, or the beginning of what is said.
+/// Compares an identity with the expected one, or an error with a part of its expected text.
 fn same<E: std::fmt::Display>(case: &str, found: Result<Identity, E>, expected: Result<&str, &str>) {
     match (found, expected) {
         (Ok(found), Ok(expected)) => assert_eq!(found.to_string(), expected, "{case}"),
@@ -176,7 +176,7 @@ fn jwt(payload: &str) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
 }
 
-/// What is refused without asking the API server.
+/// Tokens are refused by their claims without asking the API server.
 #[test]
 fn tokens_at_first_sight() {
     let now = UNIX_EPOCH + Duration::from_secs(1000);
