@@ -159,7 +159,7 @@ mod tests {
         for path in [
             "shim/xds/src/session.rs",
             "shim/xds/src/session.rs:12",
-            "shim/src/",
+            "shim/xds/",
             "xds/session.rs",
             "session.rs",
             "b.md",

@@ -213,7 +213,7 @@ mod tests {
             proxy_uid: strings(&["a/user: one", "a/user: three", "a/user: four"]),
             exclusions: strings(&["a/lists: outbound-port-exclusion-list 5432"]),
             bypasses: strings(&[
-                "a/raw: container `app` may send raw packets (NET_RAW), which nothing intercepts",
+                "a/raw: container `app` can send raw packets (NET_RAW), which are not intercepted",
                 "a/user: as root, `four` would have NET_RAW and SETUID by default and could bypass the sidecar: set \
                  `runAsNonRoot: true` or `capabilities.drop: [ALL]`",
             ]),
