@@ -108,7 +108,8 @@ impl<'n> ControlPlane<'n> {
     /// Fails if it does not get ready; with its log.
     pub fn ready(self) -> Result<Self> {
         let mut control_plane = self;
-        let ready = wait_for("the control plane to be ready", Duration::from_secs(20), || {
+        // A debug build on a busy machine takes half a minute for the largest objects that budgets permit.
+        let ready = wait_for("the control plane to be ready", Duration::from_secs(120), || {
             control_plane.get("/readyz").is_ok() || control_plane.child.try_wait().ok().flatten().is_some()
         });
         if ready.is_err() || control_plane.child.try_wait()?.is_some() {

@@ -121,7 +121,7 @@ fn flows_survive_a_restart() -> Result<()> {
     let source = ["--config-dir".as_ref(), folder];
     let second = ControlPlane::launch(&network.outside.netns, SECOND_CONTROL_PLANE, &source, &flags)?.ready();
     let error = format!("{:#}", second.err().context("a second control plane has the file")?);
-    ensure!(error.contains("another process has it: each control plane needs a file of its own"), "{error}");
+    ensure!(error.contains("another process uses it: each control plane needs its own file"), "{error}");
     Ok(())
 }
 
@@ -204,7 +204,7 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
     wait_for("an error", Duration::from_secs(20), || {
         control_plane.metric("osm_egress_flow_db_errors_total").is_ok_and(|errors| errors > 0)
     })?;
-    ensure!(control_plane.log().contains("the disk is full: make room"), "{}", control_plane.log());
+    ensure!(control_plane.log().contains("the disk is full: free some space"), "{}", control_plane.log());
     // It serves and remembers, and logs the error once.
     let open =
         |host: &str| manifests::sample("httpbin-80.yaml").map(|text| text.replace("httpbin.org", host));
@@ -243,9 +243,9 @@ fn a_failing_disk_delays_no_policy() -> Result<()> {
     disk.remount("rw")?;
     fs::remove_file(&file)?;
     let _ = fs::write(disk.path("filler"), vec![0; 2 << 20]);
-    refused("the disk is full: make room")?;
+    refused("the disk is full: free some space")?;
     fs::remove_file(disk.path("filler"))?;
     fs::write(&file, "no database".repeat(1000))?;
-    refused("it is no database: name another file")?;
+    refused("it is not a database: name another file")?;
     Ok(())
 }
