@@ -148,7 +148,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         // A list whose every entry is commented out.
         (egress("bad", &format!("hosts:\n{https}")), "spec.hosts: the list is present but empty"),
         (egress("bad", &format!("hosts: []\n{https}")), "spec.hosts: the list is present but empty"),
-        (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is there"),
+        (egress("bad", &format!("ipAddresses:\n{https}")), "spec.ipAddresses: the list is present but empty"),
         (group("methods: ~"), "spec.matches[0].methods: the field is present but empty"),
         (group("pathRegex: ~"), "spec.matches[0].pathRegex: the field is present but empty"),
         (group("pathRegex: '('"), "spec.matches[0].pathRegex: "),
@@ -196,7 +196,7 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     let said = api.shell(User::Admin, &format!("({EGRESS_ON}) 2>&1"))?;
     ensure!(
         said.contains("Warning: spec.traffic.enableEgress: ")
-            && said.contains("1 Egress policy does not count"),
+            && said.contains("1 Egress policy does not apply"),
         "{said}"
     );
 
@@ -325,7 +325,7 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     })?;
     for annotations in [ports, off, &format!("{ports}, openservicemesh.io/pod-annotations: all")] {
         let said = refused(&cluster, &pod("refused", annotations, user))?;
-        let expected = "let whoever may write the namespace annotate that with `openservicemesh.io/pod-annotations: all`";
+        let expected = "have someone who may write the namespace annotate it with `openservicemesh.io/pod-annotations: all`";
         ensure!(said.contains(expected), "{said}");
     }
     api.apply(&pod("still", "", user))?;
@@ -337,7 +337,7 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     };
     image("app")?;
     let said = image("envoy").err().context("the sidecar's image was changed")?.to_string();
-    ensure!(said.contains("container `envoy` has the sidecar's uid"), "{said}");
+    ensure!(said.contains("container `envoy` runs as the sidecar's uid"), "{said}");
 
     // kubectl makes a whole number of a float; the API server takes no other and no text.
     for uid in ["1500", "1500.0", "1.5e3", "0x5dc"] {
