@@ -97,7 +97,7 @@ function connection() {
 }
 
 function setConnection(said) {
-  for (const field of FIELDS) byId(field).value = typeof said[field] === "string" ? said[field] : "";
+  for (const field of FIELDS) byId(field).value = linkedField(said, field);
   for (const field of SWITCHES) byId(field).checked = said[field] === true;
 }
 
@@ -254,6 +254,12 @@ function keep() {
   history.pushState(null, "", location.href);
 }
 
+// The value of a field in a link. Links of earlier versions name the identity `source`.
+function linkedField(linked, field) {
+  const value = linked?.[field] ?? (field === "identity" ? linked?.source : undefined);
+  return typeof value === "string" ? value : "";
+}
+
 function recall() {
   const fragment = location.hash.slice(1);
   if (!fragment) return false;
@@ -266,7 +272,7 @@ function recall() {
     setConnection(state.connection ?? {});
     cases = (Array.isArray(state.cases) ? state.cases : []).map((one) => {
       const said = {};
-      for (const field of FIELDS) said[field] = string(one?.connection?.[field]);
+      for (const field of FIELDS) said[field] = linkedField(one?.connection, field);
       for (const field of SWITCHES) said[field] = one?.connection?.[field] === true;
       return { name: string(one?.name), expect: one?.expect === "allow" ? "allow" : "deny", connection: said };
     });

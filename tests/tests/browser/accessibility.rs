@@ -154,7 +154,7 @@ fn the_page_works_by_keyboard() -> Result<()> {
         page.browser.keys(&[TAB_KEY])?;
     }
     page.browser.keys(&[ENTER_KEY])?;
-    page.wait("no case", "#no-cases", "No case yet")?;
+    page.wait("no case", "#no-cases", "No test case yet")?;
     ensure!(page.browser.focus()? == "add", "{}", page.browser.focus()?);
     ["run", "save", "copy", "compare", "changed", "whose"].into_iter().try_for_each(next)?;
     // Copy and download, twice, and the choice of identity.

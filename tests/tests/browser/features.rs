@@ -52,7 +52,7 @@ fn every_field_of_the_form_counts() -> Result<()> {
     page.ask(MANIFESTS, "203.0.113.10:443")?;
     page.browser.fill("#sni", "www.example.com")?;
     page.verdict("ALLOWED", "rule")?;
-    page.wait("where it goes", "#answer", "www.example.com:443, as the sidecar resolves it")?;
+    page.wait("where it goes", "#answer", "www.example.com:443, resolved by the sidecar")?;
     // Its visible name chooses the address.
     page.browser.click("#ech")?;
     page.wait("the encrypted hello", "#answer", "an encrypted ClientHello")?;
@@ -217,7 +217,7 @@ fn cases_and_changes_are_shown() -> Result<()> {
     ensure!(cases.len() == 2);
     page.browser.click("[aria-label='remove case 1']")?;
     page.browser.click("[aria-label='remove case 1']")?;
-    page.wait("no case", "#no-cases", "No case yet")?;
+    page.wait("no case", "#no-cases", "No test case yet")?;
     page.expect_no_errors()
 }
 

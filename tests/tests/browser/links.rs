@@ -65,6 +65,10 @@ fn links_of_other_programs_open() -> Result<()> {
         ensure!(page.browser.value("#manifests")?.is_empty() != is_there("manifests"));
         ensure!(page.browser.value("#changed")?.is_empty() != is_there("changed"));
     }
+    // A link of an earlier version, which names the identity `source`.
+    let state = json!({ "manifests": MANIFESTS, "connection": { "source": "shop/app", "to": "https://httpbin.org" } });
+    page.load(&link(&state))?;
+    page.verdict("ALLOWED", "rule")?;
     // The other alphabet, and padding.
     let state = json!({ "manifests": MANIFESTS, "connection": { "identity": "shop/app", "to": "https://httpbin.org" } });
     page.load(&format!("#{}", STANDARD.encode(format!("{state} "))))?;

@@ -212,7 +212,11 @@ fn the_installed_control_plane_serves_proxies_and_webhooks() -> Result<()> {
         output.stdout
     );
 
-    ensure!(output.stdout.contains("ok       modes: `enforce`, and no object loosens it"), "{}", output.stdout);
+    ensure!(
+        output.stdout.contains("ok       modes: `enforce`, and no object loosens it"),
+        "{}",
+        output.stdout
+    );
     ensure!(
         output.stdout.contains("ok       grants: policies in `osm-system` apply to all namespaces"),
         "{}",

@@ -160,7 +160,7 @@ fn the_playground_is_linked() -> Result<()> {
         let link = browser.script("return document.querySelector('#open-playground').href", &json!([]))?;
         browser.go(link.as_str().unwrap_or_default())?;
         browser.wait("the playground", "html[data-ready=yes]", "")?;
-        ensure!(browser.value("#source")? == "curl/curl" && browser.value("#to")? == "https://example.net");
+        ensure!(browser.value("#identity")? == "curl/curl" && browser.value("#to")? == "https://example.net");
         ensure!(browser.value("#manifests")?.contains("name: web"), "{}", browser.value("#manifests")?);
         browser.wait("the same verdict", "#verdict", "DENIED")?;
         browser.wait("the same reason", "#reason", "sni-not-allowed")?;

@@ -141,7 +141,7 @@ fn a_refusal_becomes_a_policy() -> Result<()> {
         // A destination without attempts has no suggestion and no button.
         console.load("ask?identity=curl/curl&to=https://openservicemesh.io")?;
         browser.wait("a suggestion", "#suggested-for", "curl/curl to openservicemesh.io:443")?;
-        ensure!(browser.value("#suggested")?.contains("Nothing is suggested"));
+        ensure!(browser.value("#suggested")?.contains("Nothing to suggest"));
         ensure!(!console.is_visible("#apply")?, "nothing can be made a policy");
         let log = console.control_plane.log();
         for expected in ["the console created policies", "a write by the console was refused", "203.0.113.2:"]
