@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: `/status` and `/flows` serve what `osm-egress status` and `flows` print, `/explain` and
 //! `/suggest` call the code of `osm-egress explain` and `suggest`. It is read-only unless `serve --console-write`
-//! ([`mod@write`]).
+//! (the module `write`).
 
 mod destination;
 mod files;
