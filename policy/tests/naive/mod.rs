@@ -236,7 +236,7 @@ fn matches(route: &Value, host: &str, method: &str, path: &str, headers: &[(&str
         "host" => vec![host],
         _ => headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| *value).collect(),
     };
-    route["path"].as_str().is_none_or(|pattern| whole(pattern, path) && !is_dotted(path))
+    route["path"].as_str().is_none_or(|pattern| matches_path(pattern, path) && !is_dotted(path))
         && strings(&route["methods"]).is_none_or(|methods| methods.contains(&method))
         && route["headers"].as_array().into_iter().flatten().all(|wanted| {
             let (name, pattern) = (wanted["name"].as_str(), wanted["value"].as_str());
@@ -246,6 +246,23 @@ fn matches(route: &Value, host: &str, method: &str, path: &str, headers: &[(&str
                 && values.iter().all(|value| whole(pattern, value))
                 && (values.len() == 1 || whole(pattern, &values.join(",")))
         })
+}
+
+/// Matches a path without its query. Encoded slashes must all be of a kind that the pattern contains, in either case.
+fn matches_path(pattern: &str, path: &str) -> bool {
+    let kinds = ["%2f", "%5c"];
+    let (pattern_kinds, path_kinds) = (pattern.to_ascii_lowercase(), path.to_ascii_lowercase());
+    let slashes = || kinds.iter().filter(|kind| path_kinds.contains(**kind));
+    let respelled = |spell: fn(&str) -> String| {
+        kinds.iter().fold(path.to_owned(), |path, kind| {
+            path.replace(kind, &spell(kind)).replace(&kind.to_uppercase(), &spell(kind))
+        })
+    };
+    slashes().all(|kind| pattern_kinds.contains(kind))
+        && (whole(pattern, path)
+            || slashes().next().is_some()
+                && (whole(pattern, &respelled(str::to_uppercase))
+                    || whole(pattern, &respelled(str::to_lowercase))))
 }
 
 /// Tells whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
