@@ -250,6 +250,9 @@ function remember(how = "replaceState") {
 
 // Called before the input is replaced, so that the browser's Back button restores it.
 function keep() {
+  // After a step back they would write the present input over that of the page before.
+  soon.cancel();
+  soonRemember.cancel();
   remember();
   history.pushState(null, "", location.href);
 }
@@ -286,7 +289,9 @@ function recall() {
 
 function later(act, wait) {
   let timer;
-  return () => { clearTimeout(timer); timer = setTimeout(act, wait); };
+  const run = () => { clearTimeout(timer); timer = setTimeout(act, wait); };
+  run.cancel = () => clearTimeout(timer);
+  return run;
 }
 
 function everything() {
