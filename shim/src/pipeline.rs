@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use egress_compile::manifest::Severity;
-use egress_compile::store::Store;
 use egress_compile::{CompileOptions, Compiled, compile};
 use egress_core::source::{Availability, SourceState};
 use egress_envoy::Generator;
 use egress_flows::table::FlowTable;
-use egress_kubernetes::audit::{Audit, RequestLog};
+use egress_kubernetes::audit::{Audit, AuditedState, RequestLog};
 use egress_transport::connections::Pool;
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::Identification;
@@ -52,13 +51,16 @@ impl Pipeline {
 
         let compiled = compile(&first.store, &options, None);
         log_problems(&first, &compiled);
-        documents.send_replace(Arc::new(compiled));
+        let compiled = Arc::new(compiled);
+        documents.send_replace(Arc::clone(&compiled));
 
-        let audit = Audit { request_log, events: source.audit_events() };
+        // Both are moved: a copy here would keep the first objects in memory.
+        let (audited, audited_states) = watch::channel((first.store, compiled));
+        tokio::spawn(Audit { request_log, events: source.audit_events() }.run(audited_states));
         source.write_statuses(&options, &replica, &documents.subscribe(), proxies);
 
         let cache = Arc::new(SnapshotCache::new(generator, documents.subscribe()));
-        tokio::spawn(recompile(states, first.store, options, documents, Arc::clone(&cache), audit));
+        tokio::spawn(recompile(states, options, documents, Arc::clone(&cache), audited));
         cache
     }
 }
@@ -114,18 +116,17 @@ async fn first_state(states: &mut watch::Receiver<SourceState>, waits: bool) -> 
 /// Compiles whenever the objects change.
 async fn recompile(
     mut states: watch::Receiver<SourceState>,
-    mut store: Arc<Store>,
     options: CompileOptions,
     documents: watch::Sender<Arc<Compiled>>,
     cache: Arc<SnapshotCache>,
-    audit: Audit,
+    audited: watch::Sender<AuditedState>,
 ) {
     while states.changed().await.is_ok() {
         let state = states.borrow_and_update().clone();
         let before = Arc::clone(&documents.borrow());
         let start = Instant::now();
-        let (new, known, options) = (Arc::clone(&state.store), Arc::clone(&before), options.clone());
-        let compiled = tokio::task::spawn_blocking(move || compile(&new, &options, Some(&known))).await;
+        let (store, options) = (Arc::clone(&state.store), options.clone());
+        let compiled = tokio::task::spawn_blocking(move || compile(&store, &options, Some(&before))).await;
         let Ok(compiled) = compiled else {
             tracing::error!("compiling failed; the last good state stays in force");
             continue;
@@ -137,8 +138,7 @@ async fn recompile(
         let changed =
             tokio::task::spawn_blocking(move || snapshots.update(&newest)).await.unwrap_or_default();
         tracing::info!(changed, took = ?start.elapsed(), "compiled");
-        let old = std::mem::replace(&mut store, Arc::clone(&state.store));
-        audit.record((old, before), (state.store, compiled)).await;
+        audited.send_replace((state.store, compiled));
     }
 }
 

@@ -1,12 +1,14 @@
 //! The audit record: a line in the log, and on a cluster an event, for each change of what an object grants.
 //!
-//! Enforcement comes first: a change is recorded after proxies received it. The next change is compiled after that, so
-//! changes that arrive meanwhile become one record, and no third state is held: with the largest objects that budgets
-//! permit, each costs some 90 MB.
+//! Enforcement comes first: a change is recorded after proxies received it, and no change waits for the record of the one
+//! before. Changes that arrive while two states are compared become one record. Memory is bounded: two states beside the
+//! current one, and a list of requests that the webhook saw.
 
 mod request_log;
 
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 pub use self::request_log::{RequestLog, User};
 use crate::audit_events::{AuditEvent, AuditEvents};
@@ -19,7 +21,7 @@ use egress_core::hash;
 /// The most records of one comparison: more is a replaced folder or cluster, which nobody reads object by object.
 const MAX_RECORDS: usize = 500;
 
-/// Objects and what follows from them.
+/// A state of the objects, and what the compiler made of it.
 pub type AuditedState = (Arc<Store>, Arc<Compiled>);
 
 /// Writes records.
@@ -42,14 +44,22 @@ struct Record {
 }
 
 impl Audit {
-    /// Records the change from one state to the next, and keeps neither.
-    pub async fn record(&self, before: AuditedState, after: AuditedState) {
-        let request_log = Arc::clone(&self.request_log);
-        let records = tokio::task::spawn_blocking(move || records(&before, &after, &request_log));
-        match records.await {
-            Ok(records) => self.write(records),
-            Err(_) => {
-                tracing::error!(target: "audit", "comparing failed; this change is not recorded");
+    /// Records every change from the current state on, until the sender is dropped.
+    pub fn run(self, mut states: watch::Receiver<AuditedState>) -> impl Future<Output = ()> + Send {
+        // Taken now: the task may begin after a change.
+        let mut before = states.borrow_and_update().clone();
+        async move {
+            while states.changed().await.is_ok() {
+                let after = states.borrow_and_update().clone();
+                let (old, new, request_log) = (before, after.clone(), Arc::clone(&self.request_log));
+                let records = tokio::task::spawn_blocking(move || records(&old, &new, &request_log));
+                match records.await {
+                    Ok(records) => self.write(records),
+                    Err(_) => {
+                        tracing::error!(target: "audit", "comparing failed; this change is not recorded");
+                    }
+                }
+                before = after;
             }
         }
     }

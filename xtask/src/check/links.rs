@@ -160,7 +160,7 @@ mod tests {
             "shim/xds/src/session.rs",
             "shim/xds/src/session.rs:12",
             "shim/xds/",
-            "xds/session.rs",
+            "src/session.rs",
             "session.rs",
             "b.md",
             "fuzz/regressions/TARGET/",
