@@ -86,10 +86,23 @@ impl<'n> ControlPlane<'n> {
     /// # Errors
     /// Fails if it cannot be run.
     pub fn run(netns: &'n Netns, ip: std::net::IpAddr, arguments: &[OsString]) -> Result<Self> {
+        Self::run_binary(&binary()?, netns, ip, arguments)
+    }
+
+    /// Starts `serve` of another build with exactly these arguments; its admin address is the usual one.
+    ///
+    /// # Errors
+    /// Fails if it cannot be run.
+    pub fn run_binary(
+        binary: &Path,
+        netns: &'n Netns,
+        ip: std::net::IpAddr,
+        arguments: &[OsString],
+    ) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let output: File = log.reopen()?;
         let child = netns
-            .command(&binary()?.to_string_lossy())
+            .command(&binary.to_string_lossy())
             .arg("serve")
             .args(arguments)
             // Images are linked to musl, which gives large blocks back; glibc learns to keep them.

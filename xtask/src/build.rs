@@ -35,7 +35,13 @@ impl Built {
     }
 
     /// Runs a program of the harness.
-    pub(crate) fn run(&self, program: &str, profile: &str, envoy: &Path, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn run(
+        &self,
+        program: &str,
+        profile: &str,
+        envoy: &Path,
+        arguments: &[impl AsRef<std::ffi::OsStr>],
+    ) -> Result<()> {
         let mut command = cargo(&[
             "run",
             "--quiet",

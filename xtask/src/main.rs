@@ -64,6 +64,9 @@ enum Task {
         /// Compare ours with and without `serve --flow-log` instead.
         #[arg(long)]
         flow_log: bool,
+        /// Compare ours with another build: a folder with its `osm-egress` and `egress_filter.wasm`.
+        #[arg(long, value_name = "FOLDER", conflicts_with = "flow_log")]
+        against: Option<PathBuf>,
     },
     /// Fuzz the readers of foreign input; needs a nightly compiler.
     Fuzz {
@@ -137,12 +140,16 @@ fn run(task: Task) -> Result<()> {
             let envoy = tools::find_envoy(None)?;
             built.run("demo", "dev", &envoy, keep.then_some("--keep").as_slice())
         }
-        Task::Bench { quick, flow_log } => {
+        Task::Bench { quick, flow_log, against } => {
             let built = build("release")?;
             tools::install_network_tools()?;
             let envoy = tools::find_envoy(None)?;
             let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log")];
-            built.run("bench", "release", &envoy, &flags.into_iter().flatten().collect::<Vec<_>>())
+            let mut flags: Vec<_> = flags.into_iter().flatten().map(str::to_owned).collect();
+            if let Some(folder) = against {
+                flags.push(format!("--against={}", folder.display()));
+            }
+            built.run("bench", "release", &envoy, &flags)
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
         Task::Check { root: None, rules } => check::check(root()?, &rules),

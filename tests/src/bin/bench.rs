@@ -5,8 +5,10 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,9 @@ struct Args {
     /// Compare ours with and without `serve --flow-log` instead.
     #[arg(long)]
     flow_log: bool,
+    /// Compare ours with another build: a folder with its `osm-egress` and `egress_filter.wasm`.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "flow_log")]
+    against: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -64,6 +69,9 @@ fn run(args: &Args) -> Result<()> {
     let control_plane = network.control_plane(&[])?;
     if args.flow_log {
         return flow_log(&network, args);
+    }
+    if let Some(folder) = &args.against {
+        return against(&network, args, folder);
     }
     let folder = repository_root().join("tests/bench");
     let pods = [network.pod()?, network.pod()?, network.pod()?];
@@ -124,7 +132,7 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
         &network.outside.netns,
         SECOND_CONTROL_PLANE,
         network.manifests.path(),
-        &["--flow-log", "--dns-resolver", &SocketAddr::new(NAME_SERVER, 53).to_string()],
+        &["--flow-log", "--dns-resolver", &at(NAME_SERVER, 53).to_string()],
     )?;
     let pods = [network.pod()?, network.pod()?];
     let without = sidecar::start(&pods[0], false)?;
@@ -154,6 +162,69 @@ fn flow_log(network: &TestNetwork, args: &Args) -> Result<()> {
         println!("{name:<34}{without:>8.1} µs{with:>8.1} µs{:>14.3}", with / without);
     }
     println!("{} connections and requests reported", reporting.metric("osm_egress_flow_entries_total")?);
+    Ok(())
+}
+
+/// Compares the cost of the work, and of starting with a new module, with that of another build.
+fn against(network: &TestNetwork, args: &Args, folder: &Path) -> Result<()> {
+    let arguments: [OsString; 11] = [
+        "--config-dir".into(),
+        network.manifests.path().into(),
+        "--insecure-node-identity".into(),
+        "--wasm".into(),
+        folder.join("egress_filter.wasm").into(),
+        "--xds-listen".into(),
+        at(SECOND_CONTROL_PLANE, 15128).to_string().into(),
+        "--admin-listen".into(),
+        at(SECOND_CONTROL_PLANE, 15129).to_string().into(),
+        "--dns-resolver".into(),
+        at(NAME_SERVER, 53).to_string().into(),
+    ];
+    let binary = folder.join("osm-egress");
+    let _other = ControlPlane::run_binary(&binary, &network.outside.netns, SECOND_CONTROL_PLANE, &arguments)?
+        .ready()?;
+    let xds = at(SECOND_CONTROL_PLANE, 15128).to_string();
+    let bootstraps = [
+        sidecar::bootstrap_with("curl/curl", false, &["--xds", &xds])?,
+        sidecar::bootstrap("curl/curl", false)?,
+    ];
+    let pods = [network.pod()?, network.pod()?];
+    let (rounds, count) = if args.quick { (3, 50) } else { (25, 300) };
+    println!(
+        "Envoy {}: processor time of Envoy, median of {rounds} rounds of {count}",
+        egress_tests::envoy::version()?
+    );
+    println!("{:<34}{:>11}{:>11}{:>14}", "", "other", "ours", "ours/other");
+    let print = |name: &str, unit: &str, figures: [Vec<f64>; 2]| {
+        let [other, ours] = figures.map(median);
+        println!("{name:<34}{other:>8.1} {unit}{ours:>8.1} {unit}{:>14.3}", ours / other);
+    };
+    let mut starts = [vec![], vec![]];
+    for _ in 0..rounds {
+        for ((pod, bootstrap), starts) in pods.iter().zip(&bootstraps).zip(&mut starts) {
+            starts.push(Envoy::start(pod, bootstrap, 1)?.cpu()? as f64 / 1e6);
+        }
+    }
+    print("start, until it is ready", "ms", starts);
+    let [other, ours] = [0, 1].map(|n| Envoy::start(&pods[n], &bootstraps[n], 1));
+    let (other, ours) = (other?, ours?);
+    for (name, work) in WORKS {
+        if args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let mut figures = [vec![], vec![]];
+        for round in 0..=rounds {
+            for ((envoy, pod), figures) in [&other, &ours].into_iter().zip(&pods).zip(&mut figures) {
+                let before = envoy.cpu()?;
+                pod.workload().run(|| work(count))??;
+                // The first round warms up.
+                if round > 0 {
+                    figures.push((envoy.cpu()? - before) as f64 / f64::from(count) / 1000.0);
+                }
+            }
+        }
+        print(name, "µs", figures);
+    }
     Ok(())
 }
 
