@@ -5,6 +5,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "what a test does not expect fails it")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -189,40 +190,59 @@ fn against(network: &TestNetwork, args: &Args, folder: &Path) -> Result<()> {
         sidecar::bootstrap("curl/curl", false)?,
     ];
     let pods = [network.pod()?, network.pod()?];
-    let (rounds, count) = if args.quick { (3, 50) } else { (25, 300) };
-    println!(
-        "Envoy {}: processor time of Envoy, median of {rounds} rounds of {count}",
-        egress_tests::envoy::version()?
-    );
-    println!("{:<34}{:>11}{:>11}{:>14}", "", "other", "ours", "ours/other");
-    let print = |name: &str, unit: &str, figures: [Vec<f64>; 2]| {
-        let [other, ours] = figures.map(median);
-        println!("{name:<34}{other:>8.1} {unit}{ours:>8.1} {unit}{:>14.3}", ours / other);
-    };
+    let (instances, rounds, count) = if args.quick { (2, 3, 50) } else { (8, 5, 300) };
+    let works: Vec<_> = WORKS
+        .iter()
+        .filter(|(name, _)| args.only.as_ref().is_none_or(|only| name.contains(only.as_str())))
+        .collect();
     let mut starts = [vec![], vec![]];
-    for _ in 0..rounds {
-        for ((pod, bootstrap), starts) in pods.iter().zip(&bootstraps).zip(&mut starts) {
-            starts.push(Envoy::start(pod, bootstrap, 1)?.cpu()? as f64 / 1e6);
+    let mut figures: Vec<[Vec<f64>; 2]> = vec![[vec![], vec![]]; works.len()];
+    // Two Envoys of one configuration differ by more than a tenth, for as long as they live: only many of them
+    // tell the builds apart.
+    for instance in 0..instances {
+        let order = if instance % 2 == 0 { [0, 1] } else { [1, 0] };
+        let mut envoys = BTreeMap::new();
+        for side in order {
+            // Neither build has the same pod, and the same place in a round, each time.
+            let pod = &pods[(side + instance / 2) % 2];
+            let envoy = Envoy::start(pod, &bootstraps[side], 1)?;
+            starts[side].push(envoy.cpu()? as f64 / 1e6);
+            envoys.insert(side, (pod, envoy));
         }
-    }
-    print("start, until it is ready", "ms", starts);
-    let [other, ours] = [0, 1].map(|n| Envoy::start(&pods[n], &bootstraps[n], 1));
-    let (other, ours) = (other?, ours?);
-    for (name, work) in WORKS {
-        if args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
-            continue;
-        }
-        let mut figures = [vec![], vec![]];
-        for round in 0..=rounds {
-            for ((envoy, pod), figures) in [&other, &ours].into_iter().zip(&pods).zip(&mut figures) {
-                let before = envoy.cpu()?;
-                pod.workload().run(|| work(count))??;
-                // The first round warms up.
-                if round > 0 {
-                    figures.push((envoy.cpu()? - before) as f64 / f64::from(count) / 1000.0);
+        for ((_, work), figures) in works.iter().zip(&mut figures) {
+            let mut of_instance = [vec![], vec![]];
+            for round in 0..=rounds {
+                for side in order {
+                    let (pod, envoy) = &envoys[&side];
+                    let before = envoy.cpu()?;
+                    pod.workload().run(|| work(count))??;
+                    // The first round warms up.
+                    if round > 0 {
+                        of_instance[side].push((envoy.cpu()? - before) as f64 / f64::from(count) / 1000.0);
+                    }
                 }
             }
+            for (figures, of_instance) in figures.iter_mut().zip(of_instance) {
+                figures.push(median(of_instance));
+            }
         }
+    }
+    println!(
+        "Envoy {}: processor time, median of {instances} Envoys (lowest to highest) with {rounds} rounds of {count}",
+        egress_tests::envoy::version()?
+    );
+    println!("{:<34}{:>28}{:>28}{:>12}", "", "other", "ours", "ours/other");
+    let print = |name: &str, unit: &str, figures: [Vec<f64>; 2]| {
+        let [other, ours] = figures.each_ref().map(|figures| {
+            let lowest = figures.iter().copied().fold(f64::INFINITY, f64::min);
+            let highest = figures.iter().copied().fold(0.0, f64::max);
+            format!("{:.1} {unit} ({lowest:.0} to {highest:.0})", median(figures.clone()))
+        });
+        let [by_other, by_ours] = figures.map(median);
+        println!("{name:<34}{other:>28}{ours:>28}{:>12.3}", by_ours / by_other);
+    };
+    print("start, until it is ready", "ms", starts);
+    for ((name, _), figures) in works.iter().zip(figures) {
         print(name, "µs", figures);
     }
     Ok(())
