@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use egress_tests::access_log;
 use egress_tests::client::{self, Outcome};
+use egress_tests::closing_origin::ClosingOrigin;
 use egress_tests::dns::Failure;
 use egress_tests::envoy::Envoy;
 use egress_tests::manifests::{echo_policy, egress};
@@ -212,8 +213,7 @@ fn fetch_user(stream: &mut TcpStream, path: &str) -> Result<String> {
     Ok(String::from_utf8(answer(client::http_on(stream, &request))?.body)?)
 }
 
-/// A login of a connection belongs to one client, and no client gets a connection that an origin is about to
-/// close.
+/// A login of a connection belongs to one client.
 #[test]
 fn each_client_has_its_own_connections() -> Result<()> {
     in_both_forms("httpbin.org", |network, pod, _| {
@@ -232,6 +232,40 @@ fn each_client_has_its_own_connections() -> Result<()> {
             Ok(())
         })??;
         ensure!(origin.accepted() == 7, "{} connections for 7 clients", origin.accepted());
+        Ok(())
+    })
+}
+
+/// An origin closes the connections of earlier clients as idle while new clients send requests. No client with a
+/// new connection gets one of those, on which its request would be lost.
+#[test]
+fn no_client_gets_a_connection_that_the_origin_is_closing() -> Result<()> {
+    /// The clients that arrive at a time, and the number of times.
+    const CLIENTS: usize = 10;
+    const ROUNDS: usize = 7;
+    in_both_forms("httpbin.org", |network, pod, _| {
+        let origin = ClosingOrigin::start(&network.outside.netns, PORT)?;
+        let host = format!("httpbin.org:{PORT}");
+        let headers = [("Host", &*host), ("Content-Length", "3"), ("Connection", "close")];
+        let request = [client::request("POST", "/", &headers), b"x=1".to_vec()].concat();
+        let post = || pod.workload().run(|| client::http(SocketAddr::new(HTTPBIN, PORT), &request));
+        let mut failures = Vec::new();
+        for _ in 0..ROUNDS {
+            let outcomes = std::thread::scope(|scope| {
+                let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(post)).collect();
+                clients.into_iter().map(|client| client.join().expect("no panic")).collect::<Result<Vec<_>>>()
+            })?;
+            failures.extend(outcomes.into_iter().filter(
+                |outcome| !matches!(outcome, Outcome::Http(reply) if reply.status == 200 && reply.body == b"ok"),
+            ));
+            // The next clients arrive at this moment.
+            wait_for("the origin to close what is idle", Duration::from_secs(10), || {
+                origin.expired() == origin.accepted()
+            })?;
+        }
+        let clients = CLIENTS * ROUNDS;
+        ensure!(failures.is_empty(), "{} of {clients} failed, such as {:?}", failures.len(), failures[0]);
+        ensure!(origin.accepted() == clients, "{} connections for {clients} clients", origin.accepted());
         Ok(())
     })
 }

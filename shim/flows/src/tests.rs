@@ -278,6 +278,48 @@ fn denials_that_no_policy_changes_are_not_suggested() {
     }
 }
 
+/// A name that YAML reads as another type stands in quotes. A comment shows a request as the flow has it.
+#[test]
+fn suggestions_quote_what_yaml_reads_otherwise() {
+    let (table, account) = (new_table(100), identity("null/0644"));
+    let observations = [
+        connection("deny sni-not-allowed - -", "192.0.2.1:443", None, Some("no")),
+        request("deny host-not-allowed - -", "192.0.2.1:80", "on", "/caf\u{e9}\\"),
+    ];
+    table.record(&account, "p", day(0), observations.to_vec());
+    let flows = table.list_page(&FlowQuery::default()).flows;
+    let yaml = Suggestion::for_identity(&account, &flows).to_yaml();
+    for line in
+        ["  namespace: \"null\"\n", "    name: \"0644\"\n", "  - \"no\" # ", "    # GET /caf\\u{e9}\\\\\n"]
+    {
+        assert!(yaml.contains(line), "{line:?} is missing:\n{yaml}");
+    }
+    let compiled = compiled(&yaml);
+    let problems: Vec<_> = compiled.diagnostics().filter(|problem| problem.object.is_some()).collect();
+    assert_eq!(problems, Vec::<&egress_compile::manifest::Diagnostic>::new());
+    let simulation = Simulation::run(&flows, None, &compiled, 15001).expect("it compiles");
+    assert!(simulation.changes.len() == 2 && !simulation.has_losses(), "{simulation}");
+}
+
+/// An authority may name a port, and another one than the dialled one.
+#[test]
+fn a_destination_has_one_port() {
+    for (authority, expected) in [
+        ("a.org", "http://a.org:8081"),
+        ("a.org:8081", "http://a.org:8081"),
+        ("a.org:", "http://a.org:8081"),
+        ("a.org:443", "http://a.org:8081 (asked for port 443)"),
+        ("[2001:db8::1]", "http://[2001:db8::1]:8081"),
+        ("[2001:db8::1]:443", "http://[2001:db8::1]:8081 (asked for port 443)"),
+    ] {
+        let table = new_table(100);
+        let observation = request("deny host-not-allowed - -", "192.0.2.1:8081", authority, "/");
+        table.record(&identity("shop/app"), "p", day(0), vec![observation]);
+        let flows = table.list_page(&FlowQuery::default()).flows;
+        assert_eq!(flows[0].destination(), expected, "{authority}");
+    }
+}
+
 #[test]
 fn suggestions_are_valid_manifests() {
     let yaml = Suggestion::for_identity(&identity("shop/app"), &audited_flows()).to_yaml();
@@ -369,6 +411,24 @@ fn a_simulation_lists_changed_verdicts() {
     let simulation = Simulation::run(&flows, None, &compiled(&names), 15001).expect("it compiles");
     assert!(simulation.has_losses());
     insta::assert_snapshot!(simulation);
+}
+
+/// Each path counts its own requests, and not those of the whole flow.
+#[test]
+fn a_simulation_counts_the_requests_of_each_path() {
+    let (table, app) = (new_table(100), identity("shop/app"));
+    for path in ["/v1", "/v2", "/v1", "/v1"] {
+        let observation = request("allow audit - - host-not-allowed", "192.0.2.2:80", "b.org", path);
+        table.record(&app, "p", day(0), vec![observation]);
+    }
+    let flows = table.list_page(&FlowQuery::default()).flows;
+    let simulation = Simulation::run(&flows, None, &compiled(ENFORCED), 15001).expect("it compiles");
+    let counts: Vec<_> = simulation
+        .changes
+        .iter()
+        .map(|change| (change.request.as_ref().map(|request| request.path.as_str()), change.count))
+        .collect();
+    assert_eq!(counts, [(Some("/v1"), 3), (Some("/v2"), 1)]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Real client programs behind a sidecar: each reaches the allowed host and not the forbidden one.
 
+mod databases;
 mod servers;
 
 use std::fs;
@@ -16,6 +17,7 @@ use egress_tests::repository_root;
 use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 
+use self::databases::Databases;
 use self::servers::Servers;
 
 /// The policies of the workload, by name and by address.
@@ -185,7 +187,7 @@ with grpc.insecure_channel(os.environ[\"HOST\"] + \":50051\") as channel:
         "psql",
         "psql",
         "hello",
-        "psql \"host=$HOST port=5432 user=a dbname=a sslmode=disable connect_timeout=5\" -XAtc \"select 'hello'\"",
+        "psql \"host=$HOST port=5432 user=a dbname=postgres sslmode=disable connect_timeout=5\" -XAtc \"select 'hello'\"",
     ),
     client("redis-cli", "redis-cli", "PONG", "redis-cli -h $HOST -p 6379 ping"),
     client(
@@ -230,8 +232,8 @@ impl Drop for Server {
 #[test]
 fn real_programs_reach_the_allowed_host_only() -> Result<()> {
     ensure_capable()?;
-    let missing: Vec<&str> =
-        CLIENTS.iter().map(|client| client.program).filter(|program| !is_there(program)).collect();
+    let programs = CLIENTS.iter().map(|client| client.program).chain(["pg_ctlcluster", "redis-server"]);
+    let missing: Vec<&str> = programs.filter(|program| !is_there(program)).collect();
     ensure!(missing.is_empty(), "{missing:?} are missing: `cargo xtask test` installs them");
     let network = TestNetwork::new()?;
     network.dns.set(ALLOWED_HOST, &[HTTPBIN]);
@@ -257,6 +259,7 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
     let pair = authority.issue(&Names { hosts: &[ALLOWED_HOST, FORBIDDEN_HOST], ..Names::default() })?;
     let servers = Servers::start(outside, &files, &pair)?;
     let _grpc = GrpcServer::start(outside)?;
+    let databases = Databases::start(outside, &tools)?;
     let mut sshd = outside.command("/usr/sbin/sshd");
     sshd.args(["-D", "-e", "-f"]).arg(tools.join("sshd.conf"));
     let _sshd = Server(sshd.stderr(fs::File::create(tools.join("sshd.log"))?).spawn()?);
@@ -281,9 +284,11 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
         if !done || !said.contains(client.prints) {
             failures.push(format!("{} does not get what it may have: {said}", client.name));
         }
-        let before = (servers.accepted(), network.origins.connections_to(EXAMPLE));
+        let accepted =
+            || (servers.accepted() + databases.accepted(), network.origins.connections_to(EXAMPLE));
+        let before = accepted();
         let (done, said) = run(client, FORBIDDEN_HOST)?;
-        let after = (servers.accepted(), network.origins.connections_to(EXAMPLE));
+        let after = accepted();
         println!("{}: {allowed:.1?}, refused after {:.1?}", client.name, start.elapsed() - allowed);
         if said.contains(client.prints) || before != after || done && client.name != "Chromium" {
             failures.push(format!("{} gets what it may not have, {before:?} {after:?}: {said}", client.name));

@@ -33,6 +33,14 @@ printf 'Package: hello\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@exampl
 javac -cp "$JARS" -d "$TOOLS/classes" "$JAVA"
 keytool -importcert -noprompt -alias test -file "$CA" -keystore "$TOOLS/trust.p12" -storetype PKCS12 -storepass changeit 2> /dev/null
 
+# A PostgreSQL cluster, of the user that runs it.
+POSTGRES=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)
+ln -s "$POSTGRES" "$TOOLS/postgres-bin"
+chmod 755 "$(dirname "$TOOLS")"
+install -d -o postgres -g postgres "$TOOLS/postgres"
+setpriv --reuid postgres --regid postgres --clear-groups "$POSTGRES/initdb" -D "$TOOLS/postgres" -U a -A trust --no-sync > /dev/null
+echo 'host all all all trust' >> "$TOOLS/postgres/pg_hba.conf"
+
 # An SSH server, on a port of its own.
 ssh-keygen -q -t ed25519 -N '' -f "$TOOLS/host"
 ssh-keygen -q -t ed25519 -N '' -f "$TOOLS/user"

@@ -1,5 +1,4 @@
-//! Servers for the clients: files over HTTP and HTTPS_PORT, and as much of PostgreSQL's and Redis's protocols as
-//! one query takes. Each counts its connections.
+//! Servers of files for the clients, over HTTP and HTTPS. They count their connections.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,10 +18,6 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 pub(crate) const HTTPS_PORT: u16 = 4443;
 /// Files in plaintext.
 pub(crate) const HTTP_PORT: u16 = 8081;
-/// PostgreSQL.
-pub(crate) const POSTGRES_PORT: u16 = 5432;
-/// Redis.
-pub(crate) const REDIS_PORT: u16 = 6379;
 
 /// Running servers, on every address of their namespace.
 pub(crate) struct Servers {
@@ -49,14 +44,6 @@ impl Servers {
             Ok(stream.flush()?)
         })?;
         servers.serve(netns, HTTP_PORT, move |mut stream| answer(&mut stream, &plain))?;
-        servers.serve(netns, POSTGRES_PORT, |mut stream| postgres(&mut stream))?;
-        servers.serve(netns, REDIS_PORT, |mut stream| {
-            let mut request = [0; 4096];
-            while stream.read(&mut request)? > 0 {
-                stream.write_all(b"+PONG\r\n")?;
-            }
-            Ok(())
-        })?;
         Ok(servers)
     }
 
@@ -119,49 +106,4 @@ fn answer(stream: &mut (impl Read + Write), files: &Path) -> Result<()> {
     )?;
     stream.write_all(&body)?;
     Ok(stream.flush()?)
-}
-
-/// Accepts any user, and answers any query with one row, `hello`.
-fn postgres(stream: &mut TcpStream) -> Result<()> {
-    let mut start = [0; 8];
-    stream.read_exact(&mut start)?;
-    let length = u32::from_be_bytes([start[0], start[1], start[2], start[3]]);
-    let mut rest = vec![0; usize::try_from(length)?.saturating_sub(8).min(10_000)];
-    stream.read_exact(&mut rest)?;
-    let ready = b"Z\0\0\0\x05I";
-    let authenticated = [&b"R\0\0\0\x08\0\0\0\0"[..], &parameter("server_version", "15.0"), ready].concat();
-    stream.write_all(&authenticated)?;
-    let mut query = [0; 4096];
-    while stream.read(&mut query)? > 0 {
-        if query[0] != b'Q' {
-            return Ok(());
-        }
-        let columns = [
-            &1u16.to_be_bytes()[..],
-            b"word\0",
-            &[0; 6],
-            &25u32.to_be_bytes(),
-            b"\xff\xff",
-            &[0xff; 4],
-            &[0; 2],
-        ];
-        let row = [&1u16.to_be_bytes()[..], &5u32.to_be_bytes(), b"hello"];
-        let answer = [
-            message(b'T', &columns.concat()),
-            message(b'D', &row.concat()),
-            message(b'C', b"SELECT 1\0"),
-            ready.to_vec(),
-        ];
-        stream.write_all(&answer.concat())?;
-    }
-    Ok(())
-}
-
-fn parameter(name: &str, value: &str) -> Vec<u8> {
-    message(b'S', format!("{name}\0{value}\0").as_bytes())
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    [&[kind][..], &length.to_be_bytes(), body].concat()
 }
