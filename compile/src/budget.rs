@@ -252,7 +252,7 @@ mod tests {
 
     /// A namespace that wants little gets it, whatever others want.
     #[test]
-    fn small_namespaces_get_what_they_want() {
+    fn small_namespaces_get_their_whole_need() {
         let share = |wanted: &[usize]| compute_share(wanted.iter().copied());
         assert_eq!(share(&[]), MAX_NAMESPACE_MEMORY);
         assert_eq!(share(&[usize::MAX]), MAX_NAMESPACE_MEMORY);

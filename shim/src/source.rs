@@ -11,7 +11,9 @@ use egress_compile::{CompileOptions, Compiled};
 use egress_core::proxies::ProxyRegistry;
 use egress_core::source::SourceState;
 use egress_folder::Folder;
-use egress_kubernetes::{AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
+use egress_kubernetes::{
+    ApiTokenReviewer, AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, connect,
+};
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use tokio::sync::watch;
@@ -82,7 +84,7 @@ impl RunningSource {
         };
         let tokens = match (token_audience, self) {
             (Some(audience), Self::Cluster(_, connection)) => {
-                let reviewer = Reviewer::new(connection.client.clone());
+                let reviewer = ApiTokenReviewer::new(connection.client.clone());
                 Some(Tokens::new(Arc::new(reviewer), audience))
             }
             (Some(_), Self::Folder(..)) => {

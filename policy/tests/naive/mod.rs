@@ -59,7 +59,7 @@ pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
 }
 
 /// Decides in the order in which the data plane does.
-pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
+pub(crate) fn decide<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
     let start = match traffic {
         Traffic::Tls { name, encrypted } => ConnectionStart::Tls { server_name: name, encrypted },
         Traffic::BrokenTls => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_found_by_what_they_asked_for() {
+    fn a_user_is_found_by_the_requested_content() {
         let request_log = RequestLog::default();
         let ((reference, a), (_, b)) = (object("a.org"), object("b.org"));
         request_log.record(reference.clone(), Some(&a), user("alice", true));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn it_forgets() {
+    fn old_requests_are_dropped() {
         let request_log = RequestLog::default();
         let (reference, a) = object("a.org");
         request_log.record(reference.clone(), Some(&a), user("alice", true));

@@ -85,7 +85,7 @@ pub(super) fn identity(
             Err(CertificateError::Disagreement { by_common_name, by_uri })
         }
         (Some(identity), _) | (None, Some(identity)) => Ok(identity),
-        (None, None) => Err(CertificateError::NamesNobody {
+        (None, None) => Err(CertificateError::NoIdentity {
             common_name: common_name.unwrap_or_default().to_owned(),
             trust_domain: trust_domain.clone(),
         }),

@@ -5,14 +5,14 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 use super::certificate;
-use super::refusal::Refusal;
+use super::refusal::StreamRefusal;
 
 const NAMESPACE: &str = "NAMESPACE";
 const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
 
 /// The identity that a node says it is.
-pub(super) fn believe(node: &Node) -> Result<Identity, Refusal> {
-    let name = |cause| Refusal::Name(node.id.clone(), cause);
+pub(super) fn resolve_claim(node: &Node) -> Result<Identity, StreamRefusal> {
+    let name = |cause| StreamRefusal::Name(node.id.clone(), cause);
     let by_id = by_id(&node.id).map(|(sa, ns)| Identity::new(ns, sa)).transpose().map_err(name)?;
     let by_metadata = text(node, SERVICE_ACCOUNT)
         .zip(text(node, NAMESPACE))
@@ -21,10 +21,10 @@ pub(super) fn believe(node: &Node) -> Result<Identity, Refusal> {
         .map_err(name)?;
     match (by_id, by_metadata) {
         (Some(by_id), Some(by_metadata)) if by_id != by_metadata => {
-            Err(Refusal::Contradiction { id: node.id.clone(), by_id, by_metadata })
+            Err(StreamRefusal::Contradiction { id: node.id.clone(), by_id, by_metadata })
         }
         (_, Some(identity)) | (Some(identity), None) => Ok(identity),
-        (None, None) => Err(Refusal::NodeId(node.id.clone())),
+        (None, None) => Err(StreamRefusal::NodeId(node.id.clone())),
     }
 }
 

@@ -113,13 +113,13 @@ impl Delta {
             known.subscription.wildcard =
                 has_wildcard(url) && subscribed.is_empty() && unsubscribed.is_empty();
         }
-        let mut asked = BTreeSet::new();
+        let mut requested = BTreeSet::new();
         for name in subscribed {
             if name == "*" {
                 known.subscription.wildcard = has_wildcard(url);
             } else {
                 known.subscription.names.insert(name.clone());
-                asked.insert(name.as_str());
+                requested.insert(name.as_str());
                 // Whoever subscribes again does not have it any more, unless it just said so.
                 if !(first && request.initial_resource_versions.contains_key(name)) {
                     known.sent.remove(name);
@@ -131,7 +131,7 @@ impl Delta {
                 known.subscription.wildcard = false;
             } else if known.subscription.names.remove(name) && known.subscription.wildcard {
                 // The proxy cannot know whether the wildcard covers it: it is told, by the resource or by its removal.
-                asked.insert(name);
+                requested.insert(name);
                 known.sent.remove(name);
             }
         }
@@ -143,8 +143,8 @@ impl Delta {
             }
         }
         let gains_wildcard = known.subscription.wildcard && !had_wildcard;
-        let waits = gains_wildcard || !asked.is_empty() || first && unsubscribed.is_empty();
-        waits.then(|| self.send(url, snapshot, &asked, first, gains_wildcard, events)).flatten()
+        let waits = gains_wildcard || !requested.is_empty() || first && unsubscribed.is_empty();
+        waits.then(|| self.send(url, snapshot, &requested, first, gains_wildcard, events)).flatten()
     }
 
     /// The snapshot changed.
@@ -211,7 +211,7 @@ impl Delta {
         &mut self,
         url: &str,
         snapshot: &Snapshot,
-        asked: &BTreeSet<&str>,
+        requested: &BTreeSet<&str>,
         first: bool,
         gains_wildcard: bool,
         events: &mut Vec<Event>,
@@ -243,8 +243,9 @@ impl Delta {
             .collect();
         let is_gone = |name: &str| !wanted.contains_key(name) && !known.kept.contains(name);
         let mut removed: BTreeSet<String> = known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
-        removed
-            .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
+        removed.extend(
+            requested.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()),
+        );
         if changed.is_empty() && removed.is_empty() {
             // A proxy that comes back with everything has shown that it has it; one that asks for
             // the first time waits for an answer, be it empty.
