@@ -249,6 +249,23 @@ impl<'n> ApiServer<'n> {
         Ok(used)
     }
 
+    /// The number of answered requests of control planes to create an object, whether or not it existed.
+    ///
+    /// # Errors
+    /// Fails if there is no log of it.
+    pub fn create_requests(&self, resource: &str, namespace: &str, name: &str) -> Result<usize> {
+        let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
+        let is_one = |event: &Value| {
+            let object = &event["objectRef"];
+            event["stage"] == "ResponseComplete"
+                && event["verb"] == "create"
+                && (&object["resource"], &object["namespace"], &object["name"])
+                    == (&resource.into(), &namespace.into(), &name.into())
+        };
+        // The last line may be half written.
+        Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_one).count())
+    }
+
     /// A command with the user's KUBECONFIG.
     #[must_use]
     pub fn command(&self, program: &str, user: User) -> Command {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::{Authority, Volume};
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate};
+use egress_tests::cluster::{
+    Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate, rules, wait_for_status,
+};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::User;
 use egress_tests::manifests::{egress, egress_in};
@@ -199,6 +201,14 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
             && message.contains("1 Egress policy does not apply"),
         "{message}"
     );
+    // Without a policy that grants anything, global egress overrides nothing.
+    api.shell(User::Admin, EGRESS_OFF)?;
+    api.kubectl(User::Admin, &["delete", "egress", "routed", "-n", "curl"])?;
+    wait_for_status(&control_plane, "the policy to be deleted", |status| {
+        rules(status, "Egress curl/routed").is_none()
+    })?;
+    let message = api.shell(User::Admin, &format!("({EGRESS_ON}) 2>&1"))?;
+    ensure!(message.contains("patched") && !message.contains("Warning"), "{message}");
 
     // An object that was wrong before can be labelled and deleted.
     api.kubectl(User::Admin, &["label", "egress", "old", "-n", "curl", "a=b"])?;
