@@ -111,13 +111,13 @@ const fn fix(patch: u16, advisory: &'static str, what: &'static str) -> Security
 /// Lists the security fixes that a version of Envoy, such as `1.39.0`, lacks. Any other text lacks none.
 pub fn lacking(version: &str) -> impl Iterator<Item = SecurityFix> {
     let mut parts = version.split('.').map(|part| part.parse::<u16>().ok());
-    let message = match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten()) {
+    let said = match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten()) {
         (Some(1), Some(minor), Some(patch)) => Some((minor, patch)),
         _ => None,
     };
     SECURITY_FIXES
         .into_iter()
-        .filter(move |fix| message.is_some_and(|(minor, patch)| minor == fix.minor && patch < fix.patch))
+        .filter(move |fix| said.is_some_and(|(minor, patch)| minor == fix.minor && patch < fix.patch))
 }
 
 /// The results for other versions and for patch releases, when they were tried.

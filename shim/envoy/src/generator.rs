@@ -150,7 +150,7 @@ mod tests {
     /// It is in all listeners or in none, whatever the policy.
     #[test]
     fn the_flow_log_is_part_of_the_listeners() {
-        let logged = |flow_log: bool, mode: Mode| -> Vec<bool> {
+        let told = |flow_log: bool, mode: Mode| -> Vec<bool> {
             let generator = Generator::new(Settings { flow_log, ..settings() });
             let snapshot = generator.snapshot(&document(mode, "1"), &[]);
             let listeners = snapshot.of_type(type_url::LISTENER);
@@ -158,8 +158,8 @@ mod tests {
             listeners.map(|listener| text(&listener.body()).contains("GrpcAccessLogConfig")).collect()
         };
         for mode in [Mode::Enforce, Mode::Audit, Mode::Passthrough] {
-            assert_eq!(logged(false, mode), [false; 3]);
-            assert_eq!(logged(true, mode), [true; 3]);
+            assert_eq!(told(false, mode), [false; 3]);
+            assert_eq!(told(true, mode), [true; 3]);
         }
     }
 

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_that_envoy_reports_is_read() {
+    fn what_an_envoy_says_of_itself() {
         let node = |minor_number| Node {
             user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
                 version: Some(SemanticVersion { major_number: 1, minor_number, patch: 3 }),

@@ -19,9 +19,9 @@ fn new_table(max_per_identity: usize) -> FlowTable {
 
 fn record(table: &FlowTable, identity: &str, name: &str) {
     let destination = "192.0.2.1:443".parse().expect("an address");
-    let observation = Observation::from_connection("deny sni-not-allowed - -", destination, None, Some(name));
-    assert!(observation.is_some());
-    table.record(&identity.parse().expect("an identity"), "p", Timestamp::now(), vec![observation]);
+    let decision = "deny sni-not-allowed - -".parse().expect("a decision");
+    let observation = Observation::from_connection(decision, destination, None, Some(name));
+    table.record(&identity.parse().expect("an identity"), "p", Timestamp::now(), vec![Some(observation)]);
 }
 
 fn list(table: &FlowTable) -> Vec<Flow> {
@@ -55,7 +55,7 @@ fn saved_flows_are_restored() {
     let hostile = "\u{1b}[2J\u{202e}<b>\r\n- evil";
     let request = |path| {
         Observation::from_request(
-            Some("allow audit - - host-not-allowed"),
+            "allow audit - - host-not-allowed".parse().ok(),
             destination,
             hostile,
             ("GET", path, Some(hostile)),
@@ -70,7 +70,12 @@ fn saved_flows_are_restored() {
         &app,
         "p",
         Timestamp::now(),
-        vec![Observation::from_connection("deny no-rule - -", destination, None, None)],
+        vec![Some(Observation::from_connection(
+            "deny no-rule - -".parse().expect("a decision"),
+            destination,
+            None,
+            None,
+        ))],
     );
     record(&before, "shop/app", "a.org");
     database.save(&before).expect("it is written");
