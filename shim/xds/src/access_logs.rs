@@ -65,7 +65,7 @@ impl AccessLogService for AccessLogs {
 }
 
 impl AccessLogs {
-    /// Takes in what comes. A message is read when the one before was taken in, so that a proxy that says too much
+    /// Records the messages of a stream. A message is read when the one before was recorded, so that a proxy that sends too much
     /// meets flow control, and drops what is beyond its own buffer.
     async fn listen(
         &self,

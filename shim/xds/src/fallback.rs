@@ -21,7 +21,7 @@ use egress_envoy::snapshot::{Snapshot, type_url};
 /// After so many refused clusters all that were not accepted yet are left out: each try sends all the others again.
 const MAX_REFUSED_CLUSTERS: usize = 64;
 
-/// Makes what is tried.
+/// Builds the snapshots that a proxy is offered.
 pub trait SnapshotBuilder {
     /// The snapshot of another document, or of other clusters.
     fn build_snapshot(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot>;
@@ -46,7 +46,7 @@ pub(super) struct Fallback {
     clusters: Clusters,
     /// True if a try goes on with another target: then the whole of that was not tried.
     resumes: bool,
-    /// True if what is held back may be something else than when it was asked for last.
+    /// True if the held back part may have changed since it was read last.
     has_changed: bool,
 }
 

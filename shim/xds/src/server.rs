@@ -30,7 +30,7 @@ use super::fallback::{Fallback, SnapshotBuilder};
 use super::identify::{Identification, ReviewMode, StreamRefusal};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Proxies, Registration};
-use super::session::{Answer, Delta, Event, Sotw};
+use super::session::{Answer, Delta, Event, MakeBeforeBreak, Sotw};
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
 use super::wire::{self, Message, Sender};
 use egress_core::proxies::Protocol;
@@ -77,15 +77,12 @@ impl<S> Clone for Server<S> {
 }
 
 /// A protocol: how its session answers.
-trait Session: Default + Send + 'static {
+trait Session: MakeBeforeBreak + Default + Send + 'static {
     type Request: prost::Message + Default + Send + 'static;
     const PROTOCOL: Protocol;
     fn node(request: &Self::Request) -> Option<&Node>;
     fn type_url(request: &Self::Request) -> &str;
     fn on_request(&mut self, request: &Self::Request, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
-    fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
-    fn has_removals(&self) -> bool;
-    fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
     fn encode(answer: Answer) -> Message;
     /// The number of names that it holds, and of their bytes.
     fn size(&self) -> (usize, usize);
@@ -109,18 +106,6 @@ macro_rules! session {
 
             fn on_request(&mut self, request: &$request, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
                 <$session>::on_request(self, request, to)
-            }
-
-            fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-                <$session>::on_snapshot(self, to)
-            }
-
-            fn has_removals(&self) -> bool {
-                <$session>::has_removals(self)
-            }
-
-            fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-                <$session>::finish_removals(self, to)
             }
 
             fn encode(answer: Answer) -> Message {

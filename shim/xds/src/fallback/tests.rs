@@ -160,7 +160,7 @@ fn the_newest_object_alone_is_left_out() {
     assert_eq!(held_back.to_string(), "e; in force without what is new in n/e");
 }
 
-/// Of a proxy that came a moment ago nobody knows what it has: nothing that it may have is taken away.
+/// The state of a proxy that has just connected is unknown, so nothing that it may have is removed.
 #[test]
 fn a_proxy_without_known_state_loses_nothing() {
     let mut proxy = Proxy::new(&["e"], &[]);

@@ -75,7 +75,7 @@ pub(super) fn identity(
         _ => None,
     };
     let by_common_name = common_name
-        // Whoever uses SPIFFE writes there what he likes.
+        // SPIFFE leaves the content of this field to its users.
         .filter(|name| in_common_name(name).is_some() || (uri.is_none() && begins_with_uuid(name)))
         .map(|name| of_common_name(name, trust_domain))
         .transpose()?;

@@ -10,7 +10,7 @@ use super::refusal::StreamRefusal;
 const NAMESPACE: &str = "NAMESPACE";
 const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
 
-/// The identity that a node says it is.
+/// The identity that a node claims.
 pub(super) fn resolve_claim(node: &Node) -> Result<Identity, StreamRefusal> {
     let name = |cause| StreamRefusal::Name(node.id.clone(), cause);
     let by_id = by_id(&node.id).map(|(sa, ns)| Identity::new(ns, sa)).transpose().map_err(name)?;
@@ -28,7 +28,7 @@ pub(super) fn resolve_claim(node: &Node) -> Result<Identity, StreamRefusal> {
     }
 }
 
-/// The claim of a node that contradicts an identity. An id in a form that is not ours says nothing.
+/// The claim of a node that contradicts an identity. An id in another form makes no claim.
 pub(super) fn other(node: &Node, identity: &Identity) -> Option<String> {
     if let Some(claimed) = claimed_by_id(&node.id)
         && claimed != *identity

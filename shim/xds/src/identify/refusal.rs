@@ -98,19 +98,19 @@ pub enum CertificateError {
 /// The refusal of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamRefusal {
-    /// There is nothing that counts.
+    /// The stream has no accepted credentials.
     #[error(
         "the stream shows no credentials that count here: give Envoy a bootstrap of `osm-egress bootstrap` with \
          `--token-file` or `--client-cert`"
     )]
     NoCredentials,
-    /// The certificate says nothing that counts.
+    /// The certificate has no identity that is accepted.
     #[error("client certificate: {0}")]
     Certificate(#[from] CertificateError),
     /// The token is not good.
     #[error("token: {0}")]
     Token(#[from] TokenError),
-    /// Nobody can say whether it is good.
+    /// The token cannot be reviewed now.
     #[error("tokens cannot be reviewed now: {0}")]
     Unavailable(String),
     /// Two credentials of two identities.

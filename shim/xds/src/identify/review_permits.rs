@@ -1,7 +1,7 @@
 //! The order of token reviews.
 //!
-//! Whoever reaches the port can have as many made-up tokens reviewed as he likes. They never take what is kept for
-//! tokens that were confirmed before, and those of one address never take all that is left.
+//! Any client that reaches the port can send made-up tokens. Their reviews never use the permits that are reserved for
+//! tokens that were confirmed before, and those of one address never use all the others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ const UNCONFIRMED: usize = 24;
 const UNCONFIRMED_OF_ADDRESS: usize = 16;
 /// The reviews that are reserved for tokens that were confirmed before.
 const CONFIRMED: usize = 8;
-/// The number of addresses at which those are forgotten from which nobody waits.
+/// The number of addresses from which those without a waiting review are removed.
 const MAX_ADDRESSES: usize = 1024;
 
 /// The reviews that may run at a time.
