@@ -24,7 +24,7 @@ pub(crate) struct HttpFilter<H> {
     id: u32,
     plugin: Option<PluginHandle>,
     in_flight: Option<Guard<InFlightRequest>>,
-    /// The request on its connection, which is told of its end.
+    /// The request on its connection, which is notified when the request ends.
     complete: Option<CompleteRequest>,
 }
 
@@ -120,7 +120,7 @@ impl<H: HttpHost> HttpFilter<H> {
     }
 }
 
-/// Tells whether Envoy's dynamic forward proxy finds the destination by the authority alone: without a port it uses 80,
+/// Returns whether Envoy's dynamic forward proxy finds the destination by the authority alone: without a port it uses 80,
 /// and it reads an empty port as a part of the name. The engine has read the authority strictly, so Envoy reads the same
 /// host in it.
 fn names_destination(authority: Option<&str>, port: u16) -> bool {

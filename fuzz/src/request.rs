@@ -185,7 +185,7 @@ fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
     }
 }
 
-/// Tells whether the destination is in the mesh, where egress rules do not apply.
+/// Returns whether the destination is in the mesh, where egress rules do not apply.
 fn is_in_mesh(decision: &Decision<'_>) -> bool {
     matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied)
 }

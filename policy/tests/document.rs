@@ -339,7 +339,7 @@ proptest! {
     }
 }
 
-/// Tells whether a text has all that was read from it: defaults need not be written, and absence may be `null`.
+/// Returns whether a text has all that was read from it: defaults need not be written, and absence may be `null`.
 fn contains(text: &Value, read: &Value) -> bool {
     match (text, read) {
         (Value::Object(text), Value::Object(read)) => {

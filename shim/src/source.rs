@@ -18,7 +18,7 @@ use egress_transport::tls::ServerTls;
 use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use tokio::sync::watch;
 
-/// The time to tell other control planes that this one stops.
+/// The time limit of the message to other control planes that this one stops.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way in which proxies are identified.
@@ -142,7 +142,7 @@ impl RunningSource {
         }
     }
 
-    /// Stops reading, and tells other control planes that this one has no proxies any more.
+    /// Stops reading, and reports to other control planes that this one has no proxies any more.
     pub(crate) async fn stop(self) {
         match self {
             Self::Folder(folder, _) => folder.stop(),

@@ -37,7 +37,7 @@ pub(super) fn find_mismatches(rule: &Rule, question: &Question<'_>, address: IpA
     mismatches
 }
 
-/// Tells whether a rule of another port has anything in common with the connection: a name that both have, or the
+/// Returns whether a rule of another port has anything in common with the connection: a name that both have, or the
 /// address.
 pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
     let has_name = match question.traffic {

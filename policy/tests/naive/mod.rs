@@ -265,7 +265,7 @@ fn matches_path(pattern: &str, path: &str) -> bool {
                     || whole(pattern, &respelled(str::to_lowercase))))
 }
 
-/// Tells whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
+/// Returns whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
 fn is_dotted(path: &str) -> bool {
     let mut bytes = path.as_bytes().to_vec();
     loop {

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 
 use super::client::reason;
 
-/// The reviewer that asks the API server.
+/// Reviews tokens at the API server.
 #[derive(Clone)]
 pub struct ApiTokenReviewer {
     client: Client,

@@ -139,7 +139,7 @@ fn the_silent_do_not_count_and_the_dead_are_removed() {
     }
 }
 
-/// While the API server is away nobody can renew anything.
+/// While the API server is unavailable no report can be renewed.
 #[test]
 fn reports_are_written_without_peers() {
     let start = Instant::now();
