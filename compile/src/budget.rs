@@ -21,7 +21,7 @@ pub const MAX_ADDRESSES: usize = 10_000;
 pub const MAX_MATCHES: usize = 100;
 /// The most matches of a route group. A generated API description has some hundred paths.
 pub const MAX_GROUP_MATCHES: usize = 1_000;
-/// The most headers and the most methods of a match. SMI knows nine methods.
+/// The most headers and the most methods of a match. SMI defines nine methods.
 pub const MAX_MATCH_ITEMS: usize = 64;
 /// The longest pattern, in bytes. A longer literal exceeds the compiled size of 64 KiB that a pattern may have.
 pub const MAX_PATTERN_LENGTH: usize = 4_096;
@@ -208,8 +208,8 @@ pub(crate) const fn estimate_memory(content: Content, usage: &Usage, sources: us
     of_lists.saturating_add(of_source.saturating_mul(sources))
 }
 
-/// Computes the memory share of a namespace when the namespaces want these amounts. Small amounts are served
-/// first, so a namespace that wants much takes nothing from one that wants little.
+/// Computes the memory share of a namespace when the namespaces need these amounts. Small amounts are served
+/// first, so a namespace that needs much takes nothing from one that needs little.
 pub(crate) fn compute_share(wanted: impl Iterator<Item = usize>) -> usize {
     let mut wanted: Vec<usize> = wanted.collect();
     wanted.sort_unstable();
@@ -250,9 +250,9 @@ pub(crate) fn check_list(
 mod tests {
     use super::*;
 
-    /// A namespace that wants little gets it, whatever others want.
+    /// A namespace with a small need gets all of it, whatever others need.
     #[test]
-    fn small_namespaces_get_what_they_want() {
+    fn small_namespaces_get_their_whole_need() {
         let share = |wanted: &[usize]| compute_share(wanted.iter().copied());
         assert_eq!(share(&[]), MAX_NAMESPACE_MEMORY);
         assert_eq!(share(&[usize::MAX]), MAX_NAMESPACE_MEMORY);

@@ -46,12 +46,12 @@ pub struct ExplainRequest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
     /// The policy document belongs to another identity.
-    #[error("the document belongs to {owner}, not to {asked}")]
+    #[error("the document belongs to {owner}, not to {requested}")]
     WrongIdentity {
         /// The identity of the document.
         owner: Identity,
         /// The identity in the request.
-        asked: Identity,
+        requested: Identity,
     },
     /// The document is invalid.
     #[error(transparent)]

@@ -2,7 +2,7 @@
 //!
 //! [`manifest`] reads YAML into typed objects, [`store`] holds the objects of all files, and
 //! [`compile`](fn@compile) makes one immutable document for each workload identity. [`explain`](mod@explain)
-//! answers questions about single connections. Nothing here does I/O or knows Envoy or a Kubernetes client, so
+//! answers questions about single connections. Nothing here does I/O or depends on Envoy or a Kubernetes client, so
 //! the control plane, the fuzzers and a browser share it.
 //!
 //! ```

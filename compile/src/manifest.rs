@@ -1,6 +1,6 @@
 //! Manifests: reads YAML or JSON text into typed objects with the position of every field.
 //!
-//! Nothing here knows files, folders or Kubernetes clients. The types of [`spec`] are those of the API, so a
+//! Nothing here depends on files, folders or Kubernetes clients. The types of [`spec`] are those of the API, so a
 //! source that gets its objects elsewhere can share them.
 
 mod decode;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use serde_json::{Value, json};
 
-use self::naive::{Traffic, Verdict, ask, expected, verdict};
+use self::naive::{Traffic, Verdict, decide, expected, verdict};
 
 const ACCOUNTS: [&str; 3] = ["app", "other", "third"];
 
@@ -183,7 +183,7 @@ fn verdicts(compiled: &Compiled) -> Vec<Verdict> {
     for account in ACCOUNTS {
         let document = compiled.document(&format!("n/{account}").parse().expect("an identity"));
         let policy = Policy::new(document.as_ref().clone()).expect("the engine takes what we make");
-        verdicts.extend(QUESTIONS.iter().map(|(to, traffic)| verdict(&ask(&policy, *to, *traffic))));
+        verdicts.extend(QUESTIONS.iter().map(|(to, traffic)| verdict(&decide(&policy, *to, *traffic))));
     }
     verdicts
 }
@@ -229,7 +229,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn the_engine_decides_as_the_document_says(policies in policies()) {
+    fn the_engine_decides_by_the_document(policies in policies()) {
         let compiled = compiled(&[groups(), policies]);
         let mut expectation = Vec::new();
         for account in ACCOUNTS {

@@ -30,7 +30,7 @@ pub(crate) fn log_decision(
         host.set_log_field(log_field::WOULD_REFUSE, would_refuse.as_str());
         host.count_audited(would_refuse, protocol);
     }
-    // The log of requests knows that they are HTTP.
+    // The log of requests has a constant for it.
     if protocol != Protocol::Http {
         host.set_log_field(log_field::PROTOCOL, protocol.as_str());
     }

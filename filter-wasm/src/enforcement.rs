@@ -116,7 +116,7 @@ impl<H: ConnectionHost> Enforcer<'_, H> {
     }
 }
 
-/// Tells whether Envoy resolves the name, and so logs it.
+/// Returns whether Envoy resolves the name, and so logs it.
 fn leads_to_a_name(decision: &Decision<'_>) -> bool {
     matches!(decision, Decision::Allow(permit) if matches!(permit.to, Destination::Resolved(..)))
 }
@@ -147,7 +147,7 @@ pub(crate) fn evict_partial_headers(host: &impl ConnectionHost, scope: &Scope) {
     host.close();
 }
 
-/// Tells whether this Envoy opened a connection itself, and closes the earlier one from which it follows. Host calls
+/// Returns whether this Envoy opened a connection itself, and closes the earlier one that led to it. Host calls
 /// concern the new one afterwards.
 pub(crate) fn is_self_intercepted(
     host: &impl ConnectionHost,

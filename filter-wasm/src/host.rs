@@ -25,7 +25,7 @@ pub(crate) trait Host {
     fn now(&self) -> u64;
     /// Sets the period of ticks of the plugin; zero stops them.
     fn set_tick_period(&self, period: Duration);
-    /// Sets a well-known filter state, and tells whether Envoy accepted it.
+    /// Sets a well-known filter state, and returns whether Envoy accepted it.
     fn set_filter_state(&self, life_span: LifeSpan, key: &'static str, value: &str) -> bool;
 }
 
@@ -46,9 +46,9 @@ pub(crate) trait ConnectionHost: Host {
     fn close(&self);
     /// Continues a paused connection.
     fn resume(&self);
-    /// Selects the stream that the following host calls concern, and tells whether it exists.
+    /// Selects the stream that the following host calls concern, and returns whether it exists.
     fn select_stream(&self, id: u32) -> bool;
-    /// Tells whether Envoy found no address to connect to.
+    /// Returns whether Envoy found no address to connect to.
     fn had_no_upstream(&self) -> bool;
     /// The two ends of the upstream connection, or of that of a request: its source and its destination.
     fn upstream_addresses(&self) -> Option<(SocketAddr, SocketAddr)>;

@@ -24,7 +24,7 @@ pub(crate) struct HttpFilter<H> {
     id: u32,
     plugin: Option<PluginHandle>,
     in_flight: Option<Guard<InFlightRequest>>,
-    /// The request on its connection, which is told of its end.
+    /// The request on its connection, which is notified when the request ends.
     complete: Option<CompleteRequest>,
 }
 
@@ -120,7 +120,7 @@ impl<H: HttpHost> HttpFilter<H> {
     }
 }
 
-/// Tells whether Envoy's dynamic forward proxy finds the destination by the authority alone: without a port it uses 80,
+/// Returns whether Envoy's dynamic forward proxy finds the destination by the authority alone: without a port it uses 80,
 /// and it reads an empty port as a part of the name. The engine has read the authority strictly, so Envoy reads the same
 /// host in it.
 fn names_destination(authority: Option<&str>, port: u16) -> bool {
@@ -165,7 +165,7 @@ mod tests {
         PluginHandle { scope: scope("http", mode, RULES), is_ticking: Rc::default() }
     }
 
-    fn ask(mode: &str, to: &str, headers: &[(&str, &[u8])]) -> String {
+    fn decide_request(mode: &str, to: &str, headers: &[(&str, &[u8])]) -> String {
         let fake = FakeHost { original_destination: to.parse().ok(), ..FakeHost::default() };
         for (name, value) in headers {
             fake.headers.borrow_mut().insert((*name).to_owned(), value.to_vec());
@@ -199,7 +199,7 @@ mod tests {
             ("audit", "1.2.3.4:80", "z.org", "Continue egress-original-dst : None"),
             ("passthrough", "1.2.3.4:80", "z.org", "Continue passthrough-outbound : None"),
         ] {
-            assert_eq!(ask(mode, to, &get(authority)), expected, "{mode} {to} {authority}");
+            assert_eq!(decide_request(mode, to, &get(authority)), expected, "{mode} {to} {authority}");
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             (&[(":method", b"GET"), (":authority", b"a.org"), ("upgrade", b"websocket")], "upgrade-refused"),
             (&[(":method", b"GET"), (":authority", b"a.org"), ("upgrade", b"\xff")], "upgrade-refused"),
         ] {
-            let found = ask("enforce", to, headers);
+            let found = decide_request("enforce", to, headers);
             if expected.is_empty() {
                 assert!(found.starts_with("Continue"), "{found}");
             } else {

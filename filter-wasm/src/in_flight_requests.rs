@@ -61,7 +61,7 @@ pub(crate) struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// Tells whether the request continues under a policy.
+    /// Returns whether the request continues under a policy.
     pub(crate) fn is_permitted(&self, policy: &Policy) -> bool {
         let at = |to| self.request.decide(policy, to, &self.headers);
         self.route.is_permitted(policy, &at(self.to), || {

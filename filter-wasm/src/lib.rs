@@ -3,7 +3,7 @@
 //! The network plugin runs on the outbound listener and decides every connection; the HTTP plugin runs on the internal
 //! listener `egress-http` and decides every plaintext request. Both use the engine, [`egress_policy`].
 //!
-//! There are three layers. `host` has the traits through which plugins use Envoy; `sdk` alone knows the SDK, and
+//! There are three layers. `host` has the traits through which plugins use Envoy; only `sdk` uses the SDK, and
 //! implements them; `plugin` is the root of a plugin, which makes the filters `network_filter` and `http_filter`.
 //!
 //! INVARIANT(closed): after any failure nothing is steered. An unsteered connection falls through to the cluster

@@ -78,7 +78,7 @@ impl<H: ConnectionHost> NetworkFilter<H> {
         }
     }
 
-    /// Reads the first bytes, of which `length` are in the connection's buffer; `end` tells that no more follow.
+    /// Reads the first bytes, of which `length` are in the connection's buffer; `end` is true if no more follow.
     pub(crate) fn on_data(&mut self, length: usize, end: bool) -> FilterAction {
         if let State::Plaintext { plaintext, .. } = &self.state {
             self.count_plaintext(plaintext, length);
@@ -138,7 +138,7 @@ impl<H: ConnectionHost> NetworkFilter<H> {
         }
     }
 
-    /// Logs a name that led nowhere. Envoy resolves the name after the decision, and does not tell a network filter why
+    /// Logs a name that was not resolved. Envoy resolves the name after the decision, and does not report to a network filter why
     /// it found no address.
     pub(crate) fn on_close(&mut self) {
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed)

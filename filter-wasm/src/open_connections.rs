@@ -37,7 +37,7 @@ pub(crate) fn revocation() -> Decision<'static> {
 }
 
 impl OpenConnection {
-    /// Tells whether the connection continues under a policy.
+    /// Returns whether the connection continues under a policy.
     pub(crate) fn is_permitted(&self, policy: &Policy) -> bool {
         match self.decide(policy, self.to) {
             Some(decision) => {
@@ -48,7 +48,7 @@ impl OpenConnection {
                     })
                 })
             }
-            // The new policy decides the next request, where the HTTP filter sees it.
+            // The new policy decides the next request, in the HTTP filter.
             None => self.route == Route::EachRequest || policy.mode() != Mode::Enforce,
         }
     }

@@ -49,7 +49,7 @@ pub(crate) enum PendingState {
 }
 
 impl PendingConnection {
-    /// Tells whether it still waits.
+    /// Returns whether it still waits.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, PendingState::Waiting)
     }

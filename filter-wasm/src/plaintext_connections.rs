@@ -1,7 +1,7 @@
 //! The plaintext connections, and the header bytes that each has sent without their end.
 //!
-//! Envoy holds such headers before any HTTP filter sees them, and limits only their time. The network filter sees the
-//! bytes, and the HTTP filter sees complete headers; the address of the client tells which connection a request is of.
+//! Envoy holds such headers before any HTTP filter gets them, and limits only their time. The network filter gets the
+//! bytes, and the HTTP filter gets complete headers; the address of the client identifies the connection of a request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -158,7 +158,7 @@ impl PlaintextConnections {
         }
     }
 
-    /// Tells whether headers are too many.
+    /// Returns whether headers are too many.
     pub(crate) fn exceeds_limit(&self) -> bool {
         self.visibility.get() != SourceVisibility::Hidden
             && exceeds(self.partial.get(), self.held_bytes.get())
@@ -186,7 +186,7 @@ impl PlaintextConnections {
     }
 }
 
-/// Tells whether so many headers, or so many bytes of them, are too many. One alone may be as large as Envoy permits.
+/// Returns whether so many headers, or so many bytes of them, are too many. One alone may be as large as Envoy permits.
 fn exceeds(partial: usize, bytes: usize) -> bool {
     partial > MAX_PARTIAL || (partial > 1 && bytes > MAX_PARTIAL_BYTES)
 }

@@ -27,7 +27,7 @@ impl<H: PluginHost> PluginRoot<H> {
         self.configured.as_ref().map(|(config, _)| config.plugin)
     }
 
-    /// Configures the plugin, and tells whether the configuration is valid. Otherwise Envoy rejects the update and keeps
+    /// Configures the plugin, and returns whether the configuration is valid. Otherwise Envoy rejects the update and keeps
     /// the plugin that it had; without any it closes connections.
     pub(crate) fn configure(&mut self, bytes: &[u8]) -> bool {
         match Config::read(bytes) {

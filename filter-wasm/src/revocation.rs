@@ -27,7 +27,7 @@ impl Review {
     /// The start of a review.
     pub(crate) const START: Self = Self { pending: Some(0), open: Some(0), in_flight: Some(0) };
 
-    /// Tells whether everything was reviewed.
+    /// Returns whether everything was reviewed.
     pub(crate) fn is_finished(self) -> bool {
         self.pending.is_none() && self.open.is_none() && self.in_flight.is_none()
     }

@@ -30,9 +30,9 @@ impl From<&Destination> for Route {
 }
 
 impl Route {
-    /// Tells whether a connection or request with this route continues under a new policy, by its new decision.
+    /// Returns whether a connection or request with this route continues under a new policy, by its new decision.
     ///
-    /// The verdict alone does not tell: the new policy may allow at another address only what the old one led to one
+    /// The verdict alone is not enough: the new policy may allow at another address only what the old one led to one
     /// address. The address of a name that a connection reached is not known, because Envoy tells a plugin the first of
     /// them. So where the name does not choose the address any more, `is_allowed_anywhere` must tell that every address
     /// is allowed.
@@ -58,7 +58,7 @@ impl Route {
     }
 }
 
-/// Tells whether a decision leads to the original destination.
+/// Returns whether a decision leads to the original destination.
 pub(crate) fn leads_to_original_destination(decision: &Decision<'_>) -> bool {
     matches!(decision, Decision::Allow(permit) if Route::from(&permit.to) == Route::OriginalDestination)
 }

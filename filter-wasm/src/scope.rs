@@ -121,7 +121,7 @@ impl Scope {
         }
     }
 
-    /// Notices that Envoy gives streams to the plugin of an earlier configuration again, and tells whether that is so.
+    /// Returns whether Envoy gives streams to the plugin of an earlier configuration again.
     /// Envoy does that without configuring the plugin where a configuration comes back byte by byte; one with a nonce
     /// does not. The two plugins get their configurations one after the other, so each is compared with its own.
     pub(crate) fn notice_return(&self, config: &Config, now: impl FnOnce() -> u64) -> bool {

@@ -96,10 +96,10 @@ pub fn request(data: &[u8]) {
         .collect();
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let upgrade = headers.iter().find(|(name, _)| *name == "upgrade").map(|(_, value)| *value);
-    let asked = Traffic::Http { authority: Some(authority), method, path, upgrade, headers: &headers };
+    let response = Traffic::Http { authority: Some(authority), method, path, upgrade, headers: &headers };
     for fixed in POLICIES.iter() {
         let others = [
-            with(asked, None, path),
+            with(response, None, path),
             Traffic::Tls { name: Some(authority), encrypted: true },
             Traffic::Tls { name: None, encrypted: false },
             Traffic::BrokenTls,
@@ -107,14 +107,14 @@ pub fn request(data: &[u8]) {
         ];
         // One of the others: all at once take too long.
         let other = others[data.len() % others.len()];
-        for traffic in [asked, Traffic::Tls { name: Some(authority), encrypted: false }, other] {
+        for traffic in [response, Traffic::Tls { name: Some(authority), encrypted: false }, other] {
             connection(fixed, to, traffic);
         }
 
         // The HTTP plugin asks about requests only, so those answers must hold alone.
         let policy = &fixed.enforce.1;
-        let decision = naive::request(policy, to, asked);
-        assert_eq!(naive::verdict(&decision), naive::expected(&fixed.for_requests, to, asked));
+        let decision = naive::request(policy, to, response);
+        assert_eq!(naive::verdict(&decision), naive::expected(&fixed.for_requests, to, response));
         if is_in_mesh(&decision) {
             continue;
         }
@@ -125,26 +125,30 @@ pub fn request(data: &[u8]) {
         for path in
             [plain.to_owned(), format!("{plain}?{method}"), format!("{plain}#/get"), format!("{path}?/get")]
         {
-            assert_eq!(naive::request(policy, to, with(asked, Some(authority), &path)), decision, "{path:?}");
+            assert_eq!(
+                naive::request(policy, to, with(response, Some(authority), &path)),
+                decision,
+                "{path:?}"
+            );
         }
         // Case and one trailing dot mean nothing in a name, and the dialled port may be said.
         let upper = authority.to_ascii_uppercase();
-        assert_eq!(naive::request(policy, to, with(asked, Some(&upper), path)), decision, "{upper:?}");
+        assert_eq!(naive::request(policy, to, with(response, Some(&upper), path)), decision, "{upper:?}");
         if decision.is_allowed() && !authority.contains(':') {
             let dot = if is_address(authority) || authority.ends_with('.') { "" } else { "." };
             let long = format!("{authority}{dot}:{}", to.port());
-            assert_eq!(naive::request(policy, to, with(asked, Some(&long), path)), decision, "{long:?}");
+            assert_eq!(naive::request(policy, to, with(response, Some(&long), path)), decision, "{long:?}");
         }
     }
 }
 
 /// Makes the same request with another target.
-fn with<'a>(asked: Traffic<'a>, authority: Option<&'a str>, path: &'a str) -> Traffic<'a> {
-    match asked {
+fn with<'a>(response: Traffic<'a>, authority: Option<&'a str>, path: &'a str) -> Traffic<'a> {
+    match response {
         Traffic::Http { method, upgrade, headers, .. } => {
             Traffic::Http { authority, method, path, upgrade, headers }
         }
-        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::TimedOut => asked,
+        Traffic::Tls { .. } | Traffic::BrokenTls | Traffic::TimedOut => response,
     }
 }
 
@@ -153,23 +157,23 @@ fn is_address(text: &str) -> bool {
 }
 
 fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
-    let decision = naive::ask(&fixed.enforce.1, to, traffic);
+    let decision = naive::decide(&fixed.enforce.1, to, traffic);
     let verdict = naive::verdict(&decision);
     assert_eq!(verdict, naive::expected(&fixed.enforce.0, to, traffic));
     let resolved = verdict.as_deref().and_then(|verdict| verdict.split_once(' '));
     if let Some((_, resolved)) = resolved {
         assert!(is_listed(resolved), "{resolved} is on no list");
-        let asked_for = match traffic {
+        let requested_host = match traffic {
             Traffic::Tls { name, .. } => name,
             Traffic::Http { authority, .. } => authority.map(|a| a.split(':').next().unwrap_or_default()),
             Traffic::BrokenTls | Traffic::TimedOut => None,
         };
-        let asked_for = asked_for.expect("a name").to_ascii_lowercase();
-        let asked_for = asked_for.strip_suffix('.').unwrap_or(&asked_for);
-        assert_eq!(asked_for, resolved, "another name than was asked for");
+        let requested_host = requested_host.expect("a name").to_ascii_lowercase();
+        let requested_host = requested_host.strip_suffix('.').unwrap_or(&requested_host);
+        assert_eq!(requested_host, resolved, "another name than was asked for");
     }
-    let audited = naive::ask(&fixed.audit, to, traffic);
-    let through = naive::ask(&fixed.passthrough, to, traffic);
+    let audited = naive::decide(&fixed.audit, to, traffic);
+    let through = naive::decide(&fixed.passthrough, to, traffic);
     if is_in_mesh(&decision) {
         assert_eq!((&audited, &through), (&decision, &decision));
         return;
@@ -181,7 +185,7 @@ fn connection(fixed: &Fixed, to: SocketAddr, traffic: Traffic<'_>) {
     }
 }
 
-/// Tells whether the destination is in the mesh, where egress rules do not apply.
+/// Returns whether the destination is in the mesh, where egress rules do not apply.
 fn is_in_mesh(decision: &Decision<'_>) -> bool {
     matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied)
 }

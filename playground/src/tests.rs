@@ -16,13 +16,13 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-fn ask(connection: Value) -> Value {
+fn run_explain(connection: Value) -> Value {
     json(&explain(MANIFESTS, &connection.to_string()))
 }
 
 #[test]
 fn the_deciding_rule_has_a_line() {
-    let answer = ask(json!({ "identity": "shop/app", "to": "https://httpbin.org" }));
+    let answer = run_explain(json!({ "identity": "shop/app", "to": "https://httpbin.org" }));
     let report = &answer["report"];
     assert_eq!((report["verdict"].as_str(), report["line"].as_u64()), (Some("allow"), Some(10)));
     assert_eq!(answer["rules"].as_array().map(Vec::len), Some(2));
@@ -47,7 +47,7 @@ fn form_fields_reach_the_probe() {
     ] {
         let mut connection = connection;
         connection["identity"] = json!("shop/app");
-        let answer = ask(connection.clone());
+        let answer = run_explain(connection.clone());
         let text = answer["report"]["connection"].as_str().unwrap_or_default();
         assert!(text.contains(expected), "{connection}: {answer}");
     }
@@ -57,7 +57,7 @@ fn form_fields_reach_the_probe() {
         (json!({ "identity": "a/b", "to": "a.org" }), "has no port"),
         (json!({ "identity": "a/b", "to": "https://a.org", "address": "x" }), "`x` is not an IP address"),
     ] {
-        let answer = ask(connection.clone());
+        let answer = run_explain(connection.clone());
         assert!(answer["error"].as_str().unwrap_or_default().contains(expected), "{connection}: {answer}");
     }
 }
@@ -96,23 +96,23 @@ fn diagnostics_have_places() {
 
 #[test]
 fn a_configuration_is_rendered_for_each_version() {
-    let ask = |identity: &str, version: &str, module: &str| {
+    let run_explain = |identity: &str, version: &str, module: &str| {
         json(&render_config(MANIFESTS, identity, version, module))
     };
     let text = |answer: &Value| answer["envoy"].as_str().unwrap_or_default().to_owned();
-    let answer = ask("shop/app", "1.40", "");
+    let answer = run_explain("shop/app", "1.40", "");
     assert!(text(&answer).contains("filename: target/egress_filter.wasm"), "{answer}");
     assert!(text(&answer).contains(r#""hosts": ["httpbin.org", "*.example.com"]"#), "{answer}");
     let document = json(answer["document"].as_str().unwrap_or_default());
     assert_eq!(document["rules"].as_array().map(Vec::len), Some(2));
     // As the command line: one that nothing names has a policy too.
-    assert!(text(&ask("shop/other", "1.39", "/f.wasm")).contains(r#""rules": []"#));
+    assert!(text(&run_explain("shop/other", "1.39", "/f.wasm")).contains(r#""rules": []"#));
     for (identity, version, expected) in [
         ("x", "1.40", "`x`: "),
         ("shop/app", "1.2", "Envoy 1.2 is too old"),
         ("shop/app", "", "is not an Envoy version"),
     ] {
-        let answer = ask(identity, version, "");
+        let answer = run_explain(identity, version, "");
         assert!(answer["error"].as_str().unwrap_or_default().contains(expected), "{answer}");
     }
     assert_eq!(json(&list_choices())["versions"][0], "1.40");

@@ -68,7 +68,7 @@ impl Cidr {
         self.0
     }
 
-    /// Tells whether the address lies in the block. IPv4-mapped addresses count as IPv4.
+    /// Returns whether the address lies in the block. IPv4-mapped addresses count as IPv4.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();

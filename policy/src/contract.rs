@@ -106,7 +106,7 @@ log_fields! {
     WOULD_REFUSE = "would_refuse",
     /// The whole decision, as a [`DecisionRecord`](super::DecisionRecord).
     DECISION = "decision",
-    /// The protocol of a connection. The log of requests knows that they are HTTP.
+    /// The protocol of a connection. The log of requests has a constant for it.
     PROTOCOL = "protocol",
     /// The server name of a ClientHello that Envoy does not resolve; `-` stands for none.
     SERVER_NAME = "server_name",

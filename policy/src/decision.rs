@@ -141,13 +141,13 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// Tells whether a rule allows it, and not only the mode.
+    /// Returns whether a rule allows it, and not only the mode.
     #[must_use]
     pub fn is_allowed_by_rule(&self) -> bool {
         matches!(self, Self::Allow(Permit { by: Grant::Rule(_), .. }))
     }
 
-    /// Tells whether it may leave.
+    /// Returns whether it may leave.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))

@@ -117,13 +117,13 @@ pub struct RuleEvaluation {
 }
 
 impl RuleEvaluation {
-    /// Tells whether the rule allows the connection.
+    /// Returns whether the rule allows the connection.
     #[must_use]
     pub fn allows(&self) -> bool {
         self.mismatches.is_empty()
     }
 
-    /// Tells whether the rule would allow it with another original destination.
+    /// Returns whether the rule would allow it with another original destination.
     #[must_use]
     pub fn mismatches_only_address(&self) -> bool {
         matches!(*self.mismatches, [Mismatch::Address { .. }])
@@ -136,7 +136,7 @@ impl RuleEvaluation {
         self.mismatches.iter().map(Mismatch::distance).fold(base, u32::saturating_add)
     }
 
-    /// Tells whether the rule concerns another kind of connection.
+    /// Returns whether the rule concerns another kind of connection.
     #[must_use]
     pub fn is_unrelated(&self) -> bool {
         self.distance() >= mismatch::UNRELATED

@@ -134,7 +134,7 @@ fn check_label(label: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Tells whether some resolver would take this for an IPv4 address: `127.1`, `2130706433`, `0x7f.1` and
+/// Returns whether some resolver would take this for an IPv4 address: `127.1`, `2130706433`, `0x7f.1` and
 /// `0177.0.0.1` are addresses to `inet_aton` (RFC 6943 §3.1.1), and no top-level domain is numeric.
 fn looks_like_address(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);

@@ -1,7 +1,7 @@
 //! The egress policy engine: it decides which outbound connections and requests a workload may make.
 //!
 //! Pure and total: no I/O, no clock, no environment. The same document and the same input give the same decision on
-//! the host, in Envoy and in the browser. This crate knows neither Envoy nor Kubernetes.
+//! the host, in Envoy and in the browser. This crate depends on neither Envoy nor Kubernetes.
 #![cfg_attr(
     not(test),
     deny(

@@ -19,7 +19,7 @@ impl EncodedSlashes {
         Self { slash: holds(b"%2f"), backslash: holds(b"%5c") }
     }
 
-    /// Tells whether another text has all of these kinds.
+    /// Returns whether another text has all of these kinds.
     pub(crate) fn is_subset_of(self, other: Self) -> bool {
         (!self.slash || other.slash) && (!self.backslash || other.backslash)
     }
@@ -37,7 +37,7 @@ pub(crate) fn matches(pattern: &FullMatch, path: &str) -> bool {
                 || pattern.matches(&path.replace("%2F", "%2f").replace("%5C", "%5c")))
 }
 
-/// Tells whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
+/// Returns whether a server may read a segment as `.` or `..`: with parameters (`..;x`, which Tomcat cuts off), encoded once
 /// more (`%252e%252e`), or with white space around. Envoy resolves only the plain spellings, so a pattern would match
 /// a path that leads elsewhere.
 pub(crate) fn has_dot_segment(path: &str) -> bool {

@@ -176,7 +176,7 @@ fn nesting_without_end_is_refused_and_not_followed() {
 }
 
 #[test]
-fn a_value_or_field_that_is_not_known_is_refused_at_its_place() {
+fn an_unknown_value_or_field_is_refused_at_its_place() {
     let whole: Value = serde_json::from_str(WHOLE).expect("JSON");
     for (pointer, bad) in [
         ("/x", json!(1)),
@@ -319,7 +319,7 @@ proptest! {
 
     /// Damage either makes a text unreadable, or another document that the text says in full.
     #[test]
-    fn damaged_text_says_all_that_is_read(
+    fn damaged_text_contains_all_that_is_read(
         rules in rules(),
         in_mesh in in_mesh(),
         at in any::<prop::sample::Index>(),
@@ -333,17 +333,17 @@ proptest! {
         if let Ok(document) = Document::from_json(&damaged) {
             let value: Value = serde_json::from_str(&damaged).expect("JSON");
             let written = serde_json::to_value(&document).expect("JSON");
-            prop_assert!(says(&value, &written), "{damaged} was read as {written}");
+            prop_assert!(contains(&value, &written), "{damaged} was read as {written}");
             prop_assert!(Policy::new(document).is_ok() || damaged.contains("path") || damaged.contains("value"));
         }
     }
 }
 
-/// Tells whether a text has all that was read from it: defaults need not be written, and absence may be `null`.
-fn says(text: &Value, read: &Value) -> bool {
+/// Returns whether a text has all that was read from it: defaults need not be written, and absence may be `null`.
+fn contains(text: &Value, read: &Value) -> bool {
     match (text, read) {
         (Value::Object(text), Value::Object(read)) => {
-            read.iter().all(|(name, value)| text.get(name).is_some_and(|text| says(text, value)))
+            read.iter().all(|(name, value)| text.get(name).is_some_and(|text| contains(text, value)))
                 && text.iter().all(|(name, value)| {
                     read.contains_key(name)
                         || value.is_null()
@@ -352,7 +352,7 @@ fn says(text: &Value, read: &Value) -> bool {
                 })
         }
         (Value::Array(text), Value::Array(read)) => {
-            text.len() == read.len() && text.iter().zip(read).all(|(text, read)| says(text, read))
+            text.len() == read.len() && text.iter().zip(read).all(|(text, read)| contains(text, read))
         }
         (Value::String(text), Value::String(read)) => {
             // An IPv4-mapped IPv6 address is an IPv4 address.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use self::generate::{given, in_mesh, questions, rule, rules};
-use self::naive::{Traffic, ask, document, expected, policy, verdict};
+use self::naive::{Traffic, decide, document, expected, policy, verdict};
 
 struct List<'a>(&'a [(&'a str, &'a str)]);
 
@@ -68,7 +68,7 @@ proptest! {
         for (to, traffic) in questions {
             let case = format!("{to} {traffic:?}");
             let explanation = explain(&explainer, to, true, traffic);
-            let decision = ask(&policy, to, traffic);
+            let decision = decide(&policy, to, traffic);
             prop_assert_eq!(explanation.verdict == Verdict::Allow, verdict(&decision).is_some(), "{}", case);
             prop_assert_eq!(explanation.reason, Some(decision.reason()), "{}", case);
             prop_assert_eq!(explanation.rule.as_ref(), decision.rule(), "{}", case);
@@ -129,7 +129,7 @@ proptest! {
                 continue;
             }
             let unknown = explain(&explainer, to, false, traffic);
-            let decision = ask(&policy, to, traffic);
+            let decision = decide(&policy, to, traffic);
             if matches!(decision.reason(), ReasonCode::InMesh | ReasonCode::InMeshDenied) {
                 continue;
             }

@@ -11,11 +11,11 @@ use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use self::generate::{given, in_mesh, questions, rule, rules};
-use self::naive::{Traffic, Verdict, ask, document, expected, policy, verdict};
+use self::naive::{Traffic, Verdict, decide, document, expected, policy, verdict};
 
 fn answers(document: &Value, questions: &[(SocketAddr, Traffic<'_>)]) -> Vec<Verdict> {
     let policy = policy(document);
-    questions.iter().map(|(to, traffic)| verdict(&ask(&policy, *to, *traffic))).collect()
+    questions.iter().map(|(to, traffic)| verdict(&decide(&policy, *to, *traffic))).collect()
 }
 
 fn modes() -> impl Strategy<Value = &'static str> {
@@ -35,7 +35,7 @@ proptest! {
         let whole = document(mode, &rules, &in_mesh);
         let policy = policy(&whole);
         for (to, traffic) in questions {
-            let decision = ask(&policy, to, traffic);
+            let decision = decide(&policy, to, traffic);
             prop_assert_eq!(verdict(&decision), expected(&whole, to, traffic), "{} {:?}", to, traffic);
             // The rule that is named for it grants it alone, by its own cluster.
             if let Decision::Allow(permit) = &decision && let Grant::Rule(named) = &permit.by {
@@ -86,7 +86,7 @@ proptest! {
         let enforce = policy(&document("enforce", &rules, &[]));
         let audit = policy(&document("audit", &rules, &[]));
         for (to, traffic) in questions {
-            let (enforced, audited) = (ask(&enforce, to, traffic), ask(&audit, to, traffic));
+            let (enforced, audited) = (decide(&enforce, to, traffic), decide(&audit, to, traffic));
             if enforced.is_allowed() {
                 prop_assert_eq!(enforced, audited);
             } else {
@@ -133,7 +133,7 @@ proptest! {
         )
         .expect("valid");
         for (to, traffic) in questions {
-            let is_allowed = |policy: &Policy| ask(policy, to, traffic).is_allowed();
+            let is_allowed = |policy: &Policy| decide(policy, to, traffic).is_allowed();
             prop_assert_eq!(is_allowed(&both), is_allowed(&one) && is_allowed(&other), "{} {:?}", to, traffic);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Pipeline::start`] waits for the first complete state of the source, compiles it to one document per identity, and keeps
 //! documents and snapshots up to date with each state that follows. [`serve_streams`] sends each proxy the snapshot of its
-//! identity, and each change of it. A stage knows only the one before it, by a channel that holds the newest value.
+//! identity, and each change of it. A stage depends only on the one before it, by a channel that holds the newest value.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -42,7 +42,7 @@ pub struct Config {
     pub replica: String,
     /// The address of the webhooks.
     pub webhook: Option<SocketAddr>,
-    /// The names of clients that may ask there, of those with a verified certificate.
+    /// The names in the certificates of clients that may connect.
     pub webhook_clients: ClientNames,
     /// The settings of injected sidecars; without them there is no injection.
     pub sidecars: Option<inject::Settings>,
@@ -71,7 +71,7 @@ pub struct Config {
 /// The time to write the last flows when stopping.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves until the process is told to stop.
+/// Serves until the process gets a signal to stop.
 ///
 /// # Errors
 /// When an address is taken, or the transport fails.
@@ -203,7 +203,7 @@ async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Waits until the process is told to stop.
+/// Waits until the process gets a signal to stop.
 async fn wait_for_signal() -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

@@ -11,12 +11,14 @@ use egress_compile::{CompileOptions, Compiled};
 use egress_core::proxies::ProxyRegistry;
 use egress_core::source::SourceState;
 use egress_folder::Folder;
-use egress_kubernetes::{AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, Reviewer, connect};
+use egress_kubernetes::{
+    ApiTokenReviewer, AuditEvents, Cluster, ClusterWriter, Connection, PolicyStatuses, connect,
+};
 use egress_transport::tls::ServerTls;
 use egress_xds::identify::{Accepted, Certificates, Identification, Tokens, TrustDomain};
 use tokio::sync::watch;
 
-/// The time to tell other control planes that this one stops.
+/// The time limit of the message to other control planes that this one stops.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way in which proxies are identified.
@@ -82,7 +84,7 @@ impl RunningSource {
         };
         let tokens = match (token_audience, self) {
             (Some(audience), Self::Cluster(_, connection)) => {
-                let reviewer = Reviewer::new(connection.client.clone());
+                let reviewer = ApiTokenReviewer::new(connection.client.clone());
                 Some(Tokens::new(Arc::new(reviewer), audience))
             }
             (Some(_), Self::Folder(..)) => {
@@ -140,7 +142,7 @@ impl RunningSource {
         }
     }
 
-    /// Stops reading, and tells other control planes that this one has no proxies any more.
+    /// Stops reading, and reports to other control planes that this one has no proxies any more.
     pub(crate) async fn stop(self) {
         match self {
             Self::Folder(folder, _) => folder.stop(),

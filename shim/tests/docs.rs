@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use egress_policy::ReasonCode;
-use egress_xds::identify::Refusal;
+use egress_xds::identify::StreamRefusal;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -25,7 +25,7 @@ fn every_reason_to_refuse_a_proxy() {
     let text = read("docs/identity.md");
     let body = code.split("fn reason(").nth(1).and_then(|rest| rest.split("\nimpl").next()).expect("there");
     let reasons: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
-    assert_eq!(reasons, Refusal::REASONS);
+    assert_eq!(reasons, StreamRefusal::REASONS);
     for reason in reasons {
         assert!(text.contains(&format!("`{reason}`")), "docs/identity.md lacks {reason}");
     }

@@ -35,7 +35,7 @@ fn shell(folder: &Path, line: &str) -> Output {
 }
 
 #[test]
-fn the_examples_print_what_they_say() {
+fn each_example_prints_its_documented_output() {
     let text = std::fs::read_to_string(page()).expect("the page");
     let folder = folder();
     let mut page_now = String::new();
@@ -85,7 +85,7 @@ fn exit_codes() {
     let folder = folder();
     std::fs::write(folder.path().join("document.json"), "{}").expect("written");
     let base = ["--config-dir", "manifests", "--source", "shop/app"];
-    for (arguments, code, said) in [
+    for (arguments, code, message) in [
         (&["--to", "https://httpbin.org"][..], 0, ""),
         (&["--to", "https://a.org"], 3, ""),
         (&["--to", "tcp://198.51.100.1:5432"], 0, ""),
@@ -127,11 +127,11 @@ fn exit_codes() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(
-            stderr.contains(said) && (code == 1 || code == 2) != stderr.is_empty(),
+            stderr.contains(message) && (code == 1 || code == 2) != stderr.is_empty(),
             "{arguments:?}: {stderr}"
         );
     }
-    for (arguments, said) in [
+    for (arguments, message) in [
         (&["--to", "https://a.org", "--config-dir", "manifests"][..], "pass `--identity"),
         (&["--to", "https://a.org"], "pass `--identity"),
         (&["--to", "https://a.org", "--source", "a/b"], "there is no folder and no cluster"),
@@ -142,7 +142,7 @@ fn exit_codes() {
         let output = run(folder.path(), arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
-        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(message), "{arguments:?}: {stderr}");
     }
 }
 
@@ -159,7 +159,7 @@ fn expected_verdicts() {
     let folder = folder();
     let write = |text: &str| std::fs::write(folder.path().join("cases.yaml"), text).expect("written");
     let case = "- {name: a, source: shop/app, to: 'https://httpbin.org', expect: allow";
-    for (text, code, said) in [
+    for (text, code, message) in [
         (format!("{case}}}\n"), 0, "1 case, 0 failed"),
         (format!("{case}, reason: rule, policy: shop/web, rule: 'spec.ports[0]'}}\n"), 0, "ok    a"),
         (format!("{case}, policy: shop/other}}\n"), 1, "FAIL  a  cases.yaml:1"),
@@ -175,7 +175,7 @@ fn expected_verdicts() {
         write(&text);
         let (found, stdout, stderr) = test(folder.path(), &["cases.yaml"]);
         assert_eq!(found, Some(code), "{text}: {stdout}{stderr}");
-        assert!(stdout.contains(said) || stderr.contains(said), "{text}: {stdout}{stderr}");
+        assert!(stdout.contains(message) || stderr.contains(message), "{text}: {stdout}{stderr}");
     }
     let (code, stdout, _) =
         test(folder.path(), &["expected.yaml", "--junit", "report.xml", "--output", "json"]);

@@ -339,9 +339,9 @@ fn command(driver: SocketAddr, method: &str, path: &str, body: &Value) -> Result
     request.extend_from_slice(body.as_bytes());
     match client::http_on(&mut stream, &request) {
         Outcome::Http(answer) => {
-            let said: Value = serde_json::from_slice(&answer.body)?;
-            ensure!(answer.status == 200, "{method} {path} {body:.200}: {}", said["value"]["message"]);
-            Ok(said["value"].clone())
+            let reply: Value = serde_json::from_slice(&answer.body)?;
+            ensure!(answer.status == 200, "{method} {path} {body:.200}: {}", reply["value"]["message"]);
+            Ok(reply["value"].clone())
         }
         outcome => bail!("{method} {path}: {outcome:?}"),
     }

@@ -153,29 +153,28 @@ pub fn decide(policy: &Policy, case: &Case) -> String {
 }
 
 /// Passes the request of a case to `ask`.
-fn with_request<T>(case: &Case, ask: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
+fn with_request<T>(case: &Case, decide: impl FnOnce(&Request<'_>) -> T) -> Option<T> {
     let Http { method, authority, .. } = case.request()?;
     let path = case.normalized_path()?;
     let headers = CaseHeaders(&case.headers);
     let upgrade = case.headers.get("upgrade").map(String::as_str);
-    Some(ask(&Request { authority: Some(authority), method, path, upgrade, headers: &headers }))
+    Some(decide(&Request { authority: Some(authority), method, path, upgrade, headers: &headers }))
 }
 
 /// Explains a case.
 #[must_use]
 pub fn explain(explainer: &Explainer, case: &Case) -> Explanation {
-    let ask = |traffic: Traffic<'_>| {
+    let decide = |traffic: Traffic<'_>| {
         let (address, port) = (Some(case.to.ip()), case.to.port());
         explainer.explain(&Question { address, port, listener_port: 15001, traffic })
     };
     match &case.tls {
         Some(name) => {
             let server_name = Some(name.as_str()).filter(|name| !name.is_empty());
-            ask(Traffic::Tls { server_name, encrypted: false })
+            decide(Traffic::Tls { server_name, encrypted: false })
         }
-        None => {
-            with_request(case, |request| ask(Traffic::Http(request))).unwrap_or_else(|| ask(Traffic::Other))
-        }
+        None => with_request(case, |request| decide(Traffic::Http(request)))
+            .unwrap_or_else(|| decide(Traffic::Other)),
     }
 }
 
@@ -225,11 +224,11 @@ pub fn format_explanation(explanation: &Explanation) -> String {
 #[must_use]
 pub fn format_report(report: &serde_json::Value) -> String {
     let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
-    let said = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
+    let message = format!("{} {} {}", text("verdict"), text("reason"), text("policy"));
     match (report["route"]["addressSource"].as_str(), report["route"]["host"].as_str()) {
-        (Some("resolved"), Some(host)) => format!("{said} -> {host}"),
-        (Some(how), _) => format!("{said} -> {how}"),
-        (None, _) => said,
+        (Some("resolved"), Some(host)) => format!("{message} -> {host}"),
+        (Some(how), _) => format!("{message} -> {how}"),
+        (None, _) => message,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Dns {
     records: Arc<Mutex<BTreeMap<String, Vec<IpAddr>>>>,
     failing: Arc<Mutex<BTreeMap<String, Failure>>>,
     queries: Arc<AtomicU64>,
-    asked: Arc<Mutex<BTreeMap<String, u64>>>,
+    query_counts: Arc<Mutex<BTreeMap<String, u64>>>,
     questions: Arc<Mutex<Vec<(String, RecordType)>>>,
     stop: Arc<AtomicBool>,
 }
@@ -47,7 +47,7 @@ impl Dns {
             records: Arc::default(),
             failing: Arc::default(),
             queries: Arc::default(),
-            asked: Arc::default(),
+            query_counts: Arc::default(),
             questions: Arc::default(),
             stop: Arc::default(),
         };
@@ -68,7 +68,7 @@ impl Dns {
     pub fn set(&self, name: &str, addresses: &[IpAddr]) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.insert(format!("{name}."), addresses.to_vec());
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
+        self.query_counts.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("{name}."));
     }
 
     /// Makes queries for a name fail until `recover`.
@@ -90,8 +90,8 @@ impl Dns {
     /// The number of queries for a name since its addresses were set.
     #[must_use]
     pub fn query_count_of(&self, name: &str) -> u64 {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.get(&format!("{name}.")).copied().unwrap_or(0)
+        let query_counts = self.query_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        query_counts.get(&format!("{name}.")).copied().unwrap_or(0)
     }
 
     /// All queries so far: the name without its trailing dot, and the type.
@@ -110,9 +110,10 @@ impl Dns {
         let question = query.queries.first()?.clone();
         let name = question.name().to_ascii().to_ascii_lowercase();
         self.queries.fetch_add(1, Ordering::Relaxed);
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() += 1;
-        let asked = (name.trim_end_matches('.').to_owned(), question.query_type());
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        *self.query_counts.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() +=
+            1;
+        let query_counts = (name.trim_end_matches('.').to_owned(), question.query_type());
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).push(query_counts);
         let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         answer.metadata.recursion_desired = query.metadata.recursion_desired;
         answer.metadata.recursion_available = true;

@@ -19,7 +19,7 @@ pub struct Step {
 #[must_use]
 pub fn steps(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    let (mut inside, mut goes_on) = (false, false);
+    let (mut inside, mut continues) = (false, false);
     for line in text.lines() {
         match line {
             "```console" => inside = true,
@@ -27,12 +27,12 @@ pub fn steps(text: &str) -> Vec<Step> {
             _ if !inside => {}
             _ => match (line.strip_prefix("$ "), steps.last_mut()) {
                 (Some(command), _) => {
-                    goes_on = command.ends_with('\\');
+                    continues = command.ends_with('\\');
                     steps.push(Step { command: command.to_owned(), expected: Vec::new() });
                 }
-                (None, Some(step)) if goes_on => {
+                (None, Some(step)) if continues => {
                     step.command += &format!("\n{line}");
-                    goes_on = line.ends_with('\\');
+                    continues = line.ends_with('\\');
                 }
                 (None, Some(step)) => step.expected.push(line.to_owned()),
                 (None, None) => {}

@@ -180,7 +180,7 @@ impl<'p> Envoy<'p> {
     /// # Errors
     /// Fails if it does not answer with 200.
     pub fn admin(&self, path: &str) -> Result<String> {
-        self.ask("GET", path)
+        self.admin_request("GET", path)
     }
 
     /// Sends a POST to the admin interface.
@@ -188,10 +188,10 @@ impl<'p> Envoy<'p> {
     /// # Errors
     /// Fails if it does not answer with 200.
     pub fn post(&self, path: &str) -> Result<String> {
-        self.ask("POST", path)
+        self.admin_request("POST", path)
     }
 
-    fn ask(&self, method: &str, path: &str) -> Result<String> {
+    fn admin_request(&self, method: &str, path: &str) -> Result<String> {
         let admin = SocketAddr::from(([127, 0, 0, 1], 15000));
         let request = client::request(method, path, &[("host", "admin"), ("connection", "close")]);
         match self.pod.sidecar.run(|| client::http(admin, &request))? {

@@ -128,9 +128,9 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-fn answer(at: Option<SocketAddr>, heard: &Text) -> Text {
+fn answer(at: Option<SocketAddr>, received: &Text) -> Text {
     let at = at.map(|at| at.ip().to_canonical().to_string()).unwrap_or_default();
-    Text { text: format!("{at} {}", heard.text) }
+    Text { text: format!("{at} {}", received.text) }
 }
 
 impl UnaryService<Text> for Echo {
@@ -150,8 +150,8 @@ impl StreamingService<Text> for Echo {
     fn call(&mut self, request: Request<Streaming<Text>>) -> Self::Future {
         Box::pin(async move {
             let at = request.local_addr();
-            let heard = request.into_inner();
-            let answers = heard.map(move |text| text.map(|text| answer(at, &text)));
+            let received = request.into_inner();
+            let answers = received.map(move |text| text.map(|text| answer(at, &text)));
             Ok(Response::new(Box::pin(answers) as Self::ResponseStream))
         })
     }
@@ -178,7 +178,7 @@ pub async fn channel(to: SocketAddr, certificate: Option<&Certificate>) -> Resul
 ///
 /// # Errors
 /// Returns the status of the server or of a proxy on the way.
-pub async fn say(channel: &Channel, text: &str) -> Result<String, Status> {
+pub async fn send_message(channel: &Channel, text: &str) -> Result<String, Status> {
     let mut client = Client::new(channel.clone());
     client.ready().await.map_err(|e| Status::unavailable(format!("{e:?}")))?;
     let path = PathAndQuery::from_static("/egress.Echo/Say");

@@ -235,7 +235,7 @@ impl<'n> ApiServer<'n> {
     /// Fails if there is no log of it.
     pub fn used_permissions(&self) -> Result<BTreeSet<String>> {
         let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
-        let mut asked = BTreeSet::new();
+        let mut used = BTreeSet::new();
         for line in log.lines() {
             let event: Value = serde_json::from_str(line)?;
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -243,10 +243,27 @@ impl<'n> ApiServer<'n> {
             if object["resource"].is_string() {
                 let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
                 let resource = format!("{}/{}{part}", text(&object["apiGroup"]), text(&object["resource"]));
-                asked.insert(format!("{} {resource}", text(&event["verb"])));
+                used.insert(format!("{} {resource}", text(&event["verb"])));
             }
         }
-        Ok(asked)
+        Ok(used)
+    }
+
+    /// The number of answered requests of control planes to create an object, whether or not it existed.
+    ///
+    /// # Errors
+    /// Fails if there is no log of it.
+    pub fn create_requests(&self, resource: &str, namespace: &str, name: &str) -> Result<usize> {
+        let log = fs::read_to_string(self.folder.path().join("audit.log"))?;
+        let is_one = |event: &Value| {
+            let object = &event["objectRef"];
+            event["stage"] == "ResponseComplete"
+                && event["verb"] == "create"
+                && (&object["resource"], &object["namespace"], &object["name"])
+                    == (&resource.into(), &namespace.into(), &name.into())
+        };
+        // The last line may be half written.
+        Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_one).count())
     }
 
     /// A command with the user's KUBECONFIG.

@@ -45,7 +45,7 @@ pub enum OriginEvent {
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     seen: Arc<Mutex<Vec<OriginEvent>>>,
-    tell: Option<fn(&OriginEvent)>,
+    record: Option<fn(&OriginEvent)>,
 }
 
 impl Origins {
@@ -80,8 +80,8 @@ impl Origins {
     /// Creates the servers for a process of their own, which passes each event to `tell`. See
     /// [`Origins::listen`].
     #[must_use]
-    pub fn with_observer(tell: fn(&OriginEvent)) -> Self {
-        Self { tell: Some(tell), ..Self::default() }
+    pub fn with_observer(record: fn(&OriginEvent)) -> Self {
+        Self { record: Some(record), ..Self::default() }
     }
 
     /// The events so far.
@@ -100,8 +100,8 @@ impl Origins {
     }
 
     fn record(&self, seen: OriginEvent) {
-        if let Some(tell) = self.tell {
-            tell(&seen);
+        if let Some(record) = self.record {
+            record(&seen);
         }
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // A benchmark opens millions, which no test reads.

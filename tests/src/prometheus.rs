@@ -41,10 +41,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Fails if it is not content.
 pub fn promtool(arguments: &[&str], folder: &Path) -> Result<String> {
     let output = Command::new(program("promtool")?).args(arguments).current_dir(folder).output()?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    ensure!(output.status.success(), "promtool {arguments:?}:\n{said}");
-    Ok(said)
+    let message = [output.stdout, output.stderr].concat();
+    let message = String::from_utf8_lossy(&message).into_owned();
+    ensure!(output.status.success(), "promtool {arguments:?}:\n{message}");
+    Ok(message)
 }
 
 impl<'n> Prometheus<'n> {

@@ -82,8 +82,8 @@ fn envoy_has_the_documented_timeout_bounds() -> Result<()> {
             .args(["--mode", "validate", "--disable-hot-restart", "-l", "error", "-c"])
             .arg(file.path())
             .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() == valid, "{time}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() == valid, "{time}: {message}");
     }
     Ok(())
 }

@@ -190,10 +190,14 @@ fn bad_input_names_subject_problem_and_remedy() -> Result<()> {
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env("HOME", "/nowhere")
             .output()?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        ensure!(output.status.code() == Some(code), "{case}: exit code {:?}, {said}", output.status.code());
-        ensure!(said.contains(expected), "{case}: {said}");
+        let message = [output.stdout, output.stderr].concat();
+        let message = String::from_utf8_lossy(&message);
+        ensure!(
+            output.status.code() == Some(code),
+            "{case}: exit code {:?}, {message}",
+            output.status.code()
+        );
+        ensure!(message.contains(expected), "{case}: {message}");
     }
     Ok(())
 }
@@ -202,8 +206,8 @@ fn bad_input_names_subject_problem_and_remedy() -> Result<()> {
 #[test]
 fn a_missing_envoy_is_named() -> Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_demo")).env("ENVOY_PATH", "/nowhere/envoy").output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(1), "{said}");
-    ensure!(said.contains("there is no Envoy at /nowhere/envoy"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{message}");
+    ensure!(message.contains("there is no Envoy at /nowhere/envoy"), "{message}");
     Ok(())
 }

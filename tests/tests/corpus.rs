@@ -37,8 +37,8 @@ fn explanations_match_the_corpus() -> Result<()> {
         let explainer = Explainer::new(corpus.document()?.as_ref().clone())?;
         for case in &corpus.cases {
             let explanation = corpus::explain(&explainer, case);
-            let said = corpus::format_explanation(&explanation);
-            assert_eq!(said, case.expect, "{}: {}", corpus.name, case.name);
+            let message = corpus::format_explanation(&explanation);
+            assert_eq!(message, case.expect, "{}: {}", corpus.name, case.name);
             let by_rule = case.expect.starts_with("allow rule ");
             let some_rule_allows = explanation.rules.iter().any(|rule| rule.allows());
             assert_eq!(some_rule_allows, by_rule, "{}: {}", corpus.name, case.name);
@@ -150,9 +150,9 @@ fn check(
     *decided = lines.len();
     let line = lines.last().context("no line")?;
     let decision = line["decision"].as_str().unwrap_or_default();
-    let said = decision.split(' ').take(3).collect::<Vec<_>>().join(" ");
+    let message = decision.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let expected = case.expect.split(" -> ").next().unwrap_or_default();
-    ensure!(said == expected, "Envoy decided `{said}`, expected `{}` ({outcome:?})", case.expect);
+    ensure!(message == expected, "Envoy decided `{message}`, expected `{}` ({outcome:?})", case.expect);
     ensure!(access_log::format_columns(line) == decision, "the columns say something else: {line}");
     for field in ["identity", "mode", "policy_version", "protocol"] {
         ensure!(line[field].is_string(), "no `{field}`: {line}");

@@ -80,15 +80,16 @@ fn explain_agrees_with_envoy() -> Result<()> {
         let batch: Vec<Input> = (0..BATCH.min(inputs - done)).map(&mut next).collect();
         let found = send(&pod, &envoy, &batch)?;
         for (input, found) in batch.iter().zip(found) {
-            let (expected, said) = expected(&evidence, input);
+            let (expected, message) = expected(&evidence, input);
             *by_answer.entry(kind(&expected)).or_default() += 1;
             if expected != found {
                 let (count, examples) =
                     differences.entry(format!("{} became {}", kind(&expected), kind(&found))).or_default();
                 *count += 1;
                 if examples.len() < 6 {
-                    examples
-                        .push(format!("  {input}\n    explain: {expected:?} {said}\n    Envoy:   {found:?}"));
+                    examples.push(format!(
+                        "  {input}\n    explain: {expected:?} {message}\n    Envoy:   {found:?}"
+                    ));
                 }
             }
         }
@@ -157,7 +158,7 @@ fn answer(evidence: &PolicySource, address: IpAddr, args: &ProbeArgs) -> (InputR
         Ok(probe) => probe,
         Err(error) => return (InputResult::Odd(format!("unread: {error}")), String::new()),
     };
-    let ask = ExplainRequest {
+    let explain_request = ExplainRequest {
         identity: "curl/curl".parse().expect("an identity"),
         probe,
         addresses: vec![address],
@@ -165,13 +166,15 @@ fn answer(evidence: &PolicySource, address: IpAddr, args: &ProbeArgs) -> (InputR
         listener_port: 15001,
         blocked: BlockedRanges::default(),
     };
-    let report = match explain(evidence, &ask) {
+    let report = match explain(evidence, &explain_request) {
         Ok(report) => report,
         Err(error) => return (InputResult::Odd(error.to_string()), String::new()),
     };
     let answer = match (report.verdict, report.reason) {
-        (Verdict::Allow, _) => InputResult::Reaches(reached(&report, address, ask.probe.is_request())),
-        (Verdict::Deny, Some(reason)) => InputResult::Refused(match ask.probe.is_request() {
+        (Verdict::Allow, _) => {
+            InputResult::Reaches(reached(&report, address, explain_request.probe.is_request()))
+        }
+        (Verdict::Deny, Some(reason)) => InputResult::Refused(match explain_request.probe.is_request() {
             true => reason.to_string(),
             false => format!("{reason} {}", rule(report.policy.as_deref(), report.rule.as_deref())),
         }),
@@ -186,7 +189,7 @@ fn rule(policy: Option<&str>, rule: Option<&str>) -> String {
 
 /// The destination of an allowed connection; for requests also the request line that the server sees.
 fn reached(report: &Report, dialled: IpAddr, is_request: bool) -> String {
-    let host = report.route.as_ref().and_then(|goes_to| goes_to.host.as_deref());
+    let host = report.route.as_ref().and_then(|leads_to| leads_to.host.as_deref());
     let address = match host {
         None => dialled,
         Some("httpbin.org") => HTTPBIN,

@@ -49,9 +49,9 @@ fn the_demo_passes_for_an_ordinary_user() -> Result<()> {
         .env("OSM_EGRESS_BIN", copy(&control_plane::binary()?, "osm-egress")?)
         .env("EGRESS_WASM", copy(&control_plane::module()?, "egress_filter.wasm")?)
         .output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    ensure!(said.contains("29 steps, 0 wrong"), "{said}");
+    let message = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{message}\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(message.contains("29 steps, 0 wrong"), "{message}");
     Ok(())
 }
 
@@ -150,8 +150,8 @@ fn the_readme_ends_with_a_refused_request() -> Result<()> {
         .map(|name| fs::read_to_string(folder.path().join(name)).unwrap_or_default());
     let end = |log: &str| log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
     let context = || {
-        let said = String::from_utf8_lossy(&output.stderr);
-        format!("{printed}\n{said}\n{}\n{}", end(&logs[0]), end(&logs[1]))
+        let message = String::from_utf8_lossy(&output.stderr);
+        format!("{printed}\n{message}\n{}\n{}", end(&logs[0]), end(&logs[1]))
     };
     ensure!(output.status.success(), "{:?}: {}", output.status, context());
     ensure!(printed.contains("0 errors"), "{}", context());

@@ -86,8 +86,8 @@ fn incomplete_first_bytes_are_refused_in_time() -> Result<()> {
 fn in_audit_mode_the_timeout_connects() -> Result<()> {
     with_mesh(&[("policy.yaml", &policies()), ("audit.yaml", &audited_account("curl"))], |mesh| {
         let start = Instant::now();
-        let heard = mesh.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
-        ensure!(heard == Reply::Bytes(GREETING.to_vec()), "{heard:?}");
+        let received = mesh.exchange(SocketAddr::new(EXAMPLE, 9001), b"")?;
+        ensure!(received == Reply::Bytes(GREETING.to_vec()), "{received:?}");
         ensure!(start.elapsed() > Duration::from_millis(450), "it did not wait: {:?}", start.elapsed());
         access_log::wait_for_decision(
             mesh.envoy,

@@ -143,11 +143,14 @@ fn another_users_hot_restart_memory_is_explained() -> Result<()> {
     };
     let cause = "cannot open shared memory region /envoy_shared_memory_0";
     ensure!(page.contains(cause) && page.contains("--base-id 1"), "docs/func-e.md does not name the trap");
-    let said = run(&[])?;
-    ensure!(said.contains(cause), "{said}");
+    let message = run(&[])?;
+    ensure!(message.contains(cause), "{message}");
     for flags in [&["--base-id", "1"][..], &["--disable-hot-restart"]] {
-        let said = run(flags)?;
-        ensure!(!said.contains("shared memory") && said.contains("/nowhere/admin"), "{flags:?}: {said}");
+        let message = run(flags)?;
+        ensure!(
+            !message.contains("shared memory") && message.contains("/nowhere/admin"),
+            "{flags:?}: {message}"
+        );
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ fn dot_segments_with_parameters_match_no_route() -> Result<()> {
     let _envoy = sidecar::start(&pod, false)?;
     let resolves = egress_tests::envoy::version()? != "1.39.0";
     for (path, before, after, with_routes) in DOT_SEGMENTS {
-        let ask = |port: u16| match workload::get(&pod, SocketAddr::new(HTTPBIN, port), "httpbin.org", path)?
+        let get = |port: u16| match workload::get(&pod, SocketAddr::new(HTTPBIN, port), "httpbin.org", path)?
         {
             Outcome::Http(answer) => Ok(answer),
             other => anyhow::bail!("{path}: {other:?}"),
@@ -132,9 +132,9 @@ fn dot_segments_with_parameters_match_no_route() -> Result<()> {
         let forwarded = if resolves { after } else { before };
         let line = format!("GET httpbin.org{forwarded}\n");
         let is_forwarded = |answer: &HttpResponse| String::from_utf8_lossy(&answer.body).starts_with(&line);
-        let answer = ask(8080)?;
+        let answer = get(8080)?;
         ensure!(answer.status == 200 && is_forwarded(&answer), "{path}, without routes: {answer:?}");
-        let answer = ask(80)?;
+        let answer = get(80)?;
         if with_routes && (resolves || before == path && !before.contains("/.")) {
             ensure!(answer.status == 200 && is_forwarded(&answer), "{path}, with routes: {answer:?}");
         } else {

@@ -203,8 +203,11 @@ fn the_documented_commands_work() -> Result<()> {
         if command.contains("--service-account-tokens") {
             // It fails only because there is no cluster.
             let output = run.env_remove("KUBECONFIG").env("HOME", "/nowhere").output()?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(said.contains("pass `--config-dir DIR`, or `--kubeconfig FILE`"), "{command}: {said}");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(
+                message.contains("pass `--config-dir DIR`, or `--kubeconfig FILE`"),
+                "{command}: {message}"
+            );
         } else if command.contains(" serve ") {
             let log = tempfile::NamedTempFile::new()?;
             let mut child = run.stderr(log.reopen()?).spawn()?;
@@ -250,7 +253,7 @@ fn reports_count_for_the_identity_of_the_certificate() -> Result<()> {
         ..XdsClient::default()
     };
     let refused = log_entries::connection(SocketAddr::new(network::HTTPBIN, 25), b"deny no-rule - -", None);
-    let tell = |proxy: &XdsClient<'_>| {
+    let report = |proxy: &XdsClient<'_>| {
         proxy.send_log_entries(
             &network.outside.netns,
             XDS_ADDRESS,
@@ -266,12 +269,12 @@ fn reports_count_for_the_identity_of_the_certificate() -> Result<()> {
             Code::PermissionDenied,
         ),
     ] {
-        let status = tell(&proxy)?.err().with_context(|| format!("{case}: it was listened to"))?;
+        let status = report(&proxy)?.err().with_context(|| format!("{case}: it was listened to"))?;
         ensure!(status.code() == code, "{case}: {status:?}");
     }
     let flows = || -> Result<serde_json::Value> { Ok(serde_json::from_str(&control_plane.get("/flows")?)?) };
     ensure!(flows()?["flows"].as_array().is_some_and(Vec::is_empty), "{:#}", flows()?);
-    tell(&good)?.context("who is known")?;
+    report(&good)?.context("who is known")?;
     let all = flows()?;
     ensure!(all["flows"].as_array().is_some_and(|flows| flows.len() == 1), "{all:#}");
     ensure!(all["flows"][0]["identity"] == "curl/a" && all["flows"][0]["port"] == 25, "{all:#}");
@@ -314,7 +317,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     let two =
         issue(&format!("{UUID}.sidecar.a.curl.cluster.local"), &["spiffe://cluster.local/ns/curl/sa/b"])?;
     let spiffe = issue("", &["spiffe://cluster.local/ns/curl/sa/a"])?;
-    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
+    let fetch = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
 
     // A client with a certificate gets its own policy.
     for (case, proxy) in [
@@ -325,7 +328,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         // Tokens are ignored here.
         ("a token", XdsClient { certificate: Some(&a), authorization: &["Bearer x"], ..good.clone() }),
     ] {
-        let text = ask(&proxy)?.with_context(|| format!("{case}: {}", control_plane.log()))?;
+        let text = fetch(&proxy)?.with_context(|| format!("{case}: {}", control_plane.log()))?;
         ensure!(
             text.contains("curl/a") && !text.contains("curl/b"),
             "{case}: not the policy of curl/a alone"
@@ -337,7 +340,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
 
     let (unauthenticated, forbidden) = (Code::Unauthenticated, Code::PermissionDenied);
     let metadata = [("NAMESPACE", "curl"), ("SERVICE_ACCOUNT", "b")];
-    for (case, proxy, code, reason, said) in [
+    for (case, proxy, code, reason, message) in [
         (
             "no credentials",
             good.clone(),
@@ -407,15 +410,15 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         ),
     ] {
         let (count, log) = (control_plane.refusal_count(reason)?, control_plane.log().len());
-        let status = ask(&proxy)?.err().with_context(|| format!("{case}: it got a policy"))?;
-        ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
+        let status = fetch(&proxy)?.err().with_context(|| format!("{case}: it got a policy"))?;
+        ensure!(status.code() == code && status.message().contains(message), "{case}: {status:?}");
         ensure!(
             control_plane.refusal_count(reason)? == count + 1,
             "{case}: {}",
             control_plane.get("/metrics")?
         );
         let log = control_plane.log().split_off(log);
-        ensure!(log.contains("proxy refused") && log.contains(said), "{case}: {log}");
+        ensure!(log.contains("proxy refused") && log.contains(message), "{case}: {log}");
         ensure!(log.contains(&format!("peer={CONTROL_PLANE}:")), "{case}: {log}");
     }
 
@@ -424,7 +427,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     let unknown = issue_proxy_certificate(&stranger, "a")?;
     let names = Names { uris: &["spiffe://cluster.local/ns/curl/sa/a"], ..Names::default() };
     let expired = authority.issue_until(&names, SystemTime::now() - Duration::from_secs(60))?;
-    for (case, proxy, said) in [
+    for (case, proxy, message) in [
         ("an unknown authority", XdsClient { certificate: Some(&unknown), ..good.clone() }, "UnknownIssuer"),
         ("an expired certificate", XdsClient { certificate: Some(&expired), ..good.clone() }, "xpired"),
         ("plaintext", XdsClient { authority: None, ..good.clone() }, "TLS handshake failed"),
@@ -436,12 +439,12 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
     ] {
         let (count, log) =
             (control_plane.metric("osm_egress_tls_handshake_failures_total")?, control_plane.log().len());
-        ensure!(ask(&proxy)?.is_err(), "{case}: it got a policy");
+        ensure!(fetch(&proxy)?.is_err(), "{case}: it got a policy");
         let seen =
             || control_plane.metric("osm_egress_tls_handshake_failures_total").is_ok_and(|now| now > count);
         wait_for(case, IO_TIMEOUT, seen).with_context(|| control_plane.log())?;
-        let logged = || control_plane.log().split_off(log).contains(said);
-        wait_for(said, IO_TIMEOUT, logged).with_context(|| format!("{case}: {}", control_plane.log()))?;
+        let logged = || control_plane.log().split_off(log).contains(message);
+        wait_for(message, IO_TIMEOUT, logged).with_context(|| format!("{case}: {}", control_plane.log()))?;
     }
 
     // An unfinished handshake delays no other client.
@@ -449,7 +452,7 @@ fn clients_without_a_valid_certificate_are_refused() -> Result<()> {
         .outside
         .netns
         .run(|| (0..50).map(|_| TcpStream::connect(XDS_ADDRESS)).collect::<std::io::Result<_>>())??;
-    ask(&XdsClient { certificate: Some(&a), ..good })?.context("beside idle connections")?;
+    fetch(&XdsClient { certificate: Some(&a), ..good })?.context("beside idle connections")?;
     drop(idle);
     Ok(())
 }

@@ -80,14 +80,17 @@ fn the_rules_match_the_table_and_are_idempotent() -> Result<()> {
     for backend in BACKENDS {
         let netns = Netns::new()?;
         let flags = ["--backend", backend];
-        let said = iptables(&netns, &flags)?;
-        ensure!(said.contains("IPv4: intercepted (") && said.contains("IPv6: intercepted ("), "{said}");
+        let message = iptables(&netns, &flags)?;
+        ensure!(
+            message.contains("IPv4: intercepted (") && message.contains("IPv6: intercepted ("),
+            "{message}"
+        );
         for (tool, loopback) in [("iptables", "127.0.0.1/32"), ("ip6tables", "::1/128")] {
             let found = rules(&netns, &format!("{tool}-{backend}-save"))?;
             ensure!(found == table(loopback), "{tool} {backend}: {found:#?}");
         }
-        let said = iptables(&netns, &flags)?;
-        ensure!(said.matches("intercepted already").count() == 2, "{said}");
+        let message = iptables(&netns, &flags)?;
+        ensure!(message.matches("intercepted already").count() == 2, "{message}");
         for (tool, loopback) in [("iptables", "127.0.0.1/32"), ("ip6tables", "::1/128")] {
             ensure!(rules(&netns, &format!("{tool}-{backend}-save"))? == table(loopback));
         }
@@ -165,8 +168,8 @@ fn removal_restores_the_previous_rules() -> Result<()> {
             let now = saved(&netns, tool)?;
             ensure!(now == *before, "{tool}: {now:#?}\nnot\n{before:#?}");
         }
-        let said = iptables(&netns, &["--backend", backend, "--remove"])?;
-        ensure!(said.matches("not intercepted").count() == 2, "{said}");
+        let message = iptables(&netns, &["--backend", backend, "--remove"])?;
+        ensure!(message.matches("not intercepted").count() == 2, "{message}");
     }
     Ok(())
 }
@@ -310,12 +313,12 @@ fn only_cap_setuid_can_take_the_sidecars_uid() -> Result<()> {
             Ok(command.arg(&to).output()?)
         };
         let output = by("-net_admin")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(said.contains("Connected to 203.0.113.10"), "{said}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(message.contains("Connected to 203.0.113.10"), "{message}");
         let output = by("-setuid,-setgid")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(!output.status.success() && said.contains("Operation not permitted"), "{said}");
-        ensure!(!said.contains("Connected to"), "{said}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && message.contains("Operation not permitted"), "{message}");
+        ensure!(!message.contains("Connected to"), "{message}");
         for name in ["docs/compose.md", "docs/plain-envoy.md"] {
             let text = fs::read_to_string(repository_root().join(name))?;
             ensure!(text.contains("`CAP_SETUID`") && text.contains("1500"), "{name} does not say so");
@@ -340,8 +343,8 @@ fn failures_name_the_remedy() -> Result<()> {
     // Without the capability.
     let binary = control_plane::binary()?;
     let without = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
-    let said = failure(netns.command("setpriv").args(without).arg(&binary).arg("iptables").output()?)?;
-    ensure!(said.starts_with("error: the capability NET_ADMIN is missing: run this as root"), "{said}");
+    let message = failure(netns.command("setpriv").args(without).arg(&binary).arg("iptables").output()?)?;
+    ensure!(message.starts_with("error: the capability NET_ADMIN is missing: run this as root"), "{message}");
 
     // IPv6 tools that fail as on a machine without IPv6: neither family's rules change.
     let folder = tempfile::tempdir()?;
@@ -355,10 +358,10 @@ fn failures_name_the_remedy() -> Result<()> {
         let mut command: Command = netns.command(&binary.to_string_lossy());
         Ok(command.arg("iptables").args(arguments).env("PATH", &path).output()?)
     };
-    let said = failure(with_path(&[])?)?;
+    let message = failure(with_path(&[])?)?;
     let expected = "error: IPv6 cannot be intercepted: if nothing can leave over IPv6, pass `--ip-families ipv4`: \
                     ip6tables-save: can't initialize table 'nat' (exit status: 3)";
-    ensure!(said.trim() == expected, "{said}");
+    ensure!(message.trim() == expected, "{message}");
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "half of it was installed");
     ensure!(with_path(&["--ip-families", "ipv4"])?.status.success());
 
@@ -385,10 +388,10 @@ fn a_listener_of_another_user_prevents_installation() -> Result<()> {
     let as_root = netns.run(|| std::net::TcpListener::bind("127.0.0.1:15001"))??;
     for arguments in [&[][..], &["--ip-families", "ipv4"]] {
         let output = run(&netns, arguments)?;
-        let said = String::from_utf8(output.stderr)?;
-        ensure!(output.status.code() == Some(1), "{said}");
+        let message = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1), "{message}");
         for part in ["error: uid 0 listens on port 15001", "connections of uid 1500 alone", "not as root"] {
-            ensure!(said.contains(part), "{said}");
+            ensure!(message.contains(part), "{message}");
         }
     }
     ensure!(rules(&netns, "iptables-save")?.is_empty(), "rules were installed");

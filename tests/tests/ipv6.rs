@@ -151,7 +151,7 @@ fn expect_names_choose(mesh: &TestMesh<'_>) -> Result<()> {
 }
 
 #[test]
-fn a_server_that_speaks_first_is_heard_over_ipv6() -> Result<()> {
+fn a_server_that_sends_first_is_read_over_ipv6() -> Result<()> {
     with_policies(|mesh| {
         let start = Instant::now();
         mesh.exchange(at(EXAMPLE6, 9001), b"")?.expect_echo(GREETING)?;

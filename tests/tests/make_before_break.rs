@@ -38,7 +38,7 @@ fn is_from_origin(outcome: &Outcome) -> bool {
 }
 
 /// Makes one of three kinds of attempt.
-fn ask(way: usize) -> Result<()> {
+fn send_request(way: usize) -> Result<()> {
     let to = |port| SocketAddr::new(HTTPBIN, port);
     let request = client::request("GET", "/get", &[("host", "httpbin.org"), ("connection", "close")]);
     let (outcome, is_good) = match way {
@@ -68,18 +68,18 @@ fn run_under_load(
     what: &str,
     changes: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<(usize, Error)>> {
-    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     let workload = mesh.pod.workload();
     let (changed, failures) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..3 * CLIENTS)
             .map(|number| {
-                let (stop, asked) = (&stop, &asked);
+                let (stop, sent) = (&stop, &sent);
                 scope.spawn(move || {
                     workload.run(|| {
                         let mut failures = Vec::new();
                         while !stop.load(Ordering::Relaxed) {
-                            failures.extend(ask(number % 3).err().map(|error| (number % 3, error)));
-                            asked.fetch_add(1, Ordering::Relaxed);
+                            failures.extend(send_request(number % 3).err().map(|error| (number % 3, error)));
+                            sent.fetch_add(1, Ordering::Relaxed);
                         }
                         failures
                     })
@@ -97,8 +97,8 @@ fn run_under_load(
         (changed, failures.flatten().collect::<Vec<_>>())
     });
     changed?;
-    let asked = asked.load(Ordering::Relaxed);
-    println!("{what}: {} of {asked} requests failed", failures.len());
+    let sent = sent.load(Ordering::Relaxed);
+    println!("{what}: {} of {sent} requests failed", failures.len());
     Ok(failures)
 }
 

@@ -135,17 +135,17 @@ fn expect_lookups_without_search_domains(network: &TestNetwork, pod: &Pod) -> Re
         let before = network.dns.queries().len();
         Reply::from(workload::get_tls(pod, https, Some(name))?).expect_origin(address).context(name)?;
         Reply::from(workload::get(pod, http, name, "/")?).expect_origin(address).context(name)?;
-        let asked: BTreeSet<String> = network.dns.queries()[before..]
+        let queries: BTreeSet<String> = network.dns.queries()[before..]
             .iter()
-            .map(|(asked, kind)| format!("{asked} {kind}"))
+            .map(|(queries, kind)| format!("{queries} {kind}"))
             .filter(|question| question.starts_with(name))
             .collect();
         let expected: BTreeSet<String> = ["A", "AAAA"].map(|kind| format!("{name} {kind}")).into();
-        ensure!(asked == expected, "for {name} these were asked: {asked:?}");
+        ensure!(queries == expected, "for {name} these were asked: {queries:?}");
     }
     for (name, _) in RECORDS {
         let led =
-            network.dns.queries().into_iter().filter(|(asked, _)| asked.starts_with(&format!("{name}.")));
+            network.dns.queries().into_iter().filter(|(queries, _)| queries.starts_with(&format!("{name}.")));
         ensure!(led.clone().count() == 0, "asked for {:?}", led.collect::<Vec<_>>());
     }
     Ok(())
@@ -169,7 +169,7 @@ fn search_domains_change_no_lookup() -> Result<()> {
         wait_until_in_force(&envoy)?;
         let found = network.dns.queries();
         let by_search = format!("{XDS_HOST}.cluster.local");
-        ensure!(found.iter().any(|(asked, _)| *asked == by_search), "{found:?}");
+        ensure!(found.iter().any(|(queries, _)| *queries == by_search), "{found:?}");
         expect_lookups_without_search_domains(&network, &pod).with_context(|| envoy.log_tail(20))?;
     }
     Ok(())

@@ -168,16 +168,16 @@ fn the_webhook_answers_its_client_certificate_only() -> Result<()> {
     let control_plane = network.control_plane(&flags)?;
     let netns = &network.outside.netns;
     ensure!(!is_answered(netns)?, "without a certificate");
-    let ask = |authority: &Authority, common_name| -> Result<Outcome> {
+    let send_request = |authority: &Authority, common_name| -> Result<Outcome> {
         let pair = authority.issue(&Names { common_name, ..Names::default() })?;
         let bytes = client::request("POST", "/validate", &[("host", "x"), ("content-length", "0")]);
         netns.run(|| client::https_as(WEBHOOK_ADDRESS, &pair, &bytes))?
     };
     let status = |outcome: Outcome| if let Outcome::Http(answer) = outcome { answer.status } else { 0 };
     // The answer to a body that is no review.
-    ensure!(status(ask(&servers, "api-server")?) == 415, "{}", control_plane.log());
-    ensure!(status(ask(&servers, "a-user")?) == 403, "a certificate of another name");
-    ensure!(status(ask(&others, "api-server")?) == 0, "a certificate of another authority");
+    ensure!(status(send_request(&servers, "api-server")?) == 415, "{}", control_plane.log());
+    ensure!(status(send_request(&servers, "a-user")?) == 403, "a certificate of another name");
+    ensure!(status(send_request(&others, "api-server")?) == 0, "a certificate of another authority");
     Ok(())
 }
 

@@ -114,10 +114,10 @@ fn a_name_is_looked_up_once_per_family() -> Result<()> {
             let before = network.dns.queries().len();
             let reply = Reply::from(workload::get_tls(pod, SocketAddr::new(ELSEWHERE, 443), Some(name))?);
             reply.expect_origin(EXAMPLE)?;
-            let mut asked: Vec<String> =
+            let mut queries: Vec<String> =
                 network.dns.queries()[before..].iter().map(|(name, kind)| format!("{name} {kind}")).collect();
-            asked.sort();
-            ensure!(asked == [format!("{name} A"), format!("{name} AAAA")], "{asked:?}");
+            queries.sort();
+            ensure!(queries == [format!("{name} A"), format!("{name} AAAA")], "{queries:?}");
             let line = access_log::wait_for_line(envoy, "the connection", |line| line["name"] == name)?;
             ensure!(line["verdict"] == "allow", "{line}");
         }

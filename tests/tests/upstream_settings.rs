@@ -60,7 +60,7 @@ fn load(mesh: &TestMesh<'_>, to: SocketAddr, host: &str) -> Result<(usize, usize
 /// own, and those that the identity's own namespace allows are not in it. Without permission it has no
 /// effect.
 #[test]
-fn settings_of_another_namespace_throttle_nobody_else() -> Result<()> {
+fn settings_of_a_namespace_throttle_no_other() -> Result<()> {
     let host = "httpbin.org";
     let spec = format!("hosts: [{host}]\nports: [{{number: 14001, protocol: http}}]");
     let limits = "{tcp: {maxConnections: 1}, http: {maxPendingRequests: 1, maxRequestsPerConnection: 1}}";

@@ -99,14 +99,14 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
         .args(["-print_final_stats=1", "-verbosity=1"]);
     let output =
         command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().context("cannot run cargo fuzz")?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let written =
             |line: &str| line.split_once("Test unit written to ").map(|(_, path)| path.trim().to_owned());
-        let crasher = said.lines().find_map(written).map(PathBuf::from);
+        let crasher = stderr.lines().find_map(written).map(PathBuf::from);
         // Below the rule cargo-fuzz gives advice of its own.
-        let told: Vec<&str> = said.lines().take_while(|line| !line.starts_with('─')).collect();
-        let last: Vec<&str> = told.into_iter().rev().take(30).collect();
+        let report: Vec<&str> = stderr.lines().take_while(|line| !line.starts_with('─')).collect();
+        let last: Vec<&str> = report.into_iter().rev().take(30).collect();
         eprintln!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         let Some(crasher) = crasher else { bail!("target {target} did not run") };
         let shown = crasher.strip_prefix(root).unwrap_or(&crasher).display();
@@ -118,8 +118,8 @@ fn fuzz(root: &Path, target: &str, time: Duration) -> Result<()> {
             crasher.display()
         );
     }
-    let executions = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    let covered = said
+    let executions = stderr.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let covered = stderr
         .lines()
         .rev()
         .find_map(|line| line.split_once(" cov: ").map(|(_, rest)| rest))

@@ -55,8 +55,8 @@ pub(crate) fn run_quietly(name: &str, command: &mut Command) -> Result<()> {
         command.stdin(Stdio::null()).output().with_context(|| format!("{name}: cannot run {command:?}"))?;
     bar.finish_and_clear();
     if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        bail!("{name}: {command:?} failed:\n{}", String::from_utf8_lossy(&said).trim());
+        let output = [output.stdout, output.stderr].concat();
+        bail!("{name}: {command:?} failed:\n{}", String::from_utf8_lossy(&output).trim());
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Mesh {
     own: BTreeMap<Identity, View>,
 }
 
-/// The services as one identity sees them.
+/// The services that one identity may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) services: Arc<[InMesh]>,

@@ -59,7 +59,7 @@ impl Group {
     }
 }
 
-/// The HTTP methods that SMI knows.
+/// The HTTP methods that SMI defines.
 const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 const INVALID_PATTERN_ADVICE: &str =

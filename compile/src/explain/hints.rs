@@ -76,7 +76,7 @@ fn suggest(request: &ExplainRequest, evaluation: &RuleEvaluation) -> Option<Stri
         [Mismatch::Address { dialled: None, .. }] => {
             format!("{policy} allows some addresses: give the dialled address (`address`)")
         }
-        [Mismatch::Upgrade { asked }] if asked.eq_ignore_ascii_case("websocket") => {
+        [Mismatch::Upgrade { requested }] if requested.eq_ignore_ascii_case("websocket") => {
             format!("annotate {policy} with `{UPGRADES_ANNOTATION}: websocket` to allow the upgrade")
         }
         [Mismatch::VisibleName] => {

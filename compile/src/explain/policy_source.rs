@@ -73,7 +73,10 @@ impl PolicySource {
                 if document.identity == *identity {
                     return Ok(Arc::clone(document));
                 }
-                Err(ExplainError::WrongIdentity { owner: document.identity.clone(), asked: identity.clone() })
+                Err(ExplainError::WrongIdentity {
+                    owner: document.identity.clone(),
+                    requested: identity.clone(),
+                })
             }
         }
     }

@@ -258,7 +258,7 @@ impl ProbeArgs {
                 return Ok(Payload::Rejected { authority, method, path: target, reason });
             }
         };
-        if upgrade.as_ref().is_some_and(|asked| !asked.eq_ignore_ascii_case("websocket")) {
+        if upgrade.as_ref().is_some_and(|requested| !requested.eq_ignore_ascii_case("websocket")) {
             let reason = ReasonCode::UpgradeRefused;
             notes.push(format!("Envoy itself refuses it (`{reason}`): no rule can allow this upgrade"));
             return Ok(Payload::Rejected { authority, method, path, reason });
@@ -331,7 +331,8 @@ fn describe_payload(payload: &Payload, host: &str, port: u16) -> String {
         Payload::Bytes(FirstBytes::BrokenTls(error)) => format!("{host}:{port}, {error}"),
         Payload::Bytes(FirstBytes::NotTls) => format!("{host}:{port}, bytes that are not TLS"),
         Payload::Http(Http { authority, method, path, upgrade, .. }) => {
-            let upgrade = upgrade.as_ref().map(|asked| format!(", upgrade `{asked}`")).unwrap_or_default();
+            let upgrade =
+                upgrade.as_ref().map(|requested| format!(", upgrade `{requested}`")).unwrap_or_default();
             format!("{host}:{port}, HTTP, `{method} {path}` for `{authority}`{upgrade}")
         }
         Payload::Rejected { authority, method, path, .. } => {
@@ -345,7 +346,7 @@ fn describe_payload(payload: &Payload, host: &str, port: u16) -> String {
 /// Returns the upgrade that the request asks for, as the sidecar forwards it: without offers that a server may
 /// ignore, and without one that `Connection` does not list (RFC 9110 §7.8).
 fn extract_upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<String>) -> Option<String> {
-    let asked = headers.remove("upgrade")?.join(",");
+    let requested = headers.remove("upgrade")?.join(",");
     let connection = headers.get("connection").map(|values| values.join(",")).unwrap_or_default();
     if !connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")) {
         notes.push("the sidecar ignores `upgrade` without `connection: upgrade`".to_owned());
@@ -355,7 +356,7 @@ fn extract_upgrade(headers: &mut BTreeMap<String, Vec<String>>, notes: &mut Vec<
         token.eq_ignore_ascii_case("h2c")
             || token.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("tls/"))
     };
-    let (ignored, kept): (Vec<&str>, Vec<&str>) = asked.split(',').map(str::trim).partition(is_ignored);
+    let (ignored, kept): (Vec<&str>, Vec<&str>) = requested.split(',').map(str::trim).partition(is_ignored);
     if !ignored.is_empty() {
         notes.push(format!("the sidecar ignores the offer to upgrade to {}", ignored.join(", ")));
     }

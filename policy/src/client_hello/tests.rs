@@ -159,7 +159,7 @@ fn what_is_not_tls() {
 }
 
 #[test]
-fn what_a_hello_says() {
+fn fields_of_a_hello_are_read() {
     for (case, made, name, encrypted) in [
         ("no name", Made::new(), None, false),
         ("upper case", Made::named(b"A.Org"), Some("a.org"), false),

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_and_text_say_the_same() {
+    fn columns_and_text_are_equal() {
         for text in ["allow rule a/b n", "deny no-rule - -", "allow audit a/b n no-rule"] {
             let record: DecisionRecord<'_> = text.parse().expect("a decision");
             let words: Vec<&str> = text.split(' ').collect();

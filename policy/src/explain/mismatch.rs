@@ -74,7 +74,7 @@ pub enum Mismatch {
     /// The rule does not allow this upgrade.
     Upgrade {
         /// The upgrade that the request asks for.
-        asked: String,
+        requested: String,
     },
     /// The request has no authority.
     Authority,
@@ -261,7 +261,7 @@ impl fmt::Display for Mismatch {
             Self::VisibleName => f.write_str("does not take the visible name of an encrypted ClientHello"),
             Self::RoutesOverTls => f.write_str("has routes, which cannot be seen inside TLS"),
             Self::OtherMethod => f.write_str("does not allow CONNECT, as no rule does"),
-            Self::Upgrade { asked } => write!(f, "does not allow the upgrade {}", Quoted(asked)),
+            Self::Upgrade { requested } => write!(f, "does not allow the upgrade {}", Quoted(requested)),
             Self::Authority => f.write_str("lists hosts, and the request names none"),
             Self::ReadableAuthority { authority } => {
                 write!(f, "wants a host with an optional port, and the authority is {}", Quoted(authority))

@@ -37,7 +37,7 @@ pub(super) fn find_mismatches(rule: &Rule, question: &Question<'_>, address: IpA
     mismatches
 }
 
-/// Tells whether a rule of another port has anything in common with the connection: a name that both have, or the
+/// Returns whether a rule of another port has anything in common with the connection: a name that both have, or the
 /// address.
 pub(super) fn has_in_common(rule: &Rule, question: &Question<'_>) -> bool {
     let has_name = match question.traffic {
@@ -81,7 +81,7 @@ fn evaluate_tls(rule: &Rule, traffic: Traffic<'_>, mismatches: &mut Vec<Mismatch
 
 fn evaluate_http(rule: &Rule, question: &Question<'_>, address: IpAddr, mismatches: &mut Vec<Mismatch>) {
     match question.traffic {
-        Traffic::Http(asked) => evaluate_request(rule, question.port, address, asked, mismatches),
+        Traffic::Http(request) => evaluate_request(rule, question.port, address, request, mismatches),
         Traffic::Tls { server_name, .. } => {
             mismatches.push(Mismatch::Plaintext);
             if let (Some(hosts), Some(Ok(name))) = (&rule.hosts, server_name.map(Host::canonical)) {
@@ -104,10 +104,11 @@ fn evaluate_request(
     if request.method == "CONNECT" {
         mismatches.push(Mismatch::OtherMethod);
     }
-    if let Some(asked) = request.upgrade {
-        let known = asked.eq_ignore_ascii_case("websocket") && rule.upgrades.contains(&Upgrade::Websocket);
+    if let Some(requested) = request.upgrade {
+        let known =
+            requested.eq_ignore_ascii_case("websocket") && rule.upgrades.contains(&Upgrade::Websocket);
         if !known {
-            mismatches.push(Mismatch::Upgrade { asked: asked.to_owned() });
+            mismatches.push(Mismatch::Upgrade { requested: requested.to_owned() });
         }
     }
     let text = request.authority.unwrap_or_default();

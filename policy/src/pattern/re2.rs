@@ -208,7 +208,7 @@ impl<'p> Parser<'p> {
         Ok(())
     }
 
-    /// Reads flags, and tells whether they begin a group.
+    /// Reads flags, and returns whether they begin a group.
     fn flags(&mut self) -> Result<bool, Refused> {
         const KNOWN: Refused =
             "behind `(?` RE2 knows the flags `i`, `m`, `s` and `U`, and neither look-around nor comments";

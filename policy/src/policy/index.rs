@@ -73,14 +73,14 @@ impl PortIndex {
         }
     }
 
-    /// Tells whether the first bytes could decide for this address.
+    /// Returns whether the first bytes could decide for this address.
     pub(super) fn needs_first_bytes(&self, address: IpAddr) -> bool {
         self.tls.reaches(address) || self.http.reaches(address)
     }
 }
 
 impl NameIndex {
-    /// Tells whether some rule here could allow something to this address.
+    /// Returns whether some rule here could allow something to this address.
     pub(super) fn reaches(&self, address: IpAddr) -> bool {
         self.reach.find(address).is_some()
     }

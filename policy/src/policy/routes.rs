@@ -87,13 +87,13 @@ impl Routes {
             .map(Self)
     }
 
-    /// Tells whether one of the routes matches a request for this canonical host.
+    /// Returns whether one of the routes matches a request for this canonical host.
     pub(super) fn match_any(&self, host: &str, request: &Request<'_>) -> bool {
         let (path, slashes) = path_without_query(request);
         self.0.iter().any(|route| route.permits_slashes(slashes) && route.matches(path, host, request))
     }
 
-    /// Tells whether one of the routes would match if its pattern contained the path's encoded slashes.
+    /// Returns whether one of the routes would match if its pattern contained the path's encoded slashes.
     pub(super) fn match_but_for_slash(&self, host: &str, request: &Request<'_>) -> bool {
         let (path, slashes) = path_without_query(request);
         self.0.iter().any(|route| !route.permits_slashes(slashes) && route.matches(path, host, request))

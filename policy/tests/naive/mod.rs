@@ -59,7 +59,7 @@ pub(crate) fn verdict(decision: &Decision<'_>) -> Verdict {
 }
 
 /// Decides in the order in which the data plane does.
-pub(crate) fn ask<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
+pub(crate) fn decide<'p>(policy: &'p Policy, to: SocketAddr, traffic: Traffic<'_>) -> Decision<'p> {
     let start = match traffic {
         Traffic::Tls { name, encrypted } => ConnectionStart::Tls { server_name: name, encrypted },
         Traffic::BrokenTls => ConnectionStart::BrokenTls(ReasonCode::TlsMalformed),
@@ -265,7 +265,7 @@ fn matches_path(pattern: &str, path: &str) -> bool {
                     || whole(pattern, &respelled(str::to_lowercase))))
 }
 
-/// Tells whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
+/// Returns whether a segment is `.` or `..` after everything is decoded, and parameters and space are cut off.
 fn is_dotted(path: &str) -> bool {
     let mut bytes = path.as_bytes().to_vec();
     loop {

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::status::AdminState;
 use egress_compile::manifest::Severity;
-use egress_xds::identify::{Identification, Refusal, Tokens};
+use egress_xds::identify::{Identification, StreamRefusal, Tokens};
 use egress_xds::proxies::Labelled;
 
 /// Renders the metrics in the OpenMetrics format.
@@ -31,7 +31,7 @@ pub fn render_metrics(shared: &AdminState) -> String {
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of this program", build);
     registry.register("xds_streams", "Streams that proxies opened", count(&counts.streams));
-    initialize_to_zero(&counts.refused, "reason", &Refusal::REASONS);
+    initialize_to_zero(&counts.refused, "reason", &StreamRefusal::REASONS);
     registry.register(
         "xds_refused",
         "Streams refused or closed for lack of valid credentials, by reason",

@@ -131,7 +131,7 @@ mod tests {
         );
         let (app, other) = (Identity::new("shop", "app"), Identity::new("shop", "other"));
         let observation = || {
-            let decision = DecisionRecord::parse("deny no-rule - -").expect("a decision");
+            let decision: DecisionRecord = "deny no-rule - -".parse().expect("a decision");
             let original_destination = SocketAddr::from(([192, 0, 2, 1], 25));
             vec![Some(Observation {
                 decision,

@@ -84,12 +84,12 @@ pub struct Fleet {
     /// The number of proxies with each version of the policy document in force; an empty version where none is.
     pub has: BTreeMap<String, u64>,
     /// The refusal of one of them: of several, that of the first node id.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<ProxyRejection>,
 }
 
 /// A refusal by a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ProxyRejection {
     /// Its node id.
     pub node: String,
     /// Envoy's own words.

@@ -1,6 +1,8 @@
-//! A decision as the filter logs it: `VERDICT REASON POLICY RULE`, and in audit mode a fifth word.
+//! A decision as flows store it: made from the filter's record, with texts that are safe to show.
 
-use egress_policy::ReasonCode;
+use std::str::FromStr;
+
+use egress_policy::{ReasonCode, contract};
 use serde::{Deserialize, Serialize};
 
 use egress_core::sanitize;
@@ -35,31 +37,10 @@ pub struct DecisionRecord {
 }
 
 impl DecisionRecord {
-    /// Parses the text that the filter logs. Returns `None` for any other text.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        let verdict = match words.next()? {
-            "allow" => Verdict::Allow,
-            "deny" => Verdict::Deny,
-            _ => return None,
-        };
-        let reason = validate_reason(words.next()?)?;
-        let mut name = || {
-            Some(words.next()?).filter(|word| *word != "-").map(|word| sanitize::text(word, MAX_NAME_BYTES))
-        };
-        let (policy, rule) = (name(), name());
-        let would_refuse = match words.next() {
-            Some(word) => Some(validate_reason(word)?),
-            None => None,
-        };
-        Some(Self { verdict, reason, policy, rule, would_refuse })
-    }
-
     /// Builds the record of a denial by Envoy itself. The filter may have allowed the request before: its policy and
     /// rule stay.
     pub(super) fn denied_by_envoy(reason: &str, filter_decision: Option<Self>) -> Option<Self> {
-        let reason = validate_reason(reason)?;
+        let reason = parse_reason_code(reason)?.as_str().to_owned();
         let (policy, rule) =
             filter_decision.map(|decision| (decision.policy, decision.rule)).unwrap_or_default();
         Some(Self { verdict: Verdict::Deny, reason, policy, rule, would_refuse: None })
@@ -90,9 +71,30 @@ impl DecisionRecord {
 
 /// Parses a reason code.
 pub(super) fn parse_reason_code(text: &str) -> Option<ReasonCode> {
-    ReasonCode::ALL.iter().copied().find(|code| code.as_str() == text)
+    text.parse().ok()
 }
 
-fn validate_reason(text: &str) -> Option<String> {
-    parse_reason_code(text).map(|code| code.as_str().to_owned())
+impl From<contract::DecisionRecord<'_>> for DecisionRecord {
+    fn from(record: contract::DecisionRecord<'_>) -> Self {
+        let name = |name: &str| sanitize::text(name, MAX_NAME_BYTES);
+        Self {
+            verdict: match record.verdict {
+                egress_policy::Verdict::Allow => Verdict::Allow,
+                egress_policy::Verdict::Deny => Verdict::Deny,
+            },
+            reason: record.reason.as_str().to_owned(),
+            policy: record.policy.as_deref().map(name),
+            rule: record.rule.as_deref().map(name),
+            would_refuse: record.would_refuse.map(|reason| reason.as_str().to_owned()),
+        }
+    }
+}
+
+/// Parses the text of a decision, for entries that have no columns.
+impl FromStr for DecisionRecord {
+    type Err = contract::DecisionRecordError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<contract::DecisionRecord<'_>>().map(Self::from)
+    }
 }

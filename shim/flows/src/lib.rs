@@ -98,36 +98,34 @@ pub struct Flow {
 }
 
 impl Observation {
-    /// Builds the observation of a connection. Returns `None` if the log holds no decision.
+    /// Builds the observation of a connection.
     fn from_connection(
-        decision: &str,
+        decision: DecisionRecord,
         original_destination: SocketAddr,
         resolved: Option<&str>,
         server_name: Option<&str>,
-    ) -> Option<Self> {
-        let decision = DecisionRecord::parse(decision)?;
+    ) -> Self {
         let is_broken_tls = ["tls-malformed", "tls-oversize"].contains(&decision.enforced_reason());
         let is_tls = resolved.is_some() || server_name.is_some() || is_broken_tls;
         let name = resolved.or(server_name.filter(|name| *name != ABSENT_SERVER_NAME));
-        Some(Self {
+        Self {
             protocol: if is_tls { Protocol::Https } else { Protocol::Tcp },
             name: name.map(|name| sanitize::text(name, MAX_NAME_BYTES)),
             request: None,
             decision,
             original_destination,
-        })
+        }
     }
 
-    /// Builds the observation of a request. `denied_reason` is the reason code that Envoy sent to the workload; Envoy sends
-    /// one also where it denies a request without asking the filter.
+    /// Builds the observation of a request. `denied_reason` is the reason code in the response; Envoy sets it also on
+    /// requests that it refuses before the filter runs. Returns `None` if there is neither a decision nor a known reason.
     fn from_request(
-        decision: Option<&str>,
+        decision: Option<DecisionRecord>,
         original_destination: SocketAddr,
         authority: &str,
         (method, path, upgrade): (&str, &str, Option<&str>),
         denied_reason: Option<&str>,
     ) -> Option<Self> {
-        let decision = decision.and_then(DecisionRecord::parse);
         let decision = match denied_reason {
             Some(reason) => DecisionRecord::denied_by_envoy(reason, decision)?,
             None => decision?,

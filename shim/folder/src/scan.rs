@@ -85,7 +85,7 @@ impl Scanner {
             folders,
             ..ScanResult::default()
         };
-        look.changed |= self.forget(&files, &blocked);
+        look.changed |= self.remove_missing(&files, &blocked);
         for (path, reason) in &blocked {
             look.changed |= self.apply(path, Change::Unreadable(vec![broken(path, reason)]));
         }
@@ -107,10 +107,14 @@ impl Scanner {
     }
 
     /// Drops what is gone. What lies in a folder that cannot be read is not known to be gone.
-    fn forget(&mut self, files: &BTreeMap<PathBuf, Found>, blocked: &BTreeMap<PathBuf, String>) -> bool {
-        let is_gone = |path: &Path| !path.ancestors().any(|folder| blocked.contains_key(folder));
+    fn remove_missing(
+        &mut self,
+        files: &BTreeMap<PathBuf, Found>,
+        blocked: &BTreeMap<PathBuf, String>,
+    ) -> bool {
+        let is_removed = |path: &Path| !path.ancestors().any(|folder| blocked.contains_key(folder));
         let gone: Vec<PathBuf> =
-            self.seen.keys().filter(|path| !files.contains_key(*path) && is_gone(path)).cloned().collect();
+            self.seen.keys().filter(|path| !files.contains_key(*path) && is_removed(path)).cloned().collect();
         let mut changed = false;
         for path in gone {
             self.seen.remove(&path);

@@ -271,7 +271,7 @@ async fn a_folder_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn a_file_that_breaks_keeps_what_it_said() {
+async fn a_file_that_breaks_keeps_its_last_objects() {
     let dir = dir();
     write(dir.path(), "a.yaml", &namespace("a"));
     let mut watched = Watched::new(dir.path());

@@ -165,7 +165,7 @@ impl Watcher {
         any
     }
 
-    /// Returns whether an event is a reason to look; remembers who writes what.
+    /// Returns whether an event is a reason to look; records which files are being written.
     fn matters(&mut self, event: notify::Result<Event>) -> bool {
         let Event { kind, paths, attrs: _ } = match event {
             Ok(event) => event,

@@ -1,6 +1,6 @@
 //! Bootstrap of an injected sidecar: the same text for all pods of a mesh.
 //!
-//! Envoy's command line identifies the sidecar, because Kubernetes only knows the names of a pod when it starts. The
+//! Envoy's command line identifies the sidecar, because Kubernetes sets the names of a pod only when it starts. The
 //! kubelet probes readiness on a port of its own; the admin interface listens on loopback.
 
 use egress_standalone::{CURRENT, EnvoyVersion, EnvoyVersionError};

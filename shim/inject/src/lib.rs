@@ -29,7 +29,7 @@ pub use user::has_proxy_uid;
 
 /// Open Service Mesh's annotation that enables or disables injection for a pod or for the pods of a namespace.
 pub const INJECTION_ANNOTATION: &str = "openservicemesh.io/sidecar-injection";
-/// Annotation of a namespace that says how far annotations of its pods may change interception.
+/// Annotation of a namespace that limits how far annotations of its pods may change interception.
 pub const POD_ANNOTATIONS_ANNOTATION: &str = "openservicemesh.io/pod-annotations";
 /// Annotation that makes the sidecar a native one: an init container that keeps running (Kubernetes 1.29 or newer).
 pub const NATIVE_ANNOTATION: &str = "openservicemesh.io/native-sidecar";

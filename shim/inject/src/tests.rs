@@ -132,15 +132,15 @@ fn the_bootstrap_is_as_recorded() {
 }
 
 #[test]
-fn only_the_sidecar_sees_the_token() {
+fn only_the_sidecar_has_the_token() {
     let (pod, mesh) = everything();
     let pod = inject_sidecar(&pod, &settings(), &mesh).expect("injected").pod;
     let all = ["initContainers", "containers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
     for container in all.flatten() {
-        let sees = container["volumeMounts"]
+        let has_mount = container["volumeMounts"]
             .as_array()
             .is_some_and(|mounts| mounts.iter().any(|mount| mount["name"] == TOKEN_VOLUME));
-        assert_eq!(sees, container["name"] == SIDECAR_CONTAINER, "{container}");
+        assert_eq!(has_mount, container["name"] == SIDECAR_CONTAINER, "{container}");
     }
 }
 
@@ -235,10 +235,10 @@ fn annotations_change_only_what_is_permitted() {
                     assert_eq!(warned, permitted.len() == 1, "{what}: {:?}", injected.warnings);
                 }
                 (Err(refusal), false) => {
-                    let said = refusal.to_string();
+                    let message = refusal.to_string();
                     let value = if permitted.len() == 1 { "all" } else { "tighten" };
                     let remedy = format!("annotate it with `openservicemesh.io/pod-annotations: {value}`");
-                    assert!(said.contains(annotation) && said.ends_with(&remedy), "{said}");
+                    assert!(message.contains(annotation) && message.ends_with(&remedy), "{message}");
                 }
                 _ => panic!("{what}: {found:?}"),
             }

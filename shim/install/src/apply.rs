@@ -57,7 +57,7 @@ pub enum DryRun {
 /// Installs or upgrades the control plane.
 ///
 /// # Errors
-/// Fails when the values are invalid, or the API server refuses a step. The error says how many steps are done.
+/// Fails when the values are invalid, or the API server refuses a step. The error has the number of steps that are done.
 pub async fn run(options: &Options) -> Result<()> {
     let given = UserValues::read(&options.files, &options.settings)?;
     given.ignored.iter().for_each(print_warning);

@@ -1,4 +1,4 @@
-//! Rendering of values as objects. It does not ask the cluster: equal input gives equal objects.
+//! Rendering of values as objects. It does not query the cluster: equal input gives equal objects.
 
 mod access;
 mod input;

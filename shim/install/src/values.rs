@@ -92,7 +92,7 @@ pub struct Egress {
     pub idle_timeout: String,
     /// The longest time that a sidecar keeps a connection to an HTTP origin without a request.
     pub upstream_idle_timeout: String,
-    /// Accepts HTTP methods that Envoy does not know.
+    /// Accepts HTTP methods that Envoy does not support.
     pub allow_custom_methods: bool,
     /// Blocked ranges, to which no name may resolve.
     pub never_resolve_to: Vec<String>,

@@ -86,10 +86,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
+        let detail = error.to_string();
+        if !text.contains(&detail) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&detail);
         }
         cause = error.source();
     }

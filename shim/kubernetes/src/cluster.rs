@@ -93,7 +93,7 @@ impl Cluster {
         AuditEvents::new(client, &mut self.tasks)
     }
 
-    /// Stops watching and writing, and tells other control planes that this one has no proxies any more.
+    /// Stops watching and writing, and reports to other control planes that this one has no proxies any more.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
         if let Some(report_sync) = &self.report_sync {

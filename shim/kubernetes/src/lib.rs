@@ -25,5 +25,5 @@ pub use self::load::{Pod, find_pod, read_once};
 pub use self::object::is_ours;
 pub use self::replicas::{LABEL as REPORTS_LABEL, reported_versions};
 pub use self::status::PolicyStatuses;
-pub use self::token_review::Reviewer;
+pub use self::token_review::ApiTokenReviewer;
 pub use self::write::{ClusterWriter, Refused};

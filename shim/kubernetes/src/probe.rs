@@ -34,7 +34,7 @@ pub(super) async fn probe_api_server(client: Client, events: Sender<Event>) {
     }
 }
 
-/// Succeeds if the API server says that it is ready. A starting one does not serve all kinds yet.
+/// Succeeds if the API server is ready. A starting one does not serve all kinds yet.
 pub(super) async fn check_ready(client: &Client) -> kube::Result<()> {
     let request = Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request_text(request).await.map(|_| ())

@@ -1,6 +1,6 @@
 //! The writer of policy status: conditions in the status of each policy, and events when they change.
 //!
-//! What is written follows from the objects and from what all control planes say of their proxies, so any number of
+//! The written status follows from the objects and from the reports of all control planes about their proxies, so any number of
 //! them write the same and do not fight. Nothing is written that is there already; an object is written once a second
 //! at most; and which proxies have a policy is written when it has been so for a second, as it changes quickly.
 
@@ -132,7 +132,7 @@ pub(super) async fn write(client: Client, mut inputs: Inputs) {
     }
 }
 
-/// Waits until a time; for ever where there is none.
+/// Waits until a time, or without end if there is none.
 async fn until(next: Option<Instant>) {
     match next {
         Some(next) => tokio::time::sleep_until(next).await,

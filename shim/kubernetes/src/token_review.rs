@@ -8,26 +8,26 @@ use kube::{Api, Client};
 
 use super::client::reason;
 
-/// The reviewer that asks the API server.
+/// Reviews tokens at the API server.
 #[derive(Clone)]
-pub struct Reviewer {
+pub struct ApiTokenReviewer {
     client: Client,
 }
 
-impl std::fmt::Debug for Reviewer {
+impl std::fmt::Debug for ApiTokenReviewer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reviewer").finish_non_exhaustive()
     }
 }
 
-impl Reviewer {
+impl ApiTokenReviewer {
     /// A reviewer with this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    async fn ask(&self, token: &str, audience: &str) -> Result<Review, String> {
+    async fn create_review(&self, token: &str, audience: &str) -> Result<Review, String> {
         let spec =
             TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![audience.to_owned()]) };
         let review = TokenReview { spec, ..Default::default() };
@@ -44,8 +44,8 @@ impl Reviewer {
     }
 }
 
-impl TokenReviewer for Reviewer {
+impl TokenReviewer for ApiTokenReviewer {
     fn review<'a>(&'a self, token: &'a str, audience: &'a str) -> BoxFuture<'a, Result<Review, String>> {
-        Box::pin(self.ask(token, audience))
+        Box::pin(self.create_review(token, audience))
     }
 }

@@ -108,7 +108,7 @@ impl ClusterWriter {
 
 /// The answer of the API server, and advice for the usual mistake.
 fn refusal(error: &kube::Error) -> String {
-    let said = reason(error);
+    let message = reason(error);
     let forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
-    if forbidden { format!("{said} (docs/console.md has the role that writing needs)") } else { said }
+    if forbidden { format!("{message} (docs/console.md has the role that writing needs)") } else { message }
 }

@@ -149,7 +149,7 @@ impl ExplainArgs {
         let addresses = self.addresses(&probe).await?;
         let resolved = self.resolve && probe.address.is_none();
         let Found { evidence, identity, notes } = self.find().await?;
-        let ask = ExplainRequest {
+        let explain_request = ExplainRequest {
             identity,
             probe,
             addresses,
@@ -157,13 +157,13 @@ impl ExplainArgs {
             listener_port: self.evidence.listener_port,
             blocked: self.evidence.blocked.clone().into(),
         };
-        let mut report = explain(&evidence, &ask)?;
+        let mut report = explain(&evidence, &explain_request)?;
         report.notes.extend(notes);
         if let Some(admin) = self.admin {
             let status = AdminClient::new(admin).status().await?;
             let pod = self.pod.as_ref().map(|(_, name)| name.as_str());
-            let document = evidence.document(&ask.identity)?;
-            report.proxies = Some(proxies::find_proxies(&status, &ask.identity, pod, &document));
+            let document = evidence.document(&explain_request.identity)?;
+            report.proxies = Some(proxies::find_proxies(&status, &explain_request.identity, pod, &document));
         }
         Ok(report)
     }
@@ -209,9 +209,9 @@ impl ExplainArgs {
         let identity = identity(given.as_ref(), &evidence)?;
         if let Some(client) = client {
             let document = evidence.document(&identity)?;
-            let said = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
-            notes.push(match said {
-                Ok(said) => proxies::format_summary(&said, &identity, &document),
+            let message = kubernetes::reported_versions(&client, &self.evidence.options(), &identity).await;
+            notes.push(match message {
+                Ok(message) => proxies::format_summary(&message, &identity, &document),
                 Err(reason) => {
                     format!("which proxies have this document cannot be read ({reason}): pass `--admin`")
                 }

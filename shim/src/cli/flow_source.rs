@@ -1,5 +1,6 @@
 //! The flags for the source of flows: a control plane or a log.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use clap::Args;
 use egress_policy::Identity;
 use jiff::Timestamp;
 
-use egress_flows::access_log::json;
+use egress_flows::access_log::json::{self, Skipped};
 use egress_flows::table::{FlowList, FlowQuery, FlowTable, collect_pages};
 use egress_status::AdminClient;
 
@@ -65,16 +66,29 @@ fn read_log(file: &std::path::Path, query: &FlowQuery) -> Result<FlowList> {
     // The limit of a control plane for all identities.
     let table = FlowTable::new(NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN));
     let mut has_decision = false;
+    let mut skipped: BTreeMap<Skipped, u64> = BTreeMap::new();
     loop {
         let mut bytes = Vec::new();
         if input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).with_context(read_error)? == 0 {
             break;
         }
-        // Other lines are Envoy's own messages, or of connections without a decision.
-        if let Some(observation) = json::read_line(&String::from_utf8_lossy(&bytes)) {
-            has_decision = true;
-            table.record(identity, "log", Timestamp::now(), vec![Some(observation)]);
+        match json::read_line(&String::from_utf8_lossy(&bytes)) {
+            Ok(observation) => {
+                has_decision = true;
+                table.record(identity, "log", Timestamp::now(), vec![Some(observation)]);
+            }
+            Err(reason) => *skipped.entry(reason).or_default() += 1,
         }
+    }
+    if !skipped.is_empty() {
+        let counts: Vec<String> =
+            skipped.iter().map(|(reason, count)| format!("{count} {}", reason.as_str())).collect();
+        eprintln!(
+            "{}: skipped {} lines: {}",
+            file.display(),
+            skipped.values().sum::<u64>(),
+            counts.join(", ")
+        );
     }
     ensure!(
         has_decision,

@@ -1,4 +1,4 @@
-//! The objects, or the document, that a question is asked of: from a folder, a cluster or a file.
+//! The objects, or the document, that `explain` evaluates: from a folder, a cluster or a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub fn folder(dir: &Path, options: &CompileOptions) -> Result<PolicySource> {
     Ok(PolicySource::compile(state.store, options, None))
 }
 
-/// Takes what a cluster says.
+/// Reads the objects of a cluster.
 #[must_use]
 pub fn cluster(state: &SourceState, options: &CompileOptions) -> PolicySource {
     PolicySource::compile(Arc::clone(&state.store), options, Some(options.mesh_name.clone()))

@@ -70,7 +70,7 @@ fn words(to: &str) -> ProbeArgs {
     ProbeArgs { to: to.to_owned(), ..ProbeArgs::default() }
 }
 
-fn ask(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> ExplainRequest {
+fn explain_request(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> ExplainRequest {
     let probe = args.parse().expect("sense");
     let given = addresses.iter().map(|address| address.parse().expect("an address"));
     ExplainRequest {
@@ -85,7 +85,7 @@ fn ask(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> ExplainRequest {
 
 fn text(identity: &str, args: &ProbeArgs, addresses: &[&str]) -> String {
     let (folder, evidence) = shop();
-    let report = explain(&evidence, &ask(identity, args, addresses)).expect("an answer");
+    let report = explain(&evidence, &explain_request(identity, args, addresses)).expect("an answer");
     let version = report.document.clone();
     let text = report.text(false).to_string();
     text.replace(&folder.path().display().to_string(), "DIR").replace(&version, "VERSION")
@@ -147,25 +147,26 @@ fn not_intercepted() {
 #[test]
 fn a_name_that_must_not_lead_there() {
     let (_folder, evidence) = shop();
-    let mut ask = ask("shop/app", &words("http://httpbin.org"), &["127.0.0.1", "169.254.169.254"]);
-    let allowed = explain(&evidence, &ask).expect("an answer");
+    let mut explain_request =
+        explain_request("shop/app", &words("http://httpbin.org"), &["127.0.0.1", "169.254.169.254"]);
+    let allowed = explain(&evidence, &explain_request).expect("an answer");
     assert!(allowed.is_allowed() && allowed.notes.iter().any(|note| note.contains("address-forbidden")));
-    ask.resolved = true;
-    let refused = explain(&evidence, &ask).expect("an answer");
+    explain_request.resolved = true;
+    let refused = explain(&evidence, &explain_request).expect("an answer");
     assert_eq!((refused.is_allowed(), refused.reason), (false, Some(ReasonCode::AddressForbidden)));
     // Envoy drops a mapped address from an answer, wherever it would lead.
-    ask.addresses = vec!["::ffff:203.0.113.10".parse().expect("an address")];
-    let refused = explain(&evidence, &ask).expect("an answer");
+    explain_request.addresses = vec!["::ffff:203.0.113.10".parse().expect("an address")];
+    let refused = explain(&evidence, &explain_request).expect("an answer");
     assert_eq!((refused.is_allowed(), refused.reason), (false, Some(ReasonCode::AddressForbidden)));
-    ask.addresses.push("203.0.113.10".parse().expect("an address"));
-    assert!(explain(&evidence, &ask).expect("an answer").is_allowed());
+    explain_request.addresses.push("203.0.113.10".parse().expect("an address"));
+    assert!(explain(&evidence, &explain_request).expect("an answer").is_allowed());
 }
 
 #[test]
 fn as_json() {
     let (folder, evidence) = shop();
     let args = ProbeArgs { method: Some("POST".to_owned()), ..words("http://api.partner.net/orders") };
-    let report = explain(&evidence, &ask("shop/app", &args, &[])).expect("an answer");
+    let report = explain(&evidence, &explain_request("shop/app", &args, &[])).expect("an answer");
     let json = format!("{:#}", report.to_json());
     let json = json.replace(&folder.path().display().to_string(), "DIR").replace(&report.document, "VERSION");
     insta::assert_snapshot!(json);
@@ -179,11 +180,14 @@ fn a_document() {
     let path = folder.path().join("policy.json");
     std::fs::write(&path, serde_json::to_string(&*document).expect("JSON")).expect("written");
     let alone = evidence::file(&path).expect("a document");
-    let ask = ask("shop/app", &words("https://httpbin.org"), &[]);
-    let (one, other) = (explain(&evidence, &ask).expect("one"), explain(&alone, &ask).expect("other"));
+    let explain_request = explain_request("shop/app", &words("https://httpbin.org"), &[]);
+    let (one, other) = (
+        explain(&evidence, &explain_request).expect("one"),
+        explain(&alone, &explain_request).expect("other"),
+    );
     assert_eq!((one.reason, one.policy, one.route), (other.reason, other.policy, other.route));
     assert_eq!(other.location, None);
-    let wrong = self::ask("shop/other", &words("https://httpbin.org"), &[]);
+    let wrong = self::explain_request("shop/other", &words("https://httpbin.org"), &[]);
     let error = explain(&alone, &wrong).expect_err("another's").to_string();
     assert_eq!(error, "the document belongs to shop/app, not to shop/other");
     std::fs::write(&path, "{}").expect("written");

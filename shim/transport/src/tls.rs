@@ -65,7 +65,7 @@ impl ServerTls {
         Arc::clone(&self.current.borrow().https)
     }
 
-    /// Returns true if clients are asked for a certificate.
+    /// Returns true if clients must send a certificate.
     #[must_use]
     pub fn requests_client_certificates(&self) -> bool {
         self.current.borrow().clients.is_some()

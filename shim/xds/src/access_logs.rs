@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, St
 use jiff::Timestamp;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::identify::{Identification, Refusal, ReviewMode};
+use super::identify::{Identification, ReviewMode, StreamRefusal};
 use super::limits::{Service, StreamLimits};
 use super::proxies::Proxies;
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
@@ -35,7 +35,7 @@ impl AccessLogService for AccessLogs {
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
         let (credentials, place) = (presented_credentials(&request), place(&request));
         let mut messages = request.into_inner();
-        let refuse = |refusal: Refusal| refuse(&self.proxies, &credentials, &refusal);
+        let refuse = |refusal: StreamRefusal| refuse(&self.proxies, &credentials, &refusal);
         let verified = self.identify.verify(&credentials, ReviewMode::CacheAllowed).await.map_err(refuse)?;
         let admit = |identity: &Identity| {
             let (service, place) = (Service::AccessLog, place.as_ref());
@@ -49,7 +49,7 @@ impl AccessLogService for AccessLogs {
             .ok_or_else(|| Status::invalid_argument("a stream without a message"))?;
         // Only the first message has a node.
         let node = first.identifier.as_ref().and_then(|identifier| identifier.node.clone());
-        let node = node.ok_or(Refusal::NoNode).map_err(refuse)?;
+        let node = node.ok_or(StreamRefusal::NoNode).map_err(refuse)?;
         let identity = self.identify.resolve_identity(verified.as_ref(), &node).map_err(refuse)?;
         let _admission = match admitted {
             Some(admission) => admission,
@@ -65,7 +65,7 @@ impl AccessLogService for AccessLogs {
 }
 
 impl AccessLogs {
-    /// Takes in what comes. A message is read when the one before was taken in, so that a proxy that says too much
+    /// Records the messages of a stream. A message is read when the one before was recorded, so that a proxy that sends too much
     /// meets flow control, and drops what is beyond its own buffer.
     async fn listen(
         &self,
@@ -79,7 +79,7 @@ impl AccessLogs {
             if let Some(now) = identifier.and_then(|identifier| identifier.node).map(|now| now.id)
                 && now != node.id
             {
-                return Err(Status::from(&Refusal::NodeChanged { first: node.id.clone(), now }));
+                return Err(Status::from(&StreamRefusal::NodeChanged { first: node.id.clone(), now }));
             }
             let observations = match log_entries {
                 Some(LogEntries::TcpLogs(logs)) => logs.log_entry.iter().map(grpc::read_connection).collect(),

@@ -21,10 +21,10 @@ use egress_envoy::snapshot::{Snapshot, type_url};
 /// After so many refused clusters all that were not accepted yet are left out: each try sends all the others again.
 const MAX_REFUSED_CLUSTERS: usize = 64;
 
-/// Makes what is tried.
-pub trait Variants {
+/// Builds the snapshots that a proxy is offered.
+pub trait SnapshotBuilder {
     /// The snapshot of another document, or of other clusters.
-    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot>;
+    fn build_snapshot(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot>;
     /// Sorts Egress objects, the newest first.
     fn sort_newest_first(&self, policies: &mut [String]);
 }
@@ -46,7 +46,7 @@ pub(super) struct Fallback {
     clusters: Clusters,
     /// True if a try goes on with another target: then the whole of that was not tried.
     resumes: bool,
-    /// True if what is held back may be something else than when it was asked for last.
+    /// True if the held back part may have changed since it was read last.
     has_changed: bool,
 }
 
@@ -156,7 +156,11 @@ impl Fallback {
     }
 
     /// There is something else that the proxy should have. Returns what is sent.
-    pub(super) fn retarget(&mut self, target: Arc<Snapshot>, variants: &impl Variants) -> Arc<Snapshot> {
+    pub(super) fn retarget(
+        &mut self,
+        target: Arc<Snapshot>,
+        builder: &impl SnapshotBuilder,
+    ) -> Arc<Snapshot> {
         self.clusters.retarget(target.clusters());
         self.target = target;
         self.is_bridged = false;
@@ -178,11 +182,15 @@ impl Fallback {
             }
             Phase::Trial(_) | Phase::Bridge(_) | Phase::Settled(_) => Phase::Trial(0),
         };
-        self.snapshot(variants)
+        self.snapshot(builder)
     }
 
     /// Takes note of the proxy's answers. Returns what is to be sent now, if anything.
-    pub(super) fn observe(&mut self, events: &[Event], variants: &impl Variants) -> Option<Arc<Snapshot>> {
+    pub(super) fn observe(
+        &mut self,
+        events: &[Event],
+        builder: &impl SnapshotBuilder,
+    ) -> Option<Arc<Snapshot>> {
         let mut changes = false;
         for event in events {
             changes |= match event {
@@ -193,7 +201,7 @@ impl Fallback {
                 Event::Rejected { type_url, error, names, is_last, .. }
                     if type_url == type_url::EXTENSION && (*is_last || !names.is_empty()) =>
                 {
-                    self.reject(error, variants)
+                    self.reject(error, builder)
                 }
                 Event::Acknowledged { type_url, in_force, .. } if type_url == type_url::CLUSTER => {
                     self.clusters.accept(in_force)
@@ -206,7 +214,7 @@ impl Fallback {
                 Event::Sent { .. } | Event::Acknowledged { .. } | Event::Rejected { .. } => false,
             };
         }
-        changes.then(|| self.snapshot(variants))
+        changes.then(|| self.snapshot(builder))
     }
 
     fn accept(&mut self) -> bool {
@@ -232,7 +240,7 @@ impl Fallback {
         }
     }
 
-    fn reject(&mut self, error: &str, variants: &impl Variants) -> bool {
+    fn reject(&mut self, error: &str, builder: &impl SnapshotBuilder) -> bool {
         self.has_changed = true;
         self.error = Some(error.to_owned());
         let dropped = match self.phase {
@@ -248,10 +256,10 @@ impl Fallback {
                 return false;
             }
         };
-        let changed = self.changed(variants).len();
+        let changed = self.changed(builder).len();
         let next = (dropped < changed).then(|| (dropped * 2).max(1).min(changed));
-        let goes_on = self.leaves_passthrough() && next.is_some();
-        let has_bridge = !self.is_bridged && !goes_on;
+        let continues = self.leaves_passthrough() && next.is_some();
+        let has_bridge = !self.is_bridged && !continues;
         self.phase = match (next, &self.accepted) {
             (next, Some(_)) if has_bridge => Phase::Bridge(next),
             (Some(next), _) => Phase::Trial(next),
@@ -265,9 +273,9 @@ impl Fallback {
     }
 
     /// The Egress objects that may be what is refused, the newest first.
-    fn changed(&self, variants: &impl Variants) -> Vec<String> {
+    fn changed(&self, builder: &impl SnapshotBuilder) -> Vec<String> {
         let mut changed = fallback::list_changed_policies(self.accepted(), self.target.document());
-        variants.sort_newest_first(&mut changed);
+        builder.sort_newest_first(&mut changed);
         changed
     }
 
@@ -282,28 +290,28 @@ impl Fallback {
         self.accepted.as_deref().map(Snapshot::document)
     }
 
-    fn snapshot(&mut self, variants: &impl Variants) -> Arc<Snapshot> {
-        let document = self.document(variants);
+    fn snapshot(&mut self, builder: &impl SnapshotBuilder) -> Arc<Snapshot> {
+        let document = self.document(builder);
         let clusters = self.clusters.sent();
         let mut wanted = self.target.clusters().to_vec();
         wanted.sort();
         self.current = if document.version == self.target.document_version() && clusters == wanted {
             Arc::clone(&self.target)
         } else {
-            variants.variant(&document, &clusters)
+            builder.build_snapshot(&document, &clusters)
         };
         Arc::clone(&self.current)
     }
 
     /// The document of this phase. A phase whose document is in force already is over: nothing would be sent, and
     /// no answer would come.
-    fn document(&mut self, variants: &impl Variants) -> Document {
+    fn document(&mut self, builder: &impl SnapshotBuilder) -> Document {
         loop {
             let target = self.target.document();
             let document = match (self.phase, self.accepted()) {
                 (Phase::Trial(0), _) => target.clone(),
                 (Phase::Trial(dropped), accepted) => {
-                    let mut left_out = self.changed(variants);
+                    let mut left_out = self.changed(builder);
                     left_out.truncate(dropped);
                     fallback::omit_policies(accepted, target, &left_out)
                 }
@@ -335,7 +343,7 @@ impl Fallback {
     }
 
     /// The configuration that the proxy refuses.
-    pub(super) fn held_back(&self, variants: &impl Variants) -> Option<HeldBack> {
+    pub(super) fn held_back(&self, builder: &impl SnapshotBuilder) -> Option<HeldBack> {
         let clusters: Vec<String> =
             self.clusters.refused.iter().map(|cluster| cluster.name.clone()).collect();
         let error = match (&self.error, &self.clusters.error) {
@@ -344,7 +352,7 @@ impl Fallback {
             (None, _) => return None,
         };
         // What is not in force of the target is what was left out.
-        let policies = if self.error.is_some() { self.changed(variants) } else { Vec::new() };
+        let policies = if self.error.is_some() { self.changed(builder) } else { Vec::new() };
         let document = self.target.document_version().to_owned();
         Some(HeldBack { document, error, bridged: self.is_bridged, policies, clusters })
     }

@@ -7,7 +7,7 @@ mod certificate;
 mod credentials;
 mod node;
 mod refusal;
-mod slots;
+mod review_permits;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 
 pub use self::certificate::Certificates;
 pub use self::credentials::{Authorization, PresentedCredentials, ReviewMode, Verified};
-pub use self::refusal::{CertificateError, Refusal, TokenError};
+pub use self::refusal::{CertificateError, StreamRefusal, TokenError};
 pub use self::token::Tokens;
 pub use self::trust_domain::TrustDomain;
 
@@ -53,7 +53,7 @@ impl Identification {
         &self,
         credentials: &PresentedCredentials,
         mode: ReviewMode,
-    ) -> Result<Option<Verified>, Refusal> {
+    ) -> Result<Option<Verified>, StreamRefusal> {
         match self {
             Self::NodeId => Ok(None),
             Self::Credentials(accepted) => accepted.verify(credentials, mode).await.map(Some),
@@ -64,13 +64,17 @@ impl Identification {
     ///
     /// # Errors
     /// When the node names another identity; without credentials, when it names none.
-    pub fn resolve_identity(&self, verified: Option<&Verified>, node: &Node) -> Result<Identity, Refusal> {
+    pub fn resolve_identity(
+        &self,
+        verified: Option<&Verified>,
+        node: &Node,
+    ) -> Result<Identity, StreamRefusal> {
         match (self, verified) {
-            (Self::NodeId, _) => node::believe(node),
-            (Self::Credentials(_), None) => Err(Refusal::NoCredentials),
+            (Self::NodeId, _) => node::resolve_claim(node),
+            (Self::Credentials(_), None) => Err(StreamRefusal::NoCredentials),
             (Self::Credentials(_), Some(verified)) => match node::other(node, &verified.identity) {
                 None => Ok(verified.identity.clone()),
-                Some(claimed) => Err(Refusal::OtherIdentity {
+                Some(claimed) => Err(StreamRefusal::OtherIdentity {
                     identity: verified.identity.clone(),
                     by: verified.by,
                     claimed,
@@ -85,7 +89,7 @@ impl Identification {
         &self,
         credentials: &PresentedCredentials,
         verified: Option<Verified>,
-    ) -> Refusal {
+    ) -> StreamRefusal {
         let (Self::Credentials(accepted), Some(mut verified)) = (self, verified) else {
             return std::future::pending().await;
         };
@@ -94,18 +98,18 @@ impl Identification {
             let pause = jittered(accepted.review_interval);
             tokio::time::sleep(left.min(pause)).await;
             if left <= pause {
-                return Refusal::Expired { by: verified.by };
+                return StreamRefusal::Expired { by: verified.by };
             }
             match accepted.verify(credentials, ReviewMode::Revalidate).await {
                 Ok(again) if again.identity == verified.identity => verified = again,
                 Ok(again) => {
                     let (identity, by, claimed) =
                         (verified.identity, verified.by, again.identity.to_string());
-                    return Refusal::OtherIdentity { identity, by, claimed };
+                    return StreamRefusal::OtherIdentity { identity, by, claimed };
                 }
                 // The last review confirmed it, and it still ends when it expires.
-                Err(Refusal::Unavailable(_)) => {}
-                Err(refusal) => return Refusal::Revoked(Box::new(refusal)),
+                Err(StreamRefusal::Unavailable(_)) => {}
+                Err(refusal) => return StreamRefusal::Revoked(Box::new(refusal)),
             }
         }
     }
@@ -116,7 +120,7 @@ impl Accepted {
         &self,
         credentials: &PresentedCredentials,
         mode: ReviewMode,
-    ) -> Result<Verified, Refusal> {
+    ) -> Result<Verified, StreamRefusal> {
         let by_certificate = match (&self.certificates, &credentials.certificates) {
             (Some(certificates), Some(chain)) => Some(certificates.verify(chain)?),
             _ => None,
@@ -131,7 +135,10 @@ impl Accepted {
         };
         match (by_certificate, by_token) {
             (Some(certificate), Some(token)) if certificate.identity != token.identity => {
-                Err(Refusal::Disagreement { by_certificate: certificate.identity, by_token: token.identity })
+                Err(StreamRefusal::Disagreement {
+                    by_certificate: certificate.identity,
+                    by_token: token.identity,
+                })
             }
             (Some(certificate), Some(token)) => Ok(Verified {
                 identity: token.identity,
@@ -139,7 +146,7 @@ impl Accepted {
                 expires: certificate.expires.min(token.expires),
             }),
             (Some(verified), None) | (None, Some(verified)) => Ok(verified),
-            (None, None) => Err(Refusal::NoCredentials),
+            (None, None) => Err(StreamRefusal::NoCredentials),
         }
     }
 }

@@ -12,7 +12,7 @@ use egress_policy::Identity;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::identify::{PresentedCredentials, Refusal, Verified};
+use super::identify::{PresentedCredentials, StreamRefusal, Verified};
 use super::session::Event;
 use egress_transport::connections::{ActiveGuard, Slot};
 
@@ -120,7 +120,7 @@ impl StreamLimits {
         verified: Option<&Verified>,
         credentials: &PresentedCredentials,
         place: Option<&Arc<Slot>>,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, StreamRefusal> {
         let token = match (verified, credentials.authorization.as_slice()) {
             (Some(verified), [token]) if verified.by != "certificate" => {
                 Some(Sha256::digest(&token.0).into())
@@ -130,14 +130,14 @@ impl StreamLimits {
         let of_token = token.map(|token| (Owner::Token(token), service.of_token(), "the token"));
         let of_identity = (Owner::Identity(identity.clone()), service.of_identity(), "the identity");
         let mut admission = Admission { limits: Arc::clone(self), counted: Vec::new(), _carried: None };
-        for (owner, most, whose) in of_token.into_iter().chain([of_identity]) {
+        for (owner, most, owner_kind) in of_token.into_iter().chain([of_identity]) {
             let key = (service, owner);
             let mut open = self.open();
             let count = open.entry(key.clone()).or_default();
             if *count >= most {
                 drop(open);
                 // What was counted goes with the admission.
-                return Err(Refusal::TooManyStreams { service: service.as_str(), whose, most });
+                return Err(StreamRefusal::TooManyStreams { service: service.as_str(), owner_kind, most });
             }
             *count += 1;
             drop(open);
@@ -169,9 +169,9 @@ impl Drop for Admission {
 }
 
 /// Says whether a stream has subscribed to too much: by how many names there are, and by their length.
-pub(super) fn check_size((names, bytes): (usize, usize)) -> Result<(), Refusal> {
+pub(super) fn check_size((names, bytes): (usize, usize)) -> Result<(), StreamRefusal> {
     if names > MAX_NAMES || bytes > MAX_NAMES_SIZE {
-        return Err(Refusal::TooManyNames { names, bytes });
+        return Err(StreamRefusal::TooManyNames { names, bytes });
     }
     Ok(())
 }

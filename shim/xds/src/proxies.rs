@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::session::Event;
 use egress_core::proxies::{
-    Fleet, HeldBack, Protocol, Proxy, ProxyRegistry, Refusal, Rejection, ResourceType,
+    Fleet, HeldBack, Protocol, Proxy, ProxyRegistry, ProxyRejection, Rejection, ResourceType,
 };
 use egress_envoy::snapshot::type_url::short;
 
@@ -130,7 +130,7 @@ impl ProxyRegistry for Proxies {
                 (Some(held_back), _) => Some(held_back.to_string()),
                 (None, refused) => refused.map(|rejection| rejection.error.clone()),
             };
-            let refused = refused.map(|error| Refusal { node: proxy.node.clone(), error });
+            let refused = refused.map(|error| ProxyRejection { node: proxy.node.clone(), error });
             fleet.refusal = [fleet.refusal.take(), refused].into_iter().flatten().min();
         }
         fleets

@@ -26,11 +26,11 @@ use tracing::Instrument;
 
 use super::access_logs::AccessLogs;
 use super::connection::Connection;
-use super::fallback::{Fallback, Variants};
-use super::identify::{Identification, Refusal, ReviewMode};
+use super::fallback::{Fallback, SnapshotBuilder};
+use super::identify::{Identification, ReviewMode, StreamRefusal};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Proxies, Registration};
-use super::session::{Answer, Delta, Event, Sotw};
+use super::session::{Answer, Delta, Event, MakeBeforeBreak, Sotw};
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
 use super::wire::{self, Message, Sender};
 use egress_core::proxies::Protocol;
@@ -48,7 +48,7 @@ const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 /// The source of snapshots.
-pub trait Snapshots: Variants + Send + Sync + 'static {
+pub trait SnapshotProvider: SnapshotBuilder + Send + Sync + 'static {
     /// The snapshot of an identity, now and whenever it changes.
     fn subscribe(&self, identity: &Identity) -> watch::Receiver<Arc<Snapshot>>;
     /// The most proxies that may connect, where there is a limit.
@@ -77,15 +77,12 @@ impl<S> Clone for Server<S> {
 }
 
 /// A protocol: how its session answers.
-trait Session: Default + Send + 'static {
+trait Session: MakeBeforeBreak + Default + Send + 'static {
     type Request: prost::Message + Default + Send + 'static;
     const PROTOCOL: Protocol;
     fn node(request: &Self::Request) -> Option<&Node>;
     fn type_url(request: &Self::Request) -> &str;
     fn on_request(&mut self, request: &Self::Request, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
-    fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
-    fn has_removals(&self) -> bool;
-    fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>);
     fn encode(answer: Answer) -> Message;
     /// The number of names that it holds, and of their bytes.
     fn size(&self) -> (usize, usize);
@@ -111,18 +108,6 @@ macro_rules! session {
                 <$session>::on_request(self, request, to)
             }
 
-            fn on_snapshot(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-                <$session>::on_snapshot(self, to)
-            }
-
-            fn has_removals(&self) -> bool {
-                <$session>::has_removals(self)
-            }
-
-            fn finish_removals(&mut self, to: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-                <$session>::finish_removals(self, to)
-            }
-
             fn encode(answer: Answer) -> Message {
                 $encode(answer)
             }
@@ -141,7 +126,7 @@ macro_rules! session {
 session!(Sotw, DiscoveryRequest, Protocol::Sotw, Message::sotw);
 session!(Delta, DeltaDiscoveryRequest, Protocol::Delta, Message::delta);
 
-impl<S: Snapshots> Server<S> {
+impl<S: SnapshotProvider> Server<S> {
     /// A service of these snapshots.
     pub fn new(snapshots: Arc<S>, identify: Arc<Identification>, proxies: Arc<Proxies>) -> Self {
         Self { snapshots, identify, proxies, limits: Arc::default() }
@@ -209,7 +194,7 @@ impl<S: Snapshots> Server<S> {
     async fn open<T: Session>(&self, request: Request<Streaming<T::Request>>) -> Result<Body, Status> {
         let (credentials, place) = (presented_credentials(&request), place(&request));
         let mut requests = request.into_inner();
-        let refuse = |refusal: Refusal| refuse(&self.proxies, &credentials, &refusal);
+        let refuse = |refusal: StreamRefusal| refuse(&self.proxies, &credentials, &refusal);
         let verified = self.identify.verify(&credentials, ReviewMode::CacheAllowed).await.map_err(refuse)?;
         let admit = |identity: &Identity| {
             let (service, place) = (Service::Discovery, place.as_ref());
@@ -222,18 +207,18 @@ impl<S: Snapshots> Server<S> {
             .map_err(|_| Status::deadline_exceeded(format!("no request within {FIRST_MESSAGE_TIMEOUT:?}")))??
             .ok_or_else(|| Status::invalid_argument("a stream without a request"))?;
         // Only the first message has a node, and it says for the whole stream who is there.
-        let node = T::node(&first).cloned().ok_or(Refusal::NoNode).map_err(refuse)?;
+        let node = T::node(&first).cloned().ok_or(StreamRefusal::NoNode).map_err(refuse)?;
         let identity = self.identify.resolve_identity(verified.as_ref(), &node).map_err(refuse)?;
         let admission = Arc::new(match admitted {
             Some(admission) => admission,
             None => admit(&identity)?,
         });
         if let Some(version) = reported::version(&node).filter(|version| *version < OLDEST) {
-            return Err(refuse(Refusal::TooOld(version)));
+            return Err(refuse(StreamRefusal::TooOld(version)));
         }
         let connected = self.proxies.connected();
         if self.snapshots.most_proxies().is_some_and(|most| connected >= most) {
-            return Err(refuse(Refusal::TooMany(connected)));
+            return Err(refuse(StreamRefusal::TooMany(connected)));
         }
         let by = verified.as_ref().map_or("node id", |verified| verified.by);
         T::error(&mut first).map(limits::shorten);
@@ -257,7 +242,7 @@ impl<S: Snapshots> Server<S> {
                     Ok(()) => {}
                     Err(End::Broken(status)) => tracing::info!(error = %status.message(), "stream broke"),
                     Err(End::Refused(refusal)) => {
-                        if let (Refusal::NotReading(_), Some(place)) = (&refusal, &place) {
+                        if let (StreamRefusal::NotReading(_), Some(place)) = (&refusal, &place) {
                             // What it did not read would stay for as long as its connection.
                             place.close();
                         }
@@ -276,7 +261,7 @@ impl<S: Snapshots> Server<S> {
 /// The reason why a stream ended, if the proxy did not end it.
 enum End {
     Broken(Status),
-    Refused(Refusal),
+    Refused(StreamRefusal),
 }
 
 impl From<Status> for End {
@@ -296,7 +281,7 @@ async fn ready(answers: &Sender) -> Result<Option<OwnedSemaphorePermit>, End> {
                 (progress, since) = (answers.progress(), Instant::now());
             }
             Err(_) if since.elapsed() < limits::READ_TIMEOUT => {}
-            Err(_) => return Err(End::Refused(Refusal::NotReading("did not read an answer"))),
+            Err(_) => return Err(End::Refused(StreamRefusal::NotReading("did not read an answer"))),
         }
     }
 }
@@ -308,7 +293,7 @@ async fn run_stream<T: Session>(
     first: T::Request,
     mut requests: Streaming<T::Request>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    variants: &impl Variants,
+    builder: &impl SnapshotBuilder,
     registration: &Registration<'_>,
     answers: &Sender,
 ) -> Result<(), End> {
@@ -322,7 +307,7 @@ async fn run_stream<T: Session>(
     loop {
         let (responses, events) = match std::mem::replace(&mut next, Step::Snapshot) {
             Step::Request(request) if T::type_url(&request).is_empty() => {
-                return Err(End::Refused(Refusal::NoType));
+                return Err(End::Refused(StreamRefusal::NoType));
             }
             Step::Request(request) => session.on_request(&request, &snapshot),
             Step::Snapshot => session.on_snapshot(&snapshot),
@@ -336,9 +321,9 @@ async fn run_stream<T: Session>(
         limits::check_size(session.size()).map_err(End::Refused)?;
         log(&events);
         registration.record(&events, snapshot.document_version());
-        let instead = fallback.observe(&events, variants);
+        let instead = fallback.observe(&events, builder);
         if fallback.take_change() {
-            registration.hold_back(fallback.held_back(variants));
+            registration.hold_back(fallback.held_back(builder));
         }
         unacknowledged.record(&events);
         for response in responses {
@@ -369,7 +354,7 @@ async fn run_stream<T: Session>(
                     let now = T::node(&request).map(|now| now.id.clone()).filter(|now| !now.is_empty());
                     if let Some(now) = now.filter(|now| *now != node.id) {
                         let first = node.id.clone();
-                        return Err(End::Refused(Refusal::NodeChanged { first, now }));
+                        return Err(End::Refused(StreamRefusal::NodeChanged { first, now }));
                     }
                     next = Step::Request(request);
                 }
@@ -378,13 +363,13 @@ async fn run_stream<T: Session>(
             changed = snapshots.changed() => match changed {
                 Ok(()) => {
                     let target = Arc::clone(&snapshots.borrow_and_update());
-                    snapshot = fallback.retarget(target, variants);
+                    snapshot = fallback.retarget(target, builder);
                 }
                 Err(_) => return Ok(()),
             },
             () = until(removal) => next = Step::Removals,
             () = unacknowledged.overdue() => {
-                return Err(End::Refused(Refusal::NotReading("did not acknowledge an answer")));
+                return Err(End::Refused(StreamRefusal::NotReading("did not acknowledge an answer")));
             }
         }
     }
@@ -431,7 +416,7 @@ impl<S> NamedService for Server<S> {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-impl<S: Snapshots> HttpService<http::Request<Body>> for Server<S> {
+impl<S: SnapshotProvider> HttpService<http::Request<Body>> for Server<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Infallible>;

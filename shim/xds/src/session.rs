@@ -5,10 +5,11 @@
 //!
 //! Make before break: of a change, new and changed clusters are sent first, then the policy, then the removal of clusters
 //! to which the policy before may lead. That removal waits until the proxy has answered the policy, which the caller
-//! limits in time ([`Delta::finish_removals`]). The cluster of global egress goes with the change: nothing may keep it
+//! limits in time ([`MakeBeforeBreak::finish_removals`]). The cluster of global egress goes with the change: nothing may keep it
 //! open.
 
 mod delta;
+mod make_before_break;
 mod sotw;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::delta::Delta;
+pub use self::make_before_break::MakeBeforeBreak;
 pub use self::sotw::Sotw;
 use egress_envoy::snapshot::{Resource, Snapshot, type_url};
 

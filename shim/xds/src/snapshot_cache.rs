@@ -10,8 +10,8 @@ use egress_envoy::snapshot::Snapshot;
 use egress_policy::{Document, Identity};
 use tokio::sync::watch;
 
-use super::fallback::Variants;
-use super::server::Snapshots;
+use super::fallback::SnapshotBuilder;
+use super::server::SnapshotProvider;
 
 /// The snapshots that proxies subscribe to, by identity. Others are never made.
 #[derive(Debug)]
@@ -20,14 +20,14 @@ pub struct SnapshotCache {
     compiled: watch::Receiver<Arc<Compiled>>,
     topics: Mutex<HashMap<Identity, watch::Sender<Arc<Snapshot>>>>,
     /// The snapshots of proxies that refuse that of their identity.
-    variants: Mutex<HashMap<String, Weak<Snapshot>>>,
+    builder: Mutex<HashMap<String, Weak<Snapshot>>>,
 }
 
 impl SnapshotCache {
     /// A cache of the snapshots that the generator makes of these documents.
     #[must_use]
     pub fn new(generator: Generator, compiled: watch::Receiver<Arc<Compiled>>) -> Self {
-        Self { generator, compiled, topics: Mutex::default(), variants: Mutex::default() }
+        Self { generator, compiled, topics: Mutex::default(), builder: Mutex::default() }
     }
 
     /// Replaces the snapshots whose document or clusters changed, and returns their number.
@@ -66,26 +66,26 @@ fn is_current(snapshot: &Snapshot, compiled: &Compiled, identity: &Identity) -> 
         && snapshot.clusters() == compiled.clusters(identity)
 }
 
-impl Variants for SnapshotCache {
-    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
+impl SnapshotBuilder for SnapshotCache {
+    fn build_snapshot(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
         let names = clusters.iter().map(|cluster| cluster.name.as_bytes());
         let key = hash(std::iter::once(document.version.as_bytes()).chain(names));
         let key = format!("{} {key}", document.identity);
-        let lock = || self.variants.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |variants: &HashMap<String, Weak<Snapshot>>| {
-            variants.get(&key).and_then(Weak::upgrade).filter(|known| known.clusters() == clusters)
+        let lock = || self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |builder: &HashMap<String, Weak<Snapshot>>| {
+            builder.get(&key).and_then(Weak::upgrade).filter(|known| known.clusters() == clusters)
         };
         if let Some(known) = known(&lock()) {
             return known;
         }
         // Not under the lock: all streams would wait for one that makes a long one.
         let snapshot = Arc::new(self.generator.snapshot(&Arc::new(document.clone()), clusters));
-        let mut variants = lock();
-        if let Some(known) = known(&variants) {
+        let mut builder = lock();
+        if let Some(known) = known(&builder) {
             return known;
         }
-        variants.retain(|_, variant| variant.strong_count() > 0);
-        variants.insert(key, Arc::downgrade(&snapshot));
+        builder.retain(|_, build_snapshot| build_snapshot.strong_count() > 0);
+        builder.insert(key, Arc::downgrade(&snapshot));
         snapshot
     }
 
@@ -94,7 +94,7 @@ impl Variants for SnapshotCache {
     }
 }
 
-impl Snapshots for SnapshotCache {
+impl SnapshotProvider for SnapshotCache {
     fn most_proxies(&self) -> Option<usize> {
         self.compiled.borrow().max_proxies()
     }

@@ -6,13 +6,17 @@ use std::time::Duration;
 use egress_transport::connections::{ConnectionInfo, Slot};
 use tonic::{Request, Status};
 
-use super::identify::{Authorization, PresentedCredentials, Refusal};
+use super::identify::{Authorization, PresentedCredentials, StreamRefusal};
 use super::proxies::Proxies;
 
 /// The time that the first message of a stream may take.
 pub(super) const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Counts and logs a refusal.
-pub(super) fn refuse(proxies: &Proxies, credentials: &PresentedCredentials, refusal: &Refusal) -> Status {
+pub(super) fn refuse(
+    proxies: &Proxies,
+    credentials: &PresentedCredentials,
+    refusal: &StreamRefusal,
+) -> Status {
     proxies.counts.refused(refusal.reason());
     tracing::warn!(peer = %credentials.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
     Status::from(refusal)

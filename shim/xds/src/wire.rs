@@ -398,7 +398,7 @@ mod tests {
 
     /// Of a text that nobody reads no more than a few pieces are there.
     #[tokio::test]
-    async fn nothing_is_made_that_nobody_reads() {
+    async fn no_message_is_encoded_without_a_reader() {
         let (sender, mut answers) = stream(());
         let place = sender.ready().await.expect("a place");
         sender.send(place, Message::sotw(answer(50_000))).expect("a reader");

@@ -68,7 +68,7 @@ enum Expect {
     Denied(&'static str),
     /// The connection closes, and Envoy's access log has this reason.
     Closed(&'static str),
-    Says(&'static [u8]),
+    Answers(&'static [u8]),
 }
 
 impl Demo<'_> {
@@ -150,7 +150,7 @@ impl Expect {
                 answer.status == 403 && answer.header("x-egress-denied") == Some(reason)
             }
             (Self::Closed(_), Outcome::Closed | Outcome::Refused(_)) => true,
-            (Self::Says(text), Outcome::Bytes(bytes)) => bytes == text,
+            (Self::Answers(text), Outcome::Bytes(bytes)) => bytes == text,
             _ => false,
         }
     }
@@ -163,7 +163,7 @@ impl std::fmt::Display for Expect {
             Self::From(address) => write!(f, "status 200 from {address}"),
             Self::Denied(reason) => write!(f, "status 403, {reason}"),
             Self::Closed(reason) => write!(f, "closed, {reason}"),
-            Self::Says(bytes) => write!(f, "{:?}", String::from_utf8_lossy(bytes)),
+            Self::Answers(bytes) => write!(f, "{:?}", String::from_utf8_lossy(bytes)),
         }
     }
 }
@@ -346,14 +346,19 @@ fn https(demo: &mut Demo<'_>) -> Result<()> {
 fn tcp(demo: &mut Demo<'_>) -> Result<()> {
     demo.heading("4. A TCP policy with ipAddresses.");
     demo.apply("database.yaml", TCP_POLICY)?;
-    demo.tcp("TCP to 203.0.113.20:9000", SocketAddr::new(EXAMPLE, 9000), b"hello", Expect::Says(b"hello"))?;
+    demo.tcp(
+        "TCP to 203.0.113.20:9000",
+        SocketAddr::new(EXAMPLE, 9000),
+        b"hello",
+        Expect::Answers(b"hello"),
+    )?;
     demo.tcp(
         "TCP to 203.0.113.10:9000",
         SocketAddr::new(HTTPBIN, 9000),
         b"hello",
         Expect::Closed("no-rule"),
     )?;
-    demo.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Says(GREETING))
+    demo.tcp("A server that speaks first", SocketAddr::new(EXAMPLE, 9001), b"", Expect::Answers(GREETING))
 }
 
 fn global(demo: &mut Demo<'_>) -> Result<()> {
@@ -367,7 +372,7 @@ fn global(demo: &mut Demo<'_>) -> Result<()> {
         "TCP to 198.51.100.66:9000",
         SocketAddr::new(ELSEWHERE, 9000),
         b"hello",
-        Expect::Says(b"hello"),
+        Expect::Answers(b"hello"),
     )?;
     let there = exists()?;
     demo.check("Cluster passthrough-outbound is there", there, if there { "it is" } else { "it is not" });

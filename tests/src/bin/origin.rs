@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
-        Origins::with_observer(say).listen().await?;
+        Origins::with_observer(print_event).listen().await?;
         tokio::select! {
             ended = grpc::serve_here() => ended,
             _ = terminate.recv() => Ok(()),
@@ -50,7 +50,7 @@ fn serve() -> Result<()> {
     })
 }
 
-fn say(seen: &OriginEvent) {
+fn print_event(seen: &OriginEvent) {
     let line = match seen {
         OriginEvent::Connection(to) if to.ip().is_loopback() => return,
         OriginEvent::Connection(to) => serde_json::json!({"connection": to}),

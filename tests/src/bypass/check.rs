@@ -42,7 +42,7 @@ pub enum Expect {
     /// Envoy's own parser ends the connection or the stream, and nothing arrives anywhere.
     Dropped,
     /// The answer to a question that is not for the sidecar.
-    Says(&'static str),
+    Answers(&'static str),
 }
 
 impl Expect {
@@ -52,13 +52,13 @@ impl Expect {
         match self {
             Self::Closed(reason) | Self::Refused(reason) => Some(format!("`{reason}`")),
             Self::Rejected(status) => Some(status.to_string()),
-            Self::Reaches(_) | Self::Dropped | Self::Says(_) => None,
+            Self::Reaches(_) | Self::Dropped | Self::Answers(_) => None,
         }
     }
 
     /// Returns true if the access log must have a line.
     fn is_logged(&self) -> bool {
-        !matches!(self, Self::Says(_))
+        !matches!(self, Self::Answers(_))
     }
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Expect {
             Self::Refused(reason) => write!(f, "403, `{reason}`"),
             Self::Rejected(status) => write!(f, "{status} by Envoy"),
             Self::Dropped => write!(f, "ended by Envoy"),
-            Self::Says(text) => f.write_str(text),
+            Self::Answers(text) => f.write_str(text),
         }
     }
 }
@@ -141,11 +141,13 @@ impl Check {
 
     /// Creates a check of a question that is not for the sidecar.
     pub fn question(
-        asks: impl Into<String>,
+        description: impl Into<String>,
         answer: &'static str,
         act: impl Fn(&ObservedMesh<'_>) -> Result<String> + 'static,
     ) -> Self {
-        Self::one(asks, Expect::Says(answer), move |observed| Ok(Outcome::Bytes(act(observed)?.into_bytes())))
+        Self::one(description, Expect::Answers(answer), move |observed| {
+            Ok(Outcome::Bytes(act(observed)?.into_bytes()))
+        })
     }
 
     /// Runs the check under other flags of the control plane.
@@ -157,7 +159,7 @@ impl Check {
 
     /// Requires that the origin sees this in the request.
     #[must_use]
-    pub fn origin_sees(mut self, text: &'static str) -> Self {
+    pub fn origin_receives(mut self, text: &'static str) -> Self {
         self.seen.push(text);
         self
     }
@@ -221,8 +223,8 @@ impl Check {
                 expected.insert(*address);
             }
         }
-        let asked_elsewhere = self.expect.iter().all(|expect| matches!(expect, Expect::Says(_)));
-        if !asked_elsewhere && found.arrived != expected {
+        let sent_elsewhere = self.expect.iter().all(|expect| matches!(expect, Expect::Answers(_)));
+        if !sent_elsewhere && found.arrived != expected {
             return Err(format!("arrived at {:?} instead of {expected:?}", found.arrived));
         }
         let bodies: String = found.outcomes.iter().filter_map(body).collect();
@@ -254,18 +256,18 @@ fn agrees(expect: &Expect, outcome: &Outcome, line: &Value) -> bool {
         (Expect::Reaches(_), Outcome::Bytes(_)) => decision.starts_with("allow rule "),
         (Expect::Closed(reason), Outcome::Closed) => denied(reason),
         (Expect::Refused(reason), Outcome::Http(answer)) => {
-            let said = answer.header("x-egress-denied");
+            let message = answer.header("x-egress-denied");
             // A refusal of Envoy itself is not the filter's decision, and has its reason in a field of
             // its own. For HTTP/2 only the status is read.
             (denied(reason) || line["refused"] == *reason)
                 && answer.status == 403
-                && (answer.headers.is_empty() || said == Some(reason))
+                && (answer.headers.is_empty() || message == Some(reason))
         }
         (Expect::Rejected(status), Outcome::Http(answer)) => {
             answer.status == *status && line["status"] == *status && decision.is_empty()
         }
         (Expect::Dropped, Outcome::Closed) => line["kind"] == "request" && decision.is_empty(),
-        (Expect::Says(text), Outcome::Bytes(bytes)) => bytes == text.as_bytes(),
+        (Expect::Answers(text), Outcome::Bytes(bytes)) => bytes == text.as_bytes(),
         _ => false,
     }
 }

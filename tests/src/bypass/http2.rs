@@ -19,12 +19,12 @@ const END_HEADERS: u8 = 4;
 const MAX_FRAMES: usize = 100;
 
 /// Opens an HTTP/2 connection and sends one request after the other, each on its own stream.
-pub fn ask_each(stream: &mut (impl Read + Write), requests: &[Fields]) -> Vec<Outcome> {
+pub fn send_each(stream: &mut (impl Read + Write), requests: &[Fields]) -> Vec<Outcome> {
     let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
     if stream.write_all(&begin).is_err() {
         return vec![Outcome::Closed];
     }
-    (0_u32..).zip(requests).map(|(n, fields)| ask(stream, 2 * n + 1, fields)).collect()
+    (0_u32..).zip(requests).map(|(n, fields)| send_request(stream, 2 * n + 1, fields)).collect()
 }
 
 /// The fields of a `GET`.
@@ -33,7 +33,7 @@ pub fn get(authority: &'static str, path: &'static str) -> Fields {
     vec![(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", path)]
 }
 
-fn ask(stream: &mut (impl Read + Write), id: u32, fields: &Fields) -> Outcome {
+fn send_request(stream: &mut (impl Read + Write), id: u32, fields: &Fields) -> Outcome {
     let request = frame(HEADERS, END_HEADERS | END_STREAM, id, &encode(fields));
     if stream.write_all(&request).and_then(|()| stream.flush()).is_err() {
         return Outcome::Closed;

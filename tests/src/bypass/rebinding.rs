@@ -42,8 +42,8 @@ pub(super) fn checks() -> impl Iterator<Item = Check> {
     NAMES.into_iter().map(|(name, astray)| {
         let sends = format!("a ClientHello for `{name}`, after its owner led it from {EXAMPLE} to {astray},");
         Check::one(sends, Reaches(EXAMPLE), move |observed| {
-            let asked = || observed.mesh.network.dns.query_count_of(name) > 0;
-            wait_for("the sidecar to ask again", Duration::from_secs(10), asked)?;
+            let is_queried = || observed.mesh.network.dns.query_count_of(name) > 0;
+            wait_for("the sidecar to ask again", Duration::from_secs(10), is_queried)?;
             connect(observed, name)
         })
     })

@@ -124,7 +124,7 @@ pub fn tls(to: IpAddr, port: u16, name: &'static str, inner: &'static str, expec
 pub fn http2(what: &str, to: SocketAddr, streams: Vec<Fields>, expect: Vec<Expect>) -> Check {
     Check::each(format!("{what} to {to}"), expect, move |observed| {
         observed.workload().run(|| match client::connect(to) {
-            Ok(mut stream) => http2::ask_each(&mut stream, &streams),
+            Ok(mut stream) => http2::send_each(&mut stream, &streams),
             Err(outcome) => vec![outcome],
         })
     })
@@ -145,7 +145,9 @@ pub fn http2_in_tls(
         move |observed| {
             observed.workload().run(|| {
                 match client::connect(to).and_then(|stream| client::tls(stream, Some(name))) {
-                    Ok(mut stream) => http2::ask_each(&mut stream, &streams).pop().unwrap_or(Outcome::Closed),
+                    Ok(mut stream) => {
+                        http2::send_each(&mut stream, &streams).pop().unwrap_or(Outcome::Closed)
+                    }
                     Err(outcome) => outcome,
                 }
             })

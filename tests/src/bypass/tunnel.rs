@@ -20,16 +20,16 @@ const ECHO_FRAME: [u8; 4] = [0x81, 2, b'h', b'i'];
 /// Creates a check that opens a websocket for the allowed host through a forbidden address.
 pub(super) fn websocket() -> Check {
     let to = at(ELSEWHERE, PORT);
-    let asks = format!("`Upgrade: websocket` for `httpbin.org`, then a frame, to {to}");
-    Check::question(asks, "101, and an echo from 203.0.113.10", |observed| {
-        let said = talk(observed)?;
+    let description = format!("`Upgrade: websocket` for `httpbin.org`, then a frame, to {to}");
+    Check::question(description, "101, and an echo from 203.0.113.10", |observed| {
+        let message = talk(observed)?;
         let line = access_log::wait_for_line(observed.mesh.envoy, "the websocket's line", |line| {
             line["status"] == 101
         })?;
         let decision = line["decision"].as_str().unwrap_or_default();
         let upstream = line["upstream"].as_str().unwrap_or_default();
         if decision.starts_with("allow rule ") && upstream == at(HTTPBIN, PORT).to_string() {
-            Ok(format!("{said} from {HTTPBIN}"))
+            Ok(format!("{message} from {HTTPBIN}"))
         } else {
             Ok(line.to_string())
         }

@@ -103,7 +103,7 @@ fn the_page_fits_a_narrow_screen() -> Result<()> {
         page.browser.click("[aria-label='remove case 1']")?;
         page.browser.click("[aria-label='remove case 1']")?;
     }
-    page.ask(MANIFESTS, "https://httpbin.org")?;
+    page.explain(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.resize(400, 800)?;
     page.browser
@@ -115,7 +115,7 @@ fn the_page_fits_a_narrow_screen() -> Result<()> {
 #[test]
 fn the_page_works_by_keyboard() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "https://httpbin.org")?;
+    page.explain(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser
         .script("document.activeElement.blur(); document.querySelector('#share').focus()", &json!([]))?;
@@ -177,11 +177,11 @@ fn the_page_is_small() -> Result<()> {
         return [all.length, all.reduce((sum, entry) => sum + entry.transferSize, 0), \
         Math.round(performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1), \
         Math.round(performance.getEntriesByName('answered')[0]?.startTime ?? -1)]";
-    let said = page.browser.script(script, &json!([]))?;
+    let message = page.browser.script(script, &json!([]))?;
     println!(
         "fetched {} files, {} bytes; first view after {} ms, first answer after {} ms",
-        said[0], said[1], said[2], said[3]
+        message[0], message[1], message[2], message[3]
     );
-    ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(1_000_000), "{said}");
+    ensure!(message[0].as_u64() >= Some(5) && message[1].as_u64() < Some(1_000_000), "{message}");
     page.expect_no_errors()
 }

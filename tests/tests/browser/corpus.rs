@@ -54,9 +54,9 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for corpus in corpus::load_all()? {
         fs::write(folder.path().join("manifests.yaml"), &corpus.manifests)?;
-        let asked: Vec<Value> = corpus.cases.iter().map(connection).collect();
+        let requested: Vec<Value> = corpus.cases.iter().map(connection).collect();
         // Every other case expects the actual verdict.
-        let rows = corpus.cases.iter().zip(&asked).enumerate().map(|(index, (case, connection))| {
+        let rows = corpus.cases.iter().zip(&requested).enumerate().map(|(index, (case, connection))| {
             let is_so = case.expect.starts_with("allow") == (index % 2 == 0);
             json!({ "name": case.name, "expect": if is_so { "allow" } else { "deny" }, "connection": connection })
         });
@@ -67,22 +67,22 @@ fn the_browser_decides_the_corpus_like_the_command_line() -> Result<()> {
             return [asked.map((one) => engine.explain(manifests, JSON.stringify(one))), \
                 engine.run_cases(manifests, rows), engine.export_cases(rows)];";
         let script = format!("return (async (...arguments) => {{ {script} }})(...arguments)");
-        let said = page.browser.script(&script, &json!([corpus.manifests, asked, rows]))?;
+        let reply = page.browser.script(&script, &json!([corpus.manifests, requested, rows]))?;
         for (index, case) in corpus.cases.iter().enumerate() {
             let name = format!("{}: {}", corpus.name, case.name);
-            let text = said[0][index].as_str().with_context(|| format!("{name}: no answer"))?;
-            let said: Value = serde_json::from_str(text)?;
-            assert_eq!(corpus::format_report(&said["report"]), case.expect, "{name}: {said:#}");
+            let text = reply[0][index].as_str().with_context(|| format!("{name}: no answer"))?;
+            let reply: Value = serde_json::from_str(text)?;
+            assert_eq!(corpus::format_report(&reply["report"]), case.expect, "{name}: {reply:#}");
             let mut arguments = corpus::explain_arguments(case);
             arguments.push("--identity=curl/curl".to_owned());
             let native = native(folder.path(), "explain", &arguments)?;
-            assert_eq!(said["report"], native, "{name}");
+            assert_eq!(reply["report"], native, "{name}");
         }
         // The table of cases, and `osm-egress test` on the file that it is saved as.
         let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), said[2].as_str().context("no file")?)?;
+        fs::write(file.path(), reply[2].as_str().context("no file")?)?;
         let native = native(folder.path(), "test", &[file.path().to_string_lossy().into_owned()])?;
-        let table: Vec<Value> = serde_json::from_str(said[1].as_str().context("no table")?)?;
+        let table: Vec<Value> = serde_json::from_str(reply[1].as_str().context("no table")?)?;
         for (index, row) in table.iter().enumerate() {
             for part in ["passed", "expected", "actual"] {
                 assert_eq!(

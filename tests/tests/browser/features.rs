@@ -17,7 +17,7 @@ impl Page {
 #[test]
 fn the_deciding_line_is_marked() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "https://httpbin.org/get")?;
+    page.explain(MANIFESTS, "https://httpbin.org/get")?;
     page.verdict("ALLOWED", "rule")?;
     page.wait_for_marks(9, "allow")?;
     ensure!(page.browser.text("#rule")? == "shop/web spec.ports[1]");
@@ -49,7 +49,7 @@ fn the_deciding_line_is_marked() -> Result<()> {
 #[test]
 fn every_field_of_the_form_counts() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "203.0.113.10:443")?;
+    page.explain(MANIFESTS, "203.0.113.10:443")?;
     page.browser.fill("#sni", "www.example.com")?;
     page.verdict("ALLOWED", "rule")?;
     page.wait("where it goes", "#answer", "www.example.com:443, resolved by the sidecar")?;
@@ -123,7 +123,7 @@ fn problems_and_lints_are_marked() -> Result<()> {
         policy(&tcp.replace("BLOCK", "10.0.0.0/8")),
         policy(&tcp.replace("BLOCK", "10.1.0.0/16")).replace("name: web", "name: more")
     );
-    for (manifests, line, said) in [
+    for (manifests, line, message) in [
         (shadowed, Some(15), "Egress shop/web spec.ports[0] already allows everything that this port allows"),
         (policy(&https.replace("HOSTS", "'*.a.org'")), Some(6), "but nothing allows"),
         (policy("  ports: [{number: 22, protocol: tcp}]\n"), Some(6), "this allows any address on port 22"),
@@ -148,18 +148,18 @@ fn problems_and_lints_are_marked() -> Result<()> {
             "no rule allows DNS over TCP (port 53) for `shop/app`",
         ),
     ] {
-        page.ask(&manifests, "https://a.org")?;
-        page.wait("a lint", "#problems", said)?;
+        page.explain(&manifests, "https://a.org")?;
+        page.wait("a lint", "#problems", message)?;
         let lines = "return [...document.querySelectorAll('#problems li')].find((item) => item.innerText.includes(arguments[0]))\
             .querySelector('button')?.innerText ?? null";
-        let found = page.browser.script(lines, &json!([said]))?;
-        ensure!(found == json!(line.map(|line| format!("line {line}"))), "{said}: {found}");
+        let found = page.browser.script(lines, &json!([message]))?;
+        ensure!(found == json!(line.map(|line| format!("line {line}"))), "{message}: {found}");
     }
     let with_exclusion = format!("{}{mesh}", policy(&https.replace("HOSTS", "a.org")));
     page.browser.fill("#manifests", &with_exclusion)?;
     page.wait("nothing to say", "#problems", "none")?;
     let manifests = MANIFESTS.replace("httpbin.org", "'*.github.io'");
-    page.ask(&manifests, "https://a.github.io")?;
+    page.explain(&manifests, "https://a.github.io")?;
     page.wait("the counts", "#summary", "1 policy, 1 identity, 0 errors, 1 warning")?;
     page.browser.fill("#manifests", "a: [")?;
     page.wait("the place", "#problems", "this is not YAML")?;
@@ -170,7 +170,7 @@ fn problems_and_lints_are_marked() -> Result<()> {
 #[test]
 fn cases_and_changes_are_shown() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "https://httpbin.org")?;
+    page.explain(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.click("#add")?;
     page.browser.fill("#to", "https://openservicemesh.io")?;

@@ -17,7 +17,7 @@ fn html_and_escapes_are_shown_as_text() -> Result<()> {
          spec:\n  sources: [{{kind: ServiceAccount, name: app, namespace: shop}}]\n  hosts: [a.org, \"{HOSTILE_HTML}\"]\n  \
          ports: [{{number: 443, protocol: \"{HOSTILE_HTML}\"}}]\n"
     );
-    page.ask(&manifests, "https://a.org")?;
+    page.explain(&manifests, "https://a.org")?;
     page.wait("the problems", "#problems", "<img src=x onerror=")?;
     page.browser.fill("#sni", &evil)?;
     page.wait("the answer", "#answer", "<script>window.hit=1</script>")?;

@@ -21,7 +21,7 @@ fn link(state: &Value) -> String {
 #[test]
 fn a_link_restores_the_page() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "https://bücher.example.com")?;
+    page.explain(MANIFESTS, "https://bücher.example.com")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.click("#add")?;
     page.browser.fill("#changed", "a: ü")?;
@@ -79,7 +79,7 @@ fn links_of_other_programs_open() -> Result<()> {
 #[test]
 fn the_back_button_restores_the_page() -> Result<()> {
     let page = Page::open()?;
-    page.ask(MANIFESTS, "https://httpbin.org")?;
+    page.explain(MANIFESTS, "https://httpbin.org")?;
     page.verdict("ALLOWED", "rule")?;
     page.browser.choose("#example", "Addresses: a database")?;
     page.wait("the example", "#rule", "shop/database spec.ports[0]")?;
@@ -124,7 +124,7 @@ fn the_page_works_at_any_path_under_a_content_policy() -> Result<()> {
     let url = format!("http://{}/some/where/playground/", listener.local_addr()?);
     std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(serve(stream))));
     let page = Page::at(url)?;
-    page.ask(MANIFESTS, "https://httpbin.org/get")?;
+    page.explain(MANIFESTS, "https://httpbin.org/get")?;
     page.verdict("ALLOWED", "rule")?;
     page.wait("the mark", "#editor .mark.allow[data-line='9']", "")?;
     page.browser.click("#add")?;

@@ -49,7 +49,7 @@ impl Page {
     }
 
     /// Types manifests and a connection of `shop/app`.
-    pub(crate) fn ask(&self, manifests: &str, to: &str) -> Result<()> {
+    pub(crate) fn explain(&self, manifests: &str, to: &str) -> Result<()> {
         self.browser.fill("#manifests", manifests)?;
         self.browser.fill("#identity", "shop/app")?;
         self.browser.fill("#to", to)

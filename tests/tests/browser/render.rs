@@ -70,7 +70,7 @@ fn the_rendered_configuration_equals_the_command_lines() -> Result<()> {
     let version = version.rsplit_once('.').context("a version has three parts")?.0;
     for mode in ["enforce", "audit", "passthrough"].map(mode) {
         let manifests = format!("{MANIFESTS}{mode}{SETTINGS}");
-        page.ask(&manifests, "https://httpbin.org")?;
+        page.explain(&manifests, "https://httpbin.org")?;
         page.wait(
             "the mode",
             "#document",
@@ -98,7 +98,7 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     let page = Page::open()?;
     let two = MANIFESTS
         .replace("namespace: shop}]", "namespace: shop}, {kind: ServiceAccount, name: b, namespace: shop}]");
-    page.ask(&two, "https://httpbin.org")?;
+    page.explain(&two, "https://httpbin.org")?;
     page.wait("the other identity", "#whose", "shop/b")?;
     page.browser.choose("#whose", "shop/b")?;
     page.wait("its document", "#document", "\"serviceAccount\": \"b\"")?;
@@ -114,7 +114,7 @@ fn the_identity_is_named_and_the_file_downloads() -> Result<()> {
     page.browser.fill("#identity", "")?;
     page.wait("what is missing", "#no-identity", "name no identity")?;
 
-    page.ask(MANIFESTS, "https://httpbin.org")?;
+    page.explain(MANIFESTS, "https://httpbin.org")?;
     page.wait("a configuration", "#envoy", "with the policy of shop/app")?;
     // The policy is scrolled into view.
     let scroll = "const text = document.querySelector('#envoy'); \

@@ -279,19 +279,20 @@ fn real_programs_reach_the_allowed_host_only() -> Result<()> {
     let mut failures = Vec::new();
     for client in &CLIENTS {
         let start = Instant::now();
-        let (done, said) = run(client, ALLOWED_HOST)?;
+        let (done, message) = run(client, ALLOWED_HOST)?;
         let allowed = start.elapsed();
-        if !done || !said.contains(client.prints) {
-            failures.push(format!("{} does not get what it may have: {said}", client.name));
+        if !done || !message.contains(client.prints) {
+            failures.push(format!("{} does not get what it may have: {message}", client.name));
         }
         let accepted =
             || (servers.accepted() + databases.accepted(), network.origins.connections_to(EXAMPLE));
         let before = accepted();
-        let (done, said) = run(client, FORBIDDEN_HOST)?;
+        let (done, message) = run(client, FORBIDDEN_HOST)?;
         let after = accepted();
         println!("{}: {allowed:.1?}, refused after {:.1?}", client.name, start.elapsed() - allowed);
-        if said.contains(client.prints) || before != after || done && client.name != "Chromium" {
-            failures.push(format!("{} gets what it may not have, {before:?} {after:?}: {said}", client.name));
+        if message.contains(client.prints) || before != after || done && client.name != "Chromium" {
+            failures
+                .push(format!("{} gets what it may not have, {before:?} {after:?}: {message}", client.name));
         }
     }
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
@@ -320,7 +321,7 @@ fn attempt(pod: &Pod, client: &Client, host: &str, paths: &[(&str, &Path)]) -> R
         .env("PLAIN", format!("http://{host}:{}", servers::HTTP_PORT))
         .env("JARS", JARS);
     let output = command.output()?;
-    let said =
+    let message =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
-    Ok((output.status.success(), said.trim().chars().take(2000).collect()))
+    Ok((output.status.success(), message.trim().chars().take(2000).collect()))
 }

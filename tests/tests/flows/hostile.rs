@@ -16,7 +16,7 @@ use egress_tests::workload;
 use egress_tests::xds::XdsClient;
 use serde_json::Value;
 
-use super::{ask, fetch_flows, run};
+use super::{fetch_flows, run, run_with_admin};
 
 /// Terminal escapes, HTML, line ends, YAML comments and lists, letters that reverse or hide others, invalid
 /// UTF-8, and 64 KB.
@@ -63,10 +63,10 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
         &["simulate", "-f", &network.manifests.path().to_string_lossy()],
         &["simulate", "-o", "json", "-f", &network.manifests.path().to_string_lossy()],
     ] {
-        let said = ask(network, words)?;
-        let text = said.stdout;
-        ensure!(said.success || words[0] == "simulate", "{words:?}: {text}{}", said.stderr);
-        ensure!(is_plain(&text) && is_plain(&said.stderr), "{words:?}: {text:?} {:?}", said.stderr);
+        let message = run_with_admin(network, words)?;
+        let text = message.stdout;
+        ensure!(message.success || words[0] == "simulate", "{words:?}: {text}{}", message.stderr);
+        ensure!(is_plain(&text) && is_plain(&message.stderr), "{words:?}: {text:?} {:?}", message.stderr);
         ensure!(text.len() < 1 << 20, "{words:?}: {} bytes", text.len());
         if words.contains(&"json") {
             let _: Value = serde_json::from_str(&text).with_context(|| format!("{words:?}: {text}"))?;
@@ -78,15 +78,15 @@ fn collect_outputs(network: &TestNetwork, others: &[&str]) -> Result<String> {
     // The suggestion is valid, and allows only hosts that can be names.
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("suggested.yaml"), &suggested)?;
-    let said = run(network, &["check", &folder.path().to_string_lossy()])?;
-    ensure!(said.success, "{}{}\n{suggested}", said.stdout, said.stderr);
+    let message = run(network, &["check", &folder.path().to_string_lossy()])?;
+    ensure!(message.success, "{}{}\n{suggested}", message.stdout, message.stderr);
     for host in ["evil.example", "www.evil.example", "live.org", "ab.org"].iter().chain(others) {
         for scheme in ["http", "https"] {
             let to = format!("{scheme}://{host}");
             let folder = folder.path().to_string_lossy();
             let words = ["explain", "--config-dir", &folder, "--identity", "curl/curl", "--to", &to];
-            let said = run(network, &words)?;
-            ensure!(said.stdout.contains("DENIED"), "{}{}\n{suggested}", said.stdout, said.stderr);
+            let message = run(network, &words)?;
+            ensure!(message.stdout.contains("DENIED"), "{}{}\n{suggested}", message.stdout, message.stderr);
         }
     }
     Ok(suggested)
@@ -167,11 +167,11 @@ fn hostile_bytes_through_a_sidecar_are_shown_as_text() -> Result<()> {
     // The log gives the same result.
     let file = folder.path().join("envoy.log");
     std::fs::write(&file, envoy.log_bytes())?;
-    let said = run(&network, &["suggest", "--identity", "curl/curl", "--log", &file.to_string_lossy()])?;
+    let message = run(&network, &["suggest", "--identity", "curl/curl", "--log", &file.to_string_lossy()])?;
     ensure!(
-        said.success && is_plain(&said.stdout) && said.stdout.contains("- last.example #"),
+        message.success && is_plain(&message.stdout) && message.stdout.contains("- last.example #"),
         "{}",
-        said.stdout
+        message.stdout
     );
 
     let before = fetch_flows(&control_plane, "curl/curl")?;
@@ -249,10 +249,10 @@ fn hostile_names_in_questions_are_shown_as_text() -> Result<()> {
         ] {
             for output in ["text", "json"] {
                 let common = ["explain", "--config-dir", &manifests, "--identity", "curl/curl", "-o", output];
-                let said = run(&network, &[&common[..], words].concat())?;
-                let said = said.stdout + &said.stderr;
-                let is_safe = said.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));
-                ensure!(is_safe, "{words:?}: {said:?}");
+                let message = run(&network, &[&common[..], words].concat())?;
+                let message = message.stdout + &message.stderr;
+                let is_safe = message.chars().all(|c| c == '\n' || !c.is_control() && !changes_display(c));
+                ensure!(is_safe, "{words:?}: {message:?}");
             }
         }
     }

@@ -17,7 +17,7 @@ use egress_tests::wait::wait_for;
 use egress_tests::xds::XdsClient;
 use serde_json::Value;
 
-use super::ask;
+use super::run_with_admin;
 
 const DESTINATIONS: usize = 100_000;
 /// The number of connections with a request in flight.
@@ -61,14 +61,14 @@ fn expect_bounded_answers(
 ) -> Result<()> {
     let page: Value = serde_json::from_str(&control_plane.get("/flows")?)?;
     ensure!(page["flows"].as_array().map(Vec::len) == Some(1_000) && page["more"] == true, "a page");
-    let output = ask(network, &["flows"])?;
+    let output = run_with_admin(network, &["flows"])?;
     ensure!(
         output.success && output.stdout.lines().count() as u64 == MAX_FLOWS,
         "{} lines",
         output.stdout.lines().count()
     );
     ensure!(output.stderr.contains("flows were evicted to make room: raise"), "{}", output.stderr);
-    let output = ask(network, &["suggest", "--identity", "curl/curl"])?;
+    let output = run_with_admin(network, &["suggest", "--identity", "curl/curl"])?;
     ensure!(
         output.success && output.stdout.matches("\n  - n9").count() as u64 == MAX_FLOWS,
         "{:.500}",
@@ -87,7 +87,7 @@ fn expect_bounded_answers(
     let policies = policies.to_string_lossy();
     let output = super::run(network, &["check", &policies])?;
     ensure!(output.success, "{:.2000}{}", output.stdout, output.stderr);
-    let output = ask(network, &["simulate", "-f", &policies])?;
+    let output = run_with_admin(network, &["simulate", "-f", &policies])?;
     ensure!(
         output.stdout.contains("… and 9800 more changes") && output.stdout.lines().count() < 700,
         "{:.2000}",
@@ -184,7 +184,7 @@ fn the_largest_flows_are_bounded() -> Result<()> {
     println!("110000 entries: {:?}", start.elapsed());
     ensure!(control_plane.metric("osm_egress_flows")? == DESTINATIONS as u64);
     ensure!(control_plane.metric("osm_egress_flows_dropped_total")? == 10_000);
-    let output = ask(&network, &["flows", "-o", "json"])?;
+    let output = run_with_admin(&network, &["flows", "-o", "json"])?;
     let all: Value = serde_json::from_str(&output.stdout)?;
     ensure!(
         output.success && all["flows"].as_array().map(Vec::len) == Some(DESTINATIONS),

@@ -90,14 +90,14 @@ fn flows_match_envoys_log() -> Result<()> {
         let log = tempfile::NamedTempFile::new()?;
         let lines: Vec<String> = envoy.access_log().iter().map(Value::to_string).collect();
         std::fs::write(log.path(), lines.join("\n"))?;
-        let ask = |flags: &[&str]| {
+        let run_with_admin = |flags: &[&str]| {
             let mut command = network.outside.netns.command(&control_plane::binary()?.to_string_lossy());
             let output = command.args(["suggest", "--identity", identity]).args(flags).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(String::from_utf8(output.stdout)?)
         };
-        let by_log = ask(&["--log", &log.path().to_string_lossy()])?;
-        let by_admin = ask(&["--admin", &SocketAddr::new(CONTROL_PLANE, 15129).to_string()])?;
+        let by_log = run_with_admin(&["--log", &log.path().to_string_lossy()])?;
+        let by_admin = run_with_admin(&["--admin", &SocketAddr::new(CONTROL_PLANE, 15129).to_string()])?;
         ensure!(by_log == by_admin, "{by_log}\n{by_admin}");
         ensure!(by_log.contains("- www.example.com #") && !by_log.contains("- httpbin.org"), "{by_log}");
     }
@@ -223,7 +223,7 @@ fn run(network: &TestNetwork, words: &[&str]) -> Result<CommandOutput> {
 }
 
 /// Runs a command that asks the control plane.
-fn ask(network: &TestNetwork, words: &[&str]) -> Result<CommandOutput> {
+fn run_with_admin(network: &TestNetwork, words: &[&str]) -> Result<CommandOutput> {
     run(network, &[words, &["--admin", &SocketAddr::new(CONTROL_PLANE, 15129).to_string()]].concat())
 }
 

@@ -17,7 +17,7 @@ use egress_tests::wait::wait_for;
 use egress_tests::workload;
 use serde_json::Value;
 
-use super::{ask, fetch_flows};
+use super::{fetch_flows, run_with_admin};
 
 const IDENTITY: &str = "curl/curl";
 
@@ -60,9 +60,14 @@ fn wait_for_flows_in(file: &Path, flows: &[Value]) -> Result<()> {
 }
 
 fn print_suggestion(network: &TestNetwork) -> Result<String> {
-    let said = ask(network, &["suggest", "--identity", IDENTITY])?;
-    ensure!(said.success && said.stdout.contains("- www.example.com #"), "{}{}", said.stdout, said.stderr);
-    Ok(said.stdout)
+    let message = run_with_admin(network, &["suggest", "--identity", IDENTITY])?;
+    ensure!(
+        message.success && message.stdout.contains("- www.example.com #"),
+        "{}{}",
+        message.stdout,
+        message.stderr
+    );
+    Ok(message.stdout)
 }
 
 /// A killed control plane keeps what it had written, a stopped one everything, and counts continue.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use egress_tests::authority::{Authority, Volume};
-use egress_tests::cluster::{Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate};
+use egress_tests::cluster::{
+    Cluster, EGRESS_OFF, EGRESS_ON, issue_control_plane_certificate, rules, wait_for_status,
+};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::User;
 use egress_tests::manifests::{egress, egress_in};
@@ -115,8 +117,8 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         (&format!("{settings}, {settings}"), "Cannot have more than 1 UpstreamTrafficSetting match"),
     ] {
         let text = egress("bad", &format!("hosts: [a.org]\n{http}\nmatches: [{matches}]"));
-        let said = refused(&cluster, &text)?;
-        ensure!(said.ends_with(&format!("{denied}{expected}")), "{said}");
+        let message = refused(&cluster, &text)?;
+        ensure!(message.ends_with(&format!("{denied}{expected}")), "{message}");
     }
 
     // Mistakes that the definitions accept, each with its field.
@@ -155,23 +157,23 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
         (group("headers: [{x-a: b, x-c: d}]"), "spec.matches[0].headers"),
         (setting.to_owned(), "spec.connectionSettings.tcp.connectTimeout: `0s`"),
     ] {
-        let said = refused(&cluster, &text)?;
-        ensure!(said.contains(&format!("{denied}{expected}")), "{expected}: {said}");
+        let message = refused(&cluster, &text)?;
+        ensure!(message.contains(&format!("{denied}{expected}")), "{expected}: {message}");
     }
 
     // `kubectl apply` removes such a field from an existing object.
     apply(&cluster, &egress("emptied", &format!("hosts: [a.org]\n{https}")))?;
-    let said = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
-    ensure!(said.contains(&format!("{denied}spec.hosts: the list is present but empty")), "{said}");
+    let message = refused(&cluster, &egress("emptied", &format!("hosts:\n{https}")))?;
+    ensure!(message.contains(&format!("{denied}spec.hosts: the list is present but empty")), "{message}");
     api.kubectl(User::Admin, &["delete", "egress", "emptied", "-n", "curl"])?;
 
     // A problem that other objects can solve is a warning, which kubectl prints.
     let named = "matches: [{apiGroup: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, name: g}]";
     let routed = egress("routed", &format!("hosts: [a.org]\n{http}\n{named}"));
-    let said = apply(&cluster, &routed)?;
-    ensure!(said.contains("Warning: spec.matches[0]: there is no HTTPRouteGroup curl/g"), "{said}");
-    let said = apply(&cluster, &group("pathRegex: /get"))?;
-    ensure!(!said.contains("Warning"), "{said}");
+    let message = apply(&cluster, &routed)?;
+    ensure!(message.contains("Warning: spec.matches[0]: there is no HTTPRouteGroup curl/g"), "{message}");
+    let message = apply(&cluster, &group("pathRegex: /get"))?;
+    ensure!(!message.contains("Warning"), "{message}");
     wait_for("the group to be known", Duration::from_secs(10), || {
         api.kubectl(
             User::Admin,
@@ -190,15 +192,23 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
                 .status()
                 .is_ok_and(|status| !status["diagnostics"].to_string().contains("there is no HTTPRouteGroup"))
     })?;
-    let said = apply(&cluster, &routed.replace("a.org", "b.org"))?;
-    ensure!(!said.contains("Warning"), "{said}");
+    let message = apply(&cluster, &routed.replace("a.org", "b.org"))?;
+    ensure!(!message.contains("Warning"), "{message}");
     api.shell(User::Admin, EGRESS_OFF)?;
-    let said = api.shell(User::Admin, &format!("({EGRESS_ON}) 2>&1"))?;
+    let message = api.shell(User::Admin, &format!("({EGRESS_ON}) 2>&1"))?;
     ensure!(
-        said.contains("Warning: spec.traffic.enableEgress: ")
-            && said.contains("1 Egress policy does not apply"),
-        "{said}"
+        message.contains("Warning: spec.traffic.enableEgress: ")
+            && message.contains("1 Egress policy does not apply"),
+        "{message}"
     );
+    // Without a policy that grants anything, global egress overrides nothing.
+    api.shell(User::Admin, EGRESS_OFF)?;
+    api.kubectl(User::Admin, &["delete", "egress", "routed", "-n", "curl"])?;
+    wait_for_status(&control_plane, "the policy to be deleted", |status| {
+        rules(status, "Egress curl/routed").is_none()
+    })?;
+    let message = api.shell(User::Admin, &format!("({EGRESS_ON}) 2>&1"))?;
+    ensure!(message.contains("patched") && !message.contains("Warning"), "{message}");
 
     // An object that was wrong before can be labelled and deleted.
     api.kubectl(User::Admin, &["label", "egress", "old", "-n", "curl", "a=b"])?;
@@ -240,8 +250,8 @@ fn the_webhook_refuses_and_warns() -> Result<()> {
     // Without the control plane the API server refuses objects; with it, it accepts them again.
     control_plane.stop()?;
     let good = egress("good", "ports: [{number: 9000, protocol: tcp}]");
-    let said = refused(&cluster, &good)?;
-    ensure!(said.contains("failed calling webhook"), "{said}");
+    let message = refused(&cluster, &good)?;
+    ensure!(message.contains("failed calling webhook"), "{message}");
     let control_plane = serve(&cluster, &volume)?;
     wait_for("the webhook to be back", Duration::from_secs(20), || api.apply(&good).is_ok())
         .with_context(|| control_plane.log())?;
@@ -303,15 +313,18 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
     // As in Open Service Mesh, with a warning.
     let ports = "openservicemesh.io/outbound-port-exclusion-list: '5432'";
     let off = "openservicemesh.io/sidecar-injection: disabled";
-    let said = apply(&cluster, &pod("ports", ports, user))?;
+    let message = apply(&cluster, &pod("ports", ports, user))?;
     let expected = "Warning: annotation `openservicemesh.io/outbound-port-exclusion-list` excludes 5432 from interception";
-    ensure!(said.contains(expected), "{said}");
-    let said = apply(&cluster, &pod("without", off, user))?;
-    ensure!(said.contains("Warning: no sidecar: ") && containers("without")? == "app", "{said}");
-    let said = apply(&cluster, &pod("plain", "", ""))?;
-    ensure!(said.contains("Warning: as root, `app` would have NET_RAW and SETUID by default"), "{said}");
-    let said = apply(&cluster, &pod("quiet", "", user))?;
-    ensure!(!said.contains("Warning"), "{said}");
+    ensure!(message.contains(expected), "{message}");
+    let message = apply(&cluster, &pod("without", off, user))?;
+    ensure!(message.contains("Warning: no sidecar: ") && containers("without")? == "app", "{message}");
+    let message = apply(&cluster, &pod("plain", "", ""))?;
+    ensure!(
+        message.contains("Warning: as root, `app` would have NET_RAW and SETUID by default"),
+        "{message}"
+    );
+    let message = apply(&cluster, &pod("quiet", "", user))?;
+    ensure!(!message.contains("Warning"), "{message}");
 
     // Without the namespace's permission it is refused, with the remedy.
     set("curl", "pod-annotations=tighten")?;
@@ -324,9 +337,9 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
             && api.apply(&pod("ports", ports, user)).is_err()
     })?;
     for annotations in [ports, off, &format!("{ports}, openservicemesh.io/pod-annotations: all")] {
-        let said = refused(&cluster, &pod("refused", annotations, user))?;
+        let message = refused(&cluster, &pod("refused", annotations, user))?;
         let expected = "have someone who may write the namespace annotate it with `openservicemesh.io/pod-annotations: all`";
-        ensure!(said.contains(expected), "{said}");
+        ensure!(message.contains(expected), "{message}");
     }
     api.apply(&pod("still", "", user))?;
 
@@ -336,13 +349,14 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
         api.kubectl(User::Admin, &["set", "image", "pod/still", "-n", "curl", &image])
     };
     image("app")?;
-    let said = image("envoy").err().context("the sidecar's image was changed")?.to_string();
-    ensure!(said.contains("container `envoy` runs as the sidecar's uid"), "{said}");
+    let message = image("envoy").err().context("the sidecar's image was changed")?.to_string();
+    ensure!(message.contains("container `envoy` runs as the sidecar's uid"), "{message}");
 
     // kubectl makes a whole number of a float; the API server takes no other and no text.
     for uid in ["1500", "1500.0", "1.5e3", "0x5dc"] {
-        let said = refused(&cluster, &pod("uid", "", &format!("securityContext: {{runAsUser: {uid}}}, ")))?;
-        ensure!(said.contains("container `app` runs as uid 1500"), "{uid}: {said}");
+        let message =
+            refused(&cluster, &pod("uid", "", &format!("securityContext: {{runAsUser: {uid}}}, ")))?;
+        ensure!(message.contains("container `app` runs as uid 1500"), "{uid}: {message}");
     }
     for uid in ["1500.0", "1.5e3", "\"1500\""] {
         let pod = format!(
@@ -352,8 +366,8 @@ fn namespaces_limit_the_annotations_of_pods() -> Result<()> {
         let file = volume.path("raw.json");
         std::fs::write(&file, &pod)?;
         let raw = ["create", "--raw", "/api/v1/namespaces/curl/pods", "-f", &*file.to_string_lossy()];
-        let said = api.kubectl(User::Admin, &raw).err().with_context(|| format!("{uid} was let in"))?;
-        println!("runAsUser: {uid}: {said:#}");
+        let message = api.kubectl(User::Admin, &raw).err().with_context(|| format!("{uid} was let in"))?;
+        println!("runAsUser: {uid}: {message:#}");
     }
     Ok(())
 }

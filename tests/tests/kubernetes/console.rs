@@ -139,9 +139,9 @@ fn the_console_writes_what_its_role_permits() -> Result<()> {
 
     // The role is sufficient, and no permission is unused.
     let writing = permissions(ROLE)?;
-    let asked = api.used_permissions()?;
+    let used = api.used_permissions()?;
     let all: BTreeSet<String> = role_permissions()?.union(&writing).cloned().collect();
-    ensure!(asked.is_superset(&writing) && asked.is_subset(&all), "{asked:?} {writing:?}");
+    ensure!(used.is_superset(&writing) && used.is_subset(&all), "{used:?} {writing:?}");
     let log = control_plane.log();
     ensure!(
         log.contains("the console switched global egress") && log.contains("the console created policies"),
@@ -160,9 +160,9 @@ fn install_adds_and_removes_the_consoles_role() -> Result<()> {
     let api = &cluster.api;
     let may = |verb: &str, what: &str| {
         let who = "--as=system:serviceaccount:osm-system:osm-egress";
-        let said = api.kubectl(User::Admin, &["auth", "can-i", verb, what, who, "-n", "osm-system"]);
+        let message = api.kubectl(User::Admin, &["auth", "can-i", verb, what, who, "-n", "osm-system"]);
         // `kubectl auth can-i` exits with 1 for no.
-        said.is_ok_and(|said| said.trim() == "yes")
+        message.is_ok_and(|message| message.trim() == "yes")
     };
     let writes = || [may("create", "egresses"), may("patch", "meshconfigs/osm-mesh-config")];
     let never = || [may("delete", "egresses"), may("update", "egresses"), may("get", "secrets")];

@@ -76,7 +76,7 @@ impl Explain<'_> {
     }
 
     /// The report about the pod, and the exit code.
-    fn ask(&self, arguments: &[&str]) -> Result<(Value, i32)> {
+    fn query(&self, arguments: &[&str]) -> Result<(Value, i32)> {
         let admin = SocketAddr::new(CONTROL_PLANE, 15129).to_string();
         let mut all = vec!["--pod", "curl/sidecar", "--admin", &admin, "--output", "json"];
         all.extend_from_slice(arguments);
@@ -88,10 +88,10 @@ impl Explain<'_> {
 
     fn expect_refusal(&self, user: User, arguments: &[&str], expected: &[&str]) -> Result<()> {
         let output = self.run(user, arguments)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(1), "{arguments:?}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{arguments:?}: {message}");
         for expected in expected {
-            ensure!(said.contains(expected), "{arguments:?} lacks `{expected}`: {said}");
+            ensure!(message.contains(expected), "{arguments:?} lacks `{expected}`: {message}");
         }
         Ok(())
     }
@@ -137,14 +137,14 @@ fn explain_agrees_with_envoy() -> Result<()> {
             .with_context(|| format!("{curl:?}"))?;
         let all = decisions();
         decided = all.len();
-        let said = all.last().context("no decision")?;
+        let message = all.last().context("no decision")?;
 
-        let (report, code) = explain.ask(&[&["--to", curl[0]], flags].concat())?;
+        let (report, code) = explain.query(&[&["--to", curl[0]], flags].concat())?;
         let text = |key: &str| report[key].as_str().unwrap_or("-").to_owned();
         let explained = ["verdict", "reason", "policy", "rule"].map(text).join(" ");
-        ensure!(explained == *said, "{curl:?}: explained as `{explained}`, Envoy: `{said}`");
-        ensure!(code == if said.starts_with("allow") { 0 } else { 3 }, "{curl:?}: exit code {code}");
-        let denied = said.starts_with("deny");
+        ensure!(explained == *message, "{curl:?}: explained as `{explained}`, Envoy: `{message}`");
+        ensure!(code == if message.starts_with("allow") { 0 } else { 3 }, "{curl:?}: exit code {code}");
+        let denied = message.starts_with("deny");
         ensure!(
             report["rules"].as_array().is_some_and(|rules| rules.len() == 3
                 && (!denied
@@ -170,19 +170,19 @@ fn the_report_names_acknowledgements() -> Result<()> {
     let explain = Explain { cluster: &cluster };
     let to = ["--to", "tcp://203.0.113.10:9001"];
     // There is no proxy yet.
-    let (report, code) = explain.ask(&to)?;
+    let (report, code) = explain.query(&to)?;
     ensure!(code == 3 && report["proxies"]["proxies"] == Value::Array(vec![]), "{report:#}");
 
     let envoy = sidecar::start(&pod, false)?;
     let has = |expected: bool| {
         wait_for(&format!("acknowledged: {expected}"), Duration::from_secs(10), || {
-            explain.ask(&to).is_ok_and(|(report, _)| {
+            explain.query(&to).is_ok_and(|(report, _)| {
                 report["proxies"]["proxies"][0]["acknowledged"] == expected
                     && report["proxies"]["otherDocument"].is_null()
             })
         })
         .with_context(|| {
-            format!("{:#?}\n{}", explain.ask(&to).map(|(report, _)| report), control_plane.log())
+            format!("{:#?}\n{}", explain.query(&to).map(|(report, _)| report), control_plane.log())
         })
     };
     has(true)?;
@@ -198,7 +198,7 @@ fn the_report_names_acknowledgements() -> Result<()> {
     cluster.api.apply(ANOTHER_POLICY)?;
     wait_for_status(&control_plane, "the change", |status| status["identities"]["curl/curl"]["rules"] == 4)?;
     has(false)?;
-    let (report, code) = explain.ask(&to)?;
+    let (report, code) = explain.query(&to)?;
     ensure!(code == 0 && report["verdict"] == "allow" && report["policy"] == "curl/another", "{report:#}");
     let text = explain.run(
         User::Admin,
@@ -219,19 +219,23 @@ fn the_report_names_acknowledgements() -> Result<()> {
 
     // Questions without an answer.
     let base = ["--to", "https://httpbin.org"];
-    let ask = |more: &[&'static str]| [&base[..], more].concat();
-    explain.expect_refusal(User::Admin, &ask(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
-    explain.expect_refusal(User::Nobody, &ask(&["--pod", "curl/sidecar"]), &["pod `curl/sidecar`", "403"])?;
-    let nobody = ask(&["--identity", "curl/curl", "--timeout", "3s"]);
+    let query = |more: &[&'static str]| [&base[..], more].concat();
+    explain.expect_refusal(User::Admin, &query(&["--pod", "curl/none"]), &["pod `curl/none`", "404"])?;
+    explain.expect_refusal(
+        User::Nobody,
+        &query(&["--pod", "curl/sidecar"]),
+        &["pod `curl/sidecar`", "403"],
+    )?;
+    let nobody = query(&["--identity", "curl/curl", "--timeout", "3s"]);
     explain.expect_refusal(User::Nobody, &nobody, &["could not be read in 3s", "403"])?;
-    let nowhere = ask(&["--identity", "curl/curl", "--admin", "203.0.113.2:1"]);
+    let nowhere = query(&["--identity", "curl/curl", "--admin", "203.0.113.2:1"]);
     explain.expect_refusal(User::Admin, &nowhere, &["cannot reach a control plane at 203.0.113.2:1"])?;
     // The control plane's own role is sufficient for a service account.
-    let output = explain.run(User::ControlPlane, &ask(&["--identity", "curl/curl"]))?;
+    let output = explain.run(User::ControlPlane, &query(&["--identity", "curl/curl"]))?;
     ensure!(output.status.code() == Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
     // A pod without interception, in a namespace outside the mesh.
-    let output = explain.run(User::Admin, &ask(&["--pod", "plain/bare", "--output", "json"]))?;
+    let output = explain.run(User::Admin, &query(&["--pod", "plain/bare", "--output", "json"]))?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(report["identity"] == "plain/default" && report["reason"] == "no-policy", "{report:#}");
     let notes = report["notes"].to_string();

@@ -66,11 +66,11 @@ impl<'n> TwoAccounts<'n> {
         (self.own.text("tls.crt"), self.own.text("tls.key"))
     }
 
-    fn ask(&self, node: &str, tokens: &[&str]) -> Result<Result<String, tonic::Status>> {
-        self.ask_at(XDS_ADDRESS, node, tokens)
+    fn connect(&self, node: &str, tokens: &[&str]) -> Result<Result<String, tonic::Status>> {
+        self.connect_at(XDS_ADDRESS, node, tokens)
     }
 
-    fn ask_at(
+    fn connect_at(
         &self,
         address: SocketAddr,
         node: &str,
@@ -187,9 +187,11 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
     let control_plane =
         accounts.cluster.control_plane(&accounts.flags(&own, &["--client-ca", &ca.text("ca.crt")]))?;
     let good = api.token("curl", "a", AUDIENCE, None)?;
-    let text = accounts.ask("p.a.curl", &[&good])?.with_context(|| control_plane.log())?;
+    let text = accounts.connect("p.a.curl", &[&good])?.with_context(|| control_plane.log())?;
     ensure!(text.contains("curl/a") && !text.contains("curl/b"), "not the policy of curl/a alone");
-    accounts.ask("0b1e2d3c-4f5a-6789-abcd-ef0123456789", &[&good])?.context("a node id that says nothing")?;
+    accounts
+        .connect("0b1e2d3c-4f5a-6789-abcd-ef0123456789", &[&good])?
+        .context("a node id that says nothing")?;
     let results = control_plane.get("/metrics")?;
     ensure!(results.contains(r#"osm_egress_token_reviews_total{result="known"} 1"#), "{results}");
 
@@ -275,19 +277,19 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
             "curl/a (by token) asks for what is of curl/b, says its node id `p.b.curl`",
         ),
     ];
-    for (case, node, tokens, code, reason, said) in cases {
+    for (case, node, tokens, code, reason, expected) in cases {
         let (count, log) = (control_plane.refusal_count(reason)?, control_plane.log().len());
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
         let status =
-            accounts.ask(node, &tokens)?.err().with_context(|| format!("{case}: it got a policy"))?;
-        ensure!(status.code() == code && status.message().contains(said), "{case}: {status:?}");
+            accounts.connect(node, &tokens)?.err().with_context(|| format!("{case}: it got a policy"))?;
+        ensure!(status.code() == code && status.message().contains(expected), "{case}: {status:?}");
         ensure!(
             control_plane.refusal_count(reason)? == count + 1,
             "{case}: {}",
             control_plane.get("/metrics")?
         );
         let log = control_plane.log().split_off(log);
-        ensure!(log.contains("proxy refused") && log.contains(said), "{case}: {log}");
+        ensure!(log.contains("proxy refused") && log.contains(expected), "{case}: {log}");
         println!("{case}: {}", status.message());
     }
     ensure!(!control_plane.log().contains(&good), "a token stands in the log");
@@ -301,12 +303,12 @@ fn clients_without_a_valid_token_are_refused() -> Result<()> {
     let bearer = format!("Bearer {good}");
     let one = XdsClient { authority: Some(&accounts.authority.pem), host: &host, ..XdsClient::default() };
     let both = XdsClient { authorization: &[&bearer], ..one.clone() };
-    let ask = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
-    let text = ask(&XdsClient { certificate: Some(&b), ..one })?.context("a certificate")?;
+    let connect = |proxy: &XdsClient<'_>| proxy.fetch_policy(&network.outside.netns, XDS_ADDRESS);
+    let text = connect(&XdsClient { certificate: Some(&b), ..one })?.context("a certificate")?;
     ensure!(text.contains("curl/b") && !text.contains("curl/a"), "not the policy of curl/b alone");
-    ask(&XdsClient { certificate: Some(&a), ..both.clone() })?.context("a certificate and a token")?;
+    connect(&XdsClient { certificate: Some(&a), ..both.clone() })?.context("a certificate and a token")?;
     ensure!(control_plane.log().contains("by=\"certificate and token\""), "{}", control_plane.log());
-    let status = ask(&XdsClient { certificate: Some(&b), ..both })?.err().context("of two identities")?;
+    let status = connect(&XdsClient { certificate: Some(&b), ..both })?.err().context("of two identities")?;
     ensure!(status.code() == forbidden, "{status:?}");
     ensure!(
         control_plane.log().contains("the client certificate is of curl/b, the token of curl/a"),
@@ -327,18 +329,18 @@ fn confirmed_tokens_count_while_the_api_server_is_away() -> Result<()> {
     let control_plane = accounts.cluster.control_plane(&accounts.flags(&own, &[]))?;
     let known = accounts.cluster.api.token("curl", "a", AUDIENCE, None)?;
     let unknown = accounts.cluster.api.token("curl", "b", AUDIENCE, None)?;
-    accounts.ask("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
+    accounts.connect("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
     accounts.cluster.api.kill();
-    accounts.ask("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
-    let status = accounts.ask("p.b.curl", &[&unknown])?.err().context("an unknown token got a policy")?;
+    accounts.connect("p.a.curl", &[&known])?.with_context(|| control_plane.log())?;
+    let status = accounts.connect("p.b.curl", &[&unknown])?.err().context("an unknown token got a policy")?;
     ensure!(status.code() == Code::Unavailable, "{status:?}");
     ensure!(status.message().contains("tokens cannot be reviewed now: the API server"), "{status:?}");
     ensure!(control_plane.refusal_count("unavailable")? == 1, "{}", control_plane.get("/metrics")?);
     // Errors that need no API server are reported all the same.
-    let status = accounts.ask("p.a.curl", &["garbage"])?.err().context("garbage got a policy")?;
+    let status = accounts.connect("p.a.curl", &["garbage"])?.err().context("garbage got a policy")?;
     ensure!(status.code() == Code::Unauthenticated, "{status:?}");
     accounts.cluster.api.resume()?;
-    let comes_back = || accounts.ask("p.b.curl", &[&unknown]).is_ok_and(|answer| answer.is_ok());
+    let comes_back = || accounts.connect("p.b.curl", &[&unknown]).is_ok_and(|answer| answer.is_ok());
     wait_for("the other token to be good again", Duration::from_secs(20), comes_back)
         .with_context(|| control_plane.log())?;
     Ok(())
@@ -360,7 +362,7 @@ fn without_the_role_no_token_is_accepted() -> Result<()> {
         .ready()?;
     let token = accounts.cluster.api.token("curl", "a", AUDIENCE, None)?;
     let to = SocketAddr::new(SECOND_CONTROL_PLANE, 15128);
-    let status = accounts.ask_at(to, "p.a.curl", &[&token])?.err().context("it got a policy")?;
+    let status = accounts.connect_at(to, "p.a.curl", &[&token])?.err().context("it got a policy")?;
     ensure!(status.code() == Code::Unavailable && status.message().contains("403"), "{status:?}");
     ensure!(
         control_plane.log().contains("cannot create resource \"tokenreviews\""),
@@ -398,7 +400,7 @@ fn a_token_has_a_limited_number_of_streams() -> Result<()> {
     // The streams of others go on meanwhile.
     let ((open, status), other) = std::thread::scope(|scope| {
         let flood = scope.spawn(|| proxy.open_until_refused(netns, XDS_ADDRESS, 20));
-        let other = accounts.ask("x.b.curl", &[&token("b")?])?;
+        let other = accounts.connect("x.b.curl", &[&token("b")?])?;
         let flood = flood.join().map_err(|_| anyhow::anyhow!("the flood failed"))??;
         anyhow::Ok((flood, other))
     })?;

@@ -128,8 +128,8 @@ fn an_api_server_accepts_injected_pods() -> Result<()> {
     cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
     // Injection is idempotent, also with the API server's defaults.
     ensure!(inject(&injected, &["--xds-ca", &authority])? == injected);
-    let said = cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
-    ensure!(said.lines().all(|line| line.ends_with("unchanged")), "{said}");
+    let message = cluster.api.kubectl(User::Admin, &["apply", "-f", &file])?;
+    ensure!(message.lines().all(|line| line.ends_with("unchanged")), "{message}");
 
     let deployment = get(&cluster, "deployment", "curl")?;
     let template = &deployment["spec"]["template"];

@@ -100,7 +100,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
         "ipAddresses: [203.0.113.10/32]\nports: [{number: 9000, protocol: tcp}]",
     ))?;
     let start = Instant::now();
-    let say = |what: &str| println!("{:>6.2} s  {what}", start.elapsed().as_secs_f64());
+    let print_time = |what: &str| println!("{:>6.2} s  {what}", start.elapsed().as_secs_f64());
     let mut first = Some(cluster.control_plane(&[])?);
     let mut second = Some(cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?);
     let envoys = [sidecar(&pods[0])?, sidecar(&pods[1])?];
@@ -119,7 +119,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
             let took = wait_for("both proxies to obey", CONVERGENCE_TIMEOUT, || {
                 pods.iter().all(|pod| echo(pod, HTTPBIN, 9100).is_ok() == allow)
             })?;
-            say(&format!(
+            print_time(&format!(
                 "a change {} is obeyed {took:.0?} after kubectl returned",
                 if allow { "that allows" } else { "that forbids" }
             ));
@@ -130,31 +130,35 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
             let status = control_plane.as_ref().and_then(|control_plane| control_plane.status().ok());
             status.and_then(|status| status["proxies"].as_array().map(Vec::len)).unwrap_or_default()
         };
-        say(&format!("proxies at the control planes: {} and {}", connected(&first), connected(&second)));
+        print_time(&format!(
+            "proxies at the control planes: {} and {}",
+            connected(&first),
+            connected(&second)
+        ));
 
         drop(first.take());
-        say("the first control plane is killed");
+        print_time("the first control plane is killed");
         change(&cluster, false)?;
         probers[0].wait_for_attempts("connections without the first control plane")?;
         first = Some(cluster.control_plane(&[])?);
-        say("it is back");
+        print_time("it is back");
 
         drop(second.take());
-        say("the second control plane is killed");
+        print_time("the second control plane is killed");
         change(&cluster, true)?;
         probers[1].wait_for_attempts("connections without the second control plane")?;
         second = Some(cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?);
-        say("it is back");
+        print_time("it is back");
 
         cluster.api.kill();
-        say("the API server is killed");
+        print_time("the API server is killed");
         probers[0].wait_for_attempts("connections without an API server")?;
         cluster.api.resume()?;
-        say("it is back");
+        print_time("it is back");
         change(&cluster, false)?;
 
         cluster.api.kill_etcd();
-        say("etcd is killed");
+        print_time("etcd is killed");
         probers[1].wait_for_attempts("connections without etcd")?;
         let remove = ["delete", "egress", "always", "-n", "curl", "--request-timeout=2s"];
         ensure!(cluster.api.kubectl(User::Admin, &remove).is_err(), "a change without etcd");
@@ -162,7 +166,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
         wait_for("the API server to answer", Duration::from_secs(30), || {
             cluster.api.kubectl(User::Admin, &["get", "--raw", "/readyz"]).is_ok()
         })?;
-        say("it is back");
+        print_time("it is back");
         change(&cluster, true)?;
         change(&cluster, false)?;
 
@@ -181,7 +185,7 @@ fn traffic_and_changes_survive_every_failure() -> Result<()> {
     })?;
     for (prober, envoy) in probers.iter().zip(&envoys) {
         let (allowed, refused, wrong) = prober.counts();
-        say(&format!(
+        print_time(&format!(
             "a workload connected {allowed} times, was refused {refused} times, and {wrong} were wrong"
         ));
         ensure!(wrong == 0, "{}", envoy.log_tail(20));

@@ -312,7 +312,7 @@ fn only_valid_objects_of_the_mesh_count() -> Result<()> {
     fresh.stop()?;
     // The role is sufficient, and no permission is unused.
     wait_for("every permission to be used", Duration::from_secs(30), || {
-        api.used_permissions().is_ok_and(|asked| role_permissions().is_ok_and(|allowed| asked == allowed))
+        api.used_permissions().is_ok_and(|used| role_permissions().is_ok_and(|allowed| used == allowed))
     })
     .with_context(|| format!("{:?} instead of {:?}", api.used_permissions(), role_permissions()))?;
     Ok(())
@@ -334,8 +334,8 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
     wait_for("the control plane to notice", Duration::from_secs(5), || {
         control_plane.get("/readyz").is_err()
     })?;
-    let said = control_plane.get("/readyz").err().context("it says that it is ready")?.to_string();
-    ensure!(said.contains("503") && said.contains("the last good state stays in force"), "{said}");
+    let message = control_plane.get("/readyz").err().context("it says that it is ready")?.to_string();
+    ensure!(message.contains("503") && message.contains("the last good state stays in force"), "{message}");
     ensure!(
         control_plane.get("/metrics")?.contains("osm_egress_source_available 0"),
         "{}",

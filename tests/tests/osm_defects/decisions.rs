@@ -55,8 +55,8 @@ fn d2_a_bad_cidr_opens_nothing() -> Result<()> {
                 ensure!(mesh.network.origins.events().iter().all(|seen| !is_connection(seen, at(to, 9100))));
             }
             let problems = mesh.diagnostics("Egress curl/bad")?;
-            let said = format!("error spec.ipAddresses[{field}]: ");
-            ensure!(problems.iter().any(|problem| problem.starts_with(&said)), "{bad}: {problems:?}");
+            let expected = format!("error spec.ipAddresses[{field}]: ");
+            ensure!(problems.iter().any(|problem| problem.starts_with(&expected)), "{bad}: {problems:?}");
             ensure!(mesh.accepted("Egress curl/bad")? == (false, 0), "{bad} is accepted");
             expect_bystander(mesh)?;
         }

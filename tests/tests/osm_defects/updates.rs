@@ -44,8 +44,8 @@ fn d3_protocols_have_any_case_and_unknown_ones_are_named() -> Result<()> {
             // The object's other ports stay in force.
             mesh.exchange(at(EXAMPLE, 9102), b"hello")?.expect_echo(b"hello")?;
             let problems = mesh.diagnostics("Egress curl/unknown")?;
-            let said = |problem: &String| problem.starts_with("error spec.ports[0].protocol: ");
-            ensure!(problems.iter().any(said), "{unknown}: {problems:?}");
+            let expected = |problem: &String| problem.starts_with("error spec.ports[0].protocol: ");
+            ensure!(problems.iter().any(expected), "{unknown}: {problems:?}");
         }
         expect_no_rejection(mesh)
     })
@@ -165,7 +165,7 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
         )
     };
     let web = at(HTTPBIN, 8080);
-    let loser_says = |mesh: &TestMesh<'_>, object: &str| -> Result<bool> {
+    let loser_status = |mesh: &TestMesh<'_>, object: &str| -> Result<bool> {
         Ok(mesh.diagnostics(object)?.iter().any(|problem| problem.contains("spec.matches")))
     };
     let first = [
@@ -178,15 +178,15 @@ fn d12_the_first_settings_by_name_count() -> Result<()> {
         // The first by namespace and name, whatever the order of files.
         ensure!(max_connections(mesh, "httpbin.org:8080")? == 11);
         mesh.get(web, "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
-        ensure!(loser_says(mesh, "Egress curl/b")?, "{:?}", mesh.diagnostics("Egress curl/b")?);
-        ensure!(!loser_says(mesh, "Egress curl/a")?, "{:?}", mesh.diagnostics("Egress curl/a")?);
+        ensure!(loser_status(mesh, "Egress curl/b")?, "{:?}", mesh.diagnostics("Egress curl/b")?);
+        ensure!(!loser_status(mesh, "Egress curl/a")?, "{:?}", mesh.diagnostics("Egress curl/a")?);
         mesh.write("0.yaml", &policy("c", "two"))?;
         ensure!(max_connections(mesh, "httpbin.org:8080")? == 11);
 
         // Without the first, the next one.
         mesh.remove("2.yaml")?;
         ensure!(max_connections(mesh, "httpbin.org:8080")? == 22);
-        ensure!(!loser_says(mesh, "Egress curl/b")?, "{:?}", mesh.diagnostics("Egress curl/b")?);
+        ensure!(!loser_status(mesh, "Egress curl/b")?, "{:?}", mesh.diagnostics("Egress curl/b")?);
         mesh.get(web, "httpbin.org", "/get")?.expect_origin(HTTPBIN)?;
 
         // The settings' host is for Open Service Mesh's in-mesh traffic, and has no effect here.
@@ -382,8 +382,8 @@ fn d20_a_large_regex_affects_its_group_only() -> Result<()> {
         ] {
             mesh.write("large.yaml", &(route_group("large", &path) + &policy("large", 8080, "large")))?;
             let problems = mesh.diagnostics("HTTPRouteGroup curl/large")?;
-            let said = |problem: &String| problem.starts_with("error spec.matches[0].pathRegex: ");
-            ensure!(problems.iter().any(said), "{what}: {:?}", short(&problems));
+            let expected = |problem: &String| problem.starts_with("error spec.matches[0].pathRegex: ");
+            ensure!(problems.iter().any(expected), "{what}: {:?}", short(&problems));
             // An object that names the group reports it, and grants nothing on that port.
             let problems = mesh.diagnostics("Egress curl/large")?;
             ensure!(

@@ -82,7 +82,7 @@ fn a_half_closed_server_still_receives() -> Result<()> {
 
 /// A server that speaks first is heard at once, without first bytes of the client.
 #[test]
-fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
+fn a_server_that_sends_first_is_read_at_once() -> Result<()> {
     with_mesh(|_, pod, envoy| {
         let longest = in_workload(pod, || {
             let mut longest = Duration::ZERO;

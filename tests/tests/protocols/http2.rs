@@ -18,8 +18,8 @@ use super::{allow, at, in_workload_async, with_mesh};
 
 async fn unary_and_streaming(channel: &Channel) -> Result<()> {
     for n in 0..50 {
-        let said = grpc::say(channel, &format!("call {n}")).await?;
-        ensure!(said == format!("{HTTPBIN} call {n}"), "{said}");
+        let reply = grpc::send_message(channel, &format!("call {n}")).await?;
+        ensure!(reply == format!("{HTTPBIN} call {n}"), "{reply}");
     }
     // Both sides send in turn: nothing on the way may wait for the end of the stream.
     let (sender, texts) = tokio::sync::mpsc::channel(1);
@@ -27,13 +27,13 @@ async fn unary_and_streaming(channel: &Channel) -> Result<()> {
     let mut answers = grpc::chat(channel, texts).await?;
     for n in 0..200 {
         sender.send(Text::new(format!("line {n}"))).await?;
-        let said = answers.message().await?.context("the stream ended")?.text;
-        ensure!(said == format!("{HTTPBIN} line {n}"), "{said}");
+        let reply = answers.message().await?.context("the stream ended")?.text;
+        ensure!(reply == format!("{HTTPBIN} line {n}"), "{reply}");
     }
     drop(sender);
     ensure!(answers.message().await?.is_none(), "an answer to nothing");
     // Trailers carry the status.
-    let large = grpc::say(channel, &"x".repeat(3 << 20)).await?;
+    let large = grpc::send_message(channel, &"x".repeat(3 << 20)).await?;
     ensure!(large.len() > 3 << 20);
     Ok(())
 }
@@ -49,14 +49,14 @@ fn grpc_works_over_plaintext() -> Result<()> {
         let upstream = at(HTTPBIN, grpc::PLAIN_PORT);
         let chat = access_log::wait_for_line(envoy, "the chat", |line| line["path"] == "/egress.Echo/Chat")?;
         ensure!(chat["decision"] == allow("web", 4) && chat["upstream"] == upstream, "{chat}");
-        let said = |line: &serde_json::Value| {
+        let reply = |line: &serde_json::Value| {
             line["path"] == "/egress.Echo/Say"
                 && line["decision"] == allow("web", 4)
                 && line["upstream"] == upstream
                 && line["authority"] == "grpc.example:50051"
         };
         wait_for("a line for each call", Duration::from_secs(5), || {
-            envoy.access_log().iter().filter(|line| said(line)).count() == 51
+            envoy.access_log().iter().filter(|line| reply(line)).count() == 51
         })?;
         Ok(())
     })

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_gone_is_reported_at_its_row() {
+    fn a_missing_folder_is_reported_at_its_row() {
         let text = findings("| `shim/`, `shim/xds/` | |\n| `docs/` | |\n| `standalone/` | |\n");
         assert_eq!(
             text,

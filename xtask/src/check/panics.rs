@@ -41,7 +41,7 @@ pub(super) fn check(tree: &Tree) -> Result<Report> {
     Ok(report)
 }
 
-/// `[workspace.metadata.panic-lints]`: which lints, in which crates.
+/// `[workspace.metadata.panic-lints]`: the lints, and the crates that they apply to.
 struct Table {
     lints: Vec<String>,
     folders: Vec<String>,

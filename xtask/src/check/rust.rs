@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_knows_its_inline_module() {
+    fn a_path_includes_its_inline_module() {
         let found = source("mod a { mod b { use super::c; } }").paths;
         assert_eq!(found[0].inside, ["a", "b"]);
     }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_function_that_is_gone_is_reported() {
+    fn a_missing_file_or_function_is_reported() {
         let text =
             findings("| 1 | `a/b.rs` | `write` |\n| 2 | `a/c.rs` | `read` |\n| 3 | a/b.rs | `read` |\n");
         assert!(text.contains("docs/tour.md:3: `a/b.rs` has no function `write`"), "{text}");

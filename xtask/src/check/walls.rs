@@ -114,9 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_stands_for_what_dependencies_know_too() {
-        const KNOWS_NO_CLIENT: &[Wall] = &[WALL];
-        let members = [member("a", KNOWS_NO_CLIENT), member("b", &[]), member("c", &[])];
+    fn a_wall_includes_indirect_dependencies() {
+        const FORBIDS_CLIENT: &[Wall] = &[WALL];
+        let members = [member("a", FORBIDS_CLIENT), member("b", &[]), member("c", &[])];
         let edges =
             [("a", "b", Kind::Normal), ("b", "kube-client", Kind::Normal), ("c", "kube", Kind::Normal)];
         assert_eq!(

@@ -185,7 +185,7 @@ fn the_newest_objects_exceed_a_shared_budget() {
         ([("a", new), ("b", old), ("c", old)], "a"),
         ([("a", old), ("b", new), ("c", old)], "b"),
         ([("a", old), ("b", old), ("c", old)], "c"),
-        // Nothing says when objects of files were made.
+        // Objects of files have no time of creation.
         ([("a", None), ("b", None), ("c", None)], "c"),
     ] {
         let each = MAX_ENTRIES / 2 - 50_000;
@@ -219,7 +219,7 @@ fn the_newest_objects_exceed_a_shared_budget() {
     }
 }
 
-/// An object that is over the budget of one identity grants others what it says.
+/// An object that is over the budget of one identity still grants to others.
 #[test]
 fn a_shared_budget_is_per_identity() {
     let both =
@@ -338,8 +338,8 @@ fn diagnostics_are_bounded() {
     assert_eq!(budget::MAX_DIAGNOSTICS, 100);
 }
 
-/// The memory of all objects is bounded. One namespace cannot have all of it, and many that want much leave room for those
-/// that want little.
+/// The memory of all objects is bounded. One namespace cannot have all of it, and many with large needs leave room for those
+/// with small ones.
 #[test]
 fn memory_of_all_objects_is_bounded() {
     let long = |n: usize| format!("{}.{}.{}.h{n}.org", "a".repeat(60), "b".repeat(60), "c".repeat(60));
@@ -368,7 +368,7 @@ fn memory_of_all_objects_is_bounded() {
     let fitting = accepted(&all);
     assert!((10..16).contains(&fitting.len()), "{}", fitting.len());
     assert_eq!(fitting, (0..fitting.len()).map(|n| format!("Egress n/p{n:02}")).collect::<Vec<_>>());
-    // Five have a fifth of all, and a small one what it wants.
+    // Five have a fifth of all each, and a small one all it needs.
     let small = egress("small", "hosts: [a.org], ports: [{number: 443, protocol: https}]")
         .replace("namespace: n", "namespace: zz");
     let all: Vec<String> = ["a", "b", "c", "d", "e"]

@@ -57,7 +57,7 @@ fn settings_give_rules_clusters_of_their_own() {
     assert_eq!(hosts, [Some("*.b.org".to_owned()), None, None, Some("a.org".to_owned())]);
 }
 
-/// Proxies hear of a new limit by its cluster. What is allowed is the same, and its document.
+/// A changed limit changes only its cluster: the document, and what is allowed, stay the same.
 #[test]
 fn a_changed_limit_is_a_changed_cluster() {
     let text = |limit: u32| {

@@ -163,7 +163,7 @@ fn seen_with(name: &str, backends: &Backends) -> (Vec<String>, String) {
     (document.in_mesh.iter().map(entry).collect(), diagnostics(&compiled))
 }
 
-/// Nodes lead the address of a service to its endpoints: it is in the mesh only if these are.
+/// Nodes route the address of a service to its endpoints, so it is in the mesh only if all of them are.
 #[test]
 fn a_service_with_untrusted_endpoints_is_egress() {
     let pods = "shop/pods 10.244.0.7,10.244.0.8 8080 allowed";

@@ -19,11 +19,11 @@ pub(super) struct Destination {
 
 impl Destination {
     /// Reads the destination of a query.
-    pub(super) fn from_request(ask: &ExplainRequest) -> Self {
-        let port = ask.probe.port;
+    pub(super) fn from_request(explain_request: &ExplainRequest) -> Self {
+        let port = explain_request.probe.port;
         Self {
-            name: ask.probe.visible_name().and_then(|name| parse_host(name, port)),
-            address: ask.addresses.first().copied(),
+            name: explain_request.probe.visible_name().and_then(|name| parse_host(name, port)),
+            address: explain_request.addresses.first().copied(),
             port,
         }
     }

@@ -34,9 +34,10 @@ pub(super) async fn explain(
     State(ConsoleState { shared, console }): State<ConsoleState>,
     Query(form): Query<ProbeForm>,
 ) -> Result<Json<ReportText>, QueryError> {
-    let ask = form.to_request(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
+    let explain_request =
+        form.to_request(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
     // A large policy takes a while; run it off the async threads.
-    let answer = tokio::task::spawn_blocking(move || explain_connection(&shared, &console, &ask));
+    let answer = tokio::task::spawn_blocking(move || explain_connection(&shared, &console, &explain_request));
     answer
         .await
         .map_err(|_| {
@@ -48,21 +49,21 @@ pub(super) async fn explain(
 fn explain_connection(
     shared: &AdminState,
     console: &ConsoleConfig,
-    ask: &ExplainRequest,
+    explain_request: &ExplainRequest,
 ) -> Result<ReportText, QueryError> {
     let compiled = Arc::clone(&shared.compiled.borrow());
     let store = Arc::clone(&shared.source.borrow().store);
     let mesh = console.from_cluster.then(|| console.options.mesh_name.clone());
     let evidence = PolicySource::from_compiled(store, compiled, mesh);
-    let mut report = egress_compile::explain::explain(&evidence, ask).map_err(bad_request)?;
-    let document = evidence.document(&ask.identity).map_err(bad_request)?;
+    let mut report = egress_compile::explain::explain(&evidence, explain_request).map_err(bad_request)?;
+    let document = evidence.document(&explain_request.identity).map_err(bad_request)?;
     let proxies = shared.proxies.list().into_iter();
     let status = Status {
         proxies: proxies.map(|proxy| ProxyStatus { proxy, ..ProxyStatus::default() }).collect(),
         source_unavailable: shared.source.borrow().availability.reason().map(str::to_owned),
         ..Status::default()
     };
-    report.proxies = Some(proxies::find_proxies(&status, &ask.identity, None, &document));
+    report.proxies = Some(proxies::find_proxies(&status, &explain_request.identity, None, &document));
     Ok(ReportText::from(report))
 }
 
@@ -103,10 +104,11 @@ pub(super) async fn suggestion(
     Query(form): Query<ProbeForm>,
 ) -> Result<Json<Value>, QueryError> {
     let Some(table) = shared.flows.clone() else { return Err(flow_log_disabled()) };
-    let ask = form.to_request(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
+    let explain_request =
+        form.to_request(console.listener_port, console.blocked.clone()).map_err(bad_request)?;
     let suggestion = tokio::task::spawn_blocking(move || {
-        let destination = Destination::from_request(&ask);
-        let identity = ask.identity;
+        let destination = Destination::from_request(&explain_request);
+        let identity = explain_request.identity;
         let flows = table.list_all(&FlowQuery::for_identity(identity.clone()));
         let matching: Vec<_> = flows.flows.iter().filter_map(|flow| destination.narrow_flow(flow)).collect();
         let suggestion = Suggestion::for_identity(&identity, &matching);

@@ -108,7 +108,7 @@ pub(super) async fn create_policies(
     let identity = question.identity.clone();
     let to = question.to.clone();
     let done = match question.to_request(served.console.listener_port, served.console.blocked.clone()) {
-        Ok(ask) => served.write_policies(&ask, yaml).await,
+        Ok(explain_request) => served.write_policies(&explain_request, yaml).await,
         Err(error) => Err(WriteError::invalid(error)),
     };
     match &done {
@@ -147,10 +147,15 @@ impl ConsoleState {
         }
     }
 
-    async fn write_policies(&self, ask: &ExplainRequest, text: String) -> Result<Vec<String>, WriteError> {
+    async fn write_policies(
+        &self,
+        explain_request: &ExplainRequest,
+        text: String,
+    ) -> Result<Vec<String>, WriteError> {
         let target = self.target()?;
         let (options, store): (CompileOptions, _) = (self.console.options.clone(), self.store());
-        let (identity, destination) = (ask.identity.clone(), Destination::from_request(ask));
+        let (identity, destination) =
+            (explain_request.identity.clone(), Destination::from_request(explain_request));
         let policies =
             run_blocking(move || ProposedPolicies::validate(&identity, &destination, text, &store, &options))
                 .await?;

@@ -256,20 +256,20 @@ async fn pages_of_other_sites_are_refused() {
 #[tokio::test]
 async fn queries_are_answered() {
     let admin = Admin::new(false);
-    let ask = async |question: &str| {
+    let fetch = async |question: &str| {
         let (status, _, text) = admin.get(&format!("/explain?{question}"), &HERE).await;
         (status, serde_json::from_str::<serde_json::Value>(&text).unwrap_or_else(|_| text.into()))
     };
-    let (status, answer) = ask("identity=shop/app&to=https://httpbin.org").await;
+    let (status, answer) = fetch("identity=shop/app&to=https://httpbin.org").await;
     assert_eq!((status, &answer["report"]["verdict"]), (200, &"allow".into()));
     assert_eq!(answer["report"]["proxies"]["proxies"], serde_json::json!([]));
-    let (_, answer) = ask("identity=shop/app&to=https://httpbin.com").await;
+    let (_, answer) = fetch("identity=shop/app&to=https://httpbin.com").await;
     assert_eq!(answer["report"]["reason"], "sni-not-allowed");
     assert!(
         answer["rules"][0]["mismatches"][0].as_str().is_some_and(|lack| lack.contains("does not list")),
         "{answer:#}"
     );
-    let (_, answer) = ask("identity=shop/app&to=https://203.0.113.1&sni=%3Cscript%3E%0A%1b&headers=").await;
+    let (_, answer) = fetch("identity=shop/app&to=https://203.0.113.1&sni=%3Cscript%3E%0A%1b&headers=").await;
     assert_eq!(answer["report"]["verdict"], "deny");
     for (question, expected) in [
         ("", "HOST:PORT"),
@@ -278,7 +278,7 @@ async fn queries_are_answered() {
         ("to=a.org:443&identity=shop/app&address=x", "is not an IP address"),
         ("to=a.org:443&identity=shop/app&nothing=x", "unknown field"),
     ] {
-        let (status, answer) = ask(question).await;
+        let (status, answer) = fetch(question).await;
         assert!(status == 400 && answer.to_string().contains(expected), "{question}: {answer}");
     }
     let (status, _, text) = admin.get("/suggest?identity=shop/app", &HERE).await;
@@ -379,10 +379,10 @@ async fn a_write_needs_origin_address_and_token() {
         ),
         (&[("content-type", Some("text/plain"))], "127.0.0.1:1", 415, "Content-Type"),
     ];
-    for (changed, from, expected, said) in cases {
+    for (changed, from, expected, message) in cases {
         for (path, body) in [(SWITCH, ON.to_owned()), ("/console/policies", new_policy())] {
             let (status, text) = admin.write(path, &body, changed, from).await;
-            assert!(status == expected && text.contains(said), "{changed:?} {from}: {status} {text}");
+            assert!(status == expected && text.contains(message), "{changed:?} {from}: {status} {text}");
             assert!(!text.contains(&admin.token), "{text}");
         }
     }
@@ -420,8 +420,8 @@ async fn confirmed_writes_change_the_folder() {
         ("", fresh.clone(), "is not HOST:PORT"),
     ] {
         let body = policy_for("shop/app", to, &text);
-        let (status, said) = admin.write("/console/policies", &body, &[], "127.0.0.1:1").await;
-        assert!(status == 422 && said.contains(expected), "{to}: {status} {said}");
+        let (status, message) = admin.write("/console/policies", &body, &[], "127.0.0.1:1").await;
+        assert!(status == 422 && message.contains(expected), "{to}: {status} {message}");
     }
     let unasked = serde_json::json!({ "identity": "shop/app", "yaml": fresh }).to_string();
     assert_eq!(admin.write("/console/policies", &unasked, &[], "127.0.0.1:1").await.0, 422);

@@ -17,12 +17,12 @@ use egress_envoy::name::DENIED_HEADER;
 pub fn read_connection(entry: &TcpAccessLogEntry) -> Option<Observation> {
     let common = entry.common_properties.as_ref()?;
     let [decision, resolved, server_name] = filter_states(common);
-    Observation::from_connection(
-        &decision?,
+    Some(Observation::from_connection(
+        decision?.parse().ok()?,
         original_destination(common)?,
         resolved.as_deref(),
         server_name.as_deref(),
-    )
+    ))
 }
 
 /// Reads the entry of a request. Returns `None` if it holds no decision.
@@ -32,14 +32,14 @@ pub fn read_request(entry: &HttpAccessLogEntry) -> Option<Observation> {
     let request = entry.request.as_ref()?;
     let [decision, ..] = filter_states(common);
     let method = RequestMethod::try_from(request.request_method).unwrap_or_default();
-    // Envoy reports only the methods that it knows.
+    // Envoy reports only the methods of its enum.
     let method = if method == RequestMethod::MethodUnspecified { "?" } else { method.as_str_name() };
     let upgrade = request.request_headers.get("upgrade").map(String::as_str);
     let denied_reason =
         entry.response.as_ref().and_then(|response| response.response_headers.get(DENIED_HEADER));
     let path = if request.original_path.is_empty() { &request.path } else { &request.original_path };
     Observation::from_request(
-        decision.as_deref(),
+        decision.and_then(|text| text.parse().ok()),
         original_destination(common)?,
         &request.authority,
         (method, path, upgrade),

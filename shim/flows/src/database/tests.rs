@@ -19,9 +19,9 @@ fn new_table(max_per_identity: usize) -> FlowTable {
 
 fn record(table: &FlowTable, identity: &str, name: &str) {
     let destination = "192.0.2.1:443".parse().expect("an address");
-    let observation = Observation::from_connection("deny sni-not-allowed - -", destination, None, Some(name));
-    assert!(observation.is_some());
-    table.record(&identity.parse().expect("an identity"), "p", Timestamp::now(), vec![observation]);
+    let decision = "deny sni-not-allowed - -".parse().expect("a decision");
+    let observation = Observation::from_connection(decision, destination, None, Some(name));
+    table.record(&identity.parse().expect("an identity"), "p", Timestamp::now(), vec![Some(observation)]);
 }
 
 fn list(table: &FlowTable) -> Vec<Flow> {
@@ -55,7 +55,7 @@ fn saved_flows_are_restored() {
     let hostile = "\u{1b}[2J\u{202e}<b>\r\n- evil";
     let request = |path| {
         Observation::from_request(
-            Some("allow audit - - host-not-allowed"),
+            "allow audit - - host-not-allowed".parse().ok(),
             destination,
             hostile,
             ("GET", path, Some(hostile)),
@@ -70,7 +70,12 @@ fn saved_flows_are_restored() {
         &app,
         "p",
         Timestamp::now(),
-        vec![Observation::from_connection("deny no-rule - -", destination, None, None)],
+        vec![Some(Observation::from_connection(
+            "deny no-rule - -".parse().expect("a decision"),
+            destination,
+            None,
+            None,
+        ))],
     );
     record(&before, "shop/app", "a.org");
     database.save(&before).expect("it is written");
@@ -163,26 +168,26 @@ fn error_after_change(sql: &str) -> String {
 fn a_file_that_is_no_flow_database_is_refused_and_not_changed() {
     let (folder, path) = temporary_file();
     fs::write(&path, "flows: none\n".repeat(1000)).expect("a file");
-    let said = open_error(&path);
-    assert!(said.contains("flows.db: it is not a database: name another file"), "{said}");
+    let message = open_error(&path);
+    assert!(message.contains("flows.db: it is not a database: name another file"), "{message}");
     // The file is not changed.
     assert!(fs::read_to_string(&path).expect("a file").starts_with("flows: none\n"));
-    let said = open_error(folder.path());
-    assert!(said.contains("it is not a regular file"), "{said}");
-    let said = open_error(&folder.path().join("missing/flows.db"));
-    assert!(said.contains("its folder does not exist"), "{said}");
+    let message = open_error(folder.path());
+    assert!(message.contains("it is not a regular file"), "{message}");
+    let message = open_error(&folder.path().join("missing/flows.db"));
+    assert!(message.contains("its folder does not exist"), "{message}");
     // No user can create a file here, not even root.
-    let said = open_error(Path::new("/proc/self/flows.db"));
-    assert!(said.contains("cannot keep flows in /proc/self/flows.db"), "{said}");
+    let message = open_error(Path::new("/proc/self/flows.db"));
+    assert!(message.contains("cannot keep flows in /proc/self/flows.db"), "{message}");
     std::os::unix::fs::symlink(&path, folder.path().join("link")).expect("a link");
-    let said = open_error(&folder.path().join("link"));
-    assert!(said.contains("cannot keep flows"), "{said}");
+    let message = open_error(&folder.path().join("link"));
+    assert!(message.contains("cannot keep flows"), "{message}");
     let other = folder.path().join("other.db");
     Connection::open(&other)
         .and_then(|connection| connection.execute_batch("CREATE TABLE flows (id INTEGER)"))
         .expect("a database");
-    let said = open_error(&other);
-    assert!(said.contains("it is the database of another program"), "{said}");
+    let message = open_error(&other);
+    assert!(message.contains("it is the database of another program"), "{message}");
 }
 
 #[test]
@@ -212,8 +217,8 @@ fn a_damaged_file_is_refused_with_the_reason() {
         ),
         ("DROP TABLE flows", "no such table"),
     ] {
-        let said = error_after_change(sql);
-        assert!(said.contains(expected), "{sql}: {said}");
+        let message = error_after_change(sql);
+        assert!(message.contains(expected), "{sql}: {message}");
     }
     // Overwritten pages.
     let (_folder, path) = temporary_file();
@@ -229,13 +234,13 @@ fn a_damaged_file_is_refused_with_the_reason() {
         *byte = 0xa5;
     }
     fs::write(&path, &bytes).expect("a file");
-    let said = open_error(&path);
-    assert!(said.contains("the file is damaged: move it away"), "{said}");
+    let message = open_error(&path);
+    assert!(message.contains("the file is damaged: move it away"), "{message}");
     // A truncated file.
     bytes.truncate(50_000);
     fs::write(&path, &bytes).expect("a file");
-    let said = open_error(&path);
-    assert!(said.contains("the file is damaged: move it away"), "{said}");
+    let message = open_error(&path);
+    assert!(message.contains("the file is damaged: move it away"), "{message}");
 }
 
 /// A control plane starts in spite of a damaged file, which stays there for inspection.
@@ -272,8 +277,8 @@ fn a_damaged_file_is_moved_aside() {
 fn a_second_control_plane_cannot_open_the_file() {
     let (_folder, path) = temporary_file();
     let (database, _memory) = open(&path, 10);
-    let said = open_error(&path);
-    assert!(said.contains("another process uses it: each control plane needs its own file"), "{said}");
+    let message = open_error(&path);
+    assert!(message.contains("another process uses it: each control plane needs its own file"), "{message}");
     drop(database);
     open(&path, 10);
 }
@@ -294,8 +299,8 @@ fn a_full_disk_loses_no_flow() {
         record(&table, "shop/app", &format!("n{number}.org"));
     }
     for _ in 0..2 {
-        let said = format!("{:#}", database.save(&table).expect_err("it is full"));
-        assert!(said.contains("flows.db: the disk is full: free some space"), "{said}");
+        let message = format!("{:#}", database.save(&table).expect_err("it is full"));
+        assert!(message.contains("flows.db: the disk is full: free some space"), "{message}");
     }
     assert_eq!(list(&table).len(), 1_000);
     limit(&database, 1 << 20);
@@ -315,8 +320,8 @@ fn a_file_that_disappears_is_written_again() {
     database.save(&table).expect("it is written again");
     fs::rename(folder.path(), folder.path().with_extension("moved")).expect("it moves");
     record(&table, "shop/app", "b.org");
-    let said = format!("{:#}", database.save(&table).expect_err("there is no folder"));
-    assert!(said.contains("its folder does not exist"), "{said}");
+    let message = format!("{:#}", database.save(&table).expect_err("there is no folder"));
+    assert!(message.contains("its folder does not exist"), "{message}");
     fs::create_dir(folder.path()).expect("a folder");
     database.save(&table).expect("it is written again");
     drop(database);

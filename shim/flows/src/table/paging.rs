@@ -46,10 +46,10 @@ mod tests {
     use crate::access_log::json;
     use crate::table::FlowTable;
 
-    const ALLOWED: &str = r#"{"kind":"connection","dialled":"192.0.2.1:PORT","decision":"allow rule a/b c"}"#;
+    const ALLOWED: &str = r#"{"kind":"connection","dialled":"192.0.2.1:PORT","verdict":"allow","reason":"rule","policy":"a/b","rule":"c"}"#;
 
     fn record(table: &FlowTable, port: u16) {
-        let observation = json::read_line(&ALLOWED.replace("PORT", &port.to_string()));
+        let observation = json::read_line(&ALLOWED.replace("PORT", &port.to_string())).ok();
         assert!(observation.is_some());
         table.record(&"shop/app".parse().expect("an identity"), "p", Timestamp::now(), vec![observation]);
     }

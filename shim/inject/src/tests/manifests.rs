@@ -105,10 +105,10 @@ fn a_uid_written_as_a_float_is_refused_too() {
         let text = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec: {{securityContext: {{runAsUser: {uid}}}, containers: [{{name: a}}]}}\n"
         );
-        let said = run(&text).expect_err(uid).to_string();
+        let message = run(&text).expect_err(uid).to_string();
         let refusals =
             ["container `a` runs as uid 1500", "`securityContext.runAsUser` is missing or invalid"];
-        assert!(refusals.iter().any(|refusal| said.contains(refusal)), "{uid}: {said}");
+        assert!(refusals.iter().any(|refusal| message.contains(refusal)), "{uid}: {message}");
     }
 }
 
@@ -118,6 +118,7 @@ fn a_pod_must_not_opt_out_where_that_is_not_permitted() {
     let text = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: x, annotations: {{{INJECTION_ANNOTATION}: disabled}}}}\nspec: {SPEC}\n"
     );
-    let said = inject_manifests(&text, &settings, &MeshConfig::default()).expect_err("refused").to_string();
-    assert!(said.starts_with("Pod x: pods may not change interception by annotation"), "{said}");
+    let message =
+        inject_manifests(&text, &settings, &MeshConfig::default()).expect_err("refused").to_string();
+    assert!(message.starts_with("Pod x: pods may not change interception by annotation"), "{message}");
 }

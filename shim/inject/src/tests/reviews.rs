@@ -66,7 +66,7 @@ fn answer_with(settings: &Settings, others: &str, namespace: &str, pod: &Value) 
     review_pod(settings, &store, &compiled, &options, &request(namespace, pod, "CREATE"))
 }
 
-fn pod_that_says(value: Option<&str>) -> Value {
+fn pod_with_annotations(value: Option<&str>) -> Value {
     let mut pod = plain();
     if let Some(value) = value {
         pod["metadata"]["annotations"] = json!({ INJECTION_ANNOTATION: value });
@@ -77,7 +77,7 @@ fn pod_that_says(value: Option<&str>) -> Value {
 /// Open Service Mesh's rule.
 #[test]
 fn sidecars_follow_the_annotations_of_pod_and_namespace() {
-    for (namespace, says, expected) in [
+    for (namespace, mentions, expected) in [
         ("on", None, Ok(true)),
         ("on", Some("enabled"), Ok(true)),
         ("on", Some("Yes"), Ok(true)),
@@ -99,12 +99,12 @@ fn sidecars_follow_the_annotations_of_pod_and_namespace() {
         ("kube-system", Some("enabled"), Ok(false)),
         ("osm-system", Some("enabled"), Ok(false)),
     ] {
-        let found = answer(namespace, &pod_that_says(says));
+        let found = answer(namespace, &pod_with_annotations(mentions));
         let found = if found.allowed { Ok(found.patch.is_some()) } else { Err(found.result.message) };
         let expected = expected.map_err(|value| {
             format!("invalid annotation value for key \"openservicemesh.io/sidecar-injection\": {value}")
         });
-        assert_eq!(found, expected, "{namespace} {says:?}");
+        assert_eq!(found, expected, "{namespace} {mentions:?}");
     }
     let unknown = answer("new", &plain());
     assert!(!unknown.allowed && unknown.result.message == "namespace `new` is not known yet: try again");
@@ -146,7 +146,7 @@ fn other_requests_are_admitted_unchanged() {
 #[test]
 fn ephemeral_containers_may_not_have_the_sidecars_uid() {
     let injected = inject_sidecar(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
-    let said = |pod: &Value, old: bool, container: &Value| {
+    let message = |pod: &Value, old: bool, container: &Value| {
         let mut object = pod.clone();
         object["spec"]["ephemeralContainers"] = json!([container]);
         if old {
@@ -167,20 +167,23 @@ fn ephemeral_containers_may_not_have_the_sidecars_uid() {
     };
     let user = |context: Value| json!({"name": "debugger", "securityContext": context});
     for old in [false, true] {
-        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1500}))), (false, 0));
-        assert_eq!(said(&injected, old, &user(json!({"runAsUser": "0x5dc"}))), (false, 0));
-        assert_eq!(said(&injected, old, &user(json!({"runAsUser": 1000}))), (true, 0));
-        assert_eq!(said(&injected, old, &user(json!({"capabilities": {"add": ["NET_ADMIN"]}}))), (true, 1));
+        assert_eq!(message(&injected, old, &user(json!({"runAsUser": 1500}))), (false, 0));
+        assert_eq!(message(&injected, old, &user(json!({"runAsUser": "0x5dc"}))), (false, 0));
+        assert_eq!(message(&injected, old, &user(json!({"runAsUser": 1000}))), (true, 0));
+        assert_eq!(
+            message(&injected, old, &user(json!({"capabilities": {"add": ["NET_ADMIN"]}}))),
+            (true, 1)
+        );
     }
     // A pod without a sidecar may have any uid.
-    assert_eq!(said(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
+    assert_eq!(message(&plain(), false, &user(json!({"runAsUser": 1500}))), (true, 0));
 }
 
 /// Kubernetes permits new images in running pods.
 #[test]
 fn the_sidecars_image_cannot_be_changed() {
     let injected = inject_sidecar(&plain(), &settings(), &MeshConfig::default()).expect("injected").pod;
-    let said = |before: &Value, after: &Value| {
+    let message = |before: &Value, after: &Value| {
         let mut request = request("on", after, "UPDATE");
         request.old_object = Some(serde_json::from_value(before.clone()).expect("an object"));
         let answer = review_pod(
@@ -199,29 +202,29 @@ fn the_sidecars_image_cannot_be_changed() {
         pod
     };
     assert_eq!(
-        said(&injected, &with(&injected, 1)),
+        message(&injected, &with(&injected, 1)),
         Err(InjectionError::SidecarImageChange(SIDECAR_CONTAINER.to_owned()).to_string())
     );
     // Without the label it is the same container.
     let mut bare = injected.clone();
     bare["metadata"]["labels"] = json!({});
-    assert_eq!(said(&injected, &bare), Ok(()));
-    assert!(said(&bare, &with(&bare, 1)).is_err());
+    assert_eq!(message(&injected, &bare), Ok(()));
+    assert!(message(&bare, &with(&bare, 1)).is_err());
     let settings = Settings { native_sidecar: true, ..settings() };
     let native = inject_sidecar(&plain(), &settings, &MeshConfig::default()).expect("injected").pod;
     let mut other = native.clone();
     other["spec"]["initContainers"][1]["image"] = json!("another");
-    assert!(said(&native, &other).is_err());
+    assert!(message(&native, &other).is_err());
     // The workload's own images may change.
-    assert_eq!(said(&injected, &with(&injected, 0)), Ok(()));
-    assert_eq!(said(&plain(), &with(&plain(), 0)), Ok(()));
+    assert_eq!(message(&injected, &with(&injected, 0)), Ok(()));
+    assert_eq!(message(&plain(), &with(&plain(), 0)), Ok(()));
 }
 
 /// A namespace's annotation applies to pods that can have a sidecar; a pod's own annotation must be satisfied.
 #[test]
 fn host_network_pods_are_refused_only_on_their_own_request() {
-    let pod = |says| {
-        let mut pod = pod_that_says(says);
+    let pod = |mentions| {
+        let mut pod = pod_with_annotations(mentions);
         pod["spec"]["hostNetwork"] = json!(true);
         pod
     };
@@ -236,10 +239,10 @@ fn host_network_pods_are_refused_only_on_their_own_request() {
 #[test]
 fn pods_opt_in_and_out_only_as_permitted() {
     let namespaces = |more: &str| {
-        let said = "annotations: {openservicemesh.io/sidecar-injection: enabled";
-        store(&NAMESPACES.replace(&format!("{said}}}}}}}"), &format!("{said}{more}}}}}}}")))
+        let message = "annotations: {openservicemesh.io/sidecar-injection: enabled";
+        store(&NAMESPACES.replace(&format!("{message}}}}}}}"), &format!("{message}{more}}}}}}}")))
     };
-    let said = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
+    let message = |settings: &Settings, store: &Store, namespace: &str, pod: &Value| {
         let answer = review_pod(
             settings,
             store,
@@ -255,37 +258,37 @@ fn pods_opt_in_and_out_only_as_permitted() {
         }
     };
     let of = |pod_annotations| Settings { pod_annotations, ..settings() };
-    let refused = |said: &Result<(bool, bool), String>, value: &str| {
+    let refused = |message: &Result<(bool, bool), String>, value: &str| {
         let of = format!("`{INJECTION_ANNOTATION}` here");
-        said.as_ref().is_err_and(|why| why.contains(&of) && why.ends_with(value))
+        message.as_ref().is_err_and(|why| why.contains(&of) && why.ends_with(value))
     };
-    let less = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: all`");
-    let more = |said: &Result<(bool, bool), String>| refused(said, "pod-annotations: tighten`");
+    let less = |message: &Result<(bool, bool), String>| refused(message, "pod-annotations: all`");
+    let more = |message: &Result<(bool, bool), String>| refused(message, "pod-annotations: tighten`");
     let plain_store = store(NAMESPACES);
-    let (off, on) = (pod_that_says(Some("disabled")), pod_that_says(Some("enabled")));
+    let (off, on) = (pod_with_annotations(Some("disabled")), pod_with_annotations(Some("enabled")));
     use PodAnnotations::{All, None, Tighten};
     // Without an annotation of the namespace the flag applies.
-    assert_eq!(said(&of(All), &plain_store, "on", &off), Ok((false, true)));
-    assert!(less(&said(&of(Tighten), &plain_store, "on", &off)));
-    assert!(less(&said(&of(None), &plain_store, "on", &off)));
-    assert_eq!(said(&of(Tighten), &plain_store, "silent", &on), Ok((true, false)));
-    assert!(more(&said(&of(None), &plain_store, "silent", &on)));
+    assert_eq!(message(&of(All), &plain_store, "on", &off), Ok((false, true)));
+    assert!(less(&message(&of(Tighten), &plain_store, "on", &off)));
+    assert!(less(&message(&of(None), &plain_store, "on", &off)));
+    assert_eq!(message(&of(Tighten), &plain_store, "silent", &on), Ok((true, false)));
+    assert!(more(&message(&of(None), &plain_store, "silent", &on)));
     // An annotation that changes nothing is permitted.
-    assert_eq!(said(&of(None), &plain_store, "on", &on), Ok((true, false)));
-    assert_eq!(said(&of(None), &plain_store, "off", &off), Ok((false, false)));
+    assert_eq!(message(&of(None), &plain_store, "on", &on), Ok((true, false)));
+    assert_eq!(message(&of(None), &plain_store, "off", &off), Ok((false, false)));
     // The namespace's annotation takes precedence over the flag, and an unknown value is the strictest.
     let annotation = |value: &str| namespaces(&format!(", openservicemesh.io/pod-annotations: {value}"));
-    assert_eq!(said(&of(None), &annotation("all"), "on", &off), Ok((false, true)));
-    assert!(less(&said(&of(All), &annotation("tighten"), "on", &off)));
-    assert!(less(&said(&of(All), &annotation("none"), "on", &off)));
-    assert!(less(&said(&of(All), &annotation("ALL"), "on", &off)));
+    assert_eq!(message(&of(None), &annotation("all"), "on", &off), Ok((false, true)));
+    assert!(less(&message(&of(All), &annotation("tighten"), "on", &off)));
+    assert!(less(&message(&of(All), &annotation("none"), "on", &off)));
+    assert!(less(&message(&of(All), &annotation("ALL"), "on", &off)));
     let mut excluding = plain();
     excluding["metadata"]["annotations"] = json!({"openservicemesh.io/outbound-port-exclusion-list": "80"});
-    let why = said(&of(All), &annotation("none"), "on", &excluding).expect_err("refused");
+    let why = message(&of(All), &annotation("none"), "on", &excluding).expect_err("refused");
     assert!(why.contains("`openservicemesh.io/outbound-port-exclusion-list` here"), "{why}");
     // A pod cannot permit it itself.
     excluding["metadata"]["annotations"]["openservicemesh.io/pod-annotations"] = json!("all");
-    assert!(said(&of(None), &plain_store, "on", &excluding).is_err());
+    assert!(message(&of(None), &plain_store, "on", &excluding).is_err());
 }
 
 /// Name overrides; of `hostAliases`, those that the policy of the pod's identity allows.

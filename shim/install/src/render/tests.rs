@@ -215,7 +215,7 @@ fn the_control_plane_has_least_privileges() {
 }
 
 #[test]
-fn webhooks_fail_closed_and_know_the_authority() {
+fn webhooks_fail_closed_and_trust_the_authority() {
     let objects = rendered(&json!({}));
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
         for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {

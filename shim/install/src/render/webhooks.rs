@@ -1,4 +1,4 @@
-//! The webhook configurations, by which the API server asks the control plane.
+//! The webhook configurations, by which the API server calls the control plane.
 
 use serde_json::{Value, json};
 

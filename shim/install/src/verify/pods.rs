@@ -54,8 +54,8 @@ impl PodFindings {
             return;
         }
         if !containers().any(|container| container["name"] == SIDECAR_CONTAINER) {
-            let says = metadata["annotations"][INJECTION_ANNOTATION].as_str();
-            let by_itself = matches!(parse_enabled(says, INJECTION_ANNOTATION), Ok(Some(false)));
+            let annotation = metadata["annotations"][INJECTION_ANNOTATION].as_str();
+            let by_itself = matches!(parse_enabled(annotation, INJECTION_ANNOTATION), Ok(Some(false)));
             self.without_sidecar.push(if by_itself {
                 format!("{name} (disabled by its annotation)")
             } else {

@@ -1,4 +1,4 @@
-//! The requests that the webhook saw and let in: who asked for which content.
+//! The requests that the webhook admitted: which user requested which content.
 //!
 //! A record finds its user by the content: what an object says now is what somebody asked for. The version that an object
 //! gets is not known while it is admitted.
@@ -55,7 +55,7 @@ struct AdmittedRequest {
 }
 
 impl RequestLog {
-    /// Remembers who asked for an object to say something, or to be deleted.
+    /// Records which user requested a content of an object, or its deletion.
     pub fn record(&self, object: ObjectRef, content: Option<&Object>, user: User) {
         let user = User { name: sanitize::text(&user.name, MAX_USER_NAME), ..user };
         let seen = AdmittedRequest { object, content: content.map(fingerprint), user, at: Instant::now() };
@@ -92,7 +92,7 @@ impl RequestLog {
     }
 }
 
-/// Stands for what an object says.
+/// A hash of the content of an object.
 fn fingerprint(object: &Object) -> String {
     hash([format!("{:?}", (&object.metadata.annotations, &object.body)).as_bytes()])
 }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_found_by_what_they_asked_for() {
+    fn a_user_is_found_by_the_requested_content() {
         let request_log = RequestLog::default();
         let ((reference, a), (_, b)) = (object("a.org"), object("b.org"));
         request_log.record(reference.clone(), Some(&a), user("alice", true));
@@ -135,7 +135,7 @@ mod tests {
         assert!(named(&request_log, &other, Some(&a)).is_empty());
     }
 
-    /// Whoever reaches the webhook may name a user, but takes nobody's place by that.
+    /// A client of the webhook may name any user, but displaces no other by that.
     #[test]
     fn a_user_that_is_made_up() {
         let request_log = RequestLog::default();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn it_forgets() {
+    fn old_requests_are_dropped() {
         let request_log = RequestLog::default();
         let (reference, a) = object("a.org");
         request_log.record(reference.clone(), Some(&a), user("alice", true));

@@ -113,7 +113,7 @@ fn files(cache: &mut ClusterCache) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_said_before_all_was_read() {
+fn no_status_is_written_before_all_is_read() {
     let mut cache = ClusterCache::new(&CompileOptions::default(), KINDS);
     list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
     list(&mut cache, Kind::Egress, vec![egress("n", "p", "a.org")]);
@@ -241,7 +241,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     /// Changes one by one, lists in between, and one list at the end say the same.
     #[test]
-    fn changes_and_lists_say_the_same(steps in steps()) {
+    fn changes_and_lists_give_equal_state(steps in steps()) {
         let mut now: BTreeMap<Kind, BTreeMap<object::Key, Item>> = BTreeMap::new();
         let mut live = ready();
         for step in steps {

@@ -38,7 +38,7 @@ struct Peer {
 }
 
 impl PeerTracker {
-    /// A tracker that knows no peer yet.
+    /// A tracker without peers.
     pub(super) fn new(own: &str, instance: &str) -> Self {
         Self {
             own: own.to_owned(),

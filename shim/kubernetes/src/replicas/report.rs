@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use egress_compile::Compiled;
-use egress_core::proxies::{Fleet, Refusal};
+use egress_core::proxies::{Fleet, ProxyRejection};
 
 /// A ConfigMap holds 1 MiB. Some ten thousand identities fit in this.
 const MAX_REPORT_SIZE: usize = 900_000;
@@ -32,7 +32,7 @@ struct IdentityReport {
     /// The number of proxies with each version.
     has: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    refusal: Option<Refusal>,
+    refusal: Option<ProxyRejection>,
 }
 
 /// The reports of all control planes by the names of their ConfigMaps; nothing while they are unknown.
@@ -46,7 +46,7 @@ impl Report {
         for (name, Fleet { has, refusal }) in fleets {
             let document = name.parse().ok().and_then(|identity: Identity| compiled.documents.get(&identity));
             let Some(document) = document else { continue };
-            let cut = |refusal: Refusal| Refusal {
+            let cut = |refusal: ProxyRejection| ProxyRejection {
                 error: refusal.error.chars().take(MAX_ERROR_CHARS).collect(),
                 ..refusal
             };
@@ -96,7 +96,7 @@ pub(crate) struct Tally {
     /// The number that is connected.
     pub(crate) connected: u64,
     /// The refusal of one of them.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<ProxyRejection>,
     /// An identity for which control planes have different documents.
     pub(crate) disputed: Option<String>,
     /// True if some could not be counted.

@@ -5,7 +5,7 @@ use kube::runtime::watcher::Event;
 use super::*;
 use egress_compile::compile;
 use egress_compile::store::{FileUpdate, Store};
-use egress_core::proxies::{Fleet, Refusal};
+use egress_core::proxies::{Fleet, ProxyRejection};
 
 fn compiled(port: u16) -> Compiled {
     let text = format!(
@@ -22,7 +22,8 @@ fn version(compiled: &Compiled) -> String {
 }
 
 fn fleet(has: &[(&str, u64)], refusal: Option<(&str, &str)>) -> BTreeMap<String, Fleet> {
-    let refusal = refusal.map(|(node, error)| Refusal { node: node.to_owned(), error: error.to_owned() });
+    let refusal =
+        refusal.map(|(node, error)| ProxyRejection { node: node.to_owned(), error: error.to_owned() });
     let has = has.iter().map(|(version, count)| ((*version).to_owned(), *count)).collect();
     BTreeMap::from([("n/a".to_owned(), Fleet { has, refusal })])
 }
@@ -138,9 +139,9 @@ fn the_silent_do_not_count_and_the_dead_are_removed() {
     }
 }
 
-/// While the API server is away nobody can renew anything.
+/// While the API server is unavailable no report can be renewed.
 #[test]
-fn nobody_is_silent_because_nobody_listens() {
+fn reports_are_written_without_peers() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let mut peers = following(start);

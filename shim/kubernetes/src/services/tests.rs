@@ -79,7 +79,7 @@ fn ticks(cache: &mut ClusterCache, count: u8) {
 
 #[test]
 fn only_a_pods_own_address_is_in_the_mesh() {
-    let as_said = |kind: &str, namespace: &str, name: &str| {
+    let as_described = |kind: &str, namespace: &str, name: &str| {
         let target = json!({ "kind": kind, "namespace": namespace, "name": name });
         json!([{ "addresses": ["10.0.0.1"], "targetRef": target }])
     };
@@ -93,8 +93,8 @@ fn only_a_pods_own_address_is_in_the_mesh() {
         ("one of two", json!([of_pod("10.0.0.1", "p"), of_pod("198.51.100.7", "p")]), false),
         ("no pod", json!([{ "addresses": ["10.0.0.1"] }]), false),
         ("a pod that there is not", json!([of_pod("10.0.0.1", "q")]), false),
-        ("another kind", as_said("Node", "n", "p"), false),
-        ("another namespace", as_said("Pod", "other", "p"), false),
+        ("another kind", as_described("Node", "n", "p"), false),
+        ("another namespace", as_described("Pod", "other", "p"), false),
         (
             "no namespace",
             json!([{ "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "name": "p" } }]),

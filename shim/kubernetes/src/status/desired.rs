@@ -58,8 +58,9 @@ pub(crate) fn policy_conditions(compiled: &Compiled, store: &Store) -> BTreeMap<
                 rules => format!("{rules} rules"),
             };
             let problems = &condition.diagnostics;
-            let said = problems.iter().filter(|p| p.severity != Severity::Info && p.cause != Cause::Conflict);
-            let message = message(std::iter::once(rules).chain(said.map(Diagnostic::format_brief)));
+            let errors =
+                problems.iter().filter(|p| p.severity != Severity::Info && p.cause != Cause::Conflict);
+            let message = message(std::iter::once(rules).chain(errors.map(Diagnostic::format_brief)));
             let mut conflicts = problems.iter().filter(|p| p.cause == Cause::Conflict).peekable();
             let conditions = PolicyConditions {
                 accepted: accepted(condition.accepted, condition.reason(), message),

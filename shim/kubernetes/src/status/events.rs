@@ -35,7 +35,7 @@ pub(crate) struct Event {
 /// The events of a change from the observed to the desired status.
 pub(super) fn events_of_change(desired: &DesiredStatus, before: &Observed) -> Vec<Event> {
     let generation = desired.conditions.generation(before);
-    let is_told = |condition: &Condition| {
+    let is_reported = |condition: &Condition| {
         find(before, condition.kind).is_some_and(|known| {
             known["status"] == condition.status
                 && known["reason"] == condition.reason
@@ -50,14 +50,14 @@ pub(super) fn events_of_change(desired: &DesiredStatus, before: &Observed) -> Ve
     let mut events = Vec::new();
     let accepted = &desired.conditions.accepted;
     let was_wrong = find(before, ACCEPTED).is_some_and(|known| known["status"] == "False");
-    if accepted.status == "False" && !is_told(accepted) {
+    if accepted.status == "False" && !is_reported(accepted) {
         events.push(event("Warning", accepted));
     } else if accepted.status == "True" && was_wrong {
         events.push(event("Normal", accepted));
     }
     if let Some((programmed, _)) = &desired.programmed
         && programmed.reason == REJECTED
-        && !is_told(programmed)
+        && !is_reported(programmed)
     {
         debug_assert_eq!(programmed.kind, PROGRAMMED);
         events.push(event("Warning", programmed));

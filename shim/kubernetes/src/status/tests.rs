@@ -7,7 +7,7 @@ use super::*;
 use egress_compile::manifest::{Kind as ObjectKind, ObjectRef, parse_value};
 use egress_compile::store::{Change, FileUpdate, Store};
 use egress_compile::{CompileOptions, compile};
-use egress_core::proxies::Refusal;
+use egress_core::proxies::ProxyRejection;
 
 const NOW: &str = "2024-05-06T07:08:09Z";
 
@@ -63,7 +63,7 @@ fn shown(desired: &DesiredStatus, before: &Observed, generation: i64) -> Observe
     }
 }
 
-fn tell(desired: &DesiredStatus, before: &Observed) -> Vec<String> {
+fn emitted_events(desired: &DesiredStatus, before: &Observed) -> Vec<String> {
     events::events_of_change(desired, before)
         .into_iter()
         .map(|event| format!("{} {}: {}", event.kind, event.reason, event.message))
@@ -80,7 +80,7 @@ fn key(name: &str) -> Key {
 
 #[test]
 fn what_proxies_have_in_words() {
-    let refusal = Some(Refusal { node: "x.a.n".to_owned(), error: "no".to_owned() });
+    let refusal = Some(ProxyRejection { node: "x.a.n".to_owned(), error: "no".to_owned() });
     let disputed = Some("n/a".to_owned());
     let tally = |current, connected| Tally { current, connected, ..Tally::default() };
     for (tally, status, reason, message, short) in [
@@ -118,7 +118,7 @@ fn what_proxies_have_in_words() {
 }
 
 #[test]
-fn what_is_said_is_not_news() {
+fn a_reported_status_is_not_written_again() {
     let policy_conditions = judged(&[spec("a.org", None)], &[]);
     let conditions = &policy_conditions[&key("p0")];
     assert_eq!(conditions.sources.len(), 1);
@@ -169,22 +169,32 @@ fn an_event_for_each_change_of_the_verdict() {
         judged(&[spec("a.org", None), spec("not a name", None), json!({ "ports": 1 })], &[]);
     let (good, bad) = (&policy_conditions[&key("p0")], &policy_conditions[&key("p1")]);
     let unreadable = desired(&policy_conditions[&key("p2")], None);
-    assert_eq!(tell(&desired(good, None), &blank(1)), [""; 0], "nothing is told of what is as it should be");
-    let told = tell(&desired(bad, None), &blank(1));
-    assert!(told[0].starts_with("Warning Invalid: 0 rules; spec.hosts[0]: "), "{told:?}");
-    assert!(tell(&unreadable, &blank(1))[0].starts_with("Warning Unreadable: spec."), "{unreadable:?}");
+    assert_eq!(
+        emitted_events(&desired(good, None), &blank(1)),
+        [""; 0],
+        "nothing is told of what is as it should be"
+    );
+    let emitted = emitted_events(&desired(bad, None), &blank(1));
+    assert!(emitted[0].starts_with("Warning Invalid: 0 rules; spec.hosts[0]: "), "{emitted:?}");
+    assert!(
+        emitted_events(&unreadable, &blank(1))[0].starts_with("Warning Unreadable: spec."),
+        "{unreadable:?}"
+    );
     let wrong = shown(&desired(bad, None), &blank(1), 1);
-    assert_eq!(tell(&desired(bad, None), &wrong), [""; 0], "it is told once");
-    assert_eq!(tell(&desired(good, None), &wrong), ["Normal Accepted: 1 rule"]);
+    assert_eq!(emitted_events(&desired(bad, None), &wrong), [""; 0], "it is told once");
+    assert_eq!(emitted_events(&desired(good, None), &wrong), ["Normal Accepted: 1 rule"]);
     let refused = Tally {
         connected: 1,
-        refusal: Some(Refusal { node: "x".to_owned(), error: "no".to_owned() }),
+        refusal: Some(ProxyRejection { node: "x".to_owned(), error: "no".to_owned() }),
         ..Tally::default()
     };
     let fine = shown(&desired(good, None), &blank(1), 1);
     let rejected = desired(good, Some(&refused));
-    assert_eq!(tell(&rejected, &fine), ["Warning Rejected: 0 of 1 proxies have it; `x` refused it: no"]);
-    assert_eq!(tell(&rejected, &shown(&rejected, &fine, 1)), [""; 0]);
+    assert_eq!(
+        emitted_events(&rejected, &fine),
+        ["Warning Rejected: 0 of 1 proxies have it; `x` refused it: no"]
+    );
+    assert_eq!(emitted_events(&rejected, &shown(&rejected, &fine, 1)), [""; 0]);
 }
 
 #[test]

@@ -264,7 +264,7 @@ mod tests {
     /// 256 bodies that never end keep nobody out, neither of another address nor, above the eviction age, of their
     /// own.
     #[tokio::test]
-    async fn unfinished_bodies_keep_nobody_out() {
+    async fn unfinished_bodies_block_no_other_request() {
         for (eviction_age, honest) in [(LONG, HONEST), (Duration::ZERO, FLOOD)] {
             let bodies = Arc::new(BodyReader::new(eviction_age, LONG));
             let mut flood = tokio::task::JoinSet::new();

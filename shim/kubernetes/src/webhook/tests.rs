@@ -56,8 +56,8 @@ async fn bodies_that_are_no_review_are_refused() {
         ("no request", JSON, empty.to_string(), 400, "the AdmissionReview has no request\n"),
         ("too much", JSON, " ".repeat(bodies::MAX_BODY_SIZE + 1), 413, "the body is longer than 8 MiB\n"),
     ] {
-        let (said, text) = post_to(&webhooks, "/validate", kind, body).await;
-        assert_eq!(said, status, "{case}: {text}");
+        let (message, text) = post_to(&webhooks, "/validate", kind, body).await;
+        assert_eq!(message, status, "{case}: {text}");
         assert!(text.starts_with(expected), "{case}: {text}");
     }
     assert_eq!(post_to(&webhooks, "/", JSON, good()).await.0, 404);
@@ -167,7 +167,7 @@ async fn limits_end_with_the_work() {
 /// An address that sends many costly small reviews gets half of the turns, and its queue is bounded: a review from
 /// another address is answered at once.
 #[tokio::test]
-async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
+async fn a_flood_of_small_reviews_delays_no_other_review() {
     static GATE: Gate = Gate::new();
     fn costly(_: &Webhooks, request: &AdmissionRequest<DynamicObject>, _: bool) -> AdmissionResponse {
         GATE.pass();
@@ -191,7 +191,7 @@ async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
     until(|| GATE.entered() == bodies::MAX_SMALL_REVIEWS_OF_ADDRESS && served.1.waiting() == 256).await;
     for _ in 0..3 {
         let (headers, body) = padded(0);
-        let asked = answer_review(
+        let requested = answer_review(
             "validate",
             Arc::clone(&served),
             connection(&pool, 2),
@@ -199,7 +199,7 @@ async fn a_flood_of_small_reviews_keeps_nobody_waiting() {
             body,
             Webhooks::validate,
         );
-        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("an answer");
+        let answer = tokio::time::timeout(Duration::from_secs(5), requested).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
     }
     assert_eq!(GATE.entered(), bodies::MAX_SMALL_REVIEWS_OF_ADDRESS);

@@ -24,8 +24,8 @@ fn compiled(policies: &[&str]) -> Compiled {
 
 struct Made(Compiled);
 
-impl Variants for Made {
-    fn variant(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
+impl SnapshotBuilder for Made {
+    fn build_snapshot(&self, document: &Document, clusters: &[OwnCluster]) -> Arc<Snapshot> {
         Arc::new(Snapshot::new(Arc::new(document.clone()), clusters.to_vec(), []))
     }
 
@@ -65,7 +65,7 @@ fn policies(snapshot: &Snapshot) -> Vec<String> {
 impl Proxy {
     fn new(refuses: &[&'static str], refuses_clusters: &[&'static str]) -> Self {
         let target =
-            Made(compiled(&[])).variant(&compiled(&[]).document(&"n/a".parse().expect("valid")), &[]);
+            Made(compiled(&[])).build_snapshot(&compiled(&[]).document(&"n/a".parse().expect("valid")), &[]);
         Self {
             fallback: Fallback::new(target),
             refuses: refuses.to_vec(),
@@ -78,16 +78,16 @@ impl Proxy {
 
     /// The proxy should have these; everything that is sent is answered.
     fn update(&mut self, objects: &[&str], clusters: &[&str]) {
-        let variants = Made(compiled(objects));
-        let document = variants.0.document(&"n/a".parse().expect("valid"));
-        self.update_to(&document, &variants, clusters);
+        let builder = Made(compiled(objects));
+        let document = builder.0.document(&"n/a".parse().expect("valid"));
+        self.update_to(&document, &builder, clusters);
     }
 
-    fn update_to(&mut self, document: &Document, variants: &Made, clusters: &[&str]) {
+    fn update_to(&mut self, document: &Document, builder: &Made, clusters: &[&str]) {
         let clusters: Vec<_> = clusters.iter().map(|name| cluster(name)).collect();
-        let target = variants.variant(document, &clusters);
+        let target = builder.build_snapshot(document, &clusters);
         self.sent.clear();
-        let mut next = Some(self.fallback.retarget(target, variants));
+        let mut next = Some(self.fallback.retarget(target, builder));
         let mut steps = 0;
         while let Some(snapshot) = next {
             steps += 1;
@@ -107,7 +107,7 @@ impl Proxy {
                 self.in_force = policies(&snapshot);
             }
             let events = [answer(type_url::CLUSTER, bad_cluster), answer(type_url::EXTENSION, bad_policy)];
-            next = self.fallback.observe(&events, variants);
+            next = self.fallback.observe(&events, builder);
         }
         self.clusters.sort();
     }
@@ -160,9 +160,9 @@ fn the_newest_object_alone_is_left_out() {
     assert_eq!(held_back.to_string(), "e; in force without what is new in n/e");
 }
 
-/// Of a proxy that came a moment ago nobody knows what it has: nothing that it may have is taken away.
+/// The state of a proxy that has just connected is unknown, so nothing that it may have is removed.
 #[test]
-fn a_proxy_of_which_nothing_is_known() {
+fn a_proxy_without_known_state_loses_nothing() {
     let mut proxy = Proxy::new(&["e"], &[]);
     proxy.update(&["a", "b", "e"], &[]);
     assert_eq!(proxy.sent, [vec!["a", "b", "e"], vec!["a", "b"]]);
@@ -190,34 +190,34 @@ fn a_cluster_costs_its_own_rules_only() {
 /// A message may be on its way before an earlier one is refused: each answer counts for what its message carried.
 #[test]
 fn an_earlier_message_is_refused() {
-    let variants = Made(compiled(&[]));
-    let document = variants.0.document(&"n/a".parse().expect("valid"));
+    let builder = Made(compiled(&[]));
+    let document = builder.0.document(&"n/a".parse().expect("valid"));
     let target = |names: &[&str]| {
         let clusters: Vec<_> = names.iter().map(|name| cluster(name)).collect();
-        variants.variant(&document, &clusters)
+        builder.build_snapshot(&document, &clusters)
     };
     let names = |snapshot: &Snapshot| {
         snapshot.clusters().iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(" ")
     };
     let mut fallback = Fallback::new(target(&["c1", "c2"]));
-    fallback.retarget(target(&["c1", "c2", "c3"]), &variants);
-    let mut say = |error, names: &[&str], is_last| {
-        fallback.observe(&[answer(type_url::CLUSTER, error, names, is_last)], &variants)
+    fallback.retarget(target(&["c1", "c2", "c3"]), &builder);
+    let mut respond = |error, names: &[&str], is_last| {
+        fallback.observe(&[answer(type_url::CLUSTER, error, names, is_last)], &builder)
     };
-    let sent = say(Some("no"), &["c1", "c2"], false).expect("others");
+    let sent = respond(Some("no"), &["c1", "c2"], false).expect("others");
     assert_eq!(names(&sent), "c1 c3");
     // The second message was replaced meanwhile; the third brings c1 again.
-    let sent = say(Some("no"), &["c1"], true).expect("others");
+    let sent = respond(Some("no"), &["c1"], true).expect("others");
     assert_eq!(names(&sent), "c2 c3");
-    assert!(say(None, &["c2", "c3"], true).is_none());
-    let held_back = fallback.held_back(&variants).expect("something");
+    assert!(respond(None, &["c2", "c3"], true).is_none());
+    let held_back = fallback.held_back(&builder).expect("something");
     assert_eq!(held_back.clusters, ["c1"]);
     // The policy of an earlier message was replaced, or is still what was sent.
     let refused = |names: &[&str]| [answer(type_url::EXTENSION, Some("no"), names, false)];
-    assert!(fallback.observe(&refused(&[]), &variants).is_none());
-    assert_eq!(fallback.held_back(&variants).expect("something").error, "no");
+    assert!(fallback.observe(&refused(&[]), &builder).is_none());
+    assert_eq!(fallback.held_back(&builder).expect("something").error, "no");
     assert_eq!(fallback.error, None);
-    fallback.observe(&refused(&["network"]), &variants);
+    fallback.observe(&refused(&["network"]), &builder);
     assert_eq!(fallback.error.as_deref(), Some("no"));
 }
 
@@ -250,27 +250,27 @@ fn from_passthrough_to_rules() {
 /// Changes that come faster than the answers do not keep the passthrough.
 #[test]
 fn changes_do_not_hold_up_the_end_of_passthrough() {
-    let variants = Made(compiled(&["a", "b", "bad", "c", "d", "e"]));
+    let builder = Made(compiled(&["a", "b", "bad", "c", "d", "e"]));
     let document = |objects: &[&str]| compiled(objects).document(&"n/a".parse().expect("valid"));
-    let target = |objects: &[&str]| variants.variant(&document(objects), &[]);
-    let mut fallback = Fallback::new(variants.variant(&passthrough(), &[]));
-    let say = |fallback: &mut Fallback, error| {
-        fallback.observe(&[answer(type_url::EXTENSION, error, &[], true)], &variants)
+    let target = |objects: &[&str]| builder.build_snapshot(&document(objects), &[]);
+    let mut fallback = Fallback::new(builder.build_snapshot(&passthrough(), &[]));
+    let respond = |fallback: &mut Fallback, error| {
+        fallback.observe(&[answer(type_url::EXTENSION, error, &[], true)], &builder)
     };
-    assert!(say(&mut fallback, None).is_none());
-    fallback.retarget(target(&["a", "bad", "c", "d"]), &variants);
-    assert_eq!(policies(&say(&mut fallback, Some("no")).expect("a try")), ["a", "bad", "c"]);
+    assert!(respond(&mut fallback, None).is_none());
+    fallback.retarget(target(&["a", "bad", "c", "d"]), &builder);
+    assert_eq!(policies(&respond(&mut fallback, Some("no")).expect("a try")), ["a", "bad", "c"]);
     for objects in [["a", "bad", "c", "e"], ["a", "bad", "d", "e"]] {
-        fallback.retarget(target(&objects), &variants);
-        say(&mut fallback, Some("no")).expect("a try");
+        fallback.retarget(target(&objects), &builder);
+        respond(&mut fallback, Some("no")).expect("a try");
     }
-    let sent = fallback.retarget(target(&["a", "bad", "d"]), &variants);
+    let sent = fallback.retarget(target(&["a", "bad", "d"]), &builder);
     assert_eq!(policies(&sent), Vec::<String>::new(), "all are left out by now");
     // It takes that, and then the whole of the newest is tried.
-    let whole = say(&mut fallback, None).expect("the whole");
+    let whole = respond(&mut fallback, None).expect("the whole");
     assert_eq!(policies(&whole), ["a", "bad", "d"]);
-    assert!(say(&mut fallback, None).is_none());
-    assert_eq!(fallback.held_back(&variants), None);
+    assert!(respond(&mut fallback, None).is_none());
+    assert_eq!(fallback.held_back(&builder), None);
 }
 
 /// Reports a change only if the held-back policies change, not with each message.
@@ -281,12 +281,12 @@ fn an_answer_that_changes_nothing_costs_nothing() {
     proxy.update(&["a", "e"], &[]);
     assert!(proxy.fallback.take_change() && proxy.held_back().is_some());
     assert!(!proxy.fallback.take_change());
-    let variants = Made(compiled(&["a", "e"]));
+    let builder = Made(compiled(&["a", "e"]));
     let taken = answer(type_url::EXTENSION, None, &[], true);
     let sent = Event::Sent { type_url: type_url::EXTENSION.to_owned(), version: "v".to_owned() };
     let replaced = answer(type_url::EXTENSION, Some("no"), &[], false);
     let cluster = answer(type_url::CLUSTER, Some("no"), &["none"], true);
-    assert!(proxy.fallback.observe(&[taken, sent, replaced, cluster], &variants).is_none());
+    assert!(proxy.fallback.observe(&[taken, sent, replaced, cluster], &builder).is_none());
     assert!(!proxy.fallback.take_change());
 }
 

@@ -75,7 +75,7 @@ pub(super) fn identity(
         _ => None,
     };
     let by_common_name = common_name
-        // Whoever uses SPIFFE writes there what he likes.
+        // SPIFFE leaves the content of this field to its users.
         .filter(|name| in_common_name(name).is_some() || (uri.is_none() && begins_with_uuid(name)))
         .map(|name| of_common_name(name, trust_domain))
         .transpose()?;
@@ -85,7 +85,7 @@ pub(super) fn identity(
             Err(CertificateError::Disagreement { by_common_name, by_uri })
         }
         (Some(identity), _) | (None, Some(identity)) => Ok(identity),
-        (None, None) => Err(CertificateError::NamesNobody {
+        (None, None) => Err(CertificateError::NoIdentity {
             common_name: common_name.unwrap_or_default().to_owned(),
             trust_domain: trust_domain.clone(),
         }),

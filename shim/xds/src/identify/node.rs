@@ -5,14 +5,14 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 use super::certificate;
-use super::refusal::Refusal;
+use super::refusal::StreamRefusal;
 
 const NAMESPACE: &str = "NAMESPACE";
 const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
 
-/// The identity that a node says it is.
-pub(super) fn believe(node: &Node) -> Result<Identity, Refusal> {
-    let name = |cause| Refusal::Name(node.id.clone(), cause);
+/// The identity that a node claims.
+pub(super) fn resolve_claim(node: &Node) -> Result<Identity, StreamRefusal> {
+    let name = |cause| StreamRefusal::Name(node.id.clone(), cause);
     let by_id = by_id(&node.id).map(|(sa, ns)| Identity::new(ns, sa)).transpose().map_err(name)?;
     let by_metadata = text(node, SERVICE_ACCOUNT)
         .zip(text(node, NAMESPACE))
@@ -21,14 +21,14 @@ pub(super) fn believe(node: &Node) -> Result<Identity, Refusal> {
         .map_err(name)?;
     match (by_id, by_metadata) {
         (Some(by_id), Some(by_metadata)) if by_id != by_metadata => {
-            Err(Refusal::Contradiction { id: node.id.clone(), by_id, by_metadata })
+            Err(StreamRefusal::Contradiction { id: node.id.clone(), by_id, by_metadata })
         }
         (_, Some(identity)) | (Some(identity), None) => Ok(identity),
-        (None, None) => Err(Refusal::NodeId(node.id.clone())),
+        (None, None) => Err(StreamRefusal::NodeId(node.id.clone())),
     }
 }
 
-/// The claim of a node that contradicts an identity. An id in a form that is not ours says nothing.
+/// The claim of a node that contradicts an identity. An id in another form makes no claim.
 pub(super) fn other(node: &Node, identity: &Identity) -> Option<String> {
     if let Some(claimed) = claimed_by_id(&node.id)
         && claimed != *identity

@@ -55,7 +55,7 @@ pub enum CertificateError {
          `<uuid>.sidecar.<service account>.<namespace>.{trust_domain}` or \
          `spiffe://{trust_domain}/ns/<namespace>/sa/<service account>`"
     )]
-    NamesNobody {
+    NoIdentity {
         /// Its common name.
         common_name: String,
         /// Ours.
@@ -97,20 +97,20 @@ pub enum CertificateError {
 
 /// The refusal of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is nothing that counts.
+pub enum StreamRefusal {
+    /// The stream has no accepted credentials.
     #[error(
         "the stream shows no credentials that count here: give Envoy a bootstrap of `osm-egress bootstrap` with \
          `--token-file` or `--client-cert`"
     )]
     NoCredentials,
-    /// The certificate says nothing that counts.
+    /// The certificate has no identity that is accepted.
     #[error("client certificate: {0}")]
     Certificate(#[from] CertificateError),
     /// The token is not good.
     #[error("token: {0}")]
     Token(#[from] TokenError),
-    /// Nobody can say whether it is good.
+    /// The token cannot be reviewed now.
     #[error("tokens cannot be reviewed now: {0}")]
     Unavailable(String),
     /// Two credentials of two identities.
@@ -173,14 +173,14 @@ pub enum Refusal {
     TooMany(usize),
     /// Somebody has as many streams as there may be.
     #[error(
-        "{whose} has {most} streams for {service} already, which is the most: each pod has a token of its own, and an \
+        "{owner_kind} has {most} streams for {service} already, which is the most: each pod has a token of its own, and an \
          Envoy opens one stream"
     )]
     TooManyStreams {
         /// The service of the streams.
         service: &'static str,
         /// The owner of the streams.
-        whose: &'static str,
+        owner_kind: &'static str,
         /// The most that there may be.
         most: usize,
     },
@@ -206,7 +206,7 @@ pub enum Refusal {
     Revoked(Box<Self>),
 }
 
-impl Refusal {
+impl StreamRefusal {
     /// All that [`Self::reason`] gives.
     pub const REASONS: [&str; 16] = [
         "no-credentials",
@@ -251,28 +251,28 @@ impl Refusal {
     }
 }
 
-impl From<&Refusal> for Status {
-    fn from(refusal: &Refusal) -> Self {
+impl From<&StreamRefusal> for Status {
+    fn from(refusal: &StreamRefusal) -> Self {
         let code = match refusal {
-            Refusal::Unavailable(_) => Code::Unavailable,
-            Refusal::Disagreement { .. } | Refusal::OtherIdentity { .. } | Refusal::NodeChanged { .. } => {
-                Code::PermissionDenied
-            }
-            Refusal::TooOld(_) => Code::FailedPrecondition,
-            Refusal::TooMany(_) | Refusal::TooManyStreams { .. } | Refusal::TooManyNames { .. } => {
-                Code::ResourceExhausted
-            }
-            Refusal::NotReading(_) => Code::DeadlineExceeded,
-            Refusal::NoType => Code::InvalidArgument,
-            Refusal::NoCredentials
-            | Refusal::Certificate(_)
-            | Refusal::Token(_)
-            | Refusal::NoNode
-            | Refusal::NodeId(_)
-            | Refusal::Contradiction { .. }
-            | Refusal::Name(..)
-            | Refusal::Expired { .. }
-            | Refusal::Revoked(_) => Code::Unauthenticated,
+            StreamRefusal::Unavailable(_) => Code::Unavailable,
+            StreamRefusal::Disagreement { .. }
+            | StreamRefusal::OtherIdentity { .. }
+            | StreamRefusal::NodeChanged { .. } => Code::PermissionDenied,
+            StreamRefusal::TooOld(_) => Code::FailedPrecondition,
+            StreamRefusal::TooMany(_)
+            | StreamRefusal::TooManyStreams { .. }
+            | StreamRefusal::TooManyNames { .. } => Code::ResourceExhausted,
+            StreamRefusal::NotReading(_) => Code::DeadlineExceeded,
+            StreamRefusal::NoType => Code::InvalidArgument,
+            StreamRefusal::NoCredentials
+            | StreamRefusal::Certificate(_)
+            | StreamRefusal::Token(_)
+            | StreamRefusal::NoNode
+            | StreamRefusal::NodeId(_)
+            | StreamRefusal::Contradiction { .. }
+            | StreamRefusal::Name(..)
+            | StreamRefusal::Expired { .. }
+            | StreamRefusal::Revoked(_) => Code::Unauthenticated,
         };
         Self::new(code, refusal.to_string())
     }

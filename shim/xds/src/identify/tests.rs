@@ -53,7 +53,7 @@ fn a_node_that_is_believed() {
 
 /// With credentials a node may say who they are of, or nothing.
 #[test]
-fn a_node_that_asks_for_anothers() {
+fn a_node_cannot_claim_another_identity() {
     let accepted = Accepted { certificates: None, tokens: None, review_interval: Duration::from_secs(300) };
     let ways = Identification::Credentials(Box::new(accepted));
     let identity = Identity::new("ns", "sa").expect("valid");

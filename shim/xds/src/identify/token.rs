@@ -15,8 +15,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::credentials::{Authorization, ReviewMode, Verified};
-use super::refusal::{Refusal, TokenError};
-use super::slots::ReviewSlots;
+use super::refusal::{StreamRefusal, TokenError};
+use super::review_permits::ReviewPermits;
 use crate::proxies::Labelled;
 use egress_core::token_review::{Review, TokenReviewer};
 
@@ -33,7 +33,7 @@ pub struct Tokens {
     reviewer: Arc<dyn TokenReviewer>,
     audience: String,
     known: Mutex<HashMap<[u8; 32], CachedToken>>,
-    slots: ReviewSlots,
+    review_permits: ReviewPermits,
     /// The number of reviews by `result`.
     pub counts: Labelled,
 }
@@ -73,8 +73,8 @@ impl Tokens {
     /// Tokens for this audience.
     #[must_use]
     pub fn new(reviewer: Arc<dyn TokenReviewer>, audience: String) -> Self {
-        let (known, slots) = (Mutex::default(), ReviewSlots::default());
-        Self { reviewer, audience, known, slots, counts: Labelled::default() }
+        let (known, review_permits) = (Mutex::default(), ReviewPermits::default());
+        Self { reviewer, audience, known, review_permits, counts: Labelled::default() }
     }
 
     pub(super) async fn verify(
@@ -82,7 +82,7 @@ impl Tokens {
         authorization: &Authorization,
         address: Option<IpAddr>,
         mode: ReviewMode,
-    ) -> Result<Verified, Refusal> {
+    ) -> Result<Verified, StreamRefusal> {
         let token = bearer(&authorization.0)?;
         let expires = check_claims(token, &self.audience, SystemTime::now())?;
         let key = Sha256::digest(token).into();
@@ -99,20 +99,22 @@ impl Tokens {
                 let confirmed = self.confirmed(&user, audiences, expires);
                 self.count(if confirmed.is_ok() { "confirmed" } else { "refused" });
                 match &confirmed {
-                    Ok(verified) => self.remember(key, verified),
-                    Err(_) => self.forget(&key),
+                    Ok(verified) => self.insert(key, verified),
+                    Err(_) => self.remove(&key),
                 }
                 return Ok(confirmed?);
             }
             Ok(Review::Refused(why)) => {
                 self.count("refused");
-                self.forget(&key);
+                self.remove(&key);
                 return Err(TokenError::Unconfirmed(why).into());
             }
             Err(reason) => reason,
         };
         self.count("unavailable");
-        let Some(CachedToken { verified, .. }) = known else { return Err(Refusal::Unavailable(unavailable)) };
+        let Some(CachedToken { verified, .. }) = known else {
+            return Err(StreamRefusal::Unavailable(unavailable));
+        };
         tracing::warn!(
             identity = %verified.identity,
             reason = unavailable,
@@ -129,7 +131,7 @@ impl Tokens {
     ) -> Result<Review, String> {
         let review = async {
             // Closed by nobody.
-            let slot = self.slots.acquire(address, was_confirmed).await;
+            let slot = self.review_permits.acquire(address, was_confirmed).await;
             let _slot = slot.map_err(|error| error.to_string())?;
             self.reviewer.review(token, &self.audience).await
         };
@@ -150,7 +152,7 @@ impl Tokens {
         Ok(Verified { identity: of_user(user)?, by: "token", expires })
     }
 
-    fn remember(&self, key: [u8; 32], verified: &Verified) {
+    fn insert(&self, key: [u8; 32], verified: &Verified) {
         let mut known = self.known();
         if known.len() >= MAX_CACHED_TOKENS {
             let now = SystemTime::now();
@@ -161,7 +163,7 @@ impl Tokens {
         }
     }
 
-    fn forget(&self, key: &[u8; 32]) {
+    fn remove(&self, key: &[u8; 32]) {
         self.known().remove(key);
     }
 

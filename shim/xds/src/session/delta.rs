@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use super::{Answer, Event, Subscription, grows, has_wildcard, may_wait, version_of};
+use super::{Answer, Event, MakeBeforeBreak, Subscription, grows, has_wildcard, version_of};
 use egress_envoy::snapshot::{Snapshot, type_url};
 
 /// A delta stream.
@@ -88,7 +88,7 @@ impl Delta {
         let mut events = Vec::new();
         let mut answers: Vec<_> = self.answer(request, snapshot, &mut events).into_iter().collect();
         if self.is_policy_answered() {
-            answers.extend(self.remove_kept(snapshot, &mut events));
+            answers.extend(self.remove_kept_clusters(snapshot, &mut events));
         }
         (answers, events)
     }
@@ -113,13 +113,13 @@ impl Delta {
             known.subscription.wildcard =
                 has_wildcard(url) && subscribed.is_empty() && unsubscribed.is_empty();
         }
-        let mut asked = BTreeSet::new();
+        let mut requested = BTreeSet::new();
         for name in subscribed {
             if name == "*" {
                 known.subscription.wildcard = has_wildcard(url);
             } else {
                 known.subscription.names.insert(name.clone());
-                asked.insert(name.as_str());
+                requested.insert(name.as_str());
                 // Whoever subscribes again does not have it any more, unless it just said so.
                 if !(first && request.initial_resource_versions.contains_key(name)) {
                     known.sent.remove(name);
@@ -131,7 +131,7 @@ impl Delta {
                 known.subscription.wildcard = false;
             } else if known.subscription.names.remove(name) && known.subscription.wildcard {
                 // The proxy cannot know whether the wildcard covers it: it is told, by the resource or by its removal.
-                asked.insert(name);
+                requested.insert(name);
                 known.sent.remove(name);
             }
         }
@@ -143,67 +143,8 @@ impl Delta {
             }
         }
         let gains_wildcard = known.subscription.wildcard && !had_wildcard;
-        let waits = gains_wildcard || !asked.is_empty() || first && unsubscribed.is_empty();
-        waits.then(|| self.send(url, snapshot, &asked, first, gains_wildcard, events)).flatten()
-    }
-
-    /// The snapshot changed.
-    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-        let mut events = Vec::new();
-        let mut answers = Vec::new();
-        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
-            let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
-            let is_refused =
-                |name: &String| clusters.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
-            let gone =
-                clusters.sent.keys().filter(|name| !wanted.contains_key(name.as_str()) && !is_refused(name));
-            let gone = gone.cloned().collect();
-            clusters.kept = gone;
-            if grows(&wanted, |name| clusters.sent.get(name).map(String::as_str)) {
-                answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
-            }
-        }
-        for url in [type_url::EXTENSION, type_url::LISTENER] {
-            answers.extend(self.send_changes(url, snapshot, &mut events));
-        }
-        let is_answered = self.is_policy_answered();
-        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
-            clusters.kept.retain(|name| !is_answered && may_wait(name));
-            answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
-        }
-        (answers, events)
-    }
-
-    /// Returns whether clusters wait to be removed.
-    #[must_use]
-    pub fn has_removals(&self) -> bool {
-        self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
-    }
-
-    /// Removes the clusters that wait for the proxy's answer to the policy, answered or not.
-    pub fn finish_removals(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-        let mut events = Vec::new();
-        let answers = self.remove_kept(snapshot, &mut events).into_iter().collect();
-        (answers, events)
-    }
-
-    fn remove_kept(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
-        let clusters = self.types.get_mut(type_url::CLUSTER)?;
-        if clusters.kept.is_empty() {
-            return None;
-        }
-        clusters.kept.clear();
-        self.send_changes(type_url::CLUSTER, snapshot, events)
-    }
-
-    /// Returns whether the proxy has answered all that it was sent of the policy.
-    fn is_policy_answered(&self) -> bool {
-        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
-    }
-
-    /// Sends the new, changed and removed resources of a type.
-    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
-        self.send(url, snapshot, &BTreeSet::new(), false, false, events)
+        let waits = gains_wildcard || !requested.is_empty() || first && unsubscribed.is_empty();
+        waits.then(|| self.send(url, snapshot, &requested, first, gains_wildcard, events)).flatten()
     }
 
     /// Sends what is new, changed and removed; `None` where there is nothing and no request waits for an answer.
@@ -211,7 +152,7 @@ impl Delta {
         &mut self,
         url: &str,
         snapshot: &Snapshot,
-        asked: &BTreeSet<&str>,
+        requested: &BTreeSet<&str>,
         first: bool,
         gains_wildcard: bool,
         events: &mut Vec<Event>,
@@ -243,8 +184,9 @@ impl Delta {
             .collect();
         let is_gone = |name: &str| !wanted.contains_key(name) && !known.kept.contains(name);
         let mut removed: BTreeSet<String> = known.sent.keys().filter(|name| is_gone(name)).cloned().collect();
-        removed
-            .extend(asked.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()));
+        removed.extend(
+            requested.iter().filter(|name| !wanted.contains_key(**name)).map(|name| (*name).to_owned()),
+        );
         if changed.is_empty() && removed.is_empty() {
             // A proxy that comes back with everything has shown that it has it; one that asks for
             // the first time waits for an answer, be it empty.
@@ -273,5 +215,34 @@ impl Delta {
             resources: changed,
             removed_resources: removed.into_iter().collect(),
         })
+    }
+}
+
+impl MakeBeforeBreak for Delta {
+    fn keep_removed_clusters(&mut self, snapshot: &Snapshot) -> bool {
+        let Some(clusters) = self.types.get_mut(type_url::CLUSTER) else { return false };
+        let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
+        let is_refused =
+            |name: &String| clusters.refused.as_ref().is_some_and(|(_, names)| names.contains(name));
+        let is_removed = |name: &&String| !wanted.contains_key(name.as_str()) && !is_refused(name);
+        let kept = clusters.sent.keys().filter(is_removed).cloned().collect();
+        clusters.kept = kept;
+        grows(&wanted, |name| clusters.sent.get(name).map(String::as_str))
+    }
+
+    fn kept_clusters(&self) -> Option<&BTreeSet<String>> {
+        self.types.get(type_url::CLUSTER).map(|clusters| &clusters.kept)
+    }
+
+    fn kept_clusters_mut(&mut self) -> Option<&mut BTreeSet<String>> {
+        self.types.get_mut(type_url::CLUSTER).map(|clusters| &mut clusters.kept)
+    }
+
+    fn is_policy_answered(&self) -> bool {
+        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
+    }
+
+    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        self.send(url, snapshot, &BTreeSet::new(), false, false, events)
     }
 }

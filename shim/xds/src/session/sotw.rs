@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
-use super::{Answer, Event, Subscription, grows, has_wildcard, may_wait, version_of};
+use super::{Answer, Event, MakeBeforeBreak, Subscription, grows, has_wildcard, version_of};
 use egress_envoy::snapshot::{Resource, Snapshot, type_url};
 
 /// A state-of-the-world stream.
@@ -23,7 +23,7 @@ struct Type {
     /// The resources that were sent last.
     sent: BTreeMap<String, Arc<Resource>>,
     /// The removed clusters that stay until the policy that does not lead there is in force.
-    kept: BTreeMap<String, Arc<Resource>>,
+    kept: BTreeSet<String>,
     /// The version of what was sent as a whole; `None` before anything was sent.
     version: Option<String>,
     nonce: u64,
@@ -48,8 +48,10 @@ impl Type {
     /// The resources that the proxy should have.
     fn wanted<'s>(&'s self, snapshot: &'s Snapshot, url: &str) -> BTreeMap<&'s str, &'s Arc<Resource>> {
         let mut wanted = self.subscription.select(snapshot, url);
-        for (name, resource) in &self.kept {
-            wanted.entry(name).or_insert(resource);
+        for name in &self.kept {
+            if let Some(resource) = self.sent.get(name) {
+                wanted.entry(name).or_insert(resource);
+            }
         }
         wanted
     }
@@ -139,7 +141,7 @@ impl Sotw {
         let mut events = Vec::new();
         let mut answers: Vec<_> = self.answer(request, snapshot, &mut events).into_iter().collect();
         if self.is_policy_answered() {
-            answers.extend(self.remove_kept(snapshot, &mut events));
+            answers.extend(self.remove_kept_clusters(snapshot, &mut events));
         }
         (answers, events)
     }
@@ -188,69 +190,6 @@ impl Sotw {
         Some(self.send(url, snapshot, events))
     }
 
-    /// The snapshot changed.
-    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-        let mut events = Vec::new();
-        let mut answers = Vec::new();
-        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
-            let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
-            // What was refused must not come again.
-            let may_keep = !clusters.is_rejected;
-            let gone =
-                clusters.sent.iter().filter(|(name, _)| may_keep && !wanted.contains_key(name.as_str()));
-            let gone = gone.map(|(name, resource)| (name.clone(), Arc::clone(resource))).collect();
-            let grows = grows(&wanted, |name| clusters.sent_version(name));
-            clusters.kept = gone;
-            if grows {
-                answers.push(self.send(type_url::CLUSTER, snapshot, &mut events));
-            }
-        }
-        for url in [type_url::EXTENSION, type_url::LISTENER] {
-            answers.extend(self.send_changes(url, snapshot, &mut events));
-        }
-        let is_answered = self.is_policy_answered();
-        if let Some(clusters) = self.types.get_mut(type_url::CLUSTER) {
-            clusters.kept.retain(|name, _| !is_answered && may_wait(name));
-            answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
-        }
-        (answers, events)
-    }
-
-    /// Returns whether clusters wait to be removed.
-    #[must_use]
-    pub fn has_removals(&self) -> bool {
-        self.types.get(type_url::CLUSTER).is_some_and(|clusters| !clusters.kept.is_empty())
-    }
-
-    /// Removes the clusters that wait for the proxy's answer to the policy, answered or not.
-    pub fn finish_removals(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
-        let mut events = Vec::new();
-        let answers = self.remove_kept(snapshot, &mut events).into_iter().collect();
-        (answers, events)
-    }
-
-    fn remove_kept(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
-        let clusters = self.types.get_mut(type_url::CLUSTER)?;
-        if clusters.kept.is_empty() {
-            return None;
-        }
-        clusters.kept.clear();
-        self.send_changes(type_url::CLUSTER, snapshot, events)
-    }
-
-    /// Returns whether the proxy has answered all that it was sent of the policy.
-    fn is_policy_answered(&self) -> bool {
-        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
-    }
-
-    /// Sends a type if it is not what was sent last.
-    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
-        let known = self.types.get(url)?;
-        let wanted = known.wanted(snapshot, url);
-        let version = version_of(wanted.values().map(|r| (r.name(), r.version())));
-        (known.version.as_ref() != Some(&version)).then(|| self.send(url, snapshot, events))
-    }
-
     fn send(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Answer {
         self.nonces += 1;
         let known = self.types.entry(url.to_owned()).or_default();
@@ -277,6 +216,39 @@ impl Sotw {
             resources,
             removed_resources: Vec::new(),
         }
+    }
+}
+
+impl MakeBeforeBreak for Sotw {
+    fn keep_removed_clusters(&mut self, snapshot: &Snapshot) -> bool {
+        let Some(clusters) = self.types.get_mut(type_url::CLUSTER) else { return false };
+        let wanted = clusters.subscription.select(snapshot, type_url::CLUSTER);
+        // A refused cluster must not be sent again. The message was refused as a whole, so none is kept.
+        let may_keep = !clusters.is_rejected;
+        let is_removed = |name: &&String| may_keep && !wanted.contains_key(name.as_str());
+        let kept = clusters.sent.keys().filter(is_removed).cloned().collect();
+        let grows = grows(&wanted, |name| clusters.sent_version(name));
+        clusters.kept = kept;
+        grows
+    }
+
+    fn kept_clusters(&self) -> Option<&BTreeSet<String>> {
+        self.types.get(type_url::CLUSTER).map(|clusters| &clusters.kept)
+    }
+
+    fn kept_clusters_mut(&mut self) -> Option<&mut BTreeSet<String>> {
+        self.types.get_mut(type_url::CLUSTER).map(|clusters| &mut clusters.kept)
+    }
+
+    fn is_policy_answered(&self) -> bool {
+        self.types.get(type_url::EXTENSION).is_none_or(|policy| policy.answered >= policy.nonce)
+    }
+
+    fn send_changes(&mut self, url: &str, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
+        let known = self.types.get(url)?;
+        let wanted = known.wanted(snapshot, url);
+        let version = version_of(wanted.values().map(|r| (r.name(), r.version())));
+        (known.version.as_ref() != Some(&version)).then(|| self.send(url, snapshot, events))
     }
 }
 

@@ -58,7 +58,7 @@ fn with_clusters(clusters: &[&'static str], policy: u8) -> Snapshot {
 }
 
 #[test]
-fn what_is_gone_stays_until_the_policy_is_answered() {
+fn a_removed_cluster_stays_until_the_policy_is_answered() {
     for ending in ["taken", "refused", "in time"] {
         both(|proxy| {
             let (before, after) = (with_clusters(&["old"], 1), with_clusters(&["new"], 2));
@@ -87,7 +87,7 @@ fn what_is_gone_stays_until_the_policy_is_answered() {
 
 /// Another change comes before the answer; what it needs again was not removed meanwhile.
 #[test]
-fn what_is_gone_may_come_back() {
+fn a_removed_resource_may_come_back() {
     both(|proxy| {
         let first = with_clusters(&["old"], 1);
         connect(proxy, &first);
@@ -173,39 +173,42 @@ fn sent_names(answers: &[Answer]) -> Vec<BTreeSet<String>> {
 fn wildcards_of_the_state_of_the_world() {
     let now = with_clusters(&["old"], 1);
     let mut session = Sotw::default();
-    let mut ask = |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
-    let named = ask(&["dns"], "");
+    let mut discovery_request =
+        |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
+    let named = discovery_request(&["dns"], "");
     assert_eq!(sent_names(&named), [names(&["dns"])]);
     let nonce = named[0].nonce.clone();
-    assert!(ask(&["dns"], &nonce).is_empty(), "an acknowledgement");
+    assert!(discovery_request(&["dns"], &nonce).is_empty(), "an acknowledgement");
     // From names to nothing: no wildcard.
-    assert!(ask(&[], &nonce).is_empty(), "nothing is wanted any more");
+    assert!(discovery_request(&[], &nonce).is_empty(), "nothing is wanted any more");
     // The wildcard beside a name answers at once; and again a name that was given up.
-    let all = ask(&["dns", "*"], &nonce);
+    let all = discovery_request(&["dns", "*"], &nonce);
     assert_eq!(sent_names(&all), [names(&["dns", "old"])]);
     let nonce = all[0].nonce.clone();
-    assert!(ask(&["*"], &nonce).is_empty(), "the wildcard covers it");
+    assert!(discovery_request(&["*"], &nonce).is_empty(), "the wildcard covers it");
     // A name that was not given before answers, even if the wildcard covered it.
-    let one = ask(&["old"], &nonce);
+    let one = discovery_request(&["old"], &nonce);
     assert_eq!(sent_names(&one), [names(&["old"])]);
     let nonce = one[0].nonce.clone();
     // The resources that are left are the only ones that change.
     let changed = session.on_snapshot(&with_clusters(&["old", "new"], 1)).0;
     assert!(changed.is_empty(), "{changed:?}");
-    let mut ask = |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
-    assert!(ask(&[], &nonce).is_empty());
-    let all = ask(&["*"], &nonce);
+    let mut discovery_request =
+        |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
+    assert!(discovery_request(&[], &nonce).is_empty());
+    let all = discovery_request(&["*"], &nonce);
     assert_eq!(sent_names(&all), [names(&["dns", "old"])], "named first, then all");
 
     // All at first, which a name ends; then nothing is nothing.
     let mut session = Sotw::default();
-    let mut ask = |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
-    let all = ask(&[], "");
+    let mut discovery_request =
+        |names: &[&str], nonce: &str| session.on_request(&sotw(CLUSTER, names, nonce), &now).0;
+    let all = discovery_request(&[], "");
     assert_eq!(sent_names(&all), [names(&["dns", "old"])]);
     let nonce = all[0].nonce.clone();
-    assert!(ask(&[], &nonce).is_empty(), "an acknowledgement");
-    let nonce = ask(&["old"], &nonce)[0].nonce.clone();
-    assert!(ask(&[], &nonce).is_empty());
+    assert!(discovery_request(&[], &nonce).is_empty(), "an acknowledgement");
+    let nonce = discovery_request(&["old"], &nonce)[0].nonce.clone();
+    assert!(discovery_request(&[], &nonce).is_empty());
     assert!(session.on_snapshot(&with_clusters(&["new"], 1)).0.is_empty(), "nothing is wanted");
 }
 
@@ -329,8 +332,8 @@ fn what_came_beside_a_refused_resource_is_sent_again() {
     bad.remove(&(LISTENER, "outbound"));
     let (bad, good) = (snapshot(&bad), snapshot(&content(false, 1)));
     let mut session = Delta::default();
-    let ask = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
-    let (responses, _) = session.on_request(&ask, &bad);
+    let discovery_request = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
+    let (responses, _) = session.on_request(&discovery_request, &bad);
     assert_eq!(responses[0].resources.len(), 2);
     let refusal = DeltaDiscoveryRequest {
         type_url: CLUSTER.to_owned(),
@@ -366,14 +369,17 @@ fn a_refusal_of_an_earlier_message_is_not_lost() {
         snapshot(&names.iter().map(|name| ((CLUSTER, *name), 1)).collect::<Content>())
     };
     let mut session = Delta::default();
-    let ask = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
+    let discovery_request = DeltaDiscoveryRequest { type_url: CLUSTER.to_owned(), ..Default::default() };
     let (two, three, one) = (clusters(&["c1", "c2"]), clusters(&["c1", "c2", "c3"]), clusters(&["c2", "c3"]));
     let nonce = |sent: &[Answer]| sent.first().expect("a message").nonce.clone();
-    let first = nonce(&session.on_request(&ask, &two).0);
+    let first = nonce(&session.on_request(&discovery_request, &two).0);
     let second = nonce(&session.on_snapshot(&three).0);
     let mut answer = |nonce: &str, error: Option<Status>, to: &Snapshot| {
-        let answer =
-            DeltaDiscoveryRequest { response_nonce: nonce.to_owned(), error_detail: error, ..ask.clone() };
+        let answer = DeltaDiscoveryRequest {
+            response_nonce: nonce.to_owned(),
+            error_detail: error,
+            ..discovery_request.clone()
+        };
         session.on_request(&answer, to).1
     };
     let refused = answer(&first, Some(no()), &three);
@@ -393,7 +399,7 @@ fn a_refusal_of_an_earlier_message_is_not_lost() {
     let (sent, _) = session.on_snapshot(&one);
     assert_eq!(sent[0].resources.iter().map(|resource| resource.name()).collect::<Vec<_>>(), ["c2"]);
     assert_eq!(sent[0].removed_resources, ["c1"]);
-    let last = DeltaDiscoveryRequest { response_nonce: sent[0].nonce.clone(), ..ask.clone() };
+    let last = DeltaDiscoveryRequest { response_nonce: sent[0].nonce.clone(), ..discovery_request.clone() };
     let (_, taken) = session.on_request(&last, &one);
     assert!(
         matches!(&taken[..], [Event::Acknowledged { in_force, is_whole: true, .. }]
@@ -407,12 +413,12 @@ fn a_refusal_of_an_earlier_message_is_not_lost() {
 fn a_refusal_of_what_was_replaced() {
     let mut session = Delta::default();
     let (first, second) = (snapshot(&content(false, 1)), snapshot(&content(false, 2)));
-    let ask = DeltaDiscoveryRequest {
+    let discovery_request = DeltaDiscoveryRequest {
         type_url: EXTENSION.to_owned(),
         resource_names_subscribe: vec!["network".to_owned(), "http".to_owned()],
         ..Default::default()
     };
-    let old = session.on_request(&ask, &first).0[0].nonce.clone();
+    let old = session.on_request(&discovery_request, &first).0[0].nonce.clone();
     let new = session.on_snapshot(&second).0[0].nonce.clone();
     let answer = |nonce, error_detail| DeltaDiscoveryRequest {
         type_url: EXTENSION.to_owned(),
@@ -479,12 +485,12 @@ fn stale_nonces_and_strange_types() {
     assert!(responses[0].resources.is_empty());
 
     let mut session = Delta::default();
-    let ask = DeltaDiscoveryRequest {
+    let discovery_request = DeltaDiscoveryRequest {
         type_url: EXTENSION.to_owned(),
         resource_names_subscribe: vec!["http".to_owned(), "missing".to_owned()],
         ..Default::default()
     };
-    let (responses, _) = session.on_request(&ask, &first);
+    let (responses, _) = session.on_request(&discovery_request, &first);
     assert_eq!(responses[0].resources.len(), 1);
     assert_eq!(responses[0].removed_resources, ["missing"]);
 }

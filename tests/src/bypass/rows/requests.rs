@@ -137,7 +137,7 @@ fn ports() -> Row {
 }
 
 fn absolute() -> Row {
-    let ask = |target: &str, host: &str, expect| {
+    let request_row = |target: &str, host: &str, expect| {
         http(
             ELSEWHERE,
             80,
@@ -151,22 +151,22 @@ fn absolute() -> Row {
         "The target's host counts, and the origin receives no other",
         by::PARSER,
     )
-    .check(ask("http://evil.example/", "httpbin.org", Refused("host-not-allowed")))
+    .check(request_row("http://evil.example/", "httpbin.org", Refused("host-not-allowed")))
     .check(
-        ask("http://httpbin.org/get", "evil.example", Reaches(HTTPBIN))
-            .origin_sees("host: httpbin.org")
+        request_row("http://httpbin.org/get", "evil.example", Reaches(HTTPBIN))
+            .origin_receives("host: httpbin.org")
             .origin_does_not_see("evil.example"),
     )
     .check(
-        ask("http://HTTPBIN.ORG:80/get", "evil.example", Reaches(HTTPBIN))
+        request_row("http://HTTPBIN.ORG:80/get", "evil.example", Reaches(HTTPBIN))
             .origin_does_not_see("evil.example"),
     )
-    .check(ask("http://198.51.100.66/", "httpbin.org", Refused("host-not-allowed")))
-    .check(ask("http://httpbin.org@evil.example/", "httpbin.org", Refused("host-not-allowed")))
-    .check(ask("http://evil.example\\@httpbin.org/", "httpbin.org", Rejected(400)))
+    .check(request_row("http://198.51.100.66/", "httpbin.org", Refused("host-not-allowed")))
+    .check(request_row("http://httpbin.org@evil.example/", "httpbin.org", Refused("host-not-allowed")))
+    .check(request_row("http://evil.example\\@httpbin.org/", "httpbin.org", Rejected(400)))
     .check(
-        ask("//evil.example/get", "httpbin.org", Reaches(HTTPBIN))
-            .origin_sees("get httpbin.org/evil.example/get"),
+        request_row("//evil.example/get", "httpbin.org", Reaches(HTTPBIN))
+            .origin_receives("get httpbin.org/evil.example/get"),
     )
 }
 
@@ -252,7 +252,7 @@ fn http2_authority() -> Row {
 }
 
 fn patterns() -> Row {
-    let ask = |path: &str, expect| {
+    let request_row = |path: &str, expect| {
         http(
             EXAMPLE,
             8080,
@@ -271,7 +271,7 @@ fn patterns() -> Row {
          the slash as it was sent. Each value of a repeated header must match, and all of them joined",
         by::PARSER,
     )
-    .check(ask("/public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
+    .check(request_row("/public/a", Reaches(EXAMPLE)).origin_receives("get www.example.com/public/a\n"))
     .checks(
         [
             "/public/../private",
@@ -297,7 +297,7 @@ fn patterns() -> Row {
             "/PUBLIC/a",
             "/public",
         ]
-        .map(|path| ask(path, refused())),
+        .map(|path| request_row(path, refused())),
     )
     .checks(
         [
@@ -309,13 +309,16 @@ fn patterns() -> Row {
             "/public/a%2F..%2f..%2fprivate",
             "/public/%2f..;%5cprivate",
         ]
-        .map(|path| ask(path, refused())),
+        .map(|path| request_row(path, refused())),
     )
     .checks(
         ["/public/a%2fb", "/public/%2F%2fprivate", "/public/a%5Cb", "/public/%5c%2Fa?%2F"]
-            .map(|path| ask(path, Refused("encoded-slash"))),
+            .map(|path| request_row(path, Refused("encoded-slash"))),
     )
-    .checks(["/private#/public/a", "/public/%00a", "/public/..%00/a"].map(|path| ask(path, Rejected(400))))
+    .checks(
+        ["/private#/public/a", "/public/%00a", "/public/..%00/a"]
+            .map(|path| request_row(path, Rejected(400))),
+    )
     .check(
         http(
             HTTPBIN,
@@ -323,16 +326,20 @@ fn patterns() -> Row {
             &["GET /a%2F..%5cb HTTP/1.1", "Host: httpbin.org", "Connection: close"],
             Reaches(HTTPBIN),
         )
-        .origin_sees("get httpbin.org/a%2f..%5cb\n"),
+        .origin_receives("get httpbin.org/a%2f..%5cb\n"),
     )
     .checks(
         ["/public/...;/a", "/public/a;..", "/public/.well-known;x/a", "/public/100%25/a"]
-            .map(|path| ask(path, Reaches(EXAMPLE))),
+            .map(|path| request_row(path, Reaches(EXAMPLE))),
     )
-    .check(ask("/private/../public/a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
-    .check(ask("//public///a", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"))
     .check(
-        ask("/public/%61?x=/../../private", Reaches(EXAMPLE)).origin_sees("get www.example.com/public/a\n"),
+        request_row("/private/../public/a", Reaches(EXAMPLE))
+            .origin_receives("get www.example.com/public/a\n"),
+    )
+    .check(request_row("//public///a", Reaches(EXAMPLE)).origin_receives("get www.example.com/public/a\n"))
+    .check(
+        request_row("/public/%61?x=/../../private", Reaches(EXAMPLE))
+            .origin_receives("get www.example.com/public/a\n"),
     )
     .checks(headers())
 }
@@ -340,7 +347,7 @@ fn patterns() -> Row {
 /// Checks of a header that a pattern matches, sent in several fields with different values. A server may read
 /// the first, the last or all of them.
 fn headers() -> Vec<Check> {
-    let ask = |fields: &[&str], expect| {
+    let request_row = |fields: &[&str], expect| {
         let lines = ["GET /get HTTP/1.1", "Host: tenant.example:8080", "Connection: close"];
         http(HTTPBIN, 8080, &[&lines, fields].concat(), expect)
     };
@@ -356,19 +363,19 @@ fn headers() -> Vec<Check> {
         streams(what, at(HTTPBIN, 8080), vec![all], vec![expect])
     };
     vec![
-        ask(&["x-tenant: good"], Reaches(HTTPBIN)),
-        ask(&["x-tenant: good-1", "x-tenant: good-2"], Reaches(HTTPBIN)),
-        ask(&["x-tenant: good", "x_tenant: evil"], Reaches(HTTPBIN)),
-        ask(&["x-tenant: evil"], refused()),
-        ask(&["x-tenant: good", "x-tenant: evil"], refused()),
-        ask(&["x-tenant: evil", "x-tenant: good"], refused()),
-        ask(&["x-tenant: good-1", "x-tenant: good-2", "X-Tenant: evil"], refused()),
-        ask(&["x-tenant: good", "x-tenant: good"], refused()),
-        ask(&["x-tenant: good-1", "x-tenant: evil"], refused()),
-        ask(&["x-tenant: good-1", "x-tenant:"], refused()),
-        ask(&["x-tenant: good,evil"], refused()),
-        ask(&["x-tenant: good, good"], refused()),
-        ask(&["accept: good"], refused()),
+        request_row(&["x-tenant: good"], Reaches(HTTPBIN)),
+        request_row(&["x-tenant: good-1", "x-tenant: good-2"], Reaches(HTTPBIN)),
+        request_row(&["x-tenant: good", "x_tenant: evil"], Reaches(HTTPBIN)),
+        request_row(&["x-tenant: evil"], refused()),
+        request_row(&["x-tenant: good", "x-tenant: evil"], refused()),
+        request_row(&["x-tenant: evil", "x-tenant: good"], refused()),
+        request_row(&["x-tenant: good-1", "x-tenant: good-2", "X-Tenant: evil"], refused()),
+        request_row(&["x-tenant: good", "x-tenant: good"], refused()),
+        request_row(&["x-tenant: good-1", "x-tenant: evil"], refused()),
+        request_row(&["x-tenant: good-1", "x-tenant:"], refused()),
+        request_row(&["x-tenant: good,evil"], refused()),
+        request_row(&["x-tenant: good, good"], refused()),
+        request_row(&["accept: good"], refused()),
         stream("HTTP/2 with `x-tenant: good`", &["good"], Reaches(HTTPBIN)),
         stream("HTTP/2 with `x-tenant: good` and `x-tenant: evil`", &["good", "evil"], refused()),
         stream("HTTP/2 with `x-tenant: evil` and `x-tenant: good`", &["evil", "good"], refused()),

@@ -69,7 +69,7 @@ fn h2c() -> Row {
 }
 
 fn upgrades() -> Row {
-    let ask = |port, host: &str, protocol: &str, expect| {
+    let request_row = |port, host: &str, protocol: &str, expect| {
         let request = joined(&[
             "GET /get HTTP/1.1",
             &format!("Host: {host}"),
@@ -89,21 +89,22 @@ fn upgrades() -> Row {
         by::REQUEST,
     )
     .checks([
-        ask(80, "httpbin.org", "websocket", refused()),
-        ask(80, "httpbin.org", "WebSocket", refused()),
-        ask(80, "httpbin.org", "TLS/1.2, websocket", refused()),
-        ask(80, "httpbin.org", "h2c, foo", refused()),
-        ask(80, "evil.example", "TLS/1.2", Refused("host-not-allowed")),
-        ask(80, "httpbin.org", "foo", refused()),
-        ask(8080, "httpbin.org", "foo", refused()),
-        ask(8080, "httpbin.org", "foo, websocket", refused()),
-        ask(8080, "evil.example", "websocket", Refused("host-not-allowed")),
+        request_row(80, "httpbin.org", "websocket", refused()),
+        request_row(80, "httpbin.org", "WebSocket", refused()),
+        request_row(80, "httpbin.org", "TLS/1.2, websocket", refused()),
+        request_row(80, "httpbin.org", "h2c, foo", refused()),
+        request_row(80, "evil.example", "TLS/1.2", Refused("host-not-allowed")),
+        request_row(80, "httpbin.org", "foo", refused()),
+        request_row(8080, "httpbin.org", "foo", refused()),
+        request_row(8080, "httpbin.org", "foo, websocket", refused()),
+        request_row(8080, "evil.example", "websocket", Refused("host-not-allowed")),
     ])
     .checks(
-        ["TLS/1.2", "tls/1.3, h2c"]
-            .map(|offer| ask(80, "httpbin.org", offer, Reaches(HTTPBIN)).origin_does_not_see("upgrade")),
+        ["TLS/1.2", "tls/1.3, h2c"].map(|offer| {
+            request_row(80, "httpbin.org", offer, Reaches(HTTPBIN)).origin_does_not_see("upgrade")
+        }),
     )
-    .check(ask(8080, "httpbin.org", "websocket", Reaches(HTTPBIN)))
+    .check(request_row(8080, "httpbin.org", "websocket", Reaches(HTTPBIN)))
     .check(tunnel::websocket())
     .check(streams(
         "HTTP/2 `:method: CONNECT`, `:protocol: websocket` for `httpbin.org`",
@@ -126,7 +127,7 @@ fn upgrades() -> Row {
 }
 
 fn routing_headers() -> Row {
-    let ask = |header: &str, expect| {
+    let request_row = |header: &str, expect| {
         http(ELSEWHERE, 80, &["GET /get HTTP/1.1", "Host: httpbin.org", header, "Connection: close"], expect)
     };
     Row::new(
@@ -145,7 +146,7 @@ fn routing_headers() -> Row {
             ("x-egress-cluster: egress-original-dst", "x-egress-cluster"),
             ("X-Egress-Cluster: passthrough-outbound", "x-egress-cluster"),
         ]
-        .map(|(header, name)| ask(header, Reaches(HTTPBIN)).origin_does_not_see(name)),
+        .map(|(header, name)| request_row(header, Reaches(HTTPBIN)).origin_does_not_see(name)),
     )
     .check(
         streams(

@@ -214,9 +214,9 @@ fn the_console_is_small() -> Result<()> {
         let script = "const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]; \
             return [all.length, all.reduce((sum, entry) => sum + entry.transferSize, 0), \
             Math.round(performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? -1)]";
-        let said = console.browser.script(script, &json!([]))?;
-        println!("fetched {} files, {} bytes; first view after {} ms", said[0], said[1], said[2]);
-        ensure!(said[0].as_u64() >= Some(5) && said[1].as_u64() < Some(100_000), "{said}");
+        let message = console.browser.script(script, &json!([]))?;
+        println!("fetched {} files, {} bytes; first view after {} ms", message[0], message[1], message[2]);
+        ensure!(message[0].as_u64() >= Some(5) && message[1].as_u64() < Some(100_000), "{message}");
         console.expect_no_errors()
     })
 }

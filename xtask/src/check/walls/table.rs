@@ -67,7 +67,7 @@ pub(super) struct Member {
     pub(super) walls: &'static [Wall],
 }
 
-const fn knows_no(family: &'static Family, reason: &'static str) -> Wall {
+const fn forbids(family: &'static Family, reason: &'static str) -> Wall {
     Wall::KnowsNo { family, except_through: &[], reason }
 }
 
@@ -138,11 +138,11 @@ const SHARED: &str = "all parts of the control plane share it, and none may come
 const STATUS_IS_DATA: &str =
     "the command line reads it from an admin port, without the parts that it tells of";
 
-const NO_IO: Wall = knows_no(&IO, PURE);
-const NO_ENVOY: Wall = knows_no(&ENVOY, PURE);
-const NO_CLIENT: Wall = knows_no(&KUBERNETES, PURE);
-const NO_SDK: Wall = knows_no(&SDK, PURE);
-const NO_FILTER: Wall = knows_no(&FILTER, FILTER_APART);
+const NO_IO: Wall = forbids(&IO, PURE);
+const NO_ENVOY: Wall = forbids(&ENVOY, PURE);
+const NO_CLIENT: Wall = forbids(&KUBERNETES, PURE);
+const NO_SDK: Wall = forbids(&SDK, PURE);
+const NO_FILTER: Wall = forbids(&FILTER, FILTER_APART);
 /// envoy-types has tonic among its own dependencies, and Envoy's messages are needed more widely than streams.
 const NO_GRPC: Wall =
     Wall::KnowsNo { family: &GRPC, except_through: &["egress-envoy", "envoy-types"], reason: GRPC_IN_XDS };
@@ -151,13 +151,13 @@ pub(super) const MEMBERS: &[Member] = &[
     Member {
         name: "egress-policy",
         folder: "policy",
-        walls: &[knows_no(&OURS, "everything else builds on it"), NO_IO, NO_ENVOY, NO_CLIENT, NO_SDK],
+        walls: &[forbids(&OURS, "everything else builds on it"), NO_IO, NO_ENVOY, NO_CLIENT, NO_SDK],
     },
     Member {
         name: "egress-compile",
         folder: "compile",
         walls: &[
-            knows_no(&CONTROL_PLANE, "it turns text into documents, for whoever has the text"),
+            forbids(&CONTROL_PLANE, "it turns text into documents, for whoever has the text"),
             NO_IO,
             NO_ENVOY,
             NO_CLIENT,
@@ -168,29 +168,29 @@ pub(super) const MEMBERS: &[Member] = &[
         name: "egress-filter",
         folder: "filter-wasm",
         walls: &[
-            knows_no(&CONTROL_PLANE, FILTER_APART),
-            knows_no(&IO, "it runs in Envoy, which does all I/O"),
-            knows_no(&ENVOY, "it knows Envoy by the proxy-wasm interface alone"),
-            knows_no(&KUBERNETES, "it learns of policy from its document alone"),
+            forbids(&CONTROL_PLANE, FILTER_APART),
+            forbids(&IO, "it runs in Envoy, which does all I/O"),
+            forbids(&ENVOY, "it knows Envoy by the proxy-wasm interface alone"),
+            forbids(&KUBERNETES, "it learns of policy from its document alone"),
         ],
     },
     Member {
         name: "egress-playground",
         folder: "playground",
-        walls: &[NO_IO, knows_no(&KUBERNETES, "a browser has no cluster"), NO_FILTER],
+        walls: &[NO_IO, forbids(&KUBERNETES, "a browser has no cluster"), NO_FILTER],
     },
     Member {
         name: "egress-standalone",
         folder: "standalone",
-        walls: &[NO_IO, NO_CLIENT, NO_FILTER, knows_no(&ENVOY, "it writes text, for a browser too")],
+        walls: &[NO_IO, NO_CLIENT, NO_FILTER, forbids(&ENVOY, "it writes text, for a browser too")],
     },
     Member {
         name: "egress-core",
         folder: "shim/core",
         walls: &[
-            knows_no(&ENVOY, SHARED),
-            knows_no(&KUBERNETES, SHARED),
-            knows_no(&REST_OF_CONTROL_PLANE, SHARED),
+            forbids(&ENVOY, SHARED),
+            forbids(&KUBERNETES, SHARED),
+            forbids(&REST_OF_CONTROL_PLANE, SHARED),
             NO_FILTER,
         ],
     },
@@ -198,23 +198,23 @@ pub(super) const MEMBERS: &[Member] = &[
         name: "egress-transport",
         folder: "shim/transport",
         walls: &[
-            knows_no(&ENVOY, SHARED),
-            knows_no(&KUBERNETES, SHARED),
-            knows_no(&REST_OF_CONTROL_PLANE, SHARED),
+            forbids(&ENVOY, SHARED),
+            forbids(&KUBERNETES, SHARED),
+            forbids(&REST_OF_CONTROL_PLANE, SHARED),
             NO_FILTER,
         ],
     },
     Member {
         name: "egress-status",
         folder: "shim/status",
-        walls: &[knows_no(&ENVOY, STATUS_IS_DATA), knows_no(&KUBERNETES, STATUS_IS_DATA), NO_FILTER],
+        walls: &[forbids(&ENVOY, STATUS_IS_DATA), forbids(&KUBERNETES, STATUS_IS_DATA), NO_FILTER],
     },
     Member {
         name: "egress-folder",
         folder: "shim/folder",
         walls: &[
-            knows_no(&ENVOY, "a source gives objects, and knows nobody who uses them"),
-            knows_no(&KUBERNETES, "it is the source of those who have no cluster"),
+            forbids(&ENVOY, "a source gives objects, and knows nobody who uses them"),
+            forbids(&KUBERNETES, "it is the source of those who have no cluster"),
             NO_FILTER,
         ],
     },
@@ -222,7 +222,7 @@ pub(super) const MEMBERS: &[Member] = &[
         name: "egress-envoy",
         folder: "shim/envoy",
         walls: &[
-            knows_no(&KUBERNETES, "Envoy's configuration follows from documents, wherever policy comes from"),
+            forbids(&KUBERNETES, "Envoy's configuration follows from documents, wherever policy comes from"),
             NO_FILTER,
         ],
     },
@@ -230,7 +230,7 @@ pub(super) const MEMBERS: &[Member] = &[
         name: "egress-xds",
         folder: "shim/xds",
         walls: &[
-            knows_no(
+            forbids(
                 &KUBERNETES,
                 "what needs a cluster comes through traits, so that streams are tested without one",
             ),
@@ -243,7 +243,7 @@ pub(super) const MEMBERS: &[Member] = &[
         folder: "shim/flows",
         walls: &[
             NO_GRPC,
-            knows_no(&KUBERNETES, "flows come from proxies, with or without a cluster"),
+            forbids(&KUBERNETES, "flows come from proxies, with or without a cluster"),
             NO_FILTER,
         ],
     },
@@ -270,7 +270,7 @@ pub(super) const MEMBERS: &[Member] = &[
         name: "xtask",
         folder: "xtask",
         walls: &[
-            knows_no(&OURS, "it builds them, and must run when they do not compile"),
+            forbids(&OURS, "it builds them, and must run when they do not compile"),
             Wall::OnlyUsedBy { users: &[], reason: "it is the door to development, and ships nowhere" },
         ],
     },
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_family_knows_packages_by_name_or_beginning_and_crates_by_folder() {
+    fn a_family_matches_packages_by_name_or_prefix_and_crates_by_folder() {
         assert!(KUBERNETES.has("kube", None) && KUBERNETES.has("kube-client", None));
         assert!(!KUBERNETES.has("kubernetes", None));
         assert!(CONTROL_PLANE.has("egress-shim", Some("shim")));

@@ -139,27 +139,27 @@ function explain(flow) {
   seen = { hash: location.hash, message: `Seen as ${describeFlow(flow)}. The answer below is that of the current policy.` };
 }
 
-function fillForm(asked) {
-  for (const field of FIELDS) byId(field).value = asked.get(field) ?? "";
-  for (const field of SWITCHES) byId(field).checked = asked.get(field) === "true";
-  byId("more").open ||= ["method", "headers", "sni", "noSni", "ech", "clientHello"].some((field) => asked.get(field));
+function fillForm(parameters) {
+  for (const field of FIELDS) byId(field).value = parameters.get(field) ?? "";
+  for (const field of SWITCHES) byId(field).checked = parameters.get(field) === "true";
+  byId("more").open ||= ["method", "headers", "sni", "noSni", "ech", "clientHello"].some((field) => parameters.get(field));
 }
 
 function readForm() {
-  const asked = new URLSearchParams();
-  for (const field of FIELDS) if (byId(field).value.trim()) asked.set(field, byId(field).value);
-  for (const field of SWITCHES) if (byId(field).checked) asked.set(field, "true");
-  return asked;
+  const parameters = new URLSearchParams();
+  for (const field of FIELDS) if (byId(field).value.trim()) parameters.set(field, byId(field).value);
+  for (const field of SWITCHES) if (byId(field).checked) parameters.set(field, "true");
+  return parameters;
 }
 
 let asking = 0;
 
 async function evaluate() {
-  const asked = readForm();
+  const parameters = readForm();
   const mine = ++asking;
   let response;
   try {
-    response = await json(`explain?${asked}`);
+    response = await json(`explain?${parameters}`);
   } catch (error) {
     if (mine !== asking) return;
     byId("answer").replaceChildren(element("p", { class: "bad", id: "mistake" }, error.message));
@@ -171,17 +171,17 @@ async function evaluate() {
   byId("answer").replaceChildren(...answer(response, formatLocation));
   const { report } = response;
   const refused = report.verdict === "deny" || report.wouldRefuse;
-  await Promise.all([suggest(refused ? asked : null), linkPlayground(report.identity, asked)]);
+  await Promise.all([suggest(refused ? parameters : null), linkPlayground(report.identity, parameters)]);
 }
 
 // The playground reads its state from the fragment of its URL.
-async function linkPlayground(identity, asked) {
+async function linkPlayground(identity, parameters) {
   const link = byId("open-playground");
   link.hidden = true;
   if (!settings.playground) return;
   const connection = { source: identity, path: "" };
-  for (const field of FIELDS) if (field !== "identity") connection[field] = asked.get(field) ?? "";
-  for (const field of SWITCHES) connection[field] = asked.get(field) === "true";
+  for (const field of FIELDS) if (field !== "identity") connection[field] = parameters.get(field) ?? "";
+  for (const field of SWITCHES) connection[field] = parameters.get(field) === "true";
   const manifests = await text(`console/manifests?${new URLSearchParams({ identity })}`);
   const bytes = new TextEncoder().encode(JSON.stringify({ manifests, connection, cases: [], changed: "" }));
   let binary = "";
@@ -194,15 +194,15 @@ async function linkPlayground(identity, asked) {
 // The query whose destination is suggested: a created policy may allow only that destination.
 let suggestedFor = null;
 
-async function suggest(asked) {
+async function suggest(parameters) {
   byId("suggesting").hidden = true;
   confirmPolicy(null);
-  if (!asked || !settings.flows) return;
+  if (!parameters || !settings.flows) return;
   const mine = asking;
-  const response = await json(`console/suggestion?${asked}`);
+  const response = await json(`console/suggestion?${parameters}`);
   // Another query may have been sent meanwhile.
   if (mine !== asking) return;
-  suggestedFor = { ...Object.fromEntries(asked), ...Object.fromEntries(SWITCHES.map((field) => [field, asked.get(field) === "true"])) };
+  suggestedFor = { ...Object.fromEntries(parameters), ...Object.fromEntries(SWITCHES.map((field) => [field, parameters.get(field) === "true"])) };
   byId("suggesting").hidden = false;
   byId("suggested-for").textContent = `${response.identity} to ${response.destination}`;
   byId("suggested-others").textContent = response.others ? `${formatCount(response.others, "other destination was", "other destinations were")} refused: explain them one by one, or run osm-egress suggest` : "";
@@ -350,9 +350,9 @@ function route() {
   }
   byId("writing").hidden = !settings.writes || !["mesh", "ask"].includes(now);
   byId("seen").textContent = seen.hash === location.hash ? seen.message : "";
-  const [, asked] = location.hash.split("?");
-  if (now === "ask" && asked) {
-    fillForm(new URLSearchParams(asked));
+  const [, parameters] = location.hash.split("?");
+  if (now === "ask" && parameters) {
+    fillForm(new URLSearchParams(parameters));
     evaluate().catch((error) => showFailure(error.message));
   }
   refresh();

@@ -28,7 +28,7 @@ export async function fetchFlows(identities) {
     flows = new Map();
     sequence = 0;
   }
-  const asked = flowQuery;
+  const parameters = flowQuery;
   let enabled = false;
   query.set("limit", MAX_ROWS);
   for (let more = true; more;) {
@@ -37,7 +37,7 @@ export async function fetchFlows(identities) {
     if (first) query.set("newest", "true"); else query.delete("newest");
     query.set("after", sequence);
     const page = await json(`flows?${query}`);
-    if (asked !== flowQuery) return page.enabled;
+    if (parameters !== flowQuery) return page.enabled;
     enabled = page.enabled;
     if (page.sequence < sequence) {
       // Another control plane answers, or it was restarted.
@@ -126,27 +126,27 @@ const verdict = (flow) => (flow.wouldRefuse ? "audit" : flow.verdict);
 
 // Builds the explain query of a flow, with the same address and name that Envoy saw.
 export function explainQuery(flow) {
-  const asked = new URLSearchParams({ identity: flow.identity });
+  const parameters = new URLSearchParams({ identity: flow.identity });
   const address = flow.addresses[0];
   const isName = flow.name !== null && /^[\w.-]+(:\d+)?$/.test(flow.name);
   const dialled = address?.includes(":") ? `[${address}]` : address;
   const at = isName || !address ? host(flow) : dialled;
   const sample = flow.requests?.[0];
   const rest = flow.protocol === "http" && sample?.path.startsWith("/") ? sample.path : "";
-  asked.set("to", `${flow.protocol}://${at}:${flow.port}${rest}`);
-  if (address) asked.set("address", address);
+  parameters.set("to", `${flow.protocol}://${at}:${flow.port}${rest}`);
+  if (address) parameters.set("address", address);
   const why = flow.wouldRefuse ?? flow.reason;
   if (flow.protocol === "https") {
-    if (flow.name === null) asked.set("noSni", "true");
-    else if (!isName) asked.set("sni", flow.name);
-    if (why === "ech-refused") asked.set("ech", "true");
+    if (flow.name === null) parameters.set("noSni", "true");
+    else if (!isName) parameters.set("sni", flow.name);
+    if (why === "ech-refused") parameters.set("ech", "true");
   }
   if (flow.protocol === "http") {
-    if (sample && sample.method !== "?") asked.set("method", sample.method);
+    if (sample && sample.method !== "?") parameters.set("method", sample.method);
     const headers = [];
     if (flow.name !== null && !isName) headers.push(`host: ${flow.name}`);
     if (sample?.upgrade) headers.push(`upgrade: ${sample.upgrade}`);
-    if (headers.length) asked.set("headers", headers.join("\n"));
+    if (headers.length) parameters.set("headers", headers.join("\n"));
   }
-  return asked;
+  return parameters;
 }

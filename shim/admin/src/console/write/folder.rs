@@ -149,8 +149,8 @@ mod tests {
         fs::write(&path, MESH).expect("written");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
         let ours = ManifestFolder::new(folder.path());
-        let said = ours.set_global_egress(&load(folder.path()), &options, true).expect("switched");
-        assert_eq!(said, format!("{}:7", path.display()));
+        let message = ours.set_global_egress(&load(folder.path()), &options, true).expect("switched");
+        assert_eq!(message, format!("{}:7", path.display()));
         let after = fs::read_to_string(&path).expect("there");
         assert_eq!(after, MESH.replace("enableEgress: false", "enableEgress: true"));
         assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o640);

@@ -171,10 +171,10 @@ mod tests {
             to: "https://httpbin.org".into(),
             ..ProbeForm::default()
         };
-        let ask = form.to_request(15001, BlockedRanges::default()).expect("sense");
+        let explain_request = form.to_request(15001, BlockedRanges::default()).expect("sense");
         ProposedPolicies::validate(
             &identity,
-            &Destination::from_request(&ask),
+            &Destination::from_request(&explain_request),
             text.to_owned(),
             &store,
             &CompileOptions::default(),

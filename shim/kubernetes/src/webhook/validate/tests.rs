@@ -34,7 +34,7 @@ pub(crate) fn review_of(api_version: &str, kind: &str, object: Value, old: Optio
     })
 }
 
-fn asked(store: &Store, review: Value) -> AdmissionResponse {
+fn validate(store: &Store, review: Value) -> AdmissionResponse {
     let review: AdmissionReview<DynamicObject> = serde_json::from_value(review).expect("a review");
     let options = CompileOptions::default();
     let compiled = compile(store, &options, None);
@@ -47,7 +47,7 @@ fn object(spec: Value) -> Value {
 }
 
 fn create(api_version: &str, kind: &str, spec: Value) -> AdmissionResponse {
-    asked(&Store::default(), review_of(api_version, kind, object(spec), None))
+    validate(&Store::default(), review_of(api_version, kind, object(spec), None))
 }
 
 /// Returns the text of a refusal; panics if the answer is none.
@@ -275,7 +275,7 @@ fn problems_are_refused_with_their_fields() {
         ),
     ];
     for (api_version, kind, object, expected) in cases {
-        let answer = asked(&Store::default(), review_of(api_version, kind, object, None));
+        let answer = validate(&Store::default(), review_of(api_version, kind, object, None));
         let text = refusal(&answer);
         assert!(text.starts_with(expected) && !text.contains("until then"), "{expected}: {text}");
     }
@@ -290,7 +290,7 @@ fn problems_of_other_objects_only_warn() {
             "apiVersion: {ROUTES}\nkind: HTTPRouteGroup\nmetadata: {{name: g, namespace: n}}\nspec: {{matches: [{{name: m, pathRegex: '{regex}'}}]}}"
         )
     };
-    let of = |store: &Store, spec| asked(store, review_of(POLICY, "Egress", object(spec), None));
+    let of = |store: &Store, spec| validate(store, review_of(POLICY, "Egress", object(spec), None));
     let (good, bad) = (store(&[&routes("/a")]), store(&[&routes("(")]));
     for (case, answer, expected) in [
         (
@@ -329,7 +329,7 @@ fn global_egress_warns_of_the_policies_it_overrides() {
     let config = |namespace: &str, open: bool| json!({ "metadata": { "name": "osm-mesh-config", "namespace": namespace }, "spec": { "traffic": { "enableEgress": open } } });
     let patched = |namespace: &str, old: bool, new: bool| {
         let review = review_of(MESH, "MeshConfig", config(namespace, new), Some(config(namespace, old)));
-        let answer = asked(&known, review);
+        let answer = validate(&known, review);
         assert!(answer.allowed, "{answer:?}");
         warnings(&answer).join("; ")
     };
@@ -353,7 +353,8 @@ fn unchanged_specs_are_not_judged() {
         *slot = value;
         object
     };
-    let updated = |new: Value| asked(&Store::default(), review_of(POLICY, "Egress", new, Some(bad.clone())));
+    let updated =
+        |new: Value| validate(&Store::default(), review_of(POLICY, "Egress", new, Some(bad.clone())));
     for (case, new) in [
         ("a label", with(&["metadata", "labels"], json!({ "a": "b" }))),
         ("no finalizers", with(&["metadata", "finalizers"], json!([]))),
@@ -371,7 +372,7 @@ fn unchanged_specs_are_not_judged() {
         let mut review = review_of(POLICY, "Egress", bad.clone(), None);
         review["request"]["operation"] = json!(operation);
         review["request"]["subResource"] = json!(part);
-        assert!(asked(&Store::default(), review).allowed, "{operation} {part}");
+        assert!(validate(&Store::default(), review).allowed, "{operation} {part}");
     }
 }
 
@@ -379,7 +380,7 @@ fn unchanged_specs_are_not_judged() {
 fn an_object_without_a_generated_name_is_judged() {
     let mut nameless = object(egress(json!({})));
     nameless["metadata"] = json!({ "generateName": "p-" });
-    let answer = asked(&Store::default(), review_of(POLICY, "Egress", nameless, None));
+    let answer = validate(&Store::default(), review_of(POLICY, "Egress", nameless, None));
     assert!(answer.allowed, "{answer:?}");
 }
 
@@ -450,39 +451,42 @@ fn a_service_account_only_tightens_its_mode() {
     ] {
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let object = annotated("a", "n", json!({ "openservicemesh.io/egress-mode": mode }));
-        let answer = asked(&store(&known), review_of("v1", "ServiceAccount", object, None));
+        let answer = validate(&store(&known), review_of("v1", "ServiceAccount", object, None));
         assert_eq!(answer.allowed, allowed, "{case}: {answer:?}");
     }
     let object = annotated("a", "n", json!({ "openservicemesh.io/egress-mode": "audit" }));
-    let answer = asked(&Store::default(), review_of("v1", "ServiceAccount", object.clone(), None));
-    let said = refusal(&answer);
-    assert!(said.contains("`audit` is looser than the `enforce`") && said.contains(delegation), "{said}");
+    let answer = validate(&Store::default(), review_of("v1", "ServiceAccount", object.clone(), None));
+    let message = refusal(&answer);
+    assert!(
+        message.contains("`audit` is looser than the `enforce`") && message.contains(delegation),
+        "{message}"
+    );
     // What was stored before can be changed in other ways, and its mode taken away.
     let mut labelled = object.clone();
     labelled["metadata"]["labels"] = json!({ "a": "b" });
     for new in [labelled, annotated("a", "n", json!({}))] {
         assert!(
-            asked(&Store::default(), review_of("v1", "ServiceAccount", new, Some(object.clone()))).allowed
+            validate(&Store::default(), review_of("v1", "ServiceAccount", new, Some(object.clone()))).allowed
         );
     }
 }
 
 #[test]
 fn a_namespace_is_judged_by_its_annotations_alone() {
-    let asked = |annotations: Value| {
+    let validate = |annotations: Value| {
         let mut review = review_of("v1", "Namespace", annotated("n", "", annotations), None);
         if let Some(metadata) = review["request"]["object"]["metadata"].as_object_mut() {
             metadata.remove("namespace");
         }
-        asked(&Store::default(), review)
+        validate(&Store::default(), review)
     };
-    assert!(asked(json!({})).allowed);
-    assert!(asked(json!({ "openservicemesh.io/egress-mode": "audit", "a": "b" })).allowed);
+    assert!(validate(json!({})).allowed);
+    assert!(validate(json!({ "openservicemesh.io/egress-mode": "audit", "a": "b" })).allowed);
     assert!(
-        refusal(&asked(json!({ "openservicemesh.io/egress-mode": "Audit" })))
+        refusal(&validate(json!({ "openservicemesh.io/egress-mode": "Audit" })))
             .contains("`Audit` is not a mode")
     );
-    let answer = asked(json!({ "openservicemesh.io/egress-policy-namespaces": "a,B" }));
+    let answer = validate(json!({ "openservicemesh.io/egress-policy-namespaces": "a,B" }));
     assert!(refusal(&answer).contains("`B` is not a namespace name"), "{answer:?}");
 }
 
@@ -492,7 +496,7 @@ fn a_source_in_a_foreign_namespace_only_warns() {
     let sources = json!([{ "kind": "ServiceAccount", "name": "a", "namespace": "other" }]);
     let create = |known: &Store| {
         let spec = egress(json!({ "sources": sources }));
-        asked(known, review_of(POLICY, "Egress", object(spec), None))
+        validate(known, review_of(POLICY, "Egress", object(spec), None))
     };
     let answer = create(&Store::default());
     assert!(answer.allowed, "{answer:?}");

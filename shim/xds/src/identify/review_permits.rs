@@ -1,7 +1,7 @@
 //! The order of token reviews.
 //!
-//! Whoever reaches the port can have as many made-up tokens reviewed as he likes. They never take what is kept for
-//! tokens that were confirmed before, and those of one address never take all that is left.
+//! Any client that reaches the port can send made-up tokens. Their reviews never use the permits that are reserved for
+//! tokens that were confirmed before, and those of one address never use all the others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,12 +18,12 @@ const UNCONFIRMED: usize = 24;
 const UNCONFIRMED_OF_ADDRESS: usize = 16;
 /// The reviews that are reserved for tokens that were confirmed before.
 const CONFIRMED: usize = 8;
-/// The number of addresses at which those are forgotten from which nobody waits.
+/// The number of addresses from which those without a waiting review are removed.
 const MAX_ADDRESSES: usize = 1024;
 
 /// The reviews that may run at a time.
 #[derive(Debug)]
-pub(super) struct ReviewSlots {
+pub(super) struct ReviewPermits {
     unconfirmed: Semaphore,
     confirmed: Semaphore,
     by_address: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
@@ -31,12 +31,12 @@ pub(super) struct ReviewSlots {
 
 /// A review that may run.
 #[derive(Debug)]
-pub(super) struct Slot<'s> {
+pub(super) struct ReviewPermit<'s> {
     _one: SemaphorePermit<'s>,
     _of_address: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for ReviewSlots {
+impl Default for ReviewPermits {
     fn default() -> Self {
         Self {
             unconfirmed: Semaphore::new(UNCONFIRMED),
@@ -46,26 +46,26 @@ impl Default for ReviewSlots {
     }
 }
 
-impl ReviewSlots {
+impl ReviewPermits {
     /// Waits until a token may be reviewed.
     pub(super) async fn acquire(
         &self,
         address: Option<IpAddr>,
         was_confirmed: bool,
-    ) -> Result<Slot<'_>, AcquireError> {
+    ) -> Result<ReviewPermit<'_>, AcquireError> {
         if was_confirmed {
             let one = tokio::select! {
                 biased;
                 one = self.confirmed.acquire() => one?,
                 one = self.unconfirmed.acquire() => one?,
             };
-            return Ok(Slot { _one: one, _of_address: None });
+            return Ok(ReviewPermit { _one: one, _of_address: None });
         }
         let of_address = match address {
             Some(address) => Some(self.of(client_network(address)).acquire_owned().await?),
             None => None,
         };
-        Ok(Slot { _one: self.unconfirmed.acquire().await?, _of_address: of_address })
+        Ok(ReviewPermit { _one: self.unconfirmed.acquire().await?, _of_address: of_address })
     }
 
     fn of(&self, address: IpAddr) -> Arc<Semaphore> {
@@ -74,7 +74,7 @@ impl ReviewSlots {
             return known;
         }
         if by_address.len() >= MAX_ADDRESSES {
-            by_address.retain(|_, slots| slots.strong_count() > 0);
+            by_address.retain(|_, review_permits| review_permits.strong_count() > 0);
         }
         let new = Arc::new(Semaphore::new(UNCONFIRMED_OF_ADDRESS));
         by_address.insert(address, Arc::downgrade(&new));
@@ -90,10 +90,11 @@ mod tests {
 
     /// Made-up tokens of one address take neither the slots of others nor those of tokens that are known.
     #[test]
-    fn made_up_tokens_keep_nobody_waiting() {
-        let slots = ReviewSlots::default();
+    fn made_up_tokens_delay_no_other_token() {
+        let review_permits = ReviewPermits::default();
         let (flood, honest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let at_once = |address, was_confirmed| slots.acquire(Some(address), was_confirmed).now_or_never();
+        let at_once =
+            |address, was_confirmed| review_permits.acquire(Some(address), was_confirmed).now_or_never();
         let taken: Vec<_> = (0..1000).filter_map(|_| at_once(flood, false)).collect();
         assert_eq!(taken.len(), UNCONFIRMED_OF_ADDRESS);
         let others: Vec<_> = (0..1000).filter_map(|_| at_once(honest, false)).collect();
