@@ -30,6 +30,7 @@ use super::fallback::{Fallback, SnapshotBuilder};
 use super::identify::{Identification, ReviewMode, StreamRefusal};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Proxies, Registration};
+use super::removal_timer::RemovalTimer;
 use super::session::{Answer, Delta, Event, MakeBeforeBreak, Sotw};
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
 use super::wire::{self, Message, Sender};
@@ -43,9 +44,6 @@ use egress_transport::tls::ServerTls;
 /// The age after which a connection accepts no new streams. A stream that ends with its certificate must not come back by the
 /// connection of that certificate.
 const CONNECTION_AGE: Duration = Duration::from_secs(3600);
-/// The time that removed clusters stay at a proxy that does not say whether the policy that does not lead there is in
-/// force. It says so in milliseconds.
-const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 /// The source of snapshots.
 pub trait SnapshotProvider: SnapshotBuilder + Send + Sync + 'static {
@@ -302,9 +300,9 @@ async fn run_stream<T: Session>(
     let mut fallback = Fallback::new(Arc::clone(&snapshot));
     let mut next = Step::Request(first);
     let (mut unacknowledged, mut throttle) = (Unacknowledged::default(), Throttle::default());
-    // When clusters that are gone are removed, whatever the proxy says.
-    let mut removal = None;
+    let mut removal = RemovalTimer::default();
     loop {
+        let is_change = matches!(next, Step::Snapshot);
         let (responses, events) = match std::mem::replace(&mut next, Step::Snapshot) {
             Step::Request(request) if T::type_url(&request).is_empty() => {
                 return Err(End::Refused(StreamRefusal::NoType));
@@ -313,11 +311,7 @@ async fn run_stream<T: Session>(
             Step::Snapshot => session.on_snapshot(&snapshot),
             Step::Removals => session.finish_removals(&snapshot),
         };
-        removal = match removal {
-            _ if !session.has_removals() => None,
-            Some(at) => Some(at),
-            None => Some(Instant::now() + REMOVAL_DELAY),
-        };
+        removal.update(session.has_removals(), is_change, session.is_policy_answered(), Instant::now());
         limits::check_size(session.size()).map_err(End::Refused)?;
         log(&events);
         registration.record(&events, snapshot.document_version());
@@ -367,7 +361,7 @@ async fn run_stream<T: Session>(
                 }
                 Err(_) => return Ok(()),
             },
-            () = until(removal) => next = Step::Removals,
+            () = until(removal.deadline()) => next = Step::Removals,
             () = unacknowledged.overdue() => {
                 return Err(End::Refused(StreamRefusal::NotReading("did not acknowledge an answer")));
             }

@@ -4,9 +4,9 @@
 //! and delta differ in how that set is asked for and written down, not in what it means.
 //!
 //! Make before break: of a change, new and changed clusters are sent first, then the policy, then the removal of clusters
-//! to which the policy before may lead. That removal waits until the proxy has answered the policy, which the caller
-//! limits in time ([`MakeBeforeBreak::finish_removals`]). The cluster of global egress goes with the change: nothing may keep it
-//! open.
+//! to which the policy before may lead. That removal waits until the caller says so
+//! ([`MakeBeforeBreak::finish_removals`]), some time after the proxy has answered the policy. The cluster of global egress goes with
+//! the change: nothing may keep it open.
 
 mod delta;
 mod make_before_break;

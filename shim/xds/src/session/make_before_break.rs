@@ -32,9 +32,8 @@ pub trait MakeBeforeBreak {
         for url in [type_url::EXTENSION, type_url::LISTENER] {
             answers.extend(self.send_changes(url, snapshot, &mut events));
         }
-        let is_answered = self.is_policy_answered();
         if let Some(kept) = self.kept_clusters_mut() {
-            kept.retain(|name| !is_answered && may_wait(name));
+            kept.retain(|name| may_wait(name));
             answers.extend(self.send_changes(type_url::CLUSTER, snapshot, &mut events));
         }
         (answers, events)
@@ -45,17 +44,14 @@ pub trait MakeBeforeBreak {
         self.kept_clusters().is_some_and(|kept| !kept.is_empty())
     }
 
-    /// Removes the clusters that wait for the proxy's answer to the policy, answered or not.
+    /// Removes the clusters that wait, whether the policy is answered or not.
     fn finish_removals(&mut self, snapshot: &Snapshot) -> (Vec<Answer>, Vec<Event>) {
         let mut events = Vec::new();
-        let answers = self.remove_kept_clusters(snapshot, &mut events).into_iter().collect();
-        (answers, events)
-    }
-
-    /// Removes the clusters that wait, if any.
-    fn remove_kept_clusters(&mut self, snapshot: &Snapshot, events: &mut Vec<Event>) -> Option<Answer> {
-        let kept = self.kept_clusters_mut().filter(|kept| !kept.is_empty())?;
+        let Some(kept) = self.kept_clusters_mut().filter(|kept| !kept.is_empty()) else {
+            return (Vec::new(), events);
+        };
         kept.clear();
-        self.send_changes(type_url::CLUSTER, snapshot, events)
+        let answers = self.send_changes(type_url::CLUSTER, snapshot, &mut events).into_iter().collect();
+        (answers, events)
     }
 }

@@ -139,10 +139,7 @@ impl Sotw {
         snapshot: &Snapshot,
     ) -> (Vec<Answer>, Vec<Event>) {
         let mut events = Vec::new();
-        let mut answers: Vec<_> = self.answer(request, snapshot, &mut events).into_iter().collect();
-        if self.is_policy_answered() {
-            answers.extend(self.remove_kept_clusters(snapshot, &mut events));
-        }
+        let answers = self.answer(request, snapshot, &mut events).into_iter().collect();
         (answers, events)
     }
 

@@ -138,6 +138,8 @@ impl Proxy for SotwProxy {
     fn update(&mut self, to: &Snapshot) {
         let (responses, _) = self.session.on_snapshot(to);
         self.take(responses, to);
+        let (removals, _) = self.session.finish_removals(to);
+        self.take(removals, to);
     }
 
     fn reconnect(&mut self, to: &Snapshot) {
@@ -167,7 +169,12 @@ impl Proxy for SotwProxy {
 
     fn reply(&mut self, to_answer: &Answer, error: Option<&str>, to: &Snapshot) -> Vec<Answer> {
         let request = self.request(known(&to_answer.type_url), to_answer.nonce.clone(), error);
-        self.session.on_request(&request, to).0
+        let mut answers = self.session.on_request(&request, to).0;
+        // As the server does after the delay of `RemovalTimer`.
+        if self.session.is_policy_answered() {
+            answers.extend(self.session.finish_removals(to).0);
+        }
+        answers
     }
 
     fn finish(&mut self, to: &Snapshot) -> Vec<Answer> {
@@ -241,6 +248,8 @@ impl Proxy for DeltaProxy {
     fn update(&mut self, to: &Snapshot) {
         let (responses, _) = self.session.on_snapshot(to);
         self.take(responses, to);
+        let (removals, _) = self.session.finish_removals(to);
+        self.take(removals, to);
     }
 
     fn reconnect(&mut self, to: &Snapshot) {
@@ -284,7 +293,12 @@ impl Proxy for DeltaProxy {
             error_detail: error.map(|message| Status { message: message.to_owned(), ..Default::default() }),
             ..Default::default()
         };
-        self.session.on_request(&request, to).0
+        let mut answers = self.session.on_request(&request, to).0;
+        // As the server does after the delay of `RemovalTimer`.
+        if self.session.is_policy_answered() {
+            answers.extend(self.session.finish_removals(to).0);
+        }
+        answers
     }
 
     fn finish(&mut self, to: &Snapshot) -> Vec<Answer> {
