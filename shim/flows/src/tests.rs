@@ -419,7 +419,6 @@ fn a_simulation_lists_changed_verdicts() {
     insta::assert_snapshot!(simulation);
 }
 
-<<<<<<< HEAD
 /// Each path counts its own requests, and not those of the whole flow.
 #[test]
 fn a_simulation_counts_the_requests_of_each_path() {
@@ -438,9 +437,7 @@ fn a_simulation_counts_the_requests_of_each_path() {
     assert_eq!(counts, [(Some("/v1"), 3), (Some("/v2"), 1)]);
 }
 
-=======
 /// Lines that Envoy 1.40 wrote: for each, the columns give what the text of the decision gives.
->>>>>>> plain
 #[test]
 fn lines_of_envoys_access_log_are_read() {
     use json::Skipped;
