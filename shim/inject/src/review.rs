@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::annotations::{Annotations, parse_enabled};
 use super::pod::check_uid;
 use super::{
-    INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
+    CNI_ANNOTATION, INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
     PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
 };
 
@@ -60,7 +60,11 @@ pub fn review_pod(
         Ok(decision) => decision,
         Err(reason) => return response.deny(reason),
     };
-    let settings = &Settings { pod_annotations: permitted, ..settings.clone() };
+    let cni = match namespace_cni(namespace, store) {
+        Ok(setting) => setting.unwrap_or(settings.cni),
+        Err(reason) => return response.deny(reason),
+    };
+    let settings = &Settings { pod_annotations: permitted, cni, ..settings.clone() };
     let mesh_config =
         ObjectRef::new(Kind::MeshConfig, &options.mesh_config_namespace, &options.mesh_config_name);
     let default = MeshConfig::default();
@@ -156,6 +160,12 @@ fn namespace_pod_annotations(namespace: &str, store: &Store) -> Option<PodAnnota
     let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace))?;
     let text = object.metadata.annotation(POD_ANNOTATIONS_ANNOTATION)?;
     Some(PodAnnotations::parse(text).unwrap_or(PodAnnotations::None))
+}
+
+/// Reads the namespace's choice between the CNI plugin and an init container.
+fn namespace_cni(namespace: &str, store: &Store) -> Result<Option<bool>, InjectionError> {
+    let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace));
+    parse_enabled(object.and_then(|object| object.metadata.annotation(CNI_ANNOTATION)), CNI_ANNOTATION)
 }
 
 /// Decides by Open Service Mesh's rule: in namespaces of the mesh, the pod's annotation counts, else its namespace's.

@@ -23,6 +23,7 @@ fn settings() -> Settings {
         ip_families: IpFamilies::Dual,
         concurrency: 2,
         native_sidecar: false,
+        cni: false,
         pod_annotations: PodAnnotations::All,
         pod_dns: PodDns::Warn,
     }
