@@ -10,6 +10,7 @@ pub mod browser;
 pub mod bypass;
 pub mod cli;
 pub mod client;
+pub mod cni;
 pub mod cluster;
 pub mod compose;
 pub mod control_plane;
