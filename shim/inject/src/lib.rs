@@ -13,9 +13,11 @@ mod exclusions;
 pub mod interception;
 mod name_override;
 mod pod;
+pub mod pod_security;
 mod review;
 mod user;
 mod validation;
+mod workload;
 
 use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::annotations::{Annotations, parse_enabled};
 use super::pod::check_uid;
+use super::workload::review_workload;
 use super::{
     CNI_ANNOTATION, INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
     PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
@@ -29,6 +30,9 @@ pub fn review_pod(
     options: &CompileOptions,
     request: &AdmissionRequest<DynamicObject>,
 ) -> AdmissionResponse {
+    if let Some(response) = review_workload(settings, store, options, request) {
+        return response;
+    }
     let response = AdmissionResponse::from(request);
     if request.sub_resource.as_deref() == Some("ephemeralcontainers") {
         return review_ephemeral_containers(response, request.object.as_ref());
@@ -147,7 +151,7 @@ fn review_ephemeral_containers(
 
 /// Decision about injection, and the annotation behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InjectionDecision {
+pub(crate) enum InjectionDecision {
     Skip,
     /// The pod opts out, and its namespace enables injection.
     OptedOut,
@@ -163,13 +167,13 @@ fn namespace_pod_annotations(namespace: &str, store: &Store) -> Option<PodAnnota
 }
 
 /// Reads the namespace's choice between the CNI plugin and an init container.
-fn namespace_cni(namespace: &str, store: &Store) -> Result<Option<bool>, InjectionError> {
+pub(crate) fn namespace_cni(namespace: &str, store: &Store) -> Result<Option<bool>, InjectionError> {
     let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace));
     parse_enabled(object.and_then(|object| object.metadata.annotation(CNI_ANNOTATION)), CNI_ANNOTATION)
 }
 
 /// Decides by Open Service Mesh's rule: in namespaces of the mesh, the pod's annotation counts, else its namespace's.
-fn decide_injection(
+pub(crate) fn decide_injection(
     pod: &Value,
     namespace: &str,
     store: &Store,

@@ -8,7 +8,9 @@ use super::*;
 use egress_envoy::IpFamilies;
 
 mod manifests;
+mod pod_security;
 mod reviews;
+mod workloads;
 
 fn settings() -> Settings {
     let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
