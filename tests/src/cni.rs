@@ -39,7 +39,10 @@ impl Answer {
     /// # Errors
     /// Fails if it did not.
     pub fn expect(&self, code: u64, text: &str) -> Result<()> {
-        ensure!(self.code()? == Some(code) && self.stdout.contains(text), "expected {code} {text:?}: {self:?}");
+        ensure!(
+            self.code()? == Some(code) && self.stdout.contains(text),
+            "expected {code} {text:?}: {self:?}"
+        );
         Ok(())
     }
 

@@ -47,11 +47,20 @@ fn errors_have_the_specifications_codes() -> Result<()> {
         let answer = call(command).with("CNI_NETNS", "").with("CNI_IFNAME", "").run(&good)?;
         answer.expect(4, "CNI_IFNAME is missing; CNI_NETNS is missing")?;
         call(command).with("CNI_CONTAINERID", "").run(&good)?.expect(4, "CNI_CONTAINERID is missing")?;
-        call(command).with("CNI_NETNS", &node_path(&node)).run(&good)?.expect(4, "the node's own network namespace")?;
-        call(command).with("CNI_NETNS", "/no/such/netns").run(&good)?.expect(3, "/no/such/netns does not exist")?;
+        call(command)
+            .with("CNI_NETNS", &node_path(&node))
+            .run(&good)?
+            .expect(4, "the node's own network namespace")?;
+        call(command)
+            .with("CNI_NETNS", "/no/such/netns")
+            .run(&good)?
+            .expect(3, "/no/such/netns does not exist")?;
     }
     call("DEL").with("CNI_IFNAME", "").run(&good)?.expect(4, "CNI_IFNAME is missing")?;
-    call("ADD").with("CNI_ARGS", "K8S_POD_NAMESPACE=..;K8S_POD_NAME=a").run(&good)?.expect(4, "CNI_ARGS names the pod")?;
+    call("ADD")
+        .with("CNI_ARGS", "K8S_POD_NAMESPACE=..;K8S_POD_NAME=a")
+        .run(&good)?
+        .expect(4, "CNI_ARGS names the pod")?;
     // The configuration.
     for command in ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"] {
         call(command).run("{")?.expect(6, "is not JSON")?;
@@ -59,7 +68,9 @@ fn errors_have_the_specifications_codes() -> Result<()> {
     for command in ["ADD", "CHECK", "DEL", "GC", "STATUS"] {
         call(command).run("[]")?.expect(7, "the network configuration on standard input")?;
         for version in ["0.2.0", "0.3.0", "2.0.0", ""] {
-            call(command).run(&config(version).to_string())?.expect(1, "set it to one of 0.3.1, 0.4.0, 1.0.0, 1.1.0")?;
+            call(command)
+                .run(&config(version).to_string())?
+                .expect(1, "set it to one of 0.3.1, 0.4.0, 1.0.0, 1.1.0")?;
         }
         let mut nameless = config("1.1.0");
         nameless["name"] = json!("a/b");
@@ -80,7 +91,9 @@ fn errors_have_the_specifications_codes() -> Result<()> {
     call("ADD").run(&bare.to_string())?.expect(7, "`kubeconfig` must be the absolute path")?;
     // The credentials that the DaemonSet has not written yet.
     call("ADD").run(&good)?.expect(11, "the DaemonSet `osm-egress-cni` writes it")?;
-    call("STATUS").run(&config("1.1.0").to_string())?.expect(50, "the DaemonSet `osm-egress-cni` writes it")?;
+    call("STATUS")
+        .run(&config("1.1.0").to_string())?
+        .expect(50, "the DaemonSet `osm-egress-cni` writes it")?;
     // A file that is no namespace.
     let file = folder.path().join("file");
     std::fs::write(&file, "")?;
@@ -119,13 +132,17 @@ fn what_needs_no_api_server_succeeds_without_one() -> Result<()> {
         }
         let said = call("VERSION").run(&json!({"cniVersion": version}).to_string())?;
         let said: Value = serde_json::from_str(said.succeeded()?)?;
-        let expected = json!({"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]});
+        let expected =
+            json!({"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]});
         ensure!(said == expected, "{said}");
     }
     let mut config = config("1.1.0");
     config["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
     let answer = Call::new(&node, &plugin, "GC", "", "").run(&config.to_string())?;
-    ensure!(answer.succeeded()?.is_empty() && answer.stderr.contains("1 attachments are valid"), "{answer:?}");
+    ensure!(
+        answer.succeeded()?.is_empty() && answer.stderr.contains("1 attachments are valid"),
+        "{answer:?}"
+    );
     config["cni.dev/valid-attachments"] = json!({});
     Call::new(&node, &plugin, "GC", "", "").run(&config.to_string())?.expect(7, "standard input")?;
     // The same program without the plugin's name.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Code, CniError, SUPPORTED_VERSIONS};
+use crate::error::{CniError, Code, SUPPORTED_VERSIONS};
 
 /// The configuration of the plugin. Fields of the protocol that it does not need are ignored, as the specification wants.
 #[derive(Debug, Deserialize)]
@@ -53,7 +53,8 @@ impl NetworkConfig {
         let place = |version: &str| SUPPORTED_VERSIONS.iter().position(|other| *other == version);
         let supported = place(given).ok_or_else(|| {
             let versions = SUPPORTED_VERSIONS.join(", ");
-            let details = format!("`cniVersion` is `{given}`: set it to one of {versions} in the node's configuration");
+            let details =
+                format!("`cniVersion` is `{given}`: set it to one of {versions} in the node's configuration");
             CniError::new(Code::IncompatibleVersion, "incompatible CNI version", details)
         })?;
         if place(since).is_some_and(|since| supported < since) {
@@ -74,7 +75,9 @@ impl NetworkConfig {
     pub(crate) fn previous_result(&self) -> Result<&RawValue, CniError> {
         let found = self.prev_result.as_deref().filter(|result| result.get().starts_with('{'));
         found.ok_or_else(|| {
-            invalid("there is no `prevResult`: list the plugin after the one that makes the interface".to_owned())
+            invalid(
+                "there is no `prevResult`: list the plugin after the one that makes the interface".to_owned(),
+            )
         })
     }
 
@@ -101,7 +104,9 @@ mod tests {
     use super::*;
 
     fn code(text: &str, command: &str, since: &str) -> Result<(), Code> {
-        NetworkConfig::parse(text).and_then(|config| config.validate(command, since)).map_err(|error| error.code)
+        NetworkConfig::parse(text)
+            .and_then(|config| config.validate(command, since))
+            .map_err(|error| error.code)
     }
 
     #[test]
@@ -117,7 +122,11 @@ mod tests {
             (r#"{"cniVersion":"1.0.0"}"#, "0.3.1", Err(Code::InvalidConfiguration)),
             (r#"{"cniVersion":"1.0.0","name":"../a"}"#, "0.3.1", Err(Code::InvalidConfiguration)),
             (r#"{"cniVersion":"1.0.0","name":5}"#, "0.3.1", Err(Code::InvalidConfiguration)),
-            (r#"{"cniVersion":"1.0.0","name":"a","excludeNamespaces":"b"}"#, "0.3.1", Err(Code::InvalidConfiguration)),
+            (
+                r#"{"cniVersion":"1.0.0","name":"a","excludeNamespaces":"b"}"#,
+                "0.3.1",
+                Err(Code::InvalidConfiguration),
+            ),
             ("[]", "0.3.1", Err(Code::InvalidConfiguration)),
             ("{", "0.3.1", Err(Code::Undecodable)),
             ("", "0.3.1", Err(Code::Undecodable)),
@@ -133,7 +142,10 @@ mod tests {
         assert_eq!(config.previous_result().map(RawValue::get), Ok(r#"{"b": 1.0e0,  "a":[ ]}"#));
         for text in ["{}", r#"{"prevResult": null}"#, r#"{"prevResult": []}"#] {
             let config = NetworkConfig::parse(text).expect("parsed");
-            assert_eq!(config.previous_result().map_err(|error| error.code).err(), Some(Code::InvalidConfiguration));
+            assert_eq!(
+                config.previous_result().map_err(|error| error.code).err(),
+                Some(Code::InvalidConfiguration)
+            );
         }
     }
 }

@@ -79,7 +79,10 @@ impl std::fmt::Display for PodRef {
 
 impl Attachment {
     /// Reads the parameters. All problems are in one error.
-    pub(crate) fn read(command: Command, variable: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
+    pub(crate) fn read(
+        command: Command,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, CniError> {
         let get = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut problems = Vec::new();
         let required = ["CNI_CONTAINERID", "CNI_IFNAME"].into_iter();
@@ -131,7 +134,9 @@ fn pod(arguments: &str) -> Result<Option<PodRef>, String> {
 fn is_object_name(text: &str) -> bool {
     text.len() <= 253
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -139,7 +144,8 @@ mod tests {
     use super::*;
 
     fn read(command: Command, variables: &[(&str, &str)]) -> Result<Attachment, String> {
-        let get = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let get =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Attachment::read(command, get).map_err(|error| {
             assert_eq!(error.code, Code::InvalidEnvironment);
             error.details
@@ -149,7 +155,9 @@ mod tests {
     #[test]
     fn missing_and_invalid_variables_are_named_together() {
         let all = [("CNI_CONTAINERID", "a1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/run/netns/a")];
-        let with = |more: &[(&'static str, &'static str)]| -> Vec<(&str, &str)> { more.iter().chain(&all).copied().collect() };
+        let with = |more: &[(&'static str, &'static str)]| -> Vec<(&str, &str)> {
+            more.iter().chain(&all).copied().collect()
+        };
         let netns = Some(PathBuf::from("/run/netns/a"));
         assert_eq!(read(Command::Add, &all), Ok(Attachment { netns: netns.clone(), pod: None }));
         assert_eq!(
@@ -174,7 +182,11 @@ mod tests {
             ("K8S_POD_NAME=pod?x;K8S_POD_NAMESPACE=ns", None),
         ] {
             let found = read(Command::Add, &with(&[("CNI_ARGS", arguments)]));
-            assert_eq!(found.as_ref().ok().map(|found| found.pod.clone()), expected, "{arguments}: {found:?}");
+            assert_eq!(
+                found.as_ref().ok().map(|found| found.pod.clone()),
+                expected,
+                "{arguments}: {found:?}"
+            );
         }
     }
 

@@ -10,9 +10,9 @@ use serde_json::json;
 use crate::config::NetworkConfig;
 use crate::environment::{Attachment, Command, invalid};
 use crate::error::{CniError, Code, NEWEST_VERSION, SUPPORTED_VERSIONS};
+use crate::netns;
 use crate::nft::{RulesError, find_difference, install_rules};
 use crate::pod::{Expected, check_access, read_expected};
-use crate::netns;
 
 /// Largest configuration. Those of nodes have a few KB, and the result of other plugins with them.
 const MAX_BYTES: u64 = 1 << 20;
@@ -73,7 +73,8 @@ fn execute(version: &mut &'static str) -> Result<String, CniError> {
 }
 
 fn read_input() -> Result<String, CniError> {
-    let failed = |details: String| CniError::new(Code::InputOutput, "cannot read the network configuration", details);
+    let failed =
+        |details: String| CniError::new(Code::InputOutput, "cannot read the network configuration", details);
     let mut text = String::new();
     let length = std::io::stdin()
         .take(MAX_BYTES + 1)
@@ -117,7 +118,8 @@ fn add(config: &NetworkConfig) -> Result<String, CniError> {
     let result = config.previous_result()?;
     let (_, namespace) = require_netns(&attachment)?;
     if let Some((interception, families)) = expected(config, &attachment)? {
-        netns::run(&namespace, || install_rules(&interception, families))?.map_err(|error| rules_error(&error))?;
+        netns::run(&namespace, || install_rules(&interception, families))?
+            .map_err(|error| rules_error(&error))?;
     }
     Ok(format!("{}\n", result.get()))
 }
@@ -129,7 +131,8 @@ fn check(config: &NetworkConfig) -> Result<String, CniError> {
     if let Some((interception, families)) = expected(config, &attachment)? {
         let found = netns::run(&namespace, || find_difference(&interception, families))?;
         if let Some(difference) = found.map_err(|error| rules_error(&error))? {
-            let details = format!("{difference} in {}: delete the pod, so that it starts anew", path.display());
+            let details =
+                format!("{difference} in {}: delete the pod, so that it starts anew", path.display());
             return Err(CniError::new(Code::Difference, "interception is not as it was set up", details));
         }
     }
@@ -151,6 +154,8 @@ fn delete() -> Result<String, CniError> {
 /// Reports only: rules are in the namespaces of pods, and nothing else is left behind.
 fn collect_garbage(config: &NetworkConfig) -> Result<String, CniError> {
     let valid = config.valid_attachments.as_ref().map_or(0, Vec::len);
-    log(format_args!("{valid} attachments are valid; there is nothing to remove, since rules vanish with their namespace"));
+    log(format_args!(
+        "{valid} attachments are valid; there is nothing to remove, since rules vanish with their namespace"
+    ));
     Ok(String::new())
 }

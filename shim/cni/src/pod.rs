@@ -37,9 +37,8 @@ pub(crate) fn read_expected(kubeconfig: &Path, pod: &PodRef) -> Result<Expected,
     })?;
     let object = serde_json::to_value(object).map_err(|error| later(error.to_string()))?;
     check_uid(&object, pod)?;
-    expected_interception(&object).map_err(|error| {
-        CniError::new(Code::InvalidPod, "invalid pod", format!("pod {pod}: {error}"))
-    })
+    expected_interception(&object)
+        .map_err(|error| CniError::new(Code::InvalidPod, "invalid pod", format!("pod {pod}: {error}")))
 }
 
 /// Refuses a pod that replaced the one of this attachment: it may expect another interception.
@@ -56,7 +55,8 @@ fn check_uid(object: &Value, pod: &PodRef) -> Result<(), CniError> {
 
 /// Checks that the plugin can read pods.
 pub(crate) fn check_access(kubeconfig: &Path) -> Result<(), CniError> {
-    let unavailable = |details: String| CniError::new(Code::NotAvailable, "the plugin is not available", details);
+    let unavailable =
+        |details: String| CniError::new(Code::NotAvailable, "the plugin is not available", details);
     block_on(async {
         // The name is valid and taken by nobody. An answer of any kind but a refusal proves access.
         match pods(kubeconfig, "kube-system").await?.get("osm-egress-cni.status").await {
@@ -107,7 +107,11 @@ mod tests {
             (&mirror, Some("u"), None),
             (&json!({}), Some("u"), Some(Code::TryAgainLater)),
         ] {
-            assert_eq!(check_uid(object, &pod(uid)).err().map(|error| error.code), expected, "{object} {uid:?}");
+            assert_eq!(
+                check_uid(object, &pod(uid)).err().map(|error| error.code),
+                expected,
+                "{object} {uid:?}"
+            );
         }
     }
 }

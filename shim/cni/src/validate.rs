@@ -50,10 +50,15 @@ pub fn run(interception: &Interception, families: &[Family]) -> Result<String> {
             Proof::Redirected(_) if !listener => bail!("{family}: something else answers. {ADVICE}"),
             Proof::Redirected(destination) => {
                 proved = true;
-                format!("redirected (a connection to {destination} came to port {})", interception.outbound_port)
+                format!(
+                    "redirected (a connection to {destination} came to port {})",
+                    interception.outbound_port
+                )
             }
             Proof::NoRoute => "nothing can leave: there is no route".to_owned(),
-            Proof::AllExcluded => "every destination that could be tried is excluded from interception".to_owned(),
+            Proof::AllExcluded => {
+                "every destination that could be tried is excluded from interception".to_owned()
+            }
         };
         lines.push_str(&format!("{family}: {line}\n"));
     }
@@ -84,7 +89,8 @@ fn listen(family: Family, port: u16, token: [u8; TOKEN_BYTES]) -> Result<bool> {
         Ok(listener) => listener,
         Err(error) if is_one_of(&error, &[Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT]) => return Ok(false),
         Err(error) => {
-            let context = format!("cannot listen on {address} port {port}, where connections are redirected to");
+            let context =
+                format!("cannot listen on {address} port {port}, where connections are redirected to");
             return Err(error).context(context);
         }
     };
@@ -113,7 +119,11 @@ fn prove(family: Family, destinations: &[SocketAddr], token: [u8; TOKEN_BYTES]) 
             Ok(_) => bail!(
                 "{family} connections are not redirected to the sidecar: something else answers at {destination}. {ADVICE}"
             ),
-            Err(error) if is_one_of(&error, &[Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL]) => {}
+            Err(error)
+                if is_one_of(
+                    &error,
+                    &[Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL],
+                ) => {}
             Err(error) => {
                 let why = match error.kind() {
                     ErrorKind::TimedOut | ErrorKind::WouldBlock => {

@@ -77,8 +77,7 @@ pub(super) fn init_container(settings: &Settings, mesh: &Sidecar, interception: 
         (VALIDATE_COMMAND, unprivileged_context(VALIDATOR_UID))
     } else {
         // The default folder of the lock file is read-only.
-        container["env"] =
-            json!([{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/osm-egress-xtables.lock"}]);
+        container["env"] = json!([{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/osm-egress-xtables.lock"}]);
         let privileged = mesh.enable_privileged_init_container == Some(true);
         let context = json!({
             "runAsUser": 0,

@@ -13,8 +13,9 @@ use super::annotations::{Annotations, parse_enabled};
 use super::pod::check_uid;
 use super::workload::review_workload;
 use super::{
-    CNI_ANNOTATION, INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
-    PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
+    CNI_ANNOTATION, INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION,
+    PodAnnotations, PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid,
+    inject_sidecar,
 };
 
 /// Namespaces of Kubernetes itself.

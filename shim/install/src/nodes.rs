@@ -20,8 +20,12 @@ pub(super) async fn run_native_sidecars(cluster: &Cluster) -> Result<bool> {
 /// Finds nodes that do not run native sidecars, with their versions.
 pub(super) fn find_old_nodes(nodes: &[Value]) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let all = nodes.iter().map(|node| (text(&node["metadata"]["name"]), text(&node["status"]["nodeInfo"]["kubeletVersion"])));
-    all.filter(|(_, version)| !is_native(version)).map(|(name, version)| format!("{name} ({version})")).collect()
+    let all = nodes
+        .iter()
+        .map(|node| (text(&node["metadata"]["name"]), text(&node["status"]["nodeInfo"]["kubeletVersion"])));
+    all.filter(|(_, version)| !is_native(version))
+        .map(|(name, version)| format!("{name} ({version})"))
+        .collect()
 }
 
 /// A note for users who choose native sidecars that some nodes do not run.

@@ -7,8 +7,8 @@ use super::certificates::{self, PemPair};
 use super::cluster::Cluster;
 use super::grants;
 use super::names::{CA_SECRET, INSTANCE_LABEL, MANAGED_BY_LABEL, NAME, Names, TLS_SECRET, VALUES_ANNOTATION};
-use super::object_id::{ObjectId, api_resource};
 use super::nodes;
+use super::object_id::{ObjectId, api_resource};
 use super::render::{self, ClusterFacts, Input, TlsSecrets, decode_secret_key};
 use super::values::{UserValues, Values, merge, resolve};
 

@@ -135,7 +135,8 @@ async fn wait_until_pods_deleted(
 ) -> Result<()> {
     let labels = format!("app.kubernetes.io/name={name},{INSTANCE_LABEL}={}", names.mesh);
     let pending = format!("pods of {namespace}/{name} are not deleted");
-    wait_until(&pending, timeout, || async { Ok(cluster.list_pods(namespace, &labels).await?.is_empty()) }).await
+    wait_until(&pending, timeout, || async { Ok(cluster.list_pods(namespace, &labels).await?.is_empty()) })
+        .await
 }
 
 /// Deletes the reports of the control planes, which a killed one leaves behind.

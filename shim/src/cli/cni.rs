@@ -73,8 +73,11 @@ fn parse_object(text: &str) -> Result<(String, String), String> {
 /// The API server as every pod knows it.
 fn server_of_pod() -> Result<String> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (Some(host), Some(port)) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT")) else {
-        bail!("this runs in no pod (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are missing): pass `--server URL`");
+    let (Some(host), Some(port)) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
+    else {
+        bail!(
+            "this runs in no pod (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are missing): pass `--server URL`"
+        );
     };
     Ok(if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") })
 }
@@ -91,7 +94,9 @@ impl Cni {
 impl InstallArgs {
     fn run(self) -> Result<ExitCode> {
         if self.remove == RemoveWhen::WhenUninstalled && self.daemon_set.is_none() {
-            bail!("`--remove when-uninstalled` needs `--daemon-set NAMESPACE/NAME`, or pass `--remove never`");
+            bail!(
+                "`--remove when-uninstalled` needs `--daemon-set NAMESPACE/NAME`, or pass `--remove never`"
+            );
         }
         let options = Options {
             bin_dir: self.bin_dir,

@@ -3,6 +3,7 @@
 //! One program, so that it is linked once and its tests run in parallel; a file for each subject.
 
 mod admission;
+mod cni;
 mod console;
 mod explain;
 mod grants;

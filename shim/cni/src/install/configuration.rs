@@ -37,7 +37,9 @@ impl Configuration {
             let version = version.as_str().unwrap_or_default();
             if !SUPPORTED_VERSIONS.contains(&version) {
                 let versions = SUPPORTED_VERSIONS.join(", ");
-                return Err(format!("its `cniVersion` is `{version}`, and the plugin needs one of {versions}"));
+                return Err(format!(
+                    "its `cniVersion` is `{version}`, and the plugin needs one of {versions}"
+                ));
             }
         }
         Ok(())

@@ -21,7 +21,9 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    write().inspect_err(|_| drop(fs::remove_file(&new))).with_context(|| format!("cannot write {}", path.display()))
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&new)))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Removes a file that may be gone already.

@@ -12,7 +12,8 @@ pub(super) const FILE_NAME: &str = "osm-egress-cni.kubeconfig";
 pub(super) fn render(server: &str, folder: &Path) -> Result<String> {
     let read = |name: &str| -> Result<String> {
         let path = folder.join(name);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let text = text.trim().to_owned();
         ensure!(!text.is_empty(), "{} is empty", path.display());
         Ok(text)

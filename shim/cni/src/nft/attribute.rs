@@ -111,12 +111,20 @@ mod tests {
 
     #[test]
     fn a_comparison_ignores_additions_and_finds_differences() {
-        let rule = |port: u32| Attribute::Nested(4, vec![Attribute::Nested(1, vec![number(2, port)]), Attribute::Nested(1, vec![text(1, "x")])]);
+        let rule = |port: u32| {
+            Attribute::Nested(
+                4,
+                vec![Attribute::Nested(1, vec![number(2, port)]), Attribute::Nested(1, vec![text(1, "x")])],
+            )
+        };
         let mut kernel = vec![number(9, 9), text(3, "other")];
-        kernel.push(Attribute::Nested(4, vec![
-            Attribute::Nested(1, vec![number(7, 7), number(2, 80)]),
-            Attribute::Nested(1, vec![text(1, "x")]),
-        ]));
+        kernel.push(Attribute::Nested(
+            4,
+            vec![
+                Attribute::Nested(1, vec![number(7, 7), number(2, 80)]),
+                Attribute::Nested(1, vec![text(1, "x")]),
+            ],
+        ));
         assert!(contains(&encoded(&kernel), &[rule(80)]));
         assert!(!contains(&encoded(&kernel), &[rule(81)]));
         assert!(!contains(&encoded(&kernel), &[text(5, "missing")]));

@@ -91,11 +91,7 @@ pub(super) fn rules(table: &str, spec: &RuleSpec) -> Vec<Vec<Attribute>> {
 fn rule(table: &str, spec: &RuleSpec) -> Vec<Attribute> {
     let mut expressions: Vec<Attribute> = spec.conditions.iter().flat_map(condition).collect();
     expressions.extend(target(&spec.target));
-    vec![
-        text(TABLE, table),
-        text(RULE_CHAIN, spec.chain),
-        Attribute::Nested(RULE_EXPRESSIONS, expressions),
-    ]
+    vec![text(TABLE, table), text(RULE_CHAIN, spec.chain), Attribute::Nested(RULE_EXPRESSIONS, expressions)]
 }
 
 fn expression(name: &str, data: Vec<Attribute>) -> Attribute {
@@ -128,7 +124,9 @@ fn condition(condition: &Condition) -> Vec<Attribute> {
             vec![payload(TRANSPORT_HEADER, 2, 2), compare(EQUAL, port.to_be_bytes().to_vec())]
         }
         // Split before.
-        Condition::Ports(ports) => ports.iter().flat_map(|port| self::condition(&Condition::Port(*port))).collect(),
+        Condition::Ports(ports) => {
+            ports.iter().flat_map(|port| self::condition(&Condition::Port(*port))).collect()
+        }
         Condition::Destination { block, negated } => destination(block, operator(*negated)),
         Condition::OutInterface(name) => vec![meta(META_OUT_INTERFACE), interface(name)],
         Condition::InInterface(name) => vec![meta(META_IN_INTERFACE), interface(name)],
@@ -163,7 +161,8 @@ fn destination(block: &IpNet, operator: u32) -> Vec<Attribute> {
         let data = |kind, value| Attribute::Nested(kind, vec![Attribute::Value(DATA_VALUE, value)]);
         let mask = bytes(block.netmask());
         let zero = vec![0; mask.len()];
-        let parts = vec![number(1, REGISTER), number(2, REGISTER), number(3, length), data(4, mask), data(5, zero)];
+        let parts =
+            vec![number(1, REGISTER), number(2, REGISTER), number(3, length), data(4, mask), data(5, zero)];
         expressions.push(expression("bitwise", parts));
     }
     expressions.push(compare(operator, bytes(block.network())));

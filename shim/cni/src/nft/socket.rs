@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{ReceiveTimeout, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -72,7 +73,8 @@ impl Socket {
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(call("cannot bind a netlink socket"))?;
         setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(TIMEOUT_SECONDS))
             .map_err(call("cannot limit the time of a netlink socket"))?;
-        setsockopt(&fd, SndBufForce, &SEND_BYTES).map_err(call("cannot enlarge the buffer of a netlink socket"))?;
+        setsockopt(&fd, SndBufForce, &SEND_BYTES)
+            .map_err(call("cannot enlarge the buffer of a netlink socket"))?;
         Ok(Self(fd))
     }
 
@@ -118,7 +120,11 @@ impl Socket {
                 match (kind, error_of(payload)) {
                     (DONE, _) => return Ok(found),
                     (ERROR, Some(code)) => {
-                        return Err(NetlinkError::Refused { place: 1, count: 1, reason: Errno::from_raw(-code) });
+                        return Err(NetlinkError::Refused {
+                            place: 1,
+                            count: 1,
+                            reason: Errno::from_raw(-code),
+                        });
                     }
                     (ERROR, None) => return Err(NetlinkError::Malformed),
                     _ => found.push(payload.get(FAMILY_HEADER..).ok_or(NetlinkError::Malformed)?.to_vec()),
@@ -155,7 +161,14 @@ fn sequence(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-fn message(to: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, (family, resource): (u8, u16), attributes: &[Attribute]) {
+fn message(
+    to: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    (family, resource): (u8, u16),
+    attributes: &[Attribute],
+) {
     let start = to.len();
     to.extend(0u32.to_ne_bytes());
     to.extend(kind.to_ne_bytes());
@@ -196,7 +209,9 @@ mod tests {
     #[test]
     fn a_malformed_datagram_is_an_error() {
         assert!(split_messages(&[]).is_ok_and(|found| found.is_empty()));
-        for bytes in [&[1u8, 2, 3][..], &[0; 16], &[255; 16], &[15, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        for bytes in
+            [&[1u8, 2, 3][..], &[0; 16], &[255; 16], &[15, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+        {
             assert!(matches!(split_messages(bytes), Err(NetlinkError::Malformed)), "{bytes:?}");
         }
     }

@@ -69,11 +69,16 @@ fn documentation(family: Family) -> Vec<IpAddr> {
 }
 
 /// Finds destinations that the rules redirect, the best first.
-pub(super) fn find_destinations(family: Family, interception: &Interception, routes: &Routes) -> Vec<SocketAddr> {
+pub(super) fn find_destinations(
+    family: Family,
+    interception: &Interception,
+    routes: &Routes,
+) -> Vec<SocketAddr> {
     let Some(port) = (FIRST_PORT..=u16::MAX).find(|port| !interception.exclude_ports.contains(port)) else {
         return Vec::new();
     };
-    let of_family = |block: &&IpNet| matches!((block, family), (IpNet::V4(_), Family::V4) | (IpNet::V6(_), Family::V6));
+    let of_family =
+        |block: &&IpNet| matches!((block, family), (IpNet::V4(_), Family::V4) | (IpNet::V6(_), Family::V6));
     let far = || {
         let included = interception.include_blocks.iter().filter(of_family);
         documentation(family).into_iter().chain(included.flat_map(|block| first_addresses(*block)))
@@ -86,7 +91,9 @@ pub(super) fn find_destinations(family: Family, interception: &Interception, rou
     }
     for (block, _) in leaving.filter(|(block, _)| block.prefix_len() > 0) {
         let included = interception.include_blocks.iter().filter(|included| block.contains(*included));
-        addresses.extend(first_addresses(*block).into_iter().chain(included.flat_map(|block| first_addresses(*block))));
+        addresses.extend(
+            first_addresses(*block).into_iter().chain(included.flat_map(|block| first_addresses(*block))),
+        );
     }
     addresses
         .into_iter()
@@ -129,7 +136,10 @@ mod tests {
     #[test]
     fn routes_are_read_without_loopback_and_link_local_ones() {
         let four: Vec<_> = ROUTES.lines().filter_map(parse_ipv4).collect();
-        assert_eq!(four, [(net("0.0.0.0/0"), "eth0".to_owned()), (net("10.244.244.0/24"), "eth0".to_owned())]);
+        assert_eq!(
+            four,
+            [(net("0.0.0.0/0"), "eth0".to_owned()), (net("10.244.244.0/24"), "eth0".to_owned())]
+        );
         let six: Vec<_> = ROUTES6.lines().filter_map(parse_ipv6).collect();
         assert_eq!(six, [(net("fd00::/64"), "eth0".to_owned())]);
     }
@@ -159,11 +169,19 @@ mod tests {
             (lists(&[], &["2000::/3"]), routes(&default, &[]), None),
             // Without a default route, something near.
             (lists(&[], &[]), routes(&[("10.1.0.0/16", "eth0")], &["10.1.0.1"]), Some("10.1.0.2:80")),
-            (tun.clone(), routes(&[("0.0.0.0/0", "tun0"), ("10.1.0.0/16", "eth0")], &[]), Some("10.1.0.1:80")),
+            (
+                tun.clone(),
+                routes(&[("0.0.0.0/0", "tun0"), ("10.1.0.0/16", "eth0")], &[]),
+                Some("10.1.0.1:80"),
+            ),
             (tun, routes(&[("0.0.0.0/0", "tun0")], &[]), None),
         ] {
             let found = find_destinations(Family::V4, &interception, &routes);
-            assert_eq!(found.first().map(ToString::to_string).as_deref(), expected, "{interception:?} {routes:?}");
+            assert_eq!(
+                found.first().map(ToString::to_string).as_deref(),
+                expected,
+                "{interception:?} {routes:?}"
+            );
         }
     }
 }

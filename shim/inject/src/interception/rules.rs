@@ -111,8 +111,7 @@ impl Interception {
             rules.push(rule(OUTBOUND, conditions, Target::Jump(OUT_REDIRECT)));
         }
         // A list of IPv4 blocks includes no IPv6 address.
-        let rest =
-            if self.include_blocks.is_empty() { Target::Jump(OUT_REDIRECT) } else { Target::Return };
+        let rest = if self.include_blocks.is_empty() { Target::Jump(OUT_REDIRECT) } else { Target::Return };
         rules.push(rule(OUTBOUND, Vec::new(), rest));
         rules
     }

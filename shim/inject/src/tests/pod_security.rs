@@ -25,7 +25,9 @@ fn violations(pod: &Value) -> Vec<String> {
     }
     for volume in spec["volumes"].as_array().into_iter().flatten() {
         let kinds = volume.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "name");
-        found.extend(kinds.filter(|kind| !VOLUMES.contains(&kind.as_str())).map(|kind| format!("volume {kind}")));
+        found.extend(
+            kinds.filter(|kind| !VOLUMES.contains(&kind.as_str())).map(|kind| format!("volume {kind}")),
+        );
     }
     for container in ["initContainers", "containers", "ephemeralContainers"]
         .into_iter()
@@ -46,7 +48,9 @@ fn violations(pod: &Value) -> Vec<String> {
             ("runAsUser", *effective("runAsUser") != 0),
             (
                 "seccompProfile",
-                ["RuntimeDefault", "Localhost"].iter().any(|kind| effective("seccompProfile")["type"] == *kind),
+                ["RuntimeDefault", "Localhost"]
+                    .iter()
+                    .any(|kind| effective("seccompProfile")["type"] == *kind),
             ),
             ("capabilities.drop", capabilities("drop").contains(&"ALL")),
             ("capabilities.add", capabilities("add").iter().all(|name| *name == "NET_BIND_SERVICE")),
@@ -79,7 +83,9 @@ fn restricted() -> Value {
 fn with_the_plugin_an_injected_pod_satisfies_the_restricted_profile() {
     assert_eq!(violations(&restricted()), [""; 0]);
     let privileged = Sidecar { enable_privileged_init_container: Some(true), ..Sidecar::default() };
-    for mesh in [MeshConfig::default(), MeshConfig { sidecar: Some(Box::new(privileged)), ..MeshConfig::default() }] {
+    for mesh in
+        [MeshConfig::default(), MeshConfig { sidecar: Some(Box::new(privileged)), ..MeshConfig::default() }]
+    {
         for native in [false, true] {
             let settings = Settings { cni: true, native_sidecar: native, ..settings() };
             let found = injected(&restricted(), &settings, &mesh);
@@ -99,7 +105,8 @@ fn the_plugin_reads_back_what_injection_wrote() {
     let (pod, mesh) = everything();
     let without = injected(&pod, &settings(), &mesh);
     let with = injected(&pod, &Settings { cni: true, ..settings() }, &mesh);
-    let arguments = |pod: &Value| pod["spec"]["initContainers"][0]["args"].as_array().expect("a list")[1..].to_vec();
+    let arguments =
+        |pod: &Value| pod["spec"]["initContainers"][0]["args"].as_array().expect("a list")[1..].to_vec();
     assert_eq!(arguments(&with), arguments(&without));
     assert!(arguments(&with).len() >= 6, "{with:#}");
     let (interception, families) = expected_interception(&with).expect("read").expect("expected");

@@ -48,7 +48,8 @@ fn review(settings: &Settings, store: &Store, group: &str, kind: &str, object: &
 fn authors_of_workloads_learn_that_their_pods_will_be_refused() {
     let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     let template = json!({"metadata": {}, "spec": plain()["spec"]});
-    let disabled = json!({"metadata": {"annotations": {INJECTION_ANNOTATION: "disabled"}}, "spec": plain()["spec"]});
+    let disabled =
+        json!({"metadata": {"annotations": {INJECTION_ANNOTATION: "disabled"}}, "spec": plain()["spec"]});
     let of = |template: &Value| json!({"metadata": {"name": "w"}, "spec": {"template": template}});
     let cron = json!({"metadata": {"name": "w"}, "spec": {"jobTemplate": {"spec": {"template": template}}}});
     let none = json!({});
@@ -61,7 +62,14 @@ fn authors_of_workloads_learn_that_their_pods_will_be_refused() {
         (settings(), &restricted, &none, ("batch", "CronJob"), cron, true),
         (settings(), &none, &none, ("apps", "Deployment"), of(&template), false),
         (settings(), &restricted, &none, ("apps", "Deployment"), of(&disabled), false),
-        (settings(), &restricted, &json!({CNI_ANNOTATION: "enabled"}), ("apps", "Deployment"), of(&template), false),
+        (
+            settings(),
+            &restricted,
+            &json!({CNI_ANNOTATION: "enabled"}),
+            ("apps", "Deployment"),
+            of(&template),
+            false,
+        ),
         (cni.clone(), &restricted, &none, ("apps", "Deployment"), of(&template), false),
         (cni, &restricted, &json!({CNI_ANNOTATION: "disabled"}), ("apps", "Deployment"), of(&template), true),
         (settings(), &restricted, &none, ("other.example", "Deployment"), of(&template), false),
@@ -90,6 +98,9 @@ fn the_namespace_chooses_between_the_plugin_and_an_init_container() {
         let found = review(&settings, &namespace(&json!({}), &annotations), "", "Pod", &plain());
         assert_eq!(found.allowed, expected.is_some(), "{says:?}");
         let patch = String::from_utf8(found.patch.unwrap_or_default()).expect("text");
-        assert!(expected.is_none_or(|command| patch.contains(&format!("\"args\":[\"{command}\""))), "{patch}");
+        assert!(
+            expected.is_none_or(|command| patch.contains(&format!("\"args\":[\"{command}\""))),
+            "{patch}"
+        );
     }
 }

@@ -56,9 +56,7 @@ pub(super) fn objects(input: &Input<'_>) -> Vec<Value> {
 
 fn daemon_set(input: &Input<'_>, metadata: &Value) -> Value {
     let (names, osm) = (input.names, &input.values.osm);
-    let folder = |name: &str, path: &str| {
-        json!({ "name": name, "hostPath": { "path": path, "type": "DirectoryOrCreate" } })
-    };
+    let folder = |name: &str, path: &str| json!({ "name": name, "hostPath": { "path": path, "type": "DirectoryOrCreate" } });
     let mut pod = json!({
         "serviceAccountName": CNI_NAME,
         "automountServiceAccountToken": true,
@@ -89,8 +87,11 @@ fn daemon_set(input: &Input<'_>, metadata: &Value) -> Value {
 fn container(input: &Input<'_>) -> Value {
     let given = &input.values.osm.egress;
     let arguments = arguments(input);
-    let check: Vec<String> =
-        ["/osm-egress".to_owned()].into_iter().chain(arguments.iter().cloned()).chain(["--check".to_owned()]).collect();
+    let check: Vec<String> = ["/osm-egress".to_owned()]
+        .into_iter()
+        .chain(arguments.iter().cloned())
+        .chain(["--check".to_owned()])
+        .collect();
     json!({
         "name": CNI_NAME,
         "image": given.image,
@@ -122,14 +123,18 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
         format!("--bin-dir={BIN_MOUNT_PATH}"),
         format!("--net-dir={CONF_MOUNT_PATH}"),
         format!("--node-net-dir={}", given.cni_conf_dir),
-        format!("--exclude-namespaces={}", excluded_namespaces(names, &given.cni_exclude_namespaces).join(",")),
+        format!(
+            "--exclude-namespaces={}",
+            excluded_namespaces(names, &given.cni_exclude_namespaces).join(",")
+        ),
         format!("--daemon-set={}/{CNI_NAME}", names.cni_namespace()),
     ]
 }
 
 /// Namespaces that never get sidecars: they must start while there is no control plane, and no API server to ask.
 fn excluded_namespaces(names: &Names, more: &[String]) -> Vec<String> {
-    let own = ["kube-system", "kube-public", "kube-node-lease", &names.namespace, &names.cni_namespace()].map(str::to_owned);
+    let own = ["kube-system", "kube-public", "kube-node-lease", &names.namespace, &names.cni_namespace()]
+        .map(str::to_owned);
     let mut all = own.to_vec();
     all.extend(more.iter().filter(|name| !own.contains(name)).cloned());
     all

@@ -107,8 +107,10 @@ fn values_reach_their_fields() {
         given["osm"]["egress"][key] = value;
     }
     let objects = rendered(&given);
-    let chosen: Vec<&Value> =
-        ["MeshConfig", "Deployment", "NetworkPolicy", "DaemonSet"].iter().map(|kind| find(&objects, kind)).collect();
+    let chosen: Vec<&Value> = ["MeshConfig", "Deployment", "NetworkPolicy", "DaemonSet"]
+        .iter()
+        .map(|kind| find(&objects, kind))
+        .collect();
     insta::assert_yaml_snapshot!(chosen);
     let without = rendered(&json!({"osm": {"egress": {"networkPolicy": false}}}));
     assert!(without.iter().all(|object| object["kind"] != "NetworkPolicy"));
@@ -334,20 +336,31 @@ fn images_can_be_referenced_by_digest() {
 fn the_cni_plugin_gets_what_it_needs_and_no_more() {
     let objects = rendered(&json!({"osm": {"egress": {"cni": true}}}));
     let of = |kind: &str| -> Vec<&Value> {
-        let own = |object: &&Value| object["kind"] == kind && object["metadata"]["name"].as_str().unwrap_or_default().ends_with("-cni");
+        let own = |object: &&Value| {
+            object["kind"] == kind
+                && object["metadata"]["name"].as_str().unwrap_or_default().ends_with("-cni")
+        };
         objects.iter().filter(own).collect()
     };
-    assert_eq!(of("ClusterRole")[0]["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]));
+    assert_eq!(
+        of("ClusterRole")[0]["rules"],
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])
+    );
     assert_eq!(of("Namespace")[0]["metadata"]["name"], "osm-system-cni");
     let spec = &of("DaemonSet")[0]["spec"]["template"]["spec"];
     for shared in ["hostNetwork", "hostPID", "hostIPC"] {
         assert!(spec[shared].is_null());
     }
     let context = &spec["containers"][0]["securityContext"];
-    assert_eq!((&context["privileged"], &context["capabilities"]), (&json!(false), &json!({"drop": ["ALL"]})));
+    assert_eq!(
+        (&context["privileged"], &context["capabilities"]),
+        (&json!(false), &json!({"drop": ["ALL"]}))
+    );
     let arguments = spec["containers"][0]["args"].to_string();
     assert!(
-        arguments.contains("--exclude-namespaces=kube-system,kube-public,kube-node-lease,osm-system,osm-system-cni"),
+        arguments.contains(
+            "--exclude-namespaces=kube-system,kube-public,kube-node-lease,osm-system,osm-system-cni"
+        ),
         "{arguments}"
     );
     // The namespace of the control plane stays restricted.
@@ -359,17 +372,20 @@ fn the_cni_plugin_gets_what_it_needs_and_no_more() {
 
 #[test]
 fn native_sidecars_follow_the_nodes_unless_chosen() {
-    for (chosen, nodes, expected) in [
-        ("auto", true, true),
-        ("auto", false, false),
-        ("enabled", false, true),
-        ("disabled", true, false),
-    ] {
+    for (chosen, nodes, expected) in
+        [("auto", true, true), ("auto", false, false), ("enabled", false, true), ("disabled", true, false)]
+    {
         let given = json!({"osm": {"egress": {"nativeSidecar": chosen}}});
         let cluster = ClusterFacts { native_sidecars: nodes, ..ClusterFacts::default() };
         let values = resolve(&given).expect("valid");
         let secrets = TlsSecrets::External { authority: AUTHORITY };
-        let objects = render_objects(&Input { values: &values, given: &given, names: &names(), cluster: &cluster, secrets });
+        let objects = render_objects(&Input {
+            values: &values,
+            given: &given,
+            names: &names(),
+            cluster: &cluster,
+            secrets,
+        });
         let arguments = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
         let found = arguments.as_array().is_some_and(|all| all.contains(&json!(NATIVE_FLAG)));
         assert_eq!(found, expected, "{chosen} {nodes}");

@@ -49,7 +49,12 @@ pub(super) fn check_pod_security(namespaces: &[Value], flags: InjectionFlags, re
             find_namespace_refusal(namespace, flags.cni).map(|refusal| format!("namespace {name}: {refusal}"))
         })
         .collect();
-    report.add_findings("Pod Security", State::Warn, &found, "every namespace of the mesh accepts injected pods");
+    report.add_findings(
+        "Pod Security",
+        State::Warn,
+        &found,
+        "every namespace of the mesh accepts injected pods",
+    );
 }
 
 /// Checks the CNI plugin's DaemonSet, if pods need it.
@@ -68,7 +73,9 @@ pub(super) async fn check_plugin(
     });
     let Some(found) = found else {
         if flags.cni || by_annotation {
-            let text = format!("{id} does not exist, so injected pods do not start: run `osm-egress upgrade --set osm.egress.cni=true`");
+            let text = format!(
+                "{id} does not exist, so injected pods do not start: run `osm-egress upgrade --set osm.egress.cni=true`"
+            );
             report.add("CNI plugin", State::Fail, text);
         }
         return Ok(());
@@ -77,7 +84,10 @@ pub(super) async fn check_plugin(
     let (wanted, ready) = (number("desiredNumberScheduled"), number("numberReady"));
     let text = format!("{id}: ready on {ready} of {wanted} nodes");
     if ready < wanted {
-        let advice = format!("injected pods do not start on the others: see `kubectl -n {} get pods`", names.cni_namespace());
+        let advice = format!(
+            "injected pods do not start on the others: see `kubectl -n {} get pods`",
+            names.cni_namespace()
+        );
         report.add("CNI plugin", State::Warn, format!("{text}; {advice}"));
     } else {
         report.add("CNI plugin", State::Ok, text);
@@ -92,13 +102,19 @@ pub(super) async fn check_native_sidecars(
     report: &mut Report,
 ) -> Result<()> {
     if !flags.native {
-        report.add("native sidecars", State::Note, "off: Jobs with a sidecar do not complete, and init containers have no network");
+        report.add(
+            "native sidecars",
+            State::Note,
+            "off: Jobs with a sidecar do not complete, and init containers have no network",
+        );
         return Ok(());
     }
     let nodes = cluster.list(&api_resource("v1", "Node"), None, "").await?;
     let mut old = find_old_nodes(&nodes);
     if !old.is_empty() {
-        old.push("injected pods do not start there: `osm-egress upgrade` turns native sidecars off".to_owned());
+        old.push(
+            "injected pods do not start there: `osm-egress upgrade` turns native sidecars off".to_owned(),
+        );
     }
     report.add_findings("native sidecars", State::Warn, &old, "every node runs them");
     Ok(())
@@ -112,9 +128,7 @@ mod tests {
 
     #[test]
     fn namespaces_that_refuse_pods_are_named_with_the_remedy() {
-        let namespace = |labels: Value, annotations: Value| {
-            json!({"metadata": {"name": "shop", "labels": labels, "annotations": annotations}})
-        };
+        let namespace = |labels: Value, annotations: Value| json!({"metadata": {"name": "shop", "labels": labels, "annotations": annotations}});
         let restricted = json!({ENFORCE_LABEL: "restricted"});
         for (namespace, cni, refuses) in [
             (namespace(json!({}), json!({})), false, false),

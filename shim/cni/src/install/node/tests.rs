@@ -45,7 +45,8 @@ impl TestNode {
     /// Repairs the node, and returns the names of the files that changed.
     fn repair(&mut self) -> Vec<String> {
         let changes = self.node.plan().expect("a plan").changes;
-        let name = |change: &Change| change.to_string().replace(&format!("{}/", self.folder.path().display()), "");
+        let name =
+            |change: &Change| change.to_string().replace(&format!("{}/", self.folder.path().display()), "");
         let names = changes.iter().map(name).collect();
         for change in changes {
             change.apply().expect("applied");
@@ -64,7 +65,8 @@ fn a_node_is_installed_once_and_repaired_when_files_are_replaced() {
     let mut node = TestNode::new();
     node.write("10-net.conflist", LIST);
     node.write("20-other.conflist", LIST);
-    let all = ["write bin/osm-egress-cni", "write net.d/osm-egress-cni.kubeconfig", "write net.d/10-net.conflist"];
+    let all =
+        ["write bin/osm-egress-cni", "write net.d/osm-egress-cni.kubeconfig", "write net.d/10-net.conflist"];
     assert_eq!(node.repair(), all);
     assert_eq!(node.repair(), [""; 0]);
     let installed = node.read("net.d/10-net.conflist");
