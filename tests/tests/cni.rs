@@ -125,7 +125,7 @@ fn what_needs_no_api_server_succeeds_without_one() -> Result<()> {
         }
         // For any pod, more than once, without a namespace, and after it vanished.
         for netns in [&*netns, "", "/no/such/netns"] {
-            let call = Call::new(&node, &plugin, "DEL", &netns, "curl/curl").with("CNI_NETNS", netns);
+            let call = Call::new(&node, &plugin, "DEL", netns, "curl/curl").with("CNI_NETNS", netns);
             for _ in 0..2 {
                 ensure!(call.run(&config)?.succeeded()?.is_empty());
             }

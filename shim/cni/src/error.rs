@@ -30,7 +30,7 @@ pub(crate) enum Code {
     Rules,
     /// The rules are not the expected ones.
     Difference,
-    /// What the pod expects cannot be read.
+    /// The interception that the pod expects cannot be read.
     InvalidPod,
 }
 

@@ -28,16 +28,16 @@ pub(crate) struct RulesError(#[from] NetlinkError);
 
 fn remedy(error: &NetlinkError) -> &'static str {
     use nix::errno::Errno;
-    match error {
-        NetlinkError::Call(_, Errno::EPERM) | NetlinkError::Refused { reason: Errno::EPERM, .. } => {
-            ": the plugin must run as root, as container runtimes run it"
-        }
-        NetlinkError::Call(_, Errno::EPROTONOSUPPORT)
-        | NetlinkError::Refused { reason: Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::ENOENT, .. } => {
-            ": the node's kernel needs nf_tables with nat and redirect (modules nf_tables, nft_chain_nat and nft_redir), and \
-             IPv6 unless `osm.egress.ipFamilies` is ipv4"
-        }
-        _ => "",
+    let (NetlinkError::Call(_, reason) | NetlinkError::Refused { reason, .. }) = error else { return "" };
+    let missing =
+        [Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::ENOENT, Errno::EPFNOSUPPORT];
+    if *reason == Errno::EPERM {
+        ": the plugin must run as root, as container runtimes run it"
+    } else if missing.contains(reason) {
+        ": the node's kernel needs nf_tables with nat and redirect (modules nf_tables, nft_chain_nat and nft_redir), and IPv6 \
+         unless `osm.egress.ipFamilies` is ipv4"
+    } else {
+        ""
     }
 }
 

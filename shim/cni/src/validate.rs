@@ -125,11 +125,10 @@ fn prove(family: Family, destinations: &[SocketAddr], token: [u8; TOKEN_BYTES]) 
                     &[Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL],
                 ) => {}
             Err(error) => {
-                let why = match error.kind() {
-                    ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-                        format!("was not answered within {} s", TIMEOUT.as_secs())
-                    }
-                    _ => format!("failed ({error})"),
+                let why = if [ErrorKind::TimedOut, ErrorKind::WouldBlock].contains(&error.kind()) {
+                    format!("was not answered within {} s", TIMEOUT.as_secs())
+                } else {
+                    format!("failed ({error})")
                 };
                 bail!(
                     "{family} connections are not redirected to the sidecar: a connection to {destination} {why}. {ADVICE}"

@@ -7,6 +7,7 @@ mod annotations;
 mod bootstrap;
 mod bypass;
 mod containers;
+mod decision;
 pub mod documents;
 mod error;
 mod exclusions;

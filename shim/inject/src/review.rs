@@ -1,25 +1,21 @@
 //! Admission review of pods: injects the sidecar, and protects it later.
 
 use egress_compile::manifest::spec::MeshConfig;
-use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
+use egress_compile::manifest::{Body, Kind, ObjectRef};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, Compiled, IGNORE_LABEL, MONITORED_LABEL};
+use egress_compile::{CompileOptions, Compiled};
 use egress_policy::Identity;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use super::annotations::{Annotations, parse_enabled};
+use super::decision::{InjectionDecision, decide_injection, namespace_cni};
 use super::pod::check_uid;
 use super::workload::review_workload;
 use super::{
-    CNI_ANNOTATION, INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION,
-    PodAnnotations, PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid,
-    inject_sidecar,
+    INJECTION_ANNOTATION, InjectionError, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, PodDns,
+    SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
 };
-
-/// Namespaces of Kubernetes itself.
-const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "kube-public"];
 
 /// Reviews a pod: patches it if it gets a sidecar, admits it unchanged if not, or refuses it. The Namespace and the
 /// MeshConfig come from the store.
@@ -150,68 +146,11 @@ fn review_ephemeral_containers(
     with_warnings(response, find_bypasses(spec, list("ephemeralContainers")))
 }
 
-/// Decision about injection, and the annotation behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InjectionDecision {
-    Skip,
-    /// The pod opts out, and its namespace enables injection.
-    OptedOut,
-    ByNamespace,
-    ByPod,
-}
-
 /// AnnotationChanges that the namespace's annotation lets pods make. An invalid annotation permits none.
 fn namespace_pod_annotations(namespace: &str, store: &Store) -> Option<PodAnnotations> {
     let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace))?;
     let text = object.metadata.annotation(POD_ANNOTATIONS_ANNOTATION)?;
     Some(PodAnnotations::parse(text).unwrap_or(PodAnnotations::None))
-}
-
-/// Reads the namespace's choice between the CNI plugin and an init container.
-pub(crate) fn namespace_cni(namespace: &str, store: &Store) -> Result<Option<bool>, InjectionError> {
-    let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace));
-    parse_enabled(object.and_then(|object| object.metadata.annotation(CNI_ANNOTATION)), CNI_ANNOTATION)
-}
-
-/// Decides by Open Service Mesh's rule: in namespaces of the mesh, the pod's annotation counts, else its namespace's.
-pub(crate) fn decide_injection(
-    pod: &Value,
-    namespace: &str,
-    store: &Store,
-    options: &CompileOptions,
-    permitted: PodAnnotations,
-) -> Result<InjectionDecision, String> {
-    if SYSTEM_NAMESPACES.contains(&namespace) || namespace == options.mesh_config_namespace {
-        return Ok(InjectionDecision::Skip);
-    }
-    let Some(object) = store.object(&ObjectRef::new(Kind::Namespace, "", namespace)) else {
-        return Err(format!("namespace `{namespace}` is not known yet: try again"));
-    };
-    let metadata = &object.metadata;
-    if label(metadata, MONITORED_LABEL) != Some(&options.mesh_name) || label(metadata, IGNORE_LABEL).is_some()
-    {
-        return Ok(InjectionDecision::Skip);
-    }
-    let by = |value| parse_enabled(value, INJECTION_ANNOTATION).map_err(|reason| reason.to_string());
-    let by_pod = by(Annotations::from_object(pod).get(INJECTION_ANNOTATION))?;
-    let by_namespace = by(metadata.annotation(INJECTION_ANNOTATION))?;
-    let (decision, change) = match (by_pod, by_namespace) {
-        (Some(true), Some(true)) => (InjectionDecision::ByPod, None),
-        (Some(true), None | Some(false)) => (InjectionDecision::ByPod, Some(InterceptionChange::Extend)),
-        (Some(false), Some(true)) => (InjectionDecision::OptedOut, Some(InterceptionChange::Reduce)),
-        (None, Some(true)) => (InjectionDecision::ByNamespace, None),
-        (Some(false) | None, None | Some(false)) => (InjectionDecision::Skip, None),
-    };
-    match change.filter(|change| !permitted.permits(*change)) {
-        Some(change) => {
-            Err(InjectionError::ForbiddenAnnotation { annotation: INJECTION_ANNOTATION, change }.to_string())
-        }
-        None => Ok(decision),
-    }
-}
-
-fn label<'m>(metadata: &'m Metadata, name: &str) -> Option<&'m String> {
-    metadata.labels.as_ref()?.get(name)
 }
 
 fn with_patch(response: AdmissionResponse, injected: super::InjectedPod) -> AdmissionResponse {

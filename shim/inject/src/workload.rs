@@ -8,8 +8,8 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
+use crate::decision::{InjectionDecision, decide_injection, namespace_cni};
 use crate::pod_security::{ENFORCE_LABEL, find_refusal};
-use crate::review::{InjectionDecision, decide_injection, namespace_cni};
 use crate::{PodAnnotations, Settings};
 
 /// Kinds with pod templates, and where these are.

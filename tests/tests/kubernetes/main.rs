@@ -4,6 +4,8 @@
 
 mod admission;
 mod cni;
+mod cni_node;
+mod cni_restricted;
 mod console;
 mod explain;
 mod grants;

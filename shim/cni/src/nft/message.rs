@@ -73,19 +73,21 @@ pub(super) fn chain(table: &str, name: &str, hook: Option<u32>) -> Vec<Attribute
 
 /// Builds the rules of nf_tables for one rule: a list of ports becomes a rule for each.
 pub(super) fn rules(table: &str, spec: &RuleSpec) -> Vec<Vec<Attribute>> {
-    let ports = spec.conditions.iter().find_map(|condition| match condition {
-        Condition::Ports(ports) => Some(ports.as_slice()),
-        _ => None,
-    });
-    let Some(ports) = ports else { return vec![rule(table, spec)] };
-    let each = ports.iter().map(|port| {
-        let conditions = spec.conditions.iter().map(|condition| match condition {
-            Condition::Ports(_) => Condition::Port(*port),
-            other => other.clone(),
-        });
-        rule(table, &RuleSpec { conditions: conditions.collect(), ..spec.clone() })
-    });
-    each.collect()
+    let mut specs = vec![RuleSpec { conditions: Vec::new(), ..spec.clone() }];
+    for condition in &spec.conditions {
+        let choices = if let Condition::Ports(ports) = condition {
+            ports.iter().map(|port| Condition::Port(*port)).collect()
+        } else {
+            vec![condition.clone()]
+        };
+        let with = |spec: &RuleSpec, choice: &Condition| {
+            let mut spec = spec.clone();
+            spec.conditions.push(choice.clone());
+            spec
+        };
+        specs = specs.iter().flat_map(|spec| choices.iter().map(|choice| with(spec, choice))).collect();
+    }
+    specs.iter().map(|spec| rule(table, spec)).collect()
 }
 
 fn rule(table: &str, spec: &RuleSpec) -> Vec<Attribute> {

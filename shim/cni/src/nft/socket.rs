@@ -182,8 +182,11 @@ fn message(
     to[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
-/// Splits a datagram into messages: their type, number and payload.
-fn split_messages(mut bytes: &[u8]) -> Result<Vec<(u16, u32, &[u8])>, NetlinkError> {
+/// Type, number and payload of a message.
+type Message<'m> = (u16, u32, &'m [u8]);
+
+/// Splits a datagram into messages.
+fn split_messages(mut bytes: &[u8]) -> Result<Vec<Message<'_>>, NetlinkError> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let [a, b, c, d, kind_a, kind_b, _, _, e, f, g, h, ..] = bytes else {

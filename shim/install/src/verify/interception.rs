@@ -138,7 +138,11 @@ mod tests {
             (namespace(restricted, json!({CNI_ANNOTATION: "disabled"})), true, true),
         ] {
             let mut report = Report::default();
-            check_pod_security(&[namespace.clone()], InjectionFlags { cni, native: false }, &mut report);
+            check_pod_security(
+                std::slice::from_ref(&namespace),
+                InjectionFlags { cni, native: false },
+                &mut report,
+            );
             let check = &report.checks[0];
             assert_eq!(check.state == State::Warn, refuses, "{namespace} {cni}");
             assert!(!refuses || check.message.contains("namespace shop: its label"), "{report}");
