@@ -49,7 +49,8 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Result<Value> {
 pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
     let names = Names { mesh: mesh.name.to_owned(), namespace: mesh.namespace.to_owned() };
-    let flags = InjectionFlags::read(&cluster, &names).await?;
+    // Whoever may not read the control plane gets no warning, instead of a wrong one.
+    let cni = InjectionFlags::read(&cluster, &names).await.map_or(true, |flags| flags.cni);
     let mut refusals = Vec::new();
     for name in namespaces {
         if name == mesh.namespace {
@@ -73,7 +74,7 @@ pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Res
         if !namespace["metadata"]["labels"][IGNORE_LABEL].is_null() {
             bail!("namespace {name} has the label {IGNORE_LABEL}: remove that first");
         }
-        let refusal = find_namespace_refusal(&namespace, flags.cni).filter(|_| inject);
+        let refusal = find_namespace_refusal(&namespace, cni).filter(|_| inject);
         refusals.extend(refusal.map(|refusal| format!("namespace {name}: {refusal}")));
     }
     let injection = if inject { "enabled" } else { "disabled" };

@@ -42,10 +42,11 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     }
     objects.push(workload::budget(names, input.cluster));
     objects.push(mesh_config::object(input.values, names));
-    objects.push(workload::deployment(input));
     if input.values.osm.egress.cni {
+        // Before the control plane that relies on it.
         objects.extend(cni::objects(input));
     }
+    objects.push(workload::deployment(input));
     objects.extend(webhooks::objects(input));
     for object in &mut objects {
         let labels = if ObjectId::from_object(object).is_crd() {

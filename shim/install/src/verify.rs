@@ -238,7 +238,7 @@ async fn check_namespaces(cluster: &Cluster, names: &Names, report: &mut Report)
     let flags = InjectionFlags::read(cluster, names).await?;
     interception::check_pod_security(&found, flags, report);
     interception::check_plugin(cluster, names, &found, flags, report).await?;
-    interception::check_native_sidecars(cluster, flags, report).await?;
+    interception::check_native_sidecars(cluster, flags, report).await;
     report_pod_annotations(cluster, names, &annotations, report).await?;
     names::check_hosts(cluster, &list, report).await?;
     pods::check_pods(cluster, &list, report).await

@@ -48,7 +48,7 @@ fn webhooks(volume: &Volume) -> Result<String> {
 }
 
 /// Minor version of the API server.
-fn minor_version(api: &ApiServer<'_>) -> Result<u32> {
+pub(crate) fn minor_version(api: &ApiServer<'_>) -> Result<u32> {
     let version: Value = serde_json::from_str(&api.kubectl(User::Admin, &["get", "--raw", "/version"])?)?;
     let digits: String =
         version["minor"].as_str().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();

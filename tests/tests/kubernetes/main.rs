@@ -4,6 +4,7 @@
 
 mod admission;
 mod cni;
+mod cni_installed;
 mod cni_node;
 mod cni_restricted;
 mod console;

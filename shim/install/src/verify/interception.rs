@@ -96,20 +96,22 @@ pub(super) async fn check_plugin(
 }
 
 /// Checks that every node runs native sidecars, if there are any.
-pub(super) async fn check_native_sidecars(
-    cluster: &Cluster,
-    flags: InjectionFlags,
-    report: &mut Report,
-) -> Result<()> {
+pub(super) async fn check_native_sidecars(cluster: &Cluster, flags: InjectionFlags, report: &mut Report) {
     if !flags.native {
         report.add(
             "native sidecars",
             State::Note,
             "off: Jobs with a sidecar do not complete, and init containers have no network",
         );
-        return Ok(());
+        return;
     }
-    let nodes = cluster.list(&api_resource("v1", "Node"), None, "").await?;
+    let nodes = match cluster.list(&api_resource("v1", "Node"), None, "").await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            report.add("native sidecars", State::Unknown, format!("{error:#}"));
+            return;
+        }
+    };
     let mut old = find_old_nodes(&nodes);
     if !old.is_empty() {
         old.push(
@@ -117,7 +119,6 @@ pub(super) async fn check_native_sidecars(
         );
     }
     report.add_findings("native sidecars", State::Warn, &old, "every node runs them");
-    Ok(())
 }
 
 #[cfg(test)]
