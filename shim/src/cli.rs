@@ -3,6 +3,7 @@
 mod blocked_ranges;
 mod bootstrap;
 mod check;
+mod cni;
 mod compile;
 mod evidence;
 mod explain;
@@ -22,6 +23,7 @@ mod suggest;
 mod test;
 mod timeout;
 mod uninstall;
+mod validate_interception;
 mod verify;
 
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::bootstrap::BootstrapArgs;
 use self::check::Check;
+use self::cni::Cni;
 use self::compile::Compile;
 use self::explain::ExplainArgs;
 use self::flows::FlowsArgs;
@@ -45,6 +48,7 @@ use self::status::StatusArgs;
 use self::suggest::SuggestArgs;
 use self::test::TestArgs;
 use self::uninstall::Uninstall;
+use self::validate_interception::ValidateInterception;
 use self::verify::Verify;
 use egress_core::sanitize;
 use egress_install::crds;
@@ -107,6 +111,12 @@ enum Command {
         after_help = "Examples:\n  osm-egress iptables --exclude-ports 5432,6379 --exclude-cidrs 10.96.0.1/32\n  osm-egress iptables --dry-run\n  osm-egress iptables --remove"
     )]
     Iptables(Iptables),
+    /// The CNI plugin: without a subcommand, serve one call of a container runtime.
+    Cni(Cni),
+    /// Prove, without permissions and before the sidecar starts, that the outbound connections of this network namespace are
+    /// redirected to it; exit code 1 if not.
+    #[command(after_help = "Example:\n  osm-egress validate-interception --exclude-ports 5432,6379")]
+    ValidateInterception(ValidateInterception),
     /// Say whether a workload may reach something, by which rule, and what the other rules lack. Exit code 3 if
     /// it may not.
     #[command(
@@ -148,6 +158,9 @@ enum Command {
 /// Runs the command line: 0 is success, 1 failure, and 2 (by clap) wrong usage.
 #[must_use]
 pub fn run() -> ExitCode {
+    if cni::is_plugin_call() {
+        return egress_cni::plugin::run();
+    }
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
@@ -172,6 +185,8 @@ impl Cli {
             Command::Verify(args) => args.run(),
             Command::Inject(args) => args.run(),
             Command::Iptables(args) => args.run(),
+            Command::Cni(args) => args.run(),
+            Command::ValidateInterception(args) => args.run(),
             Command::Explain(args) => args.run(),
             Command::Test(args) => args.run(),
             Command::Flows(args) => args.run(),

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod client;
 pub mod closing_origin;
 pub mod cluster;
+pub mod cni;
 pub mod compose;
 pub mod control_plane;
 pub mod corpus;

@@ -107,7 +107,9 @@ impl Netns {
         Ok(netns)
     }
 
-    fn path(&self) -> PathBuf {
+    /// The path of the namespace.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.holder.id()).into()
     }
 
@@ -251,6 +253,20 @@ impl OutsideNetwork {
         netns.ip(&format!("route add default via 10.77.{number}.1"))?;
         netns.ip(&format!("-6 route add default via fd00:77:{number}::1"))?;
         Ok((number, netns))
+    }
+
+    /// Creates a pod of one namespace whose connections nothing redirects yet: a CNI plugin may.
+    ///
+    /// # Errors
+    /// Fails if its namespace cannot be made.
+    pub fn pod_without_rules(&self) -> Result<Pod> {
+        let (number, sidecar) = self.number_and_neighbour()?;
+        Ok(Pod {
+            sidecar,
+            workload: None,
+            etc: tempfile::tempdir()?,
+            address: Ipv4Addr::new(10, 77, number, 2),
+        })
     }
 
     /// Creates a pod whose outbound connections are redirected to port 15001 of its sidecar.

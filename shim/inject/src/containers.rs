@@ -7,13 +7,16 @@ use super::bootstrap::{self, READY_PORT, TOKEN_FILE, TOKEN_FOLDER};
 use super::{
     HOSTS_PATH, HOSTS_VOLUME, INIT_CONTAINER, InjectionError, SIDECAR_CONTAINER, Settings, TOKEN_VOLUME,
 };
-use crate::interception::{Interception, PROXY_UID};
-use egress_envoy::IpFamilies;
+use crate::interception::{Interception, PROXY_UID, render_arguments};
+use crate::validation::{VALIDATE_COMMAND, VALIDATOR_UID};
 
 /// File name of the hosts file in its volume.
 const HOSTS_FILE: &str = "hosts";
 /// Lifetime of a token; the kubelet renews it in time.
 const TOKEN_LIFETIME_SECONDS: u32 = 3600;
+
+/// Command of the binary that installs the rules.
+const IPTABLES_COMMAND: &str = "iptables";
 
 /// Default log level of Open Service Mesh.
 const DEFAULT_LOG_LEVEL: &str = "error";
@@ -45,16 +48,7 @@ pub(super) fn sidecar_container(
             env_from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ],
         "readinessProbe": ready_probe(2),
-        "securityContext": {
-            "runAsUser": PROXY_UID,
-            "runAsGroup": PROXY_UID,
-            "runAsNonRoot": true,
-            "privileged": false,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": unprivileged_context(PROXY_UID),
     });
     let hosts =
         json!({"name": HOSTS_VOLUME, "mountPath": HOSTS_PATH, "subPath": HOSTS_FILE, "readOnly": true});
@@ -69,17 +63,23 @@ pub(super) fn sidecar_container(
     Ok(container)
 }
 
-/// Builds the init container that sets up interception before the pod's own containers run.
+/// Builds the init container that runs before the pod's own containers. It sets up interception, or proves that the CNI
+/// plugin has done so.
 pub(super) fn init_container(settings: &Settings, mesh: &Sidecar, interception: &Interception) -> Value {
-    let privileged = mesh.enable_privileged_init_container == Some(true);
     let mut container = json!({
         "name": INIT_CONTAINER,
         "image": value_or(&mesh.init_container_image, &settings.init_image),
         "command": ["osm-egress"],
-        "args": iptables_arguments(settings, interception),
+    });
+    let (command, context) = if settings.cni {
+        // The message that a pod's status shows.
+        container["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+        (VALIDATE_COMMAND, unprivileged_context(VALIDATOR_UID))
+    } else {
         // The default folder of the lock file is read-only.
-        "env": [{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/osm-egress-xtables.lock"}],
-        "securityContext": {
+        container["env"] = json!([{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/osm-egress-xtables.lock"}]);
+        let privileged = mesh.enable_privileged_init_container == Some(true);
+        let context = json!({
             "runAsUser": 0,
             "runAsGroup": 0,
             "runAsNonRoot": false,
@@ -90,10 +90,28 @@ pub(super) fn init_container(settings: &Settings, mesh: &Sidecar, interception: 
             // iptables over x_tables opens a raw socket.
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
             "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    });
+        });
+        (IPTABLES_COMMAND, context)
+    };
+    let arguments = render_arguments(interception, settings.ip_families);
+    container["args"] = std::iter::once(command.to_owned()).chain(arguments).collect();
+    container["securityContext"] = context;
     set_resources(&mut container, mesh);
     container
+}
+
+/// The security context that Kubernetes' profile `restricted` accepts.
+fn unprivileged_context(uid: u32) -> Value {
+    json!({
+        "runAsUser": uid,
+        "runAsGroup": uid,
+        "runAsNonRoot": true,
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
 }
 
 /// Builds the volumes: the token that identifies the sidecar to the control plane, and the sidecar's hosts file.
@@ -110,24 +128,6 @@ pub(super) fn volumes(settings: &Settings) -> Vec<Value> {
     });
     let volume = json!({"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}});
     settings.xds_ca.iter().map(|_| volume.clone()).chain([hosts]).collect()
-}
-
-fn iptables_arguments(settings: &Settings, interception: &Interception) -> Vec<String> {
-    let Interception { exclude_interfaces, exclude_blocks, exclude_ports, include_blocks, .. } = interception;
-    let mut arguments = vec!["iptables".to_owned()];
-    let mut list = |flag: &str, items: Vec<String>| {
-        if !items.is_empty() {
-            arguments.extend([flag.to_owned(), items.join(",")]);
-        }
-    };
-    list("--exclude-ports", exclude_ports.iter().map(ToString::to_string).collect());
-    list("--exclude-cidrs", exclude_blocks.iter().map(ToString::to_string).collect());
-    list("--include-cidrs", include_blocks.iter().map(ToString::to_string).collect());
-    list("--exclude-interfaces", exclude_interfaces.clone());
-    if settings.ip_families == IpFamilies::Ipv4 {
-        list("--ip-families", vec!["ipv4".to_owned()]);
-    }
-    arguments
 }
 
 fn value_or<'a>(of_mesh: &'a Option<String>, otherwise: &'a str) -> &'a str {

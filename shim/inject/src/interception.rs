@@ -3,19 +3,26 @@
 //! [`Interception`] is a pure model of Open Service Mesh's nat rules for IPv4 and IPv6, rendered as input of
 //! iptables-restore. [`apply_rules`] installs or removes the rules with iptables' own tools.
 
+mod arguments;
+mod destination;
 mod interface;
 mod iptables_save;
 mod listener;
+mod rule_spec;
 mod rules;
 mod tools;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+pub(crate) use arguments::render_arguments;
+pub use arguments::{InterceptionArgs, parse_arguments};
 pub use interface::{deduplicate, parse_interface};
 pub use listener::listening_uids;
-pub use rules::{CHAINS, Rule};
+pub use rule_spec::{Condition, RuleSpec, Target};
+pub use rules::{CHAINS, OUTPUT, PREROUTING, Rule};
 pub use tools::{Backend, FamilyChange, apply_rules};
 
 /// Uid of Envoy, as in Open Service Mesh.
@@ -80,10 +87,10 @@ impl Family {
     /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    const fn loopback(self) -> &'static str {
+    fn loopback(self) -> IpNet {
         match self {
-            Self::V4 => "127.0.0.1/32",
-            Self::V6 => "::1/128",
+            Self::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
+            Self::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST).into(),
         }
     }
 

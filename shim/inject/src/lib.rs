@@ -7,14 +7,18 @@ mod annotations;
 mod bootstrap;
 mod bypass;
 mod containers;
+mod decision;
 pub mod documents;
 mod error;
 mod exclusions;
 pub mod interception;
 mod name_override;
 mod pod;
+pub mod pod_security;
 mod review;
 mod user;
+mod validation;
+mod workload;
 
 use egress_envoy::IpFamilies;
 use egress_envoy::credentials::Authority;
@@ -26,6 +30,7 @@ pub use name_override::{NameOverride, PodDns, find_name_overrides};
 pub use pod::{InjectedPod, inject_sidecar};
 pub use review::review_pod;
 pub use user::has_proxy_uid;
+pub use validation::{InvalidArguments, VALIDATE_COMMAND, VALIDATOR_UID, expected_interception};
 
 /// Open Service Mesh's annotation that enables or disables injection for a pod or for the pods of a namespace.
 pub const INJECTION_ANNOTATION: &str = "openservicemesh.io/sidecar-injection";
@@ -33,11 +38,13 @@ pub const INJECTION_ANNOTATION: &str = "openservicemesh.io/sidecar-injection";
 pub const POD_ANNOTATIONS_ANNOTATION: &str = "openservicemesh.io/pod-annotations";
 /// Annotation that makes the sidecar a native one: an init container that keeps running (Kubernetes 1.29 or newer).
 pub const NATIVE_ANNOTATION: &str = "openservicemesh.io/native-sidecar";
+/// Annotation of a namespace: the CNI plugin intercepts its pods, and no init container with NET_ADMIN.
+pub const CNI_ANNOTATION: &str = "openservicemesh.io/egress-cni";
 /// Label of pods with an injected sidecar.
 pub const INJECTED_LABEL: &str = "openservicemesh.io/egress-sidecar";
 /// Name of the sidecar's container.
 pub const SIDECAR_CONTAINER: &str = "envoy";
-/// Name of the init container that sets up interception.
+/// Name of the init container that sets up interception, or proves it.
 pub const INIT_CONTAINER: &str = "osm-init";
 /// Volume with the token that identifies the sidecar.
 pub const TOKEN_VOLUME: &str = "osm-egress-token";
@@ -67,6 +74,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// Makes sidecars native unless a pod's annotation says otherwise.
     pub native_sidecar: bool,
+    /// Leaves the rules to the CNI plugin unless the namespace's annotation says otherwise.
+    pub cni: bool,
     /// AnnotationChanges that annotations of pods may make, unless their namespace says otherwise.
     pub pod_annotations: PodAnnotations,
     /// Treatment of pods that override names by `hostAliases` and `dnsConfig`.

@@ -1,23 +1,21 @@
 //! Admission review of pods: injects the sidecar, and protects it later.
 
 use egress_compile::manifest::spec::MeshConfig;
-use egress_compile::manifest::{Body, Kind, Metadata, ObjectRef};
+use egress_compile::manifest::{Body, Kind, ObjectRef};
 use egress_compile::store::Store;
-use egress_compile::{CompileOptions, Compiled, IGNORE_LABEL, MONITORED_LABEL};
+use egress_compile::{CompileOptions, Compiled};
 use egress_policy::Identity;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use serde_json::Value;
 
-use super::annotations::{Annotations, parse_enabled};
+use super::decision::{InjectionDecision, decide_injection, namespace_cni};
 use super::pod::check_uid;
+use super::workload::review_workload;
 use super::{
-    INJECTION_ANNOTATION, InjectionError, InterceptionChange, POD_ANNOTATIONS_ANNOTATION, PodAnnotations,
-    PodDns, SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
+    INJECTION_ANNOTATION, InjectionError, POD_ANNOTATIONS_ANNOTATION, PodAnnotations, PodDns,
+    SIDECAR_CONTAINER, Settings, find_bypasses, find_name_overrides, has_proxy_uid, inject_sidecar,
 };
-
-/// Namespaces of Kubernetes itself.
-const SYSTEM_NAMESPACES: [&str; 2] = ["kube-system", "kube-public"];
 
 /// Reviews a pod: patches it if it gets a sidecar, admits it unchanged if not, or refuses it. The Namespace and the
 /// MeshConfig come from the store.
@@ -29,6 +27,9 @@ pub fn review_pod(
     options: &CompileOptions,
     request: &AdmissionRequest<DynamicObject>,
 ) -> AdmissionResponse {
+    if let Some(response) = review_workload(settings, store, options, request) {
+        return response;
+    }
     let response = AdmissionResponse::from(request);
     if request.sub_resource.as_deref() == Some("ephemeralcontainers") {
         return review_ephemeral_containers(response, request.object.as_ref());
@@ -60,7 +61,11 @@ pub fn review_pod(
         Ok(decision) => decision,
         Err(reason) => return response.deny(reason),
     };
-    let settings = &Settings { pod_annotations: permitted, ..settings.clone() };
+    let cni = match namespace_cni(namespace, store) {
+        Ok(setting) => setting.unwrap_or(settings.cni),
+        Err(reason) => return response.deny(reason),
+    };
+    let settings = &Settings { pod_annotations: permitted, cni, ..settings.clone() };
     let mesh_config =
         ObjectRef::new(Kind::MeshConfig, &options.mesh_config_namespace, &options.mesh_config_name);
     let default = MeshConfig::default();
@@ -141,62 +146,11 @@ fn review_ephemeral_containers(
     with_warnings(response, find_bypasses(spec, list("ephemeralContainers")))
 }
 
-/// Decision about injection, and the annotation behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InjectionDecision {
-    Skip,
-    /// The pod opts out, and its namespace enables injection.
-    OptedOut,
-    ByNamespace,
-    ByPod,
-}
-
 /// AnnotationChanges that the namespace's annotation lets pods make. An invalid annotation permits none.
 fn namespace_pod_annotations(namespace: &str, store: &Store) -> Option<PodAnnotations> {
     let object = store.object(&ObjectRef::new(Kind::Namespace, "", namespace))?;
     let text = object.metadata.annotation(POD_ANNOTATIONS_ANNOTATION)?;
     Some(PodAnnotations::parse(text).unwrap_or(PodAnnotations::None))
-}
-
-/// Decides by Open Service Mesh's rule: in namespaces of the mesh, the pod's annotation counts, else its namespace's.
-fn decide_injection(
-    pod: &Value,
-    namespace: &str,
-    store: &Store,
-    options: &CompileOptions,
-    permitted: PodAnnotations,
-) -> Result<InjectionDecision, String> {
-    if SYSTEM_NAMESPACES.contains(&namespace) || namespace == options.mesh_config_namespace {
-        return Ok(InjectionDecision::Skip);
-    }
-    let Some(object) = store.object(&ObjectRef::new(Kind::Namespace, "", namespace)) else {
-        return Err(format!("namespace `{namespace}` is not known yet: try again"));
-    };
-    let metadata = &object.metadata;
-    if label(metadata, MONITORED_LABEL) != Some(&options.mesh_name) || label(metadata, IGNORE_LABEL).is_some()
-    {
-        return Ok(InjectionDecision::Skip);
-    }
-    let by = |value| parse_enabled(value, INJECTION_ANNOTATION).map_err(|reason| reason.to_string());
-    let by_pod = by(Annotations::from_object(pod).get(INJECTION_ANNOTATION))?;
-    let by_namespace = by(metadata.annotation(INJECTION_ANNOTATION))?;
-    let (decision, change) = match (by_pod, by_namespace) {
-        (Some(true), Some(true)) => (InjectionDecision::ByPod, None),
-        (Some(true), None | Some(false)) => (InjectionDecision::ByPod, Some(InterceptionChange::Extend)),
-        (Some(false), Some(true)) => (InjectionDecision::OptedOut, Some(InterceptionChange::Reduce)),
-        (None, Some(true)) => (InjectionDecision::ByNamespace, None),
-        (Some(false) | None, None | Some(false)) => (InjectionDecision::Skip, None),
-    };
-    match change.filter(|change| !permitted.permits(*change)) {
-        Some(change) => {
-            Err(InjectionError::ForbiddenAnnotation { annotation: INJECTION_ANNOTATION, change }.to_string())
-        }
-        None => Ok(decision),
-    }
-}
-
-fn label<'m>(metadata: &'m Metadata, name: &str) -> Option<&'m String> {
-    metadata.labels.as_ref()?.get(name)
 }
 
 fn with_patch(response: AdmissionResponse, injected: super::InjectedPod) -> AdmissionResponse {

@@ -8,7 +8,9 @@ use super::*;
 use egress_envoy::IpFamilies;
 
 mod manifests;
+mod pod_security;
 mod reviews;
+mod workloads;
 
 fn settings() -> Settings {
     let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
@@ -23,6 +25,7 @@ fn settings() -> Settings {
         ip_families: IpFamilies::Dual,
         concurrency: 2,
         native_sidecar: false,
+        cni: false,
         pod_annotations: PodAnnotations::All,
         pod_dns: PodDns::Warn,
     }

@@ -12,6 +12,7 @@ mod grants;
 mod image;
 pub mod names;
 pub mod namespaces;
+mod nodes;
 mod object_id;
 mod plan;
 pub mod remove;

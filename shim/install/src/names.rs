@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 /// The name of the control plane's objects, and of the field manager.
 pub const NAME: &str = "osm-egress";
+/// The name of the CNI plugin's objects.
+pub const CNI_NAME: &str = "osm-egress-cni";
 /// The Secret with the serving certificate, which the control plane mounts.
 pub const TLS_SECRET: &str = "osm-egress-tls";
 /// The Secret with the key of the certificate authority, which no pod mounts.
@@ -49,6 +51,18 @@ impl Names {
     #[must_use]
     pub fn webhook_configuration(&self) -> String {
         format!("{NAME}-{}", self.mesh)
+    }
+
+    /// The namespace of the CNI plugin: its pods need folders of the node, which the control plane's namespace forbids.
+    #[must_use]
+    pub fn cni_namespace(&self) -> String {
+        format!("{}-cni", self.namespace)
+    }
+
+    /// The labels that select the CNI plugin's pods.
+    #[must_use]
+    pub fn cni_selector(&self) -> Value {
+        json!({ "app.kubernetes.io/name": CNI_NAME, INSTANCE_LABEL: self.mesh })
     }
 
     /// The host names of the control plane in the cluster, the one that clients use first.

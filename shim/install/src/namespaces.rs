@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
+use super::names::Names;
 use super::object_id::{ObjectId, api_resource};
+use super::verify::interception::{InjectionFlags, find_namespace_refusal};
 use super::{print_line, print_warning};
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 use egress_inject::INJECTION_ANNOTATION;
@@ -46,6 +48,10 @@ async fn read_namespace(cluster: &Cluster, name: &str) -> Result<Value> {
 /// Fails when one does not exist, cannot join a mesh, or belongs to another.
 pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Result<()> {
     let cluster = Cluster::connect(mesh.kubeconfig).await?;
+    let names = Names { mesh: mesh.name.to_owned(), namespace: mesh.namespace.to_owned() };
+    // Whoever may not read the control plane gets no warning, instead of a wrong one.
+    let cni = InjectionFlags::read(&cluster, &names).await.map_or(true, |flags| flags.cni);
+    let mut refusals = Vec::new();
     for name in namespaces {
         if name == mesh.namespace {
             bail!(
@@ -68,6 +74,8 @@ pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Res
         if !namespace["metadata"]["labels"][IGNORE_LABEL].is_null() {
             bail!("namespace {name} has the label {IGNORE_LABEL}: remove that first");
         }
+        let refusal = find_namespace_refusal(&namespace, cni).filter(|_| inject);
+        refusals.extend(refusal.map(|refusal| format!("namespace {name}: {refusal}")));
     }
     let injection = if inject { "enabled" } else { "disabled" };
     let patch = json!({ "metadata": {
@@ -81,6 +89,7 @@ pub async fn add(mesh: &MeshRef<'_>, namespaces: &[String], inject: bool) -> Res
             mesh.name
         ));
     }
+    refusals.into_iter().for_each(print_warning);
     if inject {
         print_line(
             "running pods get a sidecar when they are created again: `kubectl rollout restart deployment -n NAMESPACE`",

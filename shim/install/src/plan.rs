@@ -7,6 +7,7 @@ use super::certificates::{self, PemPair};
 use super::cluster::Cluster;
 use super::grants;
 use super::names::{CA_SECRET, INSTANCE_LABEL, MANAGED_BY_LABEL, NAME, Names, TLS_SECRET, VALUES_ANNOTATION};
+use super::nodes;
 use super::object_id::{ObjectId, api_resource};
 use super::render::{self, ClusterFacts, Input, TlsSecrets, decode_secret_key};
 use super::values::{UserValues, Values, merge, resolve};
@@ -122,7 +123,8 @@ pub(super) async fn make_plan(
             unmanaged.join(", ")
         );
     }
-    for id in render::possible_ids(names, &facts) {
+    // Last ones first, as `uninstall` deletes them: a DaemonSet before its permissions.
+    for id in render::possible_ids(names, &facts).into_iter().rev() {
         let is_unwanted = !plan.steps.iter().any(|step| step.id() == id);
         if is_unwanted && cluster.get(&id).await?.is_some_and(|existing| is_managed(&existing)) {
             plan.steps.push(Step::Delete(id));
@@ -132,6 +134,7 @@ pub(super) async fn make_plan(
     if !tagged.is_empty() {
         plan.notes.push(format!("{}: {TAG_ADVICE}", tagged.join(", ")));
     }
+    plan.notes.extend(nodes::native_note(plan.values.osm.egress.native_sidecar, &facts));
     plan.notes.extend(find_osm_components(cluster, names).await?);
     Ok(plan)
 }
@@ -199,7 +202,9 @@ fn check_mesh(id: &ObjectId, existing: &Value, names: &Names) -> Result<()> {
         );
     }
     let namespace = existing["subjects"][0]["namespace"].as_str();
-    if let Some(namespace) = namespace.filter(|namespace| *namespace != names.namespace) {
+    // The role of the CNI plugin is for a service account in a namespace of its own.
+    let own = [names.namespace.clone(), names.cni_namespace()];
+    if let Some(namespace) = namespace.filter(|namespace| own.iter().all(|own| own != namespace)) {
         bail!(
             "{id} is for namespace {namespace}, and a cluster has one control plane: pass `--osm-namespace {namespace}`, \
              or uninstall it"
@@ -227,7 +232,12 @@ pub(super) async fn read_cluster_facts(cluster: &Cluster) -> Result<ClusterFacts
     } else {
         "policy/v1beta1"
     };
-    Ok(ClusterFacts { budget, api_server_ports: cluster.api_server_ports().await? })
+    Ok(ClusterFacts {
+        budget,
+        api_server_ports: cluster.api_server_ports().await?,
+        // Whoever may not list nodes knows nothing of them, and may choose.
+        native_sidecars: nodes::run_native_sidecars(cluster).await.unwrap_or(false),
+    })
 }
 
 /// The source of the control plane's certificate.

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use serde_json::Value;
 
 use super::cluster::{Cluster, wait_until};
-use super::names::{INSTANCE_LABEL, NAME, Names};
+use super::names::{CNI_NAME, INSTANCE_LABEL, NAME, Names};
 use super::object_id::{ObjectId, api_resource};
 use super::plan::{is_managed, read_cluster_facts};
 use super::{print_line, print_warning, render};
@@ -51,7 +51,7 @@ pub async fn run(options: &Options) -> Result<()> {
             "CustomResourceDefinition" if !options.delete_definitions => {
                 find_user_objects(&cluster, &object).await?
             }
-            "Namespace" => find_unmanaged_objects(&cluster, names).await?,
+            "Namespace" => find_unmanaged_objects(&cluster, &id.name).await?,
             _ => None,
         };
         if let Some(reason) = reason {
@@ -66,8 +66,13 @@ pub async fn run(options: &Options) -> Result<()> {
             .await
             .map_err(|error| unfinished().context(error))?;
         if id.kind == "Deployment" {
-            wait_until_pods_deleted(&cluster, names, options.timeout).await?;
+            wait_until_pods_deleted(&cluster, (&names.namespace, NAME), names, options.timeout).await?;
             delete_reports(&cluster, names).await?;
+        }
+        if id.kind == "DaemonSet" {
+            // Its pods take the plugin off their nodes, and need their permissions to know that they must.
+            let place = (&*names.cni_namespace(), CNI_NAME);
+            wait_until_pods_deleted(&cluster, place, names, options.timeout).await?;
         }
         print_line(format!("{id}: deleted"));
     }
@@ -122,13 +127,16 @@ async fn wait_until_deleted(
     .await
 }
 
-async fn wait_until_pods_deleted(cluster: &Cluster, names: &Names, timeout: Duration) -> Result<()> {
-    let labels = format!("app.kubernetes.io/name={NAME},{INSTANCE_LABEL}={}", names.mesh);
-    let pending = format!("pods of Deployment {}/{NAME} are not deleted", names.namespace);
-    wait_until(&pending, timeout, || async {
-        Ok(cluster.list_pods(&names.namespace, &labels).await?.is_empty())
-    })
-    .await
+async fn wait_until_pods_deleted(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    names: &Names,
+    timeout: Duration,
+) -> Result<()> {
+    let labels = format!("app.kubernetes.io/name={name},{INSTANCE_LABEL}={}", names.mesh);
+    let pending = format!("pods of {namespace}/{name} are not deleted");
+    wait_until(&pending, timeout, || async { Ok(cluster.list_pods(namespace, &labels).await?.is_empty()) })
+        .await
 }
 
 /// Deletes the reports of the control planes, which a killed one leaves behind.
@@ -142,10 +150,10 @@ async fn delete_reports(cluster: &Cluster, names: &Names) -> Result<()> {
 }
 
 /// Finds objects in the namespace that neither `install` nor the cluster made, and describes them as the reason to keep it.
-async fn find_unmanaged_objects(cluster: &Cluster, names: &Names) -> Result<Option<String>> {
+async fn find_unmanaged_objects(cluster: &Cluster, namespace: &str) -> Result<Option<String>> {
     let mut found = Vec::new();
     for kind in cluster.list_kinds().await?.into_iter().filter(|kind| kind.kind != "Event") {
-        for object in cluster.list(&kind, Some(&names.namespace), "").await? {
+        for object in cluster.list(&kind, Some(namespace), "").await? {
             if !is_made_by_cluster(&kind.kind, &object) {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 found.push(format!("{} {name}", kind.kind));
@@ -168,10 +176,13 @@ fn is_made_by_cluster(kind: &str, object: &Value) -> bool {
         ("Secret", _) => {
             let account = &object["metadata"]["annotations"]["kubernetes.io/service-account.name"];
             object["type"] == "kubernetes.io/service-account-token"
-                && (account == "default" || account == NAME)
+                && (account == "default" || account == NAME || account == CNI_NAME)
         }
         ("Endpoints" | "EndpointSlice", _) => name == NAME || labels["kubernetes.io/service-name"] == NAME,
-        ("Pod" | "ReplicaSet", _) => labels["app.kubernetes.io/name"] == NAME,
+        ("Pod" | "ReplicaSet" | "ControllerRevision", _) => {
+            let name = &labels["app.kubernetes.io/name"];
+            name == NAME || name == CNI_NAME
+        }
         _ => false,
     }
 }

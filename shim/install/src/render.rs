@@ -1,6 +1,7 @@
 //! Rendering of values as objects. It does not query the cluster: equal input gives equal objects.
 
 mod access;
+mod cni;
 mod input;
 mod mesh_config;
 mod network;
@@ -16,13 +17,13 @@ use super::object_id::ObjectId;
 use super::values::Values;
 use crate::crds;
 use egress_compile::IGNORE_LABEL;
-pub(super) use workload::POD_ANNOTATIONS_FLAG;
+pub(super) use workload::{CNI_FLAG, NATIVE_FLAG, POD_ANNOTATIONS_FLAG};
 
 pub(super) use self::access::list_permissions;
 use self::input::encode_base64;
 pub(super) use self::input::{ClusterFacts, Input, TlsSecrets};
 pub(super) use self::mesh_config::patch_for;
-pub(super) use self::webhooks::GRANTS_WEBHOOK;
+pub(super) use self::webhooks::ADVISORY_WEBHOOKS;
 
 /// Renders all objects, in an order in which none refers to a later one. Webhooks come last: from then on the API server
 /// asks the control plane.
@@ -41,6 +42,10 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     }
     objects.push(workload::budget(names, input.cluster));
     objects.push(mesh_config::object(input.values, names));
+    if input.values.osm.egress.cni {
+        // Before the control plane that relies on it.
+        objects.extend(cni::objects(input));
+    }
     objects.push(workload::deployment(input));
     objects.extend(webhooks::objects(input));
     for object in &mut objects {
@@ -61,6 +66,7 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
 pub(super) fn possible_ids(names: &Names, cluster: &ClusterFacts) -> Vec<ObjectId> {
     let (mut values, given) = (Values::default(), json!({}));
     values.osm.egress.console_token_secret = NAME.to_owned();
+    values.osm.egress.cni = true;
     let empty = PemPair { certificate: String::new(), key: String::new() };
     let secrets = TlsSecrets::Generated { authority: &empty, server: &empty };
     render_objects(&Input { values: &values, given: &given, names, cluster, secrets })

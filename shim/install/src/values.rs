@@ -80,6 +80,16 @@ pub struct Egress {
     pub image_pull_policy: PullPolicy,
     /// The image of the init container, which contains iptables.
     pub init_image: String,
+    /// Makes sidecars native ones, which start before init containers and end after the workload.
+    pub native_sidecar: NativeSidecar,
+    /// Installs the CNI plugin, which intercepts pods without a container with NET_ADMIN.
+    pub cni: bool,
+    /// The folder of the nodes' CNI plugins.
+    pub cni_bin_dir: String,
+    /// The folder of the nodes' network configuration.
+    pub cni_conf_dir: String,
+    /// Namespaces without injection, whose pods start even while the plugin cannot ask the API server.
+    pub cni_exclude_namespaces: Vec<String>,
     /// The number of control plane pods.
     pub replicas: NonZeroU16,
     /// The resources of each.
@@ -165,6 +175,18 @@ pub enum PullPolicy {
     Never,
 }
 
+/// The choice between native sidecars and ordinary containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NativeSidecar {
+    /// Native if every node runs Kubernetes 1.29 or newer when this is installed or upgraded.
+    Auto,
+    /// Native.
+    Enabled,
+    /// Ordinary containers.
+    Disabled,
+}
+
 /// The treatment of pods that set the addresses of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -229,6 +251,11 @@ impl Default for Egress {
             image: concat!("osm-egress/shim:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: PullPolicy::IfNotPresent,
             init_image: concat!("osm-egress/init:", env!("CARGO_PKG_VERSION")).to_owned(),
+            native_sidecar: NativeSidecar::Auto,
+            cni: false,
+            cni_bin_dir: "/opt/cni/bin".to_owned(),
+            cni_conf_dir: "/etc/cni/net.d".to_owned(),
+            cni_exclude_namespaces: Vec::new(),
             replicas: NonZeroU16::MIN.saturating_add(1),
             resources: resources.as_object().cloned().unwrap_or_default(),
             node_selector: BTreeMap::new(),
@@ -348,6 +375,19 @@ impl Values {
         for (i, secret) in self.osm.image_pull_secrets.iter().enumerate() {
             if !secret.keys().eq(["name"]) {
                 bail!("value `osm.imagePullSecrets[{i}]`: write it as `{{name: SECRET}}`");
+            }
+        }
+        for (key, folder) in
+            [("osm.egress.cniBinDir", &egress.cni_bin_dir), ("osm.egress.cniConfDir", &egress.cni_conf_dir)]
+        {
+            if !folder.starts_with('/') || folder.split('/').any(|part| part == "..") {
+                bail!("value `{key}`: `{folder}` is not the absolute path of a folder on the nodes");
+            }
+        }
+        for (i, name) in egress.cni_exclude_namespaces.iter().enumerate() {
+            let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || !name.bytes().all(good) {
+                bail!("value `osm.egress.cniExcludeNamespaces[{i}]`: `{name}` is not a namespace");
             }
         }
         if !(400..=599).contains(&egress.http_deny_status) {

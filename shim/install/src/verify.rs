@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod images;
+pub(crate) mod interception;
 mod names;
 mod pods;
 mod proxies;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::Value;
 
+use self::interception::InjectionFlags;
 pub use self::report::{Check, Report, State};
 use super::cluster::Cluster;
 use super::grants;
@@ -233,6 +235,10 @@ async fn check_namespaces(cluster: &Cluster, names: &Names, report: &mut Report)
     if !wrong.is_empty() {
         report.add("injection", State::Warn, wrong.join("; "));
     }
+    let flags = InjectionFlags::read(cluster, names).await?;
+    interception::check_pod_security(&found, flags, report);
+    interception::check_plugin(cluster, names, &found, flags, report).await?;
+    interception::check_native_sidecars(cluster, flags, report).await;
     report_pod_annotations(cluster, names, &annotations, report).await?;
     names::check_hosts(cluster, &list, report).await?;
     pods::check_pods(cluster, &list, report).await

@@ -36,6 +36,10 @@ pub(super) struct SidecarArgs {
     /// Make sidecars native sidecars: init containers that keep running. Requires Kubernetes 1.29.
     #[arg(long)]
     native_sidecar: bool,
+    /// Leave the rules to the CNI plugin (`osm-egress cni`): pods need no container with NET_ADMIN. An annotation of the
+    /// namespace, `openservicemesh.io/egress-cni`, overrides this flag in the webhook.
+    #[arg(long)]
+    cni: bool,
     /// Changes that a pod's annotations may make to its interception: `none`, `tighten` (intercept more) or `all`. Pods
     /// with other changes are refused. An annotation of the namespace overrides this flag.
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = PodAnnotations::All)]
@@ -60,6 +64,7 @@ impl SidecarArgs {
             ip_families,
             concurrency: self.sidecar_concurrency,
             native_sidecar: self.native_sidecar,
+            cni: self.cni,
             pod_annotations: self.pod_annotations,
             pod_dns: self.pod_dns,
         })

@@ -55,7 +55,7 @@ spec:
 ";
 
 /// Runs `osm-egress inject` on a text.
-fn inject(text: &str, flags: &[&str]) -> Result<String> {
+pub(crate) fn inject(text: &str, flags: &[&str]) -> Result<String> {
     let mut child = Command::new(control_plane::binary()?)
         .args(["inject", "-f", "-"])
         .args(flags)
@@ -81,17 +81,17 @@ fn get(cluster: &Cluster<'_>, kind: &str, name: &str) -> Result<Value> {
 }
 
 /// A container of a pod or of a template.
-fn container<'p>(pod: &'p Value, list: &str, name: &str) -> Result<&'p Value> {
+pub(crate) fn container<'p>(pod: &'p Value, list: &str, name: &str) -> Result<&'p Value> {
     let mut containers = pod["spec"][list].as_array().into_iter().flatten();
     containers.find(|container| container["name"] == name).with_context(|| format!("no container {name}"))
 }
 
-fn texts(list: &Value) -> Vec<String> {
+pub(crate) fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The arguments of a container, with the environment's values of the pod, as the kubelet passes them.
-fn arguments(pod: &Value, container: &Value) -> Result<Vec<String>> {
+pub(crate) fn arguments(pod: &Value, container: &Value) -> Result<Vec<String>> {
     let mut arguments = texts(&container["args"]);
     for variable in container["env"].as_array().into_iter().flatten() {
         let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str().context("no field")?;
@@ -284,7 +284,7 @@ fn the_sidecar_gets_its_policy() -> Result<()> {
 }
 
 /// Audience and path of a sidecar's token.
-fn token(pod: &Value, sidecar: &Value) -> Result<(String, String)> {
+pub(crate) fn token(pod: &Value, sidecar: &Value) -> Result<(String, String)> {
     ensure!(sidecar["volumeMounts"][0]["mountPath"] == "/var/run/secrets/osm-egress", "{sidecar}");
     let name = &sidecar["volumeMounts"][0]["name"];
     let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
@@ -294,7 +294,7 @@ fn token(pod: &Value, sidecar: &Value) -> Result<(String, String)> {
     Ok((text("audience")?, text("path")?))
 }
 
-fn echo(pod: &Pod, to: IpAddr) -> Result<bool> {
+pub(crate) fn echo(pod: &Pod, to: IpAddr) -> Result<bool> {
     match pod.workload().run(|| client::exchange(SocketAddr::new(to, 9000), b"hello"))? {
         Outcome::Bytes(bytes) => Ok(bytes == b"hello"),
         Outcome::Closed | Outcome::Refused(_) => Ok(false),

@@ -3,6 +3,10 @@
 //! One program, so that it is linked once and its tests run in parallel; a file for each subject.
 
 mod admission;
+mod cni;
+mod cni_installed;
+mod cni_node;
+mod cni_restricted;
 mod console;
 mod explain;
 mod grants;

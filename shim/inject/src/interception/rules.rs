@@ -1,10 +1,17 @@
-//! Rules in the notation of iptables-save, so that rules in force can be compared with the expected ones.
+//! Rules of an interception, and their notation in iptables-save, so that rules in force can be compared with the expected
+//! ones.
 
 use std::fmt;
 
 use ipnet::IpNet;
 
+use super::rule_spec::{Condition, RuleSpec, Target};
 use super::{Family, INBOUND_PORT, Interception, deduplicate};
+
+/// Chain of the kernel for connections that begin here.
+pub const OUTPUT: &str = "OUTPUT";
+/// Chain of the kernel for connections that come in.
+pub const PREROUTING: &str = "PREROUTING";
 
 const INBOUND: &str = "OSM_PROXY_INBOUND";
 const IN_REDIRECT: &str = "OSM_PROXY_IN_REDIRECT";
@@ -35,61 +42,77 @@ impl fmt::Display for Rule {
     }
 }
 
-fn rule(chain: &str, text: impl Into<String>) -> Rule {
-    Rule { chain: chain.to_owned(), text: text.into() }
+impl From<RuleSpec> for Rule {
+    fn from(spec: RuleSpec) -> Self {
+        Self { chain: spec.chain.to_owned(), text: spec.to_string() }
+    }
+}
+
+fn rule(chain: &'static str, conditions: Vec<Condition>, target: Target) -> RuleSpec {
+    RuleSpec { chain, conditions, target }
 }
 
 impl Interception {
-    /// The rules of a family, in order.
+    /// The rules of a family, in order, in the notation of iptables-save.
     #[must_use]
     pub fn rules(&self, family: Family) -> Vec<Rule> {
+        self.rule_specs(family).into_iter().map(Rule::from).collect()
+    }
+
+    /// The rules of a family, in order.
+    #[must_use]
+    pub fn rule_specs(&self, family: Family) -> Vec<RuleSpec> {
         let mut rules = self.inbound_rules();
         rules.extend(self.outbound_rules(family));
         rules
     }
 
-    fn inbound_rules(&self) -> Vec<Rule> {
+    fn inbound_rules(&self) -> Vec<RuleSpec> {
         let port = self.inbound.as_ref().map_or(INBOUND_PORT, |inbound| inbound.port);
-        let mut rules = vec![rule(IN_REDIRECT, format!("-p tcp -j REDIRECT --to-ports {port}"))];
+        let tcp = || vec![Condition::Tcp];
+        let mut rules = vec![rule(IN_REDIRECT, tcp(), Target::Redirect(port))];
         let Some(inbound) = &self.inbound else { return rules };
-        rules.push(rule("PREROUTING", format!("-p tcp -j {INBOUND}")));
+        rules.push(rule(PREROUTING, tcp(), Target::Jump(INBOUND)));
         for interface in deduplicate(&self.exclude_interfaces) {
-            rules.push(rule(INBOUND, format!("-i {interface} -j RETURN")));
+            rules.push(rule(INBOUND, vec![Condition::InInterface(interface.clone())], Target::Return));
         }
         rules.extend(port_rules(INBOUND, &inbound.exclude_ports));
         for port in EXTERNAL_PROBE_PORTS {
-            rules.push(rule(INBOUND, format!("-p tcp -m tcp --dport {port} -j RETURN")));
+            rules.push(rule(INBOUND, vec![Condition::Tcp, Condition::Port(port)], Target::Return));
         }
-        rules.push(rule(INBOUND, format!("-p tcp -j {IN_REDIRECT}")));
+        rules.push(rule(INBOUND, tcp(), Target::Jump(IN_REDIRECT)));
         rules
     }
 
-    fn outbound_rules(&self, family: Family) -> Vec<Rule> {
-        let Self { outbound_port, proxy_uid: uid, .. } = self;
-        let loopback = family.loopback();
+    fn outbound_rules(&self, family: Family) -> Vec<RuleSpec> {
+        use Condition::{Destination, OutInterface, Owner, Port, Tcp};
+        let Self { outbound_port, proxy_uid, .. } = self;
+        let owner = |negated| Owner { uid: *proxy_uid, negated };
+        let loopback = |negated| Destination { block: family.loopback(), negated };
+        let lo = || OutInterface("lo".to_owned());
         let mut rules = vec![
-            rule(OUT_REDIRECT, format!("-p tcp -j REDIRECT --to-ports {outbound_port}")),
+            rule(OUT_REDIRECT, vec![Tcp], Target::Redirect(*outbound_port)),
             // Never reached, but part of Open Service Mesh's table.
-            rule(OUT_REDIRECT, format!("-p tcp -m tcp --dport {ADMIN_PORT} -j ACCEPT")),
-            rule("OUTPUT", format!("-p tcp -j {OUTBOUND}")),
-            rule(OUTBOUND, format!("! -d {loopback} -o lo -m owner --uid-owner {uid} -j {IN_REDIRECT}")),
-            rule(OUTBOUND, format!("-o lo -m owner ! --uid-owner {uid} -j RETURN")),
-            rule(OUTBOUND, format!("-m owner --uid-owner {uid} -j RETURN")),
-            rule(OUTBOUND, format!("-d {loopback} -j RETURN")),
+            rule(OUT_REDIRECT, vec![Tcp, Port(ADMIN_PORT)], Target::Accept),
+            rule(OUTPUT, vec![Tcp], Target::Jump(OUTBOUND)),
+            rule(OUTBOUND, vec![loopback(true), lo(), owner(false)], Target::Jump(IN_REDIRECT)),
+            rule(OUTBOUND, vec![lo(), owner(true)], Target::Return),
+            rule(OUTBOUND, vec![owner(false)], Target::Return),
+            rule(OUTBOUND, vec![loopback(false)], Target::Return),
         ];
         for interface in deduplicate(&self.exclude_interfaces) {
-            rules.push(rule(OUTBOUND, format!("-o {interface} -j RETURN")));
+            rules.push(rule(OUTBOUND, vec![OutInterface(interface.clone())], Target::Return));
         }
-        for condition in destination_conditions(&self.exclude_blocks, family) {
-            rules.push(rule(OUTBOUND, format!("{condition}-j RETURN")));
+        for conditions in destination_conditions(&self.exclude_blocks, family) {
+            rules.push(rule(OUTBOUND, conditions, Target::Return));
         }
         rules.extend(port_rules(OUTBOUND, &self.exclude_ports));
-        for condition in destination_conditions(&self.include_blocks, family) {
-            rules.push(rule(OUTBOUND, format!("{condition}-j {OUT_REDIRECT}")));
+        for conditions in destination_conditions(&self.include_blocks, family) {
+            rules.push(rule(OUTBOUND, conditions, Target::Jump(OUT_REDIRECT)));
         }
         // A list of IPv4 blocks includes no IPv6 address.
-        let rest = if self.include_blocks.is_empty() { OUT_REDIRECT } else { "RETURN" };
-        rules.push(rule(OUTBOUND, format!("-j {rest}")));
+        let rest = if self.include_blocks.is_empty() { Target::Jump(OUT_REDIRECT) } else { Target::Return };
+        rules.push(rule(OUTBOUND, Vec::new(), rest));
         rules
     }
 
@@ -100,20 +123,23 @@ impl Interception {
     }
 }
 
-/// Formats the conditions for a family's blocks. iptables prints none for the block of all addresses.
-fn destination_conditions(blocks: &[IpNet], family: Family) -> Vec<String> {
+/// Conditions for a family's blocks: none for the block of all addresses, as iptables prints it.
+fn destination_conditions(blocks: &[IpNet], family: Family) -> Vec<Vec<Condition>> {
     deduplicate(blocks.iter().filter(|block| family.contains(block)).map(IpNet::trunc))
         .into_iter()
-        .map(|block| if block.prefix_len() == 0 { String::new() } else { format!("-d {block} ") })
+        .map(|block| match block.prefix_len() {
+            0 => Vec::new(),
+            _ => vec![Condition::Destination { block, negated: false }],
+        })
         .collect()
 }
 
-fn port_rules(chain: &'static str, ports: &[u16]) -> Vec<Rule> {
+fn port_rules(chain: &'static str, ports: &[u16]) -> Vec<RuleSpec> {
     deduplicate(ports)
         .chunks(MAX_MULTIPORT_PORTS)
         .map(|some| {
-            let some: Vec<_> = some.iter().map(|port| port.to_string()).collect();
-            rule(chain, format!("-p tcp -m multiport --dports {} -j RETURN", some.join(",")))
+            let ports = some.iter().map(|port| **port).collect();
+            rule(chain, vec![Condition::Tcp, Condition::Ports(ports)], Target::Return)
         })
         .collect()
 }

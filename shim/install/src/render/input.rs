@@ -25,11 +25,13 @@ pub(crate) struct ClusterFacts {
     pub(crate) budget: &'static str,
     /// The ports of its API server.
     pub(crate) api_server_ports: Vec<u16>,
+    /// True if every node runs native sidecars.
+    pub(crate) native_sidecars: bool,
 }
 
 impl Default for ClusterFacts {
     fn default() -> Self {
-        Self { budget: "policy/v1", api_server_ports: Vec::new() }
+        Self { budget: "policy/v1", api_server_ports: Vec::new(), native_sidecars: false }
     }
 }
 

@@ -98,12 +98,19 @@ fn values_reach_their_fields() {
         ("idleTimeout", json!("2h")),
         ("upstreamIdleTimeout", json!("30s")),
         ("allowCustomMethods", json!(true)),
+        ("nativeSidecar", json!("enabled")),
+        ("cni", json!(true)),
+        ("cniBinDir", json!("/usr/libexec/cni")),
+        ("cniConfDir", json!("/etc/cni/other.d")),
+        ("cniExcludeNamespaces", json!(["monitoring", "kube-system"])),
     ] {
         given["osm"]["egress"][key] = value;
     }
     let objects = rendered(&given);
-    let chosen: Vec<&Value> =
-        ["MeshConfig", "Deployment", "NetworkPolicy"].iter().map(|kind| find(&objects, kind)).collect();
+    let chosen: Vec<&Value> = ["MeshConfig", "Deployment", "NetworkPolicy", "DaemonSet"]
+        .iter()
+        .map(|kind| find(&objects, kind))
+        .collect();
     insta::assert_yaml_snapshot!(chosen);
     let without = rendered(&json!({"osm": {"egress": {"networkPolicy": false}}}));
     assert!(without.iter().all(|object| object["kind"] != "NetworkPolicy"));
@@ -152,7 +159,7 @@ fn objects_refer_to_earlier_ones_only() {
         super::possible_ids(&names(), &ClusterFacts::default()).into_iter().collect();
     assert!(possible.is_superset(&ids));
     // With every optional object.
-    let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a"}}}));
+    let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a", "cni": true}}}));
     assert_eq!(all.iter().map(ObjectId::from_object).collect::<BTreeSet<_>>(), possible);
 }
 
@@ -219,11 +226,13 @@ fn webhooks_fail_closed_and_trust_the_authority() {
     let objects = rendered(&json!({}));
     for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
         for webhook in find(&objects, kind)["webhooks"].as_array().expect("webhooks") {
-            // The advisory webhook fails open: service accounts and deletions of policies must not wait for it.
-            let is_advice = webhook["name"] == GRANTS_WEBHOOK;
+            // The advisory webhooks fail open: service accounts, deletions of policies and workloads must not wait for them.
+            let name = webhook["name"].as_str().unwrap_or_default();
+            let is_advice = ADVISORY_WEBHOOKS.contains(&name);
             assert_eq!(webhook["failurePolicy"], if is_advice { "Ignore" } else { "Fail" });
             let rules = webhook["rules"].to_string();
-            assert_eq!(rules.contains("serviceaccounts") || rules.contains("DELETE"), is_advice, "{rules}");
+            let wide = ["serviceaccounts", "DELETE", "deployments"];
+            assert_eq!(wide.iter().any(|word| rules.contains(word)), is_advice, "{rules}");
             assert_eq!(webhook["sideEffects"], "None");
             let bundle = json!({ "data": { "bundle": webhook["clientConfig"]["caBundle"] } });
             assert_eq!(decode_secret_key(&bundle, "bundle").as_deref(), Some(AUTHORITY));
@@ -320,4 +329,65 @@ fn images_can_be_referenced_by_digest() {
     assert!(arguments.contains(&image("envoy")) && arguments.contains(&image("init")), "{arguments}");
     let values = crate::values::resolve(&json!({})).expect("valid");
     assert_eq!(values.images_without_digest().len(), 3);
+}
+
+/// The plugin's permissions are the least that work: it runs on every node.
+#[test]
+fn the_cni_plugin_gets_what_it_needs_and_no_more() {
+    let objects = rendered(&json!({"osm": {"egress": {"cni": true}}}));
+    let of = |kind: &str| -> Vec<&Value> {
+        let own = |object: &&Value| {
+            object["kind"] == kind
+                && object["metadata"]["name"].as_str().unwrap_or_default().ends_with("-cni")
+        };
+        objects.iter().filter(own).collect()
+    };
+    assert_eq!(
+        of("ClusterRole")[0]["rules"],
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])
+    );
+    assert_eq!(of("Namespace")[0]["metadata"]["name"], "osm-system-cni");
+    let spec = &of("DaemonSet")[0]["spec"]["template"]["spec"];
+    for shared in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert!(spec[shared].is_null());
+    }
+    let context = &spec["containers"][0]["securityContext"];
+    assert_eq!(
+        (&context["privileged"], &context["capabilities"]),
+        (&json!(false), &json!({"drop": ["ALL"]}))
+    );
+    let arguments = spec["containers"][0]["args"].to_string();
+    assert!(
+        arguments.contains(
+            "--exclude-namespaces=kube-system,kube-public,kube-node-lease,osm-system,osm-system-cni"
+        ),
+        "{arguments}"
+    );
+    // The namespace of the control plane stays restricted.
+    let labels = &find(&objects, "Namespace")["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    let without = rendered(&json!({}));
+    assert!(without.iter().all(|object| object["kind"] != "DaemonSet"));
+}
+
+#[test]
+fn native_sidecars_follow_the_nodes_unless_chosen() {
+    for (chosen, nodes, expected) in
+        [("auto", true, true), ("auto", false, false), ("enabled", false, true), ("disabled", true, false)]
+    {
+        let given = json!({"osm": {"egress": {"nativeSidecar": chosen}}});
+        let cluster = ClusterFacts { native_sidecars: nodes, ..ClusterFacts::default() };
+        let values = resolve(&given).expect("valid");
+        let secrets = TlsSecrets::External { authority: AUTHORITY };
+        let objects = render_objects(&Input {
+            values: &values,
+            given: &given,
+            names: &names(),
+            cluster: &cluster,
+            secrets,
+        });
+        let arguments = &find(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+        let found = arguments.as_array().is_some_and(|all| all.contains(&json!(NATIVE_FLAG)));
+        assert_eq!(found, expected, "{chosen} {nodes}");
+    }
 }

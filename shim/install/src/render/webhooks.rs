@@ -9,8 +9,9 @@ use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 /// The timeout of the advisory webhook: a write of a ServiceAccount waits for it.
 const ADVISORY_TIMEOUT_SECONDS: u8 = 3;
 
-/// The name of the advisory webhook for grants. `verify` accepts that it fails open.
-pub(crate) const GRANTS_WEBHOOK: &str = "grants.osm-egress.openservicemesh.io";
+/// The names of the advisory webhooks. `verify` accepts that they fail open.
+pub(crate) const ADVISORY_WEBHOOKS: [&str; 2] =
+    ["grants.osm-egress.openservicemesh.io", "workloads.osm-egress.openservicemesh.io"];
 
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let namespaces = json!({
@@ -44,6 +45,11 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
     let [egresses, groups] = policies(&["DELETE"]);
     let grants =
         json!([rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves, egresses, groups]);
+    let workloads = json!([
+        rule("apps", &["v1"], &["deployments", "statefulsets", "daemonsets"], &written),
+        rule("batch", &["v1"], &["jobs", "cronjobs"], &written),
+        rule("batch", &["v1beta1"], &["cronjobs"], &written),
+    ]);
     // The MeshConfig is in the control plane's own namespace, which the other webhooks exclude.
     let config =
         json!([rule("config.openservicemesh.io", &["v1alpha1", "v1alpha2"], &["meshconfigs"], &written),]);
@@ -51,6 +57,8 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         webhook(input, "policies", "/validate", json!(policies(&written)), Some(&namespaces)),
         webhook(input, "mesh-config", "/validate", config, None),
         advisory(webhook(input, "grants", "/validate", grants, Some(&namespaces))),
+        // Their pods may be refused, of which only a controller would learn.
+        advisory(webhook(input, "workloads", "/mutate", workloads, Some(&namespaces))),
     ];
     let named: Vec<&String> =
         input.values.osm.egress.policy_namespaces.iter().filter(|name| *name != "*").collect();
@@ -89,7 +97,7 @@ fn configuration(input: &Input<'_>, kind: &str, webhooks: &[Value]) -> Value {
 }
 
 /// Makes a webhook advisory: the cluster must work without it. The compiler enforces grants anyway, a Namespace gets its
-/// service accounts while no control plane answers, and a policy can always be deleted.
+/// service accounts while no control plane answers, a policy can always be deleted, and a workload only gets warnings.
 fn advisory(mut webhook: Value) -> Value {
     webhook["failurePolicy"] = json!("Ignore");
     webhook["timeoutSeconds"] = json!(ADVISORY_TIMEOUT_SECONDS);

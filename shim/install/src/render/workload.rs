@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
 use super::input::{ClusterFacts, Input};
 use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES_ANNOTATION, WEBHOOK_PORT, XDS_PORT};
-use crate::values::PodDns;
+use crate::values::{NativeSidecar, PodDns};
 
 /// The uid and gid of the control plane: neither root's nor a sidecar's (1500).
 const CONTROL_PLANE_UID: u32 = 65532;
@@ -20,6 +20,11 @@ const WEBHOOK_CLIENTS_MOUNT_PATH: &str = "/etc/osm-egress/webhook-clients";
 const FLOWS_MOUNT_PATH: &str = "/var/lib/osm-egress";
 /// The flag for the changes that annotations of pods may make; `verify` reads it.
 pub(crate) const POD_ANNOTATIONS_FLAG: &str = "pod-annotations";
+
+/// The flag by which the CNI plugin intercepts pods; `verify` reads it.
+pub(crate) const CNI_FLAG: &str = "--cni";
+/// The flag that makes sidecars native; `verify` reads it.
+pub(crate) const NATIVE_FLAG: &str = "--native-sidecar";
 
 pub(super) fn budget(names: &Names, cluster: &ClusterFacts) -> Value {
     json!({
@@ -205,6 +210,17 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     }
     flag("log-format", "json".to_owned());
     arguments.push("--service-account-tokens".to_owned());
+    if given.cni {
+        arguments.push(CNI_FLAG.to_owned());
+    }
+    let native = match given.native_sidecar {
+        NativeSidecar::Auto => input.cluster.native_sidecars,
+        NativeSidecar::Enabled => true,
+        NativeSidecar::Disabled => false,
+    };
+    if native {
+        arguments.push(NATIVE_FLAG.to_owned());
+    }
     if given.flow_log {
         arguments.push("--flow-log".to_owned());
     }

@@ -207,8 +207,8 @@ pub(super) async fn check_webhooks(cluster: &Cluster, names: &Names, report: &mu
             {
                 wrong.push(format!("{id}: {name} calls another service"));
             }
-            // The grants webhook only advises: the compiler enforces grants without it.
-            if webhook["failurePolicy"] != "Fail" && name != render::GRANTS_WEBHOOK {
+            // The advisory ones give warnings, and refuse only what the compiler refuses as well.
+            if webhook["failurePolicy"] != "Fail" && !render::ADVISORY_WEBHOOKS.contains(&name) {
                 open.push(format!("{id}: {name} admits everything while the control plane does not answer"));
             }
         }

@@ -116,6 +116,7 @@ const REST_OF_CONTROL_PLANE: Family = Family {
     packages: &["egress-shim"],
     folders: &[
         "shim/admin",
+        "shim/cni",
         "shim/envoy",
         "shim/flows",
         "shim/folder",
@@ -248,6 +249,7 @@ pub(super) const MEMBERS: &[Member] = &[
         ],
     },
     Member { name: "egress-inject", folder: "shim/inject", walls: &[NO_GRPC, NO_FILTER] },
+    Member { name: "egress-cni", folder: "shim/cni", walls: &[NO_GRPC, NO_FILTER] },
     Member { name: "egress-install", folder: "shim/install", walls: &[NO_GRPC, NO_FILTER] },
     Member {
         name: "egress-admin",
