@@ -64,6 +64,9 @@ enum Task {
         /// Compare ours with and without `serve --flow-log` instead.
         #[arg(long)]
         flow_log: bool,
+        /// Measure the control plane with this many simulated proxies instead.
+        #[arg(long, value_name = "N")]
+        fleet: Option<usize>,
     },
     /// Fuzz the readers of foreign input; needs a nightly compiler.
     Fuzz {
@@ -137,11 +140,12 @@ fn run(task: Task) -> Result<()> {
             let envoy = tools::find_envoy(None)?;
             built.run("demo", "dev", &envoy, keep.then_some("--keep").as_slice())
         }
-        Task::Bench { quick, flow_log } => {
+        Task::Bench { quick, flow_log, fleet } => {
             let built = build("release")?;
             tools::install_network_tools()?;
             let envoy = tools::find_envoy(None)?;
-            let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log")];
+            let fleet = fleet.map(|proxies| format!("--fleet={proxies}"));
+            let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log"), fleet.as_deref()];
             built.run("bench", "release", &envoy, &flags.into_iter().flatten().collect::<Vec<_>>())
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),
