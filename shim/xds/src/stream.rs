@@ -14,7 +14,12 @@ pub(super) const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Counts and logs a refusal.
 pub(super) fn refuse(proxies: &Proxies, credentials: &PresentedCredentials, refusal: &Refusal) -> Status {
     proxies.counts.refused(refusal.reason());
-    tracing::warn!(peer = %credentials.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+    if matches!(refusal, Refusal::Unavailable(_)) {
+        // The outage is logged once, and not for each proxy of a fleet.
+        tracing::debug!(peer = %credentials.peer(), error = %refusal, "proxy refused");
+    } else {
+        tracing::warn!(peer = %credentials.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+    }
     Status::from(refusal)
 }
 
