@@ -1,6 +1,7 @@
 //! Rendering of values as objects. It does not ask the cluster: equal input gives equal objects.
 
 mod access;
+mod admission_policies;
 mod input;
 mod mesh_config;
 mod network;
@@ -19,6 +20,7 @@ use egress_compile::IGNORE_LABEL;
 pub(super) use workload::POD_ANNOTATIONS_FLAG;
 
 pub(super) use self::access::list_permissions;
+pub(super) use self::admission_policies::API_VERSION as ADMISSION_POLICIES;
 use self::input::encode_base64;
 pub(super) use self::input::{ClusterFacts, Input, TlsSecrets};
 pub(super) use self::mesh_config::patch_for;
@@ -29,7 +31,12 @@ pub(super) use self::webhooks::GRANTS_WEBHOOK;
 pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     let names = input.names;
     let mut objects = vec![namespace(names)];
-    objects.extend(definitions());
+    objects.extend(definitions().map(|mut definition| {
+        if input.cluster.has_validation_rules {
+            crds::add_rules(&mut definition);
+        }
+        definition
+    }));
     objects.extend(access::role_objects(names));
     if !input.values.osm.egress.console_token_secret.is_empty() {
         objects.extend(access::console_write_objects(names));
@@ -42,6 +49,7 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     objects.push(workload::budget(names, input.cluster));
     objects.push(mesh_config::object(input.values, names));
     objects.push(workload::deployment(input));
+    objects.extend(admission_policies::objects(input));
     objects.extend(webhooks::objects(input));
     for object in &mut objects {
         let labels = if ObjectId::from_object(object).is_crd() {
@@ -61,6 +69,7 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
 pub(super) fn possible_ids(names: &Names, cluster: &ClusterFacts) -> Vec<ObjectId> {
     let (mut values, given) = (Values::default(), json!({}));
     values.osm.egress.console_token_secret = NAME.to_owned();
+    let cluster = &ClusterFacts { has_admission_policies: true, ..cluster.clone() };
     let empty = PemPair { certificate: String::new(), key: String::new() };
     let secrets = TlsSecrets::Generated { authority: &empty, server: &empty };
     render_objects(&Input { values: &values, given: &given, names, cluster, secrets })

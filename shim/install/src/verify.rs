@@ -191,7 +191,7 @@ async fn report_pod_annotations(
     };
     report.add("pod annotations", State::Note, format!("{}{advice}", settings.join(", ")));
     if !wrong.is_empty() {
-        report.add("pod annotations", State::Warn, wrong.join("; "));
+        report.add("pod annotations", State::Warn, wrong.join("\n"));
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ async fn check_namespaces(cluster: &Cluster, names: &Names, report: &mut Report)
     }
     report.add("namespaces", State::Ok, list.join(", "));
     if !wrong.is_empty() {
-        report.add("injection", State::Warn, wrong.join("; "));
+        report.add("injection", State::Warn, wrong.join("\n"));
     }
     report_pod_annotations(cluster, names, &annotations, report).await?;
     names::check_hosts(cluster, &list, report).await?;

@@ -25,11 +25,20 @@ pub(crate) struct ClusterFacts {
     pub(crate) budget: &'static str,
     /// The ports of its API server.
     pub(crate) api_server_ports: Vec<u16>,
+    /// True if it has ValidatingAdmissionPolicies: since Kubernetes 1.30.
+    pub(crate) has_admission_policies: bool,
+    /// True if definitions may have rules that existing objects need not satisfy: since Kubernetes 1.30.
+    pub(crate) has_validation_rules: bool,
 }
 
 impl Default for ClusterFacts {
     fn default() -> Self {
-        Self { budget: "policy/v1", api_server_ports: Vec::new() }
+        Self {
+            budget: "policy/v1",
+            api_server_ports: Vec::new(),
+            has_admission_policies: false,
+            has_validation_rules: false,
+        }
     }
 }
 
