@@ -5,11 +5,13 @@
 mod admission;
 mod console;
 mod explain;
+mod fleet;
 mod grants;
 mod identity;
 mod inject;
 mod install;
 mod installed;
+mod pods;
 mod replicas;
 mod scale;
 mod services;
