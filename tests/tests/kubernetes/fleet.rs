@@ -19,7 +19,7 @@ const SHARING_PROXIES: usize = 1500;
 const ACCOUNTS: usize = 100;
 const ADDRESSES: [SocketAddr; 2] =
     [SocketAddr::new(CONTROL_PLANE, 15128), SocketAddr::new(SECOND_CONTROL_PLANE, 15128)];
-/// What a busy machine needs at most.
+/// The time that a busy machine needs at most.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tokens of the accounts `curl/a0` to `curl/a99`, in turn, as many as wanted. They differ in their expiry.

@@ -363,37 +363,6 @@ fn policy_stays_while_the_api_server_is_away() -> Result<()> {
     Ok(())
 }
 
-/// A finalizer keeps the object, and not what it grants.
-#[test]
-fn an_egress_that_is_being_deleted_grants_nothing() -> Result<()> {
-    ensure_capable()?;
-    let network = TestNetwork::new()?;
-    let pod = network.pod()?;
-    let cluster = Cluster::new(&network)?;
-    let api = &cluster.api;
-    api.apply(&egress("echo", "ports: [{number: 9000, protocol: tcp}]"))?;
-    let control_plane = cluster.control_plane(&[])?;
-    let _envoy = sidecar::start(&pod, false)?;
-    wait_for("the policy", Duration::from_secs(20), || echo(&pod, HTTPBIN, 9000).is_ok())
-        .with_context(|| control_plane.log())?;
-    let patch = |finalizers: &str| {
-        let patch = format!("{{\"metadata\":{{\"finalizers\":{finalizers}}}}}");
-        api.kubectl(User::Admin, &["patch", "egress", "echo", "-n", "curl", "--type=merge", "-p", &patch])
-    };
-    patch("[\"a.b/c\"]")?;
-    ensure!(echo(&pod, HTTPBIN, 9000).is_ok());
-    api.kubectl(User::Admin, &["delete", "egress", "echo", "-n", "curl", "--wait=false"])?;
-    wait_for("the revocation", Duration::from_secs(20), || echo(&pod, HTTPBIN, 9000).is_err())
-        .with_context(|| control_plane.log())?;
-    api.kubectl(User::Admin, &["get", "egress", "echo", "-n", "curl"]).context("it is still there")?;
-    // A control plane that starts now reads the same.
-    let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
-    let known = accepted_objects(&second.status()?);
-    ensure!(!known.contains(&"Egress curl/echo".to_owned()), "{known:?}");
-    patch("null")?;
-    Ok(())
-}
-
 /// The definitions accept what Open Service Mesh's accept, and refuse what never worked.
 #[test]
 fn the_definitions_validate_like_open_service_mesh() -> Result<()> {
