@@ -11,7 +11,7 @@ mod source_map;
 pub mod spec;
 pub mod yaml;
 
-pub use decode::{LAST_APPLIED, ParsedFile, parse, parse_value, restore_empty_lists, yaml_diagnostic};
+pub use decode::{LAST_APPLIED, ParsedFile, parse, parse_value, restore_empty_fields, yaml_diagnostic};
 pub use diagnostic::{Cause, Diagnostic, Severity};
 pub use object::{Body, Kind, Metadata, Object, ObjectRef, Revision};
 pub use source_map::{Position, SourceMap};

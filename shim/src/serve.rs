@@ -25,7 +25,7 @@ use egress_kubernetes::webhook::{self, ClientNames, ReviewCounters, Webhooks};
 use egress_transport::connections::{accept_tls, raise_file_limit, serve_http};
 use egress_transport::tls::{ServerTls, TlsFiles};
 use egress_xds::proxies::Proxies;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use crate::pipeline::{Pipeline, Streams, serve_streams};
@@ -83,7 +83,7 @@ pub async fn run(config: Config) -> Result<()> {
         Some((file, table)) => Some(restore(file, table)?),
         None => None,
     };
-    let xds = listen("xDS", config.xds).await?;
+    let xds = listen_with_buffer("xDS", config.xds, XDS_SEND_BUFFER)?;
     let admin_listener = listen("admin", config.admin).await?;
     let tls = config.tls.map(ServerTls::load_and_watch).transpose()?;
     let webhook = match (config.webhook, &tls) {
@@ -195,12 +195,33 @@ fn restore(file: &Path, table: &Arc<FlowTable>) -> Result<FlowWriter> {
 
 /// Listens on an address.
 async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen for {what} on {address}: choose another address with `--{}-listen`",
-            what.to_lowercase()
-        )
-    })
+    TcpListener::bind(address).await.with_context(|| cannot_listen(what, address))
+}
+
+/// The send buffer of a proxy's connection. The kernel lets it grow to 4 MB by itself, which counts as memory of the
+/// container, for each proxy that reads slowly. It doubles this size. 128 kB for each round trip are enough for a policy.
+const XDS_SEND_BUFFER: u32 = 64 << 10;
+/// The connections that may wait to be accepted, when a fleet connects at once. The kernel bounds it by `somaxconn`.
+const XDS_BACKLOG: u32 = 4096;
+
+/// Listens on an address, with a bounded send buffer for each connection.
+fn listen_with_buffer(what: &str, address: SocketAddr, send_buffer: u32) -> Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        // Accepted connections inherit it.
+        socket.set_send_buffer_size(send_buffer)?;
+        socket.bind(address)?;
+        socket.listen(XDS_BACKLOG)
+    };
+    listen().with_context(|| cannot_listen(what, address))
+}
+
+fn cannot_listen(what: &str, address: SocketAddr) -> String {
+    format!(
+        "cannot listen for {what} on {address}: choose another address with `--{}-listen`",
+        what.to_lowercase()
+    )
 }
 
 /// Waits until the process gets a signal to stop.

@@ -75,6 +75,15 @@ impl<'n> Cluster<'n> {
         Ok(cluster)
     }
 
+    /// Starts an API server without definitions, but with the admission plugin ServiceAccount, as clusters have it: a pod's
+    /// service account must exist, and its token is mounted into each container.
+    ///
+    /// # Errors
+    /// Fails if it does not get ready.
+    pub fn with_mounted_tokens(network: &'n TestNetwork) -> Result<Self> {
+        Ok(Self { network, api: ApiServer::start_with(&network.outside.netns, true)? })
+    }
+
     /// Starts an API server without definitions.
     ///
     /// # Errors

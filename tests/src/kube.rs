@@ -74,6 +74,8 @@ pub struct ApiServer<'n> {
     folder: tempfile::TempDir,
     etcd: Option<Child>,
     server: Option<Child>,
+    /// True if pods get the token of their service account, which must exist then.
+    mounts_tokens: bool,
 }
 
 impl<'n> ApiServer<'n> {
@@ -82,6 +84,14 @@ impl<'n> ApiServer<'n> {
     /// # Errors
     /// Fails if there are no binaries, or they do not get ready; with their log.
     pub fn start(netns: &'n Netns) -> Result<Self> {
+        Self::start_with(netns, false)
+    }
+
+    /// Starts the same, with or without the admission plugin ServiceAccount.
+    ///
+    /// # Errors
+    /// Fails if there are no binaries, or they do not get ready; with their log.
+    pub fn start_with(netns: &'n Netns, mounts_tokens: bool) -> Result<Self> {
         let assets = assets()?;
         netns.ip(&format!("addr add {API_SERVER}/32 dev lo"))?;
         let folder = tempfile::tempdir()?;
@@ -94,7 +104,7 @@ impl<'n> ApiServer<'n> {
         }
         fs::write(folder.path().join("tokens.csv"), tokens)?;
         fs::write(folder.path().join("audit.yaml"), AUDIT_POLICY)?;
-        let mut server = Self { netns, assets, folder, etcd: None, server: None };
+        let mut server = Self { netns, assets, folder, etcd: None, server: None, mounts_tokens };
         server.start_etcd()?;
         server.resume()?;
         Ok(server)
@@ -135,6 +145,12 @@ impl<'n> ApiServer<'n> {
     /// Fails if it does not get ready; with its log.
     pub fn resume(&mut self) -> Result<()> {
         let folder = self.folder.path();
+        let service_accounts: &[&str] = match self.mounts_tokens {
+            false => &["--disable-admission-plugins", "ServiceAccount"],
+            // Before, a token is a secret that a controller makes.
+            true if version()? < (1, 21) => &["--feature-gates", "BoundServiceAccountTokenVolume=true"],
+            true => &[],
+        };
         let log = File::options().create(true).append(true).open(folder.join("server.log"))?;
         let child = self
             .netns
@@ -143,7 +159,9 @@ impl<'n> ApiServer<'n> {
             .args(["--bind-address", &API_SERVER.to_string(), "--advertise-address", &API_SERVER.to_string()])
             .args(["--secure-port", &API_PORT.to_string(), "--service-cluster-ip-range", "10.96.0.0/16"])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
-            .args(["--disable-admission-plugins", "ServiceAccount"])
+            .args(service_accounts)
+            // As clusters run it: what may be privileged is decided by admission.
+            .arg("--allow-privileged=true")
             .arg(format!("--service-account-signing-key-file={}", folder.join("account.key").display()))
             .arg(format!("--service-account-key-file={}", folder.join("account.pub").display()))
             .arg(format!("--tls-cert-file={}", folder.join("server.crt").display()))
@@ -162,6 +180,17 @@ impl<'n> ApiServer<'n> {
         });
         ready.with_context(|| self.log())?;
         Ok(())
+    }
+
+    /// Stops the API server, or continues it: its connections stay, and nothing answers.
+    ///
+    /// # Errors
+    /// Fails if it does not run.
+    pub fn hang(&self, hangs: bool) -> Result<()> {
+        use nix::sys::signal::{Signal, kill};
+        let server = self.server.as_ref().context("it does not run")?;
+        let signal = if hangs { Signal::SIGSTOP } else { Signal::SIGCONT };
+        Ok(kill(nix::unistd::Pid::from_raw(i32::try_from(server.id())?), signal)?)
     }
 
     /// Kills the API server; etcd keeps running.
@@ -292,6 +321,21 @@ fn end(process: &mut Option<Child>) {
     if let Some(mut process) = process.take() {
         let _ = process.kill();
         let _ = process.wait();
+    }
+}
+
+/// The version of the API server under test, as in `(1, 36)`.
+///
+/// # Errors
+/// Fails if there are no binaries, or they do not say.
+pub fn version() -> Result<(u32, u32)> {
+    let output = Command::new(assets()?.join("kube-apiserver")).arg("--version").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let numbers = text.trim().strip_prefix("Kubernetes v").with_context(|| text.clone())?;
+    let mut numbers = numbers.split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("`{text}` is no version"),
     }
 }
 

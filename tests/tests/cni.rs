@@ -130,11 +130,11 @@ fn what_needs_no_api_server_succeeds_without_one() -> Result<()> {
                 ensure!(call.run(&config)?.succeeded()?.is_empty());
             }
         }
-        let said = call("VERSION").run(&json!({"cniVersion": version}).to_string())?;
-        let said: Value = serde_json::from_str(said.succeeded()?)?;
+        let message = call("VERSION").run(&json!({"cniVersion": version}).to_string())?;
+        let message: Value = serde_json::from_str(message.succeeded()?)?;
         let expected =
             json!({"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]});
-        ensure!(said == expected, "{said}");
+        ensure!(message == expected, "{message}");
     }
     let mut config = config("1.1.0");
     config["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);

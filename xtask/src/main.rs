@@ -67,6 +67,9 @@ enum Task {
         /// Compare ours with another build: a folder with its `osm-egress` and `egress_filter.wasm`.
         #[arg(long, value_name = "FOLDER", conflicts_with = "flow_log")]
         against: Option<PathBuf>,
+        /// Measure the control plane with this many simulated proxies instead.
+        #[arg(long, value_name = "N")]
+        fleet: Option<usize>,
     },
     /// Fuzz the readers of foreign input; needs a nightly compiler.
     Fuzz {
@@ -140,15 +143,14 @@ fn run(task: Task) -> Result<()> {
             let envoy = tools::find_envoy(None)?;
             built.run("demo", "dev", &envoy, keep.then_some("--keep").as_slice())
         }
-        Task::Bench { quick, flow_log, against } => {
+        Task::Bench { quick, flow_log, against, fleet } => {
             let built = build("release")?;
             tools::install_network_tools()?;
             let envoy = tools::find_envoy(None)?;
             let flags = [quick.then_some("--quick"), flow_log.then_some("--flow-log")];
             let mut flags: Vec<_> = flags.into_iter().flatten().map(str::to_owned).collect();
-            if let Some(folder) = against {
-                flags.push(format!("--against={}", folder.display()));
-            }
+            flags.extend(against.map(|folder| format!("--against={}", folder.display())));
+            flags.extend(fleet.map(|proxies| format!("--fleet={proxies}")));
             built.run("bench", "release", &envoy, &flags)
         }
         Task::Fuzz { seconds, target } => fuzz::run(root()?, Duration::from_secs(seconds), target.as_deref()),

@@ -192,9 +192,7 @@ impl ManifestReader<'_> {
         let naming: ObjectName = deserialize("metadata", metadata.clone()).map_err(locate)?;
         let metadata: Metadata = deserialize("metadata", metadata).map_err(locate)?;
         let reference = read_reference(kind, naming).map_err(locate)?;
-        if kind == Kind::Egress {
-            restore_empty_lists(&mut map, metadata.annotation(LAST_APPLIED));
-        }
+        restore_empty_fields(kind, &mut map, metadata.annotation(LAST_APPLIED));
         let body = read_body(kind, &metadata, map).map_err(|mut diagnostic| {
             diagnostic.object = Some(reference.clone());
             locate(diagnostic)
@@ -212,18 +210,35 @@ impl ManifestReader<'_> {
 /// The annotation in which `kubectl apply` stores the applied manifest.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Restores lists that were written without a value, which is what remains when every entry is commented out.
-/// An API server does not keep them: `kubectl apply` removes such a field when it changes an object, and a
-/// definition without `nullable` drops it. The object would then allow anything instead of nothing. A list
-/// restored from the annotation [`LAST_APPLIED`] only narrows the object, so anybody may write the annotation.
-pub fn restore_empty_lists(map: &mut Map<String, Value>, applied: Option<&str>) {
+/// Restores fields that were written without a value, which is what remains when every entry of a list is commented out.
+/// An API server does not keep them: `kubectl apply` removes such a field when it changes an object (current versions also
+/// when they create one), and a definition without `nullable` drops it. The object would then allow anything instead of
+/// nothing. A field restored from the annotation [`LAST_APPLIED`] only narrows the object, so anybody may write the
+/// annotation.
+pub fn restore_empty_fields(kind: Kind, map: &mut Map<String, Value>, applied: Option<&str>) {
     let Some(text) = applied.filter(|text| text.contains("null")) else { return };
     let Ok(applied) = serde_json::from_str::<Value>(text) else { return };
-    let Some(spec) = map.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for field in ["hosts", "ipAddresses", "matches"] {
-        if !spec.contains_key(field) && applied.pointer(&format!("/spec/{field}")).is_some_and(Value::is_null)
-        {
-            spec.insert(field.to_owned(), Value::Null);
+    let (Some(spec), Some(applied)) = (map.get_mut("spec"), applied.get("spec")) else { return };
+    if kind == Kind::Egress {
+        restore_nulls(spec, applied, &["hosts", "ipAddresses", "matches"]);
+    } else if kind == Kind::HttpRouteGroup {
+        let matches = |spec: &'_ Value| spec.get("matches").and_then(Value::as_array).cloned();
+        let applied = matches(applied).unwrap_or_default();
+        for one in spec.get_mut("matches").and_then(Value::as_array_mut).into_iter().flatten() {
+            let name = one.get("name").cloned();
+            for was in applied.iter().filter(|was| was.get("name") == name.as_ref()) {
+                restore_nulls(one, was, &["pathRegex", "methods", "headers"]);
+            }
+        }
+    }
+}
+
+/// Restores those of these fields that are absent and were applied as null.
+fn restore_nulls(target: &mut Value, applied: &Value, fields: &[&str]) {
+    let Some(target) = target.as_object_mut() else { return };
+    for field in fields {
+        if !target.contains_key(*field) && applied.get(field).is_some_and(Value::is_null) {
+            target.insert((*field).to_owned(), Value::Null);
         }
     }
 }

@@ -17,6 +17,9 @@ const TOKEN_LIFETIME_SECONDS: u32 = 3600;
 
 /// Command of the binary that installs the rules.
 const IPTABLES_COMMAND: &str = "iptables";
+/// Path where Kubernetes mounts the workload's API token into each container that mounts nothing there itself. The injected
+/// containers ask no API server.
+const API_TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Default log level of Open Service Mesh.
 const DEFAULT_LOG_LEVEL: &str = "error";
@@ -53,7 +56,8 @@ pub(super) fn sidecar_container(
     let hosts =
         json!({"name": HOSTS_VOLUME, "mountPath": HOSTS_PATH, "subPath": HOSTS_FILE, "readOnly": true});
     let token = json!({"name": TOKEN_VOLUME, "mountPath": TOKEN_FOLDER, "readOnly": true});
-    container["volumeMounts"] = settings.xds_ca.iter().map(|_| token.clone()).chain([hosts]).collect();
+    container["volumeMounts"] =
+        settings.xds_ca.iter().map(|_| token.clone()).chain([hosts, no_api_token()]).collect();
     if native {
         container["restartPolicy"] = json!("Always");
         // The init containers that follow wait for this probe.
@@ -95,6 +99,7 @@ pub(super) fn init_container(settings: &Settings, mesh: &Sidecar, interception: 
     };
     let arguments = render_arguments(interception, settings.ip_families);
     container["args"] = std::iter::once(command.to_owned()).chain(arguments).collect();
+    container["volumeMounts"] = json!([no_api_token()]);
     container["securityContext"] = context;
     set_resources(&mut container, mesh);
     container
@@ -112,6 +117,12 @@ fn unprivileged_context(uid: u32) -> Value {
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     })
+}
+
+/// Builds a mount in the place of the workload's API token. The volume is that of the hosts file, which exists anyway and
+/// holds nothing secret.
+fn no_api_token() -> Value {
+    json!({"name": HOSTS_VOLUME, "mountPath": API_TOKEN_FOLDER, "readOnly": true})
 }
 
 /// Builds the volumes: the token that identifies the sidecar to the control plane, and the sidecar's hosts file.
@@ -147,11 +158,18 @@ fn ready_probe(period: u8) -> Value {
     })
 }
 
-/// Sets the resources. The init container has ended when the sidecar runs, so it needs none in addition.
+/// Sets the resources: those of the MeshConfig, else defaults, because a namespace with a ResourceQuota refuses pods that
+/// have a container without. The init container has ended when the sidecar runs, so it needs none in addition.
 fn set_resources(container: &mut Value, mesh: &Sidecar) {
-    if let Some(resources) =
-        mesh.resources.as_ref().filter(|resources| **resources != Value::Object(Map::new()))
-    {
-        container["resources"] = resources.clone();
-    }
+    let of_mesh = mesh.resources.as_ref().filter(|resources| **resources != Value::Object(Map::new()));
+    container["resources"] = of_mesh.cloned().unwrap_or_else(default_resources);
+}
+
+/// Returns the default resources. An idle sidecar has some 60 MB, and each worker at most 16 MiB of connections that wait
+/// for their first bytes. The limits only stop what has gone wrong: two workers use no more than two cores.
+fn default_resources() -> Value {
+    json!({
+        "requests": {"cpu": "50m", "memory": "128Mi"},
+        "limits": {"cpu": "2", "memory": "1Gi"},
+    })
 }

@@ -6,6 +6,7 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
 use super::annotations::{Annotations, parse_enabled};
+use super::interception::PROXY_UID;
 use super::{
     HOSTS_VOLUME, INIT_CONTAINER, INJECTED_LABEL, InjectionError, NATIVE_ANNOTATION, SIDECAR_CONTAINER,
     Settings, TOKEN_VOLUME, containers, exclusions, find_bypasses, has_proxy_uid,
@@ -44,7 +45,7 @@ pub fn inject_sidecar(
     {
         return Err(InjectionError::DottedServiceAccount(account.to_owned()));
     }
-    if parts.labels.get(INJECTED_LABEL).is_some() {
+    if parts.labels.get(INJECTED_LABEL).is_some() || parts.is_copy() {
         parts.remove_injected();
     }
     parts.check_names()?;
@@ -104,6 +105,21 @@ impl PodParts {
             init_containers: list("/spec/initContainers", "spec.initContainers")?,
             volumes: list("/spec/volumes", "spec.volumes")?,
         })
+    }
+
+    /// Returns true for a copy of an injected pod without its labels, as `kubectl debug --copy-to` makes it. Its injected
+    /// parts are replaced, so whoever imitates them gains nothing.
+    fn is_copy(&self) -> bool {
+        let is_init = |container: &Value| {
+            name(container) == INIT_CONTAINER && container["command"] == json!(["osm-egress"])
+        };
+        let is_sidecar = |container: &Value| {
+            name(container) == SIDECAR_CONTAINER
+                && container.pointer("/securityContext/runAsUser") == Some(&json!(PROXY_UID))
+        };
+        self.init_containers.iter().any(is_init)
+            && self.own_containers().any(is_sidecar)
+            && self.volumes.iter().any(|volume| name(volume) == HOSTS_VOLUME)
     }
 
     /// Removes injected parts. A pod that only has the label gets a sidecar all the same.

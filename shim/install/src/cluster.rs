@@ -1,5 +1,6 @@
 //! The API client of the installation, with errors that name the object and the remedy.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -135,6 +136,19 @@ impl Cluster {
         Ok(outcome)
     }
 
+    /// Returns true if applying the object takes fields over from other managers.
+    pub(super) async fn has_conflict(&self, object: &Value) -> Result<bool> {
+        let id = ObjectId::from_object(object);
+        let params = PatchParams { force: false, dry_run: true, ..PatchParams::apply(NAME) };
+        match self.api_of(&id).patch(&id.name, &params, &Patch::Apply(object)).await {
+            Ok(_) => Ok(false),
+            Err(kube::Error::Api(status)) if status.reason == "Conflict" => Ok(true),
+            // Such as a definition whose conversion webhook is removed first.
+            Err(kube::Error::Api(status)) if status.reason == "Invalid" => Ok(true),
+            Err(error) => Err(request_error("apply", &id, &error)),
+        }
+    }
+
     /// Creates an object. Returns false if it exists already.
     pub(super) async fn create(&self, object: &Value) -> Result<bool> {
         let id = ObjectId::from_object(object);
@@ -224,13 +238,24 @@ impl Cluster {
         Ok(kinds)
     }
 
-    /// The ports of the API server, if the cluster publishes them.
+    /// The ports of the API server, if the cluster publishes them: in EndpointSlices since Kubernetes 1.21, and in Endpoints
+    /// before, which newer versions warn of.
     pub(super) async fn api_server_ports(&self) -> Result<Vec<u16>> {
+        let port = |port: &Value| -> Option<u16> { port["port"].as_u64()?.try_into().ok() };
+        for version in ["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"] {
+            let kind = api_resource(version, "EndpointSlice");
+            let slices = self.list(&kind, Some("default"), "kubernetes.io/service-name=kubernetes").await?;
+            let ports = slices.iter().flat_map(|slice| slice["ports"].as_array().into_iter().flatten());
+            let ports: BTreeSet<u16> = ports.filter_map(port).collect();
+            if !ports.is_empty() {
+                return Ok(ports.into_iter().collect());
+            }
+        }
         let id = ObjectId::namespaced("v1", "Endpoints", "default", "kubernetes");
         let endpoints = self.get(&id).await?.unwrap_or_default();
         let subsets = endpoints["subsets"].as_array().into_iter().flatten();
         let ports = subsets.flat_map(|subset| subset["ports"].as_array().into_iter().flatten());
-        Ok(ports.filter_map(|port| port["port"].as_u64()?.try_into().ok()).collect())
+        Ok(ports.filter_map(port).collect())
     }
 
     /// Lists the pods with these labels.

@@ -7,6 +7,7 @@
 mod definition;
 mod mesh_config;
 mod policy;
+mod rules;
 mod schema;
 mod smi;
 mod upstream;
@@ -14,6 +15,8 @@ mod upstream;
 use serde_json::Value;
 
 use egress_core::yaml;
+
+pub(crate) use self::rules::add_rules;
 
 /// All definitions, each with its file name.
 #[must_use]

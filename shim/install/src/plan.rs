@@ -111,7 +111,9 @@ pub(super) async fn make_plan(
             ("Namespace", Some(existing)) if !is_managed(&existing) => {
                 plan.steps.push(Step::Keep(id, "existed before, and stays as it is".to_owned()));
             }
-            ("CustomResourceDefinition", Some(existing)) => plan.take_over(object, &existing),
+            ("CustomResourceDefinition", Some(existing)) => {
+                plan.take_over(cluster, object, &existing).await?
+            }
             (_, Some(existing)) if !is_managed(&existing) => unmanaged.push(id.to_string()),
             (_, _) => plan.steps.push(Step::Apply(object)),
         }
@@ -156,7 +158,7 @@ impl Plan {
 
     /// Replaces the schema of an existing definition; its objects stay. A definition that existed before the first
     /// installation does not get the label by which `uninstall` would delete it.
-    fn take_over(&mut self, mut definition: Value, existing: &Value) {
+    async fn take_over(&mut self, cluster: &Cluster, mut definition: Value, existing: &Value) -> Result<()> {
         if !is_managed(existing) {
             for label in [MANAGED_BY_LABEL, "app.kubernetes.io/part-of"] {
                 if let Some(labels) = definition["metadata"]["labels"].as_object_mut() {
@@ -178,13 +180,15 @@ impl Plan {
             .filter(|manager| ![NAME, "kube-apiserver"].contains(manager))
             .collect();
         managers.dedup();
-        if !managers.is_empty() {
+        // Others that have set the same fields to the same values stay their owners, and nothing is taken from them.
+        if !managers.is_empty() && cluster.has_conflict(&definition).await? {
             self.notes.push(format!(
                 "{id}: its schema is taken over from {} (by force); its objects stay",
                 managers.join(", ")
             ));
         }
         self.steps.push(Step::Apply(definition));
+        Ok(())
     }
 }
 
@@ -225,6 +229,11 @@ fn read_stored_values(deployment: &Value) -> Result<Value> {
     })
 }
 
+/// The second number of a version such as `v1.30.1-eks-1`.
+fn minor_version(version: &str) -> Option<u32> {
+    version.strip_prefix("v1.")?.split('.').next()?.parse().ok()
+}
+
 /// Reads the facts about the cluster that rendering needs.
 pub(super) async fn read_cluster_facts(cluster: &Cluster) -> Result<ClusterFacts> {
     let budget = if cluster.serves("policy/v1", "PodDisruptionBudget").await? {
@@ -232,11 +241,16 @@ pub(super) async fn read_cluster_facts(cluster: &Cluster) -> Result<ClusterFacts
     } else {
         "policy/v1beta1"
     };
+    let has_admission_policies =
+        cluster.serves(render::ADMISSION_POLICIES, "ValidatingAdmissionPolicy").await?;
     Ok(ClusterFacts {
         budget,
         api_server_ports: cluster.api_server_ports().await?,
         // Whoever may not list nodes knows nothing of them, and may choose.
         native_sidecars: nodes::run_native_sidecars(cluster).await.unwrap_or(false),
+        has_admission_policies,
+        // Rules exist since 1.25. Before 1.30 they would also stop the labelling of objects from before the rules.
+        has_validation_rules: minor_version(&cluster.version).is_some_and(|minor| minor >= 30),
     })
 }
 

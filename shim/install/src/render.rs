@@ -1,6 +1,7 @@
 //! Rendering of values as objects. It does not query the cluster: equal input gives equal objects.
 
 mod access;
+mod admission_policies;
 mod cni;
 mod input;
 mod mesh_config;
@@ -20,6 +21,7 @@ use egress_compile::IGNORE_LABEL;
 pub(super) use workload::{CNI_FLAG, NATIVE_FLAG, POD_ANNOTATIONS_FLAG};
 
 pub(super) use self::access::list_permissions;
+pub(super) use self::admission_policies::API_VERSION as ADMISSION_POLICIES;
 use self::input::encode_base64;
 pub(super) use self::input::{ClusterFacts, Input, TlsSecrets};
 pub(super) use self::mesh_config::patch_for;
@@ -30,7 +32,12 @@ pub(super) use self::webhooks::ADVISORY_WEBHOOKS;
 pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
     let names = input.names;
     let mut objects = vec![namespace(names)];
-    objects.extend(definitions());
+    objects.extend(definitions().map(|mut definition| {
+        if input.cluster.has_validation_rules {
+            crds::add_rules(&mut definition);
+        }
+        definition
+    }));
     objects.extend(access::role_objects(names));
     if !input.values.osm.egress.console_token_secret.is_empty() {
         objects.extend(access::console_write_objects(names));
@@ -47,6 +54,7 @@ pub(super) fn render_objects(input: &Input<'_>) -> Vec<Value> {
         objects.extend(cni::objects(input));
     }
     objects.push(workload::deployment(input));
+    objects.extend(admission_policies::objects(input));
     objects.extend(webhooks::objects(input));
     for object in &mut objects {
         let labels = if ObjectId::from_object(object).is_crd() {
@@ -67,6 +75,7 @@ pub(super) fn possible_ids(names: &Names, cluster: &ClusterFacts) -> Vec<ObjectI
     let (mut values, given) = (Values::default(), json!({}));
     values.osm.egress.console_token_secret = NAME.to_owned();
     values.osm.egress.cni = true;
+    let cluster = &ClusterFacts { has_admission_policies: true, ..cluster.clone() };
     let empty = PemPair { certificate: String::new(), key: String::new() };
     let secrets = TlsSecrets::Generated { authority: &empty, server: &empty };
     render_objects(&Input { values: &values, given: &given, names, cluster, secrets })

@@ -90,6 +90,10 @@ pub struct Egress {
     pub cni_conf_dir: String,
     /// Namespaces without injection, whose pods start even while the plugin cannot ask the API server.
     pub cni_exclude_namespaces: Vec<String>,
+    /// The delivery of the module to sidecars: `inline`, or `file:PATH`.
+    pub module_delivery: String,
+    /// The pods of the mesh that the API server itself refuses, if it has admission policies.
+    pub admission_policy: AdmissionPolicy,
     /// The number of control plane pods.
     pub replicas: NonZeroU16,
     /// The resources of each.
@@ -206,6 +210,20 @@ pub enum IpFamilies {
     Ipv4,
 }
 
+/// The pods that admission policies refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdmissionPolicy {
+    /// None: there are no admission policies.
+    Off,
+    /// None: there are warnings.
+    Warn,
+    /// Those that ask for what goes round a sidecar.
+    Explicit,
+    /// Those that do not rule it out, too.
+    Strict,
+}
+
 /// The changes to their interception that annotations of pods may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -256,6 +274,8 @@ impl Default for Egress {
             cni_bin_dir: "/opt/cni/bin".to_owned(),
             cni_conf_dir: "/etc/cni/net.d".to_owned(),
             cni_exclude_namespaces: Vec::new(),
+            module_delivery: INLINE.to_owned(),
+            admission_policy: AdmissionPolicy::Explicit,
             replicas: NonZeroU16::MIN.saturating_add(1),
             resources: resources.as_object().cloned().unwrap_or_default(),
             node_selector: BTreeMap::new(),
@@ -283,6 +303,9 @@ impl Default for Egress {
         }
     }
 }
+
+/// The delivery of the module by xDS.
+pub(super) const INLINE: &str = "inline";
 
 /// The default of `serve` (`docs/decisions/0094-connections-per-client.md`).
 pub const UPSTREAM_IDLE_TIMEOUT: &str = "60s";
@@ -389,6 +412,14 @@ impl Values {
             if name.is_empty() || !name.bytes().all(good) {
                 bail!("value `osm.egress.cniExcludeNamespaces[{i}]`: `{name}` is not a namespace");
             }
+        }
+        let file = egress.module_delivery.strip_prefix("file:");
+        if egress.module_delivery != INLINE && !file.is_some_and(|path| path.starts_with('/')) {
+            bail!(
+                "value `osm.egress.moduleDelivery`: `{}` is neither `inline` nor `file:` and an absolute path in the image of \
+                 the sidecar",
+                egress.module_delivery
+            );
         }
         if !(400..=599).contains(&egress.http_deny_status) {
             bail!("value `osm.egress.httpDenyStatus`: {} is not 400 to 599", egress.http_deny_status);

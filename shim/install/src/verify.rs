@@ -193,7 +193,7 @@ async fn report_pod_annotations(
     };
     report.add("pod annotations", State::Note, format!("{}{advice}", settings.join(", ")));
     if !wrong.is_empty() {
-        report.add("pod annotations", State::Warn, wrong.join("; "));
+        report.add("pod annotations", State::Warn, wrong.join("\n"));
     }
     Ok(())
 }
@@ -233,7 +233,7 @@ async fn check_namespaces(cluster: &Cluster, names: &Names, report: &mut Report)
     }
     report.add("namespaces", State::Ok, list.join(", "));
     if !wrong.is_empty() {
-        report.add("injection", State::Warn, wrong.join("; "));
+        report.add("injection", State::Warn, wrong.join("\n"));
     }
     let flags = InjectionFlags::read(cluster, names).await?;
     interception::check_pod_security(&found, flags, report);

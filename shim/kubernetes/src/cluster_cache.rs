@@ -199,7 +199,11 @@ impl ClusterCache {
         if Services::keeps(kind) {
             return self.services.apply(kind, item);
         }
-        let Item { key, labels, change, status } = item;
+        if item.is_being_deleted && is_grant(kind) {
+            // Whoever deleted it has revoked it; a finalizer may keep it for hours.
+            return self.delete(kind, &item.key);
+        }
+        let Item { key, labels, change, status, is_being_deleted: _ } = item;
         if kind == Kind::Egress && self.observed.0.get(&key).is_none_or(|before| **before != status) {
             self.observed.0.insert(key.clone(), Arc::new(status));
             self.observed.1 = true;
@@ -267,6 +271,11 @@ impl ClusterCache {
         let is_policy = matches!(kind, Kind::Egress | Kind::HttpRouteGroup | Kind::UpstreamTrafficSetting);
         is_policy && self.policy_namespaces.names(namespace)
     }
+}
+
+/// Returns whether objects of this kind grant something by themselves.
+const fn is_grant(kind: Kind) -> bool {
+    matches!(kind, Kind::Egress | Kind::TrafficTarget)
 }
 
 /// Returns whether objects of this kind count in namespaces of the mesh only. The MeshConfig is named by flags.

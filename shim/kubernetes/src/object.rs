@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Map, Value, json};
 
-use egress_compile::manifest::{Kind, LAST_APPLIED, ObjectRef, Revision, parse_value, restore_empty_lists};
+use egress_compile::manifest::{Kind, LAST_APPLIED, ObjectRef, Revision, parse_value, restore_empty_fields};
 use egress_compile::store::Change;
 
 /// The prefix of our annotations. Others do not matter, and some change all the time.
@@ -26,6 +26,8 @@ pub(crate) struct Item {
     pub(crate) change: Change,
     /// Its status.
     pub(crate) status: Observed,
+    /// True from its deletion on, which finalizers may delay.
+    pub(crate) is_being_deleted: bool,
 }
 
 /// The status of an object, as the API server has it.
@@ -64,15 +66,14 @@ pub fn is_ours(annotation: &str) -> bool {
 /// Reads an object.
 pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Item {
     let key = key(&object);
+    let is_being_deleted = object.metadata.deletion_timestamp.is_some();
     let labels = object.metadata.labels.unwrap_or_default();
     let mut ours = object.metadata.annotations.unwrap_or_default();
-    // It changes with whatever is applied, so only what it says of these lists is kept.
+    // It changes with whatever is applied, so only what it says of empty fields is kept.
     let applied = ours.remove(LAST_APPLIED);
     let ours: BTreeMap<String, String> = ours.into_iter().filter(|(name, _)| is_ours(name)).collect();
     let mut map = if let Value::Object(map) = object.data { map } else { Map::new() };
-    if kind == Kind::Egress {
-        restore_empty_lists(&mut map, applied.as_deref());
-    }
+    restore_empty_fields(kind, &mut map, applied.as_deref());
     // Others write it, and it says nothing that is asked for: it must not look like a change.
     let mut status = map.remove("status").unwrap_or_default();
     let conditions = status.get_mut("conditions").map(Value::take).unwrap_or_default();
@@ -107,5 +108,5 @@ pub(crate) fn read(kind: Kind, resource: &ApiResource, object: DynamicObject) ->
         // What a control plane that starts now would not know must not count (decision 25).
         Err(problems) => Change::Void(problems),
     };
-    Item { key, labels, change, status: observed }
+    Item { key, labels, change, status: observed, is_being_deleted }
 }

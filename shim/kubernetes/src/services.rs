@@ -131,7 +131,7 @@ impl Services {
 
     /// Takes in an object that is new, or changed.
     pub(super) fn apply(&mut self, kind: Kind, item: Item) {
-        let Item { key, labels, change, status: _ } = item;
+        let Item { key, labels, change, status: _, is_being_deleted: _ } = item;
         let body = read(&change).map(|object| &object.body);
         if kind == Kind::Pod {
             let pod = if let Some(Body::Workload(_, pod)) = body { Some(pod.clone()) } else { None };

@@ -9,6 +9,7 @@ pub mod fallback;
 pub mod identify;
 pub mod limits;
 pub mod proxies;
+mod push_budget;
 mod removal_timer;
 pub mod server;
 pub mod session;

@@ -30,6 +30,7 @@ use super::fallback::{Fallback, SnapshotBuilder};
 use super::identify::{Identification, ReviewMode, StreamRefusal};
 use super::limits::{self, Service, StreamLimits, Throttle, Unacknowledged};
 use super::proxies::{Proxies, Registration};
+use super::push_budget::{MAX_PUSH_TIME, PushBudget};
 use super::removal_timer::RemovalTimer;
 use super::session::{Answer, Delta, Event, MakeBeforeBreak, Sotw};
 use super::stream::{FIRST_MESSAGE_TIMEOUT, place, presented_credentials, refuse};
@@ -60,16 +61,18 @@ pub struct Server<S> {
     identify: Arc<Identification>,
     proxies: Arc<Proxies>,
     limits: Arc<StreamLimits>,
+    pushes: Arc<PushBudget>,
 }
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
-        let Self { snapshots, identify, proxies, limits } = self;
+        let Self { snapshots, identify, proxies, limits, pushes } = self;
         Self {
             snapshots: Arc::clone(snapshots),
             identify: Arc::clone(identify),
             proxies: Arc::clone(proxies),
             limits: Arc::clone(limits),
+            pushes: Arc::clone(pushes),
         }
     }
 }
@@ -127,7 +130,7 @@ session!(Delta, DeltaDiscoveryRequest, Protocol::Delta, Message::delta);
 impl<S: SnapshotProvider> Server<S> {
     /// A service of these snapshots.
     pub fn new(snapshots: Arc<S>, identify: Arc<Identification>, proxies: Arc<Proxies>) -> Self {
-        Self { snapshots, identify, proxies, limits: Arc::default() }
+        Self { snapshots, identify, proxies, limits: Arc::default(), pushes: Arc::default() }
     }
 
     /// Serves until `stop` resolves: over TLS, if there is any; with `flows`, access logs too.
@@ -230,8 +233,9 @@ impl<S: SnapshotProvider> Server<S> {
                 tracing::info!(peer = %credentials.peer(), by, "connected");
                 let registration = server.proxies.register(&node, &identity, T::PROTOCOL);
                 let snapshots = server.snapshots.subscribe(&identity);
+                let output = Output { answers: &answers, pushes: &server.pushes };
                 let stream =
-                    run_stream::<T>(&node, first, requests, snapshots, &*server.snapshots, &registration, &answers);
+                    run_stream::<T>(&node, first, requests, snapshots, &*server.snapshots, &registration, output);
                 let ended = tokio::select! {
                     ended = stream => ended,
                     refusal = server.identify.watch_expiry(&credentials, verified) => Err(End::Refused(refusal)),
@@ -284,6 +288,27 @@ async fn ready(answers: &Sender) -> Result<Option<OwnedSemaphorePermit>, End> {
     }
 }
 
+/// The way out of a stream.
+struct Output<'s> {
+    answers: &'s Sender,
+    pushes: &'s PushBudget,
+}
+
+impl Output<'_> {
+    /// Sends a message. A large one waits for its place in the budget, and keeps it until it has gone.
+    async fn send(&self, place: OwnedSemaphorePermit, message: Message) -> Result<(), wire::Closed> {
+        let share = self.pushes.acquire(message.len()).await;
+        self.answers.send(place, message)?;
+        if share.is_some() {
+            // One that takes longer goes on outside of the budget.
+            if let Ok(gone) = tokio::time::timeout(MAX_PUSH_TIME, self.answers.ready()).await {
+                drop(gone?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One stream until it ends. A proxy that does not read makes itself wait, and then gets the newest snapshot; after a
 /// while it is cut. Its requests are not read before it has read what it asked for.
 async fn run_stream<T: Session>(
@@ -293,8 +318,9 @@ async fn run_stream<T: Session>(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     builder: &impl SnapshotBuilder,
     registration: &Registration<'_>,
-    answers: &Sender,
+    output: Output<'_>,
 ) -> Result<(), End> {
+    let answers = output.answers;
     let mut session = T::default();
     let mut snapshot = Arc::clone(&snapshots.borrow_and_update());
     let mut fallback = Fallback::new(Arc::clone(&snapshot));
@@ -322,7 +348,7 @@ async fn run_stream<T: Session>(
         unacknowledged.record(&events);
         for response in responses {
             let Some(place) = ready(answers).await? else { return Ok(()) };
-            if answers.send(place, T::encode(response)).is_err() {
+            if output.send(place, T::encode(response)).await.is_err() {
                 return Ok(());
             }
         }

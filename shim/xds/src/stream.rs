@@ -18,7 +18,12 @@ pub(super) fn refuse(
     refusal: &StreamRefusal,
 ) -> Status {
     proxies.counts.refused(refusal.reason());
-    tracing::warn!(peer = %credentials.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+    if matches!(refusal, StreamRefusal::Unavailable(_)) {
+        // The outage is logged once, and not for each proxy of a fleet.
+        tracing::debug!(peer = %credentials.peer(), error = %refusal, "proxy refused");
+    } else {
+        tracing::warn!(peer = %credentials.peer(), reason = refusal.reason(), error = %refusal, "proxy refused");
+    }
     Status::from(refusal)
 }
 

@@ -41,6 +41,7 @@ pub(super) struct Message {
     pieces: VecDeque<Piece>,
     /// Constant bytes at the end, to which others may be added.
     tail: BytesMut,
+    length: usize,
 }
 
 impl Message {
@@ -81,7 +82,7 @@ impl Message {
             .map(|(head, resource)| head.len() + resource.len())
             .map(|length| key_len(RESOURCES) + encoded_len_varint(length as u64) + length)
             .sum();
-        let mut message = Self::default();
+        let mut message = Self { length: head.len() + length, ..Self::default() };
         // Not compressed.
         message.tail.put_u8(0);
         message.tail.put_u32(u32::try_from(head.len() + length).unwrap_or(u32::MAX));
@@ -95,6 +96,11 @@ impl Message {
         }
         message.flush();
         message
+    }
+
+    /// The length in bytes, without the frame of gRPC.
+    pub(super) fn len(&self) -> usize {
+        self.length
     }
 
     fn push(&mut self, piece: Piece) {

@@ -16,10 +16,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use egress_tests::client::{self, Outcome};
+use egress_tests::cluster::issue_control_plane_certificate;
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::envoy::Envoy;
+use egress_tests::fleet::{Fleet, FleetConfig};
 use egress_tests::netns::{self, Pod};
-use egress_tests::network::{EXAMPLE, HTTPBIN, NAME_SERVER, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::network::{
+    CONTROL_PLANE, EXAMPLE, HTTPBIN, NAME_SERVER, SECOND_CONTROL_PLANE, TestNetwork,
+};
 use egress_tests::repository_root;
 use egress_tests::sidecar;
 
@@ -37,6 +41,9 @@ struct Args {
     /// Compare ours with another build: a folder with its `osm-egress` and `egress_filter.wasm`.
     #[arg(long, value_name = "FOLDER", conflicts_with = "flow_log")]
     against: Option<PathBuf>,
+    /// Measure the control plane with this many simulated proxies instead, which all connect at once.
+    #[arg(long, value_name = "N")]
+    fleet: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +74,9 @@ fn run(args: &Args) -> Result<()> {
     let network = TestNetwork::new()?;
     network.write("bench.yaml", POLICY)?;
     network.global_egress(false)?;
+    if let Some(proxies) = args.fleet {
+        return fleet(&network, proxies);
+    }
     let control_plane = network.control_plane(&[])?;
     if args.flow_log {
         return flow_log(&network, args);
@@ -115,6 +125,35 @@ fn run(args: &Args) -> Result<()> {
     throughput(&sides, args.quick)?;
     propagation(&network, &pods[2], args.quick)?;
     reloads(&network, &control_plane, &ours, args.quick)
+}
+
+/// Measures the time and the memory that the control plane needs to serve a fleet, by each protocol, and what it has after
+/// the fleet has gone.
+fn fleet(network: &TestNetwork, proxies: usize) -> Result<()> {
+    let (_authority, own) = issue_control_plane_certificate()?;
+    let (certificate, key) = (own.text("tls.crt"), own.text("tls.key"));
+    println!("{proxies} proxies over TLS, the module inline; memory of the control plane in kB");
+    for delta in [false, true] {
+        let control_plane = network.control_plane(&["--tls-cert", &certificate, "--tls-key", &key])?;
+        let before = control_plane.memory()?;
+        let addresses = vec![SocketAddr::new(CONTROL_PLANE, 15128)];
+        let config =
+            FleetConfig { proxies, addresses, delta, tls: true, accounts: 100, ..FleetConfig::default() };
+        let fleet = Fleet::start(&network.outside.netns, config)?;
+        let all = Duration::from_secs(600);
+        let took = egress_tests::wait::wait_for("all proxies", all, || fleet.served() == proxies)?;
+        let (after, (median, longest)) = (control_plane.memory()?, fleet.delays());
+        println!(
+            "  {}: served in {took:.2?} (median {median:.2?}, longest {longest:.2?}), {} MB sent, {before} to {after}, {} each, \
+             peak {}, {} streams ended",
+            if delta { "delta" } else { "state of the world" },
+            fleet.received() >> 20,
+            after.saturating_sub(before) / proxies.max(1) as u64,
+            control_plane.peak_memory()?,
+            fleet.ended().0
+        );
+    }
+    Ok(())
 }
 
 type Work = fn(u32) -> Result<()>;

@@ -76,12 +76,15 @@ fn native_sidecars_and_the_plugin_follow_nodes_and_values() -> Result<()> {
     set_kubelet(api, "v1.28.9")?;
     api.namespace("curl", false)?;
     run(&["namespace", "add", "curl"])?;
-    let said = osm_egress(api, User::Admin, &["verify"])?.stdout;
-    ensure!(said.contains("one (v1.28.9)") && said.contains("injected pods do not start there"), "{said}");
+    let message = osm_egress(api, User::Admin, &["verify"])?.stdout;
+    ensure!(
+        message.contains("one (v1.28.9)") && message.contains("injected pods do not start there"),
+        "{message}"
+    );
     // No DaemonSet controller runs here, so no node is wanted, and none is missing.
-    ensure!(said.contains("CNI plugin") && said.contains("ready on 0 of 0 nodes"), "{said}");
-    let said = run(&["upgrade", "--set", "osm.egress.nativeSidecar=auto"])?;
-    ensure!(installed(api)? == (true, false, true), "{said:?}");
+    ensure!(message.contains("CNI plugin") && message.contains("ready on 0 of 0 nodes"), "{message}");
+    let message = run(&["upgrade", "--set", "osm.egress.nativeSidecar=auto"])?;
+    ensure!(installed(api)? == (true, false, true), "{message:?}");
     with_namespace_controller(api, || {
         run(&["upgrade", "--set", "osm.egress.cni=false"])?;
         Ok(())
@@ -89,8 +92,8 @@ fn native_sidecars_and_the_plugin_follow_nodes_and_values() -> Result<()> {
     ensure!(installed(api)? == (false, false, false), "{:?}", installed(api)?);
     run(&["upgrade", "--set", "osm.egress.cni=true"])?;
     with_namespace_controller(api, || {
-        let said = run(&["uninstall"])?.stdout;
-        ensure!(said.contains("DaemonSet osm-system-cni/osm-egress-cni: deleted"), "{said}");
+        let message = run(&["uninstall"])?.stdout;
+        ensure!(message.contains("DaemonSet osm-system-cni/osm-egress-cni: deleted"), "{message}");
         Ok(())
     })?;
     ensure!(!api.kubectl(User::Admin, &["get", "clusterroles", "-o", "name"])?.contains("osm-egress"));

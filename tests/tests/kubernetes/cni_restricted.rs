@@ -185,13 +185,13 @@ fn pods_of_a_restricted_namespace_are_intercepted_and_enforced() -> Result<()> {
         let place = network.outside.pod_without_rules()?;
         let netns = &place.sidecar;
         // The pod does not start before the plugin has run.
-        let (started, said) = start_init(netns, init)?;
-        ensure!(!started && said.contains("not redirected"), "{name}: {said}");
+        let (started, message) = start_init(netns, init)?;
+        ensure!(!started && message.contains("not redirected"), "{name}: {message}");
         node.call("ADD", &netns.path(), &format!("curl/{name}"))?.succeeded()?;
-        let (started, said) = start_init(netns, init)?;
+        let (started, message) = start_init(netns, init)?;
         ensure!(
-            started && said.contains("IPv4: redirected") && said.contains("IPv6: redirected"),
-            "{name}: {said}"
+            started && message.contains("IPv4: redirected") && message.contains("IPv6: redirected"),
+            "{name}: {message}"
         );
         // Without its sidecar nothing gets out.
         ensure!(!echo(&place, HTTPBIN)?, "{name}: it is not intercepted");

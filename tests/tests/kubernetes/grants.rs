@@ -1,14 +1,16 @@
-//! Grants across namespaces: permission, and the audit record.
+//! Grants: permission across namespaces, their end, and the audit record.
 
 use std::time::Duration;
 
+use crate::source::echo;
 use anyhow::{Context, Result, ensure};
-use egress_tests::cluster::{Cluster, EGRESS_ON, rules, wait_for_status};
+use egress_tests::cluster::{Cluster, EGRESS_ON, accepted_objects, rules, wait_for_status};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::kube::{ApiServer, User};
 use egress_tests::manifests::{egress, egress_in};
 use egress_tests::netns::ensure_capable;
-use egress_tests::network::{SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::network::{HTTPBIN, SECOND_CONTROL_PLANE, TestNetwork};
+use egress_tests::sidecar;
 use egress_tests::wait::wait_for;
 use serde_json::Value;
 
@@ -204,5 +206,36 @@ fn changes_of_a_folder_are_logged_with_their_file() -> Result<()> {
     wait_for_records(3)?;
     let objects: Vec<String> = lines().iter().map(|line| line["object"].to_string()).collect();
     ensure!(objects[2..] == ["\"Egress curl/r\""], "{objects:?}");
+    Ok(())
+}
+
+/// A finalizer keeps the object, and not what it grants.
+#[test]
+fn an_egress_that_is_being_deleted_grants_nothing() -> Result<()> {
+    ensure_capable()?;
+    let network = TestNetwork::new()?;
+    let pod = network.pod()?;
+    let cluster = Cluster::new(&network)?;
+    let api = &cluster.api;
+    api.apply(&egress("echo", "ports: [{number: 9000, protocol: tcp}]"))?;
+    let control_plane = cluster.control_plane(&[])?;
+    let _envoy = sidecar::start(&pod, false)?;
+    wait_for("the policy", Duration::from_secs(20), || echo(&pod, HTTPBIN, 9000).is_ok())
+        .with_context(|| control_plane.log())?;
+    let patch = |finalizers: &str| {
+        let patch = format!("{{\"metadata\":{{\"finalizers\":{finalizers}}}}}");
+        api.kubectl(User::Admin, &["patch", "egress", "echo", "-n", "curl", "--type=merge", "-p", &patch])
+    };
+    patch("[\"a.b/c\"]")?;
+    ensure!(echo(&pod, HTTPBIN, 9000).is_ok());
+    api.kubectl(User::Admin, &["delete", "egress", "echo", "-n", "curl", "--wait=false"])?;
+    wait_for("the revocation", Duration::from_secs(20), || echo(&pod, HTTPBIN, 9000).is_err())
+        .with_context(|| control_plane.log())?;
+    api.kubectl(User::Admin, &["get", "egress", "echo", "-n", "curl"]).context("it is still there")?;
+    // A control plane that starts now reads the same.
+    let second = cluster.launch(User::ControlPlane, SECOND_CONTROL_PLANE, &[])?.ready()?;
+    let known = accepted_objects(&second.status()?);
+    ensure!(!known.contains(&"Egress curl/echo".to_owned()), "{known:?}");
+    patch("null")?;
     Ok(())
 }

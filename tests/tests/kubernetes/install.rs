@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use egress_tests::cli::{CommandOutput, osm_egress};
 use egress_tests::cluster::Cluster;
-use egress_tests::kube::{ApiServer, Objects, User, with_namespace_controller};
+use egress_tests::kube::{self, ApiServer, Objects, User, with_namespace_controller};
 use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::TestNetwork;
@@ -119,6 +119,43 @@ fn uninstall_leaves_no_trace() -> Result<()> {
     ensure!(nothing.stdout.contains("there was nothing of mesh osm"), "{}", nothing.stdout);
     let error = run(api, &["upgrade"])?.expect_failure()?;
     ensure!(error.contains("run `osm-egress install`"), "{error}");
+    Ok(())
+}
+
+/// The installed definition refuses an Egress while no webhook answers, and `upgrade` says "by force" only of what it takes.
+#[test]
+fn the_definitions_have_rules_and_are_taken_over_once() -> Result<()> {
+    ensure_capable()?;
+    let network = TestNetwork::new()?;
+    let cluster = Cluster::without_definitions(&network)?;
+    let api = &cluster.api;
+    // Another manager of the same definitions, first with the same content and then with another.
+    cluster.install_definitions(|text| text.contains("egresses.policy"))?;
+    let first = run(api, &["install"])?.expect_success()?;
+    let again = run(api, &["upgrade"])?.expect_success()?;
+    ensure!(!again.stderr.contains("by force"), "{}", again.stderr);
+    let name = "egresses.policy.openservicemesh.io";
+    let patch = r#"{"spec":{"names":{"shortNames":["other"]}}}"#;
+    api.kubectl(User::Admin, &["patch", "crd", name, "--type=merge", "--field-manager=other", "-p", patch])?;
+    let taken = run(api, &["upgrade"])?.expect_success()?;
+    ensure!(taken.stderr.contains(&format!("{name}: its schema is taken over from ")), "{}", taken.stderr);
+    let again = run(api, &["upgrade"])?.expect_success()?;
+    ensure!(!again.stderr.contains("by force"), "{}", again.stderr);
+    // The ports of the API server, from its EndpointSlices.
+    let policy = read(api, &["networkpolicy", "osm-egress", "-n", "osm-system"])?;
+    ensure!(policy.to_string().contains("6443"), "{policy}");
+    let version = kube::version()?;
+    if version < (1, 30) {
+        println!("\nNOT RUN: rules in definitions need an API server of 1.30, and this one is {version:?}\n");
+        return Ok(());
+    }
+    // No webhook is asked in this namespace.
+    let bad = EGRESS.replace("hosts: [httpbin.org]", "hosts: []");
+    let error = format!("{:#}", api.apply(&bad).err().context("an empty list was let in")?);
+    ensure!(error.contains("hosts is present but empty, which grants nothing"), "{error}\n{}", first.stderr);
+    let bad = EGRESS.replace("hosts: [httpbin.org]\n  ", "").replace("https", "HTTP");
+    let error = format!("{:#}", api.apply(&bad).err().context("http without hosts was let in")?);
+    ensure!(error.contains("protocol http without hosts grants nothing"), "{error}");
     Ok(())
 }
 

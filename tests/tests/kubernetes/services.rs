@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use egress_tests::cluster::{Cluster, wait_for_status};
 use egress_tests::control_plane::ControlPlane;
 use egress_tests::echo::still_echoes;
-use egress_tests::kube::User;
+use egress_tests::kube::{self, User};
 use egress_tests::manifests::egress_in;
 use egress_tests::netns::ensure_capable;
 use egress_tests::network::{ELSEWHERE, HTTPBIN, TestNetwork};
@@ -30,8 +30,10 @@ fn service(name: &str, more: &str) -> String {
 fn slice(service: &str, address: IpAddr, pod: Option<&str>) -> String {
     let target = pod
         .map_or_else(String::new, |pod| format!(", targetRef: {{kind: Pod, namespace: shop, name: {pod}}}"));
+    // v1 exists since 1.21, and v1beta1 until 1.24.
+    let version = if kube::version().is_ok_and(|version| version < (1, 21)) { "v1beta1" } else { "v1" };
     format!(
-        "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\n\
+        "apiVersion: discovery.k8s.io/{version}\nkind: EndpointSlice\n\
          metadata: {{name: {service}-x, namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}\n\
          addressType: IPv4\nendpoints: [{{addresses: ['{address}']{target}}}]\n\
          ports: [{{port: 9000, protocol: TCP}}]\n"

@@ -27,11 +27,21 @@ pub(crate) struct ClusterFacts {
     pub(crate) api_server_ports: Vec<u16>,
     /// True if every node runs native sidecars.
     pub(crate) native_sidecars: bool,
+    /// True if it has ValidatingAdmissionPolicies: since Kubernetes 1.30.
+    pub(crate) has_admission_policies: bool,
+    /// True if definitions may have rules that existing objects need not satisfy: since Kubernetes 1.30.
+    pub(crate) has_validation_rules: bool,
 }
 
 impl Default for ClusterFacts {
     fn default() -> Self {
-        Self { budget: "policy/v1", api_server_ports: Vec::new(), native_sidecars: false }
+        Self {
+            budget: "policy/v1",
+            api_server_ports: Vec::new(),
+            native_sidecars: false,
+            has_admission_policies: false,
+            has_validation_rules: false,
+        }
     }
 }
 

@@ -73,6 +73,7 @@ fn values_reach_their_fields() {
             "imagePullPolicy": "Always",
             "initImage": "registry.example/init:1",
             "replicas": 3,
+            "moduleDelivery": "file:/egress_filter.wasm",
             "resources": {"limits": {"cpu": "2"}},
             "nodeSelector": {"a": "b"},
             "httpDenyStatus": 404,
@@ -159,7 +160,12 @@ fn objects_refer_to_earlier_ones_only() {
         super::possible_ids(&names(), &ClusterFacts::default()).into_iter().collect();
     assert!(possible.is_superset(&ids));
     // With every optional object.
-    let all = rendered(&json!({"osm": {"egress": {"consoleTokenSecret": "a", "cni": true}}}));
+    let given = json!({"osm": {"egress": {"consoleTokenSecret": "a", "cni": true}}});
+    let values = resolve(&given).expect("valid");
+    let cluster = &ClusterFacts { has_admission_policies: true, ..ClusterFacts::default() };
+    let (authority, server) = (pem_pair("the authority"), pem_pair("the server"));
+    let secrets = TlsSecrets::Generated { authority: &authority, server: &server };
+    let all = render_objects(&Input { values: &values, given: &given, names: &names(), cluster, secrets });
     assert_eq!(all.iter().map(ObjectId::from_object).collect::<BTreeSet<_>>(), possible);
 }
 
@@ -236,6 +242,42 @@ fn webhooks_fail_closed_and_trust_the_authority() {
             assert_eq!(webhook["sideEffects"], "None");
             let bundle = json!({ "data": { "bundle": webhook["clientConfig"]["caBundle"] } });
             assert_eq!(decode_secret_key(&bundle, "bundle").as_deref(), Some(AUTHORITY));
+        }
+    }
+}
+
+/// Only where the API server has them, and never more than is asked for.
+#[test]
+fn admission_policies_deny_what_is_asked_for() {
+    let policies = |mode: &str, has_admission_policies: bool| -> Vec<Value> {
+        let given = json!({"osm": {"egress": {"admissionPolicy": mode}}});
+        let values = resolve(&given).expect("valid");
+        let cluster = &ClusterFacts { has_admission_policies, ..ClusterFacts::default() };
+        let secrets = TlsSecrets::External { authority: AUTHORITY };
+        let input = Input { values: &values, given: &given, names: &names(), cluster, secrets };
+        let objects = render_objects(&input).into_iter();
+        objects
+            .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.contains("AdmissionPolicy")))
+            .collect()
+    };
+    assert_eq!(policies("explicit", false), [] as [Value; 0]);
+    assert_eq!(policies("off", true), [] as [Value; 0]);
+    for (mode, expected) in
+        [("warn", ["Warn", "Warn"]), ("explicit", ["Deny", "Warn"]), ("strict", ["Deny", "Deny"])]
+    {
+        let objects = policies(mode, true);
+        let actions: Vec<&Value> =
+            objects.iter().filter_map(|object| object["spec"].get("validationActions")).collect();
+        assert_eq!(actions, [&json!([expected[0]]), &json!([expected[1]])], "{mode}");
+        for object in &objects {
+            let expressions = object["spec"]["validations"].as_array().cloned().unwrap_or_default();
+            for expression in expressions.iter().filter_map(|rule| rule["expression"].as_str()) {
+                for (open, close) in [('(', ')'), ('[', ']')] {
+                    let count = |c: char| expression.matches(c).count();
+                    assert_eq!(count(open), count(close), "{expression}");
+                }
+                assert!(!expression.contains('\n') && !expression.contains("  "), "{expression}");
+            }
         }
     }
 }

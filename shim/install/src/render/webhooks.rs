@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::input::{Input, TlsSecrets, encode_base64};
-use crate::names::NAME;
+use crate::names::{NAME, Names};
 use egress_compile::{IGNORE_LABEL, MONITORED_LABEL};
 
 /// The timeout of the advisory webhook: a write of a ServiceAccount waits for it.
@@ -14,14 +14,7 @@ pub(crate) const ADVISORY_WEBHOOKS: [&str; 2] =
     ["grants.osm-egress.openservicemesh.io", "workloads.osm-egress.openservicemesh.io"];
 
 pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
-    let namespaces = json!({
-        "matchExpressions": [
-            { "key": MONITORED_LABEL, "operator": "In", "values": [input.names.mesh] },
-            { "key": IGNORE_LABEL, "operator": "DoesNotExist" },
-            // API servers set this label since 1.21; on older ones IGNORE_LABEL excludes the namespace.
-            { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [input.names.namespace] },
-        ],
-    });
+    let namespaces = mesh_namespaces(input.names);
     let rule = |group: &str, versions: &[&str], resources: &[&str], operations: &[&str]| {
         json!({
             "apiGroups": [group], "apiVersions": versions, "resources": resources,
@@ -38,13 +31,14 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
                 operations,
             ),
             rule("specs.smi-spec.io", &["v1alpha4"], &["httproutegroups"], operations),
+            rule("access.smi-spec.io", &["v1alpha3"], &["traffictargets"], operations),
         ]
     };
     let mut namespaces_themselves = rule("", &["v1"], &["namespaces"], &written);
     namespaces_themselves["scope"] = json!("Cluster");
-    let [egresses, groups] = policies(&["DELETE"]);
-    let grants =
-        json!([rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves, egresses, groups]);
+    let mut grants = vec![rule("", &["v1"], &["serviceaccounts"], &written), namespaces_themselves];
+    grants.extend(policies(&["DELETE"]));
+    let grants = json!(grants);
     let workloads = json!([
         rule("apps", &["v1"], &["deployments", "statefulsets", "daemonsets"], &written),
         rule("batch", &["v1"], &["jobs", "cronjobs"], &written),
@@ -81,10 +75,22 @@ pub(super) fn objects(input: &Input<'_>) -> [Value; 2] {
         // The containers that `kubectl debug` adds to a running pod.
         rule("", &["v1"], &["pods/ephemeralcontainers"], &["UPDATE"]),
     ]);
-    [
-        configuration(input, "Validating", &validating),
-        configuration(input, "Mutating", &[webhook(input, "inject", "/mutate", pods, Some(&namespaces))]),
-    ]
+    let mut inject = webhook(input, "inject", "/mutate", pods, Some(&namespaces));
+    // Webhooks whose names sort later may add containers. Injection is idempotent, and puts interception first again.
+    inject["reinvocationPolicy"] = json!("IfNeeded");
+    [configuration(input, "Validating", &validating), configuration(input, "Mutating", &[inject])]
+}
+
+/// The selector of the mesh's namespaces.
+pub(super) fn mesh_namespaces(names: &Names) -> Value {
+    json!({
+        "matchExpressions": [
+            { "key": MONITORED_LABEL, "operator": "In", "values": [names.mesh] },
+            { "key": IGNORE_LABEL, "operator": "DoesNotExist" },
+            // API servers set this label since 1.21; on older ones IGNORE_LABEL excludes the namespace.
+            { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [names.namespace] },
+        ],
+    })
 }
 
 fn configuration(input: &Input<'_>, kind: &str, webhooks: &[Value]) -> Value {

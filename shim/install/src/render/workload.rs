@@ -3,7 +3,7 @@
 use egress_policy::EncryptedHello;
 use serde_json::{Value, json};
 
-use super::super::values::{PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
+use super::super::values::{INLINE, PodAnnotations, UPSTREAM_IDLE_TIMEOUT};
 use super::input::{ClusterFacts, Input};
 use crate::names::{ADMIN_PORT, NAME, Names, TLS_SECRET, VALUES_ANNOTATION, WEBHOOK_PORT, XDS_PORT};
 use crate::values::{NativeSidecar, PodDns};
@@ -164,6 +164,9 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
     flag("sidecar-image", values.osm.sidecar_image.clone());
     flag("init-image", given.init_image.clone());
     flag("http-deny-status", given.http_deny_status.to_string());
+    if given.module_delivery != INLINE {
+        flag("module-delivery", given.module_delivery.clone());
+    }
     if !given.idle_timeout.is_empty() {
         flag("idle-timeout", given.idle_timeout.clone());
     }

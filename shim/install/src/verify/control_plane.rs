@@ -217,7 +217,7 @@ pub(super) async fn check_webhooks(cluster: &Cluster, names: &Names, report: &mu
         report.add_findings("webhooks", State::Warn, &open, "both exist, with the right authority");
     } else {
         wrong.push("`osm-egress upgrade` repairs it".to_owned());
-        report.add("webhooks", State::Fail, wrong.join("; "));
+        report.add("webhooks", State::Fail, wrong.join("\n"));
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Report {
         if findings.is_empty() {
             self.add(check, State::Ok, summary);
         } else {
-            self.add(check, state, findings.join("; "));
+            self.add(check, state, findings.join("\n"));
         }
     }
 }
@@ -73,7 +73,14 @@ impl std::fmt::Display for Report {
                 State::Unknown => "unknown",
                 State::Note => "note",
             };
-            writeln!(f, "{state:7}  {check}: {message}")?;
+            // A list has one finding on each line.
+            match message.split_once('\n') {
+                None => writeln!(f, "{state:7}  {check}: {message}")?,
+                Some(_) => {
+                    writeln!(f, "{state:7}  {check}:")?;
+                    message.lines().try_for_each(|finding| writeln!(f, "{:11}{finding}", ""))?;
+                }
+            }
         }
         let failed = self.checks.iter().filter(|check| check.state == State::Fail).count();
         match failed {
@@ -81,5 +88,23 @@ impl std::fmt::Display for Report {
             1 => writeln!(f, "1 check failed"),
             _ => writeln!(f, "{failed} checks failed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_one_finding_on_each_line() {
+        let mut report = Report::default();
+        report.add_findings("pods", State::Warn, &["a/b: no sidecar".to_owned(), "a/c".to_owned()], "none");
+        report.add_findings("images", State::Fail, &["one".to_owned()], "good");
+        report.add_findings("modes", State::Fail, &[], "good");
+        assert_eq!(
+            report.to_string(),
+            "warn     pods:\n           a/b: no sidecar\n           a/c\nFAIL     images: one\nok       modes: good\n\
+             1 check failed\n"
+        );
     }
 }

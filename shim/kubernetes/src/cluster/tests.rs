@@ -88,6 +88,71 @@ fn lists_that_kubectl_took_out() {
     assert_eq!(read(r#"{"spec":{}}"#), None);
 }
 
+/// So does a current kubectl with an object that it creates, in lists as well.
+#[test]
+fn fields_of_routes_that_kubectl_took_out() {
+    let read = |applied: &str| {
+        let annotations = json!({ "kubectl.kubernetes.io/last-applied-configuration": applied });
+        let object = json!({
+            "metadata": { "name": "g", "namespace": "n", "annotations": annotations },
+            "spec": { "matches": [{ "name": "m", "pathRegex": "/get" }] },
+        });
+        let resource = ApiResource {
+            group: Kind::HttpRouteGroup.group().to_owned(),
+            version: "v1alpha4".to_owned(),
+            api_version: "specs.smi-spec.io/v1alpha4".to_owned(),
+            kind: "HTTPRouteGroup".to_owned(),
+            plural: String::new(),
+        };
+        let object: DynamicObject = serde_json::from_value(object).expect("an object of an API server");
+        match object::read(Kind::HttpRouteGroup, &resource, object).change {
+            Change::Read(parsed) => format!("{:?}", parsed.objects[0].body),
+            other @ (Change::Unreadable(_) | Change::Void(_) | Change::Removed) => format!("{other:?}"),
+        }
+    };
+    let whole = read(r#"{"spec":{"matches":[{"name":"m","pathRegex":"/get"}]}}"#);
+    let other = read(r#"{"spec":{"matches":[{"name":"other","methods":null}]}}"#);
+    assert_eq!(whole, other);
+    for field in ["methods", "headers"] {
+        let applied =
+            format!(r#"{{"spec":{{"matches":[{{"name":"m","pathRegex":"/get","{field}":null}}]}}}}"#);
+        assert_ne!(read(&applied), whole, "{field}");
+    }
+}
+
+/// A finalizer may keep an object for hours after its deletion.
+#[test]
+fn an_egress_that_is_being_deleted_grants_nothing() {
+    let deleted = |mut item: Item| {
+        item.is_being_deleted = true;
+        item
+    };
+    let other = || vec![egress("n", "p", "a.org"), deleted(egress("n", "q", "a.org"))];
+    let mut cache = ready();
+    list(&mut cache, Kind::Namespace, vec![namespace("n", Some("osm"))]);
+    list(&mut cache, Kind::Egress, other());
+    assert_eq!(files(&mut cache), ["Egress n/p", "Namespace n"]);
+    cache.apply_event(Event::Applied(Kind::Egress, egress("n", "p", "b.org")));
+    assert_eq!(files(&mut cache), ["Egress n/p", "Namespace n"]);
+    cache.apply_event(Event::Applied(Kind::Egress, deleted(egress("n", "p", "b.org"))));
+    assert_eq!(files(&mut cache), ["Namespace n"]);
+    cache.apply_event(Event::Deleted(Kind::Egress, ("n".to_owned(), "p".to_owned())));
+    assert_eq!(files(&mut cache), ["Namespace n"]);
+}
+
+/// The API server says by a timestamp that an object is being deleted.
+#[test]
+fn deletion_timestamps_are_read() {
+    let value = json!({ "metadata": {
+        "name": "p", "namespace": "n", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a.b/c"],
+    }, "spec": {} });
+    let object: DynamicObject = serde_json::from_value(value).expect("an object of an API server");
+    let resource =
+        ApiResource::from_gvk(&kube::api::GroupVersionKind::gvk(Kind::Egress.group(), "v1alpha1", "Egress"));
+    assert!(object::read(Kind::Egress, &resource, object).is_being_deleted);
+    assert!(!egress("n", "p", "a.org").is_being_deleted);
+}
+
 fn unreadable(namespace: &str, name: &str) -> Item {
     item(Kind::Egress, namespace, name, &json!({ "spec": { "sources": [], "ports": [], "host": "x" } }))
 }
