@@ -273,12 +273,18 @@ fn the_plugins_rules_do_what_those_of_iptables_do() -> Result<()> {
                     );
                 }
             }
-            // The sidecar's connections to the pod's own address are inbound ones, also of IPv6.
+            // The sidecar's connections to the pod's own address are inbound ones; the workload's stay within the pod.
             netns.ip("addr add 10.99.0.1/32 dev lo")?;
             netns.ip("-6 addr add fd99::1/128 dev lo nodad")?;
+            answer(netns, &["10.99.0.1:7000", "[fd99::1]:7000"], b"local\n")?;
             for own in ["10.99.0.1", "fd99::1"] {
-                let found = ask(netns, 1500, to(own.parse()?, 7000))?;
-                ensure!(found == "inbound", "{name} by {form}: {own}: {found}");
+                for (uid, expected) in [(1500, "inbound"), (0, "local")] {
+                    let found = ask(netns, uid, to(own.parse()?, 7000))?;
+                    ensure!(
+                        found == expected,
+                        "{name} by {form}: uid {uid} to {own}: {found}, not {expected}"
+                    );
+                }
             }
         }
     }
