@@ -91,6 +91,9 @@ fn definition(input: &Input<'_>, policy: &Policy) -> Value {
             "failurePolicy": "Fail",
             "matchConstraints": {
                 "namespaceSelector": mesh_namespaces(input.names),
+                // The defaults, in full: server-side apply compares this part as a whole.
+                "objectSelector": {},
+                "matchPolicy": "Equivalent",
                 // A running pod can change only by ephemeral containers.
                 "resourceRules": [rule("pods", "CREATE"), rule("pods/ephemeralcontainers", "UPDATE")],
             },

@@ -225,7 +225,7 @@ impl Outage {
             (Err(reason), none @ None) => {
                 *none = Some(1);
                 tracing::warn!(
-                    reason,
+                    %reason,
                     "tokens cannot be reviewed: those that were confirmed before are accepted until they expire, \
                      others are refused"
                 );
