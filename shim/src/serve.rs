@@ -131,6 +131,7 @@ pub async fn run(config: Config) -> Result<()> {
         reviews: shared.reviews.clone(),
         clients: config.webhook_clients,
     };
+    let generator = Generator::new(config.envoy)?;
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
@@ -141,7 +142,7 @@ pub async fn run(config: Config) -> Result<()> {
         options: config.options,
         replica: config.replica,
         documents,
-        generator: Generator::new(config.envoy),
+        generator,
         proxies: Arc::clone(&proxies),
         request_log,
     };

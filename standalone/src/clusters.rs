@@ -1,97 +1,160 @@
-//! Clusters that only some configurations have. Aliases (`*name`) refer to anchors in `envoy/standalone.yaml`.
+//! Clusters: those that every configuration has, and those of rules with connection settings.
 
 use std::time::Duration;
 
 use egress_compile::{Limits, OwnCluster};
-use egress_policy::HostPattern;
-use egress_policy::contract::cluster;
+use egress_policy::{HostMatch, HostPattern};
 
-use crate::quoted;
+use crate::settings::Settings;
+use crate::value::{Object, Value};
+use crate::{config, dns, name, object, traffic};
 
-/// Formats the cluster for global egress.
-pub(super) fn passthrough() -> String {
-    format!(
-        "  - name: {}
-    type: ORIGINAL_DST
-    lb_policy: CLUSTER_PROVIDED
-    connect_timeout: 5s
-    connection_pool_per_downstream_connection: true
-    upstream_connection_options: *probed
-    circuit_breakers: *unlimited
-    typed_extension_protocol_options: *http
-",
-        cluster::PASSTHROUGH
-    )
-}
-
-/// The connect timeout of Open Service Mesh.
+/// As Open Service Mesh has it (Envoy's default).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Formats the cluster of rules with connection settings.
-pub(super) fn own(cluster: &OwnCluster) -> String {
-    let OwnCluster { name, host, limits } = cluster;
-    let (statistics, kind) = match host {
-        None => (String::new(), "    type: ORIGINAL_DST\n".to_owned()),
-        Some(host) => {
-            let cache = match host {
-                HostPattern::Exact(_) => "*dns",
-                HostPattern::Below(_) => "*dns_wildcard",
-            };
-            let kind = format!(
-                "    cluster_type:\n      name: envoy.clusters.dynamic_forward_proxy\n      typed_config:\n        \
-                 \"@type\": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig\n        \
-                 dns_cache_config: {cache}\n"
-            );
-            // Open Service Mesh uses this name for statistics.
-            (format!("    alt_stat_name: {}\n", quoted(&name.replace(['.', ':'], "_"))), kind)
-        }
-    };
-    format!(
-        "  - name: {}\n{statistics}    lb_policy: CLUSTER_PROVIDED\n{}{kind}",
-        quoted(name),
-        limited(limits)
-    )
+/// The clusters that every configuration has.
+#[must_use]
+pub fn constant(settings: &Settings) -> Vec<Value> {
+    let limits = Limits::default();
+    let resolving = |names| Value::Object(resolving(dns::cluster(names), None, settings, names, &limits));
+    vec![
+        Value::Object(original_dst(name::ORIGINAL_DST, settings, &limits)),
+        resolving(HostMatch::Exact),
+        resolving(HostMatch::Wildcard),
+        http(),
+    ]
 }
 
-fn limited(limits: &Limits) -> String {
-    let Limits {
-        connect_timeout,
-        max_connections,
-        max_requests,
-        max_pending_requests,
-        max_retries,
-        max_requests_per_connection,
-    } = limits;
-    let timeout = connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-    // A duration has at most nine digits after the point.
-    let timeout = format!("{}.{:09}", timeout.as_secs(), timeout.subsec_nanos());
-    let timeout = timeout.trim_end_matches('0').trim_end_matches('.');
-    let most = |limit: &Option<u32>| limit.unwrap_or(u32::MAX);
-    let breakers = format!(
-        "    circuit_breakers:\n      thresholds:\n      - {{max_connections: {}, max_pending_requests: {}, \
-         max_requests: {}, max_retries: {}, track_remaining: true}}\n",
-        most(max_connections),
-        most(max_pending_requests),
-        most(max_requests),
-        most(max_retries)
-    );
-    let options = match max_requests_per_connection {
-        None => "    typed_extension_protocol_options: *http\n".to_owned(),
-        Some(most) => format!(
-            "    typed_extension_protocol_options:\n      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \
-             \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        \
-             common_http_protocol_options: {{idle_timeout: 60s, max_headers_count: 10000, \
-             max_response_headers_kb: 8192, max_requests_per_connection: {most}}}\n        \
-             upstream_http_protocol_options: {{auto_sni: true, auto_san_validation: true}}\n        \
-             use_downstream_protocol_config: *protocol\n"
-        ),
-    };
-    // With a limit, clients share connections: Envoy gives each pool a first one whatever the limit.
-    let pool = match max_connections {
-        None => "    connection_pool_per_downstream_connection: true\n",
-        Some(_) => "",
-    };
-    format!(
-        "    connect_timeout: {timeout}s\n{pool}    upstream_connection_options: *probed\n{breakers}{options}"
-    )
+/// The cluster of global egress, to which connections go that the filter does not steer.
+#[must_use]
+pub fn passthrough(settings: &Settings) -> Value {
+    Value::Object(original_dst(name::PASSTHROUGH, settings, &Limits::default()))
+}
+
+/// The cluster of rules with connection settings.
+#[must_use]
+pub fn own(cluster: &OwnCluster, settings: &Settings) -> Value {
+    let OwnCluster { name, host, limits } = cluster;
+    Value::Object(match host {
+        None => original_dst(name, settings, limits),
+        Some(host) => {
+            let names = match host {
+                HostPattern::Exact(_) => HostMatch::Exact,
+                HostPattern::Below(_) => HostMatch::Wildcard,
+            };
+            // Open Service Mesh's statistics have this name.
+            let alt_stat_name = name.replace(['.', ':'], "_");
+            resolving(name, Some(alt_stat_name), settings, names, limits)
+        }
+    })
+}
+
+/// A cluster whose only host is the address that was dialled.
+fn original_dst(name: &str, settings: &Settings, limits: &Limits) -> Object {
+    object!({
+        "name": name,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        ..limited(limits),
+        ..upstream(settings, limits),
+    })
+}
+
+/// A cluster whose hosts are names that the filter allowed, resolved here.
+fn resolving(
+    name: &str,
+    alt_stat_name: Option<String>,
+    settings: &Settings,
+    names: HostMatch,
+    limits: &Limits,
+) -> Object {
+    object!({
+        "name": name,
+        "alt_stat_name": alt_stat_name,
+        "lb_policy": "CLUSTER_PROVIDED",
+        ..limited(limits),
+        ..upstream(settings, limits),
+        "cluster_type": {
+            "name": "envoy.clusters.dynamic_forward_proxy",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+                "dns_cache_config": dns::cache(settings, names),
+            },
+        },
+    })
+}
+
+/// The limits of a cluster.
+fn limited(limits: &Limits) -> Object {
+    let most = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+    object!({
+        "connect_timeout": limits.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        /// Without a limit of a policy there is none: Envoy's 1024 are for one service, and these are for everything.
+        "circuit_breakers": {
+            "thresholds": [{
+                "max_connections": most(limits.max_connections),
+                "max_pending_requests": most(limits.max_pending_requests),
+                "max_requests": most(limits.max_requests),
+                "max_retries": most(limits.max_retries),
+                "track_remaining": true,
+            }],
+        },
+    })
+}
+
+/// The connections of a cluster that leaves the machine.
+fn upstream(settings: &Settings, limits: &Limits) -> Object {
+    object!({
+        // With a limit on connections clients share them: Envoy gives each pool a first one whatever the limit, so that
+        // a pool for each client would be a limit for none.
+        /// A login (NTLM, Negotiate), and all else that belongs to a connection, is its client's.
+        "connection_pool_per_downstream_connection": limits.max_connections.is_none().then_some(true),
+        "upstream_connection_options": {"tcp_keepalive": traffic::keepalive()},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                /// A connection whose client has gone ends after this.
+                "common_http_protocol_options": traffic::responses(
+                    settings.upstream_idle_timeout,
+                    limits.max_requests_per_connection,
+                ),
+                /// A dynamic forward proxy insists on both for any TLS upstream; there is none here.
+                "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+                /// The version of HTTP that the workload speaks is the one that the origin gets.
+                "use_downstream_protocol_config": {
+                    "http_protocol_options": traffic::http1(),
+                    "http2_protocol_options": {},
+                },
+            },
+        },
+    })
+}
+
+/// The cluster that leads to the internal listener, where each request is decided. It leads to no socket.
+fn http() -> Value {
+    config!({
+        "name": name::HTTP,
+        "type": "STATIC",
+        ..limited(&Limits::default()),
+        "transport_socket": {
+            "name": "envoy.transport_sockets.internal_upstream",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
+                "transport_socket": {
+                    "name": "envoy.transport_sockets.raw_buffer",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+                    },
+                },
+            },
+        },
+        "load_assignment": {
+            "cluster_name": name::HTTP,
+            "endpoints": [{
+                "lb_endpoints": [{
+                    "endpoint": {"address": {"envoy_internal_address": {"server_listener_name": name::HTTP}}},
+                }],
+            }],
+        },
+    })
 }

@@ -1,4 +1,4 @@
-//! Plugin configuration: the document. Fields that are absent have the control plane's defaults.
+//! The two plugins: the filters that run the module, and their configuration.
 
 use std::fmt::Write;
 use std::io;
@@ -7,14 +7,74 @@ use egress_policy::{Document, Plugin};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-/// Formats the configuration of a plugin in one line.
+use crate::value::Value;
+use crate::{config, name};
+
+/// The name of a plugin, which is that of its filter, its resource and its root.
+#[must_use]
+pub const fn name(plugin: Plugin) -> &'static str {
+    match plugin {
+        Plugin::Network => name::NETWORK_PLUGIN,
+        Plugin::Http => name::HTTP_PLUGIN,
+    }
+}
+
+/// The type of a plugin's filter.
+const fn type_url(plugin: Plugin) -> &'static str {
+    match plugin {
+        Plugin::Network => "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+        Plugin::Http => "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+    }
+}
+
+/// A filter whose configuration comes by ECDS over the aggregated stream, with no default: until it is there, Envoy
+/// closes connections.
+#[must_use]
+pub fn by_discovery(plugin: Plugin) -> Value {
+    config!({
+        "name": name(plugin),
+        "config_discovery": {
+            "config_source": {"ads": {}, "resource_api_version": "V3"},
+            "type_urls": [type_url(plugin)],
+        },
+    })
+}
+
+/// A filter with its configuration, which is the resource of ECDS as well. `code` is a source of data: where the module
+/// is. `configuration` is the text that the module reads.
+#[must_use]
+pub fn extension(plugin: Plugin, code: Value, configuration: &str) -> Value {
+    config!({
+        "name": name(plugin),
+        "typed_config": {
+            "@type": type_url(plugin),
+            "config": {
+                "name": name(plugin),
+                "root_id": name(plugin),
+                "failure_policy": "FAIL_RELOAD",
+                "vm_config": {
+                    // Never empty: plugins without one share their data with strangers.
+                    "vm_id": "egress",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": code},
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": configuration,
+                },
+            },
+        },
+    })
+}
+
+/// Formats the configuration of a plugin in one line. Fields that are absent have the control plane's defaults.
 #[must_use]
 pub fn plugin(plugin: Plugin, document: &Document) -> String {
     serde_json::json!({"plugin": plugin, "version": document.version, "policy": document}).to_string()
 }
 
-/// Formats the configuration for people: a line for each rule and service. Lines after the first are indented.
-pub(super) fn readable(plugin: Plugin, document: &Document, column: usize) -> String {
+/// Formats the configuration for people: a line for each rule and service.
+pub(super) fn readable(plugin: Plugin, document: &Document) -> String {
     let Document { api_version, identity, version, mode, rules, in_mesh } = document;
     let mut text = format!(
         "{{\"plugin\": {}, \"version\": {}, \"policy\": {{\n  \"apiVersion\": {},\n  \"identity\": {},\n  \
@@ -31,8 +91,8 @@ pub(super) fn readable(plugin: Plugin, document: &Document, column: usize) -> St
         // Writing to a string does not fail.
         let _ = write!(text, ",\n  \"inMesh\": {}", list(in_mesh));
     }
-    text.push_str("}}");
-    text.replace('\n', &format!("\n{}", " ".repeat(column)))
+    text.push_str("}}\n");
+    text
 }
 
 fn list<T: Serialize>(items: &[T]) -> String {
@@ -79,12 +139,4 @@ pub(super) fn escaped(json: &str) -> String {
         }
     }
     text
-}
-
-/// The name of a plugin in JSON.
-pub(super) const fn name(plugin: Plugin) -> &'static str {
-    match plugin {
-        Plugin::Network => "network",
-        Plugin::Http => "http",
-    }
 }

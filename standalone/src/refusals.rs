@@ -1,9 +1,6 @@
 //! Envoy's own responses, before or after the filter, and their reason codes.
 
-use std::fmt;
-
 use egress_policy::ReasonCode;
-use egress_policy::contract::header;
 
 /// A response of Envoy's own.
 #[derive(Clone, Copy, Debug)]
@@ -57,31 +54,5 @@ impl EnvoyRefusal {
     #[must_use]
     pub fn body(&self) -> String {
         format!("egress denied: {}: {}\n", self.reason, self.reason.meaning().trim())
-    }
-}
-
-/// Writes an item of the list of mappers in `envoy/standalone.yaml`.
-impl fmt::Display for EnvoyRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        write!(
-            f,
-            "            - filter:\n                extension_filter:\n                  \
-             name: envoy.access_loggers.extension_filters.cel\n                  typed_config:\n                    \
-             \"@type\": type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter\n                    \
-             expression: {}\n",
-            quoted(self.condition)
-        )?;
-        if self.by_policy {
-            f.write_str("              status_code: 403\n")?;
-        }
-        write!(
-            f,
-            "              body: {{inline_string: {}}}\n              \
-             headers_to_add: [{{header: {{key: {}, value: {}}}}}]\n",
-            quoted(&self.body()),
-            header::DENIED,
-            self.reason
-        )
     }
 }

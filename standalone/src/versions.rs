@@ -1,8 +1,9 @@
 //! Differences between versions of Envoy, in one table for the code and for `docs/envoy-versions.md`.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::EnvoyVersion;
+use crate::value::Value;
 
 /// A runtime value that a version needs. Older versions log an error about a guard that they do not know.
 #[derive(Clone, Copy, Debug)]
@@ -12,9 +13,36 @@ pub struct Guard {
     /// The name.
     pub name: &'static str,
     /// The required value.
-    pub value: &'static str,
+    pub value: GuardValue,
     /// The reason.
     pub why: &'static str,
+}
+
+/// A value of Envoy's runtime.
+#[derive(Clone, Copy, Debug)]
+pub enum GuardValue {
+    /// A number.
+    Number(u32),
+    /// A boolean.
+    Bool(bool),
+}
+
+impl From<GuardValue> for Value {
+    fn from(value: GuardValue) -> Self {
+        match value {
+            GuardValue::Number(number) => number.into(),
+            GuardValue::Bool(value) => value.into(),
+        }
+    }
+}
+
+impl fmt::Display for GuardValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Bool(value) => value.fmt(f),
+        }
+    }
 }
 
 /// A feature that our configuration needs.
@@ -53,14 +81,14 @@ pub const GUARDS: [Guard; 2] = [
     Guard {
         since: version(39),
         name: "overload.premature_reset_total_stream_count",
-        value: "4294967295",
+        value: GuardValue::Number(u32::MAX),
         why: "Envoy closes an HTTP/2 connection whose first 500 requests were reset for the most part, as clients \
               may do and a policy change does, and where hundreds are open it crashes in doing so",
     },
     Guard {
         since: version(40),
         name: "envoy.reloadable_features.enable_send_rst_on_user_space_socket",
-        value: "false",
+        value: GuardValue::Bool(false),
         why: "1.40 resets an internal connection when it closes it, and the end of a response is lost",
     },
 ];

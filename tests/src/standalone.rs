@@ -81,9 +81,15 @@ pub fn with_admin(text: &str) -> String {
 
 /// Adds the network's name server and an admin interface.
 fn in_the_world(mut text: String) -> Result<String> {
-    let options = "dns_resolver_options: {no_default_search_domain: true}";
-    let server = format!("{{socket_address: {{address: {NAME_SERVER}, port_value: 53}}}}");
-    replace(&mut text, options, &format!("{options}\n                resolvers: [{server}]"))?;
+    let options = "dns_resolver_options: {no_default_search_domain: true}\n";
+    let server = format!("{{socket_address: {{address: \"{NAME_SERVER}\", port_value: 53}}}}");
+    // In a filter and in a cluster, whose lines are indented differently.
+    for indent in [14, 16] {
+        let indent = format!("\n{}", " ".repeat(indent));
+        let resolvers =
+            format!("{indent}{options}").trim_end().to_owned() + &format!("{indent}resolvers: [{server}]\n");
+        replace(&mut text, &format!("{indent}{options}"), &resolvers)?;
+    }
     Ok(with_admin(&text))
 }
 

@@ -146,14 +146,16 @@ fn printed_and_served_configurations_are_equal() -> Result<()> {
         + &egress(
             "own",
             &format!(
-                "hosts: [httpbin.org, '*.example.com'], ports: [{{number: 443, protocol: https}}], {}",
+                "hosts: [httpbin.org, '*.example.com']\nports: [{{number: 443, protocol: https}}]\n{}",
                 by_upstream_settings("s")
             ),
         );
-    let global = mesh_config("{enableEgress: true}") + ENFORCED_AND_AUDITED;
-    for (case, manifests) in
-        [("enforced", ENFORCED_AND_AUDITED), ("own clusters", &own_clusters), ("global egress", &global)]
-    {
+    let global = mesh_config("enableEgress: true");
+    for (case, manifests, clusters) in [
+        ("enforced", ENFORCED_AND_AUDITED, &[][..]),
+        ("own clusters", &own_clusters, &["*.example.com:443", "httpbin.org:443"]),
+        ("global egress", &global, &["passthrough-outbound"]),
+    ] {
         let network = TestNetwork::new()?;
         network.write("mesh.yaml", manifests)?;
         let served = {
@@ -168,7 +170,12 @@ fn printed_and_served_configurations_are_equal() -> Result<()> {
             let envoy = Envoy::start(&pod, &standalone.compiled(network.manifests.path())?, 1)?;
             Configuration::read(&envoy)?.normalize()?
         };
-        ensure!(served.listeners.len() == 2 && served.clusters.len() >= 4, "{case}: {served:#?}");
+        ensure!(
+            served.listeners.len() == 2 && served.clusters.len() == 4 + clusters.len(),
+            "{case}: {served:#?}"
+        );
+        let lacking = clusters.iter().find(|name| !served.clusters.contains_key(**name));
+        ensure!(lacking.is_none(), "{case}: no cluster {lacking:?}");
         ensure!(served.plugins.len() == 2, "{case}: no plugins by ECDS");
         let mut found = differences(&served.listeners, &printed.listeners);
         found.extend(differences(&served.clusters, &printed.clusters));

@@ -81,7 +81,7 @@ impl Client {
         ];
         let text = sidecar::bootstrap_with(identity, false, &flags)?;
         // No name server resolves this name, but the certificate has it.
-        let (name, address) = (format!("address: \"{HOST}\""), format!("address: \"{CONTROL_PLANE}\""));
+        let (name, address) = (format!("address: {HOST},"), format!("address: \"{CONTROL_PLANE}\","));
         ensure!(text.contains(&name), "{text}");
         Ok(text.replace(&name, &address))
     }

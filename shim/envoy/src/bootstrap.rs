@@ -1,9 +1,10 @@
 //! The bootstrap that makes a stock Envoy ask the control plane for everything else.
 
 use std::fmt;
+use std::time::Duration;
 
 use egress_policy::Identity;
-use egress_standalone::{EnvoyVersion, versions};
+use egress_standalone::{EnvoyVersion, Value, config, name, process, yaml};
 
 use super::credentials::Security;
 
@@ -47,126 +48,181 @@ const MAX_READY_CONNECTIONS: u16 = 2048;
 const MAX_METRICS_REQUESTS: u16 = 16;
 
 impl Ready {
-    fn cluster(admin_port: u16) -> String {
-        format!(
-            "\n  - name: egress-admin\n    connect_timeout: 1s\n    circuit_breakers:\n      thresholds:\n      - \
-             {{max_connections: {MAX_METRICS_REQUESTS}, max_requests: {MAX_METRICS_REQUESTS}, \
-             max_pending_requests: {MAX_METRICS_REQUESTS}}}\n    load_assignment:\n      cluster_name: \
-             egress-admin\n      endpoints:\n      - lb_endpoints:\n        - endpoint: {{address: \
-             {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}}}"
-        )
+    /// The cluster that leads to Envoy's own metrics.
+    fn cluster(admin_port: u16) -> Value {
+        config!({
+            "name": "egress-admin",
+            "connect_timeout": Duration::from_secs(1),
+            "circuit_breakers": {
+                "thresholds": [{
+                    "max_connections": MAX_METRICS_REQUESTS,
+                    "max_requests": MAX_METRICS_REQUESTS,
+                    "max_pending_requests": MAX_METRICS_REQUESTS,
+                }],
+            },
+            "load_assignment": endpoint("egress-admin", "127.0.0.1", admin_port),
+        })
     }
 
-    fn listener(self) -> String {
+    fn listener(self) -> Value {
         let Self { port, ipv6 } = self;
-        let address = if ipv6 { "'::', ipv4_compat: true" } else { "0.0.0.0" };
-        format!(
-            r#"
-  listeners:
-  - name: ready
-    address: {{socket_address: {{address: {address}, port_value: {port}}}}}
-    per_connection_buffer_limit_bytes: 16384
-    filter_chains:
-    - filters:
-      # Whoever reaches the pod reaches this port: no client has much of it, or has it for long.
-      - name: envoy.filters.network.connection_limit
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit
-          stat_prefix: ready
-          max_connections: {MAX_READY_CONNECTIONS}
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ready
-          codec_type: HTTP1
-          generate_request_id: false
-          max_request_headers_kb: 4
-          request_headers_timeout: 2s
-          request_timeout: 5s
-          delayed_close_timeout: 0.2s
-          common_http_protocol_options: {{idle_timeout: 5s, max_stream_duration: 10s, max_headers_count: 64}}
-          route_config:
-            virtual_hosts:
-            - name: ready
-              domains: ['*']
-              routes:
-              - {{match: {{path: /ready}}, direct_response: {{status: 200}}}}
-              - match: {{path: /stats/prometheus, headers: [{{name: ':method', string_match: {{exact: GET}}}}]}}
-                route: {{cluster: egress-admin}}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"#
-        )
+        let address = match ipv6 {
+            true => config!({"address": "::", "ipv4_compat": true, "port_value": port}),
+            false => config!({"address": "0.0.0.0", "port_value": port}),
+        };
+        config!({
+            "name": "ready",
+            "address": {"socket_address": address},
+            "per_connection_buffer_limit_bytes": 16384_u32,
+            "filter_chains": [{
+                "filters": [
+                    /// Whoever reaches the pod reaches this port: no client has much of it, or has it for long.
+                    {
+                        "name": "envoy.filters.network.connection_limit",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
+                            "stat_prefix": "ready",
+                            "max_connections": MAX_READY_CONNECTIONS,
+                        },
+                    },
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": Self::connection_manager(),
+                    },
+                ],
+            }],
+        })
     }
+
+    fn connection_manager() -> Value {
+        config!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "ready",
+            "codec_type": "HTTP1",
+            "generate_request_id": false,
+            "max_request_headers_kb": 4_u32,
+            "request_headers_timeout": Duration::from_secs(2),
+            "request_timeout": Duration::from_secs(5),
+            "delayed_close_timeout": Duration::from_millis(200),
+            "common_http_protocol_options": {
+                "idle_timeout": Duration::from_secs(5),
+                "max_stream_duration": Duration::from_secs(10),
+                "max_headers_count": 64_u32,
+            },
+            "route_config": {
+                "virtual_hosts": [{
+                    "name": "ready",
+                    "domains": ["*"],
+                    "routes": [
+                        {"match": {"path": "/ready"}, "direct_response": {"status": 200_u32}},
+                        {
+                            "match": {
+                                "path": "/stats/prometheus",
+                                "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
+                            },
+                            "route": {"cluster": "egress-admin"},
+                        },
+                    ],
+                }],
+            },
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }],
+        })
+    }
+}
+
+/// One address as the endpoints of a cluster.
+fn endpoint(cluster: &str, address: &str, port: u16) -> Value {
+    config!({
+        "cluster_name": cluster,
+        "endpoints": [{
+            "lb_endpoints": [{
+                "endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}},
+            }],
+        }],
+    })
+}
+
+impl Bootstrap {
+    /// The bootstrap.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta, ready } = self;
+        let node = identity.as_ref().map(|identity| {
+            let (namespace, service_account) = (identity.namespace(), identity.service_account());
+            config!({
+                "id": format!("{proxy}.{service_account}.{namespace}"),
+                "cluster": format!("{service_account}.{namespace}"),
+            })
+        });
+        let resources = || {
+            config!({
+                "ads": {},
+                "resource_api_version": "V3",
+                // Whoever waits for `ready` waits until there is an answer.
+                "initial_fetch_timeout": ready.map(|_| Duration::ZERO),
+            })
+        };
+        let listeners = ready.map(|ready| config!([ready.listener()]));
+        let admin = ready.map(|_| Ready::cluster(*admin_port));
+        config!({
+            "node": node,
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": *admin_port}}},
+            ..process::extensions(),
+            ..process::stats(),
+            ..process::runtime(*version),
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": if *delta { "DELTA_GRPC" } else { "GRPC" },
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": name::CONTROL_PLANE}}],
+                },
+                "cds_config": resources(),
+                "lds_config": resources(),
+            },
+            "static_resources": {
+                "listeners": listeners,
+                "clusters": [admin, control_plane(security, xds_host, *xds_port)],
+            },
+        })
+    }
+}
+
+/// The cluster of the control plane.
+fn control_plane(security: &Security, host: &str, port: u16) -> Value {
+    config!({
+        "name": name::CONTROL_PLANE,
+        "type": "STRICT_DNS",
+        "connect_timeout": Duration::from_secs(5),
+        "load_assignment": endpoint(name::CONTROL_PLANE, host, port),
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_probes": 5_u32, "keepalive_time": 60_u32, "keepalive_interval": 5_u32},
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        /// A dead control plane is noticed, and the next one asked.
+                        "connection_keepalive": {"interval": Duration::from_secs(30), "timeout": Duration::from_secs(5)},
+                    },
+                },
+                ..security.http_options(),
+            },
+        },
+        "transport_socket": security.transport_socket(host),
+    })
 }
 
 impl fmt::Display for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, proxy, version, security, xds_host, xds_port, admin_port, delta, ready } = self;
-        if let Some(identity) = identity {
-            let (namespace, service_account) = (identity.namespace(), identity.service_account());
-            write!(
-                f,
-                "# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.\n\
-                 node:\n  id: {proxy}.{service_account}.{namespace}\n  cluster: {service_account}.{namespace}\n"
-            )?;
+        if let Some(identity) = &self.identity {
+            let version = self.version;
+            writeln!(f, "# Envoy {version} as the sidecar of {identity}. Made by `osm-egress bootstrap`.")?;
         }
-        // Whoever waits for `ready` waits until there is an answer.
-        let wait = if ready.is_some() { ", initial_fetch_timeout: 0s" } else { "" };
-        let admin = ready.map(|_| Ready::cluster(*admin_port)).unwrap_or_default();
-        let ready = ready.map(Ready::listener).unwrap_or_default();
-        let api_type = if *delta { "DELTA_GRPC" } else { "GRPC" };
-        let guards: String = versions::guards(*version)
-            .map(|guard| format!("\n      {}: {}", guard.name, guard.value))
-            .collect();
-        write!(
-            f,
-            r#"admin:
-  address: {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}
-bootstrap_extensions:
-- name: envoy.bootstrap.internal_listener
-  typed_config:
-    "@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener
-# The filter's counters carry their labels in their names.
-stats_config:
-  stats_tags:
-  - {{tag_name: verdict, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.verdict\.([a-z-]+))'}}
-  - {{tag_name: reason, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.reason\.([a-z-]+))'}}
-  - {{tag_name: protocol, regex: '^wasmcustom\.egress_[a-z_]+_total.*?(\.protocol\.([a-z-]+))'}}
-layered_runtime:
-  layers:
-  - name: egress
-    static_layer:{guards}
-dynamic_resources:
-  ads_config:
-    api_type: {api_type}
-    transport_api_version: V3
-    set_node_on_first_message_only: true
-    grpc_services:
-    - envoy_grpc: {{cluster_name: osm-egress}}
-  cds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
-  lds_config: {{ads: {{}}, resource_api_version: V3{wait}}}
-static_resources:{ready}
-  clusters:{admin}
-  - name: osm-egress
-    type: STRICT_DNS
-    connect_timeout: 5s
-    load_assignment:
-      cluster_name: osm-egress
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: "{xds_host}", port_value: {xds_port}}}}}}}
-    upstream_connection_options:
-      tcp_keepalive: {{keepalive_probes: 5, keepalive_time: 60, keepalive_interval: 5}}
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config:
-          http2_protocol_options:
-            # A dead control plane is noticed, and the next one asked.
-            connection_keepalive: {{interval: 30s, timeout: 5s}}
-"#
-        )?;
-        security.write(f, xds_host)
+        f.write_str(&yaml::text(&self.value()))
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use egress_standalone::value::Object;
+use egress_standalone::{Value, config, object, yaml};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
 /// The way in which Envoy and the control plane authenticate each other.
@@ -64,6 +66,11 @@ impl Authority {
             any = true;
         }
         if any { Ok(Self(text.to_owned())) } else { Err(AuthorityError::None) }
+    }
+
+    /// The text, without spaces around its lines.
+    fn lines(&self) -> String {
+        self.0.lines().flat_map(|line| [line.trim(), "\n"]).collect()
     }
 }
 
@@ -140,88 +147,104 @@ impl ClientFiles {
     }
 }
 
+impl ClientFiles {
+    /// The answer of SDS that the file holds.
+    pub(super) fn value(&self) -> Value {
+        let Self { certificate, key, sds: _ } = self;
+        config!({
+            "resources": [{
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+                "name": "client",
+                "tls_certificate": {
+                    "certificate_chain": {"filename": certificate.to_string()},
+                    "private_key": {"filename": key.to_string()},
+                    /// Of a volume, or of a folder in which new files replace old ones by renaming.
+                    "watched_directory": {"path": certificate.folder()},
+                },
+            }],
+        })
+    }
+}
+
 impl fmt::Display for ClientFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { certificate, key, sds: _ } = self;
-        let folder = certificate.folder();
-        write!(
-            f,
-            r#"# The client certificate of a sidecar. Made by `osm-egress bootstrap`.
-resources:
-- "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret
-  name: client
-  tls_certificate:
-    certificate_chain: {{filename: "{certificate}"}}
-    private_key: {{filename: "{key}"}}
-    # Of a volume, or of a folder in which new files replace old ones by renaming.
-    watched_directory: {{path: "{folder}"}}
-"#
-        )
+        f.write_str("# The client certificate of a sidecar. Made by `osm-egress bootstrap`.\n")?;
+        f.write_str(&yaml::text(&self.value()))
     }
 }
 
 impl Security {
-    /// Writes the end of a bootstrap: the rest of the control plane's cluster, after its protocol.
-    pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, xds_host: &str) -> fmt::Result {
-        let Self::Tls { authority, credentials } = self else { return Ok(()) };
-        if let Credentials::Token(file) = credentials {
-            write!(
-                f,
-                r#"        http_filters:
-        # Read for each stream, so that a renewed token is used from the next one on.
-        - name: token
-          typed_config:
-            "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
-            default_source_code:
-              inline_string: |
-                function envoy_on_request(handle)
-                  local file = io.open("{file}")
-                  if file then
-                    handle:headers():replace("authorization", "Bearer " .. (file:read("*l") or ""))
-                    file:close()
-                  end
-                end
-        - name: codec
-          typed_config:
-            "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
-"#
-            )?;
+    /// The options of HTTP of the control plane's cluster.
+    pub(super) fn http_options(&self) -> Object {
+        match self {
+            Self::Tls { credentials: Credentials::Token(file), .. } => object!({
+                "http_filters": [
+                    /// Read for each stream, so that a renewed token is used from the next one on.
+                    {
+                        "name": "token",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                            "default_source_code": {"inline_string": send_token(file)},
+                        },
+                    },
+                    {
+                        "name": "codec",
+                        "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",
+                        },
+                    },
+                ],
+            }),
+            Self::Tls { credentials: Credentials::Certificate(_), .. } => object!({
+                /// A connection keeps the certificate with which it began.
+                "common_http_protocol_options": {"max_requests_per_connection": 1_u32},
+            }),
+            Self::Tls { credentials: Credentials::NodeId, .. } | Self::Plaintext => Object::default(),
         }
-        if let Credentials::Certificate(_) = credentials {
-            // A connection keeps the certificate with which it began.
-            f.write_str("        common_http_protocol_options: {max_requests_per_connection: 1}\n")?;
-        }
-        let (kind, sni) = match xds_host.parse::<IpAddr>() {
-            Ok(_) => ("IP_ADDRESS", String::new()),
-            Err(_) => ("DNS", format!("        sni: \"{xds_host}\"\n")),
-        };
-        write!(
-            f,
-            r#"    transport_socket:
-      name: envoy.transport_sockets.tls
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-{sni}        common_tls_context:
-          alpn_protocols: [h2]
-"#
-        )?;
-        if let Credentials::Certificate(files) = credentials {
-            writeln!(f, "          tls_certificate_sds_secret_configs:")?;
-            writeln!(f, "          - name: client")?;
-            writeln!(f, "            sds_config: {{path_config_source: {{path: \"{}\"}}}}", files.sds)?;
-        }
-        write!(
-            f,
-            r#"          validation_context:
-            match_typed_subject_alt_names:
-            - {{san_type: {kind}, matcher: {{exact: "{xds_host}"}}}}
-            trusted_ca:
-              inline_string: |
-"#
-        )?;
-        for line in authority.0.lines() {
-            writeln!(f, "                {}", line.trim())?;
-        }
-        Ok(())
     }
+
+    /// The transport to the control plane.
+    pub(super) fn transport_socket(&self, xds_host: &str) -> Option<Value> {
+        let Self::Tls { authority, credentials } = self else { return None };
+        let is_name = xds_host.parse::<IpAddr>().is_err();
+        let certificate = match credentials {
+            Credentials::Certificate(files) => Some(config!([{
+                "name": "client",
+                "sds_config": {"path_config_source": {"path": files.sds.to_string()}},
+            }])),
+            Credentials::NodeId | Credentials::Token(_) => None,
+        };
+        Some(config!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": is_name.then_some(xds_host),
+                "common_tls_context": {
+                    "alpn_protocols": ["h2"],
+                    "tls_certificate_sds_secret_configs": certificate,
+                    "validation_context": {
+                        "match_typed_subject_alt_names": [{
+                            "san_type": if is_name { "DNS" } else { "IP_ADDRESS" },
+                            "matcher": {"exact": xds_host},
+                        }],
+                        "trusted_ca": {"inline_string": authority.lines()},
+                    },
+                },
+            },
+        }))
+    }
+}
+
+/// The program that sends a token.
+fn send_token(file: &EnvoyPath) -> String {
+    format!(
+        r#"function envoy_on_request(handle)
+  local file = io.open("{file}")
+  if file then
+    handle:headers():replace("authorization", "Bearer " .. (file:read("*l") or ""))
+    file:close()
+  end
+end
+"#
+    )
 }

@@ -3,77 +3,109 @@
 //! Listeners never change. A policy changes the configuration of the two plugins, and whether the cluster
 //! `passthrough-outbound` exists.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use egress_compile::{Limits, OwnCluster};
-use egress_policy::{Document, HostMatch, Mode};
-use prost::{Message, Name};
+use egress_compile::OwnCluster;
+use egress_policy::{Document, Mode, Plugin};
+use egress_standalone::plugin::by_discovery;
+use egress_standalone::{Settings, Value, clusters, http, listeners};
+use envoy_types::pb::google::protobuf::Any;
 
-use crate::messages::any;
-use crate::settings::{Module, Settings};
-use crate::snapshot::{Resource, SharedBytes, Snapshot, type_url};
-use crate::{clusters, dns, http, listeners, name, plugins};
+use crate::encode::{EncodeError, Encoder};
+use crate::plugins::Plugins;
+use crate::snapshot::{Resource, Snapshot, type_url};
 
 /// The generator of snapshots.
 #[derive(Debug)]
 pub struct Generator {
     settings: Settings,
-    module: Option<SharedBytes>,
+    encoder: Encoder,
     constant: Vec<(&'static str, Arc<Resource>)>,
     passthrough: Arc<Resource>,
+    plugins: Plugins,
+    own: Mutex<OwnClusters>,
+}
+
+/// The clusters of rules with connection settings that are in use: identities share them.
+#[derive(Debug, Default)]
+struct OwnClusters {
+    known: BTreeMap<OwnCluster, Weak<Resource>>,
+    /// The number at which those that are no longer in use are forgotten.
+    full: usize,
+}
+
+impl OwnClusters {
+    fn insert(&mut self, cluster: &OwnCluster, resource: &Arc<Resource>) {
+        if self.known.len() >= self.full {
+            self.known.retain(|_, resource| resource.strong_count() > 0);
+            self.full = self.known.len().saturating_mul(2).max(64);
+        }
+        self.known.insert(cluster.clone(), Arc::downgrade(resource));
+    }
 }
 
 impl Generator {
     /// Prepares what never changes.
-    #[must_use]
-    pub fn new(settings: Settings) -> Self {
-        let limits = Limits::default();
-        let listeners = listeners::outbound(&settings).into_iter().chain([http::listener(&settings)]);
-        let listeners =
-            listeners.map(|listener| (type_url::LISTENER, resource(listener.name.clone(), &listener)));
-        let resolving = |names| clusters::resolving(dns::cluster(names), &settings, names, &limits);
-        let clusters = [
-            clusters::original_dst(name::ORIGINAL_DST, &settings, &limits),
-            resolving(HostMatch::Exact),
-            resolving(HostMatch::Wildcard),
-            clusters::http(&settings),
-        ]
-        .map(|cluster| (type_url::CLUSTER, resource(cluster.name.clone(), &cluster)));
-        let passthrough = clusters::original_dst(name::PASSTHROUGH, &settings, &limits);
-        Self {
-            constant: listeners.chain(clusters).collect(),
-            passthrough: resource(passthrough.name.clone(), &passthrough),
-            module: match &settings.module {
-                Module::Inline(bytes) => Some(SharedBytes::new(bytes.clone())),
-                Module::File(_) => None,
-            },
-            settings,
-        }
+    ///
+    /// # Errors
+    /// Fails if it cannot be encoded.
+    pub fn new(settings: Settings) -> Result<Self, EncodeError> {
+        let encoder = Encoder::new()?;
+        let plugins = Plugins::new(&encoder, &settings)?;
+        let listeners = listeners::outbound(&settings, &by_discovery(Plugin::Network)).into_iter();
+        let listeners = listeners.chain([http::listener(&settings, by_discovery(Plugin::Http))]);
+        let listeners = listeners.map(|listener| (type_url::LISTENER, listener));
+        let clusters = clusters::constant(&settings).into_iter().map(|cluster| (type_url::CLUSTER, cluster));
+        let constant = listeners
+            .chain(clusters)
+            .map(|(type_url, config)| Ok((type_url, resource(&encoder, type_url, &config)?)))
+            .collect::<Result<_, EncodeError>>()?;
+        let passthrough = resource(&encoder, type_url::CLUSTER, &clusters::passthrough(&settings))?;
+        Ok(Self { constant, passthrough, plugins, own: Mutex::default(), encoder, settings })
     }
 
     /// The snapshot for the proxies of the document's identity; `own` are the clusters that the document names.
     #[must_use]
     pub fn snapshot(&self, document: &Arc<Document>, own: &[OwnCluster]) -> Snapshot {
-        let plugins = plugins::both(document, &self.settings, self.module.as_ref())
-            .map(|plugin| (type_url::EXTENSION, Arc::new(plugin)));
+        let plugins = self.plugins.resources(document).map(|plugin| (type_url::EXTENSION, Arc::new(plugin)));
         let passthrough = match document.mode {
             Mode::Passthrough => Some((type_url::CLUSTER, Arc::clone(&self.passthrough))),
             Mode::Enforce | Mode::Audit => None,
         };
-        let resources = own.iter().map(|own| {
-            let cluster = clusters::own(own, &self.settings);
-            (type_url::CLUSTER, resource(cluster.name.clone(), &cluster))
-        });
+        let clusters = own.iter().filter_map(|own| Some((type_url::CLUSTER, self.own(own)?)));
         Snapshot::new(
             Arc::clone(document),
             own.to_vec(),
-            self.constant.iter().cloned().chain(passthrough).chain(resources).chain(plugins),
+            self.constant.iter().cloned().chain(passthrough).chain(clusters).chain(plugins),
         )
+    }
+
+    /// A cluster that cannot be encoded is left out: the rules that name it then allow nothing. To keep all that was there
+    /// before would delay revocations.
+    fn own(&self, own: &OwnCluster) -> Option<Arc<Resource>> {
+        let lock = || self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().known.get(own).and_then(Weak::upgrade) {
+            return Some(known);
+        }
+        // Not under the lock: two that do this at a time get equal bytes.
+        match resource(&self.encoder, type_url::CLUSTER, &clusters::own(own, &self.settings)) {
+            Ok(resource) => {
+                lock().insert(own, &resource);
+                Some(resource)
+            }
+            Err(error) => {
+                tracing::error!(cluster = own.name, %error, "the cluster is left out");
+                None
+            }
+        }
     }
 }
 
-fn resource<M: Message + Name>(name: String, message: &M) -> Arc<Resource> {
-    Arc::new(Resource::new(name, any(message)))
+fn resource(encoder: &Encoder, type_url: &'static str, config: &Value) -> Result<Arc<Resource>, EncodeError> {
+    let name = config.text("name").unwrap_or_default().to_owned();
+    let value = encoder.encode(type_url, config)?;
+    Ok(Arc::new(Resource::new(name, Any { type_url: type_url.to_owned(), value })))
 }
 
 #[cfg(test)]
@@ -81,12 +113,16 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use egress_compile::Limits;
     use egress_compile::blocked_ranges::BlockedRanges;
     use egress_policy::{ApiVersion, Identity};
     use envoy_types::pb::google::protobuf::Any;
 
     use super::*;
-    use crate::settings::IpFamilies;
+    use egress_standalone::Module;
+    use prost::{Message, Name};
+
+    use crate::name;
 
     fn document(mode: Mode, version: &str) -> Arc<Document> {
         Arc::new(Document {
@@ -110,7 +146,7 @@ mod tests {
     }
 
     fn generator() -> Generator {
-        Generator::new(settings())
+        Generator::new(settings()).expect("encoded")
     }
 
     fn settings() -> Settings {
@@ -125,7 +161,7 @@ mod tests {
             upstream_idle_timeout: Duration::from_secs(60),
             allow_custom_methods: false,
             flow_log: false,
-            ip_families: IpFamilies::Dual,
+            ipv6: true,
         }
     }
 
@@ -151,7 +187,7 @@ mod tests {
     #[test]
     fn the_flow_log_is_part_of_the_listeners() {
         let told = |flow_log: bool, mode: Mode| -> Vec<bool> {
-            let generator = Generator::new(Settings { flow_log, ..settings() });
+            let generator = Generator::new(Settings { flow_log, ..settings() }).expect("encoded");
             let snapshot = generator.snapshot(&document(mode, "1"), &[]);
             let listeners = snapshot.of_type(type_url::LISTENER);
             let text = |body: &Any| String::from_utf8_lossy(&body.value).into_owned();
@@ -168,7 +204,7 @@ mod tests {
     fn no_configuration_of_a_plugin_is_sent_twice() {
         let file = Settings { module: Module::File("/egress_filter.wasm".into()), ..settings() };
         for settings in [settings(), file] {
-            let generator = Generator::new(settings);
+            let generator = Generator::new(settings).expect("encoded");
             let snapshot = generator.snapshot(&document(Mode::Enforce, "1"), &[]);
             for plugin in snapshot.of_type(type_url::EXTENSION) {
                 assert_ne!(plugin.body(), plugin.body(), "{}", plugin.name());
@@ -222,7 +258,7 @@ mod tests {
         let file = data_source::Specifier::Filename("/a.wasm".to_owned());
         let by_file = Settings { module: Module::File("/a.wasm".into()), ..settings() };
         for (settings, source) in [(settings(), inline), (by_file, file)] {
-            let generator = Generator::new(settings);
+            let generator = Generator::new(settings).expect("encoded");
             let snapshot = generator.snapshot(&document(Mode::Audit, "7"), &[]);
             for (name, plugin) in [(name::NETWORK_PLUGIN, Plugin::Network), (name::HTTP_PLUGIN, Plugin::Http)]
             {

@@ -1,127 +1,71 @@
-//! The configurations of the two plugins.
+//! The configurations of the two plugins as resources.
 //!
-//! A configuration holds the policy and, where it is inline, the module: messages in messages, whose lengths count
-//! what is in them. They are put together from parts, so that neither of the two is copied.
+//! A configuration holds the policy and, where it is inline, the module. They are put together from parts, so that neither
+//! of the two is copied, and all that is the same for every identity is encoded once.
 
-use bytes::Bytes;
-use egress_policy::{Document, Plugin, PluginConfig};
-use envoy_types::pb::envoy::config::core::v3::{
-    AsyncDataSource, DataSource, TypedExtensionConfig, async_data_source, data_source,
-};
-use envoy_types::pb::envoy::extensions::filters::http::wasm::v3::Wasm as HttpWasm;
-use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm as NetworkWasm;
-use envoy_types::pb::envoy::extensions::wasm::v3::{FailurePolicy, PluginConfig as WasmPlugin, VmConfig};
-use envoy_types::pb::google::protobuf::{Any, StringValue};
-use prost::Message;
-use prost::Name;
-use prost::encoding::{WireType, encode_key, encode_varint};
 use std::sync::Arc;
 
-use super::name;
-use super::settings::{Module, Settings};
-use crate::snapshot::{NONCE, Part, PolicyText, Resource, SharedBytes};
+use egress_policy::{Document, Plugin, PluginConfig};
+use egress_standalone::{Module, Settings, config, plugin};
 
-/// The configurations of the network and the HTTP plugin. They differ in their first field only, so
-/// that one VM per worker serves both and compiles the policy once.
-pub(super) fn both(
-    document: &Arc<Document>,
-    settings: &Settings,
-    module: Option<&SharedBytes>,
-) -> [Resource; 2] {
-    let policy = Arc::new(PolicyText::new(Arc::clone(document)));
-    let plugin = |name: &str, plugin, type_url| {
-        let wasm = nested(1, wasm(name, plugin, &document.version, &policy, settings, module));
-        let extension = TypedExtensionConfig { name: name.to_owned(), typed_config: None };
-        let parts = [vec![constant(&extension)], nested(2, in_any(type_url, wasm))].concat();
-        Resource::of_parts(name.to_owned(), TypedExtensionConfig::type_url(), parts)
-    };
-    [
-        plugin(name::NETWORK_PLUGIN, Plugin::Network, NetworkWasm::type_url()),
-        plugin(name::HTTP_PLUGIN, Plugin::Http, HttpWasm::type_url()),
-    ]
+use crate::encode::{EncodeError, Encoder, Template};
+use crate::snapshot::{NONCE, Part, PolicyText, Resource, SharedBytes, type_url};
+
+/// The places in a configuration, in the order of [`Plugins::resources`].
+const PLACEHOLDERS: [&str; 4] = ["\"<version>\"", NONCE, "\"<policy>\"", MODULE];
+/// In the place of the module. Protobuf writes bytes in base64 in JSON.
+const MODULE: &str = "module";
+const MODULE_BASE64: &str = "bW9kdWxl";
+
+/// The plugins, without a policy.
+#[derive(Debug)]
+pub(crate) struct Plugins {
+    module: Option<SharedBytes>,
+    templates: [(Plugin, Template); 2],
 }
 
-/// A message, or some of its fields.
-fn constant(message: &impl Message) -> Part {
-    Part::Constant(message.encode_to_vec().into())
-}
-
-/// A field that holds bytes or a message: its number and length, and then the parts.
-fn nested(field: u32, parts: Vec<Part>) -> Vec<Part> {
-    let length: usize = parts.iter().map(Part::len).sum();
-    let mut head = Vec::new();
-    encode_key(field, WireType::LengthDelimited, &mut head);
-    encode_varint(length as u64, &mut head);
-    std::iter::once(Part::Constant(head.into())).chain(parts).collect()
-}
-
-/// An `Any` of this type.
-fn in_any(type_url: String, parts: Vec<Part>) -> Vec<Part> {
-    let any = Any { type_url, value: Vec::new() };
-    [vec![constant(&any)], nested(2, parts)].concat()
-}
-
-/// Text with parts in the place of placeholders.
-fn fill(text: &str, places: [(&str, Part); 2]) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    let constant = |text: &str| Part::Constant(Bytes::copy_from_slice(text.as_bytes()));
-    for (placeholder, part) in places {
-        // A configuration without it is one that the filter refuses.
-        let (before, after) = rest.split_once(placeholder).unwrap_or((rest, ""));
-        parts.extend([constant(before), part]);
-        rest = after;
+impl Plugins {
+    /// Encodes what does not depend on the policy.
+    pub(crate) fn new(encoder: &Encoder, settings: &Settings) -> Result<Self, EncodeError> {
+        let module = match &settings.module {
+            Module::Inline(bytes) => Some(SharedBytes::new(bytes.clone())),
+            Module::File(_) => None,
+        };
+        let template = |plugin| Ok::<_, EncodeError>((plugin, template(encoder, settings, plugin)?));
+        Ok(Self { module, templates: [template(Plugin::Network)?, template(Plugin::Http)?] })
     }
-    parts.push(constant(rest));
-    parts
+
+    /// The configurations of the network and the HTTP plugin. They differ in their first field only, so
+    /// that one VM per worker serves both and compiles the policy once.
+    pub(crate) fn resources(&self, document: &Arc<Document>) -> impl Iterator<Item = Resource> {
+        let policy = Arc::new(PolicyText::new(Arc::clone(document)));
+        // A string is always JSON; an empty one would be a configuration that the filter refuses.
+        let version = serde_json::to_string(&document.version).unwrap_or_default();
+        let mut holes = vec![Part::Constant(version.into()), Part::Nonce, Part::Policy(policy)];
+        holes.extend(self.module.clone().map(Part::Module));
+        self.templates.iter().map(move |(plugin, template)| {
+            let name = plugin::name(*plugin).to_owned();
+            Resource::of_parts(name, type_url::EXTENSION.to_owned(), template.fill(&holes))
+        })
+    }
 }
 
-fn wasm(
-    name: &str,
-    plugin: Plugin,
-    version: &str,
-    policy: &Arc<PolicyText>,
-    settings: &Settings,
-    module: Option<&SharedBytes>,
-) -> Vec<Part> {
-    let config = PluginConfig {
+fn template(encoder: &Encoder, settings: &Settings, plugin: Plugin) -> Result<Template, EncodeError> {
+    let text = serde_json::to_string(&PluginConfig {
         plugin,
-        version: version.to_owned(),
+        version: "<version>".to_owned(),
         listener_port: settings.listener_port,
         http_deny_status: settings.http_deny_status,
         first_bytes_timeout_ms: u32::try_from(settings.first_bytes_timeout.as_millis()).unwrap_or(u32::MAX),
         nonce: NONCE.to_owned(),
-        policy: (),
-    };
-    // The policy comes last.
-    let json = serde_json::to_string(&config).unwrap_or_default();
-    let json = fill(&json, [(NONCE, Part::Nonce), ("null", Part::Policy(Arc::clone(policy)))]);
-    let configuration = in_any(StringValue::type_url(), nested(1, json));
-    let code = match (&settings.module, module) {
-        (Module::Inline(_), Some(module)) => nested(1, nested(2, vec![Part::Module(module.clone())])),
-        (Module::Inline(bytes), None) => nested(1, nested(2, vec![Part::Constant(bytes.clone())])),
-        (Module::File(path), _) => {
-            let source = data_source::Specifier::Filename(path.to_string_lossy().into_owned());
-            vec![constant(&AsyncDataSource {
-                specifier: Some(async_data_source::Specifier::Local(DataSource {
-                    specifier: Some(source),
-                    ..Default::default()
-                })),
-            })]
+        policy: "<policy>",
+    });
+    let (code, placeholders) = match &settings.module {
+        Module::Inline(_) => (config!({"inline_bytes": MODULE_BASE64}), &PLACEHOLDERS[..]),
+        Module::File(path) => {
+            (config!({"filename": path.to_string_lossy().into_owned()}), &PLACEHOLDERS[..3])
         }
     };
-    let vm = VmConfig {
-        // Never empty: plugins without one share their data with strangers.
-        vm_id: "egress".to_owned(),
-        runtime: "envoy.wasm.runtime.v8".to_owned(),
-        ..Default::default()
-    };
-    let plugin = WasmPlugin {
-        name: name.to_owned(),
-        root_id: name.to_owned(),
-        failure_policy: FailurePolicy::FailReload.into(),
-        ..Default::default()
-    };
-    let vm = [vec![constant(&vm)], nested(3, code)].concat();
-    [vec![constant(&plugin)], nested(3, vm), nested(4, configuration)].concat()
+    let extension = plugin::extension(plugin, code, &text.unwrap_or_default());
+    encoder.template(type_url::EXTENSION, &extension, placeholders)
 }

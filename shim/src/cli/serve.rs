@@ -295,7 +295,7 @@ impl Serve {
                 idle_timeout: self.idle_timeout,
                 upstream_idle_timeout: self.upstream_idle_timeout,
                 allow_custom_methods: self.allow_custom_methods,
-                ip_families: self.ip_families,
+                ipv6: self.ip_families == IpFamilies::Dual,
                 flow_log: self.flow_log,
             },
             flows_per_identity: self.flows_per_identity,

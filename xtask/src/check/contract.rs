@@ -20,7 +20,7 @@ const LOG_FIELD_PREFIXES: &[&str] = &["egress.", "wasm.egress."];
 /// Literals that only look like a name of the contract: file, value and reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
-        "shim/envoy/src/listeners.rs",
+        "standalone/src/listeners.rs",
         "envoy.string",
         "it is Envoy's factory of strings, whose name is that of the key by chance",
     ),

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLog
 use prost::Message;
 
 use crate::Observation;
-use egress_envoy::access_log::FILTER_STATES;
+use egress_envoy::FILTER_STATES;
 use egress_envoy::name::DENIED_HEADER;
 
 /// Reads the entry of a connection. Returns `None` if it holds no decision.

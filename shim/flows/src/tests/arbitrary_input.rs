@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::access_log::grpc;
-use egress_envoy::access_log::FILTER_STATES;
+use egress_envoy::FILTER_STATES;
 
 /// Text that a workload may choose: short and long, plain and hostile, sometimes with a meaning.
 fn text() -> impl Strategy<Value = String> {

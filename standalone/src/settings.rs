@@ -1,4 +1,4 @@
-//! The settings of all resources.
+//! The settings of listeners, clusters and plugins.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,15 +14,6 @@ pub enum Module {
     Inline(Bytes),
     /// As a file that Envoy's machine has.
     File(PathBuf),
-}
-
-/// The address families that are intercepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum IpFamilies {
-    /// IPv4 and IPv6.
-    Dual,
-    /// IPv4 only, where machines have no IPv6.
-    Ipv4,
 }
 
 /// The settings that are the same for every identity.
@@ -46,8 +37,29 @@ pub struct Settings {
     pub upstream_idle_timeout: Duration,
     /// True if requests may have methods that Envoy does not know.
     pub allow_custom_methods: bool,
-    /// The address families that are intercepted.
-    pub ip_families: IpFamilies,
+    /// True if connections over IPv6 are intercepted as well.
+    pub ipv6: bool,
     /// True if proxies report each connection and request to the control plane.
     pub flow_log: bool,
+}
+
+impl Settings {
+    /// The settings of an Envoy without control plane: what the control plane has by default, the module in a file, and
+    /// IPv4 alone.
+    #[must_use]
+    pub fn standalone(module: &str, blocked: &BlockedRanges) -> Self {
+        Self {
+            module: Module::File(module.into()),
+            listener_port: 15001,
+            http_deny_status: 403,
+            dns_resolvers: Vec::new(),
+            blocked: blocked.clone(),
+            first_bytes_timeout: Duration::from_secs(5),
+            idle_timeout: None,
+            upstream_idle_timeout: Duration::from_secs(60),
+            allow_custom_methods: false,
+            ipv6: false,
+            flow_log: false,
+        }
+    }
 }
