@@ -102,7 +102,7 @@ fn check_outputs(node: &str, observation: Option<Observation>) {
 proptest! {
     #[test]
     fn arbitrary_lines_yield_safe_output(line in text()) {
-        check_outputs("p", json::read_line(&line).ok());
+        check_outputs("p", crate::access_log::json::read_line(&line).ok());
     }
 
     #[test]
@@ -120,7 +120,7 @@ proptest! {
                 line[*column] = word.into();
             }
         }
-        check_outputs(&name, json::read_line(&line.to_string()).ok());
+        check_outputs(&name, crate::access_log::json::read_line(&line.to_string()).ok());
     }
 
     #[test]
