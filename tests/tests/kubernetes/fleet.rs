@@ -88,7 +88,9 @@ fn thousands_of_proxies_with_tokens() -> Result<()> {
             second.memory()?
         );
         ensure!(fleet.ended().0 == 0, "{:?}", fleet.ended());
-        ensure!(confirmed <= 2 * u64::try_from(count)?, "{confirmed} reviews of {count} tokens");
+        // Streams share a review only while it runs, and a busy machine spreads them. Six reviews of each token without
+        // sharing.
+        ensure!(confirmed < 5 * u64::try_from(count)?, "{confirmed} reviews of {count} tokens");
         // One is killed: its proxies go to the other, which lives.
         drop(second);
         wait_for("the proxies to notice", PATIENCE, || fleet.ended().0 >= proxies / 2)?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::source::echo;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use egress_tests::client;
 use egress_tests::cluster::Cluster;
 use egress_tests::echo::still_echoes;
@@ -78,12 +78,15 @@ impl Drop for StopProbers<'_> {
 /// Starts a sidecar that knows both control planes.
 fn sidecar(pod: &Pod) -> Result<Envoy<'_>> {
     let one = sidecar::bootstrap("curl/curl", false)?;
-    let line = one
-        .lines()
-        .find(|line| line.contains("- endpoint:") && line.contains(&CONTROL_PLANE.to_string()))
-        .context("the bootstrap names no control plane")?;
-    let other = line.replace(&CONTROL_PLANE.to_string(), &SECOND_CONTROL_PLANE.to_string());
-    Envoy::start(pod, &one.replace(line, &format!("{line}\n{other}")), 1)
+    let endpoint = |address: IpAddr| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: \"{address}\", port_value: 15128}}}}}}}}"
+        )
+    };
+    let first = endpoint(CONTROL_PLANE);
+    ensure!(one.contains(&first), "the bootstrap does not have {first}:\n{one}");
+    let both = [first.as_str(), &endpoint(SECOND_CONTROL_PLANE)].join(", ");
+    Envoy::start(pod, &one.replace(&first, &both), 1)
 }
 
 /// The first control plane, the second one, the API server and etcd are killed in turn under traffic and

@@ -7,7 +7,7 @@ const ONE_PROGRAM: &str = "there is one control plane: see `osm.egress`";
 /// The unsupported keys, each with the reason; a key stands for everything below it too.
 pub(super) const UNSUPPORTED_KEYS: &[(&str, &str)] = &[
     ("contour", NO_ADDON),
-    ("smi", "TrafficTargets are not validated at admission"),
+    ("smi", "TrafficTargets are always validated at admission"),
     ("osm.caBundleSecretName", NO_CERTIFICATES),
     ("osm.certificateProvider", NO_CERTIFICATES),
     ("osm.certmanager", NO_CERTIFICATES),

@@ -128,7 +128,7 @@ pub(crate) async fn create_event(
     now: &str,
 ) {
     let ObjectRef { kind, namespace, name: object_name } = &involved.object;
-    // EventBudget of objects without a namespace stand in that one.
+    // Events about objects without a namespace are in that one.
     let own = if namespace.is_empty() { "default" } else { namespace };
     let resource = ApiResource {
         group: String::new(),
