@@ -298,6 +298,11 @@ fn admission_policies_need_no_control_plane() -> Result<()> {
     wait_for("the webhook to be forgotten", Duration::from_secs(30), || debug(1000).is_ok())?;
     let message = debug(1500).err().context("uid 1500 was let in")?;
     ensure!(format!("{message:#}").contains("user 1500"), "{message:#}");
+    // The annotation can be changed while the pod runs.
+    let opt_out = ["annotate", "pod", "good", "-n", "curl", "openservicemesh.io/sidecar-injection=disabled"];
+    api.kubectl(User::Admin, &[&opt_out[..], &["--overwrite"]].concat())?;
+    let message = debug(1500).err().context("uid 1500 was let in by an annotation")?;
+    ensure!(format!("{message:#}").contains("user 1500"), "{message:#}");
     let typed = api.kubectl(
         User::Admin,
         &["get", "validatingadmissionpolicies", "-o", "jsonpath={.items[*].status.typeChecking}"],

@@ -83,6 +83,7 @@ fn definition(input: &Input<'_>, policy: &Policy) -> Value {
     let opted_out = format!(
         "object.metadata.?annotations[?'{INJECTION_ANNOTATION}'].orValue('enabled') in ['disabled', 'no', 'false']"
     );
+    let injected = format!("object.spec.?initContainers.orValue([]).exists(c, c.name == '{INIT_CONTAINER}')");
     json!({
         "apiVersion": API_VERSION,
         "kind": "ValidatingAdmissionPolicy",
@@ -97,8 +98,9 @@ fn definition(input: &Input<'_>, policy: &Policy) -> Value {
                 // A running pod can change only by ephemeral containers.
                 "resourceRules": [rule("pods", "CREATE"), rule("pods/ephemeralcontainers", "UPDATE")],
             },
-            // A pod without a sidecar has nothing to go round. Whether it may opt out is decided by the webhook.
-            "matchConditions": [{ "name": "has-a-sidecar", "expression": format!("!({opted_out})") }],
+            // A pod without a sidecar has nothing to go round. Whether it may opt out is decided by the webhook. The annotation
+            // of a running pod can be changed, and its containers cannot.
+            "matchConditions": [{ "name": "has-a-sidecar", "expression": format!("{injected} || !({opted_out})") }],
             "validations": validations,
         },
     })
